@@ -1,0 +1,1 @@
+"""The implementations of the models, one folder per framework; they never import each other."""

@@ -1,0 +1,173 @@
+"""The PyTorch backend: `create(device)` gives what core.backend.Backend describes."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from duosora.core.backend import DTYPES
+from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.layout import Weights
+from duosora.core.loading import check_structure, checked_weights
+from duosora.core.models.mt5 import MT5Spec
+from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.models.wfvae import WFVAESpec
+
+from . import attention as kernels
+from .models.mt5 import MT5Encoder
+from .models.opensora_t2v import OpenSoraT2V
+from .models.wfvae import (
+    WFVAE,
+    HaarWaveletTransform2D,
+    HaarWaveletTransform3D,
+    InverseHaarWaveletTransform2D,
+    InverseHaarWaveletTransform3D,
+)
+from .precision import TORCH_DTYPES, exact_float32, to_array, to_tensor
+from .streaming import whole_clip
+
+WAVELETS = {
+    wavelet.__name__: wavelet
+    for wavelet in (
+        HaarWaveletTransform2D,
+        HaarWaveletTransform3D,
+        InverseHaarWaveletTransform2D,
+        InverseHaarWaveletTransform3D,
+    )
+}
+
+
+def create(device: str = "auto") -> TorchBackend:
+    """The backend on one device; "auto" takes an accelerator where there is one.
+
+    Raises: BackendMissing when torch cannot see the device.
+    """
+    if device == "auto":
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        device = accelerator.type if accelerator else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendMissing(f"torch {torch.__version__} cannot use the device {device!r}: {reason}") from error
+    exact_float32()
+    return TorchBackend(device)
+
+
+class TorchBackend:
+    """PyTorch on one device."""
+
+    name = "torch"
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    @property
+    def on_host(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
+    def asarray(self, array: np.ndarray) -> torch.Tensor:
+        return to_tensor(array).to(self.device, copy=True)
+
+    def to_numpy(self, array: torch.Tensor) -> np.ndarray:
+        return to_array(array)
+
+    def concat(self, arrays: Sequence[torch.Tensor], axis: int) -> torch.Tensor:
+        return torch.cat(list(arrays), axis)
+
+    def inference(self) -> AbstractContextManager[Any]:
+        return torch.inference_mode()
+
+    def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> nn.Module:
+        self.check(dtype, attention)
+        with torch.device("meta"):
+            model = _model(spec, kernels.make_attend(attention, self.device, dtype))
+        check_structure(spec.layout(), _shapes(model))
+        for name, array in checked_weights(spec.layout(), weights):
+            tensor = to_tensor(array).to(self.device, TORCH_DTYPES[dtype])
+            _assign(model, name, nn.Parameter(tensor, requires_grad=False))
+        return model.eval()
+
+    def check(self, dtype: str, attention: str) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype = {dtype!r}: needs one of {', '.join(DTYPES)}")
+        kernels.make_attend(attention, self.device, dtype)
+
+    def structure(self, spec: Any) -> Mapping[str, tuple[int, ...]]:
+        with torch.device("meta"):
+            return _shapes(_model(spec, kernels.make_attend("auto", self.device, "fp32")))
+
+    def attention_kernels(self) -> tuple[str, ...]:
+        return kernels.kernels(self.device)
+
+    def function(self, name: str) -> Callable[..., torch.Tensor]:
+        return kernels.rotate if name == "rotate" else partial(_transform, WAVELETS[name])
+
+    @contextmanager
+    def record(self, model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        outputs: dict[str, Any] = {}
+
+        def noter(name: str) -> Any:
+            def note(module: nn.Module, inputs: Any, output: Any) -> None:
+                outputs[name] = output
+
+            return note
+
+        hooks = [model.get_submodule(name).register_forward_hook(noter(name)) for name in names]
+        try:
+            yield outputs
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def free_memory(self) -> None:
+        gc.collect()
+        if not self.on_host:
+            torch.accelerator.empty_cache()
+
+    def device_memory_bytes(self) -> int | None:
+        if torch.device(self.device).type != "cuda":
+            return None
+        return int(torch.cuda.get_device_properties(self.device).total_memory)
+
+    def peak_memory_bytes(self) -> int | None:
+        if torch.device(self.device).type != "cuda":
+            return None
+        return int(torch.cuda.max_memory_allocated(self.device))
+
+    def versions(self) -> dict[str, str]:
+        versions = {"torch": torch.__version__, "device": self.device}
+        if torch.device(self.device).type == "cuda":
+            versions["gpu"] = torch.cuda.get_device_name(self.device)
+            versions["cuda"] = str(torch.version.cuda)
+        return versions
+
+
+def _transform(wavelet: type[nn.Module], x: torch.Tensor) -> torch.Tensor:
+    return wavelet()(x, whole_clip())
+
+
+def _model(spec: Any, attend: kernels.Attend) -> nn.Module:
+    if isinstance(spec, WFVAESpec):
+        return WFVAE(spec)
+    if isinstance(spec, OpenSoraT2VSpec):
+        return OpenSoraT2V(spec, attend)
+    if isinstance(spec, MT5Spec):
+        return MT5Encoder(spec)
+    raise TypeError(f"no model is written for {type(spec).__name__}")
+
+
+def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    parent, _, leaf = name.rpartition(".")
+    model.get_submodule(parent).register_parameter(leaf, parameter)

@@ -1,0 +1,214 @@
+"""Attention: the kernels to choose from, skiparse arrangements and text lengths on the device, rotary positions.
+
+A model is given an Attend and knows nothing of what is behind it. Queries, keys and values are (B, N, A, K): tokens
+before heads, as the projections leave them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, cat
+from torch.nn.functional import scaled_dot_product_attention
+
+from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.maths.rope import NUM_PARTS
+from duosora.core.maths.skiparse import AttentionPlan, Run, TextPlan
+
+from .layers import place
+
+KERNELS = ("sdpa", "math", "flash")
+"""torch's own fused attention, the default; the formula written out, in float32; flash-attn's, for GPUs."""
+FLASH_MAX_HEAD_DIM = 256
+FLASH_MIN_CAPABILITY = (8, 0)
+
+Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
+"""q (B, N, A, K), k and v (B, M, A, K), keep (B, 1 or A, 1, M) booleans or None -> (B, N, A, K)."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A core.maths.skiparse.AttentionPlan with its tables on the device."""
+
+    runs: tuple[Run, ...]
+    order: Tensor | None
+    inverse: Tensor | None
+    keep: Tensor | None
+    silent: Tensor | None
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, ...) in the order of the runs."""
+        return x if self.order is None else x.index_select(1, self.order)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Arranged tokens (B, N, ...) in their own order."""
+        return x if self.inverse is None else x.index_select(1, self.inverse)
+
+
+@dataclass(frozen=True)
+class TextKeys:
+    """Which of the M cross-attention keys count in each text of a batch; both are None when all do."""
+
+    lengths: tuple[int, ...] | None
+    """How many from the first on, known on the host."""
+    keep: Tensor | None
+    """The same as booleans (B, 1, 1, M)."""
+
+
+class Attend(Protocol):
+    """The attention that a model is built with."""
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
+        """Attention among tokens in their own order, all (B, N, A, K), inside the arrangement's sub-sequences."""
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
+        """Attention of tokens (B, N, A, K) to texts (B, M, A, K)."""
+
+
+class KernelAttend:
+    """Attention by one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
+        q, k, v = arrangement.arrange(q), arrangement.arrange(k), arrangement.arrange(v)
+        results = [self._attend_in_run(run, q, k, v, arrangement.keep) for run in arrangement.runs]
+        mixed = results[0] if len(results) == 1 else cat(results, 1)
+        if arrangement.silent is not None:
+            mixed = mixed.masked_fill(arrangement.silent[:, :, None, None], 0.0)
+        return arrangement.restore(mixed)
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
+        return self.kernel(q, k, v, text.keep)
+
+    def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+        batch, _, heads, width = q.shape
+
+        def as_heads(x: Tensor) -> Tensor:
+            return x[:, run.part].reshape(batch, run.length, run.count * heads, width)  # no copy: see core's Run
+
+        if keep is not None:
+            by_sequence = keep[:, run.part].reshape(batch, run.length, run.count).swapaxes(1, 2)
+            keep = by_sequence.repeat_interleave(heads, 1)[:, :, None]  # (B, count * A, 1, length)
+        mixed = self.kernel(as_heads(q), as_heads(k), as_heads(v), keep)
+        return mixed.reshape(batch, run.length * run.count, heads, width)
+
+
+class FlashAttend(KernelAttend):
+    """Attention by flash-attn, which knows no masks: texts are attended to one by one, each at its own length."""
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
+        if text.lengths is None:
+            return self.kernel(q, k, v, None)
+        one_by_one = [
+            self.kernel(q[i : i + 1], k[i : i + 1, :length], v[i : i + 1, :length], None)
+            for i, length in enumerate(text.lengths)
+        ]
+        return cat(one_by_one, 0)
+
+
+def make_attend(name: str, device: str, dtype: str) -> Attend:
+    """The attention of a kernel's name, one of KERNELS or "auto", for a device and a compute dtype.
+
+    Raises: ConfigError for an unknown name and for a device or dtype that the kernel is not made for; BackendMissing
+    when its package is not installed or does not load.
+    """
+    if name in ("auto", "sdpa"):
+        return KernelAttend(sdpa)
+    if name == "math":
+        return KernelAttend(math)
+    if name != "flash":
+        raise ConfigError(f"attention = {name!r}: needs one of auto, {', '.join(KERNELS)}")
+    if not _fits_flash(device):
+        raise ConfigError(
+            f"attention = 'flash' needs an NVIDIA GPU of the Ampere generation or newer, not {device!r}; use 'sdpa'"
+        )
+    if dtype not in ("fp16", "bf16"):
+        raise ConfigError(f"attention = 'flash' computes in fp16 or bf16, not {dtype}; use 'sdpa' or another dtype")
+    return FlashAttend(_FlashKernel())
+
+
+def kernels(device: str) -> tuple[str, ...]:
+    """The kernels that work on a device."""
+    has_flash = importlib.util.find_spec("flash_attn") is not None and _fits_flash(device)
+    return tuple(name for name in KERNELS if name != "flash" or has_flash)
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """torch's scaled_dot_product_attention, which picks a fused kernel; a mask is broadcast over heads and queries."""
+    return scaled_dot_product_attention(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), keep).swapaxes(1, 2)
+
+
+def math(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v written out, in float32: the reference for the others."""
+    scores = q.float().permute(0, 2, 1, 3) @ k.float().permute(0, 2, 3, 1) * q.shape[-1] ** -0.5  # (B, A, N, M)
+    if keep is not None:
+        scores = scores.masked_fill(~keep, -torch.inf)
+    return (scores.softmax(-1) @ v.float().swapaxes(1, 2)).swapaxes(1, 2).to(q.dtype)
+
+
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention without scaling and with a bias on the scores, as T5 has it.
+
+    q, k, v (B, L, A, K), bias (B or 1, A, L, L) -> (B, L, A, K); scores and softmax in float32 in any dtype.
+    """
+    mixed = scaled_dot_product_attention(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), bias, scale=1.0)
+    return mixed.swapaxes(1, 2)
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32."""
+    batch, num_tokens, heads, width = x.shape
+    halves = x.reshape(batch, num_tokens, heads, NUM_PARTS, 2, width // (2 * NUM_PARTS))
+    first, second = halves.unbind(-2)
+    swapped = torch.stack((second, first), -2).reshape(x.shape)
+    return torch.addcmul(x * cosines[:, None], swapped, sines[:, None]).to(x.dtype)
+
+
+def place_plan(plan: AttentionPlan, device: torch.device) -> Arrangement:
+    """An attention plan with its tables on a device."""
+    tables = (plan.order, plan.inverse, plan.keep, plan.silent)
+    return Arrangement(plan.runs, *(None if table is None else place(table, device) for table in tables))
+
+
+def place_text(plan: TextPlan, num_keys: int, device: torch.device) -> TextKeys:
+    """What a text plan says of the keys that it picks, on a device."""
+    if plan.lengths is None:
+        return TextKeys(None, None)
+    lengths = torch.tensor(plan.lengths, device=device)
+    return TextKeys(plan.lengths, (torch.arange(num_keys, device=device) < lengths[:, None])[:, None, None])
+
+
+class _FlashKernel:
+    """flash-attn's kernel; where there is a mask, which it has no way for, torch's."""
+
+    def __init__(self) -> None:
+        self.function = _flash_function()
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+        if q.shape[-1] > FLASH_MAX_HEAD_DIM:
+            raise ConfigError(
+                f"attention = 'flash' takes heads up to {FLASH_MAX_HEAD_DIM} wide, not {q.shape[-1]}; use 'sdpa'"
+            )
+        return self.function(q, k, v) if keep is None else sdpa(q, k, v, keep)
+
+
+def _fits_flash(device: str) -> bool:
+    is_cuda = torch.device(device).type == "cuda" and torch.version.cuda is not None
+    return is_cuda and torch.cuda.get_device_capability(device) >= FLASH_MIN_CAPABILITY
+
+
+def _flash_function() -> Any:
+    try:
+        from flash_attn import flash_attn_func
+    except (ImportError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendMissing(
+            f"attention = 'flash': flash-attn does not load ({reason}); pip install flash-attn, or use 'sdpa'"
+        ) from error
+    return flash_attn_func

@@ -1,0 +1,31 @@
+"""Names of the compute dtypes, and numpy arrays to tensors and back without losing bfloat16."""
+
+from __future__ import annotations
+
+import ml_dtypes
+import numpy as np
+import torch
+
+TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def to_tensor(array: np.ndarray) -> torch.Tensor:
+    """A tensor on the host that shares the array's memory; numpy's bfloat16 comes from ml_dtypes, which torch lacks."""
+    array = np.require(array, requirements=["C", "W"])
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
+
+
+def to_array(tensor: torch.Tensor) -> np.ndarray:
+    """A numpy copy on the host; half precision is widened to float32."""
+    tensor = tensor.detach()
+    if tensor.dtype in (torch.bfloat16, torch.float16):
+        tensor = tensor.float()
+    return tensor.cpu().numpy().copy()
+
+
+def exact_float32() -> None:
+    """Switch TF32 off: its 10-bit products would put fp32 results outside every tolerance."""
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False

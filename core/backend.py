@@ -1,0 +1,107 @@
+"""The seam between core and the frameworks: what a backend can do, and how to get one.
+
+core knows backends by this protocol alone; pipelines and the golden runners use nothing else.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+import numpy as np
+
+from .errors import BackendMissing
+from .layout import Weights
+
+NAMES = ("torch", "mindspore")
+DTYPES = ("fp32", "bf16", "fp16")
+
+Array = Any
+"""A framework's tensor. core only adds, multiplies, slices, reshapes and asks for its shape."""
+Model = Any
+"""A framework's model of one of the specs in core.models."""
+
+
+class Backend(Protocol):
+    """One framework on one device."""
+
+    name: str
+    device: str
+
+    @property
+    def on_host(self) -> bool:
+        """Whether the device is the host's CPU."""
+
+    def asarray(self, array: np.ndarray) -> Array:
+        """A tensor on the device, of the array's dtype."""
+
+    def to_numpy(self, array: Array) -> np.ndarray:
+        """A numpy copy on the host; half precision comes back as float32."""
+
+    def concat(self, arrays: Sequence[Array], axis: int) -> Array:
+        """The tensors joined along one axis."""
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """A context in which no gradients are kept."""
+
+    def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> Model:
+        """The model of a spec with its weights on the device, ready for inference.
+
+        weights are checked against the spec's layout, and the model's own parameters too. dtype is one of DTYPES;
+        attention names the kernel, one of `attention_kernels()`, or "auto".
+        Raises: LayoutError, CheckpointError (bad tensors), ConfigError (a kernel or dtype the device lacks).
+        """
+
+    def check(self, dtype: str, attention: str) -> None:
+        """Raises what `build` would raise for the dtype and the kernel, before any long work."""
+
+    def structure(self, spec: Any) -> Mapping[str, tuple[int, ...]]:
+        """Parameter names and shapes of the model of a spec, built without memory for the weights."""
+
+    def attention_kernels(self) -> tuple[str, ...]:
+        """The attention kernels that work here."""
+
+    def function(self, name: str) -> Callable[..., Array]:
+        """A piece of a model without weights, which golden cases test by itself.
+
+        "rotate" (queries or keys, cosines, sines), and the wavelet transforms of a whole clip under upstream's class
+        names: HaarWaveletTransform3D, HaarWaveletTransform2D and their inverses.
+        """
+
+    def record(self, model: Model, names: Iterable[str]) -> AbstractContextManager[dict[str, Array]]:
+        """A context that notes the output of the named inner modules at each call of the model (the last one stays)."""
+
+    def free_memory(self) -> None:
+        """Give memory of models that are no longer referenced back to the device."""
+
+    def device_memory_bytes(self) -> int | None:
+        """Memory of the device, None where it is the host's."""
+
+    def peak_memory_bytes(self) -> int | None:
+        """Most device memory in use since the backend was made, None where it is the host's."""
+
+    def versions(self) -> dict[str, str]:
+        """What `duosora doctor` and sidecar files say of the framework and device."""
+
+
+def get(name: str, device: str = "auto") -> Backend:
+    """The backend of that name on a device ("auto", "cpu", "cuda", "cuda:1", "npu", ...).
+
+    Raises: BackendMissing when the framework or the device is not there.
+    """
+    if name not in NAMES:
+        raise BackendMissing(f"backend {name!r}: there are {' and '.join(NAMES)}")
+    if importlib.util.find_spec(f"duosora.backends.{name}") is None:
+        raise BackendMissing(f"backend {name!r} is not part of this version of duosora yet; use 'torch'")
+    if name not in available():
+        raise BackendMissing(f'backend {name!r} is not installed: pip install "duosora[{name}]"')
+    module = importlib.import_module(f"duosora.backends.{name}")
+    return module.create(device)
+
+
+def available() -> tuple[str, ...]:
+    """Names of the backends whose framework is installed, found without importing it."""
+    return tuple(name for name in NAMES if importlib.util.find_spec(name) is not None)

@@ -1,0 +1,114 @@
+"""`duosora check`: run golden cases on a backend and print how far each came from its numbers."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+PIPE_WIDTH = 120
+
+
+def check(
+    folder: Annotated[Path, typer.Argument(help="A folder of golden families, one family, or one case.")],
+    backend: Annotated[str, typer.Option(help="torch or mindspore.")] = "torch",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, npu, ...")] = "auto",
+    as_json: Annotated[Path | None, typer.Option("--json", help="Also write every error to this file.")] = None,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="A row for every tensor, not only the worst.")
+    ] = False,
+) -> None:
+    """Run golden cases on a backend.
+
+    Compares it with the original implementations' numbers. Exit code 1 when one is outside its tolerance.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ..backend import get
+    from ..goldens.suite import Result, find_all, is_implemented, run_case, run_manifest
+
+    manifests, cases = find_all(folder)
+    runnable = [case for case in cases if is_implemented(case)]
+    later: dict[str, int] = {}
+    for case in cases:
+        if not is_implemented(case):
+            later[case.family] = later.get(case.family, 0) + 1
+    chosen = get(backend, device)
+    results: list[Result] = [run_manifest(file) for file in manifests]
+    # Not cut to the 80 columns that a pipe is taken for.
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("golden cases", total=len(runnable))
+        for case in runnable:
+            progress.update(task, description=case.name)
+            results.append(run_case(case, chosen))
+            progress.advance(task)
+
+    console.print(_table(results, verbose))
+    for result in results:
+        if result.error:
+            console.print(f"ERROR {result.name}: {result.error}", soft_wrap=True, markup=False)
+    for result in results:
+        if not result.passed and result.within_float32:
+            console.print(
+                f"note: {result.name}: over the recorded tolerance, but within what the original's float32 arithmetic "
+                "leaves open (why: core/goldens/sched.py)",
+                soft_wrap=True,
+            )
+    for family, count in sorted(later.items()):
+        console.print(f"not yet: {family} ({count} cases)")
+    failed = [result for result in results if not result.passed]
+    console.print(
+        f"{len(results) - len(failed)} passed, {len(failed)} failed, {sum(later.values())} not yet "
+        f"on {backend} ({chosen.device})"
+    )
+    if as_json:
+        _write_json(as_json, results, later, chosen.versions())
+    if failed:
+        raise typer.Exit(1)
+
+
+def _table(results: list[Any], verbose: bool) -> Any:
+    from rich.table import Table
+
+    table = Table("case", "tensor", "max error", "error / limit", "")
+    for result in results:
+        if result.error:
+            table.add_row(result.name, "see below", "", "", "ERROR", style="red")
+            continue
+        worst = result.worst
+        rows = result.verdicts if verbose else [verdict for verdict in result.verdicts if not verdict.passed] or [worst]
+        for verdict in rows:
+            style = None if verdict.passed else "red"
+            mark = "ok" if verdict.passed else "FAIL"
+            table.add_row(
+                result.name, verdict.name, f"{verdict.max_error:.2e}", f"{verdict.ratio:.3f}", mark, style=style
+            )
+    return table
+
+
+def _write_json(path: Path, results: list[Any], later: dict[str, int], versions: dict[str, str]) -> None:
+    from ..io.files import atomic_write
+
+    report = {
+        "versions": versions,
+        "not_yet": later,
+        "cases": [
+            {
+                "case": result.name,
+                "passed": result.passed,
+                "error": result.error,
+                "tensors": [
+                    {"name": verdict.name, "max_error": verdict.max_error, "ratio": verdict.ratio}
+                    for verdict in result.verdicts
+                ],
+            }
+            for result in results
+        ],
+    }
+    with atomic_write(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -1,0 +1,108 @@
+"""`duosora inspect`: what a file or folder holds, without loading its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A safetensors file, a model folder, or a folder of model folders.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+) -> None:
+    """Say what a file or folder holds.
+
+    Which model it is, its objective, shapes, dtypes and size, and what is missing or should not be there.
+
+    Exit code 1 when the weights do not fit the model.
+    """
+    from ..errors import CheckpointError
+    from ..models.recognise import CONFIG_FILE
+
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder")
+    folders = [path]
+    if path.is_dir() and not (path / CONFIG_FILE).exists():
+        folders = sorted(file.parent for file in path.glob(f"*/{CONFIG_FILE}")) or [path]
+    fits = [_inspect_one(folder, tensors) for folder in folders]
+    if not all(fits):
+        raise typer.Exit(1)
+
+
+def _inspect_one(path: Path, list_tensors: bool) -> bool:
+    """Print one model; whether its weights fit it."""
+    from ..errors import LayoutError
+    from ..io.weights import open_weights
+    from ..models.recognise import recognise
+
+    reader = open_weights(path)
+    shapes = {name: reader.shape(name) for name in reader}
+    print(f"{path}: {len(shapes)} tensors, {sum(map(prod, shapes.values())):,} numbers, {_size(reader.nbytes)}")
+    print(f"  dtypes: {_counts(str(reader.dtype(name)) for name in reader)}")
+    if list_tensors:
+        for name in reader:
+            print(f"  {name}  {list(shapes[name])}  {reader.dtype(name)}")
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if not config.exists():
+        print(f"  model: {_guess(shapes)} (no {config.name} beside it)")
+        return True
+    part = recognise(path)
+    print(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
+    for line in _facts(part.spec):
+        print(f"  {line}")
+    try:
+        held = part.layout.check(shapes, str(path))
+    except LayoutError as error:
+        print(f"  DOES NOT FIT: {error}")
+        return False
+    left_out = sum(name is None for name in held.values())
+    print("  complete" + (f" ({left_out} constant filters left out, which is fine)" if left_out else ""))
+    return True
+
+
+def _facts(spec: Any) -> list[str]:
+    from ..models.mt5 import MT5Spec
+    from ..models.opensora_t2v import OpenSoraT2VSpec
+
+    if isinstance(spec, OpenSoraT2VSpec):
+        sparse = f"skiparse k={spec.sparse_n}" if spec.sparse1d else "full attention"
+        facts = [
+            f"{spec.num_layers} layers, {spec.num_attention_heads} heads of {spec.attention_head_dim}, {sparse}, "
+            f"patch {spec.patch_size_t}x{spec.patch_size}x{spec.patch_size}, {spec.in_channels} latent channels",
+            "objective: not stored in the file; the published v1.3 models predict v with zero terminal SNR",
+        ]
+        if spec.sample_size:
+            facts.append("trained on latents of {}x{}x{}".format(*spec.sample_size))
+        return facts
+    if isinstance(spec, MT5Spec):
+        return [f"{spec.num_layers} layers, {spec.num_heads} heads of {spec.d_kv}, vocabulary {spec.vocab_size}"]
+    time, space = spec.compression
+    return [f"{time}x{space}x{space} compression, {spec.latent_dim} latent channels, {spec.norm_type}"]
+
+
+def _guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
+    """The model that most of the names belong to."""
+    from ..models.recognise import FAMILIES
+
+    overlap = {
+        family.title: max(len(shapes.keys() & spec.layout().keys()) for spec in family.presets.values())
+        for family in FAMILIES
+    }
+    title = max(overlap, key=lambda name: overlap[name])
+    if overlap[title] < len(shapes) / 2:
+        return "unknown"
+    return f"its names are those of {title} ({overlap[title]} of {len(shapes)})"
+
+
+def _counts(values: Any) -> str:
+    from collections import Counter
+
+    return ", ".join(f"{count} {name}" for name, count in Counter(values).most_common())
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.2f} MiB"

@@ -1,0 +1,56 @@
+"""The `duosora` command: one verb per file, one-line errors, exit code 2.
+
+Verbs import what they need when they run, so that `--help` answers at once and never loads a framework.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from duosora.core.cli.check import check
+from duosora.core.cli.doctor import doctor
+from duosora.core.cli.inspect import inspect
+from duosora.core.cli.reconstruct import reconstruct
+from duosora.core.cli.sample import sample
+from duosora.core.errors import DuosoraError
+
+EXIT_USER_ERROR = 2
+
+app = typer.Typer(
+    name="duosora",
+    help="Open text-to-video: one model on two kinds of hardware (PyTorch on CUDA, MindSpore on Ascend).",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # plain help: importing rich for a frame around it would double its time
+)
+app.command()(sample)
+app.command()(reconstruct)
+app.command()(inspect)
+app.command()(check)
+app.command()(doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _global(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+    if version:
+        from duosora import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: a DuosoraError becomes one line on stderr and exit code 2; anything else keeps its traceback."""
+    try:
+        app()
+    except DuosoraError as error:
+        sys.exit(report(error))
+
+
+def report(error: DuosoraError) -> int:
+    """Print an error as one line; returns the exit code."""
+    print("duosora:", " ".join(str(error).split()), file=sys.stderr)
+    return EXIT_USER_ERROR

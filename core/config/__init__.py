@@ -1,0 +1,1 @@
+"""Settings: the schema of every command and the strict loading of YAML files with --set overrides."""

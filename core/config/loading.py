@@ -1,0 +1,98 @@
+"""From a YAML file and overrides `--set a.b=c` to settings; every error is one line with its place."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from ..errors import ConfigError
+from .problems import Keys, describe_problems, place_of, shown
+from .settings import Settings, group_in
+from .yaml12 import parse_yaml
+
+Schema = TypeVar("Schema", bound=Settings)
+
+
+def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
+    """Settings from a YAML file (None: from the defaults) with overrides `a.b=c`; c is YAML, a later one wins.
+
+    Raises: ConfigError naming the file (or the override), the setting, what was expected and what came, for all wrong
+    settings.
+    """
+    values: Any = {} if path is None else _read_file(Path(path))
+    given: list[tuple[Keys, str]] = []
+    for override in overrides:
+        keys, value = _read_override(override)
+        _put(values, keys, value, override)
+        given.append((keys, override))
+    place = "settings" if path is None else str(path)
+    try:
+        # Through JSON, because only for JSON pydantic's strictness lets a list be a tuple and a text be a path.
+        return schema.model_validate_json(json.dumps(_without_empty_groups(values, schema)))
+    except ValidationError as error:
+        raise ConfigError(describe_problems(place, given, schema, values, error)) from error
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"{place}: holds a value that is no text, number, list or mapping ({error})") from error
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise ConfigError(f"{path}: there is no such file") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text at byte {error.start}; save it in UTF-8") from error
+    values = parse_yaml(text, str(path))
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected settings such as `seed: 1`, got {shown(values)}")
+    return values
+
+
+def _read_override(override: str) -> tuple[Keys, Any]:
+    path, equals, text = override.partition("=")
+    keys = tuple(path.strip().split("."))
+    if not equals or not all(keys):
+        raise ConfigError(f"{place_of(override)}: expected name=value, such as sampler.steps=30")
+    if not text.strip():
+        return keys, ""  # a shell takes the quotes off name="", and who means nothing can say null
+    try:
+        return keys, parse_yaml(text, place_of(override), is_file=False)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; a text with signs of YAML needs quotes inside the argument") from error
+
+
+def _put(values: dict[str, Any], keys: Keys, value: Any, override: str) -> None:
+    """Set a value inside nested groups, which are made where they are missing."""
+    group = values
+    for depth, key in enumerate(keys[:-1], start=1):
+        if group.get(key) is None:
+            group[key] = {}
+        if not isinstance(group[key], dict):
+            held = shown(group[key])
+            raise ConfigError(f"{place_of(override)}: {'.'.join(keys[:depth])} is {held} and has no settings inside")
+        group[key] = dict(group[key])  # a copy: with a YAML alias the same group stands elsewhere too
+        group = group[key]
+    group[keys[-1]] = value
+
+
+def _without_empty_groups(values: Any, schema: type[Settings]) -> Any:
+    """Leave out groups that hold nothing: to YAML, a group whose lines are all commented out is null."""
+    if not isinstance(values, dict):
+        return values
+    kept = {}
+    for key, value in values.items():
+        field = schema.model_fields.get(key)
+        group = group_in(field.annotation) if field else None
+        if value is None and field and group is field.annotation:
+            continue
+        kept[key] = _without_empty_groups(value, group) if group else value
+    return kept

@@ -1,0 +1,80 @@
+"""What every schema is made of: groups of settings that pydantic checks strictly, and ways to list them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Settings(BaseModel):
+    """A group of settings: frozen, nothing unknown, no type taken for another. The text under a field documents it."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+class Setting(NamedTuple):
+    """One line of a schema, for --help and the documentation."""
+
+    path: str
+    """With dots, as in --set."""
+    type: str
+    default: Any
+    """None also for a setting that must be given."""
+    text: str
+
+
+def resolved(settings: Settings) -> dict[str, Any]:
+    """All settings with their values, as plain texts, numbers, lists and dicts: to print and to keep beside results.
+
+    load() of the same values gives the same settings.
+    """
+    return settings.model_dump(mode="json")
+
+
+def list_settings(schema: type[Settings]) -> list[Setting]:
+    """Every setting of a schema in its order."""
+    return list(_list_settings(schema, ""))
+
+
+def _list_settings(schema: type[Settings], prefix: str) -> Iterator[Setting]:
+    for name, field in schema.model_fields.items():
+        path, group = f"{prefix}{name}", group_in(field.annotation)
+        if group is not field.annotation:  # a plain setting, or a group that may be left out as a whole
+            default = None if field.is_required() else field.get_default(call_default_factory=True)
+            yield Setting(path, _type_name(field.annotation), default, " ".join((field.description or "").split()))
+        if group is not None:
+            yield from _list_settings(group, f"{path}.")
+
+
+def group_in(annotation: Any) -> type[Settings] | None:
+    """The group of settings that a field holds, or may hold."""
+    if isinstance(annotation, type) and issubclass(annotation, Settings):
+        return annotation
+    if get_origin(annotation) in (Union, UnionType):
+        return next(filter(None, map(group_in, get_args(annotation))), None)
+    return None
+
+
+def _type_name(annotation: Any) -> str:
+    """A type in the words of the documentation."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _type_name(parts[0])
+    if origin is Literal:
+        return " | ".join(map(str, parts))
+    if origin in (Union, UnionType):
+        return " | ".join(map(_type_name, parts))
+    if origin in (tuple, list):
+        return f"list of {_type_name(parts[0])}"
+    if annotation is NoneType:
+        return "nothing"
+    return "settings" if group_in(annotation) else _TYPE_NAMES.get(annotation, str(annotation))
+
+
+_TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true | false", Path: "path"}

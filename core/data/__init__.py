@@ -1,0 +1,1 @@
+"""Training data and the tiny model's world, framework-free."""

@@ -1,0 +1,191 @@
+"""One golden case on disk: configuration, tensors, weights, tolerances.
+
+A case is a folder with `case.json`, `io.safetensors` and, for models, weights as a file or as a bit-exact recipe
+whose sha256 is checked. Anything that cannot be read is an error, never a skip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import CheckpointError
+from ..io.weights import open_weights
+from ..layout import GivenWeights
+
+LIMIT_OF_KIND = {"u": 1.0, "i": 0.5, "b": 0.5, "f": 1e-6}
+"""By numpy's letter, for tensors without a tolerance: pixels may be off by one level, other whole numbers (indices,
+buckets) are to be equal, and so are constants but for float32's rounding."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A tensor that we computed, under the name of the golden tensor it is to be compared with."""
+
+    name: str
+    got: np.ndarray
+    note: str = ""
+    """Which way it was computed, when one golden tensor is compared with several ways ("streamed, chunk 2")."""
+    where: np.ndarray | None = None
+    """Boolean mask that broadcasts over the tensor: compare here only."""
+    floor: np.ndarray | None = None
+    """What the original's float32 arithmetic leaves open, broadcast over the tensor; it explains an error above the
+    recorded limit and does not excuse it."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How far a comparison came from its golden tensor."""
+
+    name: str
+    max_error: float
+    ratio: float
+    """Largest error divided by the limit at that element; 1 or less passes."""
+    within_float32: bool = False
+    """Failed, but by no more than the original's float32 arithmetic leaves open (the comparison's floor)."""
+
+    @property
+    def passed(self) -> bool:
+        return self.ratio <= 1.0
+
+
+class Case:
+    """A golden case, read lazily.
+
+    Raises: CheckpointError when a file is missing, damaged, or weights do not have the recorded sha256.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            self.raw: dict[str, Any] = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case ({error})") from error
+
+    @property
+    def name(self) -> str:
+        return str(self.raw["case"])
+
+    @property
+    def family(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.raw["config"]
+
+    @cached_property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """All recorded tensors, inputs and outputs, by name."""
+        reader = open_weights(self.folder / "io.safetensors")
+        return {name: reader[name] for name in reader}
+
+    def outputs(self) -> list[str]:
+        """Names of the tensors that an implementation has to reproduce."""
+        return [name for name, entry in self.raw["tensors"].items() if entry["role"] == "output"]
+
+    def tags(self) -> list[str]:
+        """First parts of dotted tensor names, in the order of the file; [""] for a case without tags."""
+        tags = dict.fromkeys(name.split(".")[0] if "." in name else "" for name in self.raw["tensors"])
+        return list(tags)
+
+    def get(self, tag: str, name: str) -> np.ndarray:
+        """The tensor `tag.name`, or `name` where the case has no tags."""
+        return self.tensors[f"{tag}.{name}" if tag else name]
+
+    def weights(self, key: str = "weights") -> GivenWeights:
+        """The weights under `key` of case.json, checked against their sha256."""
+        entry = self.raw[key]
+        weights: Mapping[str, np.ndarray]
+        if "same_as" in entry:
+            weights = Case(self.folder.parent.parent / entry["same_as"]).weights(key)
+        elif "file" in entry:
+            reader = open_weights(self.folder / entry["file"])
+            weights = {name: reader[name] for name in reader}
+        else:
+            weights = self._from_recipe(entry)
+        if weights_sha256(weights) != entry["sha256"]:
+            raise CheckpointError(f"{self.folder}: {key} do not have the sha256 that case.json records")
+        return GivenWeights(weights, source=f"{self.name} ({key})")
+
+    def _from_recipe(self, entry: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        if entry.get("recipe") != "synth_uniform_v1":
+            raise CheckpointError(f"{self.folder}: weights have neither a file nor the recipe synth_uniform_v1")
+        fixed = open_weights(self.folder / entry["fixed_file"]) if "fixed_file" in entry else {}
+        weights = {}
+        for name, recipe in entry["table"].items():
+            shape = tuple(recipe[0])
+            if recipe[1] == "fixed":
+                weights[name] = fixed[name]
+                continue
+            seed, half_width, center = recipe[1:]
+            uniform = np.random.RandomState(seed).random_sample(int(np.prod(shape))).reshape(shape)
+            weights[name] = (center + (2 * uniform - 1) * half_width).astype(np.float32)
+        return weights
+
+    def judge(self, comparison: Comparison, slack: float = 1.0) -> Verdict:
+        """Compare with the golden tensor at the case's own tolerance, times `slack`.
+
+        Raises: CheckpointError when the case holds no such tensor.
+        """
+        name, got = comparison.name, np.asarray(comparison.got)
+        if name not in self.tensors:
+            raise CheckpointError(f"{self.folder}: no tensor {name} to compare with")
+        expected = self.tensors[name]
+        label = f"{name} ({comparison.note})" if comparison.note else name
+        if got.shape != expected.shape or (expected.dtype == np.uint8 and got.dtype != np.uint8):
+            return Verdict(label, float("inf"), float("inf"))
+        expected64, got64 = expected.astype(np.float64), got.astype(np.float64)
+        error = np.abs(got64 - expected64)
+        limit = self._limit(name, expected64) * slack
+        floor = 0.0 if comparison.floor is None else comparison.floor
+        within_float32 = bool((error > limit).any() and (error <= np.maximum(limit, floor)).all())
+        ratio = error / limit
+        if comparison.where is not None:
+            keep = np.broadcast_to(comparison.where, error.shape)
+            error, ratio = error[keep], ratio[keep]
+        if not np.all(np.isfinite(got64)) and np.all(np.isfinite(expected64)):
+            return Verdict(label, float("inf"), float("inf"))
+        if error.size == 0:
+            return Verdict(label, 0.0, 0.0)
+        return Verdict(label, float(np.nanmax(error)), float(np.nanmax(ratio)), within_float32)
+
+    def _limit(self, name: str, expected: np.ndarray) -> np.ndarray:
+        tolerance = self.raw["tolerance"].get(name)
+        if tolerance is None:
+            return np.full(expected.shape, LIMIT_OF_KIND[self.tensors[name].dtype.kind])
+        if isinstance(tolerance, str):
+            tolerance = {"max_abs": tolerance}
+        max_abs = tolerance["max_abs"]
+        if isinstance(max_abs, str):
+            per_step = self.tensors[max_abs.removeprefix("per step: tensor ")].astype(np.float64)
+            max_abs = per_step.reshape(-1, *[1] * (expected.ndim - 1))
+        return max_abs + (tolerance.get("rel") or 0.0) * np.abs(expected)
+
+
+def find_cases(folder: Path) -> Iterator[Case]:
+    """Every case below a folder of families, a family, or the one case that the folder is.
+
+    Raises: CheckpointError when there is none.
+    """
+    files = sorted(folder.rglob("case.json")) if folder.is_dir() else []
+    if not files:
+        raise CheckpointError(f"{folder}: no golden case here (expected <family>/<case>/case.json)")
+    for file in files:
+        yield Case(file.parent)
+
+
+def weights_sha256(weights: Mapping[str, np.ndarray]) -> str:
+    """sha256 over the names in sorted order, each followed by its tensor's little-endian bytes."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(weights[name]).tobytes())
+    return digest.hexdigest()

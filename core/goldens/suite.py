@@ -1,0 +1,96 @@
+"""All golden families: which runner computes a case, and the verdict on each of its tensors."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..backend import Backend
+from ..errors import CheckpointError, DuosoraError
+from ..models.recognise import family_of
+from .case import Case, Verdict, find_cases
+
+RUNNERS = ("mt5", "pipeline", "sched", "t2v", "wfvae")
+"""Families with a runner: `core.goldens.<family>.run(case, backend)` gives every output tensor of a case."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of one case or manifest."""
+
+    name: str
+    verdicts: tuple[Verdict, ...] = ()
+    error: str = ""
+    """Why the case could not be run; empty when it was."""
+
+    @property
+    def passed(self) -> bool:
+        return not self.error and bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def within_float32(self) -> bool:
+        """Whether no tensor is farther off than its tolerance and what float32 leaves open."""
+        return not self.error and all(verdict.passed or verdict.within_float32 for verdict in self.verdicts)
+
+    @property
+    def worst(self) -> Verdict | None:
+        return max(self.verdicts, key=lambda verdict: verdict.ratio, default=None)
+
+
+def is_implemented(case: Case) -> bool:
+    """Whether a runner for the case's family is written."""
+    return case.family in RUNNERS
+
+
+def run_case(case: Case, backend: Backend, slack: float = 1.0) -> Result:
+    """Compute every output tensor of a case and judge it; a tensor that nothing computes counts as failed."""
+    try:
+        runner = importlib.import_module(f"{__package__}.{case.family}")
+        with backend.inference():
+            verdicts = [case.judge(comparison, slack) for comparison in runner.run(case, backend)]
+        computed = {verdict.name.split(" ")[0] for verdict in verdicts}
+        forgotten = [Verdict(f"{name} (not computed)", float("inf"), float("inf")) for name in case.outputs()]
+        verdicts += [verdict for verdict in forgotten if verdict.name.split(" ")[0] not in computed]
+        return Result(case.name, tuple(verdicts))
+    except DuosoraError as error:
+        return Result(case.name, error=str(error))
+
+
+def run_manifest(file: Path) -> Result:
+    """Compare a full-size model's layout with a manifest of its parameter names and shapes."""
+    name = f"{file.parent.name}/{file.stem}"
+    try:
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+        config = manifest.get("config_json_as_saved", manifest.get("config"))
+        expected = {key: tuple(shape) for key, shape in manifest["params"].items()}
+        layout = family_of(config or {"_class_name": "WFVAEModel"}, name).from_config(config, name).layout()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return Result(name, error=f"{file}: cannot be read as a manifest ({error})")
+    ours = {key: weight.shape for key, weight in layout.items()}
+    ours |= {alias: ours[target] for alias, target in layout.aliases.items()}
+    wrong = {key for key, _ in set(ours.items()) ^ set(expected.items())}
+    return Result(
+        name, (Verdict(f"{len(expected)} names and shapes", float(len(wrong)), 0.0 if not wrong else float("inf")),)
+    )
+
+
+def find_manifests(folder: Path) -> Iterator[Path]:
+    """Manifests of the families that have a runner."""
+    for file in sorted(folder.rglob("manifest_*.json")):
+        if file.parent.name in RUNNERS:
+            yield file
+
+
+def find_all(folder: Path) -> tuple[list[Path], list[Case]]:
+    """Manifests and cases below a folder. Raises CheckpointError when there is neither."""
+    manifests = list(find_manifests(folder)) if folder.is_dir() else []
+    try:
+        cases = list(find_cases(folder))
+    except CheckpointError:
+        if not manifests:
+            raise
+        cases = []
+    return manifests, cases

@@ -1,0 +1,133 @@
+"""Family `t2v`: the text-to-video transformer and its inpaint sibling, and the tables and masks that they are made of.
+
+A case is recognised by the names of its output tensors. Upstream's rotary cache forgets the interpolation scale
+(quirk Q4), so every case is run with rope_shares_tables.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..backend import Backend, Model
+from ..maths.masks import compress_mask, frame_mask, masked_pixels
+from ..maths.rope import rope_tables
+from ..maths.skiparse import AttentionPlan, attention_plan
+from ..models.opensora_t2v import OpenSoraT2VSpec
+from ..shapes import LatentShape, TokenGrid
+from .case import Case, Comparison
+
+MODEL = re.compile(r"(?P<prefix>(?:.+\.)?)output")
+INNER = re.compile(r"inter\.(?P<part>.+)")
+BLOCK = re.compile(r"block(?P<index>\d+)_out_sbh")
+ROTATED = re.compile(r"(?P<prefix>(?P<tag>.+)\.)rotated")
+SPARSE = re.compile(r"(?P<prefix>(?P<tag>.+)\.)group_(?P<group>False|True)\.(?P<part>attn|enc)")
+COMPRESSED = re.compile(r"(?P<prefix>(?:.+\.)?)compressed")
+PROCESSED = re.compile(r"(?P<prefix>(?:.+\.)?)(?P<kind>[^.]+)\.(?P<part>mask|masked)")
+
+UPSTREAM_PADDING_BIAS = -9980.0
+
+
+def run(case: Case, backend: Backend) -> Iterator[Comparison]:
+    """Compute every output tensor of a case of this family."""
+    model = None
+    for name in case.outputs():
+        if match := MODEL.fullmatch(name):
+            spec = replace(OpenSoraT2VSpec.from_config(case.config), rope_shares_tables=True)
+            model = model or backend.build(spec, case.weights())
+            yield from _run_model(case, backend, spec, model, match["prefix"])
+        elif match := ROTATED.fullmatch(name):
+            yield Comparison(name, _rotated(case, backend, match["tag"]))
+        elif match := SPARSE.fullmatch(name):
+            yield Comparison(name, _sparse_bias(case, match["tag"], match["group"] == "True", match["part"]))
+        elif match := COMPRESSED.fullmatch(name):
+            yield Comparison(name, _compressed(case, match["prefix"]))
+        elif match := PROCESSED.fullmatch(name):
+            yield Comparison(name, _processed(case, match["prefix"], match["kind"], match["part"]))
+
+
+def _run_model(case: Case, backend: Backend, spec: OpenSoraT2VSpec, model: Model, prefix: str) -> Iterator[Comparison]:
+    def given(name: str) -> np.ndarray:
+        return case.tensors[prefix + name]
+
+    latents = given("hidden_states")
+    text = given("encoder_hidden_states")[:, 0]
+    blocks = [f"transformer_blocks.{i}" for i in range(spec.num_layers)]
+    names = ["pos_embed", "adaln_single", "caption_projection", *blocks]
+    with backend.record(model, names) as recorded:
+        condition = model.condition(
+            backend.asarray(text),
+            given("encoder_attention_mask")[:, 0],
+            LatentShape(*latents.shape[2:]),
+            given("attention_mask"),
+        )
+        output = model(backend.asarray(latents), backend.asarray(given("timestep")), condition)
+        inner = dict(recorded)
+    yield Comparison(f"{prefix}output", backend.to_numpy(output))
+    modulation, embedded_timestep = inner["adaln_single"]
+    parts = {
+        "patch_embed": backend.to_numpy(inner["pos_embed"]),
+        "adaln_6d": backend.to_numpy(modulation),
+        "embedded_timestep": backend.to_numpy(embedded_timestep),
+        "caption": backend.to_numpy(inner["caption_projection"])[:, None],
+    }
+    for i, name in enumerate(blocks):
+        parts[f"block{i}_out_sbh"] = backend.to_numpy(inner[name]).swapaxes(0, 1)
+    for name in case.outputs():
+        match = INNER.fullmatch(name.removeprefix(prefix))
+        if match:
+            yield Comparison(name, parts[match["part"]])
+
+
+def _rotated(case: Case, backend: Backend, tag: str) -> np.ndarray:
+    """Tokens (N, B, A, K) turned to their positions by the backend's own function."""
+    config = case.config[tag]
+    grid = TokenGrid(config["t"], config["h"], config["w"])
+    tables = rope_tables(grid, config["head_dim"], tuple(config["interpolation_scale_thw"]), shares_tables=True)
+    rotate = backend.function("rotate")
+    tokens = backend.asarray(case.get(tag, "tokens").swapaxes(0, 1))
+    return backend.to_numpy(rotate(tokens, *map(backend.asarray, tables))).swapaxes(0, 1)
+
+
+def _sparse_bias(case: Case, tag: str, is_group: bool, part: str) -> np.ndarray:
+    config = case.config[tag]
+    k, heads = config["sparse_n"], config["head_num"]
+    if part == "enc":
+        return _per_head(np.tile(case.get(tag, "encoder_bias"), (k, 1, 1)), heads)
+    bias = case.get(tag, "attention_bias")
+    plan = attention_plan(bias.shape[-1], k, "group" if is_group else "single")
+    return _per_head(upstream_bias(plan, bias, k), heads)
+
+
+def upstream_bias(plan: AttentionPlan, bias: np.ndarray, k: int) -> np.ndarray:
+    """Upstream's additive masks, (k * B, 1, padded length), for a bias (B, 1, N) on the tokens as keys, from our plan.
+
+    Sub-sequences are stacked in front of the batch; what upstream pads with is at the end of each.
+    """
+    arranged = np.full((k, *bias.shape[:2], plan.padded_length), UPSTREAM_PADDING_BIAS, np.float32)
+    for number, tokens in enumerate(plan.sub_sequences()):
+        arranged[number, ..., : len(tokens)] = bias[..., tokens]
+    return arranged.reshape(-1, *arranged.shape[2:])
+
+
+def _per_head(bias: np.ndarray, heads: int) -> np.ndarray:
+    return np.repeat(bias[:, None], heads, axis=1)
+
+
+def _compressed(case: Case, prefix: str) -> np.ndarray:
+    mask, expected = case.tensors[f"{prefix}mask"], case.tensors[f"{prefix}compressed"]
+    return compress_mask(mask, expected.shape[1], mask.shape[-1] // expected.shape[-1])
+
+
+def _processed(case: Case, prefix: str, kind: str, part: str) -> np.ndarray:
+    """The mask (T, 1, H, W) of one kind, or the pixels (T, C, H, W) that it leaves."""
+    options = case.config["processor"]
+    pixels = case.tensors[f"{prefix}pixels"]
+    draw = random.Random(options["python_random_seed"])
+    frames = frame_mask(kind, len(pixels), draw, options["min_clear_ratio"], options["max_clear_ratio"])
+    mask = np.broadcast_to(frames[:, None, None, None], (len(pixels), 1, *pixels.shape[2:]))
+    return mask if part == "mask" else masked_pixels(pixels, mask)

@@ -1,0 +1,96 @@
+"""Writing files whole or not at all.
+
+Every file goes to a hidden temporary name beside its target and is renamed when it is complete and on the disk. Whoever
+looks at the target sees the old file or the new one. A process killed outright leaves at most a `.duosora-*` file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from ..errors import DuosoraError, MediaError
+
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def atomic_write(
+    path: str | os.PathLike[str], overwrite: bool = False, error: type[DuosoraError] = MediaError
+) -> Iterator[Path]:
+    """Give the path of an empty temporary file to write; it becomes `path` when the block ends without an error.
+
+    The temporary has the suffix of `path`, so that libraries that choose a format by name choose the right one. Missing
+    parent folders are made, and removed again when the block fails.
+    Raises: `error` when `path` exists and `overwrite` is off (before the block runs), is a folder, cannot be written,
+    or the disk is full.
+    """
+    target = Path(path)
+    refuse_existing(target, overwrite, error)
+    if target.is_dir():
+        raise error(f"{target}: is a folder, expected the name of a file to write")
+    missing = [parent for parent in target.parents if not parent.exists()]
+    temporary = target.with_name(f".duosora-{secrets.token_hex(4)}{target.suffix}")
+    is_done = False
+    try:
+        with _naming(target, error):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _make_file(temporary)
+        with _naming(target, error, only=_DISK_FULL):  # other errors of the block are its own to explain
+            yield temporary
+        with _naming(target, error):
+            sync(temporary)
+            refuse_existing(target, overwrite, error)  # somebody else may have written it meanwhile
+            temporary.replace(target)
+        is_done = True
+    finally:
+        if not is_done:
+            _remove(temporary, missing)
+    with suppress(OSError):  # some network file systems cannot flush the names in a folder, and need not
+        sync(target.parent)
+
+
+def refuse_existing(path: Path, overwrite: bool, error: type[DuosoraError] = MediaError) -> None:
+    """Raise `error` when `path` exists and may not be replaced: for callers that must know before long work begins."""
+    if not overwrite and os.path.lexists(path):
+        raise error(f"{path}: exists already and is kept; choose another name or add --overwrite")
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or the names in a folder, are on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def _naming(target: Path, error: type[DuosoraError], only: set[int] | None = None) -> Iterator[None]:
+    """Turn what the operating system refuses into one line about the target; `only` these error numbers, if given."""
+    try:
+        yield
+    except OSError as problem:
+        if only is not None and problem.errno not in only:
+            raise
+        if problem.errno in _DISK_FULL:
+            advice = "the disk is full, nothing was written; free some space or choose another folder"
+        else:
+            advice = f"cannot be written ({problem.strerror or problem})"
+        raise error(f"{target}: {advice}") from problem
+
+
+def _make_file(path: Path) -> None:
+    path.open("xb").close()
+
+
+def _remove(temporary: Path, folders: list[Path]) -> None:
+    """Remove a temporary file and the folders, innermost first, that were made for it and hold nothing else."""
+    with suppress(OSError):
+        temporary.unlink()
+        for folder in folders:
+            folder.rmdir()

@@ -1,0 +1,350 @@
+"""Reading and writing weights: one safetensors file, or a folder with an index and shards.
+
+Tensors are read one at a time with plain reads into a fresh array (no memory map: pages of a map stay resident beside
+the copy a framework makes), and written one at a time, so that a model passes through with the memory of its largest
+tensor. Folders are those of diffusers (`diffusion_pytorch_model`) and transformers (`model`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+import ml_dtypes
+import numpy as np
+
+from ..errors import CheckpointError
+from .files import atomic_write, refuse_existing, sync
+from .safetensors_format import CODES, Entry, build_header, read_header, unique_keys
+
+STEMS = ("diffusion_pytorch_model", "model")
+SUFFIX = ".safetensors"
+INDEX_SUFFIX = ".safetensors.index.json"
+FOREIGN_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+
+_CHUNK = 1 << 20
+"""Elements checked at a time; a mask of this many bytes stays in the processor's cache."""
+_EXPONENT_BITS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
+
+
+@runtime_checkable
+class DescribedTensors(Protocol):
+    """Tensors whose shape and dtype are known before their values: save_weights asks for each value only once."""
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> np.dtype[Any]: ...
+
+
+class WeightsReader(Mapping[str, np.ndarray]):
+    """The tensors of a file or folder by name, in the order of the file or index. Each access reads anew."""
+
+    def __init__(self, source: str, entries: Mapping[str, tuple[Path, Entry]], metadata: Mapping[str, str]) -> None:
+        self.source = source
+        """The file or folder as the user named it, for error messages."""
+        self.metadata = MappingProxyType(dict(metadata))
+        """Free texts in the header; those of all shards together."""
+        self._entries = dict(entries)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        """Read one tensor. Raises CheckpointError when the file has become shorter meanwhile or cannot be read."""
+        path, entry = self._entries[name]
+        buffer = np.empty(entry.nbytes, np.uint8)  # as bytes: bfloat16 arrays have no buffer interface to read into
+        view, filled = buffer.data, 0
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(entry.offset)
+                while filled < entry.nbytes:
+                    count = file.readinto(view[filled:])  # at most 2 GiB at a time on Linux
+                    if not count:
+                        raise CheckpointError(f"{path}: ends inside tensor {name!r}; copy or download it again")
+                    filled += count
+        except OSError as error:
+            raise CheckpointError(f"{path}: tensor {name!r} cannot be read ({error.strerror or error})") from error
+        return buffer.view(entry.dtype).reshape(entry.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._entries[name][1].shape
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        """A numpy dtype, of ml_dtypes for bfloat16 and the 8-bit floats."""
+        return self._entries[name][1].dtype
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(entry.nbytes for _, entry in self._entries.values())
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that hold the tensors, each once."""
+        return tuple(dict.fromkeys(path for path, _ in self._entries.values()))
+
+
+def open_weights(path: str | os.PathLike[str]) -> WeightsReader:
+    """Open a `.safetensors` file, an index file, or a folder; only headers are read.
+
+    In a folder the names of STEMS come first, a whole file before an index; otherwise there must be exactly one index
+    or file.
+    Raises: CheckpointError when nothing usable is there, a file is damaged, or index and shards do not agree.
+    """
+    try:
+        found = _find(Path(path))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if found.name.endswith(".index.json"):
+        return _open_sharded(found, str(path))
+    header = read_header(found)
+    return WeightsReader(str(path), {name: (found, entry) for name, entry in header.entries.items()}, header.metadata)
+
+
+def save_weights(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str] | None = None,
+    shard_size: int | None = None,
+    overwrite: bool = False,
+    stem: str = STEMS[0],
+) -> None:
+    """Write tensors to a `.safetensors` file, or into a folder as `<stem>.safetensors` or as shards with an index.
+
+    A path that ends in `.safetensors` is a file; any other is a folder, which may exist and hold other things.
+    `shard_size` is the number of bytes at which a new shard begins (a larger tensor has a shard of its own); None
+    writes one file. Values are asked for one at a time and may be made on the way; a mapping that has shape(name) and
+    dtype(name) is asked for each value once, any other mapping twice. Everything is written under temporary names
+    first and the index is renamed last.
+    Raises: CheckpointError when weights of that name exist and `overwrite` is off, the disk is full, or a dtype
+    cannot be stored.
+    """
+    target = Path(path)
+    described = _described(target, tensors)
+    if target.suffix == SUFFIX:
+        with atomic_write(target, overwrite, CheckpointError) as temporary:
+            _write_file(temporary, tensors, described, metadata or {})
+        return
+    shards = _split(described, shard_size)
+    names = [f"{stem}{SUFFIX}"]
+    if len(shards) > 1:
+        names = [f"{stem}-{number:05d}-of-{len(shards):05d}{SUFFIX}" for number in range(1, len(shards) + 1)]
+    _save_folder(target, stem, dict(zip(names, shards, strict=True)), tensors, metadata or {}, overwrite)
+
+
+def is_finite(array: np.ndarray) -> bool:
+    """Whether no element is NaN or infinite; integers always are finite. Needs a megabyte besides the array."""
+    bits = _EXPONENT_BITS.get(array.dtype)
+    if bits is not None:  # numpy and ml_dtypes would widen each element: several times slower
+        return _every_chunk(array.view(np.uint16), lambda chunk: bool(((chunk & bits) != bits).all()))
+    if array.dtype.kind in "biu":
+        return True
+    return _every_chunk(array, lambda chunk: bool(np.isfinite(chunk).all()))
+
+
+def is_all_zero(array: np.ndarray) -> bool:
+    """Whether there are elements and every one is zero. Needs a megabyte besides the array."""
+    return array.size > 0 and _every_chunk(array, lambda chunk: not (chunk != 0).any())
+
+
+def _every_chunk(array: np.ndarray, holds: Callable[[np.ndarray], bool]) -> bool:
+    flat = array.reshape(-1)
+    return all(holds(flat[start : start + _CHUNK]) for start in range(0, flat.size, _CHUNK))
+
+
+def _find(place: Path) -> Path:
+    """The file or index to read for what the user named."""
+    if place.is_dir():
+        return _find_in_folder(place)
+    if not place.exists():
+        raise CheckpointError(f"{place}: there is no such file or folder")
+    if place.suffix in FOREIGN_SUFFIXES:
+        raise CheckpointError(f"{place}: only safetensors are read; convert it first")
+    return place
+
+
+def _find_in_folder(folder: Path) -> Path:
+    """The file or index to read in a folder."""
+    for stem in STEMS:
+        for name in (f"{stem}{SUFFIX}", f"{stem}{INDEX_SUFFIX}"):
+            if (folder / name).is_file():
+                return folder / name
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    for suffix in (INDEX_SUFFIX, SUFFIX):
+        candidates = [name for name in names if name.endswith(suffix)]
+        if len(candidates) == 1:
+            return folder / candidates[0]
+        if candidates:
+            raise CheckpointError(
+                f"{folder}: holds {len(candidates)} weight files ({_some(candidates)}) and no index that joins them; "
+                "name the file to read"
+            )
+    foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
+    if foreign:
+        raise CheckpointError(f"{folder}: only safetensors are read; found {_some(foreign)}")
+    raise CheckpointError(
+        f"{folder}: holds no weights, expected {STEMS[0]}{SUFFIX}, {STEMS[1]}{SUFFIX} or an index with shards"
+    )
+
+
+def _open_sharded(index: Path, source: str) -> WeightsReader:
+    weight_map = _read_index(index)
+    shards = {name: _shard(index, name) for name in dict.fromkeys(weight_map.values())}
+    headers = {name: read_header(path) for name, path in shards.items()}
+    for name, header in headers.items():
+        for tensor in header.entries:
+            if weight_map.get(tensor) != name:
+                where = (
+                    f"the index puts it in {weight_map[tensor]}"
+                    if tensor in weight_map
+                    else "the index does not list it"
+                )
+                raise CheckpointError(
+                    f"{index}: tensor {tensor!r} is in shard {name} but {where}; download the folder again"
+                )
+    entries: dict[str, tuple[Path, Entry]] = {}
+    for tensor, name in weight_map.items():
+        if tensor not in headers[name].entries:
+            raise CheckpointError(f"{index}: shard {name} does not hold tensor {tensor!r}; download the folder again")
+        entries[tensor] = (shards[name], headers[name].entries[tensor])
+    metadata = {key: value for header in headers.values() for key, value in header.metadata.items()}
+    return WeightsReader(source, entries, metadata)
+
+
+def _read_index(index: Path) -> dict[str, str]:
+    """The index's weight_map: tensor name -> shard name."""
+    try:
+        table = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+    except OSError as error:
+        raise CheckpointError(f"{index}: cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{index}: is not valid JSON ({error}); download it again") from error
+    weight_map = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: has no weight_map from tensor names to shard names; download it again")
+    return weight_map
+
+
+def _shard(index: Path, name: str) -> Path:
+    """The path of a shard. Its name is judged as text: in hub caches links rightly lead out of the folder."""
+    posix, windows = PurePosixPath(name), PureWindowsPath(name)
+    if posix.is_absolute() or windows.anchor or ".." in windows.parts or not name or "\0" in name:
+        raise CheckpointError(f"{index}: shard {name!r} lies outside the folder; shards must be beside their index")
+    if posix.suffix != SUFFIX:
+        raise CheckpointError(f"{index}: shard {name!r} is no {SUFFIX} file; only safetensors are read")
+    path = index.parent / name
+    if not path.is_file():
+        raise CheckpointError(f"{index}: shard {name} is not there; download it")
+    return path
+
+
+Description = tuple[tuple[int, ...], np.dtype[Any]]
+
+
+def _described(target: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, Description]:
+    """Shape and dtype of every tensor."""
+    described: dict[str, Description] = {}
+    for name in tensors:
+        if isinstance(tensors, DescribedTensors):
+            description = (tuple(tensors.shape(name)), np.dtype(tensors.dtype(name)))
+        else:
+            value = tensors[name]
+            description = (value.shape, value.dtype)
+        if description[1] not in CODES:
+            raise CheckpointError(
+                f"{target}: tensor {name!r} has dtype {description[1]}, which safetensors cannot hold"
+            )
+        described[name] = description
+    return described
+
+
+def _nbytes(description: Description) -> int:
+    shape, dtype = description
+    return Entry(shape, dtype, 0).nbytes
+
+
+def _split(described: Mapping[str, Description], shard_size: int | None) -> list[dict[str, Description]]:
+    """Tensors in their order, cut where a shard would grow beyond shard_size bytes."""
+    shards: list[dict[str, Description]] = [{}]
+    filled = 0
+    for name, description in described.items():
+        if shard_size is not None and shards[-1] and filled + _nbytes(description) > shard_size:
+            shards.append({})
+            filled = 0
+        shards[-1][name] = description
+        filled += _nbytes(description)
+    return shards
+
+
+def _write_file(
+    path: Path, tensors: Mapping[str, np.ndarray], described: Mapping[str, Description], metadata: Mapping[str, str]
+) -> None:
+    """Write the tensors that `described` names, wide dtypes first, so that each begins at a multiple of its width."""
+    ordered = sorted(described.items(), key=lambda item: -item[1][1].itemsize)
+    with path.open("wb") as file:
+        file.write(build_header(((name, shape, dtype) for name, (shape, dtype) in ordered), metadata))
+        for name, description in ordered:
+            value = tensors[name]
+            assert (value.shape, value.dtype) == description, f"{name} is not what it was described as"
+            file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
+
+
+def _save_folder(
+    folder: Path,
+    stem: str,
+    shards: Mapping[str, Mapping[str, Description]],
+    tensors: Mapping[str, np.ndarray],
+    metadata: Mapping[str, str],
+    overwrite: bool,
+) -> None:
+    index = folder / f"{stem}{INDEX_SUFFIX}"
+    old = _files_of(folder, stem)
+    for path in old:
+        refuse_existing(path, overwrite, CheckpointError)
+    targets = [folder / name for name in shards]
+    if len(shards) > 1:
+        targets.insert(0, index)
+    # The stack renames in reverse order, so the index, entered first, appears last.
+    with ExitStack() as stack:
+        temporaries = {path: stack.enter_context(atomic_write(path, overwrite, CheckpointError)) for path in targets}
+        for name, described in shards.items():
+            _write_file(temporaries[folder / name], tensors, described, metadata)
+        if index in temporaries:
+            temporaries[index].write_text(_index_text(shards), encoding="utf-8")
+            for temporary in temporaries.values():
+                sync(temporary)
+            # An old index must not join new shards with old ones, even if we are killed now.
+            index.unlink(missing_ok=True)
+    for path in old:
+        if path not in targets:
+            path.unlink(missing_ok=True)
+
+
+def _files_of(folder: Path, stem: str) -> list[Path]:
+    """The files of earlier weights with that stem."""
+    if not folder.is_dir():
+        return []
+    shard = re.compile(re.escape(stem) + r"-\d+-of-\d+" + re.escape(SUFFIX))
+    whole = {f"{stem}{SUFFIX}", f"{stem}{INDEX_SUFFIX}"}
+    return [path for path in sorted(folder.iterdir()) if path.name in whole or shard.fullmatch(path.name)]
+
+
+def _index_text(shards: Mapping[str, Mapping[str, Description]]) -> str:
+    total = sum(_nbytes(description) for described in shards.values() for description in described.values())
+    weight_map = {tensor: name for name, described in shards.items() for tensor in described}
+    return (
+        json.dumps({"metadata": {"total_size": total}, "weight_map": weight_map}, indent=2, ensure_ascii=False) + "\n"
+    )
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")

@@ -1,0 +1,222 @@
+"""The list of a model's weights: name, shape, dtype and how a fresh one is made.
+
+`layout()` of a spec is the only such list. Backends build from it, files are checked against it, converters write it.
+Names are those of the published checkpoints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import Protocol
+
+import numpy as np
+
+from . import random
+from .errors import LayoutError
+
+SHOWN_NAMES = 4
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """A fresh weight of zeros."""
+
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        return np.zeros(shape, np.float32)
+
+
+@dataclass(frozen=True)
+class Ones:
+    """A fresh weight of ones."""
+
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        return np.ones(shape, np.float32)
+
+
+@dataclass(frozen=True)
+class Normal:
+    """A fresh weight drawn from a normal distribution with mean 0."""
+
+    std: float
+
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        return generator.standard_normal(shape, dtype=np.float32) * np.float32(self.std)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A fresh weight drawn evenly from -bound to bound."""
+
+    bound: float
+
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        return (generator.random(shape, dtype=np.float32) * 2 - 1) * np.float32(self.bound)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A weight that is never trained (a filter); files may leave it out, and its value is this one then."""
+
+    values: tuple[float, ...]
+    """In C order."""
+
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        return np.array(self.values, np.float32).reshape(shape)
+
+
+Init = Zeros | Ones | Normal | Uniform | Constant
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One entry of a layout."""
+
+    shape: tuple[int, ...]
+    init: Init
+    dtype: str = "float32"
+    """The dtype in which training keeps it; files may hold a narrower one."""
+
+
+@dataclass(frozen=True)
+class Layout(Mapping[str, Weight]):
+    """All weights of one model, in the order of its modules."""
+
+    model: str
+    """Who the weights belong to, for error messages."""
+    weights: Mapping[str, Weight]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """Second names under which files may hold a weight once more (tied embeddings), to the name in the layout."""
+    embeddings: tuple[str, ...] = ()
+    """Weights without which the model cannot tell its inputs apart; all zeros there mean a file that was filled
+    wrongly."""
+    ignores: tuple[str, ...] = ()
+    """Beginnings of names that files may hold besides (the decoder of an encoder-decoder)."""
+
+    def __getitem__(self, name: str) -> Weight:
+        return self.weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.weights)
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    @property
+    def num_parameters(self) -> int:
+        return sum(prod(weight.shape) for weight in self.weights.values())
+
+    def check(self, shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, str | None]:
+        """Compare a file's shapes with the layout; return, for each weight, the name under which the file holds it.
+
+        None stands for a constant that the file leaves out. Raises LayoutError listing what is missing, unexpected or
+        mis-shaped.
+        """
+        found: dict[str, str | None] = {}
+        alias_of = {name: alias for alias, name in self.aliases.items()}
+        missing, misshapen = [], []
+        for name, weight in self.weights.items():
+            held = name if name in shapes else alias_of.get(name)
+            if held is None or held not in shapes:
+                if not isinstance(weight.init, Constant):
+                    missing.append(name)
+                found[name] = None
+                continue
+            found[name] = held
+            if tuple(shapes[held]) != weight.shape:
+                misshapen.append(f"{held} is {_shape(shapes[held])} instead of {_shape(weight.shape)}")
+        unexpected = [
+            name
+            for name in shapes
+            if name not in self.weights and name not in self.aliases and not name.startswith(self.ignores)
+        ]
+        problems = [
+            f"{len(names)} {what} ({_some(names)})"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshapen))
+            if names
+        ]
+        if problems:
+            raise LayoutError(f"{source} does not fit {self.model}: {', '.join(problems)}")
+        return found
+
+    def fresh_weight(self, name: str, seed: int) -> np.ndarray:
+        """A fresh float32 weight; it depends on the seed and its own name only, so it is the same on every backend."""
+        weight = self.weights[name]
+        return weight.init.make(weight.shape, random.stream(seed, f"weight {name}"))
+
+
+class Weights(Protocol):
+    """Where a model's weights come from: a file, a golden case, fresh ones. One tensor is in memory at a time."""
+
+    source: str
+    """For error messages: the file or folder."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __getitem__(self, name: str) -> np.ndarray: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+
+class GivenWeights(dict[str, np.ndarray]):
+    """Weights that are in memory already."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], source: str) -> None:
+        super().__init__(arrays)
+        self.source = source
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self[name].shape
+
+
+class FreshWeights(Mapping[str, np.ndarray]):
+    """All weights of a layout freshly drawn, one at a time as they are asked for."""
+
+    def __init__(self, layout: Layout, seed: int) -> None:
+        self.layout = layout
+        self.seed = seed
+        self.source = f"fresh weights (seed {seed})"
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.layout.fresh_weight(name, self.seed)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout)
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.layout[name].shape
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "a scalar"
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+
+
+class WeightList(dict[str, Weight]):
+    """The entries of a layout while a spec writes them down; fresh values as the layers' usual ones.
+
+    Convolutions and linear maps start uniform within 1 / sqrt(inputs per output), norms as the identity.
+    """
+
+    def conv(self, name: str, outputs: int, inputs: int, *kernel: int) -> None:
+        bound = Uniform(1 / np.sqrt(inputs * prod(kernel)).item())
+        self[f"{name}.weight"] = Weight((outputs, inputs, *kernel), bound)
+        self[f"{name}.bias"] = Weight((outputs,), bound)
+
+    def linear(self, name: str, outputs: int, inputs: int, bias: bool = True) -> None:
+        bound = Uniform(1 / np.sqrt(inputs).item())
+        self[f"{name}.weight"] = Weight((outputs, inputs), bound)
+        if bias:
+            self[f"{name}.bias"] = Weight((outputs,), bound)
+
+    def norm(self, name: str, channels: int) -> None:
+        self[f"{name}.weight"] = Weight((channels,), Ones())
+        self[f"{name}.bias"] = Weight((channels,), Zeros())

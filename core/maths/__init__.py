@@ -1,0 +1,1 @@
+"""Tables, index plans and tile plans as numpy arrays and integers, made once and used by every backend."""

@@ -1,0 +1,1 @@
+"""Frozen specs of the models and the layout (name, shape, dtype, init) of their weights."""

@@ -1,0 +1,112 @@
+"""mT5 encoder: the spec, the layout and the preset of the text encoder of Open-Sora Plan v1.3.
+
+RMS norms without bias, attention without scaling, one table of relative position biases shared by all layers, gated
+GELU.
+Source: Raffel et al. 2020 (arXiv:1910.10683), Xue et al. 2021 (arXiv:2010.11934); names as in transformers'
+MT5EncoderModel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..layout import Layout, Normal, Ones, Weight, WeightList
+from .config_json import choice, take
+
+
+@dataclass(frozen=True, kw_only=True)
+class MT5Spec:
+    """What an mT5 encoder is."""
+
+    vocab_size: int
+    d_model: int
+    d_kv: int
+    """Width of one attention head."""
+    d_ff: int
+    num_layers: int
+    num_heads: int
+    relative_attention_num_buckets: int = 32
+    relative_attention_max_distance: int = 128
+    """Tokens farther apart than this share the last bucket."""
+    layer_norm_epsilon: float = 1e-6
+
+    @property
+    def inner_dim(self) -> int:
+        """Width of all heads together; it differs from d_model in some models."""
+        return self.num_heads * self.d_kv
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> MT5Spec:
+        """Read a transformers config.json of (m)T5; keys that do not touch the encoder are left alone.
+
+        Raises: ConfigError for missing keys and for values that are not implemented.
+        """
+        rest = dict(config)
+        choice(rest, source, "model_type", ("mt5", "t5"), "mt5")
+        choice(rest, source, "feed_forward_proj", ("gated-gelu",), "relu")
+        return cls(
+            vocab_size=take(rest, source, "vocab_size", int),
+            d_model=take(rest, source, "d_model", int),
+            d_kv=take(rest, source, "d_kv", int),
+            d_ff=take(rest, source, "d_ff", int),
+            num_layers=take(rest, source, "num_layers", int),
+            num_heads=take(rest, source, "num_heads", int),
+            relative_attention_num_buckets=take(rest, source, "relative_attention_num_buckets", int, 32),
+            relative_attention_max_distance=take(rest, source, "relative_attention_max_distance", int, 128),
+            layer_norm_epsilon=take(rest, source, "layer_norm_epsilon", float, 1e-6),
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """A transformers config.json for this spec."""
+        return {
+            "architectures": ["MT5EncoderModel"],
+            "model_type": "mt5",
+            "feed_forward_proj": "gated-gelu",
+            "vocab_size": self.vocab_size,
+            "d_model": self.d_model,
+            "d_kv": self.d_kv,
+            "d_ff": self.d_ff,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "relative_attention_num_buckets": self.relative_attention_num_buckets,
+            "relative_attention_max_distance": self.relative_attention_max_distance,
+            "layer_norm_epsilon": self.layer_norm_epsilon,
+        }
+
+    def layout(self) -> Layout:
+        """Every weight of the encoder, under transformers' names."""
+        weights = WeightList()
+        width, inner = self.d_model, self.inner_dim
+        weights["shared.weight"] = Weight((self.vocab_size, width), Normal(1.0))
+        for i in range(self.num_layers):
+            attention, feed_forward = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
+            for part, std in (("q", (width * self.d_kv) ** -0.5), ("k", width**-0.5), ("v", width**-0.5)):
+                weights[f"{attention}.SelfAttention.{part}.weight"] = Weight((inner, width), Normal(std))
+            weights[f"{attention}.SelfAttention.o.weight"] = Weight((width, inner), Normal(inner**-0.5))
+            if i == 0:
+                shape = (self.relative_attention_num_buckets, self.num_heads)
+                table = f"{attention}.SelfAttention.relative_attention_bias.weight"
+                weights[table] = Weight(shape, Normal(width**-0.5))
+            weights[f"{attention}.layer_norm.weight"] = Weight((width,), Ones())
+            for part in ("wi_0", "wi_1"):
+                weights[f"{feed_forward}.DenseReluDense.{part}.weight"] = Weight(
+                    (self.d_ff, width), Normal(width**-0.5)
+                )
+            weights[f"{feed_forward}.DenseReluDense.wo.weight"] = Weight((width, self.d_ff), Normal(self.d_ff**-0.5))
+            weights[f"{feed_forward}.layer_norm.weight"] = Weight((width,), Ones())
+        weights["encoder.final_layer_norm.weight"] = Weight((width,), Ones())
+        return Layout(
+            f"mT5 encoder(d_model={width}, num_layers={self.num_layers})",
+            weights,
+            aliases={"encoder.embed_tokens.weight": "shared.weight"},
+            embeddings=("shared.weight",),
+            ignores=("decoder.", "lm_head."),
+        )
+
+
+XXL = MT5Spec(vocab_size=250112, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
+TINY = MT5Spec(vocab_size=160, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+
+PRESETS: Mapping[str, MT5Spec] = {"mt5_xxl": XXL, "tiny": TINY}

@@ -1,0 +1,261 @@
+"""OpenSoraT2V v1.3: the spec, the layout and the presets of the text-to-video transformer and its inpaint sibling.
+
+A DiT with adaLN-single, 3-D rotary positions, cross-attention to the text on the raw residual stream, and skiparse
+attention: from layer 2 on, tokens attend inside every k-th-token sub-sequences (even layers) or runs of k tokens
+(odd layers). The inpaint sibling (image-to-video, transition, continuation) adds two condition embeddings to the
+tokens.
+Source: arXiv:2412.00131 and opensora/models/diffusion/opensora_v1_3 of Open-Sora Plan at 9fa322f.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from ..errors import ConfigError
+from ..layout import Layout, Normal, Weight, WeightList, Zeros
+from ..shapes import LatentShape, Patch
+from .config_json import choice, refuse_unknown, take
+
+TIMESTEP_CHANNELS = 256
+NUM_MODULATIONS = 6
+"""Shift, scale and gate of the attention, then of the feed-forward."""
+FEED_FORWARD_FACTOR = 4
+FIRST_SKIPARSE_LAYER, LAST_SKIPARSE_LAYER = 2, 29
+"""Whatever the depth: the published 32-layer model keeps two full layers at each end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenSoraT2VSpec:
+    """What an OpenSoraT2V v1.3 is."""
+
+    num_layers: int
+    num_attention_heads: int
+    attention_head_dim: int
+    in_channels: int
+    out_channels: int
+    caption_channels: int
+    patch_size: int = 2
+    patch_size_t: int = 1
+    activation_fn: str = "gelu-approximate"
+    """"gelu-approximate" (tanh), "gelu" (erf) or "geglu"."""
+    attention_bias: bool = True
+    norm_elementwise_affine: bool = False
+    norm_eps: float = 1e-6
+    interpolation_scale: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    """Rotary positions of time, height and width are divided by these."""
+    sparse1d: bool = True
+    """Whether the inner layers use skiparse attention."""
+    sparse_n: int = 4
+    """k of skiparse: each token attends to one k-th of the sequence."""
+    mask_channels: int = 0
+    """0 for text-to-video; for the inpaint sibling the frames folded into one latent frame of the mask (4)."""
+    sample_size: LatentShape | None = None
+    """The latent shape it was trained on, as far as the config tells."""
+    rope_shares_tables: bool = False
+    """Upstream's rotary cache forgets the scale: axes of equal length all use the first one's table. Matters only for
+    models trained with unequal interpolation scales; see docs/architecture.md, quirk Q4."""
+
+    def __post_init__(self) -> None:
+        if self.attention_head_dim % 6:
+            raise ConfigError(
+                f"OpenSoraT2V: attention_head_dim = {self.attention_head_dim} is not a multiple of 6, "
+                "as 3-D rotary positions need"
+            )
+        if self.patch_size_t != 1:
+            # Upstream's patch embedding folds frames into the batch, so it cannot have been trained either.
+            raise ConfigError(f"OpenSoraT2V: patch_size_t = {self.patch_size_t}: duosora implements 1")
+        if self.sparse_n < 1:
+            raise ConfigError(f"OpenSoraT2V: sparse_n = {self.sparse_n}: needs 1 or more")
+
+    @property
+    def hidden_size(self) -> int:
+        """D, the width of the tokens."""
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def patch(self) -> Patch:
+        return Patch(self.patch_size_t, self.patch_size)
+
+    @property
+    def is_inpaint(self) -> bool:
+        return self.mask_channels > 0
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the model's input: noisy latents and, for inpaint, latents of the masked video and the mask."""
+        return self.in_channels + (self.in_channels + self.mask_channels if self.is_inpaint else 0)
+
+    @property
+    def feed_forward_inputs(self) -> int:
+        """Width of the first feed-forward projection; GEGLU computes a gate beside the values."""
+        width = FEED_FORWARD_FACTOR * self.hidden_size
+        return 2 * width if self.activation_fn == "geglu" else width
+
+    def skiparse_kind(self, layer: int) -> str | None:
+        """How tokens are grouped in a layer: None (full attention), "single" or "group"."""
+        inner = FIRST_SKIPARSE_LAYER <= layer <= LAST_SKIPARSE_LAYER
+        if not (self.sparse1d and inner and self.sparse_n > 1):
+            return None
+        return "group" if layer % 2 else "single"
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> OpenSoraT2VSpec:
+        """Read upstream's config.json. Raises ConfigError for unknown keys and for values that are not implemented."""
+        rest = dict(config)
+        for key in ("only_cross_attention", "double_self_attention", "upcast_attention"):
+            choice(rest, source, key, (False,), False)
+        choice(rest, source, "dropout", (0, 0.0), 0.0)
+        rest.pop("skip_connection", None)  # accepted and ignored upstream, without effect on weights or results
+        heads = take(rest, source, "num_attention_heads", int)
+        head_dim = take(rest, source, "attention_head_dim", int)
+        in_channels = take(rest, source, "in_channels", int)
+        choice(rest, source, "cross_attention_dim", (heads * head_dim,), heads * head_dim)
+        if rest.get("out_channels", 0) is None:
+            rest["out_channels"] = in_channels
+        spec = cls(
+            num_layers=take(rest, source, "num_layers", int),
+            num_attention_heads=heads,
+            attention_head_dim=head_dim,
+            in_channels=in_channels,
+            out_channels=take(rest, source, "out_channels", int, in_channels),
+            caption_channels=take(rest, source, "caption_channels", int),
+            patch_size=take(rest, source, "patch_size", int),
+            patch_size_t=take(rest, source, "patch_size_t", int),
+            activation_fn=choice(rest, source, "activation_fn", ("gelu-approximate", "gelu", "geglu")),
+            attention_bias=take(rest, source, "attention_bias", bool),
+            norm_elementwise_affine=take(rest, source, "norm_elementwise_affine", bool),
+            norm_eps=take(rest, source, "norm_eps", float),
+            interpolation_scale=(
+                take(rest, source, "interpolation_scale_t", float, 1.0),
+                take(rest, source, "interpolation_scale_h", float, 1.0),
+                take(rest, source, "interpolation_scale_w", float, 1.0),
+            ),
+            sparse1d=take(rest, source, "sparse1d", bool),
+            sparse_n=take(rest, source, "sparse_n", int),
+            mask_channels=_mask_channels(rest, source),
+            sample_size=_sample_size(rest),
+        )
+        refuse_unknown(rest, source)
+        return spec
+
+    def to_config(self) -> dict[str, Any]:
+        """Upstream's config.json for this spec."""
+        scale_t, scale_h, scale_w = self.interpolation_scale
+        config: dict[str, Any] = {
+            "_class_name": "OpenSoraInpaint_v1_3" if self.is_inpaint else "OpenSoraT2V_v1_3",
+            "activation_fn": self.activation_fn,
+            "attention_bias": self.attention_bias,
+            "attention_head_dim": self.attention_head_dim,
+            "caption_channels": self.caption_channels,
+            "cross_attention_dim": self.hidden_size,
+            "double_self_attention": False,
+            "dropout": 0.0,
+            "in_channels": self.in_channels,
+            "interpolation_scale_h": scale_h,
+            "interpolation_scale_t": scale_t,
+            "interpolation_scale_w": scale_w,
+            "norm_elementwise_affine": self.norm_elementwise_affine,
+            "norm_eps": self.norm_eps,
+            "num_attention_heads": self.num_attention_heads,
+            "num_layers": self.num_layers,
+            "only_cross_attention": False,
+            "out_channels": self.out_channels,
+            "patch_size": self.patch_size,
+            "patch_size_t": self.patch_size_t,
+            "sparse1d": self.sparse1d,
+            "sparse_n": self.sparse_n,
+            "upcast_attention": False,
+        }
+        if self.sample_size:
+            config["sample_size_t"] = self.sample_size.frames
+            config["sample_size_h"] = config["sample_size_w"] = [self.sample_size.height, self.sample_size.width]
+        if self.is_inpaint:
+            config["vae_scale_factor_t"] = self.mask_channels
+        return config
+
+    def layout(self) -> Layout:
+        """Every weight of the transformer, under upstream's names."""
+        weights = WeightList()
+        width = self.hidden_size
+        patch = (self.patch_size, self.patch_size)
+        weights["scale_shift_table"] = Weight((2, width), Normal(width**-0.5))
+        weights.linear("caption_projection.linear_1", width, self.caption_channels)
+        weights.linear("caption_projection.linear_2", width, width)
+        weights.conv("pos_embed.proj", width, self.in_channels * self.patch_size_t, *patch)
+        for i in range(self.num_layers):
+            self._block(weights, f"transformer_blocks.{i}")
+        outputs = self.patch_size_t * self.patch_size**2 * self.out_channels
+        weights.linear("proj_out", outputs, width)
+        weights.linear("adaln_single.emb.timestep_embedder.linear_1", width, TIMESTEP_CHANNELS)
+        weights.linear("adaln_single.emb.timestep_embedder.linear_2", width, width)
+        weights.linear("adaln_single.linear", NUM_MODULATIONS * width, width)
+        if self.is_inpaint:
+            for name, channels in (
+                ("pos_embed_masked_hidden_states", self.in_channels),
+                ("pos_embed_mask", self.mask_channels),
+            ):
+                weights.conv(f"{name}.0.proj", width, channels * self.patch_size_t, *patch)
+                # Zero, so that a model grown from a text-to-video one starts with the same outputs.
+                weights[f"{name}.1.weight"] = Weight((width, width), Zeros())
+        name = "OpenSoraInpaint" if self.is_inpaint else "OpenSoraT2V"
+        heads = f"{self.num_attention_heads}x{self.attention_head_dim}"
+        return Layout(
+            f"{name}(num_layers={self.num_layers}, heads={heads})", weights, embeddings=("pos_embed.proj.weight",)
+        )
+
+    def _block(self, weights: WeightList, name: str) -> None:
+        width = self.hidden_size
+        weights[f"{name}.scale_shift_table"] = Weight((NUM_MODULATIONS, width), Normal(width**-0.5))
+        if self.norm_elementwise_affine:
+            weights.norm(f"{name}.norm1", width)
+        for attention in ("attn1", "attn2"):
+            for part in ("to_q", "to_k", "to_v"):
+                weights.linear(f"{name}.{attention}.{part}", width, width, bias=self.attention_bias)
+            weights.linear(f"{name}.{attention}.to_out.0", width, width)
+        if self.norm_elementwise_affine:
+            weights.norm(f"{name}.norm2", width)
+        weights.linear(f"{name}.ff.net.0.proj", self.feed_forward_inputs, width)
+        weights.linear(f"{name}.ff.net.2", width, FEED_FORWARD_FACTOR * width)
+
+
+def _mask_channels(rest: dict[str, Any], source: str) -> int:
+    if rest.get("_class_name") == "OpenSoraInpaint_v1_3" or "vae_scale_factor_t" in rest:
+        return take(rest, source, "vae_scale_factor_t", int, 4)
+    return 0
+
+
+def _sample_size(rest: dict[str, Any]) -> LatentShape | None:
+    """Upstream's trainer saves the pair [height, width] under both keys; older configs hold one number each."""
+    frames, height, width = (rest.pop(f"sample_size_{axis}", None) for axis in "thw")
+    if isinstance(height, list):
+        height, width = height
+    return LatentShape(frames, height, width) if frames and height and width else None
+
+
+T2V_2B = OpenSoraT2VSpec(
+    num_layers=32,
+    num_attention_heads=24,
+    attention_head_dim=96,
+    in_channels=8,
+    out_channels=8,
+    caption_channels=4096,
+)
+INPAINT_2B = replace(T2V_2B, mask_channels=4)
+TINY = OpenSoraT2VSpec(
+    num_layers=6,
+    num_attention_heads=3,
+    attention_head_dim=48,
+    in_channels=8,
+    out_channels=8,
+    caption_channels=64,
+)
+TINY_INPAINT = replace(TINY, mask_channels=4)
+
+PRESETS: Mapping[str, OpenSoraT2VSpec] = {
+    "opensora_plan_v1_3_t2v": T2V_2B,
+    "opensora_plan_v1_3_inpaint": INPAINT_2B,
+    "tiny": TINY,
+    "tiny_inpaint": TINY_INPAINT,
+}

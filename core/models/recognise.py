@@ -1,0 +1,146 @@
+"""Which family a config.json, a folder or a preset name belongs to, and its spec and weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, ConfigError
+from ..io.weights import open_weights
+from ..layout import FreshWeights, Layout, Weights
+from . import mt5, opensora_t2v, wfvae
+
+CONFIG_FILE = "config.json"
+TINY_FOLDER = Path(__file__).parent / "tiny"
+"""The tokeniser of the tiny preset."""
+COMPANIONS = {
+    "tiny": ("tiny", "tiny"),
+    "tiny_inpaint": ("tiny", "tiny"),
+    "opensora_plan_v1_3_t2v": ("mt5_xxl", "wfvae_d8_4x8x8"),
+    "opensora_plan_v1_3_inpaint": ("mt5_xxl", "wfvae_d8_4x8x8"),
+}
+"""Text encoder and autoencoder presets that go with a denoiser preset."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of model: how it is recognised and which presets it has."""
+
+    kind: str
+    """Its part in a pipeline: denoiser, text_encoder or vae."""
+    title: str
+    class_names: tuple[str, ...]
+    """`_class_name` or `architectures` of its config.json."""
+    telling_keys: tuple[str, ...]
+    """Keys that only its config.json has, for configs without a class name."""
+    from_config: Callable[[Mapping[str, Any], str], Any]
+    presets: Mapping[str, Any]
+
+
+FAMILIES = (
+    Family(
+        "denoiser",
+        "OpenSoraT2V v1.3",
+        ("OpenSoraT2V_v1_3", "OpenSoraInpaint_v1_3"),
+        ("sparse1d", "caption_channels"),
+        opensora_t2v.OpenSoraT2VSpec.from_config,
+        opensora_t2v.PRESETS,
+    ),
+    Family(
+        "text_encoder",
+        "mT5 encoder",
+        ("MT5EncoderModel", "MT5ForConditionalGeneration", "MT5Model", "T5EncoderModel", "T5ForConditionalGeneration"),
+        ("d_kv", "relative_attention_num_buckets"),
+        mt5.MT5Spec.from_config,
+        mt5.PRESETS,
+    ),
+    Family(
+        "vae",
+        "WFVAE",
+        ("WFVAEModel",),
+        ("encoder_energy_flow_hidden_size", "connect_res_layer_num"),
+        wfvae.WFVAESpec.from_config,
+        wfvae.PRESETS,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model that is known but not loaded: its spec and where its weights are."""
+
+    family: Family
+    spec: Any
+    source: str
+    """The folder, or the preset's name."""
+    is_fresh: bool
+    """Whether the weights are drawn anew instead of read: the model is untrained."""
+    open: Callable[[], Weights]
+
+    @property
+    def layout(self) -> Layout:
+        return self.spec.layout()
+
+
+def open_part(kind: str, name: str, seed: int = 0) -> Part:
+    """The model in a folder of the hub's form, or a preset with fresh weights of this seed.
+
+    Raises: CheckpointError when the folder has no readable config.json or weights; ConfigError when the model is of
+    another kind, its config holds what is not implemented, or no preset has the name.
+    """
+    family = next(family for family in FAMILIES if family.kind == kind)
+    folder = Path(name)
+    if not folder.exists() or name in family.presets:
+        return _fresh_part(family, name, seed)
+    part = recognise(folder)
+    if part.family is not family:
+        raise ConfigError(f"model.{kind} = {name}: this is a {part.family.title} model, a {family.title} one is needed")
+    return part
+
+
+def recognise(folder: Path) -> Part:
+    """The model in a folder of the hub's form: config.json beside safetensors. Raises as open_part does."""
+    file = folder / CONFIG_FILE if folder.is_dir() else folder.parent / CONFIG_FILE
+    config = read_config(file)
+    family = family_of(config, str(file))
+    return Part(family, family.from_config(config, str(file)), str(folder), False, lambda: open_weights(folder))
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A config.json. Raises CheckpointError when it is missing or not a JSON object."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{file}: no such file; a model folder holds config.json beside its safetensors"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(config, dict):
+        raise CheckpointError(f"{file}: holds {type(config).__name__} instead of a JSON object")
+    return config
+
+
+def family_of(config: Mapping[str, Any], source: str) -> Family:
+    """The family of a config.json. Raises ConfigError naming the families that are known."""
+    architectures = config.get("architectures") or []
+    names = {config.get("_class_name"), *(architectures if isinstance(architectures, list) else [])}
+    for family in FAMILIES:
+        if names & set(family.class_names):
+            return family
+    for family in FAMILIES:
+        if any(key in config for key in family.telling_keys):
+            return family
+    known = ", ".join(family.title for family in FAMILIES)
+    raise ConfigError(f"{source}: not the config of a model that duosora knows ({known})")
+
+
+def _fresh_part(family: Family, name: str, seed: int) -> Part:
+    if name not in family.presets:
+        presets = ", ".join(family.presets)
+        raise CheckpointError(f"model.{family.kind} = {name}: no such folder, and no preset of that name ({presets})")
+    spec = family.presets[name]
+    return Part(family, spec, name, True, lambda: FreshWeights(spec.layout(), seed))

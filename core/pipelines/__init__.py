@@ -1,0 +1,1 @@
+"""The pipelines, written once over `core.backend.Backend`."""

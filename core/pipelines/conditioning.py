@@ -1,0 +1,144 @@
+"""What the inpaint sibling is given: frames to keep, placed in the clip, encoded, with their mask.
+
+Image-to-video, transition between two images, continuation of a clip, or any frames at any places: all are a clip
+whose other frames are hidden. Mask convention: 1 = to generate, 0 = given.
+Source: opensora/sample/pipeline_inpaint.py of Open-Sora Plan at 9fa322f.
+"""
+
+from __future__ import annotations
+
+import random as python_random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import random
+from ..backend import Backend, Model
+from ..errors import ConfigError, ShapeError
+from ..maths import gaussian
+from ..maths.masks import compress_mask, frame_mask, masked_pixels
+from ..maths.resize import center_crop_resize, resize_to_area
+from ..models.wfvae import WFVAESpec
+from ..shapes import VideoShape
+from .autoencode import encode_chunks, from_uint8, scale_latents
+
+CONTINUATION_CLEAR = 0.5
+"""Part of the clip that a given video keeps."""
+STRIDE = 32
+"""Sides of outputs that follow an image are multiples of this."""
+NOISE_STRENGTH_SPREAD = 0.01
+"""Standard deviation of the logarithm of the noise on given pixels."""
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """The frames that a request gives."""
+
+    images: tuple[np.ndarray, ...]
+    """uint8 (H, W, 3) each: separate images, or the frames of a clip."""
+    indices: Sequence[int] | None = None
+    """Where they go; None: one image first, two at both ends, a clip from the start."""
+    mask_type: str | None = None
+    """For as many images as frames: which of them are kept, one of core.maths.masks.MASK_TYPES; None: continuation."""
+    noise_strength: float = 0.0
+    """About how much normal noise is put on given pixels, in units of [-1, 1]."""
+
+
+@dataclass(frozen=True)
+class PlacedFrames:
+    """A clip in which some frames are given."""
+
+    pixels: np.ndarray
+    """uint8 (T, H, W, 3); what stands in hidden frames does not matter."""
+    mask: np.ndarray
+    """float32 (T,): 1 to generate, 0 given."""
+    noise_strength: float = 0.0
+
+
+def fitted(images: Sequence[np.ndarray], size: tuple[int, int] | None, max_area: int) -> list[np.ndarray]:
+    """Images (H, W, 3) uint8 cut and resized to `size`, or, where that is None, shrunk to max_area pixels and cut to
+    the stride, all to the size that the first one gets."""
+    if size is None:
+        height, width = resize_to_area(images[0][None], max_area, STRIDE).shape[1:3]
+        size = (height, width)
+    return [center_crop_resize(image[None], *size)[0] for image in images]
+
+
+def place_frames(given: Conditioning, video: VideoShape, seed: int = 0) -> PlacedFrames:
+    """Put the given frames where they belong; images are brought to the video's size.
+
+    The seed decides what a continuation or random mask keeps. Raises: ConfigError when it is not said where frames
+    belong; ShapeError when an index is outside the clip.
+    """
+    images = fitted(given.images, (video.height, video.width), 0)
+    pixels = np.zeros((*video, 3), np.uint8)
+    if len(images) == video.frames and given.indices is None:
+        pixels[:] = images
+        kind = given.mask_type or "continuation"
+        draw = python_random.Random(seed)
+        mask = frame_mask(kind, video.frames, draw, CONTINUATION_CLEAR, CONTINUATION_CLEAR)
+        return PlacedFrames(pixels, mask, given.noise_strength)
+    mask = np.ones(video.frames, np.float32)
+    for index, image in zip(_indices(given, video.frames), images, strict=True):
+        pixels[index], mask[index] = image, 0.0
+    return PlacedFrames(pixels, mask, given.noise_strength)
+
+
+def condition_frames(
+    backend: Backend,
+    vae: Model,
+    spec: WFVAESpec,
+    placed: PlacedFrames,
+    noise: np.ndarray,
+    pixel_noise: np.ndarray | None = None,
+    chunk: int | None = None,
+) -> np.ndarray:
+    """The channels that the model sees beside its latents, (C + M, t, h, w) float32: latents of the clip with hidden
+    frames black, then the mask folded to latent frames.
+
+    noise: (C, t, h, w) for the posterior, which upstream samples here too (quirk Q14); pixel_noise: (3, T, H, W),
+    already scaled, goes on given pixels only.
+    """
+    frames, height, width = placed.pixels.shape[:3]
+    mask = np.broadcast_to(placed.mask[:, None, None], (frames, height, width))
+    # Hidden frames are 0 before the change of range, so -1 in the VAE's input.
+    visible = from_uint8(masked_pixels(placed.pixels.astype(np.float32), mask[..., None]))  # (T, H, W, 3)
+    clip = visible.transpose(3, 0, 1, 2)
+    if pixel_noise is not None:
+        clip = clip + pixel_noise * (mask < 0.5)
+    with backend.inference():
+        moments = encode_chunks(backend, vae, spec, clip[None], chunk)
+    latents = scale_latents(spec, gaussian.sample(moments, noise[None]))
+    folded = compress_mask(mask[None, None], spec.compression.time, spec.compression.space)
+    return np.concatenate([latents, folded], axis=1)[0].astype(np.float32)
+
+
+def condition_for_seed(
+    backend: Backend, vae: Model, spec: WFVAESpec, placed: PlacedFrames, seed: int, chunk: int | None = None
+) -> np.ndarray:
+    """condition_frames with all noise drawn from the request's seed."""
+    video = VideoShape(*placed.pixels.shape[:3])
+    noise = random.normal((spec.latent_dim, *spec.compression.latent(video)), seed, "posterior")
+    pixel_noise = None
+    if placed.noise_strength > 0:
+        spread = NOISE_STRENGTH_SPREAD * random.stream(seed, "condition strength").standard_normal()
+        pixel_noise = random.normal((3, *video), seed, "condition noise")
+        pixel_noise *= np.float32(placed.noise_strength * np.exp(spread))
+    return condition_frames(backend, vae, spec, placed, noise, pixel_noise, chunk)
+
+
+def _indices(given: Conditioning, num_frames: int) -> list[int]:
+    count = len(given.images)
+    if given.indices is None:
+        if count > 2:
+            raise ConfigError(
+                f"{count} images are given for {num_frames} frames: condition.indices must say which frames they are"
+            )
+        return [0, num_frames - 1][:count]
+    if len(given.indices) != count:
+        raise ConfigError(f"condition.indices has {len(given.indices)} entries for {count} images")
+    for index in given.indices:
+        if not -num_frames <= index < num_frames:
+            raise ShapeError(f"condition.indices: {index} is outside a clip of {num_frames} frames")
+    return list(given.indices)

@@ -1,0 +1,201 @@
+"""A video or an image through the autoencoder and back, with PSNR and SSIM: how much the latents keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from .. import backend as backends
+from .. import random
+from ..backend import Backend, Model
+from ..config.schema import ReconstructConfig
+from ..errors import MediaError, NumericsError, ShapeError
+from ..io.images import read_image
+from ..io.video import open_video
+from ..maths import gaussian
+from ..maths.metrics import psnr, ssim
+from ..maths.resize import center_crop_resize
+from ..models.recognise import Part, open_part
+from ..models.wfvae import WFVAESpec
+from ..progress import progress
+from ..shapes import VideoShape
+from .autoencode import DecodeOptions, decode_chunks, encode_chunks, from_uint8, to_uint8
+from .settings import decode_options, default_dtype
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+READ_AHEAD = 16
+"""Frames that are decoded from the file at a time."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The frames of a file that are to be reconstructed, at the size that the autoencoder takes."""
+
+    path: Path
+    shape: VideoShape
+    fps: float
+    every: int
+    """Every how many-th frame is taken."""
+
+    @property
+    def is_image(self) -> bool:
+        return self.path.suffix.lower() in IMAGE_SUFFIXES
+
+    def frames(self, reader: str) -> Iterator[np.ndarray]:
+        """Chunks (t, H, W, 3) uint8, read anew at each call, so that a long clip is never in memory as a whole."""
+        size = (self.shape.height, self.shape.width)
+        if self.is_image:
+            yield center_crop_resize(read_image(self.path)[None], *size)
+            return
+        with open_video(self.path, reader) as video:
+            for chunk in video.chunks(READ_AHEAD, slice(0, self.shape.frames * self.every, self.every)):
+                yield center_crop_resize(chunk, *size)
+
+
+def open_clip(
+    path: Path,
+    spec: WFVAESpec,
+    num_frames: int | None = None,
+    every: int = 1,
+    size: tuple[int | None, int | None] = (None, None),
+    reader: str = "pyav",
+) -> Clip:
+    """Look at a file and settle what of it is reconstructed.
+
+    Without num_frames: as many frames as there are, cut to 1 + a multiple of the compression. Without a height or
+    width: the file's own, cut to a multiple of the compression. Raises: MediaError when the file is unreadable or
+    too short; ShapeError when num_frames, height or width do not fit the autoencoder.
+    """
+    time, space = spec.compression
+    clip = Clip(path, VideoShape(1, 0, 0), fps=0.0, every=every)
+    if clip.is_image:
+        height, width = read_image(path).shape[:2]
+        available, fps = 1, 1.0
+    else:
+        with open_video(path, reader) as video:
+            height, width, fps = video.height, video.width, video.fps / every
+            available = -(-len(video) // every)
+    frames = num_frames or 1 + (available - 1) // time * time
+    if frames > available:
+        raise MediaError(f"{path}: has {available} frames (every {every}), {frames} are asked for")
+    shape = VideoShape(frames, size[0] or height // space * space, size[1] or width // space * space)
+    if not shape.height or not shape.width:
+        raise ShapeError(f"{path}: {height}x{width} pixels are smaller than one latent of {space}x{space}")
+    spec.compression.check(shape)
+    return Clip(path, shape, fps, every)
+
+
+def prepare(source: Path, config: ReconstructConfig) -> Reconstruction:
+    """The reconstruction of a file as configured; nothing is loaded yet. Raises: as open_clip, and for the model."""
+    backend = backends.get(config.backend, config.device)
+    part = open_part("vae", config.vae)
+    clip = open_clip(source, part.spec, config.frames, config.every, (config.height, config.width), config.reader)
+    return Reconstruction(
+        backend,
+        part,
+        clip,
+        dtype=config.dtype or default_dtype(backend),
+        seed=config.seed,
+        options=decode_options(config.chunk, config.tile),
+        reader=config.reader,
+    )
+
+
+@dataclass(frozen=True)
+class Quality:
+    """PSNR in dB and SSIM of each frame."""
+
+    psnr: np.ndarray
+    ssim: np.ndarray
+
+    def summary(self) -> dict[str, float]:
+        return {
+            "psnr_mean": float(self.psnr.mean()),
+            "psnr_min": float(self.psnr.min()),
+            "ssim_mean": float(self.ssim.mean()),
+            "ssim_min": float(self.ssim.min()),
+        }
+
+
+class Reconstruction:
+    """One clip through an autoencoder: iterate over `frames()`, then ask for `quality`."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        vae: Part,
+        clip: Clip,
+        *,
+        dtype: str = "fp32",
+        seed: int | None = None,
+        options: DecodeOptions | None = None,
+        reader: str = "pyav",
+    ) -> None:
+        """seed None takes the posterior's mean; a seed samples it, as upstream always does (quirk Q14)."""
+        self.backend, self.part, self.clip = backend, vae, clip
+        self.dtype, self.seed, self.reader = dtype, seed, reader
+        self.options = options or DecodeOptions()
+        self._psnr: list[np.ndarray] = []
+        self._ssim: list[np.ndarray] = []
+
+    @property
+    def spec(self) -> WFVAESpec:
+        return self.part.spec
+
+    @cached_property
+    def vae(self) -> Model:
+        return self.backend.build(self.spec, self.part.open(), self.dtype)
+
+    def plan(self) -> list[str]:
+        """What the run is about to do, a line per subject."""
+        latent = self.spec.compression.latent(self.clip.shape)
+        lines = [
+            f"backend    {self.backend.name} on {self.backend.device}",
+            f"model      {self.part.source} ({self.dtype})",
+            f"clip       {'x'.join(map(str, self.clip.shape))} pixels = {'x'.join(map(str, latent))} latents of "
+            f"{self.spec.latent_dim} channels, {'the mean' if self.seed is None else f'sampled with seed {self.seed}'}",
+        ]
+        if self.part.is_fresh:
+            lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
+        return lines
+
+    def latents(self) -> np.ndarray:
+        """Unscaled latents (1, C, t, h, w) of the clip."""
+        read = progress(self.clip.frames(self.reader), "encoding", "chunk")
+        chunks = (from_uint8(chunk).transpose(3, 0, 1, 2)[None] for chunk in read)
+        with self.backend.inference():
+            moments = encode_chunks(self.backend, self.vae, self.spec, chunks, self.options.chunk)
+        if not np.isfinite(moments).all():
+            raise NumericsError(
+                f"{self.clip.path}: encoding gave NaN or infinity; try another dtype or check the weights"
+            )
+        if self.seed is None:
+            return gaussian.split_moments(moments)[0]
+        noise = random.normal((self.spec.latent_dim, *moments.shape[2:]), self.seed, "posterior")
+        return gaussian.sample(moments, noise[None])
+
+    def frames(self) -> Iterator[np.ndarray]:
+        """Reconstructed frames (H, W, 3) uint8, one at a time; quality is measured on the way."""
+        originals = _frame_by_frame(self.clip.frames(self.reader))
+        with self.backend.inference():
+            for chunk in decode_chunks(self.backend, self.vae, self.spec, self.latents(), self.options):
+                if not np.isfinite(chunk).all():
+                    raise NumericsError(f"{self.clip.path}: decoding gave NaN or infinity; try another dtype")
+                for frame in to_uint8(chunk)[0]:
+                    original = next(originals)
+                    self._psnr.append(psnr(frame[None], original[None]))
+                    self._ssim.append(ssim(frame[None], original[None]))
+                    yield frame
+
+    @property
+    def quality(self) -> Quality:
+        return Quality(np.concatenate(self._psnr), np.concatenate(self._ssim))
+
+
+def _frame_by_frame(chunks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    for chunk in chunks:
+        yield from chunk

@@ -1,0 +1,273 @@
+"""A whole `sample` run: settle everything first, then make the videos one batch at a time and write each when it is
+done."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import backend as backends
+from .. import random
+from ..config.schema import SampleConfig
+from ..config.settings import resolved
+from ..errors import ConfigError, NumericsError
+from ..io.files import atomic_write, refuse_existing
+from ..io.images import read_image, write_image
+from ..io.prompts import Prompt, apply_template, read_prompts
+from ..io.tokenizer import Tokenizer
+from ..io.video import read_video, write_video
+from ..io.weights import save_weights
+from ..models.recognise import COMPANIONS, TINY_FOLDER, open_part
+from ..progress import progress
+from ..samplers import Sampler
+from ..shapes import VideoShape
+from .autoencode import to_uint8
+from .conditioning import Conditioning, PlacedFrames, condition_for_seed, fitted, place_frames
+from .denoise import Guidance, Step
+from .settings import decode_options, default_dtype, make_sampler
+from .text import EncodedTexts
+from .text_to_video import Parts, Precision, Request, TextToVideo
+
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video that a run will make."""
+
+    prompt: Prompt
+    text: str
+    """The prompt in its template."""
+    negative: str
+    seed: int
+    output: Path
+    video: VideoShape
+    placed: PlacedFrames | None = None
+    """The frames that an inpaint model is given."""
+
+
+class SampleRun:
+    """Everything that a run resolved to. Nothing is loaded, and no file written, before `run`.
+
+    Raises: DuosoraError of the part that does not fit, before any long work.
+    """
+
+    def __init__(self, config: SampleConfig, overwrite: bool = False) -> None:
+        self.config = config
+        self.overwrite = overwrite or config.output.overwrite
+        self.backend = backends.get(config.backend.name, config.backend.device)
+        self.pipeline = TextToVideo(
+            self.backend,
+            self._parts(),
+            self._precision(),
+            config.prompts.max_tokens,
+            decode_options(config.decode.chunk, config.decode.tile),
+        )
+        self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
+        self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
+        self.sampler()  # refuses options that do not go together before anything is loaded
+        self.jobs = self._jobs()
+        for job in self.jobs:
+            self.pipeline.sizes(job.video)
+            refuse_existing(job.output, self.overwrite)
+
+    def sampler(self) -> Sampler:
+        """A fresh sampler as configured."""
+        return make_sampler(self.config.sampler)
+
+    @property
+    def num_steps(self) -> int:
+        """Network calls of the whole run, each counted once however many videos it is for."""
+        runs = len(self.jobs) if self.backend.on_host else len(self._batches())
+        return runs * len(self.sampler().timesteps)
+
+    def plan(self) -> list[str]:
+        """What the run is about to do, a line per subject."""
+        precision, parts, sampler = self.pipeline.precision, self.pipeline.parts, self.sampler()
+        lines = [
+            f"backend    {self.backend.name} on {self.backend.device}, attention {precision.attention}",
+            f"models     {parts.denoiser.source} ({precision.denoiser}), text encoder {parts.text_encoder.source} "
+            f"({precision.text_encoder}), autoencoder {parts.vae.source} ({precision.vae})",
+            f"sampler    {sampler.name}, {self.config.sampler.steps} steps ({len(sampler.timesteps)} network calls), "
+            f"{sampler.objective}, guidance {self.guidance.scale:g}",
+        ]
+        for video, jobs in groupby(self.jobs, key=lambda job: job.video):
+            sizes = self.pipeline.sizes(video)
+            pixels, latents = ("x".join(map(str, size)) for size in (video, sizes.latent))
+            lines.append(
+                f"videos     {len(list(jobs))} of {pixels} pixels = {latents} latents = {sizes.tokens.num_tokens} "
+                f"tokens, {self.config.video.fps:g} frames a second"
+            )
+        lines.append(f"seeds      {', '.join(dict.fromkeys(str(job.seed) for job in self.jobs))}")
+        fresh = [part.source for part in (parts.denoiser, parts.text_encoder, parts.vae) if part.is_fresh]
+        if fresh:
+            lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
+        return lines
+
+    def run(
+        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
+    ) -> Iterator[Path]:
+        """Make the videos; the path of each comes when it is complete on the disk."""
+        texts = self._encode(on_warning)
+        for batch in self._batches():
+            requests = [self._request(job) for job in batch]
+            latents = self.pipeline.denoise(requests, texts, batch[0].video, self.sampler, self.guidance, on_step)
+            for job, latent in zip(batch, latents, strict=True):
+                self._write(job, latent)
+                yield job.output
+
+    def _parts(self) -> Parts:
+        model = self.config.model
+        companions = COMPANIONS.get(model.denoiser, (None, None))
+        names = {"text_encoder": model.text_encoder or companions[0], "vae": model.vae or companions[1]}
+        for kind, name in names.items():
+            if name is None:
+                raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
+        text_encoder = open_part("text_encoder", str(names["text_encoder"]))
+        tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
+        return Parts(
+            denoiser=open_part("denoiser", model.denoiser),
+            text_encoder=text_encoder,
+            vae=open_part("vae", str(names["vae"])),
+            tokenizer=Tokenizer.open(tokenizer),
+        )
+
+    def _precision(self) -> Precision:
+        options = self.config.backend
+        default = default_dtype(self.backend)
+        return Precision(
+            denoiser=options.dtype.denoiser or default,
+            text_encoder=options.dtype.text_encoder or default,
+            vae=options.dtype.vae or default,
+            attention=options.attention,
+        )
+
+    def _jobs(self) -> list[Job]:
+        config = self.config
+        is_inpaint = self.pipeline.parts.denoiser.spec.is_inpaint
+        jobs = []
+        for prompt in read_prompts(config.prompts.sources):
+            given = self._given(prompt)
+            video = VideoShape(config.video.frames, config.video.height, config.video.width)
+            if given.images and not config.condition.crop:
+                video = VideoShape(config.video.frames, *given.images[0].shape[:2])
+            negative = config.prompts.negative if prompt.negative is None else prompt.negative
+            first = config.seed if prompt.seed is None else prompt.seed
+            for seed in range(first, first + config.samples_per_prompt):
+                random.check_seed(seed)
+                suffix = ".png" if video.frames == 1 else ".mp4"
+                placed = place_frames(given, video, seed) if is_inpaint else None
+                jobs.append(
+                    Job(
+                        prompt=prompt,
+                        text=apply_template(config.prompts.template, prompt.text),
+                        negative=negative,
+                        seed=seed,
+                        output=config.output.folder / f"{prompt.name}_{seed}{suffix}",
+                        video=video,
+                        placed=placed,
+                    )
+                )
+        return jobs
+
+    def _given(self, prompt: Prompt) -> Conditioning:
+        """The frames that a prompt is conditioned on, cut and resized."""
+        config = self.config
+        options = config.condition
+        paths = prompt.conditions or tuple(map(str, options.images))
+        if not paths:
+            return Conditioning(())
+        if not self.pipeline.parts.denoiser.spec.is_inpaint:
+            raise ConfigError(
+                f"{paths[0]}: model.denoiser = {config.model.denoiser} makes videos from text only; "
+                "images and videos need an inpaint model (any93x640x640_i2v)"
+            )
+        if Path(paths[0]).suffix.lower() in VIDEO_SUFFIXES:
+            frames, _ = read_video(paths[0], slice(0, config.video.frames), reader=options.reader)
+            if len(frames) < config.video.frames:
+                raise ConfigError(
+                    f"{paths[0]}: has {len(frames)} frames, video.frames = {config.video.frames} are needed"
+                )
+            images = list(frames)
+        else:
+            images = [read_image(path) for path in paths]
+        size = (config.video.height, config.video.width) if options.crop else None
+        images = fitted(images, size, options.max_area)
+        return Conditioning(tuple(images), options.indices, options.mask_type, options.noise_strength)
+
+    def _encode(self, on_warning: Callable[[str], None]) -> EncodedTexts:
+        texts = self.pipeline.encode([text for job in self.jobs for text in (job.text, job.negative)])
+        for text, cut in texts.cut.items():
+            limit = self.config.prompts.max_tokens
+            on_warning(f"warning: the prompt {text[:40]!r}... is over {limit} tokens: its last {cut} are left out")
+        self.pipeline.release("text_encoder")
+        return texts
+
+    def _batches(self) -> list[list[Job]]:
+        """Jobs of one size, at most batch_size together."""
+        size = self.config.batch_size
+        batches = []
+        for _, group in groupby(self.jobs, key=lambda job: job.video):
+            jobs = list(group)
+            batches += [jobs[start : start + size] for start in range(0, len(jobs), size)]
+        return batches
+
+    def _request(self, job: Job) -> Request:
+        if job.placed is None:
+            return Request(job.text, job.negative, job.seed)
+        vae, spec = self.pipeline.model("vae"), self.pipeline.parts.vae.spec
+        frames = condition_for_seed(self.backend, vae, spec, job.placed, job.seed, self.config.decode.chunk)
+        return Request(job.text, job.negative, job.seed, frames)
+
+    def _write(self, job: Job, latent: np.ndarray) -> None:
+        frames = self._frames(job, latent)
+        if job.video.frames == 1:
+            write_image(job.output, next(frames), self.overwrite)
+        else:
+            write_video(job.output, frames, self.config.video.fps, self.config.output.crf, self.overwrite)
+        if self.config.output.save_latents:
+            save_weights(job.output.with_suffix(".safetensors"), {"latents": latent}, overwrite=True)
+        with atomic_write(job.output.with_suffix(".json"), overwrite=True) as temporary:
+            temporary.write_text(json.dumps(self._sidecar(job), indent=1, ensure_ascii=False), encoding="utf-8")
+
+    def _frames(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames (H, W, 3) uint8 of one video, as they are decoded."""
+        for chunk in progress(self.pipeline.decode(latent[None]), "decoding", "chunk"):
+            if not np.isfinite(chunk).all():
+                raise NumericsError(
+                    f"{job.output}: decoding gave NaN or infinity; "
+                    "try --set backend.dtype.vae=fp32, or check the weights"
+                )
+            yield from to_uint8(chunk)[0]
+
+    def _sidecar(self, job: Job) -> dict[str, Any]:
+        """Everything that is needed to make the video again."""
+        from duosora import __version__
+
+        return {
+            "duosora": __version__,
+            "versions": self.backend.versions(),
+            "prompt": job.prompt.text,
+            "prompt_in_template": job.text,
+            "negative_prompt": job.negative,
+            "seed": job.seed,
+            "frames_height_width": list(job.video),
+            "conditions": list(job.prompt.conditions),
+            "config": _config_of(self.config, job),
+        }
+
+
+def _config_of(config: SampleConfig, job: Job) -> dict[str, Any]:
+    """The config of a run that makes just this job."""
+    settings = resolved(config)
+    settings["prompts"]["sources"] = [job.prompt.text]
+    settings["prompts"]["negative"] = job.negative
+    settings["seed"] = job.seed
+    settings["samples_per_prompt"] = 1
+    return settings

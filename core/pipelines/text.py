@@ -1,0 +1,65 @@
+"""From prompts to text states: tokenise, run the text encoder on each different text once, cut the padding off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..backend import Backend, Model
+from ..io.tokenizer import Tokenizer
+from ..progress import progress
+
+ACCELERATOR_BATCH = 8
+"""Texts encoded at a time; one by one on a CPU, where sums are rounded differently in another batch."""
+
+
+@dataclass(frozen=True)
+class EncodedTexts:
+    """The states of a set of texts, without padding."""
+
+    states: dict[str, np.ndarray]
+    """(L, D) float32 for each text, L its own number of tokens."""
+    cut: dict[str, int]
+    """How many tokens were dropped from the texts that were over the limit."""
+
+    def batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """States (B, L, D) and mask (B, L) of some texts, padded with zeros to the longest."""
+        rows = [self.states[text] for text in texts]
+        longest = max(len(row) for row in rows)
+        states = np.zeros((len(rows), longest, rows[0].shape[1]), np.float32)
+        mask = np.zeros((len(rows), longest), np.int64)
+        for i, row in enumerate(rows):
+            states[i, : len(row)] = row
+            mask[i, : len(row)] = 1
+        return states, mask
+
+
+def encode_texts(
+    backend: Backend,
+    encoder: Model,
+    tokenizer: Tokenizer,
+    texts: Iterable[str],
+    max_tokens: int,
+) -> EncodedTexts:
+    """Encode each different text once.
+
+    Texts of a batch are padded to its longest only: padded keys are masked and relative positions do not depend on the
+    length, so the states of real tokens are those of a run padded to max_tokens.
+    """
+    batch_size = 1 if backend.on_host else ACCELERATOR_BATCH
+    unique = list(dict.fromkeys(texts))
+    ids, mask, dropped = tokenizer.encode(unique, max_tokens)
+    lengths = mask.sum(axis=1)
+    states: dict[str, np.ndarray] = {}
+    # Neighbours in length share a batch, so little of it is padding.
+    by_length = np.argsort(lengths, kind="stable")
+    with backend.inference():
+        for start in progress(range(0, len(unique), batch_size), "encoding prompts", "batch"):
+            rows = by_length[start : start + batch_size]
+            longest = int(lengths[rows].max())
+            output = encoder(backend.asarray(ids[rows, :longest]), backend.asarray(mask[rows, :longest]))
+            for row, values in zip(rows, backend.to_numpy(output), strict=True):
+                states[unique[row]] = values[: lengths[row]].copy()
+    return EncodedTexts(states, {text: cut for text, cut in zip(unique, dropped, strict=True) if cut})

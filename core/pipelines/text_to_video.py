@@ -1,0 +1,184 @@
+"""Text to video: prompts -> mT5 -> denoising with guidance -> WFVAE, written once over Backend.
+
+Every video is a function of its own prompt and seed: noise comes from the request's seed alone, so batches, ranks and
+backends do not change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from .. import random
+from ..backend import Backend, Model
+from ..errors import ConfigError
+from ..io.tokenizer import Tokenizer
+from ..models.recognise import Part
+from ..samplers import Sampler
+from ..shapes import LatentShape, TokenGrid, VideoShape
+from .autoencode import DecodeOptions, decode_chunks, unscale_latents
+from .denoise import Guidance, Step, denoise
+from .text import EncodedTexts, encode_texts
+
+
+@dataclass(frozen=True)
+class Request:
+    """One video to make."""
+
+    prompt: str
+    """As the text encoder sees it, template applied."""
+    negative: str
+    seed: int
+    frames: np.ndarray | None = None
+    """(C + M, T, H, W) condition channels of the inpaint sibling, at latent size."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The models of a pipeline, known but not loaded."""
+
+    denoiser: Part
+    text_encoder: Part
+    vae: Part
+    tokenizer: Tokenizer
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The compute dtype of each model, one of core.backend.DTYPES, and the denoiser's attention kernel."""
+
+    denoiser: str = "fp32"
+    text_encoder: str = "fp32"
+    vae: str = "fp32"
+    attention: str = "auto"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One video in pixels, latents and tokens."""
+
+    video: VideoShape
+    latent: LatentShape
+    tokens: TokenGrid
+
+
+@dataclass
+class TextToVideo:
+    """The pipeline on one backend; models are loaded when they are first needed and stay until released."""
+
+    backend: Backend
+    parts: Parts
+    precision: Precision = field(default_factory=Precision)
+    max_tokens: int = 512
+    decode_options: DecodeOptions = field(default_factory=DecodeOptions)
+    _models: dict[str, Model] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        denoiser, vae = self.parts.denoiser.spec, self.parts.vae.spec
+        if denoiser.in_channels != vae.latent_dim:
+            raise ConfigError(
+                f"model.denoiser works on {denoiser.in_channels} latent channels, model.vae makes {vae.latent_dim}; "
+                "they do not belong together"
+            )
+        states = self.parts.text_encoder.spec.d_model
+        if denoiser.caption_channels != states:
+            raise ConfigError(
+                f"model.denoiser reads text states of {denoiser.caption_channels} channels, model.text_encoder gives "
+                f"{states}; they do not belong together"
+            )
+        if denoiser.is_inpaint and denoiser.mask_channels != vae.compression.time:
+            raise ConfigError(
+                f"model.denoiser folds {denoiser.mask_channels} mask frames into one, model.vae compresses time "
+                f"{vae.compression.time} times; they do not belong together"
+            )
+
+    def sizes(self, video: VideoShape) -> Sizes:
+        """The sizes of a video. Raises ShapeError when the models cannot make it, naming what they can."""
+        latent = self.parts.vae.spec.compression.latent(video)
+        return Sizes(video, latent, self.parts.denoiser.spec.patch.tokens(latent))
+
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
+        """The states of the prompts, each different text once."""
+        encoder = self.model("text_encoder")
+        return encode_texts(self.backend, encoder, self.parts.tokenizer, texts, self.max_tokens)
+
+    def denoise(
+        self,
+        requests: Sequence[Request],
+        texts: EncodedTexts,
+        video: VideoShape,
+        new_sampler: Callable[[], Sampler],
+        guidance: Guidance,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> np.ndarray:
+        """Latents (B, C, T, H, W) float32 of a batch of requests.
+
+        On a CPU the requests are run one after the other: it gains nothing from a batch, whose other rounding
+        guidance would amplify from step to step, and so a video does not depend, in any bit, on what it is made
+        together with.
+        Raises: NumericsError when a step gives NaN or infinity.
+        """
+        size = 1 if self.backend.on_host else len(requests)
+        batches = [requests[start : start + size] for start in range(0, len(requests), size)]
+        runs = [self._denoise_together(batch, texts, video, new_sampler(), guidance, on_step) for batch in batches]
+        return np.concatenate(runs)
+
+    def decode(self, latents: np.ndarray) -> Iterator[np.ndarray]:
+        """Decode latents (B, C, T, H, W); pixel frames (B, 3, t, H, W) in about [-1, 1] come as they are finished."""
+        vae = self.parts.vae.spec
+        return decode_chunks(self.backend, self.model("vae"), vae, unscale_latents(vae, latents), self.decode_options)
+
+    def model(self, kind: str) -> Model:
+        """The loaded model of one part."""
+        if kind not in self._models:
+            part: Part = getattr(self.parts, kind)
+            attention = self.precision.attention if kind == "denoiser" else "auto"
+            dtype = getattr(self.precision, kind)
+            self._models[kind] = self.backend.build(part.spec, part.open(), dtype, attention)
+        return self._models[kind]
+
+    def release(self, kind: str) -> None:
+        """Let go of a model, so that its memory can hold another."""
+        self._models.pop(kind, None)
+        self.backend.free_memory()
+
+    def _denoise_together(
+        self,
+        requests: Sequence[Request],
+        texts: EncodedTexts,
+        video: VideoShape,
+        sampler: Sampler,
+        guidance: Guidance,
+        on_step: Callable[[Step], None] | None,
+    ) -> np.ndarray:
+        latent = self.sizes(video).latent
+        shape = (self.parts.denoiser.spec.in_channels, *latent)
+        model = self.model("denoiser")
+        prompts = [request.prompt for request in requests]
+        if guidance.is_on:
+            prompts = [request.negative for request in requests] + prompts
+        states, mask = texts.batch(prompts)
+
+        def draw(purpose: str, step: int) -> np.ndarray:
+            return np.stack([random.normal(shape, request.seed, purpose, step=step) for request in requests])
+
+        with self.backend.inference():
+            condition = model.condition(self.backend.asarray(states), mask, latent, None)
+            return denoise(
+                self.backend,
+                model,
+                condition,
+                draw("latents", 0),
+                sampler,
+                guidance,
+                noise=lambda i: draw("step noise", i),
+                frames=self._condition_frames(requests),
+                on_step=on_step,
+            )
+
+    def _condition_frames(self, requests: Sequence[Request]) -> object | None:
+        if not self.parts.denoiser.spec.is_inpaint:
+            return None
+        return self.backend.asarray(np.stack([request.frames for request in requests if request.frames is not None]))

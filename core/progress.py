@@ -1,0 +1,18 @@
+"""Progress bars for whatever may take longer than a second; none appear where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+T = TypeVar("T")
+
+PATIENCE_SECONDS = 1.0
+"""Shorter work shows no bar."""
+
+
+def progress(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
+    """Hand on the items, with a bar that goes away when they are done."""
+    yield from tqdm(items, desc=what, unit=unit, total=total, delay=PATIENCE_SECONDS, leave=False, disable=None)

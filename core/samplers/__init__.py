@@ -1,0 +1,124 @@
+"""Samplers: how a network's predictions become a sample, step by step. Everything here is numpy and plain numbers.
+
+`create` makes a run of one of `names()`. A new sampler is one file with a subclass of `Sampler` and one line in
+SAMPLERS; the keyword arguments of its constructor are the options it takes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from difflib import get_close_matches
+
+from ..errors import ConfigError
+from .base import Array, Sampler
+from .cogvideox_ddim import CogVideoXDDIM
+from .ddim import DDIM
+from .ddpm import DDPM
+from .deis import DEIS
+from .dpmsolver_multistep import DPMSolverMultistep
+from .dpmsolver_singlestep import DPMSolverSinglestep
+from .euler import Euler
+from .euler_ancestral import EulerAncestral
+from .flow_euler import FlowEuler
+from .guidance import guide, rescale, split_guidance
+from .heun import Heun
+from .kdpm2_ancestral import KDPM2Ancestral
+from .pndm import PNDM
+from .schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule, Schedule
+
+__all__ = [
+    "COGVIDEOX",
+    "LINEAR",
+    "STABLE_DIFFUSION",
+    "Array",
+    "FlowSchedule",
+    "Sampler",
+    "Schedule",
+    "create",
+    "guide",
+    "names",
+    "rescale",
+    "resolve",
+    "split_guidance",
+]
+
+SAMPLERS: tuple[type[Sampler], ...] = (
+    EulerAncestral,
+    Euler,
+    DDIM,
+    DDPM,
+    DPMSolverMultistep,
+    DPMSolverSinglestep,
+    Heun,
+    KDPM2Ancestral,
+    PNDM,
+    DEIS,
+    CogVideoXDDIM,
+    FlowEuler,
+)
+
+
+def names() -> tuple[str, ...]:
+    """The samplers' own names; `create` also knows upstream's, such as EulerAncestralDiscrete."""
+    return tuple(sampler.name for sampler in SAMPLERS)
+
+
+def resolve(name: str) -> type[Sampler]:
+    """The sampler class of a name or of one of upstream's names.
+
+    Raises: ConfigError naming the nearest sampler.
+    """
+    known = {sampler.name: sampler for sampler in SAMPLERS}
+    known |= {alias: sampler for sampler in SAMPLERS for alias in sampler.aliases}
+    if name not in known:
+        folded = {each.lower(): each for each in known}
+        nearest = known[folded[get_close_matches(name.lower(), folded, n=1, cutoff=0.0)[0]]].name
+        raise ConfigError(f"sampler.name = {name!r}: unknown, did you mean {nearest!r}? There are {', '.join(names())}")
+    return known[name]
+
+
+def create(
+    name: str,
+    steps: int,
+    *,
+    objective: str | None = None,
+    schedule: Schedule | None = None,
+    zero_terminal_snr: bool | None = None,
+    spacing: str | None = None,
+    shift: float | None = None,
+    num_train_timesteps: int | None = None,
+) -> Sampler:
+    """A fresh sampling run; None leaves an option to the sampler.
+
+    `objective` is what the network predicts: epsilon, v_prediction, sample or flow. `schedule` is the noise schedule
+    it was trained on, `zero_terminal_snr` overrides that schedule's own. `spacing` (leading, trailing, linspace)
+    defaults to trailing with zero terminal SNR and leading without. `shift` and `num_train_timesteps` belong to flow
+    samplers.
+
+    Raises: ConfigError for an unknown name, an option that the sampler has no use for, an objective it cannot take,
+    or a number of steps it cannot do.
+    """
+    sampler = resolve(name)
+    construct: Callable[..., Sampler] = sampler
+    parameters = inspect.signature(construct).parameters
+    if zero_terminal_snr is not None:
+        _refuse_unless("schedule" in parameters, sampler, "zero_terminal_snr")
+        schedule = replace(schedule or parameters["schedule"].default, zero_terminal_snr=zero_terminal_snr)
+    options = {
+        "objective": objective,
+        "schedule": schedule,
+        "spacing": spacing,
+        "shift": shift,
+        "num_train_timesteps": num_train_timesteps,
+    }
+    given = {option: value for option, value in options.items() if value is not None}
+    for option in given:
+        _refuse_unless(option in parameters, sampler, option)
+    return construct(steps, **given)
+
+
+def _refuse_unless(takes_it: bool, sampler: type[Sampler], option: str) -> None:
+    if not takes_it:
+        raise ConfigError(f"sampler.{option}: {sampler.name} has no use for it; leave it out")

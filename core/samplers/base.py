@@ -1,0 +1,141 @@
+"""What every sampler is: timesteps to call the network at, and a step from one state to the next.
+
+A run starts at x = init_scale * unit noise; call i is prediction = network(scale_input(x, i), timesteps[i]), then x =
+step(x, prediction, i). Tables are float64 and made once; a step is a few multiply-adds of Python floats with whatever
+arrays come in (numpy, torch, MindSpore), so one class serves every backend. States should be float32: sigmas reach
+4096.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from ..errors import ConfigError
+
+Array: TypeAlias = Any
+"""An array or tensor of any framework: only `+ - *` with its like and with Python floats is used."""
+
+
+class Sampler(ABC):
+    """One sampling run: an object keeps the history of its run, so a second run takes a new object.
+
+    Calls are counted i = 0, 1, ...; samplers of second order call the network more often than they have steps.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]]
+    """Names that upstream's command line or files give the same sampler."""
+    objectives: ClassVar[tuple[str, ...]]
+    """What the network may predict; the first is the default."""
+
+    def __init__(
+        self,
+        objective: str,
+        timesteps: np.ndarray,
+        *,
+        sigmas: np.ndarray | None = None,
+        init_scale: float = 1.0,
+        input_scales: np.ndarray | None = None,
+        draws_noise: np.ndarray | None = None,
+    ) -> None:
+        self.objective = objective
+        self.timesteps = timesteps.astype(np.float64)
+        """What the network is told, one entry per call, in call order."""
+        self.sigmas = sigmas
+        """Noise-to-signal ratio of the state at each call and after the last, where the sampler is built on it."""
+        self.init_scale = init_scale
+        """Unit noise times this is the first state."""
+        self.draws_noise = (
+            (False,) * len(timesteps) if draws_noise is None else tuple(bool(draws) for draws in draws_noise)
+        )
+        """For each call whether its step takes unit noise."""
+        self._input_scales = None if input_scales is None else input_scales.tolist()
+        self._calls_made = 0
+
+    @classmethod
+    def check_objective(cls, objective: str) -> str:
+        """The objective, if this sampler can take it.
+
+        Raises: ConfigError naming those that it can.
+        """
+        if objective not in cls.objectives:
+            raise ConfigError(f"sampler.objective = {objective!r}: {cls.name} takes {' or '.join(cls.objectives)}")
+        return objective
+
+    def scale_input(self, x: Array, i: int) -> Array:
+        """The state as the network of call i wants to see it, in the shape of x."""
+        return x if self._input_scales is None else self._input_scales[i] * x
+
+    def step(self, x: Array, prediction: Array, i: int, noise: Array | None = None) -> Array:
+        """The state after call i.
+
+        x is the state before it (not its scaled form), prediction the network's answer, noise unit noise exactly when
+        draws_noise[i]; all in one shape and framework.
+        """
+        assert i == self._calls_made, f"{self.name}: step {i} was called when {self._calls_made} was due"
+        assert (noise is not None) == self.draws_noise[i], f"{self.name}: draws_noise[{i}] is {self.draws_noise[i]}"
+        self._calls_made += 1
+        return self._advance(x, prediction, i, noise)
+
+    @abstractmethod
+    def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array: ...
+
+
+class LinearSampler(Sampler):
+    """A sampler without history: the next state is keep * x + take * prediction + spread * noise."""
+
+    def __init__(
+        self,
+        objective: str,
+        timesteps: np.ndarray,
+        *,
+        keep: np.ndarray,
+        take: np.ndarray,
+        spread: np.ndarray | None = None,
+        sigmas: np.ndarray | None = None,
+    ) -> None:
+        spread = np.zeros_like(keep) if spread is None else spread
+        super().__init__(objective, timesteps, sigmas=sigmas, draws_noise=spread > 0)
+        self._keep, self._take, self._spread = keep.tolist(), take.tolist(), spread.tolist()
+
+    def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array:
+        x = self._keep[i] * x + self._take[i] * prediction
+        return x if noise is None else x + self._spread[i] * noise
+
+
+class MultistepSampler(Sampler):
+    """A second-order sampler of one call a step that remembers the previous call.
+
+    reading = read[0] * x + read[1] * prediction; the next state is keep * x + take * reading + recall * previous
+    reading, where x is the previous call's state if goes_back.
+    """
+
+    def __init__(
+        self,
+        objective: str,
+        timesteps: np.ndarray,
+        *,
+        read: tuple[np.ndarray, np.ndarray],
+        keep: np.ndarray,
+        take: np.ndarray,
+        recall: np.ndarray,
+        sigmas: np.ndarray,
+        goes_back: np.ndarray | None = None,
+    ) -> None:
+        super().__init__(objective, timesteps, sigmas=sigmas)
+        self._read_x, self._read_prediction = read[0].tolist(), read[1].tolist()
+        self._keep, self._take, self._recall = keep.tolist(), take.tolist(), recall.tolist()
+        self._goes_back = [False] * len(timesteps) if goes_back is None else goes_back.tolist()
+        self._previous_x: Array = None
+        self._previous_reading: Array = None
+
+    def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array:
+        reading = self._read_x[i] * x + self._read_prediction[i] * prediction
+        following = self._keep[i] * (self._previous_x if self._goes_back[i] else x) + self._take[i] * reading
+        if self._recall[i] != 0.0:
+            following = following + self._recall[i] * self._previous_reading
+        self._previous_x, self._previous_reading = x, reading
+        return following

@@ -1,0 +1,88 @@
+"""Sizes of videos, latents and token grids, and the only place that knows how they follow from one another.
+
+`1 + (T - 1) // 4`, `// 8` and the patch sizes are written here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from .errors import ShapeError
+
+
+class VideoShape(NamedTuple):
+    """Pixels: frames, height, width."""
+
+    frames: int
+    height: int
+    width: int
+
+
+class LatentShape(NamedTuple):
+    """Latents of a video: frames, height, width."""
+
+    frames: int
+    height: int
+    width: int
+
+
+class TokenGrid(NamedTuple):
+    """Patches of a latent: frames, height, width; tokens run in that order, width fastest."""
+
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.frames * self.height * self.width
+
+
+class Compression(NamedTuple):
+    """How many pixels one latent spans; the first frame always has a latent frame of its own."""
+
+    time: int
+    space: int
+
+    def latent(self, video: VideoShape) -> LatentShape:
+        """The latent shape of a video. Raises ShapeError, naming the nearest sizes that work."""
+        self.check(video)
+        return LatentShape(1 + (video.frames - 1) // self.time, video.height // self.space, video.width // self.space)
+
+    def video(self, latent: LatentShape) -> VideoShape:
+        """The video shape that a latent decodes to."""
+        return VideoShape(1 + (latent.frames - 1) * self.time, latent.height * self.space, latent.width * self.space)
+
+    def check(self, video: VideoShape) -> None:
+        """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
+        if video.frames < 1 or (video.frames - 1) % self.time:
+            raise ShapeError(
+                f"num_frames = {video.frames}: needs 1 + a multiple of {self.time} frames; "
+                f"{_nearest(video.frames - 1, self.time, 0, plus=1)}"
+            )
+        for side, size in (("height", video.height), ("width", video.width)):
+            if size < self.space or size % self.space:
+                raise ShapeError(
+                    f"{side} = {size}: needs a multiple of {self.space} pixels; "
+                    f"{_nearest(size, self.space, self.space, plus=0)}"
+                )
+
+
+class Patch(NamedTuple):
+    """Latents per token, along time and along each side."""
+
+    time: int
+    space: int
+
+    def tokens(self, latent: LatentShape) -> TokenGrid:
+        """The token grid of a latent. Raises ShapeError when the patches do not tile it."""
+        for side, size, patch in zip(LatentShape._fields, latent, (self.time, self.space, self.space), strict=True):
+            if size < 1 or size % patch:
+                raise ShapeError(f"latent {side} = {size}: needs a multiple of the patch size {patch}")
+        return TokenGrid(latent.frames // self.time, latent.height // self.space, latent.width // self.space)
+
+
+def _nearest(value: int, step: int, least: int, plus: int) -> str:
+    below = max(least, value // step * step) + plus
+    above = max(least, -(-value // step) * step) + plus
+    return f"the nearest is {below}" if below == above else f"the nearest are {below} and {above}"

@@ -1,0 +1,147 @@
+"""`duosora sample`: outputs, sidecars, repeatability, and refusals that leave nothing behind."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duosora.core import samplers
+from duosora.core.io.images import read_image
+from duosora.core.io.video import read_video
+from duosora.core.io.weights import open_weights
+
+CONFIG = Path(__file__).parents[2] / "configs/sample/tiny.yaml"
+FAST = ("--config", CONFIG, "-s", "sampler.steps=2", "-s", "video.frames=5")
+
+
+def test_a_prompt_becomes_a_video_with_a_sidecar(duosora: Callable, tmp_path: Path) -> None:
+    outcome = duosora("sample", "a red circle", *FAST, "--out", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "17x64x64" not in outcome.out
+    assert "1 of 5x64x64 pixels = 2x8x8 latents = 32 tokens" in outcome.out
+    assert "torch on cpu" in outcome.out
+    frames, fps = read_video(tmp_path / "a-red-circle_42.mp4")
+    assert frames.shape == (5, 64, 64, 3)
+    assert fps == 8
+    sidecar = json.loads((tmp_path / "a-red-circle_42.json").read_text())
+    assert sidecar["prompt"] == "a red circle"
+    assert sidecar["seed"] == 42
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-red-circle_42.json", "a-red-circle_42.mp4"]
+
+
+def test_a_sidecar_holds_all_that_makes_the_video_again(duosora: Callable, tmp_path: Path) -> None:
+    first = duosora(
+        "sample", "a red circle", "a blue bar", *FAST, "-s", "samples_per_prompt=2", "--out", tmp_path / "one"
+    )
+    assert first.code == 0, first.err
+    assert len(list((tmp_path / "one").glob("*.mp4"))) == 4
+    sidecar = json.loads((tmp_path / "one/a-blue-bar_43.json").read_text())
+    config = tmp_path / "again.yaml"
+    config.write_text(json.dumps(sidecar["config"]))
+    second = duosora("sample", "--config", config, "--out", tmp_path / "two")
+    assert second.code == 0, second.err
+    assert (tmp_path / "two/a-blue-bar_43.mp4").read_bytes() == (tmp_path / "one/a-blue-bar_43.mp4").read_bytes()
+
+
+def test_one_frame_is_an_image(duosora: Callable, tmp_path: Path) -> None:
+    outcome = duosora("sample", "a red circle", *FAST, "-s", "video.frames=1", "--seed", 7, "--out", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert read_image(tmp_path / "a-red-circle_7.png").shape == (64, 64, 3)
+
+
+def test_batches_do_not_change_a_video(duosora: Callable, tmp_path: Path) -> None:
+    prompts = ("a red circle", "a big blue bar moves up on a pink background", "a star")
+    for size in (1, 3):
+        options = ("-s", f"batch_size={size}", "-s", "output.save_latents=true", "--out", tmp_path / str(size))
+        outcome = duosora("sample", *prompts, *FAST, *options)
+        assert outcome.code == 0, outcome.err
+    files = sorted((tmp_path / "1").glob("*.safetensors"))
+    assert len(files) == 3
+    for file in files:
+        alone, together = (open_weights(folder / file.name)["latents"] for folder in (tmp_path / "1", tmp_path / "3"))
+        np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
+
+
+def test_prompts_come_from_files(duosora: Callable, tmp_path: Path) -> None:
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "a star", "seed": 5}\n\n{"prompt": "a ring", "negative_prompt": "a bar"}\n')
+    outcome = duosora("sample", lines, *FAST, "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert {path.name for path in (tmp_path / "out").glob("*.mp4")} == {"a-star_5.mp4", "a-ring_42.mp4"}
+
+
+def test_a_prompt_over_the_limit_is_cut_with_a_warning(duosora: Callable, tmp_path: Path) -> None:
+    outcome = duosora("sample", "red " * 40, *FAST, "--out", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "is over 16 tokens: its last 25 are left out" in outcome.out + outcome.err
+
+
+def test_an_output_that_exists_is_kept(duosora: Callable, tmp_path: Path) -> None:
+    target = tmp_path / "a-star_42.mp4"
+    target.write_text("precious")
+    outcome = duosora("sample", "a star", *FAST, "--out", tmp_path)
+    assert outcome.code == 2
+    assert outcome.err == f"duosora: {target}: exists already and is kept; choose another name or add --overwrite\n"
+    assert target.read_text() == "precious"
+    assert duosora("sample", "a star", *FAST, "--out", tmp_path, "--overwrite").code == 0
+    assert len(read_video(target)[0]) == 5
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["video.frames=30"], "num_frames = 30: needs 1 + a multiple of 4 frames; the nearest are 29 and 33"),
+        (["video.height=60"], "height = 60: needs a multiple of 8 pixels; the nearest are 56 and 64"),
+        (["video.width=72"], "latent width = 9: needs a multiple of the patch size 2"),
+        (["sampler.stepz=3"], "did you mean"),
+        (["sampler.name=eular"], "sampler.name = 'eular': unknown, did you mean 'euler'"),
+        (
+            ["sampler.name=flow_euler", "sampler.zero_terminal_snr=true"],
+            "sampler.zero_terminal_snr: flow_euler has no use for it",
+        ),
+        (["sampler.name=flow_euler", "sampler.objective=epsilon"], "'epsilon': flow_euler takes flow"),
+        (["sampler.name=pndm"], "zero_terminal_snr"),
+        (["sampler.steps=many"], "sampler.steps"),
+        (["model.denoiser=nowhere"], "model.text_encoder"),
+        (["model.denoiser=tiny_inpaint", "condition.images=[nowhere.png]"], "nowhere.png: there is no such file"),
+        (["condition.images=[nowhere.png]"], "makes videos from text only"),
+        (["backend.name=mindspore", "backend.device=npu"], "mindspore"),
+        (["backend.device=cuda:63"], "cannot use the device 'cuda:63'"),
+        (["backend.attention=flash"], "attention = 'flash' needs an NVIDIA GPU"),
+        (["prompts.template=no place"], "needs {} once"),
+        (["seed=-1"], "seed"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_in_one_line(
+    duosora: Callable, tmp_path: Path, settings: list[str], words: str
+) -> None:
+    options = [part for setting in settings for part in ("-s", setting)]
+    outcome = duosora("sample", "a star", *FAST, *options, "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", samplers.names())
+def test_every_sampler_makes_a_video(duosora: Callable, tmp_path: Path, name: str) -> None:
+    options = ["-s", "sampler.zero_terminal_snr=false", "-s", "sampler.steps=4"] if name == "pndm" else []
+    outcome = duosora("sample", "a star", *FAST, "-s", f"sampler.name={name}", *options, "--out", tmp_path)
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n"])
+def test_an_empty_prompt_file_is_refused(duosora: Callable, tmp_path: Path, content: str) -> None:
+    (tmp_path / "prompts.txt").write_text(content)
+    outcome = duosora("sample", tmp_path / "prompts.txt", *FAST, "--out", tmp_path / "out")
+    assert outcome.code == 2
+    assert "holds no prompt" in outcome.err
+
+
+def test_a_dry_run_prints_the_plan_only(duosora: Callable, tmp_path: Path) -> None:
+    outcome = duosora("sample", "a star", *FAST, "--out", tmp_path / "out", "--dry-run")
+    assert outcome.code == 0
+    assert "2 steps (2 network calls), v_prediction, guidance 4" in outcome.out
+    assert not (tmp_path / "out").exists()

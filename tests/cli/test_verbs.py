@@ -1,0 +1,133 @@
+"""`duosora inspect`, `check`, `doctor` and the command itself."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duosora.core.cli import doctor
+from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.layout import FreshWeights
+from duosora.core.models import mt5, opensora_t2v, wfvae
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """Three model folders, side by side as on the hub."""
+    for name, spec in (("any93", opensora_t2v.TINY_INPAINT), ("mt5", mt5.TINY), ("vae", wfvae.TINY)):
+        save_weights(tmp_path / name, FreshWeights(spec.layout(), 0))
+        (tmp_path / name / "config.json").write_text(json.dumps(spec.to_config()))
+    return tmp_path
+
+
+def test_inspect_describes_each_model_of_a_folder(duosora: Callable, hub: Path) -> None:
+    outcome = duosora("inspect", hub)
+    assert outcome.code == 0, outcome.err
+    assert "OpenSoraInpaint(num_layers=6, heads=3x48)" in outcome.out
+    assert "2 layers, 4 heads of 16, vocabulary 160" in outcome.out
+    assert "4x8x8 compression, 8 latent channels, layernorm" in outcome.out
+    assert outcome.out.count("complete") == 3
+
+
+def test_inspect_says_what_is_missing(duosora: Callable, hub: Path) -> None:
+    file = next((hub / "vae").glob("*.safetensors"))
+    reader = open_weights(file)
+    kept = {name: reader[name] for name in reader if name != "decoder.conv_in.conv.weight"}
+    save_weights(file, kept, overwrite=True)
+    outcome = duosora("inspect", hub / "vae")
+    assert outcome.code == 1
+    assert "DOES NOT FIT" in outcome.out
+    assert "1 missing (decoder.conv_in.conv.weight)" in outcome.out
+
+
+def test_inspect_guesses_the_model_of_a_bare_file(duosora: Callable, hub: Path) -> None:
+    file = next((hub / "mt5").glob("*.safetensors"))
+    shutil.move(file, hub / "bare.safetensors")
+    outcome = duosora("inspect", hub / "bare.safetensors", "--tensors")
+    assert outcome.code == 0, outcome.err
+    assert "its names are those of mT5 encoder" in outcome.out
+    assert "shared.weight  [160, 64]  float32" in outcome.out
+
+
+def test_check_passes_and_counts_what_is_not_there_yet(duosora: Callable, tmp_path: Path) -> None:
+    shutil.copytree(GOLDENS / "t2v/rope3d", tmp_path / "t2v/rope3d")
+    shutil.copytree(GOLDENS / "t2v/rope3d", tmp_path / "unheard_of/case")
+    outcome = duosora("check", tmp_path, "--json", tmp_path / "report.json")
+    assert outcome.code == 0, outcome.err
+    assert "not yet: unheard_of (1 cases)" in outcome.out
+    assert "1 passed, 0 failed, 1 not yet on torch" in outcome.out
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["cases"][0]["case"] == "t2v/rope3d"
+    assert report["cases"][0]["passed"]
+
+
+def test_check_fails_when_numbers_differ(duosora: Callable, tmp_path: Path) -> None:
+    shutil.copytree(GOLDENS / "t2v/rope3d", tmp_path / "t2v/rope3d")
+    file = tmp_path / "t2v/rope3d/io.safetensors"
+    reader = open_weights(file)
+    save_weights(file, {name: reader[name] * np.float32(1.001) for name in reader}, overwrite=True)
+    # Inputs scaled alike give outputs scaled alike, so one is left as it was.
+    tensors = {name: reader[name] for name in open_weights(file)}
+    tensors["plain.tokens"] = tensors["plain.tokens"] * np.float32(1.001)
+    save_weights(file, tensors, overwrite=True)
+    outcome = duosora("check", tmp_path)
+    assert outcome.code == 1
+    assert "FAIL" in outcome.out
+
+
+@pytest.mark.parametrize("damage", ["weights", "json", "io"])
+def test_check_reports_a_case_that_cannot_be_read_as_an_error(duosora: Callable, tmp_path: Path, damage: str) -> None:
+    shutil.copytree(GOLDENS / "mt5/tiny", tmp_path / "mt5/tiny")
+    if damage == "weights":
+        file = tmp_path / "mt5/tiny/weights.safetensors"
+        reader = open_weights(file)
+        save_weights(file, {name: reader[name] + np.float32(1e-3) for name in reader}, overwrite=True)
+    elif damage == "json":
+        (tmp_path / "mt5/tiny/case.json").write_text("{")
+    else:
+        (tmp_path / "mt5/tiny/io.safetensors").write_bytes(b"short")
+    outcome = duosora("check", tmp_path)
+    assert outcome.code != 0
+    assert {"weights": "sha256", "json": "case.json", "io": "io.safetensors"}[damage] in " ".join(
+        (outcome.out + outcome.err).split()
+    )
+
+
+def test_check_refuses_a_folder_without_cases(duosora: Callable, tmp_path: Path) -> None:
+    outcome = duosora("check", tmp_path)
+    assert outcome.code == 2
+    assert "no golden case here" in outcome.err
+
+
+def test_doctor_reports_backends(duosora: Callable) -> None:
+    outcome = duosora("doctor")
+    assert outcome.code == 0, outcome.err
+    assert "backend torch: torch 2" in outcome.out
+    assert "sentencepiece" in outcome.out
+
+
+def test_doctor_says_how_to_install_what_is_missing(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = doctor.Package("no_such_module", "absent", "nothing", 'pip install "duosora[torch]"')
+    monkeypatch.setattr(doctor, "PACKAGES", (absent,))
+    assert 'duosora[torch]"' in duosora("doctor").out
+
+
+def test_the_command_answers_without_a_framework() -> None:
+    script = "import sys; sys.argv = ['duosora', '--help']\n"
+    script += "from duosora.core.cli.main import main\n"
+    script += "try: main()\nexcept SystemExit: print(sorted({'torch', 'mindspore', 'numpy', 'av'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "sample" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+def test_version_and_unknown_verbs(duosora: Callable) -> None:
+    assert duosora("--version").out == "0.1.0\n"
+    assert duosora("sampel").code == 2

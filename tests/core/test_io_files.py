@@ -1,0 +1,134 @@
+"""Files are written whole or not at all."""
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from duosora.core.errors import CheckpointError, MediaError
+from duosora.core.io import files
+from duosora.core.io.files import atomic_write, refuse_existing
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def fill(target: Path, content: str, then: Callable[[], None] | None = None, overwrite: bool = False) -> None:
+    """Write a file through atomic_write; `then` runs inside the block, after the writing."""
+    with atomic_write(target, overwrite) as temporary:
+        temporary.write_text(content)
+        if then:
+            then()
+
+
+def raiser(error: BaseException) -> Callable[[], None]:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+def test_a_written_file_appears_with_its_content_and_nothing_beside_it(tmp_path: Path) -> None:
+    with atomic_write(tmp_path / "deep" / "er" / "a.txt") as temporary:
+        assert temporary.parent == tmp_path / "deep" / "er"
+        assert temporary.suffix == ".txt"
+        temporary.write_text("new")
+        assert names_in(tmp_path) == ["deep", "deep/er", f"deep/er/{temporary.name}"]
+    assert (tmp_path / "deep/er/a.txt").read_text() == "new"
+    assert names_in(tmp_path) == ["deep", "deep/er", "deep/er/a.txt"]
+
+
+@pytest.mark.parametrize("failure", [RuntimeError("own slip"), KeyboardInterrupt(), OSError(errno.EIO, "broken")])
+def test_a_failing_block_leaves_the_old_file_and_no_folders(tmp_path: Path, failure: BaseException) -> None:
+    old = tmp_path / "old.txt"
+    old.write_text("old")
+    for target in (old, tmp_path / "new" / "new.txt"):
+        with pytest.raises(type(failure)) as raised:
+            fill(target, "half", raiser(failure), overwrite=True)
+        assert raised.value is failure
+    assert names_in(tmp_path) == ["old.txt"]
+    assert old.read_text() == "old"
+
+
+def test_an_existing_file_is_kept_before_any_work_unless_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with (
+        pytest.raises(CheckpointError, match=r"a\.txt: exists already and is kept; .* --overwrite"),
+        atomic_write(target, error=CheckpointError),
+    ):
+        pytest.fail("the block must not run")
+    with atomic_write(target, overwrite=True) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_file_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    with pytest.raises(MediaError, match="exists already"):
+        fill(target, "mine", lambda: target.write_text("theirs") and None)
+    assert target.read_text() == "theirs"
+    assert names_in(tmp_path) == ["a.txt"]
+
+
+def test_a_dangling_link_counts_as_existing_and_is_replaced_not_followed(tmp_path: Path) -> None:
+    target = tmp_path / "link.txt"
+    target.symlink_to(tmp_path / "elsewhere.txt")
+    with pytest.raises(MediaError, match="exists already"):
+        refuse_existing(target, overwrite=False)
+    with atomic_write(target, overwrite=True) as temporary:
+        temporary.write_text("new")
+    assert names_in(tmp_path) == ["link.txt"]
+    assert not target.is_symlink()
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_one_line_and_changes_nothing(tmp_path: Path, code: int) -> None:
+    with pytest.raises(MediaError) as raised:
+        fill(tmp_path / "new" / "a.txt", "half", raiser(OSError(code, os.strerror(code))))
+    assert "new/a.txt: the disk is full, nothing was written" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert names_in(tmp_path) == []
+
+
+def test_a_disk_that_is_full_only_when_flushed_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_text("old")
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(MediaError, match="the disk is full"):
+        fill(tmp_path / "a.txt", "new", overwrite=True)
+    assert names_in(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_file_and_folder_names_are_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+    real = files.sync
+
+    def noted(path: Path) -> None:
+        flushed.append("folder" if path.is_dir() else path.read_text())
+        real(path)
+
+    monkeypatch.setattr(files, "sync", noted)
+    with atomic_write(tmp_path / "a.txt") as temporary:
+        temporary.write_text("content")
+    assert flushed == ["content", "folder"]
+
+
+def test_a_folder_in_the_place_of_the_file_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(MediaError, match="is a folder"), atomic_write(tmp_path / "a.txt", overwrite=True):
+        pytest.fail("the block must not run")
+
+
+def test_a_file_in_the_place_of_a_parent_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("a file")
+    with pytest.raises(MediaError, match=r"a/b\.txt: cannot be written"), atomic_write(tmp_path / "a" / "b.txt"):
+        pytest.fail("the block must not run")

@@ -1,0 +1,106 @@
+"""What docs/migrating.md and the launch scripts say holds: their settings exist, the recipes make files that load."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from duosora.core.config.schema import ReconstructConfig, SampleConfig
+from duosora.core.config.settings import list_settings
+from duosora.core.io.weights import open_weights
+from duosora.core.layout import Constant, FreshWeights, Layout
+from duosora.core.loading import checked_weights
+from duosora.core.models import mt5, wfvae
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
+MT5_RECIPE, WFVAE_RECIPE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the table under a heading, without the table's own two head lines."""
+    text = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+@pytest.mark.parametrize(
+    ("heading", "schema"),
+    [("sample.py", SampleConfig), ("rec_video.py, rec_image.py and rec_video_vae.py", ReconstructConfig)],
+)
+def test_settings_in_the_tables_exist(heading: str, schema: type) -> None:
+    known = {setting.path for setting in list_settings(schema)}
+    here = [setting for row in rows(heading) for setting in re.findall(r"`([^`]+)`", row[2])]
+    assert len(here) > 5
+    assert [setting for setting in here if not setting.startswith("--") and setting not in known] == []
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.sh")), ids=lambda script: script.stem)
+def test_settings_in_scripts_exist(script: Path) -> None:
+    text = script.read_text(encoding="utf-8")
+    schema = {"sample": SampleConfig, "reconstruct": ReconstructConfig}[
+        re.findall(r"^exec duosora (\w+)", text, re.M)[0]
+    ]
+    named = set(re.findall(r"--set ([\w.]+)=", text))
+    assert named
+    assert named <= {setting.path for setting in list_settings(schema)}
+    assert os.access(script, os.X_OK)
+
+
+def run(recipe: str, folder: Path) -> None:
+    subprocess.run([sys.executable, "-c", recipe], cwd=folder, check=True)
+
+
+def tensors(layout: Layout, seed: int = 0) -> dict[str, torch.Tensor]:
+    weights = FreshWeights(layout, seed)
+    return {name: torch.from_numpy(np.array(weights[name])) for name in weights}
+
+
+def assert_holds(folder: Path, layout: Layout, seed: int = 0) -> None:
+    expected = FreshWeights(layout, seed)
+    held = dict(checked_weights(layout, open_weights(folder)))
+    assert held.keys() == {name for name, weight in layout.items() if not isinstance(weight.init, Constant)}
+    for name, array in held.items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_the_mt5_recipe_keeps_the_encoder(tmp_path: Path) -> None:
+    layout = mt5.TINY.layout()
+    whole = tensors(layout)
+    whole["encoder.embed_tokens.weight"] = whole["decoder.embed_tokens.weight"] = whole["shared.weight"]
+    whole["decoder.block.0.layer.0.SelfAttention.q.weight"] = torch.ones(2, 2)
+    whole["lm_head.weight"] = torch.ones(2, 2)
+    (tmp_path / "mt5-xxl").mkdir()
+    torch.save(whole, tmp_path / "mt5-xxl" / "pytorch_model.bin")
+
+    run(MT5_RECIPE, tmp_path)
+
+    assert_holds(tmp_path / "mt5-xxl", layout)
+    assert set(open_weights(tmp_path / "mt5-xxl")) == set(layout)
+
+
+@pytest.mark.parametrize("has_average", [True, False])
+def test_the_wfvae_recipe_prefers_the_moving_average(tmp_path: Path, has_average: bool) -> None:
+    layout = replace(wfvae.PRESETS["tiny"], base_channels=4).layout()
+    trained = {name for name, weight in layout.items() if not isinstance(weight.init, Constant)}
+    average = {f"module.{name}": tensor for name, tensor in tensors(layout, seed=1).items() if name in trained}
+    generator = {name.replace("transform", "tranform"): tensor for name, tensor in tensors(layout, seed=2).items()}
+    checkpoint = {
+        "epoch": 3,
+        "optimizer_state": {"gen_optimizer": {"state": {}}},
+        "state_dict": {"gen_model": generator, "dics_model": {"logvar": torch.zeros(())}},
+        "ema_state_dict": average if has_average else {},
+        "sampler_state": {"epoch": 3, "seed": 1234},
+    }
+    (tmp_path / "vae").mkdir()
+    torch.save(checkpoint, tmp_path / "vae" / "merged.ckpt")
+
+    run(WFVAE_RECIPE, tmp_path)
+
+    assert_holds(tmp_path / "vae", layout, seed=1 if has_average else 2)

@@ -1,0 +1,60 @@
+"""What gets imported when: core without a framework, the command line's help without anything heavy."""
+
+import json
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FRAMEWORKS = {"torch", "mindspore", "mindone", "transformers", "einops"}
+HEAVY = FRAMEWORKS | {"av", "PIL", "decord", "scipy", "sentencepiece", "flash_attn"}
+
+IMPORT_ALL = """
+import importlib, json, pkgutil, sys
+package = importlib.import_module(sys.argv[1])
+names = [module.name for module in pkgutil.walk_packages(package.__path__, package.__name__ + ".")]
+for name in names:
+    importlib.import_module(name)
+print(json.dumps([names, sorted({name.partition(".")[0] for name in sys.modules})]))
+"""
+HELP = """
+import json, sys
+from duosora.core.cli.main import main
+sys.argv = ["duosora", *sys.argv[1:], "--help"]
+try:
+    main()
+except SystemExit as leaving:
+    assert leaving.code == 0
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+
+
+def run(code: str, *arguments: str) -> str:
+    """What a fresh interpreter prints last."""
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
+@pytest.mark.parametrize("package", ["duosora.core", "duosora.convert"])
+def test_every_module_imports_without_a_framework(package: str) -> None:
+    names, loaded = json.loads(run(IMPORT_ALL, package))
+    folder = ROOT / package.rpartition(".")[2]
+    assert len(names) + 1 == len(list(folder.rglob("*.py"))), "a module was left out of the walk"
+    assert not FRAMEWORKS & set(loaded)
+
+
+@pytest.mark.parametrize("verb", [[], ["sample"], ["reconstruct"], ["inspect"], ["check"], ["doctor"]], ids=" ".join)
+def test_help_imports_nothing_heavy(verb: list[str]) -> None:
+    assert not HEAVY & set(json.loads(run(HELP, *verb)))
+
+
+def test_every_backend_has_an_import_contract() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    contracts = settings["tool"]["importlinter"]["contracts"]
+    covered = {source for contract in contracts for source in contract.get("source_modules", ())}
+    backends = {f"duosora.backends.{init.parent.name}" for init in (ROOT / "backends").glob("*/__init__.py")}
+    assert backends <= covered

@@ -1,0 +1,135 @@
+"""The golden cases notice one-line faults: each is put into a copy of the sources, and `duosora check` has to fail."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+GOLDENS = ROOT / "tests/goldens"
+
+
+class Fault(NamedTuple):
+    """A line as it is, as it is made wrong, and the golden case that has to notice."""
+
+    file: str
+    right: str
+    wrong: str
+    case: str
+
+
+TORCH = "backends/torch"
+FAULTS = {
+    "norm eps of the transformer": Fault(
+        f"{TORCH}/models/opensora_t2v.py", "NORM_OUT_EPS = 1e-6", "NORM_OUT_EPS = 1e-5", "t2v/small_activations"
+    ),
+    "norm eps of the autoencoder": Fault(f"{TORCH}/models/wfvae.py", "EPS = 1e-6", "EPS = 1e-4", "wfvae/gn_nearest"),
+    "exact instead of rounded Haar taps": Fault(
+        "core/maths/haar.py", "TAP_3D = 0.3536", "TAP_3D = 8**-0.5", "wfvae/wrapper_scale_shift"
+    ),
+    "Haar axes swapped": Fault(
+        f"{TORCH}/layers.py",
+        "_split_pairs(_split_pairs(x.float(), 3), 4)",
+        "_split_pairs(_split_pairs(x.float(), 4), 3)",
+        "wfvae/haar",
+    ),
+    "cache of the stream off by one": Fault(
+        f"{TORCH}/streaming.py",
+        "return num_outputs * stride, num_frames",
+        "return num_outputs * stride - 1, num_frames - 1",
+        "wfvae/tiling_trilinear",
+    ),
+    "another frame kept for doubling": Fault(
+        f"{TORCH}/streaming.py",
+        "self._keep(layer, window, num_window - 1, num_window)",
+        "self._keep(layer, window, 0, 1)",
+        "wfvae/tiling_trilinear",
+    ),
+    "frames interpolated towards the wrong side": Fault(
+        f"{TORCH}/layers.py",
+        "torch.lerp(x, before, 0.25), torch.lerp(x, after, 0.25)",
+        "torch.lerp(x, after, 0.25), torch.lerp(x, before, 0.25)",
+        "wfvae/tiling_trilinear",
+    ),
+    "latents shifted after scaling": Fault(
+        "core/pipelines/autoencode.py",
+        "(latents - _per_channel(spec.shift)) * _per_channel(spec.scale)",
+        "latents * _per_channel(spec.scale) - _per_channel(spec.shift)",
+        "wfvae/wrapper_scale_shift",
+    ),
+    "RoPE halves not exchanged": Fault(
+        f"{TORCH}/attention.py", "torch.stack((second, first), -2)", "torch.stack((first, second), -2)", "t2v/rope3d"
+    ),
+    "sines before cosines": Fault(
+        f"{TORCH}/layers.py",
+        "cat([angles.cos(), angles.sin()], 1)",
+        "cat([angles.sin(), angles.cos()], 1)",
+        "t2v/full_attn",
+    ),
+    "mask polarity": Fault(
+        "core/maths/skiparse.py", "blocks = (mask > 0)", "blocks = (mask <= 0)", "t2v/skiparse_padmask"
+    ),
+    "skiparse kinds exchanged": Fault(
+        "core/models/opensora_t2v.py",
+        '"group" if layer % 2 else "single"',
+        '"single" if layer % 2 else "group"',
+        "t2v/skiparse_32layers",
+    ),
+    "GELU by the error function": Fault(
+        f"{TORCH}/layers.py", 'return gelu(x, approximate="tanh")', "return gelu(x)", "t2v/full_attn"
+    ),
+    "norm before cross-attention": Fault(
+        f"{TORCH}/models/opensora_t2v.py", "self.attn2(x, keys", "self.attn2(self.norm2(x), keys", "t2v/full_attn"
+    ),
+    "T5 attention scaled": Fault(f"{TORCH}/attention.py", "bias, scale=1.0)", "bias)", "mt5/tiny"),
+    "guidance against the prompt": Fault(
+        "core/pipelines/denoise.py",
+        "guide(conditional, unconditional",
+        "guide(unconditional, conditional",
+        "pipeline/t2v",
+    ),
+    "noise added with the wrong strength": Fault(
+        "core/samplers/euler_ancestral.py",
+        "x + self._sigma_up[i] * noise",
+        "x + self._strides[i] * noise",
+        "pipeline/t2v",
+    ),
+}
+
+
+def check(sources: Path, case: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(sources / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "duosora", "check", str(GOLDENS / case)]
+    return subprocess.run(command, env=environment, cwd=sources, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package."""
+    copy = tmp_path_factory.mktemp("sources")
+    for folder in ("core", "backends", "convert", "src"):
+        shutil.copytree(ROOT / folder, copy / folder, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def test_the_copy_is_what_is_checked_and_passes(sources: Path) -> None:
+    outcome = check(sources, "t2v/rope3d")
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_noticed(sources: Path, fault: Fault) -> None:
+    file = sources / fault.file
+    right = file.read_text()
+    assert right.count(fault.right) == 1, f"{fault.file} no longer holds {fault.right!r} once"
+    file.write_text(right.replace(fault.right, fault.wrong))
+    try:
+        outcome = check(sources, fault.case)
+    finally:
+        file.write_text(right)
+    assert outcome.returncode == 1, outcome.stdout + outcome.stderr
+    assert "FAIL" in outcome.stdout
