@@ -1,0 +1,41 @@
+"""What the data side hands to training: one micro-batch of clips with their captions, in numpy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A record that could not be used, and which one took its place."""
+
+    path: str
+    reason: str
+    """One line."""
+    replaced_by: str | None = None
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """One micro-batch of one rank. All that is random about it follows from the seed, the epoch and the records."""
+
+    pixels: np.ndarray | None
+    """(B, 3, T, H, W) float32 in [-1, 1], padded with 0 at the end of each axis; None where moments are given."""
+    mask: np.ndarray | None
+    """(B, t, h, w) float32 of the latents, 1 where they are no padding; None: no padding anywhere."""
+    captions: tuple[str, ...]
+    """Cleaned; "" where a caption was dropped for guidance."""
+    samples: tuple[int, ...]
+    """The number of each sample in the whole run (rising over steps and ranks): names its random streams."""
+    sources: tuple[str, ...]
+    """The file of each sample, for reports."""
+    moments: np.ndarray | None = None
+    """(B, 2C, t, h, w) float32 of the autoencoder, from a latent cache."""
+    text: tuple[np.ndarray, ...] | None = None
+    """(L, D) float32 for each caption, from a text cache."""
+    frame_mask: np.ndarray | None = None
+    """Inpaint training: (B, T) float32, 1 = to generate, 0 = given (core.maths.masks)."""
+    failures: tuple[Failure, ...] = field(default=())
+    """What had to be replaced while this batch was made."""

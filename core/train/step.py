@@ -1,0 +1,137 @@
+"""The seam between the training loop and a backend: what goes into an optimiser step, and what comes back.
+
+All randomness is in the batch, drawn by core; a backend's step is a function of its state and the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Generic, Literal, Protocol, TypeVar
+
+import numpy as np
+
+from ..backend import Model
+
+
+@dataclass(frozen=True)
+class DiffusionBatch:
+    """One micro-batch of a denoiser, latents scaled as the model sees them.
+
+    The state shown to the network is signal * latents + spread * noise, and what it is to predict is
+    of_clean * latents + of_noise * noise; the coefficients are (B,) float64 and say objective and schedule.
+    """
+
+    latents: np.ndarray
+    """(B, C, T, H, W) float32."""
+    noise: np.ndarray
+    """Of the same shape."""
+    timesteps: np.ndarray
+    """What the network is told, (B,)."""
+    signal: np.ndarray
+    spread: np.ndarray
+    of_clean: np.ndarray
+    of_noise: np.ndarray
+    weights: np.ndarray
+    """Of each sample's squared error, (B,)."""
+    text: np.ndarray
+    """States of the text encoder, (B, L, D) float32."""
+    text_mask: np.ndarray | None
+    """(B, L), above 0 where a token counts; None: all."""
+    mask: np.ndarray | None = None
+    """(B, T, H, W), above 0 where the latents are no padding; None: all."""
+    masked_loss: bool = False
+    """Mean over the valid latents (quirk Q25's form) instead of over all."""
+    condition: np.ndarray | None = None
+    """An inpaint model's further channels (B, C', T, H, W): latents of the kept pixels, then the compressed mask."""
+
+
+@dataclass(frozen=True)
+class AutoencoderBatch:
+    """One micro-batch of an autoencoder."""
+
+    video: np.ndarray
+    """(B, 3, T, H, W) float32 in [-1, 1]."""
+    posterior_noise: np.ndarray
+    """Unit noise in the shape of the latents."""
+    update: Literal["generator", "discriminator"]
+    adversarial: bool
+    """Whether the discriminator counts yet."""
+    pixel_weights: np.ndarray | None = None
+    """Of each sample's reconstruction error, broadcasting over the video; None: 1."""
+
+
+Batch = TypeVar("Batch", contravariant=True)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What one optimiser step did."""
+
+    loss: float
+    """Mean over the micro-batches, before the update."""
+    grad_norm: float
+    """Global norm before clipping."""
+    applied: bool
+    """False when loss or norm were not finite, or the norm was above `reject_above`: nothing was changed then."""
+    parts: dict[str, float] = field(default_factory=dict)
+    """Terms of the loss, for the log."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """Loshchilov and Hutter 2017, arXiv:1711.05101, as torch.optim.AdamW counts; every parameter decays (quirk Q30)."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-15
+    weight_decay: float = 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions:
+    """How a backend trains, whatever it trains."""
+
+    dtype: str = "fp32"
+    """Of the forward and backward passes, one of core.backend.DTYPES; parameters and optimiser stay float32."""
+    attention: str = "auto"
+    optimizer: AdamW = AdamW()
+    optimizer_name: str = "adamw"
+    """adamw, or another that the backend knows by an installed library."""
+    max_grad_norm: float | None = 1.0
+    """None: no clipping."""
+    keeps_ema: bool = True
+    recompute_every: int = 0
+    """Activations of every n-th block are computed again instead of kept; 1: all blocks, 0: none."""
+    compile: bool = False
+    """Compile the model (torch.compile, ms.jit)."""
+
+
+class TrainStep(Protocol, Generic[Batch]):
+    """A model in training on a backend: parameters, gradients, optimiser state, EMA."""
+
+    def step(
+        self, batches: Sequence[Batch], lr: float, ema_decay: float | None = None, reject_above: float = float("inf")
+    ) -> StepReport:
+        """One optimiser step over micro-batches, whose gradients are averaged.
+
+        ema_decay: the shadow becomes decay * shadow + (1 - decay) * parameters after the update; None leaves it.
+        """
+
+    def evaluate(self, batch: Batch, use_ema: bool) -> float:
+        """The loss of a batch, nothing changed."""
+
+    def inference_model(self, use_ema: bool) -> Model:
+        """The model with its present weights, to be called like one of `Backend.build`, valid until the next step."""
+
+    def weights(self, use_ema: bool) -> Iterator[tuple[str, np.ndarray]]:
+        """Float32 weights under the layout's names, one at a time."""
+
+    def save(self, folder: Path) -> None:
+        """Write optimiser state (and all else but the weights that a resumed run needs) as safetensors files."""
+
+    def load(self, folder: Path) -> None:
+        """Restore what `save` wrote there. Raises: CheckpointError when it does not fit the model."""
+
+    def snapshot(self) -> Any:
+        """A copy of everything `weights` and `save` read, which later steps leave alone; for saving in a thread."""
