@@ -30,7 +30,7 @@ from .models.wfvae import (
     InverseHaarWaveletTransform2D,
     InverseHaarWaveletTransform3D,
 )
-from .precision import TORCH_DTYPES, exact_float32, to_array, to_tensor
+from .precision import TORCH_DTYPES, aligned, exact_float32, to_array, to_tensor
 from .streaming import whole_clip
 
 WAVELETS = {
@@ -91,7 +91,7 @@ class TorchBackend:
             model = _model(spec, kernels.make_attend(attention, self.device, dtype))
         check_structure(spec.layout(), _shapes(model))
         for name, array in checked_weights(spec.layout(), weights):
-            tensor = to_tensor(array).to(self.device, TORCH_DTYPES[dtype])
+            tensor = aligned(to_tensor(array).to(self.device, TORCH_DTYPES[dtype]))
             _assign(model, name, nn.Parameter(tensor, requires_grad=False))
         return model.eval()
 

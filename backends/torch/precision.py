@@ -9,12 +9,22 @@ import torch
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
+ALIGNMENT = 64
+"""Bytes, of torch's own memory. Intel's MKL promises equal bits for equal inputs from there on only, and numpy's arrays
+lie anywhere."""
+
+
 def to_tensor(array: np.ndarray) -> torch.Tensor:
     """A tensor on the host that shares the array's memory; numpy's bfloat16 comes from ml_dtypes, which torch lacks."""
     array = np.require(array, requirements=["C", "W"])
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(array)
+
+
+def aligned(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor, or a copy where torch would have put it."""
+    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

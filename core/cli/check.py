@@ -52,13 +52,6 @@ def check(
     for result in results:
         if result.error:
             console.print(f"ERROR {result.name}: {result.error}", soft_wrap=True, markup=False)
-    for result in results:
-        if not result.passed and result.within_float32:
-            console.print(
-                f"note: {result.name}: over the recorded tolerance, but within what the original's float32 arithmetic "
-                "leaves open (why: core/goldens/sched.py)",
-                soft_wrap=True,
-            )
     for family, count in sorted(later.items()):
         console.print(f"not yet: {family} ({count} cases)")
     failed = [result for result in results if not result.passed]

@@ -35,9 +35,6 @@ class Comparison:
     """Which way it was computed, when one golden tensor is compared with several ways ("streamed, chunk 2")."""
     where: np.ndarray | None = None
     """Boolean mask that broadcasts over the tensor: compare here only."""
-    floor: np.ndarray | None = None
-    """What the original's float32 arithmetic leaves open, broadcast over the tensor; it explains an error above the
-    recorded limit and does not excuse it."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +45,6 @@ class Verdict:
     max_error: float
     ratio: float
     """Largest error divided by the limit at that element; 1 or less passes."""
-    within_float32: bool = False
-    """Failed, but by no more than the original's float32 arithmetic leaves open (the comparison's floor)."""
 
     @property
     def passed(self) -> bool:
@@ -144,10 +139,7 @@ class Case:
             return Verdict(label, float("inf"), float("inf"))
         expected64, got64 = expected.astype(np.float64), got.astype(np.float64)
         error = np.abs(got64 - expected64)
-        limit = self._limit(name, expected64) * slack
-        floor = 0.0 if comparison.floor is None else comparison.floor
-        within_float32 = bool((error > limit).any() and (error <= np.maximum(limit, floor)).all())
-        ratio = error / limit
+        ratio = error / (self._limit(name, expected64) * slack)
         if comparison.where is not None:
             keep = np.broadcast_to(comparison.where, error.shape)
             error, ratio = error[keep], ratio[keep]
@@ -155,7 +147,7 @@ class Case:
             return Verdict(label, float("inf"), float("inf"))
         if error.size == 0:
             return Verdict(label, 0.0, 0.0)
-        return Verdict(label, float(np.nanmax(error)), float(np.nanmax(ratio)), within_float32)
+        return Verdict(label, float(np.nanmax(error)), float(np.nanmax(ratio)))
 
     def _limit(self, name: str, expected: np.ndarray) -> np.ndarray:
         tolerance = self.raw["tolerance"].get(name)

@@ -3,15 +3,17 @@
 A trajectory is replayed with the recorded network outputs. The settings are read from each tag's `scheduler_config`,
 which has the keys of the original scheduler classes; a value that no sampler here implements is refused.
 
-Where recorded tolerances are below what the original's own float32 arithmetic resolves, comparisons carry a floor: the
-tables depend on how the square root of the recording CPU rounds. A floor explains such an error; the case still fails.
+Each link is compared by itself: a sampler's own sigmas with the recorded ones, and then its steps along the recorded
+sigmas; alphas_cumprod with the recorded ones, and then the betas that follow from the recorded ones. Chained, the last
+digit of a float32 square root, which depends on the CPU (the original formulas in torch give the recorded bits on one
+and not on another), grows to ten times the tolerance of a state at sigma = 4096.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,6 @@ from ..errors import ConfigError
 from ..samplers import FlowSchedule, Sampler, Schedule
 from .case import Case, Comparison
 
-STATE_ULPS = 2.0
-"""A step from state x cannot be reproduced better than this many float32 roundings of the largest |x|: at sigma = 4096
-that is 0.002, where some cases allow 0.000003 and others 0.008."""
 RUN_TENSOR = re.compile(r"(?P<tag>.+)\.n(?P<steps>\d+)\.timesteps")
 
 SCHEDULE_KEYS = {
@@ -73,6 +72,7 @@ PARAMETERS_OF_SWITCHES = {
     "base_image_seq_len",
     "max_image_seq_len",
 }
+FROM_SIGMAS_ALONE = ("euler", "euler_ancestral")
 WITHOUT_ZERO_SNR = ("pndm", "deis")
 """Samplers that upstream builds without the zero-SNR flag, which then decides the spacing only."""
 
@@ -110,44 +110,63 @@ def run(case: Case, backend: object | None = None) -> Iterator[Comparison]:
     return _run_tables(case)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RecordedSchedule(Schedule):
+    """A schedule whose sigmas at the timesteps of one run are the recorded ones."""
+
+    recorded: tuple[tuple[float, float], ...]
+    """(timestep, sigma), the timesteps rising."""
+
+    def sigmas_at(self, timesteps: np.ndarray) -> np.ndarray:
+        known, sigmas = np.array(self.recorded).T
+        assert np.isin(timesteps, known).all(), "asked for a timestep that was not recorded"
+        return np.interp(timesteps, known, sigmas)
+
+
 def _run_samplers(case: Case) -> Iterator[Comparison]:
     for name in case.outputs():
         match = RUN_TENSOR.fullmatch(name)
         if match is None:
             continue
         entry = case.config[match["tag"]]
-        sampler, shadow = (
-            _sampler(entry["class"].removesuffix("Scheduler"), int(match["steps"]), entry["scheduler_config"])
-            for _ in range(2)
-        )
-        yield from _replay(case, name.removesuffix(".timesteps"), sampler, shadow)
+        prefix = name.removesuffix(".timesteps")
+        kind, steps = entry["class"].removesuffix("Scheduler"), int(match["steps"])
+        sampler = _sampler(kind, steps, entry["scheduler_config"])
+        yield from _tables(case, prefix, sampler)
+        if f"{prefix}.prev_samples" in case.outputs():
+            recorded = _recorded_sigmas(case, prefix, sampler)
+            yield from _replay(case, prefix, _sampler(kind, steps, entry["scheduler_config"], recorded))
 
 
-def _replay(case: Case, prefix: str, sampler: Sampler, shadow: Sampler) -> Iterator[Comparison]:
-    wanted = {name.removeprefix(f"{prefix}.") for name in case.outputs() if name.startswith(f"{prefix}.")}
+def _tables(case: Case, prefix: str, sampler: Sampler) -> Iterator[Comparison]:
+    outputs = case.outputs()
     yield Comparison(f"{prefix}.timesteps", sampler.timesteps)
-    if "init_noise_sigma" in wanted:
+    if f"{prefix}.init_noise_sigma" in outputs:
         yield Comparison(f"{prefix}.init_noise_sigma", np.asarray(sampler.init_scale))
-    if "sigmas" in wanted:
+    if f"{prefix}.sigmas" in outputs:
         assert sampler.sigmas is not None, f"{sampler.name} has no sigmas"
         yield Comparison(f"{prefix}.sigmas", sampler.sigmas)
-    if "prev_samples" not in wanted:
-        return
+
+
+def _recorded_sigmas(case: Case, prefix: str, sampler: Sampler) -> tuple[tuple[float, float], ...] | None:
+    """(timestep, sigma) of a run of the Euler family, whose steps follow from its sigmas alone; else None."""
+    if sampler.name not in FROM_SIGMAS_ALONE or f"{prefix}.sigmas" not in case.tensors:
+        return None
+    sigmas = case.tensors[f"{prefix}.sigmas"].astype(np.float64)
+    return tuple(sorted(zip(sampler.timesteps.tolist(), sigmas.tolist(), strict=False)))
+
+
+def _replay(case: Case, prefix: str, sampler: Sampler) -> Iterator[Comparison]:
     x = case.tensors["initial"] * np.float32(sampler.init_scale)
-    rounding = still = np.zeros_like(x)  # `shadow` carries the rounding of earlier steps through later ones
-    inputs, states, input_floors, state_floors = [], [], [], []
+    inputs, states = [], []
     for i, prediction in enumerate(case.tensors[f"{prefix}.model_outputs"]):
         inputs.append(sampler.scale_input(x, i))
-        input_floors.append(shadow.scale_input(rounding, i))
         draw = case.raw["noise_index_per_step"][prefix][i]
         noise = case.tensors[f"{prefix}.noises"][draw] if sampler.draws_noise[i] else None
-        own_rounding = STATE_ULPS * np.finfo(np.float32).eps * np.abs(x).max()
         x = sampler.step(x, prediction, i, noise)
-        rounding = np.abs(shadow.step(rounding, still, i, None if noise is None else still)) + own_rounding
         states.append(x)
-        state_floors.append(rounding)
-    yield Comparison(f"{prefix}.model_inputs", np.stack(inputs), floor=np.stack(input_floors))
-    yield Comparison(f"{prefix}.prev_samples", np.stack(states), floor=np.stack(state_floors))
+    yield Comparison(f"{prefix}.model_inputs", np.stack(inputs))
+    yield Comparison(f"{prefix}.prev_samples", np.stack(states))
 
 
 def _run_tables(case: Case) -> Iterator[Comparison]:
@@ -155,7 +174,8 @@ def _run_tables(case: Case) -> Iterator[Comparison]:
     for tag, config in case.config.items():
         _refuse_unless_implemented("the tables", "trained_betas", config["trained_betas"])
         schedule = Schedule(**_renamed(config, SCHEDULE_KEYS))
-        yield Comparison(f"{tag}.betas", schedule.betas, floor=_beta_rounding(schedule))
+        recorded = case.tensors[f"{tag}.alphas_cumprod"].astype(np.float64)
+        yield Comparison(f"{tag}.betas", schedule.betas_of(recorded))
         yield Comparison(f"{tag}.alphas_cumprod", schedule.alphas_cumprod)
         yield Comparison(f"{tag}.snr", schedule.snr)
         yield Comparison(f"{tag}.add_noise", schedule.add_noise(clean, noise, timesteps))
@@ -165,27 +185,16 @@ def _run_tables(case: Case) -> Iterator[Comparison]:
     yield Comparison("flow.sigmas", flow.sigmas)
 
 
-def _beta_rounding(schedule: Schedule) -> np.ndarray:
-    """What float32 leaves open in betas, (num_train_timesteps,).
-
-    Rescaled betas are 1 less the quotient of two squares of (root - last root), where near the end little of the roots'
-    digits is left.
-    """
-    if not schedule.zero_terminal_snr:
-        return np.zeros(schedule.num_train_timesteps)
-    roots = np.sqrt(replace(schedule, zero_terminal_snr=False).alphas_cumprod)
-    lost_digits = roots[:-1] / (roots[:-1] - roots[-1])
-    return np.append(np.finfo(np.float32).eps * (4.0 + 2.0 * lost_digits), 0.0)
-
-
-def _sampler(name: str, steps: int, config: Mapping[str, Any]) -> Sampler:
+def _sampler(
+    name: str, steps: int, config: Mapping[str, Any], recorded: tuple[tuple[float, float], ...] | None = None
+) -> Sampler:
     kind = samplers.resolve(name)
     for key in config.keys() - SCHEDULE_KEYS.keys() - SAMPLER_KEYS.keys() - PARAMETERS_OF_SWITCHES:
         _refuse_unless_implemented(kind.name, key, config[key])
     options = _renamed(config, SAMPLER_KEYS)
     schedule = _renamed(config, SCHEDULE_KEYS)
     if "beta_start" in config:
-        options["schedule"] = Schedule(**schedule)
+        options["schedule"] = RecordedSchedule(**schedule, recorded=recorded) if recorded else Schedule(**schedule)
     else:
         options |= schedule
     return samplers.create(kind.name, steps, **options)

@@ -31,11 +31,6 @@ class Result:
         return not self.error and bool(self.verdicts) and all(verdict.passed for verdict in self.verdicts)
 
     @property
-    def within_float32(self) -> bool:
-        """Whether no tensor is farther off than its tolerance and what float32 leaves open."""
-        return not self.error and all(verdict.passed or verdict.within_float32 for verdict in self.verdicts)
-
-    @property
     def worst(self) -> Verdict | None:
         return max(self.verdicts, key=lambda verdict: verdict.ratio, default=None)
 

@@ -62,8 +62,11 @@ class Schedule:
         With `snr_shift_scale` these are the betas before the shift and the terminal rescaling, as CogVideoX counts
         them.
         """
+        return self.betas_of(self.alphas_cumprod)
+
+    def betas_of(self, alphas_cumprod: np.ndarray) -> np.ndarray:
+        """`betas` where `alphas_cumprod` has these values, with other digits than ours at the end."""
         if self.zero_terminal_snr and self.snr_shift_scale is None:
-            alphas_cumprod = self.alphas_cumprod
             return 1.0 - alphas_cumprod / np.concatenate([[1.0], alphas_cumprod[:-1]])
         return self._plain_betas()
 
