@@ -32,9 +32,9 @@ def frame_mask(
     return mask
 
 
-def masked_pixels(pixels: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """Pixels 0..255 with what is to be generated set to 0, which is -1 in the autoencoder's range; mask broadcasts."""
-    return pixels * (mask < 0.5)
+def masked_pixels(pixels: np.ndarray, mask: np.ndarray, black: float = 0.0) -> np.ndarray:
+    """Pixels with what is to be generated set to black: 0 where they are 0..255, -1 in [-1, 1]; mask broadcasts."""
+    return np.where(mask < 0.5, pixels, pixels.dtype.type(black))
 
 
 def compress_mask(mask: np.ndarray, time: int, space: int) -> np.ndarray:

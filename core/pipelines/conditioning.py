@@ -100,15 +100,26 @@ def condition_frames(
     noise: (C, t, h, w) for the posterior, which upstream samples here too (quirk Q14); pixel_noise: (3, T, H, W),
     already scaled, goes on given pixels only.
     """
-    frames, height, width = placed.pixels.shape[:3]
-    mask = np.broadcast_to(placed.mask[:, None, None], (frames, height, width))
-    # Hidden frames are 0 before the change of range, so -1 in the VAE's input.
-    visible = from_uint8(masked_pixels(placed.pixels.astype(np.float32), mask[..., None]))  # (T, H, W, 3)
-    clip = visible.transpose(3, 0, 1, 2)
+    clip = from_uint8(placed.pixels).transpose(3, 0, 1, 2)  # (3, T, H, W)
+    return encode_condition(backend, vae, spec, clip, placed.mask, noise, pixel_noise, chunk)
+
+
+def encode_condition(
+    backend: Backend,
+    vae: Model,
+    spec: WFVAESpec,
+    clip: np.ndarray,
+    frame_mask: np.ndarray,
+    noise: np.ndarray,
+    pixel_noise: np.ndarray | None = None,
+    chunk: int | None = None,
+) -> np.ndarray:
+    """condition_frames for a clip (3, T, H, W) in [-1, 1] with the mask (T,) of its frames."""
+    mask = np.broadcast_to(frame_mask[:, None, None], clip.shape[1:])  # (T, H, W)
+    visible = masked_pixels(clip, mask, black=-1.0)
     if pixel_noise is not None:
-        clip = clip + pixel_noise * (mask < 0.5)
-    with backend.inference():
-        moments = encode_chunks(backend, vae, spec, clip[None], chunk)
+        visible = visible + pixel_noise * (mask < 0.5)
+    moments = encode_chunks(backend, vae, spec, visible[None], chunk)
     latents = scale_latents(spec, gaussian.sample(moments, noise[None]))
     folded = compress_mask(mask[None, None], spec.compression.time, spec.compression.space)
     return np.concatenate([latents, folded], axis=1)[0].astype(np.float32)

@@ -26,14 +26,18 @@ class EncodedTexts:
 
     def batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """States (B, L, D) and mask (B, L) of some texts, padded with zeros to the longest."""
-        rows = [self.states[text] for text in texts]
-        longest = max(len(row) for row in rows)
-        states = np.zeros((len(rows), longest, rows[0].shape[1]), np.float32)
-        mask = np.zeros((len(rows), longest), np.int64)
-        for i, row in enumerate(rows):
-            states[i, : len(row)] = row
-            mask[i, : len(row)] = 1
-        return states, mask
+        return pad_states([self.states[text] for text in texts])
+
+
+def pad_states(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """States (B, L, D) float32 and mask (B, L) of texts (L_i, D), padded with zeros to the longest."""
+    longest = max(len(row) for row in rows)
+    states = np.zeros((len(rows), longest, rows[0].shape[1]), np.float32)
+    mask = np.zeros((len(rows), longest), np.int64)
+    for i, row in enumerate(rows):
+        states[i, : len(row)] = row
+        mask[i, : len(row)] = 1
+    return states, mask
 
 
 def encode_texts(
@@ -42,8 +46,9 @@ def encode_texts(
     tokenizer: Tokenizer,
     texts: Iterable[str],
     max_tokens: int,
+    quiet: bool = False,
 ) -> EncodedTexts:
-    """Encode each different text once.
+    """Encode each different text once; quiet: without a bar of its own.
 
     Texts of a batch are padded to its longest only: padded keys are masked and relative positions do not depend on the
     length, so the states of real tokens are those of a run padded to max_tokens.
@@ -56,7 +61,8 @@ def encode_texts(
     # Neighbours in length share a batch, so little of it is padding.
     by_length = np.argsort(lengths, kind="stable")
     with backend.inference():
-        for start in progress(range(0, len(unique), batch_size), "encoding prompts", "batch"):
+        starts = range(0, len(unique), batch_size)
+        for start in starts if quiet else progress(starts, "encoding prompts", "batch"):
             rows = by_length[start : start + batch_size]
             longest = int(lengths[rows].max())
             output = encoder(backend.asarray(ids[rows, :longest]), backend.asarray(mask[rows, :longest]))
