@@ -54,20 +54,25 @@ class WeightsReader(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         """Read one tensor. Raises CheckpointError when the file has become shorter meanwhile or cannot be read."""
+        entry = self._entries[name][1]
+        return self.read_bytes(name, 0, entry.nbytes).view(entry.dtype).reshape(entry.shape)
+
+    def read_bytes(self, name: str, start: int, count: int) -> np.ndarray:
+        """A part of a tensor's bytes, uint8. Raises: as for the whole."""
         path, entry = self._entries[name]
-        buffer = np.empty(entry.nbytes, np.uint8)  # as bytes: bfloat16 arrays have no buffer interface to read into
+        buffer = np.empty(count, np.uint8)  # as bytes: bfloat16 arrays have no buffer interface to read into
         view, filled = buffer.data, 0
         try:
             with path.open("rb", buffering=0) as file:
-                file.seek(entry.offset)
-                while filled < entry.nbytes:
-                    count = file.readinto(view[filled:])  # at most 2 GiB at a time on Linux
-                    if not count:
+                file.seek(entry.offset + start)
+                while filled < count:
+                    got = file.readinto(view[filled:])  # at most 2 GiB at a time on Linux
+                    if not got:
                         raise CheckpointError(f"{path}: ends inside tensor {name!r}; copy or download it again")
-                    filled += count
+                    filled += got
         except OSError as error:
             raise CheckpointError(f"{path}: tensor {name!r} cannot be read ({error.strerror or error})") from error
-        return buffer.view(entry.dtype).reshape(entry.shape)
+        return buffer
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._entries)

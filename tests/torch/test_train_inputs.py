@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,9 @@ import pytest
 from duosora.core import random
 from duosora.core.backend import Backend, get
 from duosora.core.data.batch import ClipBatch
+from duosora.core.data.cache import CacheWriter
+from duosora.core.data.latent_cache import CachedClip, LatentCache, latent_identity, write_latent_cache
+from duosora.core.data.text_cache import TextCache, text_identity, write_text_cache
 from duosora.core.errors import ConfigError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.maths import gaussian
@@ -185,6 +189,32 @@ def test_given_moments_and_states_take_the_models_place(texts: TextEncoder, clip
     made = DiffusionInputs(SEED, no_text, ClipEncoder(clips.backend, clips.part), ByNumber()).make(stored)
     for row in range(4):
         assert_same(rows_of(made, row), rows_of(expected, row))
+
+
+def test_batches_from_caches_are_those_without(tmp_path: Path, texts: TextEncoder, clips: ClipEncoder) -> None:
+    batch = clip_batch()
+    expected = DiffusionInputs(SEED, texts, clips, ByNumber()).make(batch, step=7)
+    identity = text_identity(texts.part, texts.tokenizer, texts.max_tokens)
+    write_text_cache(CacheWriter(tmp_path / "text", identity), CAPTIONS, texts.states)
+    files = [CachedClip(tmp_path / source, source, {"frames": [0, 9]}) for source in batch.sources]
+    for file in files:
+        file.path.touch()
+    transform = latent_identity(clips.part, {"frames": FRAMES}, "stat")
+    pixels = dict(zip(batch.sources, map(noise_clip, batch.samples), strict=True))
+    write_latent_cache(
+        CacheWriter(tmp_path / "latents", transform), files, lambda file: clips.moments(pixels[file.name])
+    )
+
+    latents = LatentCache(tmp_path / "latents", transform)
+    stored = replace(batch, pixels=None, moments=np.stack([latents.moments(file) for file in files]))
+    cache = TextCache(tmp_path / "text", identity)
+    cached_texts = TextEncoder(texts.backend, texts.part, texts.tokenizer, max_tokens=32, stored=cache)
+    cached_clips = ClipEncoder(clips.backend, clips.part)
+    made = DiffusionInputs(SEED, cached_texts, cached_clips, ByNumber()).make(stored, step=7)
+    for row in range(4):
+        assert_same(rows_of(made, row), rows_of(expected, row))
+    assert cached_texts._model is None, "the text encoder was loaded although every caption is in the cache"
+    assert cached_clips._model is None
 
 
 @pytest.mark.parametrize("changed", [{"frame_mask": None}, {"pixels": None}])

@@ -1,0 +1,95 @@
+"""Short names of what a cached tensor was computed from: a text, a file, a model. All are SHA-256 in hexadecimal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import MediaError
+from ..io.weights import WeightsReader
+from ..layout import Constant, Weights
+from ..models.recognise import Part
+
+FileIdentity = Literal["stat", "content"]
+"""How a media file is known again: by its size and time of change, or by all its bytes."""
+
+SAMPLE_BYTES = 4096
+"""Of each tensor, at its beginning, middle and end, go into the fingerprint of a model."""
+READ_BYTES = 1 << 20
+
+
+def text_fingerprint(text: str) -> str:
+    """Of a caption, exactly as the tokeniser gets it."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def json_fingerprint(value: Any) -> str:
+    """Of plain values; the order of keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def file_fingerprint(path: Path, name: str, by: FileIdentity = "stat") -> str:
+    """Of a media file that the annotation calls `name`; by content, the name does not matter.
+
+    Raises: MediaError when the file cannot be read.
+    """
+    try:
+        if by == "content":
+            return bytes_fingerprint(path)
+        stat = path.stat()
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
+    return json_fingerprint([name, stat.st_size, stat.st_mtime_ns])
+
+
+def bytes_fingerprint(path: Path) -> str:
+    """Of all bytes of a file. Raises: OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(READ_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def model_fingerprint(part: Part) -> str:
+    """Of a model: its spec, and the name, shape, dtype and three samples of the bytes of every weight.
+
+    A model that was trained further differs everywhere, so samples tell it apart, and twenty gigabytes of mT5-xxl need
+    not be read. How a folder is cut into shards, and constants and foreign weights in it, do not matter.
+    Raises: CheckpointError and LayoutError as opening and checking the weights do.
+    """
+    weights = part.open()
+    layout = part.layout
+    digest = hashlib.sha256(json.dumps(asdict(part.spec), sort_keys=True, default=str).encode())
+    held = layout.check({name: weights.shape(name) for name in weights}, weights.source)
+    for name, held_name in sorted(held.items()):
+        if held_name is None or isinstance(layout[name].init, Constant):
+            continue
+        digest.update(f"{name} {layout[name].shape}".encode())
+        for block in _samples(weights, held_name):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _samples(weights: Weights, name: str) -> Iterator[bytes]:
+    """The dtype of a tensor and its first, middle and last bytes."""
+    if isinstance(weights, WeightsReader):
+        dtype, shape = weights.dtype(name), weights.shape(name)
+        total = dtype.itemsize * int(np.prod(shape))
+    else:
+        values = np.ascontiguousarray(weights[name])
+        dtype, total = values.dtype, values.nbytes
+        flat = values.reshape(-1).view(np.uint8)
+    yield str(dtype).encode()
+    count = min(SAMPLE_BYTES, total)
+    for start in sorted({0, (total - count) // 2, total - count}):
+        if isinstance(weights, WeightsReader):
+            yield weights.read_bytes(name, start, count).tobytes()
+        else:
+            yield flat[start : start + count].tobytes()

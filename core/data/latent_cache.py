@@ -1,0 +1,91 @@
+"""Moments of clips' latents, computed once: the cache that `duosora cache latents` writes and training reads.
+
+Mean and log-variance are kept, not a sample, so every epoch still draws its own. What is random about a clip itself
+(the crop in time) is fixed when it is cached. Inpaint models cannot use such a cache: they are shown the latents of the
+clip with frames hidden, other ones each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import MediaError
+from ..models.recognise import Part
+from .cache import CacheReader, CacheWriter, check_identity
+from .fingerprints import FileIdentity, file_fingerprint, json_fingerprint, model_fingerprint
+
+KIND = "latent moments"
+
+
+@dataclass(frozen=True)
+class CachedClip:
+    """One clip as the cache knows it."""
+
+    path: Path
+    name: str
+    """Its path in the annotation, which stays when the whole folder moves."""
+    cut: Mapping[str, Any]
+    """What is taken of the file, in plain values: frames, crop, size."""
+
+
+def latent_identity(part: Part, transform: Mapping[str, Any], identify: FileIdentity) -> dict[str, Any]:
+    """From what the moments of a clip follow, beside the clip. transform: the settings by which clips are cut."""
+    return {"kind": KIND, "model": model_fingerprint(part), "files identified by": identify, **transform}
+
+
+class LatentCache:
+    """Finds the moments of clips in a cache; picklable, and safe to read from many threads and processes."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any] | None = None) -> None:
+        """identity: what the training run needs, of `latent_identity`.
+
+        Raises: CheckpointError when the cache is missing or unfinished, or was made with another model or transform.
+        """
+        self.reader = CacheReader(folder)
+        check_identity(folder, self.reader.index.identity, identity or {"kind": KIND})
+
+    def moments(self, clip: CachedClip) -> np.ndarray:
+        """(2C, t, h, w) float32.
+
+        Raises: MediaError when the clip is not in the cache, with the reason where it is known.
+        """
+        index = self.reader.index
+        moments = self.reader.find(_key(clip, index.identity["files identified by"]))
+        if moments is None:
+            reason = index.failed.get(clip.name, "it is new or has changed; run `duosora cache latents` again")
+            raise MediaError(f"{clip.path}: is not in the latent cache {self.reader.folder} ({reason})")
+        return moments
+
+
+def write_latent_cache(
+    writer: CacheWriter,
+    clips: Iterable[CachedClip],
+    encode: Callable[[CachedClip], np.ndarray],
+    on_progress: Callable[[int], None] = lambda count: None,
+    on_failure: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Encode the clips that are not in the cache yet, in their order, and close it.
+
+    encode: a clip to (2C, t, h, w). A clip that cannot be read is told to on_failure, noted and left out.
+    """
+    identify = writer.identity["files identified by"]
+    for clip in clips:
+        try:
+            key = _key(clip, identify)
+            if key not in writer:
+                writer.add(key, encode(clip), str(clip.path))
+        except MediaError as error:
+            reason = " ".join(str(error).split())
+            writer.fail(clip.name, reason)
+            on_failure(reason)
+        on_progress(1)
+    writer.close()
+
+
+def _key(clip: CachedClip, identify: FileIdentity) -> str:
+    return json_fingerprint([file_fingerprint(clip.path, clip.name, identify), clip.cut])

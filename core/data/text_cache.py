@@ -1,0 +1,67 @@
+"""Text states of captions, computed once: the cache that `duosora cache text` writes and training reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..io.tokenizer import Tokenizer
+from ..models.recognise import Part
+from .cache import CacheReader, CacheWriter, check_identity
+from .fingerprints import json_fingerprint, model_fingerprint, text_fingerprint
+
+KIND = "text states"
+GROUP = 64
+"""Captions handed to the encoder at a time: it batches neighbours in length."""
+PROBE_TEXTS = ("a red circle", "Ein Stern über dem Meer", "星が動く", "</s> x")
+"""What a tokeniser makes of these, and how many ids it has, tells it from another."""
+
+
+def text_identity(part: Part, tokenizer: Tokenizer, max_tokens: int) -> dict[str, Any]:
+    """From what the states of a caption follow, beside the caption."""
+    pieces = [tokenizer.pieces_of(text) for text in PROBE_TEXTS]
+    return {
+        "kind": KIND,
+        "model": model_fingerprint(part),
+        "tokenizer": json_fingerprint([tokenizer.vocab_size, pieces]),
+        "max_tokens": max_tokens,
+    }
+
+
+class TextCache:
+    """Finds the states of captions in a cache; picklable, and safe to read from many threads and processes."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any] | None = None) -> None:
+        """identity: what the training run needs, of `text_identity`.
+
+        Raises: CheckpointError when the cache is missing or unfinished, or was made with another model or tokeniser.
+        """
+        self.reader = CacheReader(folder)
+        check_identity(folder, self.reader.index.identity, identity or {"kind": KIND})
+
+    def find(self, caption: str) -> np.ndarray | None:
+        """(L, D) float32, or None when the caption is not in the cache."""
+        return self.reader.find(text_fingerprint(caption))
+
+
+def write_text_cache(
+    writer: CacheWriter,
+    captions: Sequence[str],
+    encode: Callable[[Sequence[str]], Sequence[np.ndarray]],
+    on_progress: Callable[[int], None] = lambda count: None,
+) -> None:
+    """Encode the captions that are not in the cache yet, in their order, and close it.
+
+    encode: captions to (L, D) each. on_progress: told how many further captions are done, stored ones included.
+    """
+    for start in range(0, len(captions), GROUP):
+        group = captions[start : start + GROUP]
+        keys = dict(zip(map(text_fingerprint, group), group, strict=True))
+        missing = {key: caption for key, caption in keys.items() if key not in writer}
+        for (key, caption), states in zip(missing.items(), encode(list(missing.values())), strict=True):
+            writer.add(key, states, f"caption {caption[:40]!r}")
+        on_progress(len(group))
+    writer.close()
