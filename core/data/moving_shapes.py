@@ -1,8 +1,8 @@
-"""The world of the tiny model: one coloured shape that moves over a plain background, and the sentences that
-describe it.
+"""The world of the tiny model: one coloured shape that moves over a plain background, drawn and described.
 
-Every word of these captions is one token of the tiny tokeniser (core/models/tiny/spiece.model), which was trained on
-them.
+Every word of the captions is one token of the tiny tokeniser (core/models/tiny/spiece.model), which was trained on
+them. Shapes are such that their outlines differ at this size: squares and stars came back from an autoencoder of 8 x 8
+pixels a latent as blobs.
 """
 
 from __future__ import annotations
@@ -11,16 +11,32 @@ import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
-SHAPES = ("circle", "square", "triangle", "ring", "star", "bar")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-BACKGROUNDS = ("white", "black", "gray", "pink")
-SIZES = ("small", "big")
+import numpy as np
+
+from .. import random
+
+FRAMES, SIDE = 17, 64
+SHAPES = ("circle", "triangle", "ring", "bar")
+COLOURS = {
+    "red": (215, 35, 40),
+    "green": (35, 160, 60),
+    "blue": (35, 75, 215),
+    "yellow": (240, 220, 40),
+    "purple": (145, 45, 175),
+    "orange": (245, 135, 25),
+}
+"""RGB; a clip's own colour is up to COLOUR_JITTER off in each channel."""
+BACKGROUNDS = {"white": (243, 243, 243), "black": (12, 12, 12), "gray": (128, 128, 128), "pink": (248, 175, 195)}
+COLOUR_JITTER, BACKGROUND_JITTER = 10, 6
+SIZES = {"small": (10.5, 11.5), "big": (16.0, 17.5)}
+"""Radii in pixels, of the circle and of the outline that the other shapes fill."""
 DIRECTIONS = {
     "left": ("left", "to the left", "leftwards"),
     "right": ("right", "to the right", "rightwards"),
     "up": ("up", "upwards", "to the top"),
     "down": ("down", "downwards", "to the bottom"),
 }
+HELD_OUT_SEED, HELD_OUT_PART = 1, 0.1
 TEMPLATES = (
     "a {size} {colour} {shape} moves {direction} on a {background} background",
     "{size} {colour} {shape} moving {direction}, {background} background",
@@ -30,8 +46,17 @@ TEMPLATES = (
 )
 
 
+MARGIN = 1.0
+"""Pixels between a shape and the border."""
+START, CROSSED = (0.0, 0.12), (0.76, 0.88)
+"""Where on its way across the frame a shape starts, and how much of the way it goes: nearly all, so that every frame
+tells the direction."""
+BAR_HEIGHT, RING_HOLE = 0.36, 0.52
+"""Parts of the radius."""
+
+
 class Scene(NamedTuple):
-    """What one clip shows; direction is a key of DIRECTIONS."""
+    """What one clip shows; each part is a key of the tables above."""
 
     size: str
     colour: str
@@ -53,3 +78,64 @@ def captions(scene: Scene) -> list[str]:
         for template in TEMPLATES
         for words in DIRECTIONS[scene.direction]
     ]
+
+
+def is_held_out(scene: Scene) -> bool:
+    """Whether a combination is kept from training: a tenth of all, spread over every attribute."""
+    return random.stream(HELD_OUT_SEED, "held out " + " ".join(scene)).random() < HELD_OUT_PART
+
+
+def training_scenes() -> list[Scene]:
+    """The combinations that are trained on."""
+    return [scene for scene in scenes() if not is_held_out(scene)]
+
+
+def held_out_scenes() -> list[Scene]:
+    """The combinations that are never trained on."""
+    return [scene for scene in scenes() if is_held_out(scene)]
+
+
+def render(scene: Scene, draw: np.random.Generator) -> np.ndarray:
+    """One clip of a scene, uint8 (FRAMES, SIDE, SIDE, 3); `draw` says its exact colours, size and path."""
+    colour = COLOURS[scene.colour] + draw.uniform(-COLOUR_JITTER, COLOUR_JITTER, 3)
+    background = BACKGROUNDS[scene.background] + draw.uniform(-BACKGROUND_JITTER, BACKGROUND_JITTER, 3)
+    radius = draw.uniform(*SIZES[scene.size])
+    rows, columns = np.mgrid[0.5:SIDE, 0.5:SIDE]
+    frames = []
+    for x, y in _path(scene.direction, radius, draw):
+        inside = _coverage(scene.shape, columns - x, rows - y, radius)[..., None]
+        frames.append(background + inside * (colour - background))
+    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+
+
+def caption(scene: Scene, draw: np.random.Generator) -> str:
+    """One of the sentences for a scene."""
+    choices = captions(scene)
+    return choices[int(draw.integers(len(choices)))]
+
+
+def _path(direction: str, radius: float, draw: np.random.Generator) -> np.ndarray:
+    """Centres (FRAMES, 2) of the shape, x and y in pixels."""
+    low, high = radius + MARGIN, SIDE - radius - MARGIN
+    start = draw.uniform(*START)
+    way = np.linspace(start, start + draw.uniform(*CROSSED), FRAMES)
+    if direction in ("left", "up"):
+        way = 1 - way
+    along = low + (high - low) * way
+    across = np.full(FRAMES, draw.uniform(low, high))
+    return np.stack([along, across] if direction in ("left", "right") else [across, along], axis=1)
+
+
+def _coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
+    """How much of each pixel, at (x, y) from the centre, the shape covers: from its signed distance in pixels."""
+    if shape == "circle":
+        distance = np.hypot(x, y) - radius
+    elif shape == "ring":
+        distance = np.maximum(np.hypot(x, y) - radius, RING_HOLE * radius - np.hypot(x, y))
+    elif shape == "bar":
+        distance = np.maximum(np.abs(x) - radius, np.abs(y) - BAR_HEIGHT * radius)
+    else:  # a triangle that stands on its base, as high and as wide as the circle
+        slope = np.hypot(2.0, 1.0)
+        sides = (2.0 * np.abs(x) - y - radius) / slope
+        distance = np.maximum(sides, y - radius)
+    return np.clip(0.5 - distance, 0.0, 1.0)

@@ -1,25 +1,97 @@
-"""The tiny model's captions and the tokeniser that was trained on them."""
+"""The tiny model's world: its sentences fit the tokeniser, its clips show what the sentences say."""
 
-from duosora.core.data.moving_shapes import captions, scenes
-from duosora.core.io.tokenizer import UNK, Tokenizer, train_tokenizer
-from duosora.core.models.mt5 import TINY
-from duosora.core.models.recognise import TINY_FOLDER
+import numpy as np
+import pytest
 
-CAPTIONS = [caption for scene in scenes() for caption in captions(scene)]
-LONGEST = 16
-"""Tokens, with the closing one, that configs/sample/tiny.yaml leaves room for."""
+from duosora.core import random
+from duosora.core.data.moving_shapes import (
+    BACKGROUNDS,
+    COLOURS,
+    FRAMES,
+    SHAPES,
+    SIDE,
+    Scene,
+    caption,
+    captions,
+    held_out_scenes,
+    render,
+    scenes,
+    training_scenes,
+)
+from duosora.core.data.shape_judge import Tally, judge
+
+RED_CIRCLE = Scene("big", "red", "circle", "right", "white")
 
 
-def test_every_word_of_the_captions_is_one_token() -> None:
-    tokenizer = Tokenizer.open(TINY_FOLDER)
-    words = {word for caption in CAPTIONS for word in caption.replace(",", "").replace(";", "").split()}
-    assert {word for word in words if len(tokenizer.pieces_of(word)) != 1 or UNK in tokenizer.pieces_of(word)} == set()
-    assert tokenizer.vocab_size == TINY.vocab_size
+def draw(number: int) -> np.random.Generator:
+    return random.stream(3, "test clip", number)
 
 
-def test_no_caption_is_cut() -> None:
-    assert sum(Tokenizer.open(TINY_FOLDER).encode(CAPTIONS, LONGEST).cut) == 0
+def test_a_clip_is_a_function_of_its_scene_and_draw() -> None:
+    clip = render(RED_CIRCLE, draw(0))
+    assert clip.shape == (FRAMES, SIDE, SIDE, 3)
+    assert clip.dtype == np.uint8
+    np.testing.assert_array_equal(clip, render(RED_CIRCLE, draw(0)))
+    assert (clip != render(RED_CIRCLE, draw(1))).any()
 
 
-def test_the_shipped_tokeniser_is_the_one_that_these_captions_train() -> None:
-    assert train_tokenizer(CAPTIONS, TINY.vocab_size) == (TINY_FOLDER / "spiece.model").read_bytes()
+def test_a_clip_has_the_scenes_colours_at_its_places() -> None:
+    clip = render(RED_CIRCLE, draw(0)).astype(int)
+    assert np.abs(clip[:, 0, 0] - BACKGROUNDS["white"]).max() <= 7
+    reddest = (clip[..., 0] - clip[..., 1]).reshape(FRAMES, -1).argmax(1)
+    columns = reddest % SIDE
+    assert columns[-1] - columns[0] > 20
+    assert np.abs(clip.reshape(FRAMES, -1, 3)[0, reddest[0]] - COLOURS["red"]).max() <= 11
+
+
+def test_held_out_combinations_are_never_trained_and_cover_every_value() -> None:
+    trained, held_out = set(training_scenes()), set(held_out_scenes())
+    assert not trained & held_out
+    assert trained | held_out == set(scenes())
+    assert 64 <= len(held_out) <= 0.12 * len(trained | held_out)
+    for every, kept in zip(zip(*scenes(), strict=True), zip(*held_out, strict=True), strict=True):
+        assert set(every) == set(kept)
+
+
+def test_captions_say_every_attribute() -> None:
+    scene = Scene("small", "blue", "ring", "up", "pink")
+    for sentence in captions(scene):
+        assert all(word in sentence for word in ("small", "blue", "ring", "pink"))
+        assert any(word in sentence for word in (" up", " upwards", " top"))
+    assert {caption(scene, draw(i)) for i in range(200)} == set(captions(scene))
+
+
+def test_the_judge_is_right_about_rendered_clips() -> None:
+    tally = Tally.of((scene, render(scene, draw(i))) for i, scene in enumerate(list(scenes())[::5]))
+    assert tally.rates() == dict.fromkeys((*Scene._fields, "all", "whole"), 1.0)
+    assert tally.confusion("shape") == {shape: {shape: sum(s.shape == shape for s in tally.scenes)} for shape in SHAPES}
+
+
+@pytest.mark.parametrize("attribute", Scene._fields)
+def test_the_judge_counts_what_is_not_as_asked(attribute: str) -> None:
+    values = {getattr(scene, attribute) for scene in scenes()} - {getattr(RED_CIRCLE, attribute)}
+    asked = [RED_CIRCLE._replace(**{attribute: value}) for value in sorted(values)]
+    rates = Tally.of((scene, render(RED_CIRCLE, draw(i))) for i, scene in enumerate(asked)).rates()
+    assert rates[attribute] == rates["all"] == 0.0
+    assert all(rates[other] == 1.0 for other in Scene._fields if other != attribute)
+
+
+def test_the_judge_sees_nothing_in_an_empty_clip_and_no_way_in_a_still_one() -> None:
+    clip = render(RED_CIRCLE, draw(0))
+    empty = np.broadcast_to(clip[:1, :1, :1], clip.shape)
+    assert judge(empty)[:4] == ("nothing", "nothing", "nothing", "still")
+    still = np.broadcast_to(clip[:1], clip.shape)
+    assert judge(still).direction == "still"
+
+
+def test_the_judge_notices_an_object_that_breaks_or_vanishes() -> None:
+    clip = render(RED_CIRCLE, draw(0))
+    assert judge(clip).is_whole
+    vanished = clip.copy()
+    vanished[5] = clip[0, 0, 0]
+    assert not judge(vanished).is_whole
+    broken = clip.copy()
+    columns = np.nonzero(np.abs(clip[8].astype(int) - clip[0, 0, 0]).sum(-1).max(0) > 100)[0]
+    centre = int(columns.mean())
+    broken[8, :, centre - 2 : centre + 3] = clip[0, 0, 0]
+    assert not judge(broken).is_whole
