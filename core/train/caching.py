@@ -1,0 +1,91 @@
+"""Filling the caches of a training run: every caption through the text encoder, every clip through the autoencoder."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..config.caches import CacheSettings
+from ..data.cache import CacheReader, CacheWriter
+from ..data.latent_cache import CachedClip, latent_identity, write_latent_cache
+from ..data.text_cache import text_identity, write_text_cache
+from ..errors import ConfigError
+from .encoders import ClipEncoder, TextEncoder
+
+SECONDS_BETWEEN_LINES = 30.0
+
+
+class Progress:
+    """A bar with the time that is left; where there is no terminal, a line now and then."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self.what, self.total = what, total
+        self._bar = tqdm(total=total, desc=what, dynamic_ncols=True, disable=None)
+        self._done, self._started = 0, time.monotonic()
+        self._told = self._started
+
+    def advance(self, count: int) -> None:
+        """Some more are done."""
+        self._done += count
+        self._bar.update(count)
+        now = time.monotonic()
+        if self._bar.disable and now - self._told >= SECONDS_BETWEEN_LINES:
+            self._told = now
+            left = (now - self._started) / self._done * (self.total - self._done)
+            self.say(f"{self.what}: {self._done} of {self.total}, about {tqdm.format_interval(left)} left")
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        self._bar.write(line, file=sys.stderr)
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+def cache_texts(settings: CacheSettings, encoder: TextEncoder, captions: Sequence[str]) -> CacheReader:
+    """Store the states of the captions, each once; returns the finished cache.
+
+    Raises: ConfigError when no folder is set; CheckpointError when it holds a cache made from something else.
+    """
+    if settings.text is None:
+        raise ConfigError("caches.text: name the folder for the text states")
+    identity = text_identity(encoder.part, encoder.tokenizer, encoder.max_tokens) | {"computed in": encoder.dtype}
+    writer = CacheWriter(settings.text, identity, settings.text_dtype, settings.shard_mb << 20)
+    unique = list(dict.fromkeys(captions))
+    progress = Progress("captions", len(unique))
+    try:
+        write_text_cache(writer, unique, encoder.states, progress.advance)
+    finally:
+        progress.close()
+    return CacheReader(settings.text)
+
+
+def cache_latents(
+    settings: CacheSettings,
+    encoder: ClipEncoder,
+    clips: Sequence[CachedClip],
+    read: Callable[[CachedClip], np.ndarray],
+    transform: dict[str, Any],
+) -> CacheReader:
+    """Store the moments of the clips; those that cannot be read are named and left out. Returns the finished cache.
+
+    read: the pixels of a clip, (3, T, H, W) in [-1, 1]. transform: the settings by which clips are cut.
+    Raises: ConfigError when no folder is set; CheckpointError when it holds a cache made from something else.
+    """
+    if settings.latents is None:
+        raise ConfigError("caches.latents: name the folder for the moments of the latents")
+    identity = latent_identity(encoder.part, transform, settings.identify) | {"computed in": encoder.dtype}
+    writer = CacheWriter(settings.latents, identity, settings.latents_dtype, settings.shard_mb << 20)
+    progress = Progress("clips", len(clips))
+    try:
+        write_latent_cache(
+            writer, clips, lambda clip: encoder.moments(read(clip)), progress.advance, on_failure=progress.say
+        )
+    finally:
+        progress.close()
+    return CacheReader(settings.latents)
