@@ -15,6 +15,7 @@ import numpy as np
 
 from .errors import BackendMissing
 from .layout import Weights
+from .train.step import DiffusionBatch, TrainOptions, TrainStep
 
 NAMES = ("torch", "mindspore")
 DTYPES = ("fp32", "bf16", "fp16")
@@ -55,6 +56,12 @@ class Backend(Protocol):
         Raises: LayoutError, CheckpointError (bad tensors), ConfigError (a kernel or dtype the device lacks).
         """
 
+    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> TrainStep[DiffusionBatch]:
+        """The model of a denoiser's spec with its weights on the device, ready to be trained.
+
+        Raises: as build; BackendMissing for an optimiser whose library is not installed.
+        """
+
     def check(self, dtype: str, attention: str) -> None:
         """Raises what `build` would raise for the dtype and the kernel, before any long work."""
 
@@ -64,11 +71,12 @@ class Backend(Protocol):
     def attention_kernels(self) -> tuple[str, ...]:
         """The attention kernels that work here."""
 
-    def function(self, name: str) -> Callable[..., Array]:
+    def function(self, name: str) -> Callable[..., Any]:
         """A piece of a model without weights, which golden cases test by itself.
 
         "rotate" (queries or keys, cosines, sines), and the wavelet transforms of a whole clip under upstream's class
-        names: HaarWaveletTransform3D, HaarWaveletTransform2D and their inverses.
+        names: HaarWaveletTransform3D, HaarWaveletTransform2D and their inverses; "diffusion_loss" (a DiffusionBatch
+        and a prediction, in numpy) gives loss, gradient by the prediction and model_input by name.
         """
 
     def record(self, model: Model, names: Iterable[str]) -> AbstractContextManager[dict[str, Array]]:

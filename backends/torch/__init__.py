@@ -19,6 +19,7 @@ from duosora.core.loading import check_structure, checked_weights
 from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.wfvae import WFVAESpec
+from duosora.core.train.step import TrainOptions
 
 from . import attention as kernels
 from .models.mt5 import MT5Encoder
@@ -32,6 +33,7 @@ from .models.wfvae import (
 )
 from .precision import TORCH_DTYPES, aligned, exact_float32, to_array, to_tensor
 from .streaming import whole_clip
+from .train_step import DiffusionTrainStep, replay_loss
 
 WAVELETS = {
     wavelet.__name__: wavelet
@@ -87,18 +89,26 @@ class TorchBackend:
 
     def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> nn.Module:
         self.check(dtype, attention)
-        with torch.device("meta"):
-            model = _model(spec, kernels.make_attend(attention, self.device, dtype))
-        check_structure(spec.layout(), _shapes(model))
-        for name, array in checked_weights(spec.layout(), weights):
-            tensor = aligned(to_tensor(array).to(self.device, TORCH_DTYPES[dtype]))
-            _assign(model, name, nn.Parameter(tensor, requires_grad=False))
-        return model.eval()
+        return self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).eval()
+
+    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
+        self.check(options.dtype, options.attention)
+        attend = kernels.make_attend(options.attention, self.device, options.dtype)
+        return DiffusionTrainStep(self._build(spec, weights, "fp32", attend), self.device, options)
 
     def check(self, dtype: str, attention: str) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype = {dtype!r}: needs one of {', '.join(DTYPES)}")
         kernels.make_attend(attention, self.device, dtype)
+
+    def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> nn.Module:
+        with torch.device("meta"):
+            model = _model(spec, attend)
+        check_structure(spec.layout(), _shapes(model))
+        for name, array in checked_weights(spec.layout(), weights):
+            tensor = aligned(to_tensor(array).to(self.device, TORCH_DTYPES[dtype]))
+            _assign(model, name, nn.Parameter(tensor, requires_grad=False))
+        return model
 
     def structure(self, spec: Any) -> Mapping[str, tuple[int, ...]]:
         with torch.device("meta"):
@@ -107,8 +117,9 @@ class TorchBackend:
     def attention_kernels(self) -> tuple[str, ...]:
         return kernels.kernels(self.device)
 
-    def function(self, name: str) -> Callable[..., torch.Tensor]:
-        return kernels.rotate if name == "rotate" else partial(_transform, WAVELETS[name])
+    def function(self, name: str) -> Callable[..., Any]:
+        functions: dict[str, Callable[..., Any]] = {"rotate": kernels.rotate, "diffusion_loss": replay_loss}
+        return functions[name] if name in functions else partial(_transform, WAVELETS[name])
 
     @contextmanager
     def record(self, model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Any]]:

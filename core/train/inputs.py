@@ -105,7 +105,6 @@ class DiffusionInputs:
             text=states,
             text_mask=text_mask,
             mask=batch.mask,
-            masked_loss=batch.mask is not None,
             condition=_joined(conditions, padded) if conditions else None,
             **self.objective.draw(self.seed, batch.samples, step)._asdict(),
         )

@@ -5,14 +5,14 @@ All randomness is in the batch, drawn by core; a backend's step is a function of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from ..backend import Model
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,7 @@ class DiffusionBatch:
     text_mask: np.ndarray | None
     """(B, L), above 0 where a token counts; None: all."""
     mask: np.ndarray | None = None
-    """(B, T, H, W), above 0 where the latents are no padding; None: all."""
-    masked_loss: bool = False
-    """Mean over the valid latents (quirk Q25's form) instead of over all."""
+    """(B, T, H, W), above 0 where the latents are no padding, which also are what the loss is the mean of; None: all."""
     condition: np.ndarray | None = None
     """An inpaint model's further channels (B, C', T, H, W): latents of the kept pixels, then the compressed mask."""
 
@@ -103,6 +101,8 @@ class TrainOptions:
     keeps_ema: bool = True
     recompute_every: int = 0
     """Activations of every n-th block are computed again instead of kept; 1: all blocks, 0: none."""
+    frozen: tuple[str, ...] = ()
+    """Beginnings of the names of weights that stay as they are."""
     compile: bool = False
     """Compile the model (torch.compile, ms.jit)."""
 
@@ -121,8 +121,8 @@ class TrainStep(Protocol, Generic[Batch]):
     def evaluate(self, batch: Batch, use_ema: bool) -> float:
         """The loss of a batch, nothing changed."""
 
-    def inference_model(self, use_ema: bool) -> Model:
-        """The model with its present weights, to be called like one of `Backend.build`, valid until the next step."""
+    def inference_model(self, use_ema: bool) -> AbstractContextManager[Any]:
+        """A context in which the model, or the average of its weights, is called like one of `Backend.build`."""
 
     def weights(self, use_ema: bool) -> Iterator[tuple[str, np.ndarray]]:
         """Float32 weights under the layout's names, one at a time."""
@@ -133,5 +133,5 @@ class TrainStep(Protocol, Generic[Batch]):
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote there. Raises: CheckpointError when it does not fit the model."""
 
-    def snapshot(self) -> Any:
-        """A copy of everything `weights` and `save` read, which later steps leave alone; for saving in a thread."""
+    def load_average(self, weights: Mapping[str, np.ndarray]) -> None:
+        """Overwrite the average of the weights, under the layout's names."""

@@ -1,0 +1,205 @@
+"""What every train step has: named float32 parameters, their optimiser, clipping, loss scaling, and an average of them.
+
+State is read and written under the layout's names, so that another backend can go on with it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from duosora.core.errors import BackendMissing, CheckpointError, ConfigError
+from duosora.core.io.files import atomic_write
+from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.train.step import AdamW
+
+from .precision import aligned, to_array, to_tensor
+
+OTHER_OPTIMIZERS = {
+    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
+    "prodigy": ("prodigyopt", "Prodigy", "prodigyopt"),
+}
+"""Module, class and package of the optimisers that libraries bring."""
+
+
+class Update(NamedTuple):
+    """What became of one optimiser step."""
+
+    grad_norm: float
+    applied: bool
+
+
+class Optimization:
+    """The trainable half of a train step: it owns everything about the parameters but how their gradients come."""
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        optimizer: AdamW,
+        *,
+        device: str,
+        name: str = "adamw",
+        max_grad_norm: float | None = None,
+        keeps_ema: bool = False,
+        scales_loss: bool = False,
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.shadows = {key: value.detach().clone() for key, value in parameters.items()} if keeps_ema else {}
+        self.max_grad_norm = max_grad_norm
+        self.optimizer = _optimizer(name, list(self.parameters.values()), optimizer)
+        self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=scales_loss)
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the loss's gradients."""
+        self.scaler.scale(loss).backward()
+
+    def update(self, lr: float, ema_decay: float | None, reject_above: float, is_finite: bool = True) -> Update:
+        """Step along the gradients and forget them; with a norm that is not finite, or too large, only forget them."""
+        self.scaler.unscale_(self.optimizer)
+        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
+        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        applied = is_finite and bool(np.isfinite(norm)) and norm <= reject_above
+        if applied:
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr
+            self.scaler.step(self.optimizer)
+            if ema_decay is not None:
+                self._average(ema_decay)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Update(norm, applied)
+
+    @contextmanager
+    def averaged(self, use_ema: bool) -> Iterator[None]:
+        """Inside, the parameters have the values of their average."""
+        if not use_ema:
+            yield
+            return
+        if not self.shadows:
+            raise ConfigError("the average of the weights was asked for, but this run keeps none")
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def weights(self, use_ema: bool) -> Iterator[tuple[str, np.ndarray]]:
+        """Float32 copies under the layout's names."""
+        held = self.shadows if use_ema else self.parameters
+        return ((name, to_array(tensor)) for name, tensor in held.items())
+
+    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """A copy of the optimiser's tensors, `exp_avg.<name>` and the like, and of its numbers."""
+        arrays: dict[str, np.ndarray] = {}
+        numbers: dict[str, dict[str, float]] = {}
+        for name, parameter in self.parameters.items():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.ndim:
+                    arrays[f"{key}.{name}"] = to_array(value)
+                else:
+                    numbers.setdefault(key, {})[name] = float(value)
+        groups = [_numbers_of(group) for group in self.optimizer.param_groups]
+        return arrays, {"numbers": numbers, "groups": groups, "loss_scale": self.scaler.state_dict()}
+
+    def load_state(self, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any], source: str) -> None:
+        """Restore what `state` gave. Raises: CheckpointError when it was another model's."""
+        states: dict[str, dict[str, Any]] = {}
+        for full_name in arrays:
+            key, _, name = full_name.partition(".")
+            parameter = self.parameters.get(name)
+            if parameter is None or tuple(arrays[full_name].shape) != tuple(parameter.shape):
+                raise CheckpointError(f"{source}: {full_name} belongs to another model; resume with the run's own config")
+            tensor = to_tensor(arrays[full_name]).to(parameter.device)
+            states.setdefault(name, {})[key] = aligned(tensor)
+        for key, values in rest["numbers"].items():
+            for name, value in values.items():
+                states.setdefault(name, {})[key] = torch.tensor(value, dtype=torch.float32)
+        unknown = states.keys() - self.parameters.keys()
+        if unknown or (states and len(states) != len(self.parameters)):
+            raise CheckpointError(f"{source}: holds the state of {len(states)} weights, not of {len(self.parameters)}")
+        for name, state in states.items():
+            self.optimizer.state[self.parameters[name]] = state
+        for group, saved in zip(self.optimizer.param_groups, rest["groups"], strict=True):
+            group.update(saved)
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(rest["loss_scale"])
+
+    def load_weights(self, weights: Mapping[str, np.ndarray], use_ema: bool) -> None:
+        """Overwrite the parameters, or their average, in place; the names are those of `weights`."""
+        held = self.shadows if use_ema else self.parameters
+        with torch.no_grad():
+            for name, tensor in held.items():
+                tensor.copy_(to_tensor(weights[name]))
+
+    def _average(self, decay: float) -> None:
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.shadows.values()), list(self.parameters.values()), 1.0 - decay)
+
+    def _swap(self) -> None:
+        for name, parameter in self.parameters.items():
+            parameter.data, self.shadows[name] = self.shadows[name], parameter.data
+
+
+def save_state(folder: Path, name: str, state: tuple[dict[str, np.ndarray], dict[str, Any]]) -> None:
+    """Write an optimiser's state as <name>.safetensors and <name>.json."""
+    arrays, rest = state
+    save_weights(folder / f"{name}.safetensors", arrays, overwrite=True)
+    with atomic_write(folder / f"{name}.json", overwrite=True) as temporary:
+        temporary.write_text(json.dumps(rest, indent=1), encoding="utf-8")
+
+
+def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
+    """Read what `save_state` wrote. Raises: CheckpointError."""
+    file = folder / f"{name}.json"
+    try:
+        rest = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read as an optimiser's state ({error})") from error
+    weights = open_weights(folder / f"{name}.safetensors")
+    return {key: weights[key] for key in weights}, rest
+
+
+def recompute(blocks: Iterable[nn.Module], every: int) -> None:
+    """Make every n-th block compute its activations again in the backward pass instead of keeping them; 0: none."""
+    for number, block in enumerate(blocks):
+        if every and number % every == 0:
+            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+
+
+def autocast(device: str, dtype: torch.dtype) -> Any:
+    """A context in which matrix products and convolutions compute in a dtype; nothing changes for float32."""
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+    def run(*inputs: Any) -> Any:
+        return checkpoint(forward, *inputs, use_reentrant=False)
+
+    return run
+
+
+def _optimizer(name: str, parameters: list[nn.Parameter], options: AdamW) -> torch.optim.Optimizer:
+    settings: dict[str, Any] = {"betas": options.betas, "eps": options.eps, "weight_decay": options.weight_decay}
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=0.0, **settings)
+    if name not in OTHER_OPTIMIZERS:
+        raise ConfigError(f"optimizer.name = {name!r}: needs one of adamw, {', '.join(OTHER_OPTIMIZERS)}")
+    module, kind, package = OTHER_OPTIMIZERS[name]
+    try:
+        return getattr(importlib.import_module(module), kind)(parameters, lr=0.0, **settings)
+    except (ImportError, OSError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendMissing(f"optimizer.name = {name!r}: {package} does not load ({reason}); pip install {package}") from error
+
+
+def _numbers_of(group: Mapping[str, Any]) -> dict[str, float]:
+    return {key: value for key, value in group.items() if type(value) in (int, float)}

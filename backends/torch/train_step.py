@@ -1,0 +1,152 @@
+"""One optimiser step of a denoiser: the forward of sampling, the loss, gradients, update, average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from duosora.core.shapes import LatentShape
+from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
+
+from .models.opensora_t2v import OpenSoraT2V
+from .optimization import Optimization, autocast, load_state, recompute, save_state
+from .precision import TORCH_DTYPES, to_array, to_tensor
+
+STATE = "optimizer"
+
+
+class DiffusionTrainStep:
+    """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
+
+    def __init__(self, model: OpenSoraT2V, device: str, options: TrainOptions) -> None:
+        self.model, self.device = model, device
+        self.dtype = TORCH_DTYPES[options.dtype]
+        trainable = _make_trainable(model, options.frozen)
+        recompute(model.transformer_blocks, options.recompute_every)
+        self._forward = torch.compile(model) if options.compile else model
+        self.optimization = Optimization(
+            trainable,
+            options.optimizer,
+            device=device,
+            name=options.optimizer_name,
+            max_grad_norm=options.max_grad_norm,
+            keeps_ema=options.keeps_ema,
+            scales_loss=options.dtype == "fp16",
+        )
+
+    def step(
+        self,
+        batches: Sequence[DiffusionBatch],
+        lr: float,
+        ema_decay: float | None = None,
+        reject_above: float = float("inf"),
+    ) -> StepReport:
+        """One optimiser step over micro-batches, whose gradients are averaged."""
+        self.model.train()
+        losses = []
+        for batch in batches:
+            loss = self._loss(batch)
+            self.optimization.backward(loss / len(batches))
+            losses.append(float(loss.detach()))
+        mean = float(np.mean(losses))
+        update = self.optimization.update(lr, ema_decay, reject_above, bool(np.isfinite(mean)))
+        return StepReport(mean, update.grad_norm, update.applied, {"loss": mean})
+
+    def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
+        """The loss of a batch, nothing changed."""
+        with self.inference_model(use_ema), torch.no_grad():
+            return float(self._loss(batch))
+
+    @contextmanager
+    def inference_model(self, use_ema: bool) -> Iterator[nn.Module]:
+        """The model with its present weights or their average."""
+        self.model.eval()
+        with self.optimization.averaged(use_ema):
+            yield self.model
+
+    def weights(self, use_ema: bool) -> Iterator[tuple[str, np.ndarray]]:
+        """Float32 weights under the layout's names, one at a time."""
+        averaged = dict(self.optimization.shadows) if use_ema else {}
+        for name, parameter in self.model.named_parameters():
+            yield name, to_array(averaged.get(name, parameter))
+
+    def save(self, folder: Path) -> None:
+        """Write the optimiser's state."""
+        save_state(folder, STATE, self.optimization.state())
+
+    def load(self, folder: Path) -> None:
+        """Restore the optimiser's state."""
+        self.optimization.load_state(*load_state(folder, STATE), source=str(folder))
+
+    def load_average(self, weights: Any) -> None:
+        """Overwrite the average of the weights."""
+        self.optimization.load_weights(weights, use_ema=True)
+
+    def _loss(self, batch: DiffusionBatch) -> Tensor:
+        latents, noise = self._place(batch.latents), self._place(batch.noise)
+        seen = model_input(batch, latents, noise, self._condition(batch))
+        with self._autocast():
+            shape = LatentShape(*batch.latents.shape[2:])
+            condition = self.model.condition(self._place(batch.text), batch.text_mask, shape, batch.mask)
+            prediction = self._forward(seen, self._place(batch.timesteps.astype(np.float32)), condition)
+        return diffusion_loss(batch, prediction, latents, noise)
+
+    def _condition(self, batch: DiffusionBatch) -> Tensor | None:
+        return None if batch.condition is None else self._place(batch.condition)
+
+    def _place(self, array: np.ndarray) -> Tensor:
+        return to_tensor(array).to(self.device, copy=True)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.device, self.dtype)
+
+
+def model_input(batch: DiffusionBatch, latents: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+    """What the network sees, (B, C, T, H, W): noised latents, then the condition's channels."""
+    noised = _column(batch.signal, latents) * latents + _column(batch.spread, latents) * noise
+    return noised if condition is None else torch.cat([noised, condition], 1)
+
+
+def diffusion_loss(batch: DiffusionBatch, prediction: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
+    """The weighted mean squared error, in float32, over all latents or over those that are no padding.
+
+    The weights are not part of the mean's denominator (quirk Q25).
+    """
+    target = _column(batch.of_clean, latents) * latents + _column(batch.of_noise, latents) * noise
+    errors = (prediction.float() - target) ** 2 * _column(batch.weights, latents)
+    if batch.mask is None:
+        return errors.mean()
+    mask = to_tensor(batch.mask).to(errors)[:, None]  # (B, 1, T, H, W)
+    return (errors * mask).sum() / (mask.sum() * errors.shape[1])
+
+
+def replay_loss(batch: DiffusionBatch, prediction: np.ndarray) -> dict[str, np.ndarray]:
+    """Loss, its gradient by the prediction, and the model's input, for a prediction that is given."""
+    latents, noise = to_tensor(batch.latents), to_tensor(batch.noise)
+    condition = None if batch.condition is None else to_tensor(batch.condition)
+    with torch.inference_mode(False), torch.enable_grad():
+        predicted = to_tensor(prediction.copy()).requires_grad_()
+        loss = diffusion_loss(batch, predicted, latents, noise)
+        (gradient,) = torch.autograd.grad(loss, predicted)
+    seen = model_input(batch, latents, noise, condition)
+    return {"loss": to_array(loss), "gradient": to_array(gradient), "model_input": to_array(seen)}
+
+
+def _make_trainable(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Ask for gradients of all parameters but those whose names begin as one of `frozen`; return these by name."""
+    trainable = {}
+    for name, parameter in model.named_parameters():
+        if not name.startswith(frozen):
+            trainable[name] = parameter.requires_grad_()
+    return trainable
+
+
+def _column(values: np.ndarray, like: Tensor) -> Tensor:
+    """Numbers of the samples (B,) as (B, 1, 1, 1, 1) float32."""
+    return to_tensor(values.astype(np.float32)).to(like.device).reshape(-1, *[1] * (like.ndim - 1))

@@ -1,0 +1,135 @@
+"""What a denoiser is trained on: how latents and noise are mixed, what it is to predict, and what an error weighs.
+
+Every objective is linear in the clean latents and the noise, so it comes down to a few numbers a sample, which a
+backend multiplies with its tensors (core.train.step.DiffusionBatch).
+Sources: Ho et al. 2020, arXiv:2006.11239 (epsilon); Salimans and Ho 2022, arXiv:2202.00512 (v); Lipman et al. 2022,
+arXiv:2210.02747 (flow); Hang et al. 2023, arXiv:2303.09556 (min-SNR); Esser et al. 2024, arXiv:2403.03206 (weights of
+flows); Open-Sora Plan v1.3, train_t2v_diffusers.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import ConfigError
+from ..samplers.schedule import LINEAR, FlowSchedule, Schedule
+from .timesteps import TimestepDraw
+
+FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")
+
+
+class Draws(NamedTuple):
+    """How samples are noised and weighed, (B,) float64 each; fields as in DiffusionBatch."""
+
+    timesteps: np.ndarray
+    signal: np.ndarray
+    spread: np.ndarray
+    of_clean: np.ndarray
+    of_noise: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiffusionObjective:
+    """Denoising at the whole timesteps of a variance-preserving schedule.
+
+    Raises: ConfigError for an unknown kind or a gamma that is not positive.
+    """
+
+    kind: str = "v_prediction"
+    """`epsilon`: the noise; `v_prediction`: sqrt(a) * noise - sqrt(1 - a) * latents; `sample`: the latents."""
+    schedule: Schedule = LINEAR
+    snr_gamma: float | None = None
+    """Min-SNR: errors weigh as those of the clean latents would with their signal-to-noise ratio cut off here."""
+    adds_noise_to_sample: bool = False
+    """Upstream's form of `sample`: the prediction less the noise is compared with the latents."""
+    timesteps: TimestepDraw = TimestepDraw()
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("epsilon", "v_prediction", "sample"):
+            raise ConfigError(f"objective.kind = {self.kind!r}: needs one of epsilon, v_prediction, sample, flow")
+        if self.snr_gamma is not None and not self.snr_gamma > 0:
+            raise ConfigError(f"objective.snr_gamma = {self.snr_gamma}: needs a positive number, or nothing")
+
+    def draw(self, seed: int, samples: Sequence[int], step: int) -> Draws:
+        """Timesteps and coefficients of samples, each by its own stream."""
+        shares = np.array(self.timesteps.draw(seed, samples, step))
+        last = self.schedule.num_train_timesteps - 1
+        return self.at(np.minimum((shares * (last + 1)).astype(np.int64), last))
+
+    def at(self, timesteps: np.ndarray) -> Draws:
+        """The coefficients at whole timesteps (B,)."""
+        signal, spread = self.schedule.rates(timesteps)
+        of_clean, of_noise = self._target(signal, spread)
+        return Draws(timesteps.astype(np.float64), signal, spread, of_clean, of_noise, self._weights(timesteps))
+
+    def _target(self, signal: np.ndarray, spread: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ones, zeros = np.ones_like(signal), np.zeros_like(signal)
+        if self.kind == "epsilon":
+            return zeros, ones
+        if self.kind == "v_prediction":
+            return -spread, signal
+        return ones, ones if self.adds_noise_to_sample else zeros
+
+    def _weights(self, timesteps: np.ndarray) -> np.ndarray:
+        if self.snr_gamma is None:
+            return np.ones(len(timesteps))
+        snr = self.schedule.snr[timesteps]
+        cut = np.minimum(snr, self.snr_gamma)
+        if self.kind == "epsilon":
+            # Without signal the ratio is 0 / 0, which upstream makes a NaN of (quirk Q11); its limit is 1.
+            return np.where(snr > 0, cut / np.where(snr > 0, snr, 1.0), 1.0)
+        return cut / (snr + 1.0) if self.kind == "v_prediction" else cut
+
+
+@dataclass(frozen=True, kw_only=True)
+class FlowObjective:
+    """Velocity noise - latents on the straight line between latents and noise, at continuous times.
+
+    Raises: ConfigError for an unknown weighting.
+    """
+
+    schedule: FlowSchedule = FlowSchedule()
+    weighting: str = "none"
+    """`sigma_sqrt`: 1 / sigma^2; `cosmap`: 2 / (pi * (1 - 2 * sigma + 2 * sigma^2))."""
+    timesteps: TimestepDraw = TimestepDraw()
+    on_grid: bool = False
+    """Only the schedule's num_train_timesteps noise levels, as upstream; else any."""
+
+    def __post_init__(self) -> None:
+        if self.weighting not in FLOW_WEIGHTINGS:
+            raise ConfigError(f"objective.weighting = {self.weighting!r}: needs one of {', '.join(FLOW_WEIGHTINGS)}")
+
+    def draw(self, seed: int, samples: Sequence[int], step: int) -> Draws:
+        """Timesteps and coefficients of samples, each by its own stream."""
+        shares = np.array(self.timesteps.draw(seed, samples, step))
+        return self.at(self._grid[self._index(shares)] if self.on_grid else self.schedule.shifted(1.0 - shares))
+
+    def at(self, sigmas: np.ndarray) -> Draws:
+        """The coefficients at shares of noise (B,) in (0, 1]."""
+        ones = np.ones_like(sigmas)
+        told = sigmas * self.schedule.num_train_timesteps
+        return Draws(told, 1.0 - sigmas, sigmas, -ones, ones, self._weights(sigmas))
+
+    def _weights(self, sigmas: np.ndarray) -> np.ndarray:
+        if self.weighting == "sigma_sqrt":
+            return sigmas**-2.0
+        if self.weighting == "cosmap":
+            return 2.0 / (np.pi * (1.0 - 2.0 * sigmas + 2.0 * sigmas**2))
+        return np.ones_like(sigmas)
+
+    def _index(self, shares: np.ndarray) -> np.ndarray:
+        count = self.schedule.num_train_timesteps
+        return np.minimum((shares * count).astype(np.int64), count - 1)
+
+    @cached_property
+    def _grid(self) -> np.ndarray:
+        return self.schedule.sigmas
+
+
+Objective = DiffusionObjective | FlowObjective
