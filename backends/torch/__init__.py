@@ -101,7 +101,7 @@ class TorchBackend:
             raise ConfigError(f"dtype = {dtype!r}: needs one of {', '.join(DTYPES)}")
         kernels.make_attend(attention, self.device, dtype)
 
-    def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> nn.Module:
+    def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
         with torch.device("meta"):
             model = _model(spec, attend)
         check_structure(spec.layout(), _shapes(model))

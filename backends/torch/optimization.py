@@ -117,7 +117,7 @@ class Optimization:
             key, _, name = full_name.partition(".")
             parameter = self.parameters.get(name)
             if parameter is None or tuple(arrays[full_name].shape) != tuple(parameter.shape):
-                raise CheckpointError(f"{source}: {full_name} belongs to another model; resume with the run's own config")
+                raise CheckpointError(f"{source}: {full_name} belongs to another model; resume with the run's config")
             tensor = to_tensor(arrays[full_name]).to(parameter.device)
             states.setdefault(name, {})[key] = aligned(tensor)
         for key, values in rest["numbers"].items():
@@ -172,7 +172,7 @@ def recompute(blocks: Iterable[nn.Module], every: int) -> None:
     """Make every n-th block compute its activations again in the backward pass instead of keeping them; 0: none."""
     for number, block in enumerate(blocks):
         if every and number % every == 0:
-            block.forward = _recomputed(block.forward)  # type: ignore[method-assign]
+            block.forward = _recomputed(block.forward)
 
 
 def autocast(device: str, dtype: torch.dtype) -> Any:
@@ -198,7 +198,9 @@ def _optimizer(name: str, parameters: list[nn.Parameter], options: AdamW) -> tor
         return getattr(importlib.import_module(module), kind)(parameters, lr=0.0, **settings)
     except (ImportError, OSError, AttributeError) as error:
         reason = str(error).splitlines()[0]
-        raise BackendMissing(f"optimizer.name = {name!r}: {package} does not load ({reason}); pip install {package}") from error
+        raise BackendMissing(
+            f"optimizer.name = {name!r}: {package} does not load ({reason}); pip install {package}"
+        ) from error
 
 
 def _numbers_of(group: Mapping[str, Any]) -> dict[str, float]:

@@ -76,6 +76,11 @@ class DiffusionTrainStep:
         for name, parameter in self.model.named_parameters():
             yield name, to_array(averaged.get(name, parameter))
 
+    def first_moments(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The optimiser's running means of the gradients, under the layout's names."""
+        for name, parameter in self.optimization.parameters.items():
+            yield name, to_array(self.optimization.optimizer.state[parameter]["exp_avg"])
+
     def save(self, folder: Path) -> None:
         """Write the optimiser's state."""
         save_state(folder, STATE, self.optimization.state())
@@ -143,7 +148,8 @@ def _make_trainable(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.P
     trainable = {}
     for name, parameter in model.named_parameters():
         if not name.startswith(frozen):
-            trainable[name] = parameter.requires_grad_()
+            parameter.requires_grad_()
+            trainable[name] = parameter
     return trainable
 
 

@@ -77,12 +77,20 @@ class Schedule:
         Values are those of float32, which models were trained with: near 1 they leave 1 - a few digits (at timestep 0
         it is off by 0.01 %), and published trajectories show it. Tables with an SNR shift were made in float64.
         """
+        if self.snr_shift_scale is None:
+            return self._float32_product().astype(np.float64)
         alphas_cumprod = np.cumprod(1.0 - self._plain_betas())
-        if self.snr_shift_scale is not None:
-            alphas_cumprod = alphas_cumprod / (self.snr_shift_scale + (1.0 - self.snr_shift_scale) * alphas_cumprod)
-        if self.zero_terminal_snr:
-            alphas_cumprod = _end_in_noise(alphas_cumprod)
-        return alphas_cumprod if self.snr_shift_scale is not None else _rounded_to_float32(alphas_cumprod)
+        alphas_cumprod = alphas_cumprod / (self.snr_shift_scale + (1.0 - self.snr_shift_scale) * alphas_cumprod)
+        return _end_in_noise(alphas_cumprod) if self.zero_terminal_snr else alphas_cumprod
+
+    def _float32_product(self) -> np.ndarray:
+        """alphas_cumprod rounded where the training of published models rounds it."""
+        one = np.float32(1.0)
+        product = _cumprod_float32(one - self._plain_betas().astype(np.float32))
+        if not self.zero_terminal_snr:
+            return product
+        ended = _end_in_noise(product)
+        return _cumprod_float32(one - (one - np.append(ended[0], ended[1:] / ended[:-1])))
 
     @cached_property
     def snr(self) -> np.ndarray:
@@ -180,8 +188,9 @@ COGVIDEOX = Schedule(beta_start=0.00085, beta_end=0.012, kind="scaled_linear", s
 """Upstream's `--cogvideox_scheduler`."""
 
 
-def _rounded_to_float32(table: np.ndarray) -> np.ndarray:
-    return table.astype(np.float32).astype(np.float64)
+def _cumprod_float32(factors: np.ndarray) -> np.ndarray:
+    """Multiplied up in float64, each product rounded."""
+    return np.cumprod(factors.astype(np.float64)).astype(np.float32)
 
 
 def _end_in_noise(alphas_cumprod: np.ndarray) -> np.ndarray:

@@ -34,7 +34,9 @@ class LearningRate:
         if self.kind not in KINDS:
             raise ConfigError(f"learning_rate.kind = {self.kind!r}: needs one of {', '.join(KINDS)}")
         if not (self.peak > 0 and 0 <= self.floor <= 1 and 0 <= self.hold < 1 and self.cycles >= 1):
-            raise ConfigError("learning_rate: needs peak > 0, floor from 0 to 1, hold from 0 to below 1 and cycles >= 1")
+            raise ConfigError(
+                "learning_rate: needs peak > 0, floor from 0 to 1, hold from 0 to below 1 and cycles >= 1"
+            )
         if self.warmup_steps < 0 or self.total_steps < 1:
             raise ConfigError("learning_rate: needs warmup_steps of at least 0 and at least one step in all")
 

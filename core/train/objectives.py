@@ -20,6 +20,7 @@ from ..errors import ConfigError
 from ..samplers.schedule import LINEAR, FlowSchedule, Schedule
 from .timesteps import TimestepDraw
 
+UNIFORM, STRAIGHT = TimestepDraw(), FlowSchedule()
 FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")
 
 
@@ -48,7 +49,7 @@ class DiffusionObjective:
     """Min-SNR: errors weigh as those of the clean latents would with their signal-to-noise ratio cut off here."""
     adds_noise_to_sample: bool = False
     """Upstream's form of `sample`: the prediction less the noise is compared with the latents."""
-    timesteps: TimestepDraw = TimestepDraw()
+    timesteps: TimestepDraw = UNIFORM
 
     def __post_init__(self) -> None:
         if self.kind not in ("epsilon", "v_prediction", "sample"):
@@ -94,10 +95,10 @@ class FlowObjective:
     Raises: ConfigError for an unknown weighting.
     """
 
-    schedule: FlowSchedule = FlowSchedule()
+    schedule: FlowSchedule = STRAIGHT
     weighting: str = "none"
     """`sigma_sqrt`: 1 / sigma^2; `cosmap`: 2 / (pi * (1 - 2 * sigma + 2 * sigma^2))."""
-    timesteps: TimestepDraw = TimestepDraw()
+    timesteps: TimestepDraw = UNIFORM
     on_grid: bool = False
     """Only the schedule's num_train_timesteps noise levels, as upstream; else any."""
 

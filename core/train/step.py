@@ -14,7 +14,6 @@ from typing import Any, Generic, Literal, Protocol, TypeVar
 import numpy as np
 
 
-
 @dataclass(frozen=True)
 class DiffusionBatch:
     """One micro-batch of a denoiser, latents scaled as the model sees them.
@@ -40,7 +39,7 @@ class DiffusionBatch:
     text_mask: np.ndarray | None
     """(B, L), above 0 where a token counts; None: all."""
     mask: np.ndarray | None = None
-    """(B, T, H, W), above 0 where the latents are no padding, which also are what the loss is the mean of; None: all."""
+    """(B, T, H, W), above 0 where the latents are no padding; the loss is their mean. None: all."""
     condition: np.ndarray | None = None
     """An inpaint model's further channels (B, C', T, H, W): latents of the kept pixels, then the compressed mask."""
 
@@ -126,6 +125,9 @@ class TrainStep(Protocol, Generic[Batch]):
 
     def weights(self, use_ema: bool) -> Iterator[tuple[str, np.ndarray]]:
         """Float32 weights under the layout's names, one at a time."""
+
+    def first_moments(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The optimiser's running means of the gradients, under the layout's names."""
 
     def save(self, folder: Path) -> None:
         """Write optimiser state (and all else but the weights that a resumed run needs) as safetensors files."""

@@ -1,0 +1,73 @@
+"""Family `train`: a few optimiser steps of a small denoiser with recorded latents, noise and timesteps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ..backend import Backend
+from ..models.opensora_t2v import OpenSoraT2VSpec
+from ..samplers.schedule import Schedule
+from ..train.ema import EmaSchedule
+from ..train.objectives import DiffusionObjective
+from ..train.step import AdamW, DiffusionBatch, TrainOptions
+from .case import Case, Comparison
+
+
+def run(case: Case, backend: Backend) -> Iterator[Comparison]:
+    """Compute every output tensor of a case of this family."""
+    config = case.config
+    spec = OpenSoraT2VSpec.from_config(config["model"], case.name)
+    settings = config["optimizer"]
+    options = TrainOptions(
+        optimizer=AdamW(betas=tuple(settings["betas"]), eps=settings["eps"], weight_decay=settings["weight_decay"]),
+        max_grad_norm=config["max_grad_norm"],
+    )
+    objective = DiffusionObjective(
+        kind=config["prediction_type"],
+        schedule=Schedule(zero_terminal_snr=config["rescale_betas_zero_snr"]),
+        snr_gamma=config["snr_gamma"],
+    )
+    trainer = backend.train_denoiser(spec, case.weights(), options)
+    yield from _first_gradients(case, backend, spec, options, objective)
+    ema = EmaSchedule()
+    losses, norms = [], []
+    for number in range(config["steps"]):
+        report = trainer.step([_batch(case, objective, number)], settings["lr"], ema.at(number + 1))
+        losses.append(report.loss)
+        norms.append(report.grad_norm)
+        yield from _watched(case, f"step{number + 1}", dict(trainer.weights(use_ema=False)))
+    yield from _watched(case, "ema", dict(trainer.weights(use_ema=True)))
+    yield Comparison("loss", np.array(losses))
+    yield Comparison("grad_norm", np.array(norms))
+
+
+def _first_gradients(
+    case: Case, backend: Backend, spec: OpenSoraT2VSpec, options: TrainOptions, objective: DiffusionObjective
+) -> Iterator[Comparison]:
+    """Unclipped gradients of the first step, read off the optimiser's first moment, which is (1 - beta) * gradient."""
+    trainer = backend.train_denoiser(spec, case.weights(), replace(options, max_grad_norm=None, keeps_ema=False))
+    trainer.step([_batch(case, objective, 0)], lr=0.0)
+    share = 1.0 - options.optimizer.betas[0]
+    gradients = {name: moment / share for name, moment in trainer.first_moments()}
+    yield from _watched(case, "first_grad", gradients)
+
+
+def _batch(case: Case, objective: DiffusionObjective, number: int) -> DiffusionBatch:
+    recorded = {name: case.tensors[name][number] for name in ("x0", "noise", "timesteps")}
+    return DiffusionBatch(
+        latents=recorded["x0"],
+        noise=recorded["noise"],
+        text=case.tensors["encoder_hidden_states"][number][:, 0],
+        text_mask=case.tensors["encoder_attention_mask"][number][:, 0],
+        mask=case.tensors["attention_mask"],
+        **objective.at(recorded["timesteps"])._asdict(),
+    )
+
+
+def _watched(case: Case, prefix: str, arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
+    for name in case.outputs():
+        if name.startswith(f"{prefix}."):
+            yield Comparison(name, arrays[name.removeprefix(f"{prefix}.")])

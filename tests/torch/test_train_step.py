@@ -1,0 +1,216 @@
+"""The denoiser's optimiser step: gradients, refusals, averages, and state that goes on bit for bit."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from duosora.core.backend import get
+from duosora.core.errors import CheckpointError, ConfigError
+from duosora.core.layout import FreshWeights, GivenWeights
+from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.random import normal
+from duosora.core.train.objectives import DiffusionObjective
+from duosora.core.train.step import AdamW, DiffusionBatch, TrainOptions
+
+SPEC = OpenSoraT2VSpec(
+    num_layers=4, num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, caption_channels=16
+)
+OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-8))
+LR = 1e-3
+
+
+def make(options: TrainOptions = OPTIONS, seed: int = 0):
+    return get("torch", "cpu").train_denoiser(SPEC, _awake(seed), options)
+
+
+def _awake(seed: int) -> GivenWeights:
+    """Fresh weights whose output is not zero, so that every part has a gradient."""
+    fresh = FreshWeights(SPEC.layout(), seed)
+    return GivenWeights({name: fresh[name] + 0.02 * normal(fresh.shape(name), 5, name) for name in fresh}, "awake")
+
+
+def batch(number: int, size: int = 2, masked: bool = False) -> DiffusionBatch:
+    samples = range(number * 100, number * 100 + size)
+    mask = np.ones((size, 2, 4, 4), np.float32)
+    mask[0, :, :, 2:] = 0
+    return DiffusionBatch(
+        latents=np.stack([normal((4, 2, 4, 4), 1, "clean", sample) for sample in samples]),
+        noise=np.stack([normal((4, 2, 4, 4), 1, "noise", sample) for sample in samples]),
+        text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
+        text_mask=None,
+        mask=mask if masked else None,
+        **DiffusionObjective(snr_gamma=5.0).draw(1, samples, number)._asdict(),
+    )
+
+
+def everything(trainer) -> dict[str, np.ndarray]:
+    arrays, rest = trainer.optimization.state()
+    steps = {f"step.{name}": np.array(value) for name, value in rest["numbers"].get("step", {}).items()}
+    weights = {f"weight.{name}": array for name, array in trainer.weights(use_ema=False)}
+    averages = {f"ema.{name}": array for name, array in trainer.weights(use_ema=True)}
+    return arrays | steps | weights | averages
+
+
+def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
+    assert a.keys() == b.keys()
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+def test_a_run_goes_on_bit_for_bit_from_what_it_saved(tmp_path: Path) -> None:
+    straight = make()
+    for number in range(5):
+        straight.step([batch(number), batch(number + 50)], LR, 0.9)
+    first = make()
+    for number in range(2):
+        first.step([batch(number), batch(number + 50)], LR, 0.9)
+    first.save(tmp_path)
+    second = get("torch", "cpu").train_denoiser(SPEC, GivenWeights(dict(first.weights(False)), "saved"), OPTIONS)
+    second.load(tmp_path)
+    second.load_average(dict(first.weights(use_ema=True)))
+    for number in range(2, 5):
+        second.step([batch(number), batch(number + 50)], LR, 0.9)
+    assert_same(everything(straight), everything(second))
+
+
+def test_a_run_that_made_no_step_yet_can_be_saved_and_loaded(tmp_path: Path) -> None:
+    make().save(tmp_path)
+    again = make()
+    again.load(tmp_path)
+    assert again.step([batch(0)], LR).applied
+
+
+def test_gradients_are_means_over_micro_batches() -> None:
+    whole, parts = make(), make()
+    samples = batch(3, size=4)
+    halves = [
+        replace(samples, **{name: getattr(samples, name)[part] for name in vars(samples) if _is_array(samples, name)})
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    one, two = whole.step([samples], LR), parts.step(halves, LR)
+    np.testing.assert_allclose(one.loss, two.loss, rtol=1e-6)
+    np.testing.assert_allclose(one.grad_norm, two.grad_norm, rtol=1e-5)
+    moments = dict(parts.first_moments())
+    for name, moment in whole.first_moments():
+        np.testing.assert_allclose(moments[name], moment, rtol=0, atol=1e-6, err_msg=name)
+
+
+def _is_array(samples: DiffusionBatch, name: str) -> bool:
+    return isinstance(getattr(samples, name), np.ndarray)
+
+
+@pytest.mark.parametrize("reason", ["norm", "infinite"])
+def test_a_rejected_step_changes_nothing(reason: str) -> None:
+    trainer = make()
+    trainer.step([batch(0)], LR, 0.9)
+    before = everything(trainer)
+    bad = batch(1)
+    if reason == "infinite":
+        bad.latents[0, 0, 0, 0, 0] = np.inf
+    report = trainer.step([bad], LR, 0.9, reject_above=1e-9 if reason == "norm" else float("inf"))
+    assert not report.applied
+    assert_same(before, everything(trainer))
+    other = make()
+    other.step([batch(0)], LR, 0.9)
+    trainer.step([batch(2)], LR, 0.9)
+    other.step([batch(2)], LR, 0.9)
+    assert_same(everything(trainer), everything(other))
+
+
+def test_recomputed_activations_give_the_same_step_and_are_not_kept() -> None:
+    counts, states = {}, {}
+    for every in (0, 1, 2):
+        trainer = make(replace(OPTIONS, recompute_every=every))
+        kept = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: (kept.append(x.numel()), x)[1], lambda x: x):
+            trainer._loss(batch(0))
+        counts[every] = sum(kept)
+        trainer.step([batch(0)], LR, 0.9)
+        states[every] = everything(trainer)
+    assert counts[1] < counts[2] < counts[0]
+    assert counts[1] < 0.5 * counts[0]
+    assert_same(states[0], states[1])
+    assert_same(states[0], states[2])
+
+
+def test_every_weight_gets_a_gradient() -> None:
+    trainer = make()
+    trainer.step([batch(0, masked=True)], LR)
+    silent = [name for name, moment in trainer.first_moments() if not np.abs(moment).max() > 0]
+    # A key's bias adds the same to all of a query's scores.
+    assert all(name.endswith("to_k.bias") for name in silent)
+
+
+def test_padding_does_not_count() -> None:
+    a, b = batch(0, masked=True), batch(0, masked=True)
+    b.latents[0, :, :, :, 2:] = 7.0
+    b.noise[0, :, :, :, 2:] = -3.0
+    losses = [make().evaluate(each, use_ema=False) for each in (a, b)]
+    np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
+
+
+def test_frozen_weights_stay_and_have_no_state() -> None:
+    trainer = make(replace(OPTIONS, frozen=("pos_embed.", "transformer_blocks.0.")))
+    before = dict(trainer.weights(use_ema=False))
+    trainer.step([batch(0)], LR, 0.5)
+    changed = {name for name, array in trainer.weights(use_ema=False) if (array != before[name]).any()}
+    assert changed
+    assert not [name for name in changed if name.startswith(("pos_embed.", "transformer_blocks.0."))]
+    assert not [name for name, _ in trainer.first_moments() if name.startswith("pos_embed.")]
+    assert {name for name, _ in trainer.weights(use_ema=True)} == before.keys()
+
+
+def test_the_average_follows_and_is_what_evaluation_uses() -> None:
+    trainer = make()
+    start = dict(trainer.weights(use_ema=False))
+    trainer.step([batch(0)], 0.05, ema_decay=0.75)
+    now = dict(trainer.weights(use_ema=False))
+    for name, average in trainer.weights(use_ema=True):
+        np.testing.assert_allclose(average, 0.75 * start[name] + 0.25 * now[name], rtol=0, atol=1e-6)
+    with_ema, without = trainer.evaluate(batch(1), True), trainer.evaluate(batch(1), False)
+    assert with_ema != without
+    averaged = GivenWeights(dict(trainer.weights(use_ema=True)), "average")
+    expected = get("torch", "cpu").train_denoiser(SPEC, averaged, OPTIONS).evaluate(batch(1), False)
+    np.testing.assert_allclose(with_ema, expected, rtol=1e-6)
+    assert trainer.evaluate(batch(1), False) == without
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_half_precision_is_near_and_keeps_float32_weights(dtype: str) -> None:
+    exact, half = make(), make(replace(OPTIONS, dtype=dtype))
+    one, two = exact.step([batch(0)], LR, 0.9), half.step([batch(0)], LR, 0.9)
+    assert two.applied
+    assert one.loss != two.loss
+    np.testing.assert_allclose(two.loss, one.loss, rtol=0.02)
+    np.testing.assert_allclose(two.grad_norm, one.grad_norm, rtol=0.05)
+    assert all(array.dtype == np.float32 for _, array in half.weights(use_ema=False))
+
+
+def test_the_loss_scale_is_saved(tmp_path: Path) -> None:
+    options = replace(OPTIONS, dtype="fp16")
+    trainer = make(options)
+    bad = batch(0)
+    bad.latents[0] = np.inf
+    assert not trainer.step([bad], LR).applied
+    scale = trainer.optimization.scaler.get_scale()
+    trainer.save(tmp_path)
+    again = make(options)
+    assert again.optimization.scaler.get_scale() == 2 * scale
+    again.load(tmp_path)
+    assert again.optimization.scaler.get_scale() == scale
+
+
+def test_another_models_state_and_unknown_optimizers_are_refused(tmp_path: Path) -> None:
+    trainer = make()
+    trainer.step([batch(0)], LR)
+    trainer.save(tmp_path)
+    other = get("torch", "cpu").train_denoiser(
+        replace(SPEC, num_layers=2), FreshWeights(replace(SPEC, num_layers=2).layout(), 0), OPTIONS
+    )
+    with pytest.raises(CheckpointError, match="belongs to another model"):
+        other.load(tmp_path)
+    with pytest.raises(ConfigError, match="needs one of adamw"):
+        make(replace(OPTIONS, optimizer_name="sgdx"))
