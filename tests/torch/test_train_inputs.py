@@ -19,7 +19,6 @@ from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.maths import gaussian
 from duosora.core.models.recognise import TINY_FOLDER, open_part
 from duosora.core.pipelines.autoencode import encode_chunks, scale_latents
-from duosora.core.pipelines.conditioning import PlacedFrames, condition_frames
 from duosora.core.pipelines.text import encode_texts
 from duosora.core.train.encoders import ClipEncoder, TextEncoder
 from duosora.core.train.inputs import DiffusionInputs, Draws, InputOptions
@@ -153,16 +152,22 @@ def test_noise_offset_is_one_number_a_channel(texts: TextEncoder, clips: ClipEnc
     assert 0.3 < difference.mean(axis=2).std() < 0.7
 
 
-def test_the_condition_is_that_of_sampling(backend: Backend, texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_the_condition_is_the_clip_with_black_frames_and_the_mask(
+    backend: Backend, texts: TextEncoder, clips: ClipEncoder
+) -> None:
     mask = np.ones(FRAMES, np.float32)
     mask[[0, 5]] = 0
     inputs = DiffusionInputs(SEED, texts, clips, ByNumber(), is_inpaint=True)
     batch = inputs.make(clip_batch((10,), frame_mask=mask[None]), step=1)
-    levels = np.round((noise_clip(10) + 1) / 2 * 255).astype(np.uint8).transpose(1, 2, 3, 0)
+    visible = np.full((1, 3, FRAMES, SIDE, SIDE), -1, np.float32)
+    visible[0, :, [0, 5]] = noise_clip(10)[:, [0, 5]].swapaxes(0, 1)
     noise = random.normal((8, 3, 4, 4), SEED, "condition posterior", 10, 1)
-    expected = condition_frames(backend, clips.model(), clips.spec, PlacedFrames(levels, mask), noise, chunk=2)
+    moments = encode_chunks(backend, clips.model(), clips.spec, visible, 2)
     assert batch.condition is not None
-    np.testing.assert_array_equal(batch.condition[0], expected)
+    latents = scale_latents(clips.spec, gaussian.sample(moments, noise[None]))
+    np.testing.assert_array_equal(batch.condition[:, :8], latents)
+    folded = np.array([[0, 0, 0, 0], [1, 1, 1, 1], [0, 1, 1, 1]], np.float32)  # (t, time within a latent frame)
+    np.testing.assert_array_equal(batch.condition[0, 8:], np.broadcast_to(folded.T[:, :, None, None], (4, 3, 4, 4)))
 
 
 def test_condition_noise_changes_given_frames_of_most_samples(texts: TextEncoder, clips: ClipEncoder) -> None:
