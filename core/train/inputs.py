@@ -22,6 +22,7 @@ from ..pipelines.conditioning import encode_condition
 from ..pipelines.text import pad_states
 from ..shapes import LatentShape, VideoShape
 from .encoders import ClipEncoder, TextEncoder
+from .objectives import Draws
 from .step import DiffusionBatch
 
 CONDITION_NOISE_SHARE = 0.95
@@ -30,19 +31,8 @@ CONDITION_NOISE_LOG_MEAN, CONDITION_NOISE_LOG_SPREAD = -3.0, 0.5
 """Of the logarithm of that noise's standard deviation."""
 
 
-class Draws(NamedTuple):
-    """How a batch's samples are noised and weighed, (B,) each; fields as in DiffusionBatch."""
-
-    timesteps: np.ndarray
-    signal: np.ndarray
-    spread: np.ndarray
-    of_clean: np.ndarray
-    of_noise: np.ndarray
-    weights: np.ndarray
-
-
-class Objective(Protocol):
-    """What the network learns, and at which timesteps."""
+class DrawsNoise(Protocol):
+    """What the network learns, and at which timesteps: an objective of core.train.objectives."""
 
     def draw(self, seed: int, samples: Sequence[int], step: int) -> Draws:
         """A sample's timestep and coefficients; they depend on the seed, its own number and the step only."""
@@ -76,7 +66,7 @@ class DiffusionInputs:
         seed: int,
         texts: TextEncoder,
         clips: ClipEncoder,
-        objective: Objective,
+        objective: DrawsNoise,
         options: InputOptions | None = None,
         is_inpaint: bool = False,
     ) -> None:
