@@ -7,7 +7,7 @@ clip with frames hidden, other ones each time.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,25 +64,36 @@ class LatentCache:
 
 def write_latent_cache(
     writer: CacheWriter,
-    clips: Iterable[CachedClip],
-    encode: Callable[[CachedClip], np.ndarray],
+    clips: Sequence[CachedClip],
+    encode: Callable[[Sequence[int]], Iterable[np.ndarray | MediaError]],
     on_progress: Callable[[int], None] = lambda count: None,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> None:
     """Encode the clips that are not in the cache yet, in their order, and close it.
 
-    encode: a clip to (2C, t, h, w). A clip that cannot be read is told to on_failure, noted and left out.
+    encode: clips by their place in `clips` to (2C, t, h, w) each, or to why not. A clip that cannot be read is told to
+    on_failure, noted and left out. on_progress: told how many further clips are done, stored ones included.
     """
-    identify = writer.identity["files identified by"]
-    for clip in clips:
+
+    def note(clip: CachedClip, error: MediaError) -> None:
+        reason = " ".join(str(error).split())
+        writer.fail(clip.name, reason)
+        on_failure(reason)
+
+    keys: dict[int, str] = {}
+    for place, clip in enumerate(clips):
         try:
-            key = _key(clip, identify)
-            if key not in writer:
-                writer.add(key, encode(clip), str(clip.path))
+            keys[place] = _key(clip, writer.identity["files identified by"])
         except MediaError as error:
-            reason = " ".join(str(error).split())
-            writer.fail(clip.name, reason)
-            on_failure(reason)
+            note(clip, error)
+    missing = {key: place for place, key in reversed(keys.items()) if key not in writer}
+    places = sorted(missing.values())
+    on_progress(len(clips) - len(places))
+    for place, moments in zip(places, encode(places), strict=True):
+        if isinstance(moments, MediaError):
+            note(clips[place], moments)
+        else:
+            writer.add(keys[place], moments, str(clips[place].path))
         on_progress(1)
     writer.close()
 

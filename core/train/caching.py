@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..config.caches import CacheSettings
 from ..data.cache import CacheReader, CacheWriter
 from ..data.latent_cache import CachedClip, latent_identity, write_latent_cache
 from ..data.text_cache import text_identity, write_text_cache
-from ..errors import ConfigError
+from ..errors import ConfigError, MediaError
 from .encoders import ClipEncoder, TextEncoder
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -69,12 +69,13 @@ def cache_latents(
     settings: CacheSettings,
     encoder: ClipEncoder,
     clips: Sequence[CachedClip],
-    read: Callable[[CachedClip], np.ndarray],
+    read: Callable[[Sequence[int]], Iterable[np.ndarray | MediaError]],
     transform: dict[str, Any],
 ) -> CacheReader:
     """Store the moments of the clips; those that cannot be read are named and left out. Returns the finished cache.
 
-    read: the pixels of a clip, (3, T, H, W) in [-1, 1]. transform: the settings by which clips are cut.
+    read: the pixels of clips by their place in `clips`, (3, T, H, W) in [-1, 1] each, or why there are none.
+    transform: the settings by which clips are cut.
     Raises: ConfigError when no folder is set; CheckpointError when it holds a cache made from something else.
     """
     if settings.latents is None:
@@ -82,10 +83,13 @@ def cache_latents(
     identity = latent_identity(encoder.part, transform, settings.identify) | {"computed in": encoder.dtype}
     writer = CacheWriter(settings.latents, identity, settings.latents_dtype, settings.shard_mb << 20)
     progress = Progress("clips", len(clips))
+
+    def encode(places: Sequence[int]) -> Iterator[np.ndarray | MediaError]:
+        for pixels in read(places):
+            yield pixels if isinstance(pixels, MediaError) else encoder.moments(pixels)
+
     try:
-        write_latent_cache(
-            writer, clips, lambda clip: encoder.moments(read(clip)), progress.advance, on_failure=progress.say
-        )
+        write_latent_cache(writer, clips, encode, progress.advance, progress.say)
     finally:
         progress.close()
     return CacheReader(settings.latents)

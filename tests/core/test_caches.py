@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -310,15 +311,14 @@ def test_a_latent_cache_names_what_it_could_not_read(tmp_path: Path) -> None:
     clips = clips_in(tmp_path / "clips", 6)
     lines: list[str] = []
 
-    def encode(clip: CachedClip) -> np.ndarray:
-        if clip.name == "2.mp4":
-            raise MediaError(f"{clip.path}: is damaged")
-        return moments_of(clip)
+    def encode(places: Sequence[int]) -> Iterator[np.ndarray | MediaError]:
+        for place in places:
+            yield MediaError(f"{clips[place].path}: is damaged") if place == 2 else moments_of(clips[place])
 
     clips[4].path.unlink()
     identity = {"kind": "latent moments", "files identified by": "stat"}
     write_latent_cache(CacheWriter(tmp_path / "cache", identity), clips, encode, on_failure=lines.append)
-    assert [line.split(": ")[0] for line in lines] == [str(clips[2].path), str(clips[4].path)]
+    assert [line.split(": ")[0] for line in lines] == [str(clips[4].path), str(clips[2].path)]
     cache = LatentCache(tmp_path / "cache", identity)
     for number in (0, 1, 3, 5):
         np.testing.assert_array_equal(cache.moments(clips[number]), moments_of(clips[number]))

@@ -1,6 +1,9 @@
 """Filling caches on torch: what they hold is what the models give, and what they were made with is kept apart."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,7 @@ from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.models.recognise import TINY_FOLDER, open_part
 from duosora.core.train.caching import cache_latents, cache_texts
 from duosora.core.train.encoders import ClipEncoder, TextEncoder
+from duosora.core.train.stored import CLIP_SETTINGS, RecordTexts, open_latent_cache, open_text_cache, transform_of
 
 CAPTIONS = ["a star", "", "a big blue bar moves up, gray background", "a star"]
 TRANSFORM = {"frames": 9}
@@ -41,10 +45,13 @@ def clips(folder: Path, count: int = 3) -> list[CachedClip]:
     return made
 
 
-def pixels(clip: CachedClip) -> np.ndarray:
-    if clip.name == "1.mp4":
-        raise MediaError(f"{clip.path}: is damaged")
-    return random.stream(0, clip.name).random((3, 9, 16, 24), dtype=np.float32) * 2 - 1
+def pixels(place: int) -> np.ndarray:
+    return random.stream(0, "clip", place).random((3, 9, 16, 24), dtype=np.float32) * 2 - 1
+
+
+def read(places: Sequence[int]) -> Iterator[np.ndarray | MediaError]:
+    for place in places:
+        yield MediaError("1.mp4: is damaged") if place == 1 else pixels(place)
 
 
 def test_cached_texts_are_encoded_texts(backend: Backend, tmp_path: Path) -> None:
@@ -59,32 +66,33 @@ def test_cached_latents_are_encoded_clips(backend: Backend, tmp_path: Path, caps
     encoder = ClipEncoder(backend, open_part("vae", "tiny"), chunk=2)
     settings = CacheSettings(latents=tmp_path / "cache")
     made = clips(tmp_path / "clips")
-    reader = cache_latents(settings, encoder, made, pixels, TRANSFORM)
+    reader = cache_latents(settings, encoder, made, read, TRANSFORM)
     assert "1.mp4: is damaged" in capsys.readouterr().err
     assert list(reader.index.failed) == ["1.mp4"]
     cache = LatentCache(tmp_path / "cache")
-    for clip in (made[0], made[2]):
-        np.testing.assert_array_equal(cache.moments(clip), encoder.moments(pixels(clip)))
+    for place in (0, 2):
+        np.testing.assert_array_equal(cache.moments(made[place]), encoder.moments(pixels(place)))
 
 
 def test_a_run_that_stopped_goes_on_where_it_was(backend: Backend, tmp_path: Path) -> None:
     encoder = ClipEncoder(backend, open_part("vae", "tiny"))
     settings = CacheSettings(latents=tmp_path / "cache", shard_mb=1)
     made = clips(tmp_path / "clips", 6)
-    asked: list[str] = []
+    asked: list[int] = []
 
-    def read(clip: CachedClip) -> np.ndarray:
-        asked.append(clip.name)
-        if len(asked) == 5:
-            raise KeyboardInterrupt
-        return np.zeros((3, 1, 640, 640), np.float32)  # 0.4 MB of moments: three to a shard
+    def read(places: Sequence[int]) -> Iterator[np.ndarray]:
+        for place in places:
+            asked.append(place)
+            if len(asked) == 5:
+                raise KeyboardInterrupt
+            yield np.full((3, 1, 640, 640), place / 10, np.float32)  # 0.4 MB of moments: three to a shard
 
     with pytest.raises(KeyboardInterrupt):
         cache_latents(settings, encoder, made, read, TRANSFORM)
     with pytest.raises(CheckpointError, match="the cache is not finished"):
         LatentCache(tmp_path / "cache")
     assert len(cache_latents(settings, encoder, made, read, TRANSFORM)) == 6
-    assert asked[5:] == ["3.mp4", "4.mp4", "5.mp4"]
+    assert asked[5:] == [3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -108,4 +116,55 @@ def test_a_folder_must_be_named(backend: Backend) -> None:
     with pytest.raises(ConfigError, match=r"caches\.text: name the folder"):
         cache_texts(CacheSettings(), text_encoder(backend), CAPTIONS)
     with pytest.raises(ConfigError, match=r"caches\.latents: name the folder"):
-        cache_latents(CacheSettings(), ClipEncoder(backend, open_part("vae", "tiny")), [], pixels, TRANSFORM)
+        cache_latents(CacheSettings(), ClipEncoder(backend, open_part("vae", "tiny")), [], read, TRANSFORM)
+
+
+@dataclass
+class Item:
+    name: str
+    embeddings: Path | None = None
+
+
+def test_records_bring_their_own_states_or_have_them_encoded(backend: Backend, tmp_path: Path) -> None:
+    encoder = text_encoder(backend)
+    texts = RecordTexts(encoder)
+    own = np.random.default_rng(0).standard_normal((4, encoder.part.spec.d_model)).astype(np.float32)
+    np.savez(tmp_path / "a-1.npz", text_emb=own, mask=np.array([1, 1, 0, 0], np.uint8))
+    np.testing.assert_array_equal(texts(Item("a.mp4", tmp_path), "a star", 1), own[:2])
+    for item, number in ((Item("a.mp4", tmp_path), None), (Item("a.mp4"), 1)):
+        np.testing.assert_array_equal(texts(item, "a star", number), encoder.states(["a star"])[0])
+    np.savez(tmp_path / "b-0.npz", text_emb=own[:, :3], mask=np.ones(4))
+    with pytest.raises(MediaError, match=r"b-0\.npz: its states have 3 channels, the model reads "):
+        texts(Item("b.mp4", tmp_path), "a star", 0)
+
+
+def data_settings(**changed: Any) -> Any:
+    values = dict.fromkeys(CLIP_SETTINGS) | {"frames": 9, "kind": "files"} | changed
+    return SimpleNamespace(**values)
+
+
+def test_training_opens_the_caches_that_were_made_for_it(backend: Backend, tmp_path: Path) -> None:
+    settings = CacheSettings(text=tmp_path / "text", latents=tmp_path / "latents")
+    encoder, clip_encoder = text_encoder(backend), ClipEncoder(backend, open_part("vae", "tiny"))
+    cache_texts(settings, encoder, CAPTIONS)
+    cache_latents(settings, clip_encoder, clips(tmp_path / "clips"), read, transform_of(data_settings(), 5))
+    assert open_text_cache(settings, encoder.part, encoder.tokenizer, 16) is not None
+    assert open_latent_cache(settings, clip_encoder.part, data_settings(), 5, False) is not None
+    assert open_text_cache(CacheSettings(), encoder.part, encoder.tokenizer, 16) is None
+    assert open_latent_cache(CacheSettings(), clip_encoder.part, data_settings(), 5, True) is None
+    with pytest.raises(CheckpointError, match="max_tokens = 16, here it is 17"):
+        open_text_cache(settings, encoder.part, encoder.tokenizer, 17)
+    with pytest.raises(CheckpointError, match=r"data\.frames = 9, here it is 13"):
+        open_latent_cache(settings, clip_encoder.part, data_settings(frames=13), 5, False)
+    with pytest.raises(CheckpointError, match="seed = 5, here it is 6"):
+        open_latent_cache(settings, clip_encoder.part, data_settings(), 6, False)
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_inpaint", "words"),
+    [("files", True, "an inpaint model is shown"), ("moving_shapes", False, "moving shapes are drawn anew")],
+)
+def test_clips_that_change_are_not_cached(tmp_path: Path, kind: str, is_inpaint: bool, words: str) -> None:
+    settings = CacheSettings(latents=tmp_path)
+    with pytest.raises(ConfigError, match=words):
+        open_latent_cache(settings, open_part("vae", "tiny"), data_settings(kind=kind), 0, is_inpaint)

@@ -1,0 +1,89 @@
+"""What a training run takes from caches and embedding folders instead of computing it: opened, checked, and handed to
+the loader or the encoders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..config.caches import CacheSettings
+from ..config.settings import Settings
+from ..data.embedding_folder import EmbeddingFolder
+from ..data.latent_cache import LatentCache, latent_identity
+from ..data.text_cache import TextCache, text_identity
+from ..errors import ConfigError
+from ..io.tokenizer import Tokenizer
+from ..models.recognise import Part
+from .encoders import TextEncoder
+
+CLIP_SETTINGS = ("frames", "fps", "speed_factor", "height", "width", "max_area", "stride")
+"""Of the group `data`: by these a clip is cut; they are told by name when a cache was made with others."""
+
+
+class Described(Protocol):
+    """A record that may bring the states of its captions."""
+
+    @property
+    def name(self) -> str:
+        """Its path in the annotation."""
+
+    @property
+    def embeddings(self) -> Path | None:
+        """The folder of its states."""
+
+
+class RecordTexts:
+    """Text states for a loader whose records may bring their own; the encoder makes those of the others."""
+
+    def __init__(self, texts: TextEncoder) -> None:
+        self.texts = texts
+        self._folders: dict[Path, EmbeddingFolder] = {}
+
+    def __call__(self, record: Described, caption: str, number: int | None) -> np.ndarray:
+        """(L, D) float32. number: of the caption among the record's; None for what stands in for a dropped one.
+
+        Raises: MediaError when the record names a folder that lacks its states or holds those of another encoder.
+        """
+        if record.embeddings is None or number is None:
+            return self.texts.states([caption])[0]
+        if record.embeddings not in self._folders:
+            self._folders[record.embeddings] = EmbeddingFolder(record.embeddings, self.texts.part.spec.d_model)
+        return self._folders[record.embeddings].states(record.name, number)
+
+
+def open_text_cache(settings: CacheSettings, encoder: Part, tokenizer: Tokenizer, max_tokens: int) -> TextCache | None:
+    """The configured cache of text states. Raises: CheckpointError when it was made with something else."""
+    if settings.text is None:
+        return None
+    return TextCache(settings.text, text_identity(encoder, tokenizer, max_tokens))
+
+
+def open_latent_cache(
+    settings: CacheSettings, autoencoder: Part, data: Settings, seed: int, is_inpaint: bool
+) -> LatentCache | None:
+    """The configured cache of moments, for a loader's `moments_of`: hand over its method `moments`.
+
+    Raises: ConfigError when the data cannot be cached; CheckpointError when the cache was made with something else.
+    """
+    if settings.latents is None:
+        return None
+    check_latents_can_be_cached(data, is_inpaint)
+    return LatentCache(settings.latents, latent_identity(autoencoder, transform_of(data, seed), settings.identify))
+
+
+def check_latents_can_be_cached(data: Any, is_inpaint: bool) -> None:
+    """Raises: ConfigError when every epoch sees other pixels."""
+    if is_inpaint:
+        raise ConfigError(
+            "caches.latents: an inpaint model is shown the latents of clips with other frames hidden each time; "
+            "leave it out and cache texts only"
+        )
+    if data.kind != "files":
+        raise ConfigError("caches.latents: moving shapes are drawn anew in every epoch; leave it out")
+
+
+def transform_of(data: Settings, seed: int) -> dict[str, Any]:
+    """The settings by which clips are cut; the seed decides where those that are too long are cut in time."""
+    return {f"data.{name}": getattr(data, name) for name in CLIP_SETTINGS} | {"seed": seed}
