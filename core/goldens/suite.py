@@ -14,7 +14,7 @@ from ..errors import CheckpointError, DuosoraError
 from ..models.recognise import family_of
 from .case import Case, Verdict, find_cases
 
-RUNNERS = ("loss", "mt5", "pipeline", "sched", "t2v", "train", "wfvae")
+RUNNERS = ("data", "loss", "mt5", "pipeline", "sched", "t2v", "train", "wfvae")
 """Families with a runner: `core.goldens.<family>.run(case, backend)` gives every output tensor of a case."""
 
 TRAINING = ("loss", "train")

@@ -100,11 +100,17 @@ def stride_box(height: int, width: int, stride: int) -> Box:
 
     Raises: ShapeError when a side is shorter than the stride.
     """
-    box_height, box_width = height // stride * stride, width // stride * stride
-    if not box_height or not box_width:
+    box = whole_strides(height, width, stride)
+    if not box.height or not box.width:
         raise ShapeError(
             f"a picture of {height} x {width} pixels is too small: both sides must be at least {stride} pixels"
         )
+    return box
+
+
+def whole_strides(height: int, width: int, stride: int) -> Box:
+    """As stride_box, with a side of 0 where it is shorter than the stride."""
+    box_height, box_width = height // stride * stride, width // stride * stride
     return Box((height - box_height) // 2, (width - box_width) // 2, box_height, box_width)
 
 

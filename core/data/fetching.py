@@ -1,0 +1,209 @@
+"""Samples on their way from a source to a batch, and what stands in for those that fail.
+
+A sample whose record fails gets another record of the same bucket, in an order that follows from the seed and the
+sample's number. Failures are remembered, to save the time of failing again: a file that cannot be opened for good,
+frames that cannot be decoded for these frames. Only what would fail again is skipped, so what a run has read before
+does not change what it reads next.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import random
+from ..config.data import DataSettings
+from ..errors import MediaError
+from ..shapes import Compression
+from .batch import Failure
+from .latent_cache import CachedClip
+from .plan import Plan
+from .pool import JobRunner
+from .reading import ReadJob
+from .records import Record
+from .selection import RecordDraws, Unusable, choose_frames
+from .sources import Source
+from .worker import Failed
+
+MomentsOf = Callable[[CachedClip], np.ndarray]
+"""Ready-made moments (2C, t, h, w) of a clip. Raises: MediaError for a clip without."""
+
+
+class Report(NamedTuple):
+    """What has been read so far."""
+
+    read: int
+    """Samples that were read as planned."""
+    replaced: int
+    """Samples that another record stood in for."""
+    failed: dict[str, str]
+    """Records that could not be used, by their path, and why, in one line."""
+
+
+@dataclass
+class Sample:
+    """A sample on its way."""
+
+    place: int
+    """Of the record in the plan that is read for it now."""
+    number: int
+    """Of the sample in the whole run."""
+    epoch: int
+    key: Hashable | None = None
+    """Of the job that reads it."""
+    array: np.ndarray | None = None
+    """Its pixels as a Transform gives them, or its moments."""
+    failed: list[tuple[str, str]] = field(default_factory=list)
+    """Paths and reasons of the records tried before."""
+    others: np.ndarray | None = None
+    """Places of the plan to try next."""
+
+
+class Fetcher:
+    """Reads samples of a plan through a runner."""
+
+    def __init__(
+        self,
+        source: Source,
+        plan: Plan,
+        settings: DataSettings,
+        seed: int,
+        compression: Compression,
+        sp_size: int,
+        runner: JobRunner,
+        moments_of: MomentsOf | None = None,
+    ) -> None:
+        self.source, self.plan, self.settings, self.seed = source, plan, settings, seed
+        self.compression, self.sp_size = compression, sp_size
+        self._runner, self._moments_of = runner, moments_of
+        self._keys = count()
+        self._known: dict[Hashable, str] = {}
+        self._counts: Counter[str] = Counter()
+        self._reasons: dict[str, str] = {}
+
+    def record(self, place: int) -> Record:
+        """The record at a place of the plan."""
+        return self.source.record(int(self.plan.numbers[place]))
+
+    def begin(self, place: int, number: int, epoch: int) -> Sample:
+        """Have the record at a place read for the sample of that number."""
+        sample = Sample(place, number, epoch)
+        self._start(sample)
+        return sample
+
+    def advance(self, sample: Sample, waits: bool = False) -> None:
+        """Take in what was read for a sample, and read another record when it failed; with waits, until one is there.
+
+        Raises: MediaError when all records of the bucket fail.
+        """
+        while sample.array is None and sample.key is not None and (waits or self._runner.is_done(sample.key)):
+            result, sample.key = self._runner.result(sample.key), None
+            if isinstance(result, Failed):
+                self._remember(sample, result)
+                self._replace(sample)
+            else:
+                sample.array = result
+
+    def finish(self, sample: Sample) -> list[Failure]:
+        """Wait for a sample's array; returns what had to be replaced on the way. Raises: as advance."""
+        self.advance(sample, waits=True)
+        self._counts["replaced" if sample.failed else "read"] += 1
+        used = str(self.record(sample.place).path)
+        return [Failure(path, reason, used) for path, reason in sample.failed]
+
+    def drop(self, sample: Sample) -> None:
+        """A sample that nobody waits for any more."""
+        if sample.key is not None:
+            self._runner.forget(sample.key)
+
+    def report(self) -> Report:
+        """What has been read so far."""
+        return Report(self._counts["read"], self._counts["replaced"], dict(self._reasons))
+
+    def cached_clip(self, place: int) -> CachedClip:
+        """A clip as a cache of latents knows it: with the first epoch's crop in time."""
+        job = self.job(place, 0)
+        record = job.record
+        cut = {"frames": list(job.frames or ()), "crop": record.crop and list(record.crop), "shape": list(job.shape)}
+        return CachedClip(record.path, record.name, cut)
+
+    def job(self, place: int, epoch: int) -> ReadJob:
+        """What reads the record at a place. Raises: MediaError when its frames cannot be chosen."""
+        number, record = int(self.plan.numbers[place]), self.record(place)
+        frames = None
+        if self.settings.autoencoder is None:
+            draws = RecordDraws(self.seed, number, epoch)
+            try:
+                frames = choose_frames(record, self.settings, self.compression, self.sp_size, draws)
+            except Unusable as unusable:
+                raise MediaError(f"{record.path}: {unusable.detail}") from unusable
+        chosen = None if frames is None else tuple(frames.tolist())
+        return ReadJob(
+            self.source.opener, record, chosen, self.settings, self.plan.shape(place), (self.seed, number, epoch)
+        )
+
+    def _start(self, sample: Sample) -> None:
+        """Begin to read a sample's record, or the next one that is not known to fail."""
+        failed = self._try(sample)
+        while failed is not None:
+            self._note(sample, failed)
+            self._next(sample)
+            failed = self._try(sample)
+
+    def _replace(self, sample: Sample) -> None:
+        self._next(sample)
+        self._start(sample)
+
+    def _try(self, sample: Sample) -> str | None:
+        """Begin to read a sample's record; returns why not, where that is known at once."""
+        if self._moments_of is not None:
+            try:
+                sample.array = self._moments_of(self.cached_clip(sample.place))
+            except MediaError as error:
+                return str(error)
+            return None
+        try:
+            job = self.job(sample.place, sample.epoch)
+        except MediaError as error:
+            return str(error)
+        number = job.draw[1]
+        known = self._known.get(number) or self._known.get(_frames_key(job))
+        if known is None:
+            sample.key = next(self._keys)
+            self._runner.submit(sample.key, job)
+        return known
+
+    def _next(self, sample: Sample) -> None:
+        """Turn to the next record that may stand in for a sample."""
+        if sample.others is None:
+            same = np.flatnonzero(self.plan.buckets == self.plan.buckets[sample.place])
+            draw = random.stream(self.seed, "replacement", sample.number)
+            sample.others = draw.permutation(same[same != sample.place])
+        if not len(sample.others):
+            shape = self.plan.shape(sample.place)
+            path, reason = sample.failed[0]
+            raise MediaError(
+                f"all {len(sample.failed)} clips of {shape.frames} x {shape.height} x {shape.width} failed; "
+                f"the first, {path}: {reason}"
+            )
+        sample.place, sample.others = int(sample.others[0]), sample.others[1:]
+
+    def _remember(self, sample: Sample, failed: Failed) -> None:
+        job = self.job(sample.place, sample.epoch)
+        self._known[job.draw[1] if failed.is_for_good else _frames_key(job)] = failed.reason
+        self._note(sample, failed.reason)
+
+    def _note(self, sample: Sample, reason: str) -> None:
+        path = str(self.record(sample.place).path)
+        sample.failed.append((path, reason))
+        self._reasons[path] = reason
+
+
+def _frames_key(job: ReadJob) -> Hashable:
+    """What a job reads; two jobs with equal keys fail alike."""
+    return job.draw[1], job.draw[2] if job.frames is None else (job.frames[0], len(job.frames))

@@ -1,0 +1,221 @@
+"""The clips of a training run, micro-batch by micro-batch, read ahead; the only part of core.data that a loop needs.
+
+What a step gets follows from the seed, the records, the settings and the step, whatever was read before and by however
+many processes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ..config.data import DataSettings
+from ..errors import MediaError
+from ..shapes import Compression, Patch, VideoShape
+from .batch import ClipBatch, Failure
+from .captions import Captioner
+from .collate import collate
+from .condition_masks import ConditionMasks
+from .fetching import Fetcher, MomentsOf, Report, Sample
+from .latent_cache import CachedClip
+from .order import MicroBatch, Order
+from .plan import make_plan
+from .pool import make_runner
+from .probing import probed
+from .records import Record
+from .sources import Source, fitted
+from .transforms import to_signed
+from .worker import Failed, do
+
+TextOf = Callable[[Record, str, int | None], np.ndarray]
+"""Ready-made states (L, D) of a record's caption: the record, the caption as it is used, and its number among the
+record's captions, None where it was dropped."""
+
+
+class _Begun(NamedTuple):
+    """A micro-batch on its way."""
+
+    micro_batch: MicroBatch
+    samples: list[Sample]
+
+
+class Loader:
+    """Reads the micro-batches of one rank. Close it, or use it in a `with` statement."""
+
+    def __init__(
+        self,
+        source: Source,
+        settings: DataSettings,
+        seed: int,
+        compression: Compression,
+        patch: Patch,
+        *,
+        micro_batch: int = 1,
+        accumulation: int = 1,
+        world: int = 1,
+        rank: int = 0,
+        sp_size: int = 1,
+        text_of: TextOf | None = None,
+        moments_of: MomentsOf | None = None,
+    ) -> None:
+        """world, rank: of the groups that read different data. sp_size: ranks that share the frames of one sample.
+
+        With moments_of no media file is opened, and the crop in time is the first epoch's in all of them.
+        Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on.
+        """
+        self.settings = settings = fitted(settings)
+        self.compression, self.patch, self.rank = compression, patch, rank
+        self.captioner = Captioner(settings, seed)
+        self._masks = ConditionMasks(settings.masks, seed) if settings.masks else None
+        self._text_of, self._has_moments = text_of, moments_of is not None
+        self._runner = make_runner(settings.workers, settings.timeout_seconds)
+        try:
+            source = probed(source, self._runner) if settings.probe else source
+            self.plan = make_plan(source, settings, compression, seed, micro_batch * accumulation * world, sp_size)
+        except BaseException:
+            self._runner.close()
+            raise
+        self._fetcher = Fetcher(source, self.plan, settings, seed, compression, sp_size, self._runner, moments_of)
+        self.order = Order(
+            self.plan.buckets.tolist(),
+            seed,
+            world,
+            micro_batch,
+            accumulation,
+            settings.grouped,
+            settings.upstream.mixed_groups,
+        )
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps after which every sample was seen; the last one may reach into the next epoch."""
+        return -(-self.order.per_epoch // self.order.accumulation)
+
+    def batches(self, start_step: int = 0) -> Iterator[list[ClipBatch]]:
+        """The micro-batches of each optimiser step from a step on, without end.
+
+        Raises: MediaError when all records of a bucket fail.
+        """
+        window: deque[_Begun] = deque()
+        coming = self._micro_batches(start_step)
+        try:
+            while True:
+                yield [self._next(window, coming) for _ in range(self.order.accumulation)]
+        finally:
+            for begun in window:
+                for sample in begun.samples:
+                    self._fetcher.drop(sample)
+
+    def report(self) -> Report:
+        """What has been read so far, and what failed and why."""
+        return self._fetcher.report()
+
+    def close(self) -> None:
+        """End the reading processes."""
+        self._runner.close()
+
+    def __enter__(self) -> Loader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def record(self, place: int) -> Record:
+        """The record at a place of the plan."""
+        return self._fetcher.record(place)
+
+    def cached_clip(self, place: int) -> CachedClip:
+        """The clip at a place of the plan, as a cache of latents knows it."""
+        return self._fetcher.cached_clip(place)
+
+    def pixels_of(self, place: int) -> np.ndarray:
+        """The pixels (3, T, H, W) in [-1, 1] that a cache holds the moments of; read in this process.
+
+        Raises: MediaError when they cannot be read.
+        """
+        result = do(self._fetcher.job(place, 0))
+        if isinstance(result, Failed):
+            raise MediaError(result.reason)
+        return to_signed(result)
+
+    def captions(self) -> Iterator[str]:
+        """Every caption that may be trained with, repeats included, to fill a cache with."""
+        for place in range(len(self.plan)):
+            yield from self.captioner.possible(self.record(place))
+
+    @property
+    def _ahead(self) -> int:
+        """Micro-batches read ahead: at least as many as keep all processes busy."""
+        if not self.settings.workers:
+            return 0
+        return max(self.settings.prefetch, -(-self.settings.workers // self.order.batch))
+
+    def _micro_batches(self, step: int) -> Iterator[MicroBatch]:
+        while True:
+            for part in range(self.order.accumulation):
+                yield self.order.micro_batch(step, part, self.rank)
+            step += 1
+
+    def _next(self, window: deque[_Begun], coming: Iterator[MicroBatch]) -> ClipBatch:
+        while len(window) <= self._ahead:
+            micro_batch = next(coming)
+            entries = zip(micro_batch.places, micro_batch.samples, strict=True)
+            begun = [self._fetcher.begin(place, number, micro_batch.epoch) for place, number in entries]
+            window.append(_Begun(micro_batch, begun))
+        for ahead in window:  # so that what stands in for a failed sample is read before it is needed
+            for sample in ahead.samples:
+                self._fetcher.advance(sample)
+        return self._made(window.popleft())
+
+    def _made(self, begun: _Begun) -> ClipBatch:
+        failures: list[Failure] = []
+        for sample in begun.samples:
+            failures += self._fetcher.finish(sample)
+        arrays = [sample.array for sample in begun.samples if sample.array is not None]
+        records = [self.record(sample.place) for sample in begun.samples]
+        captions, text = self._texts(begun, records)
+        pixels, mask, moments = None, None, None
+        if self._has_moments:
+            moments = np.stack(arrays)
+        else:
+            pixels, mask = collate([to_signed(array) for array in arrays], self.compression, self.patch, self._box)
+        return ClipBatch(
+            pixels=pixels,
+            mask=mask,
+            captions=captions,
+            samples=tuple(begun.micro_batch.samples),
+            sources=tuple(str(record.path) for record in records),
+            moments=moments,
+            text=text,
+            frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
+            failures=tuple(failures),
+        )
+
+    def _texts(self, begun: _Begun, records: list[Record]) -> tuple[tuple[str, ...], tuple[np.ndarray, ...] | None]:
+        captions, states = [], []
+        for sample, record in zip(begun.samples, records, strict=True):
+            number = int(self.plan.numbers[sample.place])
+            captions.append(self.captioner.caption(record, number, sample.epoch, sample.number))
+            if self._text_of is not None:
+                is_dropped = self.captioner.is_dropped(sample.number) or not record.captions
+                pick = None if is_dropped else self.captioner.pick(record, number, sample.epoch)
+                states.append(self._text_of(record, captions[-1], pick))
+        return tuple(captions), None if self._text_of is None else tuple(states)
+
+    def _frame_mask(self, begun: _Begun, arrays: list[np.ndarray], num_frames: int) -> np.ndarray | None:
+        if self._masks is None:
+            return None
+        frame_mask = np.ones((len(arrays), num_frames), np.float32)
+        for row, sample, array in zip(frame_mask, begun.samples, arrays, strict=True):
+            row[: array.shape[1]] = self._masks.draw(array.shape[1], sample.number)
+        return frame_mask
+
+    @property
+    def _box(self) -> VideoShape | None:
+        """What ungrouped batches are padded to; grouped ones, and single clips, have one size."""
+        if self.settings.grouped or self.order.batch == 1:
+            return None
+        return VideoShape(self.settings.frames, self.settings.height or 0, self.settings.width or 0)

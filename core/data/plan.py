@@ -1,0 +1,104 @@
+"""Which records of a source are trained on, and at which shape: made once, the same in every process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..config.data import DataSettings
+from ..errors import MediaError
+from ..shapes import Compression, VideoShape
+from .selection import RecordDraws, Unusable, check_settings, plan_shape
+from .sources import Source
+
+RARE = "rare size"
+
+
+class Dropped(NamedTuple):
+    """A record that is left out."""
+
+    number: int
+    kind: str
+    """One of few words, to be counted."""
+    reason: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The samples of an epoch. Place i of the set is record numbers[i] of the source, in bucket buckets[i]."""
+
+    numbers: np.ndarray
+    buckets: np.ndarray
+    shapes: tuple[VideoShape, ...]
+    """Of each bucket."""
+    dropped: tuple[Dropped, ...]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def shape(self, place: int) -> VideoShape:
+        """Of the sample at a place."""
+        return self.shapes[self.buckets[place]]
+
+    def counts(self) -> dict[str, int]:
+        """Records by what becomes of them: "used", and the kinds of reasons."""
+        return {"used": len(self)} | dict(Counter(drop.kind for drop in self.dropped).most_common())
+
+
+def make_plan(
+    source: Source, settings: DataSettings, compression: Compression, seed: int, total_batch: int, sp_size: int = 1
+) -> Plan:
+    """Plan every record of a source.
+
+    total_batch: samples of an optimiser step over all ranks; sizes too rare for it are dropped.
+    Raises: ConfigError and ShapeError when the settings do not fit one another or the autoencoder; MediaError when no
+    record is left.
+    """
+    check_settings(settings, compression)
+    planned: list[tuple[int, VideoShape]] = []
+    dropped: list[Dropped] = []
+    for number in range(len(source)):
+        record = source.record(number)
+        try:
+            planned.append((number, plan_shape(record, settings, compression, sp_size, RecordDraws(seed, number))))
+        except Unusable as unusable:
+            dropped.append(Dropped(number, unusable.kind, unusable.detail))
+    counts = Counter(shape for _, shape in planned)
+    common = {shape: None for shape in counts if not is_rare(counts[shape], total_batch, settings.min_bucket_batches)}
+    for number, shape in planned:
+        if shape not in common:
+            dropped.append(Dropped(number, RARE, _rare_detail(shape, counts[shape], total_batch, settings)))
+    kept = [(number, shape) for number, shape in planned if shape in common]
+    if not kept:
+        raise MediaError(f"no clip can be trained on: {_summary(dropped)}")
+    index = {shape: bucket for bucket, shape in enumerate(common)}
+    return Plan(
+        np.array([number for number, _ in kept], np.int64),
+        np.array([index[shape] for _, shape in kept], np.int64),
+        tuple(index),
+        tuple(dropped),
+    )
+
+
+def is_rare(count: int, total_batch: float, min_batches: int) -> bool:
+    """Whether a size has too few clips."""
+    return count < min_batches * total_batch
+
+
+def _rare_detail(shape: VideoShape, count: int, total_batch: int, settings: DataSettings) -> str:
+    return (
+        f"is one of {count} clips of {shape.frames} x {shape.height} x {shape.width}; a size needs "
+        f"{settings.min_bucket_batches} batches of {total_batch} (data.min_bucket_batches)"
+    )
+
+
+def _summary(dropped: Sequence[Dropped]) -> str:
+    counts = Counter(drop.kind for drop in dropped).most_common()
+    if not counts:
+        return "the annotation holds no record"
+    kinds = ", ".join(f"{count} {kind}" for kind, count in counts)
+    return f"{kinds}; the first {dropped[0].reason}"

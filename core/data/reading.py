@@ -1,0 +1,120 @@
+"""Reading one clip: the job that a reading process does, and the same one inside the training process."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .. import random
+from ..config.data import DataSettings
+from ..errors import DuosoraError, MediaError
+from ..shapes import VideoShape
+from .records import Record
+from .selection import Unusable, stride_frames
+from .sources import ClipOpener
+from .transforms import Transform, cut_out
+
+FRAMES_AT_ONCE = 8
+"""Decoded frames of the file's own size in memory; 93 of 1080 x 1920 would be 580 MB in each process."""
+
+
+class UnreadableRecord(MediaError):
+    """A record of which no frame can be read, whichever are asked for."""
+
+
+@dataclass(frozen=True)
+class ReadJob:
+    """All that the pixels of one sample follow from."""
+
+    opener: ClipOpener
+    record: Record
+    frames: tuple[int, ...] | None
+    """Numbers of the file's frames; None: at a stride, by the settings and the draw."""
+    settings: DataSettings
+    shape: VideoShape
+    """That the plan promises."""
+    draw: tuple[int, int, int]
+    """Seed, number of the record, epoch."""
+
+    def __call__(self) -> np.ndarray:
+        """(3, T, H, W), as Transform makes it.
+
+        Raises: UnreadableRecord when the record cannot be opened; MediaError when these frames of it cannot be used.
+        """
+        seed, number, epoch = self.draw
+        draw = random.stream(seed, "clip", number, epoch)
+        with closing(self._opened(draw)) as clip:
+            return self._pixels(clip, self._numbers(len(clip), draw))
+
+    def _opened(self, draw: np.random.Generator) -> Any:
+        try:
+            return self.opener(self.record, draw)
+        except DuosoraError as error:
+            raise UnreadableRecord(str(error)) from error
+
+    def _numbers(self, length: int, draw: np.random.Generator) -> np.ndarray:
+        if self.frames is not None:
+            return np.asarray(self.frames, np.int64)
+        try:
+            return stride_frames(length, self.settings, draw)
+        except Unusable as unusable:
+            raise MediaError(f"{self.record.path}: {unusable.detail}") from unusable
+
+    def _pixels(self, clip: Any, numbers: np.ndarray) -> np.ndarray:
+        transform = Transform.of(self.settings)
+        unique, places = np.unique(numbers, return_inverse=True)
+        pixels: np.ndarray | None = None
+        for start in range(0, len(unique), FRAMES_AT_ONCE):
+            frames = clip.read(unique[start : start + FRAMES_AT_ONCE].tolist())
+            part = transform(self._cut_out(frames))
+            if pixels is None:
+                self._check(VideoShape(len(numbers), *part.shape[2:]))
+                pixels = np.empty((3, len(unique), *part.shape[2:]), part.dtype)
+            pixels[:, start : start + part.shape[1]] = part
+        assert pixels is not None
+        return pixels if len(unique) == len(numbers) else pixels[:, places]
+
+    def _cut_out(self, frames: np.ndarray) -> np.ndarray:
+        inside = cut_out(frames, self.record.crop)
+        if 0 in inside.shape:
+            raise MediaError(f"{self.record.path}: the crop of its annotation lies outside its frames")
+        return inside
+
+    def _check(self, shape: VideoShape) -> None:
+        if shape != self.shape:
+            raise MediaError(
+                f"{self.record.path}: gives {_words(shape)} where {_words(self.shape)} follow from its annotation; "
+                "correct its size there"
+            )
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says about itself."""
+
+    height: int
+    width: int
+    num_frames: int
+    fps: float | None
+
+
+@dataclass(frozen=True)
+class ProbeJob:
+    """Open a record and say what it is."""
+
+    opener: ClipOpener
+    record: Record
+
+    def __call__(self) -> Facts:
+        """Raises: MediaError."""
+        with closing(self.opener(self.record, random.stream(0, "probe"))) as clip:
+            first = clip.read([0])
+            fps = getattr(clip, "fps", None)
+            return Facts(first.shape[1], first.shape[2], len(clip), fps)
+
+
+def _words(shape: VideoShape) -> str:
+    return f"{shape.frames} frames of {shape.height} x {shape.width} pixels"

@@ -1,0 +1,157 @@
+"""Where clips come from: media files that annotations name, or drawings of the project itself.
+
+A source knows the records; its reader, which is small and is sent to the reading processes, opens one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ..config.data import DataSettings
+from ..errors import ConfigError, MediaError
+from ..io.images import read_image
+from ..io.video import open_video
+from . import moving_shapes
+from .annotations import read_annotations
+from .records import BadRow, Record
+
+
+class OpenedClip(Protocol):
+    """A clip that is open; `core.io.video.VideoReader` is one."""
+
+    def __len__(self) -> int:
+        """The number of frames."""
+
+    def read(self, frames: Sequence[int] | slice | None = None) -> np.ndarray:
+        """Frames by number, (T, H, W, 3) uint8."""
+
+    def close(self) -> None: ...
+
+
+class ClipOpener(Protocol):
+    """Opens a record. Picklable, and must not need a framework."""
+
+    def __call__(self, record: Record, draw: np.random.Generator) -> OpenedClip:
+        """draw: for whatever is random about the content. Raises: MediaError when the record cannot be opened."""
+
+
+class Source(Protocol):
+    """The records of a training set."""
+
+    @property
+    def opener(self) -> ClipOpener: ...
+
+    def __len__(self) -> int: ...
+
+    def record(self, number: int) -> Record: ...
+
+
+class Frames:
+    """A clip that lies in memory."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self._frames = frames
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    def read(self, frames: Sequence[int] | slice | None = None) -> np.ndarray:
+        return self._frames if frames is None else self._frames[frames]
+
+    def close(self) -> None:
+        pass
+
+
+class FileOpener:
+    """Opens media files."""
+
+    def __init__(self, reader: str = "pyav") -> None:
+        self.reader = reader
+
+    def __call__(self, record: Record, draw: np.random.Generator) -> OpenedClip:
+        if record.is_video:
+            return open_video(record.path, self.reader)
+        return Frames(read_image(record.path)[None])
+
+
+class FileSource:
+    """Records of media files."""
+
+    def __init__(self, records: Sequence[Record], reader: str = "pyav", bad: Sequence[BadRow] = ()) -> None:
+        """bad: rows of the annotations that make no record."""
+        self.opener = FileOpener(reader)
+        self.bad = tuple(bad)
+        self._records = records
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def record(self, number: int) -> Record:
+        return self._records[number]
+
+
+class MovingShapes:
+    """The tiny model's world, drawn anew in every epoch (core.data.moving_shapes)."""
+
+    def __init__(self, is_held_out: bool = False) -> None:
+        """is_held_out: the scenes that are never trained on, for validation."""
+        self.opener = MovingShapesOpener()
+        self._scenes = moving_shapes.held_out_scenes() if is_held_out else moving_shapes.training_scenes()
+
+    def __len__(self) -> int:
+        return len(self._scenes)
+
+    def record(self, number: int) -> Record:
+        scene = self._scenes[number]
+        return Record(
+            path=Path(" ".join(scene) + ".mp4"),
+            name=" ".join(scene),
+            captions=tuple(moving_shapes.captions(scene)),
+            height=moving_shapes.SIDE,
+            width=moving_shapes.SIDE,
+            num_frames=moving_shapes.FRAMES,
+            origin="moving shapes",
+        )
+
+
+class MovingShapesOpener:
+    """Draws a scene."""
+
+    def __call__(self, record: Record, draw: np.random.Generator) -> OpenedClip:
+        return Frames(moving_shapes.render(moving_shapes.Scene(*record.name.split()), draw))
+
+
+def open_source(settings: DataSettings, is_held_out: bool = False) -> Source:
+    """The source that settings name. is_held_out: of moving shapes, those that are never trained on.
+
+    Raises: ConfigError when no file is named; MediaError when an annotation cannot be read.
+    """
+    if settings.kind == "moving_shapes":
+        return MovingShapes(is_held_out)
+    if not settings.files:
+        raise ConfigError("data.files: name the annotations or folders to train on")
+    found = read_annotations(settings.files, settings.root)
+    if not found.records:
+        reason = f"; the first bad row: {found.bad[0].name} {found.bad[0].reason}" if found.bad else ""
+        raise MediaError(f"{', '.join(map(str, settings.files))}: holds no record of a clip{reason}")
+    return FileSource(found.records, settings.reader, found.bad)
+
+
+def fitted(settings: DataSettings) -> DataSettings:
+    """Settings as the source needs them: moving shapes have one size and length."""
+    if settings.kind != "moving_shapes":
+        return settings
+    return settings.model_copy(
+        update={
+            "frames": moving_shapes.FRAMES,
+            "height": moving_shapes.SIDE,
+            "width": moving_shapes.SIDE,
+            "max_area": None,
+            "fps": 24.0,
+            "min_bucket_batches": 0,
+        }
+    )

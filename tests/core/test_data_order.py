@@ -1,0 +1,88 @@
+"""The order of samples: every sample once an epoch, one bucket a batch, the same from wherever it is begun."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from duosora.core.data.order import EpochDraws, Order, grouped_order, plain_order, upstream_order
+
+BUCKETS = [0] * 13 + [1] * 5 + [2] * 2
+
+
+def flat(order: Order, steps: range, rank: int) -> list[int]:
+    parts = range(order.accumulation)
+    return [place for step in steps for part in parts for place in order.micro_batch(step, part, rank).places]
+
+
+@pytest.mark.parametrize(("world", "batch"), [(1, 1), (1, 4), (2, 2), (3, 5)])
+def test_an_epoch_holds_every_sample_and_batches_of_one_bucket(world: int, batch: int) -> None:
+    order = grouped_order(BUCKETS, world, batch, EpochDraws(0, 0))
+    assert set(order.reshape(-1).tolist()) == set(range(len(BUCKETS)))
+    assert order.shape[1:] == (world, batch)
+    for mega_batch in order:
+        assert len({BUCKETS[place] for place in mega_batch.reshape(-1)}) == 1
+    sizes = Counter(BUCKETS)
+    assert len(order) == sum(-(-size // (world * batch)) for size in sizes.values())
+
+
+def test_the_first_time_round_nothing_comes_twice_where_batches_fill() -> None:
+    order = plain_order(12, 2, 3, EpochDraws(3, 0)).reshape(-1)
+    assert sorted(order.tolist()) == list(range(12))
+
+
+def test_any_step_is_the_same_whether_or_not_the_steps_before_were_asked_for() -> None:
+    make = lambda: Order(BUCKETS, 7, world=2, batch=2, accumulation=3)  # noqa: E731
+    straight, late = make(), make()
+    everything = [straight.micro_batch(step, part, 1) for step in range(9) for part in range(3)]
+    assert [late.micro_batch(step, part, 1) for step in range(5, 9) for part in range(3)] == everything[15:]
+    assert len({micro_batch.epoch for micro_batch in everything}) > 2, "the test is to cross epochs"
+
+
+def test_sample_numbers_rise_over_steps_parts_and_ranks_without_a_gap() -> None:
+    order = Order(BUCKETS, 7, world=2, batch=3, accumulation=2)
+    numbers = [
+        number
+        for step in range(4)
+        for part in range(2)
+        for rank in range(2)
+        for number in order.micro_batch(step, part, rank).samples
+    ]
+    assert numbers == list(range(48))
+
+
+def test_epochs_and_seeds_differ() -> None:
+    orders = [
+        grouped_order(BUCKETS, 1, 2, EpochDraws(seed, epoch)).tolist() for seed, epoch in [(0, 0), (0, 1), (1, 0)]
+    ]
+    assert orders[0] != orders[1] != orders[2] != orders[0]
+
+
+def test_ranks_share_a_mega_batch_and_not_its_samples() -> None:
+    order = Order([0] * 16, 1, world=2, batch=4, accumulation=1)
+    first, second = (set(order.micro_batch(0, 0, rank).places) for rank in range(2))
+    assert not first & second
+
+
+def test_upstreams_order_mixes_buckets_and_loses_the_minority() -> None:
+    order = upstream_order(BUCKETS, 1, 2, EpochDraws(0, 0))
+    assert len(order) == len(BUCKETS) // 2
+    assert all(len({BUCKETS[place] for place in batch}) == 1 for batch in order.reshape(-1, 2))
+    assert len(set(order.reshape(-1).tolist())) < len(BUCKETS)
+
+
+def test_upstreams_draws_are_torchs() -> None:
+    torch = pytest.importorskip("torch")
+    from duosora.core.goldens.data import UpstreamDraws
+
+    generator, ours = torch.Generator().manual_seed(42), UpstreamDraws()
+    for count in (1, 2, 29, 500):
+        assert ours.permutation(count) == torch.randperm(count, generator=generator).tolist()
+        assert ours.short() == torch.rand(1, generator=generator).item()
+
+
+def test_orders_of_many_samples_are_even() -> None:
+    order = grouped_order([number % 3 for number in range(3000)], 4, 8, EpochDraws(5, 2)).reshape(-1)
+    counts = np.bincount(order, minlength=3000)
+    assert counts.min() == 1
+    assert counts.sum() - 3000 < 3 * 32
