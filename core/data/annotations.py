@@ -138,7 +138,7 @@ def _parquet_rows(file: Path) -> Iterator[Any]:
         import pyarrow.parquet as parquet
         from pyarrow import ArrowException
     except ImportError as error:
-        raise MediaError(f'{file}: reading parquet needs pyarrow: pip install "duosora[parquet]"') from error
+        raise MediaError(f'{file}: reading parquet needs pyarrow: pip install "duosora[parquet]" ({error})') from error
     if not file.is_file():
         raise MediaError(f"{file}: there is no such file")
     try:
@@ -155,20 +155,20 @@ _ROWS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parque
 def record_of(row: Any, root: Path, origin: str, embeddings: Path | None = None) -> Record | BadRow:
     """The record of one row, with our columns or upstream's keys; or why it makes none."""
     if isinstance(row, str):
-        return BadRow(origin, row)
+        return BadRow(origin, origin, row)
     if not isinstance(row, Mapping):
-        return BadRow(origin, f"is {type(row).__name__}, expected a mapping of columns to values")
+        return BadRow(origin, origin, f"is {type(row).__name__}, expected a mapping of columns to values")
     given = {key: value for key, value in row.items() if not _is_blank(value)}
     name = given.get("path")
     if not isinstance(name, str):
-        return BadRow(origin, "has no path")
+        return BadRow(origin, origin, "has no path")
     if Path(name).suffix.lower() not in VIDEO_SUFFIXES + IMAGE_SUFFIXES:
         known = ", ".join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
-        return BadRow(name, f"is neither a video nor a picture by its name ({origin}; known are {known})")
+        return BadRow(name, origin, f"is neither a video nor a picture by its name; known are {known}")
     try:
         return _record(given, name, root, origin, embeddings)
     except ValueError as error:
-        return BadRow(name, f"{error} ({origin})")
+        return BadRow(name, origin, str(error))
 
 
 def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embeddings: Path | None) -> Record:

@@ -8,11 +8,11 @@ does not change what it reads next.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -121,6 +121,26 @@ class Fetcher:
         if sample.key is not None:
             self._runner.forget(sample.key)
 
+    def read_alone(self, places: Iterable[int], ahead: int) -> Iterator[np.ndarray | Failed]:
+        """What a Transform makes of the clips at places, in the first epoch, without replacing any; so many ahead."""
+        waiting: deque[Hashable | Failed] = deque()
+        try:
+            for place in places:
+                try:
+                    job = self.job(place, 0)
+                except MediaError as error:
+                    waiting.append(Failed(str(error)))
+                else:
+                    waiting.append(next(self._keys))
+                    self._runner.submit(waiting[-1], job)
+                if len(waiting) > ahead:
+                    yield self._taken(waiting.popleft())
+            while waiting:
+                yield self._taken(waiting.popleft())
+        finally:
+            for key in waiting:
+                self._runner.forget(key)
+
     def report(self) -> Report:
         """What has been read so far."""
         return Report(self._counts["read"], self._counts["replaced"], dict(self._reasons))
@@ -146,6 +166,9 @@ class Fetcher:
         return ReadJob(
             self.source.opener, record, chosen, self.settings, self.plan.shape(place), (self.seed, number, epoch)
         )
+
+    def _taken(self, waiting: Hashable | Failed) -> Any:
+        return waiting if isinstance(waiting, Failed) else self._runner.result(waiting)
 
     def _start(self, sample: Sample) -> None:
         """Begin to read a sample's record, or the next one that is not known to fail."""

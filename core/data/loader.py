@@ -7,7 +7,7 @@ many processes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ from .probing import probed
 from .records import Record
 from .sources import Source, fitted
 from .transforms import to_signed
-from .worker import Failed, do
+from .worker import Failed
 
 TextOf = Callable[[Record, str, int | None], np.ndarray]
 """Ready-made states (L, D) of a record's caption: the record, the caption as it is used, and its number among the
@@ -131,15 +131,10 @@ class Loader:
         """The clip at a place of the plan, as a cache of latents knows it."""
         return self._fetcher.cached_clip(place)
 
-    def pixels_of(self, place: int) -> np.ndarray:
-        """The pixels (3, T, H, W) in [-1, 1] that a cache holds the moments of; read in this process.
-
-        Raises: MediaError when they cannot be read.
-        """
-        result = do(self._fetcher.job(place, 0))
-        if isinstance(result, Failed):
-            raise MediaError(result.reason)
-        return to_signed(result)
+    def pixels(self, places: Iterable[int]) -> Iterator[np.ndarray | MediaError]:
+        """The clips at places of the plan as a cache holds them, (3, T, H, W) in [-1, 1] each, or why there is none."""
+        for result in self._fetcher.read_alone(places, 2 * max(self.settings.workers, 1)):
+            yield MediaError(result.reason) if isinstance(result, Failed) else to_signed(result)
 
     def captions(self) -> Iterator[str]:
         """Every caption that may be trained with, repeats included, to fill a cache with."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -41,11 +41,13 @@ def probed(source: Source, runner: JobRunner) -> Source:
     return ProbedSource(source, completed)
 
 
-def probe(source: Source, numbers: list[int], runner: JobRunner) -> Iterator[tuple[int, Any]]:
+def probe(
+    source: Source, numbers: Sequence[int], runner: JobRunner, decodes_all: bool = False
+) -> Iterator[tuple[int, Any]]:
     """What each of these records' files says about itself, Facts or Failed, in their order."""
     waiting: deque[int] = deque()
     for number in progress(numbers, "opening clips", "clip"):
-        runner.submit(("probe", number), ProbeJob(source.opener, source.record(number)))
+        runner.submit(("probe", number), ProbeJob(source.opener, source.record(number), decodes_all))
         waiting.append(number)
         if len(waiting) >= AT_ONCE:
             yield waiting[0], runner.result(("probe", waiting.popleft()))

@@ -107,13 +107,18 @@ class ProbeJob:
 
     opener: ClipOpener
     record: Record
+    decodes_all: bool = False
+    """Decode every frame of the clip, not only the first of the file."""
 
     def __call__(self) -> Facts:
-        """Raises: MediaError."""
+        """Raises: MediaError when the record cannot be opened or a frame cannot be decoded."""
         with closing(self.opener(self.record, random.stream(0, "probe"))) as clip:
             first = clip.read([0])
-            fps = getattr(clip, "fps", None)
-            return Facts(first.shape[1], first.shape[2], len(clip), fps)
+            if self.decodes_all:
+                end = len(clip) if self.record.num_frames is None else self.record.start + self.record.num_frames
+                for start in range(self.record.start, min(end, len(clip)), FRAMES_AT_ONCE):
+                    clip.read(slice(start, min(start + FRAMES_AT_ONCE, end)))
+            return Facts(first.shape[1], first.shape[2], len(clip), getattr(clip, "fps", None))
 
 
 def _words(shape: VideoShape) -> str:

@@ -55,4 +55,6 @@ class BadRow(NamedTuple):
 
     name: str
     """The path it gives, or where it stands."""
+    origin: str
+    """Where it stands."""
     reason: str
