@@ -9,6 +9,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,23 +93,18 @@ class Optimization:
         finally:
             self._swap()
 
-    def weights(self, use_ema: bool) -> Iterator[tuple[str, np.ndarray]]:
-        """Float32 copies under the layout's names."""
-        held = self.shadows if use_ema else self.parameters
-        return ((name, to_array(tensor)) for name, tensor in held.items())
-
-    def state(self) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        """A copy of the optimiser's tensors, `exp_avg.<name>` and the like, and of its numbers."""
-        arrays: dict[str, np.ndarray] = {}
+    def state(self) -> tuple[Tensors, dict[str, Any]]:
+        """The optimiser's tensors, `exp_avg.<name>` and the like, and its numbers."""
+        tensors: dict[str, Tensor] = {}
         numbers: dict[str, dict[str, float]] = {}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.ndim:
-                    arrays[f"{key}.{name}"] = to_array(value)
+                    tensors[f"{key}.{name}"] = value
                 else:
                     numbers.setdefault(key, {})[name] = float(value)
         groups = [_numbers_of(group) for group in self.optimizer.param_groups]
-        return arrays, {"numbers": numbers, "groups": groups, "loss_scale": self.scaler.state_dict()}
+        return Tensors(tensors), {"numbers": numbers, "groups": groups, "loss_scale": self.scaler.state_dict()}
 
     def load_state(self, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any], source: str) -> None:
         """Restore what `state` gave. Raises: CheckpointError when it was another model's."""
@@ -149,16 +145,58 @@ class Optimization:
             parameter.data, self.shadows[name] = self.shadows[name], parameter.data
 
 
-def save_state(folder: Path, name: str, state: tuple[dict[str, np.ndarray], dict[str, Any]]) -> None:
-    """Write an optimiser's state as <name>.safetensors and <name>.json."""
-    arrays, rest = state
-    save_weights(folder / f"{name}.safetensors", arrays, overwrite=True)
-    with atomic_write(folder / f"{name}.json", overwrite=True) as temporary:
-        temporary.write_text(json.dumps(rest, indent=1), encoding="utf-8")
+class Tensors(Mapping[str, np.ndarray]):
+    """Tensors that become numpy arrays one at a time, as they are asked for."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        self.tensors = tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return to_array(self.tensors[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self.tensors[name].shape)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return to_array(self.tensors[name].new_empty(0)).dtype
+
+    def copied(self) -> Tensors:
+        """The same on the host, which later changes leave alone."""
+        return Tensors({name: tensor.detach().to("cpu", copy=True) for name, tensor in self.tensors.items()})
+
+
+@dataclass(frozen=True)
+class SavedStep:
+    """The state of a train step: core.train.step.Saved."""
+
+    present: Tensors
+    average: Tensors
+    optimizers: Mapping[str, tuple[Tensors, dict[str, Any]]]
+    """By the name of their files."""
+
+    def weights(self, use_ema: bool) -> Tensors:
+        return self.average if use_ema else self.present
+
+    def save(self, folder: Path) -> None:
+        for name, (tensors, rest) in self.optimizers.items():
+            save_weights(folder / f"{name}.safetensors", tensors, overwrite=True)
+            with atomic_write(folder / f"{name}.json", overwrite=True) as temporary:
+                temporary.write_text(json.dumps(rest, indent=1), encoding="utf-8")
+
+    def copied(self) -> SavedStep:
+        """A copy on the host."""
+        optimizers = {name: (tensors.copied(), rest) for name, (tensors, rest) in self.optimizers.items()}
+        return SavedStep(self.present.copied(), self.average.copied(), optimizers)
 
 
 def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-    """Read what `save_state` wrote. Raises: CheckpointError."""
+    """Read what `SavedStep.save` wrote. Raises: CheckpointError."""
     file = folder / f"{name}.json"
     try:
         rest = json.loads(file.read_text(encoding="utf-8"))

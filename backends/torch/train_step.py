@@ -15,7 +15,7 @@ from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
 from .models.opensora_t2v import OpenSoraT2V
-from .optimization import Optimization, autocast, load_state, recompute, save_state
+from .optimization import Optimization, SavedStep, Tensors, autocast, load_state, recompute
 from .precision import TORCH_DTYPES, to_array, to_tensor
 
 STATE = "optimizer"
@@ -70,20 +70,22 @@ class DiffusionTrainStep:
         with self.optimization.averaged(use_ema):
             yield self.model
 
-    def weights(self, use_ema: bool) -> Iterator[tuple[str, np.ndarray]]:
-        """Float32 weights under the layout's names, one at a time."""
-        averaged = dict(self.optimization.shadows) if use_ema else {}
-        for name, parameter in self.model.named_parameters():
-            yield name, to_array(averaged.get(name, parameter))
+    @property
+    def keeps_ema(self) -> bool:
+        """Whether there is an average of the weights."""
+        return bool(self.optimization.shadows)
 
-    def first_moments(self) -> Iterator[tuple[str, np.ndarray]]:
+    def saved(self, is_copy: bool = False) -> SavedStep:
+        """The present state; with is_copy one that later steps leave alone."""
+        present = dict(self.model.named_parameters())
+        average = present | self.optimization.shadows if self.keeps_ema else {}
+        saved = SavedStep(Tensors(present), Tensors(average), {STATE: self.optimization.state()})
+        return saved.copied() if is_copy else saved
+
+    def first_moments(self) -> Tensors:
         """The optimiser's running means of the gradients, under the layout's names."""
-        for name, parameter in self.optimization.parameters.items():
-            yield name, to_array(self.optimization.optimizer.state[parameter]["exp_avg"])
-
-    def save(self, folder: Path) -> None:
-        """Write the optimiser's state."""
-        save_state(folder, STATE, self.optimization.state())
+        state = self.optimization.optimizer.state
+        return Tensors({name: state[value]["exp_avg"] for name, value in self.optimization.parameters.items()})
 
     def load(self, folder: Path) -> None:
         """Restore the optimiser's state."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -38,8 +38,8 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         report = trainer.step([_batch(case, objective, number)], settings["lr"], ema.at(number + 1))
         losses.append(report.loss)
         norms.append(report.grad_norm)
-        yield from _watched(case, f"step{number + 1}", dict(trainer.weights(use_ema=False)))
-    yield from _watched(case, "ema", dict(trainer.weights(use_ema=True)))
+        yield from _watched(case, f"step{number + 1}", trainer.saved().weights(use_ema=False))
+    yield from _watched(case, "ema", trainer.saved().weights(use_ema=True))
     yield Comparison("loss", np.array(losses))
     yield Comparison("grad_norm", np.array(norms))
 
@@ -51,7 +51,7 @@ def _first_gradients(
     trainer = backend.train_denoiser(spec, case.weights(), replace(options, max_grad_norm=None, keeps_ema=False))
     trainer.step([_batch(case, objective, 0)], lr=0.0)
     share = 1.0 - options.optimizer.betas[0]
-    gradients = {name: moment / share for name, moment in trainer.first_moments()}
+    gradients = {name: moment / share for name, moment in trainer.first_moments().items()}
     yield from _watched(case, "first_grad", gradients)
 
 
@@ -67,7 +67,7 @@ def _batch(case: Case, objective: DiffusionObjective, number: int) -> DiffusionB
     )
 
 
-def _watched(case: Case, prefix: str, arrays: dict[str, np.ndarray]) -> Iterator[Comparison]:
+def _watched(case: Case, prefix: str, arrays: Mapping[str, np.ndarray]) -> Iterator[Comparison]:
     for name in case.outputs():
         if name.startswith(f"{prefix}."):
             yield Comparison(name, arrays[name.removeprefix(f"{prefix}.")])

@@ -139,6 +139,10 @@ class TextToVideo:
             self._models[kind] = self.backend.build(part.spec, part.open(), dtype, attention)
         return self._models[kind]
 
+    def use(self, kind: str, model: Model) -> None:
+        """Take a model that is in memory already, one in training, until it is released."""
+        self._models[kind] = model
+
     def release(self, kind: str) -> None:
         """Let go of a model, so that its memory can hold another."""
         self._models.pop(kind, None)

@@ -5,7 +5,7 @@ All randomness is in the batch, drawn by core; a backend's step is a function of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,6 +106,16 @@ class TrainOptions:
     """Compile the model (torch.compile, ms.jit)."""
 
 
+class Saved(Protocol):
+    """The state of a train step, to be written."""
+
+    def weights(self, use_ema: bool) -> Mapping[str, np.ndarray]:
+        """Float32 weights, or their average, under the layout's names; each is copied when it is asked for."""
+
+    def save(self, folder: Path) -> None:
+        """Write the optimiser's state, and all else but the weights that a resumed run needs, as safetensors."""
+
+
 class TrainStep(Protocol, Generic[Batch]):
     """A model in training on a backend: parameters, gradients, optimiser state, EMA."""
 
@@ -123,14 +133,15 @@ class TrainStep(Protocol, Generic[Batch]):
     def inference_model(self, use_ema: bool) -> AbstractContextManager[Any]:
         """A context in which the model, or the average of its weights, is called like one of `Backend.build`."""
 
-    def weights(self, use_ema: bool) -> Iterator[tuple[str, np.ndarray]]:
-        """Float32 weights under the layout's names, one at a time."""
+    @property
+    def keeps_ema(self) -> bool:
+        """Whether there is an average of the weights."""
 
-    def first_moments(self) -> Iterator[tuple[str, np.ndarray]]:
+    def saved(self, is_copy: bool = False) -> Saved:
+        """The present state; with is_copy one that later steps leave alone."""
+
+    def first_moments(self) -> Mapping[str, np.ndarray]:
         """The optimiser's running means of the gradients, under the layout's names."""
-
-    def save(self, folder: Path) -> None:
-        """Write optimiser state (and all else but the weights that a resumed run needs) as safetensors files."""
 
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote there. Raises: CheckpointError when it does not fit the model."""

@@ -48,9 +48,10 @@ def batch(number: int, size: int = 2, masked: bool = False) -> DiffusionBatch:
 
 def everything(trainer) -> dict[str, np.ndarray]:
     arrays, rest = trainer.optimization.state()
+    arrays = dict(arrays)
     steps = {f"step.{name}": np.array(value) for name, value in rest["numbers"].get("step", {}).items()}
-    weights = {f"weight.{name}": array for name, array in trainer.weights(use_ema=False)}
-    averages = {f"ema.{name}": array for name, array in trainer.weights(use_ema=True)}
+    weights = {f"weight.{name}": array for name, array in trainer.saved().weights(use_ema=False).items()}
+    averages = {f"ema.{name}": array for name, array in trainer.saved().weights(use_ema=True).items()}
     return arrays | steps | weights | averages
 
 
@@ -67,17 +68,19 @@ def test_a_run_goes_on_bit_for_bit_from_what_it_saved(tmp_path: Path) -> None:
     first = make()
     for number in range(2):
         first.step([batch(number), batch(number + 50)], LR, 0.9)
-    first.save(tmp_path)
-    second = get("torch", "cpu").train_denoiser(SPEC, GivenWeights(dict(first.weights(False)), "saved"), OPTIONS)
+    first.saved().save(tmp_path)
+    second = get("torch", "cpu").train_denoiser(
+        SPEC, GivenWeights(dict(first.saved().weights(False)), "saved"), OPTIONS
+    )
     second.load(tmp_path)
-    second.load_average(dict(first.weights(use_ema=True)))
+    second.load_average(first.saved().weights(use_ema=True))
     for number in range(2, 5):
         second.step([batch(number), batch(number + 50)], LR, 0.9)
     assert_same(everything(straight), everything(second))
 
 
 def test_a_run_that_made_no_step_yet_can_be_saved_and_loaded(tmp_path: Path) -> None:
-    make().save(tmp_path)
+    make().saved().save(tmp_path)
     again = make()
     again.load(tmp_path)
     assert again.step([batch(0)], LR).applied
@@ -93,8 +96,8 @@ def test_gradients_are_means_over_micro_batches() -> None:
     one, two = whole.step([samples], LR), parts.step(halves, LR)
     np.testing.assert_allclose(one.loss, two.loss, rtol=1e-6)
     np.testing.assert_allclose(one.grad_norm, two.grad_norm, rtol=1e-5)
-    moments = dict(parts.first_moments())
-    for name, moment in whole.first_moments():
+    moments = parts.first_moments()
+    for name, moment in whole.first_moments().items():
         np.testing.assert_allclose(moments[name], moment, rtol=0, atol=1e-6, err_msg=name)
 
 
@@ -139,7 +142,7 @@ def test_recomputed_activations_give_the_same_step_and_are_not_kept() -> None:
 def test_every_weight_gets_a_gradient() -> None:
     trainer = make()
     trainer.step([batch(0, masked=True)], LR)
-    silent = [name for name, moment in trainer.first_moments() if not np.abs(moment).max() > 0]
+    silent = [name for name, moment in trainer.first_moments().items() if not np.abs(moment).max() > 0]
     # A key's bias adds the same to all of a query's scores.
     assert all(name.endswith("to_k.bias") for name in silent)
 
@@ -154,25 +157,25 @@ def test_padding_does_not_count() -> None:
 
 def test_frozen_weights_stay_and_have_no_state() -> None:
     trainer = make(replace(OPTIONS, frozen=("pos_embed.", "transformer_blocks.0.")))
-    before = dict(trainer.weights(use_ema=False))
+    before = dict(trainer.saved().weights(use_ema=False))
     trainer.step([batch(0)], LR, 0.5)
-    changed = {name for name, array in trainer.weights(use_ema=False) if (array != before[name]).any()}
+    changed = {name for name, array in trainer.saved().weights(use_ema=False).items() if (array != before[name]).any()}
     assert changed
     assert not [name for name in changed if name.startswith(("pos_embed.", "transformer_blocks.0."))]
-    assert not [name for name, _ in trainer.first_moments() if name.startswith("pos_embed.")]
-    assert {name for name, _ in trainer.weights(use_ema=True)} == before.keys()
+    assert not [name for name, _ in trainer.first_moments().items() if name.startswith("pos_embed.")]
+    assert set(trainer.saved().weights(use_ema=True)) == set(before)
 
 
 def test_the_average_follows_and_is_what_evaluation_uses() -> None:
     trainer = make()
-    start = dict(trainer.weights(use_ema=False))
+    start = dict(trainer.saved().weights(use_ema=False))
     trainer.step([batch(0)], 0.05, ema_decay=0.75)
-    now = dict(trainer.weights(use_ema=False))
-    for name, average in trainer.weights(use_ema=True):
+    now = dict(trainer.saved().weights(use_ema=False))
+    for name, average in trainer.saved().weights(use_ema=True).items():
         np.testing.assert_allclose(average, 0.75 * start[name] + 0.25 * now[name], rtol=0, atol=1e-6)
     with_ema, without = trainer.evaluate(batch(1), True), trainer.evaluate(batch(1), False)
     assert with_ema != without
-    averaged = GivenWeights(dict(trainer.weights(use_ema=True)), "average")
+    averaged = GivenWeights(dict(trainer.saved().weights(use_ema=True)), "average")
     expected = get("torch", "cpu").train_denoiser(SPEC, averaged, OPTIONS).evaluate(batch(1), False)
     np.testing.assert_allclose(with_ema, expected, rtol=1e-6)
     assert trainer.evaluate(batch(1), False) == without
@@ -186,7 +189,7 @@ def test_half_precision_is_near_and_keeps_float32_weights(dtype: str) -> None:
     assert one.loss != two.loss
     np.testing.assert_allclose(two.loss, one.loss, rtol=0.02)
     np.testing.assert_allclose(two.grad_norm, one.grad_norm, rtol=0.05)
-    assert all(array.dtype == np.float32 for _, array in half.weights(use_ema=False))
+    assert all(array.dtype == np.float32 for _, array in half.saved().weights(use_ema=False).items())
 
 
 def test_the_loss_scale_is_saved(tmp_path: Path) -> None:
@@ -196,7 +199,7 @@ def test_the_loss_scale_is_saved(tmp_path: Path) -> None:
     bad.latents[0] = np.inf
     assert not trainer.step([bad], LR).applied
     scale = trainer.optimization.scaler.get_scale()
-    trainer.save(tmp_path)
+    trainer.saved().save(tmp_path)
     again = make(options)
     assert again.optimization.scaler.get_scale() == 2 * scale
     again.load(tmp_path)
@@ -206,7 +209,7 @@ def test_the_loss_scale_is_saved(tmp_path: Path) -> None:
 def test_another_models_state_and_unknown_optimizers_are_refused(tmp_path: Path) -> None:
     trainer = make()
     trainer.step([batch(0)], LR)
-    trainer.save(tmp_path)
+    trainer.saved().save(tmp_path)
     other = get("torch", "cpu").train_denoiser(
         replace(SPEC, num_layers=2), FreshWeights(replace(SPEC, num_layers=2).layout(), 0), OPTIONS
     )
@@ -214,3 +217,15 @@ def test_another_models_state_and_unknown_optimizers_are_refused(tmp_path: Path)
         other.load(tmp_path)
     with pytest.raises(ConfigError, match="needs one of adamw"):
         make(replace(OPTIONS, optimizer_name="sgdx"))
+
+
+def test_a_copy_of_the_state_is_left_alone_by_later_steps() -> None:
+    trainer = make()
+    trainer.step([batch(0)], LR, 0.9)
+    copy, live = trainer.saved(is_copy=True), trainer.saved()
+    before = {name: live.weights(False)[name] for name in live.weights(False)}
+    trainer.step([batch(1)], LR, 0.9)
+    assert_same(dict(copy.weights(False)), before)
+    assert any((live.weights(False)[name] != before[name]).any() for name in before)
+    moments = copy.optimizers["optimizer"][0]
+    assert any((moments[f"exp_avg.{name}"] != array).any() for name, array in trainer.first_moments().items())
