@@ -10,11 +10,12 @@ import sys
 import typer
 
 from duosora.core.cli.check import check
-from duosora.core.cli.data import data
 from duosora.core.cli.doctor import doctor
 from duosora.core.cli.inspect import inspect
+from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
+from duosora.core.cli.train import train
 from duosora.core.errors import DuosoraError
 
 EXIT_USER_ERROR = 2
@@ -29,10 +30,11 @@ app = typer.Typer(
 )
 app.command()(sample)
 app.command()(reconstruct)
+app.command()(train)
+app.command()(plot)
 app.command()(inspect)
 app.command()(check)
 app.command()(doctor)
-app.add_typer(data)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,0 +1,61 @@
+"""`duosora train`: a denoiser or an autoencoder from clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/train/*.yaml.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting: --set learning_rate.peak=2e-5"),
+    ] = None,
+    backend: Annotated[str | None, typer.Option(help="torch or mindspore; short for --set compute.name=...")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run's folder; short for --set folder=...")
+    ] = None,
+    resume: Annotated[
+        str, typer.Option(help="auto: go on from the run's newest complete checkpoint; none; or a checkpoint's path.")
+    ] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
+) -> None:
+    """Train a model, or go on training it.
+
+    The same command goes on where a run was ended, at any moment, by whatever means. SIGTERM and Ctrl-C save and leave.
+    """
+    import json
+
+    from tqdm import tqdm
+
+    from ..config.loading import load
+    from ..config.training import TrainConfig
+    from ..train.run import TrainRun
+    from ..train.step import StepReport
+
+    overrides = list(settings or [])
+    for key, value in (("compute.name", backend), ("folder", out and str(out))):
+        if value is not None:
+            overrides.append(f"{key}={json.dumps(value)}")
+    run = TrainRun(load(config, TrainConfig, overrides), resume)
+    print(*run.plan(), sep="\n", flush=True)
+    if dry_run:
+        return
+    with tqdm(
+        total=run.config.max_steps, initial=run.found.step, desc="steps", unit="step", dynamic_ncols=True, disable=None
+    ) as bar:
+
+        def advance(step: int, report: StepReport) -> None:
+            bar.set_postfix(loss=f"{report.loss:.4g}", refresh=False)
+            bar.update()
+
+        outcome = run.run(advance, tqdm.write)
+    if outcome.is_finished:
+        print(f"finished {outcome.steps} steps: {outcome.checkpoint}")
+    else:
+        print(f"left after step {outcome.steps}, saved in {outcome.checkpoint}; the same command goes on from there")

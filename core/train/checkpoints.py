@@ -1,0 +1,163 @@
+"""Checkpoints of a run: written whole or not at all, found again, checked, and thinned out.
+
+`checkpoint-<step>/` is made under a hidden temporary name, its files and their sizes and hashes are listed in
+`manifest.json`, which is written last, everything is flushed to the disk, and then the folder gets its name. A process
+killed at any moment leaves complete checkpoints and at most a hidden folder, which the next run removes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import CheckpointError
+from ..io.files import atomic_write, sync
+
+MANIFEST = "manifest.json"
+NAME = re.compile(r"checkpoint-(\d+)")
+UNFINISHED = ".duosora-"
+BLOCK_BYTES = 1 << 22
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a search for the newest checkpoint came to."""
+
+    path: Path | None
+    step: int
+    """Optimiser steps made; 0 without a checkpoint."""
+    passed_over: tuple[str, ...]
+    """Newer ones that are not complete, and why, a line each."""
+
+
+class Checkpoints:
+    """The checkpoints in a run's folder."""
+
+    def __init__(self, folder: Path, keep: int = 3, keep_every: int | None = None) -> None:
+        """keep: how many of the newest stay. keep_every: those at multiples of it stay for good as well."""
+        self.folder, self.keep, self.keep_every = folder, keep, keep_every
+
+    def save(self, step: int, write: Callable[[Path], None]) -> Path:
+        """Make the checkpoint of a step from what `write` puts into a folder; older ones make room afterwards.
+
+        Raises: CheckpointError when the disk is full or the folder cannot be written; nothing is changed then.
+        """
+        target = self.folder / f"checkpoint-{step}"
+        if is_complete(target):
+            return target
+        temporary = self.folder / f"{UNFINISHED}{target.name}-{secrets.token_hex(4)}"
+        try:
+            temporary.mkdir(parents=True)
+            write(temporary)
+            _write_manifest(temporary, step)
+            _flush(temporary)
+            if target.exists():  # cut off by a crash of an older version or by hand
+                _remove(target)
+            temporary.rename(target)
+            sync(self.folder)
+        except OSError as error:
+            raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from error
+        finally:
+            if temporary.exists():
+                shutil.rmtree(temporary, ignore_errors=True)
+        self._thin_out()
+        return target
+
+    def newest(self) -> Found:
+        """The newest checkpoint whose files are all there, unchanged."""
+        passed_over: list[str] = []
+        for step, path in sorted(self._all(), reverse=True):
+            reason = problem_of(path)
+            if reason is None:
+                return Found(path, step, tuple(passed_over))
+            passed_over.append(f"{path}: {reason}")
+        return Found(None, 0, tuple(passed_over))
+
+    def clean(self) -> None:
+        """Remove what killed processes left behind."""
+        for path in self.folder.glob(f"{UNFINISHED}*"):
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _all(self) -> Iterator[tuple[int, Path]]:
+        for path in self.folder.glob("checkpoint-*"):
+            match = NAME.fullmatch(path.name)
+            if match and path.is_dir():
+                yield int(match[1]), path
+
+    def _thin_out(self) -> None:
+        complete = sorted((step, path) for step, path in self._all() if is_complete(path))
+        for step, path in complete[: -self.keep]:
+            if not (self.keep_every and step % self.keep_every == 0):
+                _remove(path)
+
+
+def open_checkpoint(path: Path) -> Found:
+    """A checkpoint that was named. Raises: CheckpointError when it is none, or not complete."""
+    match = NAME.fullmatch(path.name)
+    if match is None or not path.is_dir():
+        raise CheckpointError(f"{path}: is no checkpoint; expected a folder checkpoint-<step>")
+    reason = problem_of(path)
+    if reason is not None:
+        raise CheckpointError(f"{path}: {reason}")
+    return Found(path, int(match[1]), ())
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint was finished; its files are not looked at."""
+    return (path / MANIFEST).is_file()
+
+
+def problem_of(path: Path) -> str | None:
+    """What is wrong with a checkpoint, in a few words; None when all its files are there with their recorded hashes."""
+    try:
+        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        for name, entry in files.items():
+            file = path / name
+            if not file.is_file() or file.stat().st_size != entry["size"]:
+                return f"{name} is missing or cut off"
+            if _sha256(file) != entry["sha256"]:
+                return f"{name} was changed or damaged"
+    except FileNotFoundError:
+        return f"{MANIFEST} is missing: saving was cut off"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read ({error})"
+    return None
+
+
+def _write_manifest(folder: Path, step: int) -> None:
+    files = {
+        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": _sha256(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    with atomic_write(folder / MANIFEST, error=CheckpointError) as temporary:
+        temporary.write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def _remove(path: Path) -> None:
+    """Remove a checkpoint so that at no moment a part of it passes for the whole."""
+    hidden = path.with_name(f"{UNFINISHED}{path.name}-{secrets.token_hex(4)}")
+    os.rename(path, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,81 @@
+"""What a run writes down of each step: a line of JSON, and TensorBoard's file for who has it."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import BackendMissing
+from ..io.files import atomic_write
+
+LOG = "log.jsonl"
+
+
+class StepLog:
+    """The file log.jsonl of a run, a line for each event; `step` counts optimiser steps made."""
+
+    def __init__(self, folder: Path, tensorboard: str = "auto") -> None:
+        """tensorboard: on, off, or auto for on where it is installed. Raises: BackendMissing for on where it is not."""
+        self.path = folder / LOG
+        folder.mkdir(parents=True, exist_ok=True)
+        self._writer = _tensorboard_writer(folder, tensorboard)
+
+    def cut_back(self, step: int) -> None:
+        """Leave out the lines after a step, which a resumed run writes anew, and a last line that was cut off."""
+        lines = read_log(self.path) if self.path.exists() else []
+        kept = [json.dumps(line) for line in lines if line["step"] <= step]
+        with atomic_write(self.path, overwrite=True) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+    def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
+        """Add a line, and numbers of it to TensorBoard."""
+        line = json.dumps({"event": event, "step": step, **_plain(values)})
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                if isinstance(value, int | float):
+                    self._writer.add_scalar(f"{event}/{name}", float(value), step)
+
+    def close(self) -> None:
+        """Write out what is waiting."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All whole lines of a log; a run may be writing it, and may have been killed in the middle of a line."""
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
+    return lines
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows no NaN: such numbers are written as texts."""
+    return {
+        name: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in values.items()
+    }
+
+
+def _tensorboard_writer(folder: Path, wish: str) -> Any:
+    if wish == "off":
+        return None
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its compatibility layer announces itself otherwise
+    try:
+        from tensorboard.summary import Writer
+    except ImportError as error:
+        if wish == "on":
+            raise BackendMissing('log.tensorboard = on: pip install "duosora[train]"') from error
+        return None
+    return Writer(str(folder / "tensorboard"))

@@ -1,0 +1,155 @@
+"""A whole `train` run: settle everything first, then build, resume and loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .. import backend as backends
+from ..config.settings import resolved
+from ..config.training import TrainConfig
+from ..errors import CheckpointError, ConfigError
+from ..io.files import atomic_write
+from ..io.weights import open_weights
+from ..pipelines.settings import default_dtype
+from .checkpoints import Checkpoints, Found, open_checkpoint
+from .ema import EmaSchedule
+from .guard import Guard
+from .learning_rate import LearningRate
+from .logs import StepLog
+from .loop import Loop, Outcome, Plan, read_state
+from .setup import make_task, train_parts
+from .start import Start, start_from
+from .step import StepReport
+
+HARMLESS = (
+    *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
+    *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
+    *("compute.device", "compute.compile", "compute.encode_chunk", "compute.recompute_every"),
+)
+"""Settings that may differ between a run and its continuation."""
+
+
+class TrainRun:
+    """Everything that a run resolved to. No file is written before `run`.
+
+    Raises: DuosoraError of the part that does not fit, before any long work.
+    """
+
+    def __init__(self, config: TrainConfig, resume: str = "auto") -> None:
+        """resume: auto for the newest complete checkpoint of the run's folder, none, or the path of one."""
+        self.config = config
+        self.backend = backends.get(config.compute.name, config.compute.device)
+        self.dtype = config.compute.dtype or default_dtype(self.backend)
+        self.backend.check(self.dtype, config.compute.attention)
+        self.parts = train_parts(config)
+        self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
+        self.found = self._find(resume)
+        if self.found.path is not None:
+            _refuse_other_settings(self.found.path, resolved(config))
+        self.start = self._start()
+
+    def plan(self) -> list[str]:
+        """What the run is about to do, a line per subject."""
+        config, parts = self.config, self.parts
+        trained = parts.trained
+        lines = [
+            f"backend    {self.backend.name} on {self.backend.device}, {self.dtype}, "
+            f"attention {config.compute.attention}",
+            f"training   {trained.family.title} of {trained.layout.num_parameters:,} parameters ({trained.source})",
+            *self.start.report,
+            f"data       {config.data.kind} {', '.join(map(str, config.data.files))}".rstrip(),
+            f"steps      {config.max_steps} of {config.accumulate} x {config.batch_size} clips, learning rate "
+            f"{config.learning_rate.kind} {config.learning_rate.peak:g}",
+            f"folder     {config.folder}",
+        ]
+        lines += [f"NOTE       passed over {line}" for line in self.found.passed_over]
+        if self.found.path is not None:
+            lines.append(f"resuming   from {self.found.path} at step {self.found.step}")
+        return lines
+
+    def run(
+        self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = print
+    ) -> Outcome:
+        """Train, from the checkpoint if there is one."""
+        config = self.config
+        config.folder.mkdir(parents=True, exist_ok=True)
+        self.checkpoints.clean()
+        settings = resolved(config)
+        with atomic_write(config.folder / "config.yaml", overwrite=True) as temporary:
+            temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype)
+        guard = Guard(config.guard.on_bad_step, config.guard.spike_factor, config.guard.max_skips)
+        log = StepLog(config.folder, config.tensorboard)
+        identity = {"config": settings, "versions": self.backend.versions()}
+        plan = make_plan(config)
+        loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say)
+        try:
+            if self.found.path is not None:
+                loop.resume(self.found)
+            return loop.run(on_step)
+        finally:
+            loader.close()
+
+    def _find(self, resume: str) -> Found:
+        if resume not in ("auto", "none"):
+            return open_checkpoint(Path(resume))
+        found = self.checkpoints.newest()
+        if resume == "none" and (found.path or found.passed_over):
+            raise CheckpointError(
+                f"{self.config.folder}: holds a run already; go on with --resume auto, or choose another --out"
+            )
+        return found
+
+    def _start(self) -> Start:
+        settings, trained = self.config.start, self.parts.trained
+        if self.found.path is not None:
+            return Start(open_weights(self.found.path / "model"), ())
+        if settings.weights is None:
+            if settings.leave_out or settings.allow_missing:
+                raise ConfigError("start.leave_out and start.allow_missing need start.weights")
+            kind = "freshly drawn" if trained.is_fresh else f"all from {trained.source}"
+            return Start(trained.open(), (f"weights    {kind}",))
+        file = open_weights(settings.weights)
+        return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+
+
+def make_plan(config: TrainConfig) -> Plan:
+    """When what happens."""
+    rate = config.learning_rate
+    return Plan(
+        max_steps=config.max_steps,
+        learning_rate=LearningRate(**rate.model_dump(), total_steps=config.max_steps),
+        ema=None if config.ema is None else EmaSchedule(**config.ema.model_dump()),
+        save_every=config.checkpoints.every,
+        save_in_background=config.checkpoints.in_background,
+        validate_every=config.validation.every,
+        show_every=config.show.every,
+    )
+
+
+def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
+    """Raises: ConfigError naming the settings that differ from the run's and would make it another one."""
+    before = _flat(read_state(checkpoint)["run"]["config"])
+    now = _flat(settings)
+    changed = [
+        f"{name} = {now.get(name)!r} was {before.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+        and not any(name == harmless or name.startswith(f"{harmless}.") for harmless in HARMLESS)
+    ]
+    if changed:
+        raise ConfigError(
+            f"{checkpoint}: was made with other settings: {'; '.join(changed)}; "
+            "set them back, or start a new run with start.weights"
+        )
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,86 @@
+"""The weights that training begins with: published ones, another stage's, fresh ones, or a stated mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import LayoutError
+from ..layout import FreshWeights, Layout, Weights
+
+SHOWN = 4
+
+
+class Start(NamedTuple):
+    """Weights, and where each group of them came from."""
+
+    weights: Weights
+    report: tuple[str, ...]
+    """A line each on what was taken, drawn freshly and not used."""
+
+
+class MixedWeights(Mapping[str, np.ndarray]):
+    """Some weights of a layout from a file, the others freshly drawn."""
+
+    def __init__(self, layout: Layout, given: Mapping[str, str], file: Weights, seed: int) -> None:
+        """given: the names of the layout that the file holds, to the file's own names for them."""
+        self._layout, self._given, self._file = layout, given, file
+        self._fresh = FreshWeights(layout, seed)
+        self.source = file.source
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._file[self._given[name]] if name in self._given else self._fresh[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._layout)
+
+    def __len__(self) -> int:
+        return len(self._layout)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._file.shape(self._given[name]) if name in self._given else self._fresh.shape(name)
+
+
+def start_from(
+    layout: Layout, file: Weights, seed: int, leave_out: tuple[str, ...] = (), allow_missing: bool = False
+) -> Start:
+    """A file's weights, but for those left out by the beginnings of their names and, if allowed, those it lacks.
+
+    Weights that the file holds and the layout does not know are refused, as are shapes that differ.
+    Raises: LayoutError naming them, or what `leave_out` names and nobody has.
+    """
+    left_out = {name for name in layout if name.startswith(leave_out)} if leave_out else set()
+    for beginning in leave_out:
+        if not any(name.startswith(beginning) for name in layout):
+            raise LayoutError(f"start.leave_out: no weight of {layout.model} begins with {beginning!r}")
+    if not left_out and not allow_missing:
+        return Start(file, (f"weights    all {len(layout)} from {file.source}",))
+    alias_of = {target: alias for alias, target in layout.aliases.items()}
+    given = {}
+    for name in layout:
+        held = name if name in file else alias_of.get(name, name)
+        if held in file and name not in left_out:
+            given[name] = held
+    missing = [name for name in layout if name not in given and name not in left_out]
+    if missing and not allow_missing:
+        raise LayoutError(
+            f"{file.source} lacks {len(missing)} weights of {layout.model} ({_some(missing)}); "
+            "start.allow_missing=true draws them freshly"
+        )
+    used = {*given.values(), *left_out, *(alias_of.get(name, name) for name in left_out)}
+    unknown = [name for name in file if name not in used and name not in layout.aliases and name not in layout]
+    unknown = [name for name in unknown if not name.startswith(layout.ignores)] if layout.ignores else unknown
+    if unknown:
+        raise LayoutError(f"{file.source} holds {len(unknown)} weights that {layout.model} lacks ({_some(unknown)})")
+    report = [f"weights    {len(given)} of {len(layout)} from {file.source}"]
+    for what, names in (("left out, freshly drawn", sorted(left_out)), ("not there, freshly drawn", missing)):
+        if names:
+            report.append(f"           {len(names)} {what}: {_some(names)}")
+    return Start(MixedWeights(layout, given, file, seed), tuple(report))
+
+
+def _some(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,0 +1,253 @@
+"""The training loop with a toy model: order, resuming, leaving, bad steps, logs."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duosora.core.data.batch import ClipBatch, Failure
+from duosora.core.errors import CheckpointError, NumericsError
+from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.random import normal
+from duosora.core.train.checkpoints import Checkpoints
+from duosora.core.train.ema import EmaSchedule
+from duosora.core.train.guard import LEAST, Guard
+from duosora.core.train.learning_rate import LearningRate
+from duosora.core.train.logs import StepLog, read_log
+from duosora.core.train.loop import Loop, Plan
+from duosora.core.train.plot import plot_run, smoothed
+from duosora.core.train.step import StepReport
+
+
+class ToyLoader:
+    """Two micro-batches a step; the clip is a function of its number."""
+
+    steps_per_epoch = 5
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    def batches(self, start_step: int) -> Iterator[list[ClipBatch]]:
+        step = start_step
+        while True:
+            yield [self._batch(2 * step + part) for part in (0, 1)]
+            step += 1
+
+    def _batch(self, number: int) -> ClipBatch:
+        failures = (Failure("bad.mp4", "is empty", "good.mp4"),) if number == 6 else ()
+        return ClipBatch(normal((3,), 0, "clip", number), None, ("",), (number,), (f"{number}.mp4",), failures=failures)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Held:
+    def __init__(self, trainer: "ToyStep") -> None:
+        self.arrays = {name: value.copy() for name, value in vars(trainer).items() if isinstance(value, np.ndarray)}
+
+    def weights(self, use_ema: bool) -> Mapping[str, np.ndarray]:
+        return {"w": self.arrays["average" if use_ema else "w"]}
+
+    def save(self, folder: Path) -> None:
+        save_weights(folder / "optimizer.safetensors", {"momentum": self.arrays["momentum"]})
+
+
+class ToyStep:
+    """Momentum on mean((w - clip)^2); a clip number in `poison` gives an infinite norm."""
+
+    keeps_ema = True
+
+    def __init__(self, poison: tuple[int, ...] = (), spikes: tuple[int, ...] = ()) -> None:
+        self.w, self.momentum, self.average = np.ones(3), np.zeros(3), np.ones(3)
+        self.poison, self.spikes = poison, spikes
+
+    def step(self, batches, lr, ema_decay=None, reject_above=float("inf")) -> StepReport:
+        gradient = np.mean([2 * (self.w - clip) for _, clip in batches], axis=0)
+        numbers = [number for number, _ in batches]
+        norm = float("nan") if set(numbers) & set(self.poison) else float(np.linalg.norm(gradient))
+        norm *= 1000 if set(numbers) & set(self.spikes) else 1
+        applied = bool(np.isfinite(norm)) and norm <= reject_above
+        if applied:
+            self.momentum = 0.9 * self.momentum + gradient
+            self.w = self.w - lr * self.momentum
+            if ema_decay is not None:
+                self.average = ema_decay * self.average + (1 - ema_decay) * self.w
+        return StepReport(float(np.abs(gradient).sum()), norm, applied)
+
+    def saved(self, is_copy: bool = False) -> Held:
+        return Held(self)
+
+    def load(self, folder: Path) -> None:
+        self.momentum = open_weights(folder / "optimizer.safetensors")["momentum"]
+        self.w = open_weights(folder / "model.safetensors")["w"]
+        self.average = open_weights(folder / "ema.safetensors")["w"]
+
+    @contextmanager
+    def inference_model(self, use_ema: bool):
+        yield self.w
+
+
+class ToyTask:
+    def __init__(self, trainer: ToyStep) -> None:
+        self.trainer = trainer
+        self.shown: list[int] = []
+
+    def make(self, clips: ClipBatch, step: int):
+        return clips.samples[0], clips.pixels + normal((3,), 1, "noise", clips.samples[0], step)
+
+    def work(self, batch) -> int:
+        return 10
+
+    def validate(self) -> dict[str, float]:
+        return {"loss": float(self.trainer.w.sum())}
+
+    def show(self, folder: Path, step: int) -> None:
+        self.shown.append(step)
+
+    def write_models(self, saved: Held, folder: Path) -> None:
+        save_weights(folder / "model.safetensors", saved.weights(False))
+        save_weights(folder / "ema.safetensors", saved.weights(True))
+
+
+def make(folder: Path, trainer: ToyStep, max_steps: int = 12, guard: Guard | None = None, **plan) -> Loop:
+    settings = {"save_every": 4, "ema": EmaSchedule(decay=0.9)} | plan
+    rate = LearningRate(peak=0.05, kind="cosine", warmup_steps=2, total_steps=12)
+    return Loop(
+        folder,
+        ToyTask(trainer),
+        ToyLoader(),
+        Plan(max_steps=max_steps, learning_rate=rate, **settings),
+        Checkpoints(folder),
+        StepLog(folder, "off"),
+        guard or Guard(),
+        {"config": {}},
+        say=lambda line: None,
+    )
+
+
+def state(trainer: ToyStep) -> list[bytes]:
+    return [getattr(trainer, name).tobytes() for name in ("w", "momentum", "average")]
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_run_that_goes_on_is_the_straight_run(tmp_path: Path, in_background: bool) -> None:
+    straight = ToyStep()
+    make(tmp_path / "straight", straight).run()
+    first = make(tmp_path / "parts", ToyStep(), max_steps=7, save_in_background=in_background)
+    outcome = first.run()
+    assert (outcome.steps, outcome.is_finished) == (7, True)
+    again = ToyStep()
+    loop = make(tmp_path / "parts", again)
+    loop.resume(loop.checkpoints.newest())
+    assert loop.step == 7
+    loop.run()
+    assert state(again) == state(straight)
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("straight", "parts")]
+    unsteady = ("seconds", "data_wait_seconds", "samples_per_second", "tokens_per_second")
+    plain = [[{k: v for k, v in line.items() if k not in unsteady} for line in lines] for lines in logs]
+    assert plain[0] == plain[1]
+    assert [line["step"] for line in plain[0]] == list(range(1, 13))
+
+
+def test_lines_of_lost_steps_are_written_anew(tmp_path: Path) -> None:
+    make(tmp_path, ToyStep(), max_steps=4).run()
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text() + json.dumps({"event": "step", "step": 5, "loss": 0}) + '\n{"event": "st')
+    loop = make(tmp_path, ToyStep(), max_steps=6)
+    loop.resume(loop.checkpoints.newest())
+    loop.run()
+    assert [line["step"] for line in read_log(log)] == [1, 2, 3, 4, 5, 6]
+    assert read_log(log)[4]["loss"] > 0
+
+
+def test_a_run_asked_to_leave_ends_the_step_saves_and_goes_on_later(tmp_path: Path) -> None:
+    straight = ToyStep()
+    make(tmp_path / "straight", straight).run()
+
+    def leave(step: int, report: StepReport) -> None:
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    loop = make(tmp_path / "left", ToyStep())
+    outcome = loop.run(leave)
+    assert (outcome.steps, outcome.is_finished) == (3, False)
+    assert outcome.checkpoint == tmp_path / "left/checkpoint-3"
+    assert loop.loader.closed
+    again = ToyStep()
+    loop = make(tmp_path / "left", again)
+    loop.resume(loop.checkpoints.newest())
+    loop.run()
+    assert state(again) == state(straight)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_bad_step_ends_the_run_and_names_its_files(tmp_path: Path) -> None:
+    with pytest.raises(NumericsError, match=r"step 4.*6\.mp4, 7\.mp4.*guard\.on_bad_step=skip"):
+        make(tmp_path, ToyStep(poison=(7,)), save_every=2).run()
+    assert Checkpoints(tmp_path).newest().step == 2
+
+
+def test_bad_steps_can_be_left_out_but_not_for_ever(tmp_path: Path) -> None:
+    trainer = ToyStep(poison=(7,))
+    assert make(tmp_path / "one", trainer, guard=Guard(on_bad_step="skip")).run().is_finished
+    lines = read_log(tmp_path / "one/log.jsonl")
+    assert [line["step"] for line in lines if not line["applied"]] == [4]
+    assert lines[3]["grad_norm"] == "nan"
+    with pytest.raises(NumericsError, match="the run ends"):
+        make(tmp_path / "all", ToyStep(poison=tuple(range(8, 30))), guard=Guard(on_bad_step="skip", max_skips=3)).run()
+
+
+def test_a_spike_is_left_out_once_there_is_something_to_compare_with(tmp_path: Path) -> None:
+    late = LEAST + 4
+    guard = Guard(on_bad_step="skip", spike_factor=20.0)
+    make(tmp_path, ToyStep(spikes=(4, 2 * late)), max_steps=late + 3, guard=guard).run()
+    assert [line["step"] for line in read_log(tmp_path / "log.jsonl") if not line["applied"]] == [late + 1]
+    again = Guard(on_bad_step="skip", spike_factor=20.0)
+    again.load_state(json.loads(json.dumps(guard.state())))
+    assert again.limit() == guard.limit() < float("inf")
+
+
+def test_things_happen_when_they_are_due(tmp_path: Path) -> None:
+    loop = make(tmp_path, ToyStep(), validate_every=5, show_every=6)
+    loop.run()
+    lines = read_log(tmp_path / "log.jsonl")
+    assert [line["step"] for line in lines if line["event"] == "validation"] == [5, 10]
+    assert loop.task.shown == [6, 12]
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == [
+        "checkpoint-12",
+        "checkpoint-4",
+        "checkpoint-8",
+    ]
+    assert lines[3]["failures"] == ["bad.mp4: is empty"]
+    assert [line["epoch"] for line in lines if line["event"] == "step"] == [0] * 5 + [1] * 5 + [2] * 2
+
+
+def test_errors_while_saving_in_the_background_end_the_run(tmp_path: Path) -> None:
+    loop = make(tmp_path, ToyStep(), save_in_background=True)
+
+    def fail(saved: Held, folder: Path) -> None:
+        raise CheckpointError("disk full")
+
+    loop.task.write_models = fail
+    with pytest.raises(CheckpointError, match="disk full"):
+        loop.run()
+
+
+def test_a_run_is_drawn_also_while_it_goes_on(tmp_path: Path) -> None:
+    make(tmp_path, ToyStep(poison=(7,)), guard=Guard(on_bad_step="skip"), validate_every=5).run()
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"event": "step", "st')
+    assert plot_run(tmp_path, tmp_path / "plot.png") == 12
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(CheckpointError, match="name the folder of a training run"):
+        plot_run(tmp_path / "nothing", tmp_path / "plot.png")
+
+
+def test_the_running_mean_starts_unbiased() -> None:
+    np.testing.assert_allclose(smoothed(np.array([4.0, 4.0, np.nan, 4.0])), 4.0)
+    assert smoothed(np.array([0.0, 1.0]), 0.5)[1] == pytest.approx(2 / 3)
