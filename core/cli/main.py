@@ -10,6 +10,7 @@ import sys
 import typer
 
 from duosora.core.cli.check import check
+from duosora.core.cli.data import data
 from duosora.core.cli.doctor import doctor
 from duosora.core.cli.inspect import inspect
 from duosora.core.cli.plot import plot
@@ -35,6 +36,7 @@ app.command()(plot)
 app.command()(inspect)
 app.command()(check)
 app.command()(doctor)
+app.add_typer(data)
 
 
 @app.callback(invoke_without_command=True)

@@ -47,7 +47,9 @@ def test_every_module_imports_without_a_framework(package: str) -> None:
     assert not FRAMEWORKS & set(loaded)
 
 
-@pytest.mark.parametrize("verb", [[], ["sample"], ["reconstruct"], ["inspect"], ["check"], ["doctor"]], ids=" ".join)
+@pytest.mark.parametrize(
+    "verb", [[], ["sample"], ["reconstruct"], ["inspect"], ["check"], ["doctor"], ["data", "check"]], ids=" ".join
+)
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     assert not HEAVY & set(json.loads(run(HELP, *verb)))
 
