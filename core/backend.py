@@ -15,7 +15,7 @@ import numpy as np
 
 from .errors import BackendMissing
 from .layout import Weights
-from .train.step import DiffusionBatch, TrainOptions, TrainStep
+from .train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
 
 NAMES = ("torch", "mindspore")
 DTYPES = ("fp32", "bf16", "fp16")
@@ -62,6 +62,21 @@ class Backend(Protocol):
         Raises: as build; BackendMissing for an optimiser whose library is not installed.
         """
 
+    def train_autoencoder(
+        self,
+        spec: Any,
+        weights: Weights,
+        losses: AutoencoderLosses,
+        options: TrainOptions,
+        discriminator: Companion | None = None,
+        perceptual: Companion | None = None,
+    ) -> TrainStep[AutoencoderBatch]:
+        """The model of an autoencoder's spec with its weights on the device, ready to be trained.
+
+        discriminator: trained against it. perceptual: a core.models.lpips, which stays as it is.
+        Raises: as train_denoiser.
+        """
+
     def check(self, dtype: str, attention: str) -> None:
         """Raises what `build` would raise for the dtype and the kernel, before any long work."""
 
@@ -76,7 +91,8 @@ class Backend(Protocol):
 
         "rotate" (queries or keys, cosines, sines), and the wavelet transforms of a whole clip under upstream's class
         names: HaarWaveletTransform3D, HaarWaveletTransform2D and their inverses; "diffusion_loss" (a DiffusionBatch
-        and a prediction, in numpy) gives loss, gradient by the prediction and model_input by name.
+        and a prediction, in numpy) gives loss, gradient by the prediction and model_input by name; "judge_in_training"
+        (a discriminator, pixels in numpy) gives logits and the running statistics after it.
         """
 
     def record(self, model: Model, names: Iterable[str]) -> AbstractContextManager[dict[str, Array]]:

@@ -37,12 +37,13 @@ class Ones:
 
 @dataclass(frozen=True)
 class Normal:
-    """A fresh weight drawn from a normal distribution with mean 0."""
+    """A fresh weight drawn from a normal distribution."""
 
     std: float
+    mean: float = 0.0
 
     def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
-        return generator.standard_normal(shape, dtype=np.float32) * np.float32(self.std)
+        return np.float32(self.mean) + generator.standard_normal(shape, dtype=np.float32) * np.float32(self.std)
 
 
 @dataclass(frozen=True)

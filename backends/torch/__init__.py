@@ -18,12 +18,15 @@ from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
 from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.train.step import TrainOptions
+from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
+from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
+from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import (
     WFVAE,
     HaarWaveletTransform2D,
@@ -96,6 +99,27 @@ class TorchBackend:
         attend = kernels.make_attend(options.attention, self.device, options.dtype)
         return DiffusionTrainStep(self._build(spec, weights, "fp32", attend), self.device, options)
 
+    def train_autoencoder(
+        self,
+        spec: Any,
+        weights: Weights,
+        losses: AutoencoderLosses,
+        options: TrainOptions,
+        discriminator: Companion | None = None,
+        perceptual: Companion | None = None,
+    ) -> AutoencoderTrainStep:
+        self.check(options.dtype, options.attention)
+        attend = kernels.make_attend("auto", self.device, options.dtype)
+        return AutoencoderTrainStep(
+            self._build(spec, weights, "fp32", attend),
+            discriminator and self._build(*discriminator, "fp32", attend),
+            perceptual and self._build(*perceptual, "fp32", attend),
+            self.device,
+            losses,
+            options,
+            statistics=discriminator.spec.statistics if discriminator else (),
+        )
+
     def check(self, dtype: str, attention: str) -> None:
         if dtype not in DTYPES:
             raise ConfigError(f"dtype = {dtype!r}: needs one of {', '.join(DTYPES)}")
@@ -118,7 +142,11 @@ class TorchBackend:
         return kernels.kernels(self.device)
 
     def function(self, name: str) -> Callable[..., Any]:
-        functions: dict[str, Callable[..., Any]] = {"rotate": kernels.rotate, "diffusion_loss": replay_loss}
+        functions: dict[str, Callable[..., Any]] = {
+            "rotate": kernels.rotate,
+            "diffusion_loss": replay_loss,
+            "judge_in_training": judge_in_training,
+        }
         return functions[name] if name in functions else partial(_transform, WAVELETS[name])
 
     @contextmanager
@@ -172,6 +200,8 @@ def _model(spec: Any, attend: kernels.Attend) -> nn.Module:
         return OpenSoraT2V(spec, attend)
     if isinstance(spec, MT5Spec):
         return MT5Encoder(spec)
+    if isinstance(spec, PatchDiscriminatorSpec):
+        return PatchDiscriminator(spec)
     raise TypeError(f"no model is written for {type(spec).__name__}")
 
 

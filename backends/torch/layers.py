@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, cat, nn
 from torch.nn import functional
-from torch.nn.functional import gelu, silu
+from torch.nn.functional import gelu, leaky_relu, silu
 
 from duosora.core.maths.haar import TAP_2D, TAP_3D
 
 from .precision import to_tensor
 
-__all__ = ["Conv2d", "Conv3d", "Embedding", "GroupNorm", "LayerNorm", "Linear", "cat", "gelu_erf", "gelu_tanh", "silu"]
+__all__ = ["Conv2d", "Conv3d", "Embedding", "GroupNorm", "LayerNorm", "Linear", "cat", "leaky_relu", "silu"]
 
 Conv2d = nn.Conv2d
 Embedding = nn.Embedding
@@ -49,6 +49,25 @@ class Conv3d(nn.Conv3d):
             options = (padding, self.stride, self.dilation, self.groups)
             return torch.mkldnn_convolution(x, self.weight, self.bias, *options)
         return super().forward(x)
+
+
+class BatchNorm3d(nn.Module):
+    """Norm of each channel over batch, time and space, with running statistics for use outside training.
+
+    These are parameters without gradients, so that they are weights of the layout like all others.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.eps, self.momentum = eps, momentum
+        self.weight = nn.Parameter(torch.empty(channels))
+        self.bias = nn.Parameter(torch.empty(channels))
+        self.running_mean = nn.Parameter(torch.empty(channels), requires_grad=False)
+        self.running_var = nn.Parameter(torch.empty(channels), requires_grad=False)
+
+    def forward(self, x: Tensor, is_training: bool) -> Tensor:
+        statistics = self.running_mean, self.running_var
+        return functional.batch_norm(x, *statistics, self.weight, self.bias, is_training, self.momentum, self.eps)
 
 
 def _has_onednn() -> bool:

@@ -106,6 +106,11 @@ class Optimization:
         groups = [_numbers_of(group) for group in self.optimizer.param_groups]
         return Tensors(tensors), {"numbers": numbers, "groups": groups, "loss_scale": self.scaler.state_dict()}
 
+    def first_moments(self) -> dict[str, Tensor]:
+        """The running means of the gradients by name; none before the first step."""
+        state = self.optimizer.state
+        return {name: state[value]["exp_avg"] for name, value in self.parameters.items() if value in state}
+
     def load_state(self, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any], source: str) -> None:
         """Restore what `state` gave. Raises: CheckpointError when it was another model's."""
         states: dict[str, dict[str, Any]] = {}
@@ -204,6 +209,16 @@ def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[
         raise CheckpointError(f"{file}: cannot be read as an optimiser's state ({error})") from error
     weights = open_weights(folder / f"{name}.safetensors")
     return {key: weights[key] for key in weights}, rest
+
+
+def make_trainable(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Parameter]:
+    """Ask for gradients of all parameters but those whose names begin as one of `frozen`; return these by name."""
+    trainable = {}
+    for name, parameter in model.named_parameters():
+        if not name.startswith(frozen):
+            parameter.requires_grad_()
+            trainable[name] = parameter
+    return trainable
 
 
 def recompute(blocks: Iterable[nn.Module], every: int) -> None:

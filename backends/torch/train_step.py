@@ -15,7 +15,7 @@ from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
 from .models.opensora_t2v import OpenSoraT2V
-from .optimization import Optimization, SavedStep, Tensors, autocast, load_state, recompute
+from .optimization import Optimization, SavedStep, Tensors, autocast, load_state, make_trainable, recompute
 from .precision import TORCH_DTYPES, to_array, to_tensor
 
 STATE = "optimizer"
@@ -27,7 +27,7 @@ class DiffusionTrainStep:
     def __init__(self, model: OpenSoraT2V, device: str, options: TrainOptions) -> None:
         self.model, self.device = model, device
         self.dtype = TORCH_DTYPES[options.dtype]
-        trainable = _make_trainable(model, options.frozen)
+        trainable = make_trainable(model, options.frozen)
         recompute(model.transformer_blocks, options.recompute_every)
         self._forward = torch.compile(model) if options.compile else model
         self.optimization = Optimization(
@@ -84,8 +84,7 @@ class DiffusionTrainStep:
 
     def first_moments(self) -> Tensors:
         """The optimiser's running means of the gradients, under the layout's names."""
-        state = self.optimization.optimizer.state
-        return Tensors({name: state[value]["exp_avg"] for name, value in self.optimization.parameters.items()})
+        return Tensors(self.optimization.first_moments())
 
     def load(self, folder: Path) -> None:
         """Restore the optimiser's state."""
@@ -143,16 +142,6 @@ def replay_loss(batch: DiffusionBatch, prediction: np.ndarray) -> dict[str, np.n
         (gradient,) = torch.autograd.grad(loss, predicted)
     seen = model_input(batch, latents, noise, condition)
     return {"loss": to_array(loss), "gradient": to_array(gradient), "model_input": to_array(seen)}
-
-
-def _make_trainable(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Parameter]:
-    """Ask for gradients of all parameters but those whose names begin as one of `frozen`; return these by name."""
-    trainable = {}
-    for name, parameter in model.named_parameters():
-        if not name.startswith(frozen):
-            parameter.requires_grad_()
-            trainable[name] = parameter
-    return trainable
 
 
 def _column(values: np.ndarray, like: Tensor) -> Tensor:

@@ -63,6 +63,9 @@ class StrideSettings(Settings):
     """Every so many-th frame."""
     dynamic_sample: bool = False
     """Draw the stride anew for each clip, from 1 to `sample_rate`."""
+    random_window: bool = False
+    """Cut height x width pixels out of each clip, anywhere, instead of resizing the whole of it: more different
+    content for the same work."""
 
 
 class UpstreamHabits(Settings):
@@ -87,7 +90,10 @@ class DataSettings(Settings):
 
     kind: Literal["files", "moving_shapes"] = "files"
     """moving_shapes: drawn by the project itself, for the tiny model; of this group then only batches, captions and
-    workers count."""
+    workers count, and for an autoencoder frames, height and width."""
+    drawn_clips: Count | None = None
+    """moving_shapes: so many clips, the same in every epoch, whose latents can be cached; nothing: new ones in every
+    epoch."""
     files: tuple[Path, ...] = ()
     """Annotations: upstream's .txt lists, .json, .jsonl, .csv, .parquet; or folders, whose videos have no captions."""
     root: Path | None = None

@@ -26,6 +26,8 @@ class StartSettings(Settings):
 
     weights: Path | None = None
     """Folder of a model: a published one, or `model` or `model_ema` in a checkpoint. Nothing: those of the preset."""
+    fresh: bool = False
+    """Draw all weights freshly, also where the preset comes with trained ones."""
     leave_out: tuple[str, ...] = ()
     """Beginnings of the names of weights that are drawn freshly instead of taken."""
     allow_missing: bool = False
@@ -75,6 +77,8 @@ class AutoencoderSettings(Settings):
 
     loss: Literal["l1", "l2"] = "l1"
     """Of the pixels."""
+    squared_weight: Number = 0.0
+    """Of squared errors on top of those."""
     kl_weight: Number = 1e-6
     """Of the latents' distance from normal noise."""
     wavelet_weight: Number = 0.1
@@ -88,11 +92,13 @@ class AutoencoderSettings(Settings):
     discriminator_factor: Number = 1.0
     """0 leaves the adversarial loss out."""
     discriminator_start: Whole = 0
-    """Optimiser steps before it counts."""
+    """Optimiser steps before it counts; from then on every other step is the discriminator's."""
     discriminator_loss: Literal["hinge", "vanilla"] = "hinge"
     """The form of the adversarial loss."""
     discriminator_weight_decay: Number = 0.01
     """Of the discriminator's optimiser."""
+    discriminator_max_grad_norm: Positive | None = 1.0
+    """Larger gradients of the discriminator are scaled down to it; nothing: never."""
     logvar: float = 0.0
     """Logarithm of the variance that pixel errors are measured in."""
 

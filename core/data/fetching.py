@@ -150,7 +150,7 @@ class Fetcher:
         job = self.job(place, 0)
         record = job.record
         cut = {"frames": list(job.frames or ()), "crop": record.crop and list(record.crop), "shape": list(job.shape)}
-        return CachedClip(record.path, record.name, cut)
+        return CachedClip(record.path, record.name, cut, record.is_drawn)
 
     def job(self, place: int, epoch: int) -> ReadJob:
         """What reads the record at a place. Raises: MediaError when its frames cannot be chosen."""

@@ -31,6 +31,8 @@ class CachedClip:
     """Its path in the annotation, which stays when the whole folder moves."""
     cut: Mapping[str, Any]
     """What is taken of the file, in plain values: frames, crop, size."""
+    is_drawn: bool = False
+    """There is no file: the content follows from the name."""
 
 
 def latent_identity(part: Part, transform: Mapping[str, Any], identify: FileIdentity) -> dict[str, Any]:
@@ -99,4 +101,5 @@ def write_latent_cache(
 
 
 def _key(clip: CachedClip, identify: FileIdentity) -> str:
-    return json_fingerprint([file_fingerprint(clip.path, clip.name, identify), clip.cut])
+    content = clip.name if clip.is_drawn else file_fingerprint(clip.path, clip.name, identify)
+    return json_fingerprint([content, clip.cut])

@@ -100,12 +100,11 @@ def render(scene: Scene, draw: np.random.Generator) -> np.ndarray:
     colour = COLOURS[scene.colour] + draw.uniform(-COLOUR_JITTER, COLOUR_JITTER, 3)
     background = BACKGROUNDS[scene.background] + draw.uniform(-BACKGROUND_JITTER, BACKGROUND_JITTER, 3)
     radius = draw.uniform(*SIZES[scene.size])
-    rows, columns = np.mgrid[0.5:SIDE, 0.5:SIDE]
-    frames = []
-    for x, y in _path(scene.direction, radius, draw):
-        inside = _coverage(scene.shape, columns - x, rows - y, radius)[..., None]
-        frames.append(background + inside * (colour - background))
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+    places = np.arange(0.5, SIDE, dtype=np.float32)
+    x, y = _path(scene.direction, radius, draw).T.astype(np.float32)[..., None, None]  # (FRAMES, 1, 1) each
+    inside = _coverage(scene.shape, places - x, places[:, None] - y, radius)  # (FRAMES, SIDE, SIDE)
+    frames = background + inside[..., None] * (colour - background)
+    return np.rint(frames).clip(0, 255).astype(np.uint8)
 
 
 def caption(scene: Scene, draw: np.random.Generator) -> str:

@@ -47,7 +47,8 @@ class ReadJob:
         seed, number, epoch = self.draw
         draw = random.stream(seed, "clip", number, epoch)
         with closing(self._opened(draw)) as clip:
-            return self._pixels(clip, self._numbers(len(clip), draw))
+            numbers = self._numbers(len(clip), draw)
+            return self._pixels(clip, numbers, (draw.random(), draw.random()))
 
     def _opened(self, draw: np.random.Generator) -> Any:
         try:
@@ -63,13 +64,14 @@ class ReadJob:
         except Unusable as unusable:
             raise MediaError(f"{self.record.path}: {unusable.detail}") from unusable
 
-    def _pixels(self, clip: Any, numbers: np.ndarray) -> np.ndarray:
+    def _pixels(self, clip: Any, numbers: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
+        """corner: of a random window, as parts of the ways that it can be moved down and right."""
         transform = Transform.of(self.settings)
         unique, places = np.unique(numbers, return_inverse=True)
         pixels: np.ndarray | None = None
         for start in range(0, len(unique), FRAMES_AT_ONCE):
             frames = clip.read(unique[start : start + FRAMES_AT_ONCE].tolist())
-            part = transform(self._cut_out(frames))
+            part = transform(self._cut_out(frames, corner))
             if pixels is None:
                 self._check(VideoShape(len(numbers), *part.shape[2:]))
                 pixels = np.empty((3, len(unique), *part.shape[2:]), part.dtype)
@@ -77,11 +79,24 @@ class ReadJob:
         assert pixels is not None
         return pixels if len(unique) == len(numbers) else pixels[:, places]
 
-    def _cut_out(self, frames: np.ndarray) -> np.ndarray:
+    def _cut_out(self, frames: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
         inside = cut_out(frames, self.record.crop)
+        if self.settings.autoencoder is not None and self.settings.autoencoder.random_window:
+            inside = self._window(inside, corner)
         if 0 in inside.shape:
             raise MediaError(f"{self.record.path}: the crop of its annotation lies outside its frames")
         return inside
+
+    def _window(self, frames: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
+        height, width = self.shape.height, self.shape.width
+        down, right = frames.shape[1] - height, frames.shape[2] - width
+        if min(down, right) < 0:
+            raise MediaError(
+                f"{self.record.path}: has {frames.shape[1]} x {frames.shape[2]} pixels, fewer than the window of "
+                f"{height} x {width} (data.autoencoder.random_window)"
+            )
+        top, left = int(corner[0] * (down + 1)), int(corner[1] * (right + 1))
+        return frames[:, top : top + height, left : left + width]
 
     def _check(self, shape: VideoShape) -> None:
         if shape != self.shape:

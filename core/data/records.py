@@ -44,6 +44,8 @@ class Record:
     """Folder of ready-made text states (core.data.embedding_folder)."""
     origin: str = ""
     """Where the record stands, for messages."""
+    is_drawn: bool = False
+    """There is no file: the content follows from the name."""
 
     @property
     def is_video(self) -> bool:

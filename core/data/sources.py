@@ -11,6 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
+from .. import random
 from ..config.data import DataSettings
 from ..errors import ConfigError, MediaError
 from ..io.images import read_image
@@ -18,6 +19,9 @@ from ..io.video import open_video
 from . import moving_shapes
 from .annotations import read_annotations
 from .records import BadRow, Record
+
+FIXED_SEED = 0
+"""Of moving shapes that stay the same."""
 
 
 class OpenedClip(Protocol):
@@ -95,34 +99,47 @@ class FileSource:
 
 
 class MovingShapes:
-    """The tiny model's world, drawn anew in every epoch (core.data.moving_shapes)."""
+    """The tiny model's world (core.data.moving_shapes)."""
 
-    def __init__(self, is_held_out: bool = False) -> None:
-        """is_held_out: the scenes that are never trained on, for validation."""
-        self.opener = MovingShapesOpener()
+    def __init__(self, is_held_out: bool = False, num_clips: int | None = None) -> None:
+        """is_held_out: the scenes that are never trained on, for validation.
+
+        num_clips: so many clips that stay the same; None: one of each scene, drawn anew in every epoch.
+        """
+        self.opener = MovingShapesOpener(is_fixed=num_clips is not None)
         self._scenes = moving_shapes.held_out_scenes() if is_held_out else moving_shapes.training_scenes()
+        self._num_clips = len(self._scenes) if num_clips is None else num_clips
 
     def __len__(self) -> int:
-        return len(self._scenes)
+        return self._num_clips
 
     def record(self, number: int) -> Record:
-        scene = self._scenes[number]
+        scene = self._scenes[number % len(self._scenes)]
+        name = " ".join((*scene, str(number)))
         return Record(
-            path=Path(" ".join(scene) + ".mp4"),
-            name=" ".join(scene),
+            path=Path(f"{name}.mp4"),
+            name=name,
             captions=tuple(moving_shapes.captions(scene)),
             height=moving_shapes.SIDE,
             width=moving_shapes.SIDE,
             num_frames=moving_shapes.FRAMES,
             origin="moving shapes",
+            is_drawn=True,
         )
 
 
 class MovingShapesOpener:
     """Draws a scene."""
 
+    def __init__(self, is_fixed: bool = False) -> None:
+        """is_fixed: a record is always drawn alike."""
+        self.is_fixed = is_fixed
+
     def __call__(self, record: Record, draw: np.random.Generator) -> OpenedClip:
-        return Frames(moving_shapes.render(moving_shapes.Scene(*record.name.split()), draw))
+        *scene, number = record.name.split()
+        if self.is_fixed:
+            draw = random.stream(FIXED_SEED, "moving shapes", int(number))
+        return Frames(moving_shapes.render(moving_shapes.Scene(*scene), draw))
 
 
 def open_source(settings: DataSettings, is_held_out: bool = False) -> Source:
@@ -131,7 +148,7 @@ def open_source(settings: DataSettings, is_held_out: bool = False) -> Source:
     Raises: ConfigError when no file is named; MediaError when an annotation cannot be read.
     """
     if settings.kind == "moving_shapes":
-        return MovingShapes(is_held_out)
+        return MovingShapes(is_held_out, None if is_held_out else settings.drawn_clips)
     if not settings.files:
         raise ConfigError("data.files: name the annotations or folders to train on")
     found = read_annotations(settings.files, settings.root)
@@ -142,16 +159,11 @@ def open_source(settings: DataSettings, is_held_out: bool = False) -> Source:
 
 
 def fitted(settings: DataSettings) -> DataSettings:
-    """Settings as the source needs them: moving shapes have one size and length."""
+    """Settings as the source needs them: moving shapes have one size and length, of which autoencoders see parts."""
     if settings.kind != "moving_shapes":
         return settings
-    return settings.model_copy(
-        update={
-            "frames": moving_shapes.FRAMES,
-            "height": moving_shapes.SIDE,
-            "width": moving_shapes.SIDE,
-            "max_area": None,
-            "fps": 24.0,
-            "min_bucket_batches": 0,
-        }
-    )
+    shape = {"frames": moving_shapes.FRAMES, "height": moving_shapes.SIDE, "width": moving_shapes.SIDE}
+    if settings.autoencoder is not None:
+        wishes = {"frames": settings.frames, "height": settings.height, "width": settings.width}
+        shape = {name: min(most, wishes[name] or most) for name, most in shape.items()}
+    return settings.model_copy(update={**shape, "max_area": None, "fps": 24.0, "min_bucket_batches": 0})

@@ -8,17 +8,22 @@ from typing import Any
 import numpy as np
 
 from ..backend import Backend
+from ..models.patch_discriminator import PatchDiscriminatorSpec
+from ..models.wfvae import WFVAESpec
 from ..samplers.schedule import FlowSchedule, Schedule
 from ..train.ema import EmaSchedule
 from ..train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, FlowObjective
-from ..train.step import DiffusionBatch
+from ..train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
 from .case import Case, Comparison
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Compute every output tensor of a case of this family."""
-    name = case.name.split("/")[1]
-    if name.startswith("diffusion"):
+    if "vae" in case.config:
+        return _run_autoencoder(case, backend)
+    if "n_layers" in case.config:
+        return _run_discriminator(case, backend)
+    if "model_pred" in case.tensors:
         return _run_diffusion(case, backend)
     return _run_ema(case)
 
@@ -68,6 +73,97 @@ def _flow(config: Mapping[str, Any], timesteps: np.ndarray) -> tuple[Any, np.nda
     nearest = np.abs(grid[:, None] * 1000 - timesteps).argmin(axis=0)
     draws = objective.at(grid[nearest])
     return draws, draws.timesteps
+
+
+def _run_discriminator(case: Case, backend: Backend) -> Iterator[Comparison]:
+    config = case.config
+    spec = PatchDiscriminatorSpec(base_channels=config.get("ndf", 64), num_layers=config["n_layers"])
+    video = case.tensors["x"]
+    with backend.inference():
+        model = backend.build(spec, case.weights())
+        yield Comparison("eval.logits", backend.to_numpy(model(backend.asarray(video), False)))
+        results = backend.function("judge_in_training")(model, video)
+    yield Comparison("train.logits", results["logits"])
+    for name in case.outputs():
+        if name.startswith("train.updated."):
+            yield Comparison(name, results[name.removeprefix("train.updated.")])
+
+
+def _run_autoencoder(case: Case, backend: Backend) -> Iterator[Comparison]:
+    """The reconstruction that all variants start from, and one step of each at learning rate 0."""
+    spec = WFVAESpec.from_config(case.config["vae"], case.name)
+    with backend.inference():
+        tensors = (backend.asarray(case.tensors[name]) for name in ("x", "posterior_noise"))
+        reconstruction = backend.build(spec, case.weights()).reconstruct(*tensors)
+        yield Comparison("recon", backend.to_numpy(reconstruction.pixels))
+    for tag, variant in case.config["variants"].items():
+        yield from _run_variant(case, backend, spec, tag, variant)
+
+
+def _run_variant(
+    case: Case, backend: Backend, spec: WFVAESpec, tag: str, variant: Mapping[str, Any]
+) -> Iterator[Comparison]:
+    settings = variant["kw"]
+    losses = AutoencoderLosses(
+        loss=settings.get("loss_type", "l1"),
+        kl_weight=settings.get("kl_weight", 1.0),
+        wavelet_weight=settings["wavelet_weight"] if variant.get("wav") else 0.0,
+        discriminator_weight=settings.get("disc_weight", 1.0),
+        discriminator_factor=settings.get("disc_factor", 1.0),
+        discriminator_loss=settings.get("disc_loss", "hinge"),
+        discriminator_max_grad_norm=None,
+        logvar=settings.get("logvar_init", 0.0),
+    )
+    weights = case.tensors.get(f"{tag}.weights")  # (T, 1, 1, 1): upstream folds frames into the batch
+    batch = AutoencoderBatch(
+        video=case.tensors["x"],
+        posterior_noise=case.tensors["posterior_noise"],
+        update="discriminator" if variant["oi"] else "generator",
+        adversarial=variant["step"] >= settings["disc_start"],
+        pixel_weights=None if weights is None else weights[None, None, :, 0],
+    )
+    options = TrainOptions(max_grad_norm=None, keeps_ema=False)
+    trainer = backend.train_autoencoder(
+        spec, case.weights(), losses, options, Companion(PatchDiscriminatorSpec(), case.weights("weights_disc"))
+    )
+    report = trainer.step([batch], lr=0.0)
+    moments = trainer.first_moments()
+    share = 1.0 - options.optimizer.betas[0]
+    logged = _logged(report, losses, batch.adversarial)
+    for name in case.outputs():
+        part = name.removeprefix(f"{tag}.")
+        if part == name:
+            continue
+        if part.startswith("grad."):
+            yield Comparison(name, moments[_parameter(part.removeprefix("grad."))] / share)
+        elif part.removeprefix("log.train/") in logged:
+            yield Comparison(name, np.array(logged[part.removeprefix("log.train/")]))
+
+
+def _logged(report: StepReport, losses: AutoencoderLosses, adversarial: bool) -> dict[str, float]:
+    """A step's numbers under the names that upstream logs them by."""
+    parts = report.parts
+    if report.updated == "discriminator":
+        logits = {name: parts[name] for name in ("logits_real", "logits_fake")}
+        return {"loss": report.loss, "disc_loss": report.loss, **logits}
+    return {
+        "loss": report.loss,
+        "total_loss": report.loss,
+        "nll_loss": parts["nll"],
+        "rec_loss": parts["reconstruction"],
+        "kl_loss": parts["kl"],
+        "wl_loss": parts.get("wavelet", 0.0),
+        "g_loss": parts.get("adversarial", 0.0),
+        "d_weight": parts.get("adversarial_weight", 0.0),
+        "disc_factor": losses.discriminator_factor if adversarial else 0.0,
+        "logvar": losses.logvar,
+    }
+
+
+def _parameter(name: str) -> str:
+    """Our name of a weight whose gradient is recorded; the discriminator's last layer is told as `last`."""
+    last = f"main.{3 * PatchDiscriminatorSpec().num_layers + 2}"
+    return name.replace("disc.last", f"discriminator.{last}").replace("disc.", "discriminator.")
 
 
 def _run_ema(case: Case) -> Iterator[Comparison]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,15 @@ import numpy as np
 from ..data.batch import ClipBatch
 from ..io.images import write_image
 from ..io.video import write_video
-from ..io.weights import save_weights
 from ..models.opensora_t2v import OpenSoraT2VSpec
-from ..models.recognise import CONFIG_FILE
 from ..pipelines.autoencode import to_uint8
 from ..pipelines.denoise import Guidance
 from ..pipelines.settings import make_sampler
 from ..pipelines.text_to_video import Request, TextToVideo
 from ..shapes import LatentShape, VideoShape
+from .held_out import HeldOut
 from .inputs import DiffusionInputs
-from .loop import Loader
+from .model_folders import write_models
 from .step import DiffusionBatch, Saved, TrainStep
 
 
@@ -46,16 +43,18 @@ class DenoiserTask:
         spec: OpenSoraT2VSpec,
         trainer: TrainStep[DiffusionBatch],
         inputs: DiffusionInputs,
-        held_out: Loader | None = None,
-        held_out_batches: int = 4,
+        held_out: HeldOut | None = None,
         showing: Showing | None = None,
     ) -> None:
-        self.spec, self.trainer, self.inputs = spec, trainer, inputs
-        self.held_out, self.held_out_batches, self.showing = held_out, held_out_batches, showing
+        self.spec, self.trainer, self.inputs, self.held_out, self.showing = spec, trainer, inputs, held_out, showing
 
     def make(self, clips: ClipBatch, step: int) -> DiffusionBatch:
         """The trainer's batch."""
         return self.inputs.make(clips, step)
+
+    def learns(self, step: int) -> str:
+        """What an optimiser step updates."""
+        return "model"
 
     def work(self, batch: DiffusionBatch) -> int:
         """Tokens of a batch."""
@@ -63,9 +62,9 @@ class DenoiserTask:
 
     def validate(self) -> Mapping[str, float]:
         """Mean loss on held-out clips, of the weights and of their average; noise and timesteps are always the same."""
-        batches = [self.inputs.make(clips, 0) for clips in self._held_out_clips()]
-        if not batches:
+        if self.held_out is None:
             return {}
+        batches = [self.inputs.make(clips, 0) for clips in self.held_out.clips()]
         measures = {"loss": float(np.mean([self.trainer.evaluate(batch, use_ema=False) for batch in batches]))}
         if self.trainer.keeps_ema:
             measures["loss_ema"] = float(np.mean([self.trainer.evaluate(batch, use_ema=True) for batch in batches]))
@@ -95,18 +94,4 @@ class DenoiserTask:
 
     def write_models(self, saved: Saved, folder: Path) -> None:
         """Write `model` and `model_ema` in the hub's form."""
-        write_model(folder / "model", self.spec.to_config(), saved.weights(use_ema=False))
-        if self.trainer.keeps_ema:
-            write_model(folder / "model_ema", self.spec.to_config(), saved.weights(use_ema=True))
-
-    def _held_out_clips(self) -> Iterator[ClipBatch]:
-        if self.held_out is None:
-            return iter(())
-        steps = self.held_out.batches(0)
-        return islice((clips for step in steps for clips in step), self.held_out_batches)
-
-
-def write_model(folder: Path, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
-    """A model folder of the hub's form: config.json beside diffusion_pytorch_model.safetensors."""
-    save_weights(folder, weights, overwrite=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(dict(config), indent=1), encoding="utf-8")
+        write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema)

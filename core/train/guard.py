@@ -27,15 +27,17 @@ class Guard:
     """A gradient norm so many times the median is a spike; None: only NaN and infinity are bad."""
     max_skips: int = 10
     """So many bad steps in a row end the run anyway."""
-    norms: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
+    norms: dict[str, deque[float]] = field(default_factory=dict)
+    """The last ones of the model and, apart from them, of the discriminator."""
     skips: int = 0
     """Bad steps in a row so far."""
 
-    def limit(self) -> float:
-        """The gradient norm above which a step is not taken."""
-        if self.spike_factor is None or len(self.norms) < LEAST:
+    def limit(self, updated: str = "model") -> float:
+        """The gradient norm above which a step that updates the model, or a discriminator, is not taken."""
+        norms = self.norms.get(updated, ())
+        if self.spike_factor is None or len(norms) < LEAST:
             return float("inf")
-        return self.spike_factor * median(self.norms)
+        return self.spike_factor * median(norms)
 
     def saw(self, report: StepReport, step: int, sources: Sequence[str]) -> str | None:
         """Note a step; for a bad one that is left out, a line about it.
@@ -43,12 +45,13 @@ class Guard:
         Raises: NumericsError when the run has to end, naming the files of the step.
         """
         if report.applied:
-            self.norms.append(report.grad_norm)
+            self.norms.setdefault(report.updated, deque(maxlen=WINDOW)).append(report.grad_norm)
             self.skips = 0
             return None
         self.skips += 1
+        limit = self.limit(report.updated)
         text = (
-            f"step {step}: loss {report.loss:g}, gradient norm {report.grad_norm:g} (limit {self.limit():g}), "
+            f"step {step}: loss {report.loss:g}, gradient norm {report.grad_norm:g} (limit {limit:g}), "
             f"files {', '.join(dict.fromkeys(sources))}"
         )
         if self.on_bad_step == "stop" or self.skips >= self.max_skips:
@@ -60,12 +63,12 @@ class Guard:
 
     def state(self) -> dict[str, object]:
         """What a checkpoint keeps."""
-        return {"norms": list(self.norms), "skips": self.skips}
+        return {"norms": {name: list(norms) for name, norms in self.norms.items()}, "skips": self.skips}
 
     def load_state(self, state: dict[str, object]) -> None:
         """Restore what `state` gave."""
         norms, skips = state["norms"], state["skips"]
-        assert isinstance(norms, list)
+        assert isinstance(norms, dict)
         assert isinstance(skips, int)
-        self.norms = deque(norms, maxlen=WINDOW)
+        self.norms = {name: deque(values, maxlen=WINDOW) for name, values in norms.items()}
         self.skips = skips

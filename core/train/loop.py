@@ -51,6 +51,9 @@ class Task(Protocol):
     def make(self, clips: ClipBatch, step: int) -> Any:
         """The trainer's batch; everything random about it follows from the step and the clips' numbers."""
 
+    def learns(self, step: int) -> str:
+        """What an optimiser step updates: the model, or something that it is trained against."""
+
     def work(self, batch: Any) -> int:
         """Tokens or pixels of a batch, for the throughput."""
 
@@ -152,7 +155,7 @@ class Loop:
         batches = [self.task.make(each, self.step) for each in clips]
         decay = None if self.plan.ema is None else self.plan.ema.at(self.step + 1)
         rate = self.plan.learning_rate.at(self.step)
-        report = self.task.trainer.step(batches, rate, decay, self.guard.limit())
+        report = self.task.trainer.step(batches, rate, decay, self.guard.limit(self.task.learns(self.step)))
         return report, sum(map(self.task.work, batches))
 
     def _write_down(
@@ -166,6 +169,7 @@ class Loop:
             "grad_norm": report.grad_norm,
             "lr": self.plan.learning_rate.at(self.step - 1),
             "applied": report.applied,
+            "updated": report.updated,
             **report.parts,
             "seconds": round(seconds, 4),
             "data_wait_seconds": round(waited, 4),

@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 from ..backend import Backend
-from ..config.training import TrainConfig
+from ..config.training import AutoencoderSettings, TrainConfig
 from ..data.latent_cache import LatentCache
 from ..data.loader import Loader
 from ..data.sources import open_source
 from ..data.text_cache import TextCache, text_identity
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
+from ..layout import FreshWeights
+from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..models.recognise import COMPANIONS, TINY_FOLDER, Part, open_part
 from ..pipelines.text_to_video import Parts, Precision, TextToVideo
 from ..samplers.schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule
+from ..shapes import Compression, Patch
+from .autoencoder import AutoencoderTask, losses_of
 from .denoiser import DenoiserTask, Showing
 from .encoders import ClipEncoder, TextEncoder
+from .held_out import HeldOut
 from .inputs import DiffusionInputs, InputOptions
 from .loop import Task
 from .objectives import DiffusionObjective, FlowObjective, Objective
 from .start import Start
-from .step import AdamW, TrainOptions
+from .step import AdamW, Companion, TrainOptions
 from .timesteps import TimestepDraw
 
 SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
+NO_PATCHES = Patch(1, 1)
+"""An autoencoder's clips need not fit any."""
 HELD_OUT_SEED = 1
 """Added to the run's, for the clips that it is measured on."""
 
@@ -65,7 +71,33 @@ def make_task(
     config: TrainConfig, backend: Backend, parts: TrainParts, start: Start, dtype: str
 ) -> tuple[Task, Loader]:
     """Build the models and open the data. Raises: DuosoraError of the part that does not fit."""
+    if config.autoencoder is not None:
+        return _autoencoder(config, config.autoencoder, backend, parts, start, dtype)
     return _denoiser(config, backend, parts, start, dtype)
+
+
+def _autoencoder(
+    config: TrainConfig,
+    settings: AutoencoderSettings,
+    backend: Backend,
+    parts: TrainParts,
+    start: Start,
+    dtype: str,
+) -> tuple[AutoencoderTask, Loader]:
+    if config.data.autoencoder is None:
+        raise ConfigError("data.autoencoder: an autoencoder is trained on clips at a stride; set it, if only to {}")
+    spec = parts.trained.spec
+    judge = PatchDiscriminatorSpec()
+    trainer = backend.train_autoencoder(
+        spec,
+        start.weights,
+        losses_of(settings),
+        train_options(config, dtype),
+        Companion(judge, FreshWeights(judge.layout(), config.seed)) if settings.discriminator_factor else None,
+    )
+    held_out = _held_out(config, spec.compression, NO_PATCHES)
+    task = AutoencoderTask(spec, trainer, backend, settings, config.seed, held_out)
+    return task, _loader(config, spec.compression, NO_PATCHES, parts)
 
 
 def _denoiser(
@@ -94,13 +126,13 @@ def _denoiser(
     options = InputOptions(config.objective.noise_offset, config.objective.condition_noise)
     inputs = DiffusionInputs(config.seed, texts, clips, objective, options, spec.is_inpaint)
     trainer = backend.train_denoiser(spec, start.weights, train_options(config, dtype))
-    held_out = _held_out_loader(config, vae.compression, spec.patch)
+    held_out = _held_out(config, vae.compression, spec.patch)
     showing = Showing(pipeline, config.show.prompts, config.show, config.seed) if config.show.prompts else None
-    task = DenoiserTask(spec, trainer, inputs, held_out, config.validation.batches, showing)
+    task = DenoiserTask(spec, trainer, inputs, held_out, showing)
     return task, _loader(config, vae.compression, spec.patch, parts)
 
 
-def _loader(config: TrainConfig, compression: Any, patch: Any, parts: TrainParts) -> Loader:
+def _loader(config: TrainConfig, compression: Compression, patch: Patch, parts: TrainParts) -> Loader:
     moments_of = None
     if config.caches.latents is not None and parts.vae is not None:
         moments_of = LatentCache(config.caches.latents).moments
@@ -116,7 +148,7 @@ def _loader(config: TrainConfig, compression: Any, patch: Any, parts: TrainParts
     )
 
 
-def _held_out_loader(config: TrainConfig, compression: Any, patch: Any) -> Loader | None:
+def _held_out(config: TrainConfig, compression: Compression, patch: Patch) -> HeldOut | None:
     """The clips that a run is measured on; their captions are never dropped."""
     data = config.validation.data
     if config.validation.every is None or (data is None and config.data.kind != "moving_shapes"):
@@ -124,7 +156,8 @@ def _held_out_loader(config: TrainConfig, compression: Any, patch: Any) -> Loade
     settings = (data or config.data).model_copy(update={"caption_dropout": 0.0})
     seed = config.seed + HELD_OUT_SEED
     source = open_source(settings, is_held_out=True)
-    return Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size)
+    loader = Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size)
+    return HeldOut(loader, config.validation.batches)
 
 
 def make_objective(config: TrainConfig) -> Objective:

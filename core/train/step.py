@@ -9,9 +9,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import numpy as np
+
+from ..layout import Weights
 
 
 @dataclass(frozen=True)
@@ -52,11 +54,12 @@ class AutoencoderBatch:
     """(B, 3, T, H, W) float32 in [-1, 1]."""
     posterior_noise: np.ndarray
     """Unit noise in the shape of the latents."""
-    update: Literal["generator", "discriminator"]
+    update: str
+    """What learns from it: "generator" or "discriminator"."""
     adversarial: bool
     """Whether the discriminator counts yet."""
     pixel_weights: np.ndarray | None = None
-    """Of each sample's reconstruction error, broadcasting over the video; None: 1."""
+    """Of the reconstruction's errors, broadcasting over the video; None: 1."""
 
 
 Batch = TypeVar("Batch", contravariant=True)
@@ -74,6 +77,8 @@ class StepReport:
     """False when loss or norm were not finite, or the norm was above `reject_above`: nothing was changed then."""
     parts: dict[str, float] = field(default_factory=dict)
     """Terms of the loss, for the log."""
+    updated: str = "model"
+    """What learned: "model", or where there is a discriminator, that or the "generator"."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +109,39 @@ class TrainOptions:
     """Beginnings of the names of weights that stay as they are."""
     compile: bool = False
     """Compile the model (torch.compile, ms.jit)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderLosses:
+    """What an autoencoder is trained on. Sums over all pixels are divided by clips times frames, others by clips.
+
+    Source: LPIPSWithDiscriminator3D of Open-Sora Plan v1.3; Esser et al. 2021, arXiv:2012.09841 (the adaptive weight).
+    """
+
+    loss: str = "l1"
+    """l1 or l2, of the pixels."""
+    squared_weight: float = 0.0
+    """Of squared errors on top of those."""
+    kl_weight: float = 1e-6
+    wavelet_weight: float = 0.0
+    """Of the absolute difference between the encoder's and the decoder's wavelet coefficients, both levels."""
+    perceptual_weight: float = 0.0
+    discriminator_weight: float = 0.5
+    """On top of the adaptive weight."""
+    discriminator_factor: float = 1.0
+    discriminator_loss: str = "hinge"
+    """hinge or vanilla."""
+    discriminator_weight_decay: float = 0.01
+    discriminator_max_grad_norm: float | None = 1.0
+    logvar: float = 0.0
+    """Logarithm of the variance that pixel errors are measured in; a constant."""
+
+
+class Companion(NamedTuple):
+    """A further model of a train step."""
+
+    spec: Any
+    weights: Weights
 
 
 class Saved(Protocol):

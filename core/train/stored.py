@@ -80,8 +80,8 @@ def check_latents_can_be_cached(data: Any, is_inpaint: bool) -> None:
             "caches.latents: an inpaint model is shown the latents of clips with other frames hidden each time; "
             "leave it out and cache texts only"
         )
-    if data.kind != "files":
-        raise ConfigError("caches.latents: moving shapes are drawn anew in every epoch; leave it out")
+    if data.kind != "files" and data.drawn_clips is None:
+        raise ConfigError("caches.latents: moving shapes are drawn anew in every epoch; set data.drawn_clips")
 
 
 def transform_of(data: Settings, seed: int) -> dict[str, Any]:

@@ -100,6 +100,9 @@ class ToyTask:
     def make(self, clips: ClipBatch, step: int):
         return clips.samples[0], clips.pixels + normal((3,), 1, "noise", clips.samples[0], step)
 
+    def learns(self, step: int) -> str:
+        return "model"
+
     def work(self, batch) -> int:
         return 10
 

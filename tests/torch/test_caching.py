@@ -139,7 +139,7 @@ def test_records_bring_their_own_states_or_have_them_encoded(backend: Backend, t
 
 
 def data_settings(**changed: Any) -> Any:
-    values = dict.fromkeys(CLIP_SETTINGS) | {"frames": 9, "kind": "files"} | changed
+    values = dict.fromkeys(CLIP_SETTINGS) | {"frames": 9, "kind": "files", "drawn_clips": None} | changed
     return SimpleNamespace(**values)
 
 

@@ -8,9 +8,12 @@ Source: arXiv:2411.17459; layout and constants from opensora/models/causalvideov
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from torch import Tensor, nn
 
 from duosora.core.errors import ConfigError
+from duosora.core.maths.gaussian import LOG_VARIANCE_RANGE
 from duosora.core.models.wfvae import GROUPS, NUM_COLOURS, WFVAESpec
 
 from ..layers import (
@@ -45,6 +48,20 @@ EPS = 1e-6
 BANDS_2D, BANDS_3D = 4, 8
 
 
+class Reconstruction(NamedTuple):
+    """A clip through the autoencoder, with what its losses look at."""
+
+    pixels: Tensor
+    """(B, 3, T, H, W)."""
+    mean: Tensor
+    """Of the latents, (B, C, t, h, w)."""
+    log_variance: Tensor
+    encoder_bands: tuple[Tensor, Tensor]
+    """Haar coefficients that the side branches of the encoder read, of level 1 and level 2."""
+    decoder_bands: tuple[Tensor, Tensor]
+    """And those that the side branches of the decoder make of the latents."""
+
+
 class WFVAE(nn.Module):
     """The autoencoder. Latents here are unscaled; scale and shift are core.pipelines.autoencode's."""
 
@@ -60,7 +77,7 @@ class WFVAE(nn.Module):
         With a stream, the clip's next frames: their number is to give whole latent frames.
         """
         x = cast(video, like=self.encoder.conv_out.conv.weight)
-        return to_float32(self.encoder(channels_innermost(x), stream or whole_clip()))
+        return to_float32(self.encoder(channels_innermost(x), stream or whole_clip())[0])
 
     def decode(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
         """Latents (B, C, t, h, w) -> pixels (B, 3, T, H, W) float32 in about [-1, 1], not clamped.
@@ -68,7 +85,16 @@ class WFVAE(nn.Module):
         With a stream, the clip's next latents; the last of their pixel frames come with the next chunk.
         """
         x = cast(latents, like=self.decoder.conv_out.weight)
-        return self.decoder(channels_innermost(x), stream or whole_clip())
+        return self.decoder(channels_innermost(x), stream or whole_clip())[0]
+
+    def reconstruct(self, video: Tensor, noise: Tensor) -> Reconstruction:
+        """Pixels (B, 3, T, H, W) in [-1, 1] through latents drawn with unit noise (B, C, t, h, w), for training."""
+        moments, encoder_bands = self.encoder(channels_innermost(video), whole_clip())
+        moments = to_float32(moments)
+        mean, log_variance = moments[:, : noise.shape[1]], moments[:, noise.shape[1] :].clamp(*LOG_VARIANCE_RANGE)
+        latents = mean + (0.5 * log_variance).exp() * noise
+        pixels, decoder_bands = self.decoder(channels_innermost(latents), whole_clip())
+        return Reconstruction(pixels, mean, log_variance, encoder_bands, decoder_bands)
 
     def stream(self, upstream_tiling: bool = False) -> Stream:
         """The state for one clip that is encoded or decoded in chunks; `advance` it before each chunk.
@@ -115,7 +141,8 @@ class Encoder(nn.Module):
         self.wavelet_transform_l1 = HaarWaveletTransform3D() if spec.temporal_level_1 else HaarWaveletTransform2D()
         self.wavelet_transform_l2 = HaarWaveletTransform3D()
 
-    def forward(self, video: Tensor, stream: Stream) -> Tensor:
+    def forward(self, video: Tensor, stream: Stream) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Moments, and the coefficients of the side branches."""
         bands = self.wavelet_transform_in(video, stream)
         l1_bands = self.wavelet_transform_l1(bands[:, :NUM_COLOURS], stream)
         l2_bands = self.wavelet_transform_l2(l1_bands[:, :NUM_COLOURS], stream)
@@ -124,7 +151,7 @@ class Encoder(nn.Module):
         x = self.down2(x, stream)
         x = cat([x, self.connect_l2(l2_bands, stream)], 1)
         x = self.mid(x, stream)
-        return self.conv_out(silu(self.norm_out(x)), stream)
+        return self.conv_out(silu(self.norm_out(x)), stream), (l1_bands, l2_bands)
 
 
 class Decoder(nn.Module):
@@ -163,20 +190,22 @@ class Decoder(nn.Module):
         )
         self.inverse_wavelet_transform_l2 = InverseHaarWaveletTransform3D()
 
-    def forward(self, latents: Tensor, stream: Stream) -> Tensor:
+    def forward(self, latents: Tensor, stream: Stream) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Pixels, and the coefficients of the side branches."""
         x = self.mid(self.conv_in(latents, stream), stream)
         l2_bands = self.connect_l2(x[:, -self.flow :], stream)
         l2 = self.inverse_wavelet_transform_l2(l2_bands, stream)
         x = self.up2(x[:, : -self.flow], stream)
         l1_bands = self.connect_l1(x[:, -self.flow :], stream)
         # The synthesis runs ahead of the trunk, which in a stream waits at each doubling of frames for the next one.
-        l2 = stream.align(self.inverse_wavelet_transform_l2, l2, l1_bands.shape[2])
-        l1 = self.inverse_wavelet_transform_l1(add_to_colours(l1_bands, l2), stream)
+        l1_bands = add_to_colours(l1_bands, stream.align(self.inverse_wavelet_transform_l2, l2, l1_bands.shape[2]))
+        l1 = self.inverse_wavelet_transform_l1(l1_bands, stream)
         x = self.layer(self.up1(x[:, : -self.flow], stream), stream)
         bands = self.conv_out(silu(self.norm_out(x)), stream)
         l1 = stream.align(self.inverse_wavelet_transform_l1, l1, bands.shape[2])
         # In float32 from here: bfloat16 would leave steps of 1/256 between pixels.
-        return self.inverse_wavelet_transform_out(to_float32(add_to_colours(bands, l1)), stream)
+        pixels = self.inverse_wavelet_transform_out(to_float32(add_to_colours(bands, l1)), stream)
+        return pixels, (l1_bands, l2_bands)
 
 
 def mid_blocks(inputs: int, width: int, outputs: int, spec: WFVAESpec) -> list[nn.Module]:

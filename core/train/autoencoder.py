@@ -1,0 +1,132 @@
+"""What training an autoencoder is, between clips and the optimiser: core.train.loop.Task.
+
+Source: train_causalvae.py of Open-Sora Plan v1.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from .. import random
+from ..backend import Backend, Model
+from ..config.training import AutoencoderSettings
+from ..data.batch import ClipBatch
+from ..io.images import write_image
+from ..io.video import write_video
+from ..maths import gaussian
+from ..maths.metrics import psnr
+from ..models.wfvae import WFVAESpec
+from ..pipelines.autoencode import decode_chunks, encode_chunks, to_uint8
+from ..shapes import VideoShape
+from .held_out import HeldOut
+from .model_folders import write_models
+from .step import AutoencoderBatch, AutoencoderLosses, Saved, TrainStep
+
+SHOWN_FPS = 8.0
+GENERATOR, DISCRIMINATOR = "generator", "discriminator"
+
+
+def losses_of(settings: AutoencoderSettings) -> AutoencoderLosses:
+    """What the backend is told of the settings."""
+    return AutoencoderLosses(
+        loss=settings.loss,
+        squared_weight=settings.squared_weight,
+        kl_weight=settings.kl_weight,
+        wavelet_weight=settings.wavelet_weight,
+        perceptual_weight=settings.perceptual_weight,
+        discriminator_weight=settings.discriminator_weight,
+        discriminator_factor=settings.discriminator_factor,
+        discriminator_loss=settings.discriminator_loss,
+        discriminator_weight_decay=settings.discriminator_weight_decay,
+        discriminator_max_grad_norm=settings.discriminator_max_grad_norm,
+        logvar=settings.logvar,
+    )
+
+
+class AutoencoderTask:
+    """A WFVAE, and the discriminator that it is trained against."""
+
+    def __init__(
+        self,
+        spec: WFVAESpec,
+        trainer: TrainStep[AutoencoderBatch],
+        backend: Backend,
+        settings: AutoencoderSettings,
+        seed: int,
+        held_out: HeldOut | None = None,
+    ) -> None:
+        self.spec, self.trainer, self.backend, self.settings = spec, trainer, backend, settings
+        self.seed, self.held_out = seed, held_out
+
+    def make(self, clips: ClipBatch, step: int) -> AutoencoderBatch:
+        """The trainer's batch."""
+        assert clips.pixels is not None, "an autoencoder is trained on pixels"
+        latent = self.spec.compression.latent(VideoShape(*clips.pixels.shape[2:]))
+        shape = (self.spec.latent_dim, *latent)
+        noise = [random.normal(shape, self.seed, "posterior", number, step) for number in clips.samples]
+        return AutoencoderBatch(
+            video=clips.pixels,
+            posterior_noise=np.stack(noise),
+            update=self.learns(step),
+            adversarial=self._is_adversarial(step),
+        )
+
+    def learns(self, step: int) -> str:
+        """The generator, or from the start of the discriminator on in every other step the discriminator."""
+        return DISCRIMINATOR if step % 2 and self._is_adversarial(step) else GENERATOR
+
+    def work(self, batch: AutoencoderBatch) -> int:
+        """Latents of a batch: positions in time and space."""
+        return len(batch.video) * int(np.prod(batch.posterior_noise.shape[2:]))
+
+    def validate(self) -> Mapping[str, float]:
+        """PSNR in dB of held-out clips through the mean of their latents, of the weights and of their average."""
+        if self.held_out is None:
+            return {}
+        clips = list(self._pixels())
+        measures = {"psnr": self._psnr(clips, use_ema=False)}
+        if self.trainer.keeps_ema:
+            measures["psnr_ema"] = self._psnr(clips, use_ema=True)
+        return measures
+
+    def show(self, folder: Path, step: int) -> None:
+        """Write the first held-out clips, each beside its reconstruction, as <folder>/step-<step>_<number>.mp4."""
+        if self.held_out is None:
+            return
+        first = next(iter(self._pixels()))
+        with self.trainer.inference_model(use_ema=self.trainer.keeps_ema) as model:
+            pairs = np.concatenate([to_uint8(first), to_uint8(self._through(model, first))], axis=3)
+        for number, frames in enumerate(pairs):
+            if len(frames) == 1:
+                write_image(folder / f"step-{step}_{number}.png", frames[0], overwrite=True)
+            else:
+                write_video(folder / f"step-{step}_{number}.mp4", frames, SHOWN_FPS, overwrite=True)
+
+    def write_models(self, saved: Saved, folder: Path) -> None:
+        """Write `model` and `model_ema` in the hub's form."""
+        write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema)
+
+    def _is_adversarial(self, step: int) -> bool:
+        settings = self.settings
+        return settings.discriminator_factor > 0 and step >= settings.discriminator_start
+
+    def _pixels(self) -> Iterator[np.ndarray]:
+        assert self.held_out is not None
+        for clips in self.held_out.clips():
+            assert clips.pixels is not None
+            yield clips.pixels
+
+    def _psnr(self, clips: list[np.ndarray], use_ema: bool) -> float:
+        with self.trainer.inference_model(use_ema) as model:
+            values = [
+                psnr(np.concatenate(to_uint8(self._through(model, video))), np.concatenate(to_uint8(video)))
+                for video in clips
+            ]
+        return float(np.mean(np.concatenate(values)))
+
+    def _through(self, model: Model, video: np.ndarray) -> np.ndarray:
+        mean, _ = gaussian.split_moments(encode_chunks(self.backend, model, self.spec, video))
+        return np.concatenate(list(decode_chunks(self.backend, model, self.spec, mean)), axis=2)
