@@ -57,6 +57,28 @@ class Uniform:
 
 
 @dataclass(frozen=True)
+class Filled:
+    """A fresh weight of one number."""
+
+    value: float
+
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        return np.full(shape, self.value, np.float32)
+
+
+@dataclass(frozen=True)
+class Halves:
+    """A fresh weight whose outputs, its first axis, are of two kinds."""
+
+    first: Init
+    second: Init
+
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+        half = (shape[0] // 2, *shape[1:])
+        return np.concatenate([init.make(half, generator) for init in (self.first, self.second)])
+
+
+@dataclass(frozen=True)
 class Constant:
     """A weight that is never trained (a filter); files may leave it out, and its value is this one then."""
 
@@ -67,7 +89,7 @@ class Constant:
         return np.array(self.values, np.float32).reshape(shape)
 
 
-Init = Zeros | Ones | Normal | Uniform | Constant
+Init = Zeros | Ones | Filled | Normal | Uniform | Halves | Constant
 
 
 @dataclass(frozen=True)

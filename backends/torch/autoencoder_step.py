@@ -26,7 +26,6 @@ from .optimization import (
     Optimization,
     SavedStep,
     Tensors,
-    Update,
     autocast,
     load_state,
     make_trainable,
@@ -97,14 +96,19 @@ class AutoencoderTrainStep:
         if updated == "discriminator":
             learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
         self._ask_for_gradients(updated)
-        reports = []
-        for batch in batches:
-            loss, parts = loss_of(batch)
-            learning.backward(loss / len(batches))
-            reports.append({"loss": float(loss.detach())} | {name: float(part) for name, part in parts.items()})
-        means = {name: float(np.mean([report[name] for report in reports])) for name in reports[0]}
-        update: Update = learning.update(lr, decay, reject_above, bool(np.isfinite(means["loss"])))
-        return StepReport(means["loss"], update.grad_norm, update.applied, means, updated)
+        parts: dict[str, float] = {}
+
+        def gradients() -> float:
+            reports = []
+            for batch in batches:
+                loss, terms = loss_of(batch)
+                learning.backward(loss / len(batches))
+                reports.append({name: float(term) for name, term in {"loss": loss.detach(), **terms}.items()})
+            parts.update({name: float(np.mean([report[name] for report in reports])) for name in reports[0]})
+            return parts["loss"]
+
+        loss, update = learning.take(gradients, lr, decay, reject_above)
+        return StepReport(loss, update.grad_norm, update.applied, parts, updated)
 
     def evaluate(self, batch: AutoencoderBatch, use_ema: bool) -> float:
         """The generator's loss without its adversarial part, nothing changed."""

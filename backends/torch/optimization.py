@@ -37,6 +37,11 @@ class Update(NamedTuple):
 
     grad_norm: float
     applied: bool
+    loss_scale_was_too_high: bool = False
+    """fp16: only the scaled gradients were not finite; the scale is lower now."""
+
+
+LOWEST_LOSS_SCALE = 1.0
 
 
 class Optimization:
@@ -59,6 +64,23 @@ class Optimization:
         self.optimizer = _optimizer(name, list(self.parameters.values()), optimizer)
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=scales_loss)
 
+    def take(
+        self,
+        gradients: Callable[[], float],
+        lr: float,
+        ema_decay: float | None,
+        reject_above: float,
+    ) -> tuple[float, Update]:
+        """An optimiser step. gradients: adds those of its micro-batches with `backward` and returns their mean loss.
+
+        In fp16 the step is computed again, with a lower scale of the loss, as long as that is what it fails by.
+        """
+        while True:
+            loss = gradients()
+            update = self.update(lr, ema_decay, reject_above, bool(np.isfinite(loss)))
+            if not update.loss_scale_was_too_high:
+                return loss, update
+
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradients."""
         self.scaler.scale(loss).backward()
@@ -75,9 +97,10 @@ class Optimization:
             self.scaler.step(self.optimizer)
             if ema_decay is not None:
                 self._average(ema_decay)
+        too_high = is_finite and not np.isfinite(norm) and self.scaler.get_scale() > LOWEST_LOSS_SCALE
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        return Update(norm, applied)
+        return Update(norm, applied, too_high)
 
     @contextmanager
     def averaged(self, use_ema: bool) -> Iterator[None]:

@@ -49,14 +49,17 @@ class DiffusionTrainStep:
     ) -> StepReport:
         """One optimiser step over micro-batches, whose gradients are averaged."""
         self.model.train()
-        losses = []
-        for batch in batches:
-            loss = self._loss(batch)
-            self.optimization.backward(loss / len(batches))
-            losses.append(float(loss.detach()))
-        mean = float(np.mean(losses))
-        update = self.optimization.update(lr, ema_decay, reject_above, bool(np.isfinite(mean)))
-        return StepReport(mean, update.grad_norm, update.applied, {"loss": mean})
+
+        def gradients() -> float:
+            losses = []
+            for batch in batches:
+                loss = self._loss(batch)
+                self.optimization.backward(loss / len(batches))
+                losses.append(float(loss.detach()))
+            return float(np.mean(losses))
+
+        loss, update = self.optimization.take(gradients, lr, ema_decay, reject_above)
+        return StepReport(loss, update.grad_norm, update.applied, {"loss": loss})
 
     def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
         """The loss of a batch, nothing changed."""

@@ -9,10 +9,12 @@ import sys
 
 import typer
 
+from duosora.core.cli.calibrate import calibrate
 from duosora.core.cli.check import check
 from duosora.core.cli.data import data
 from duosora.core.cli.doctor import doctor
 from duosora.core.cli.inspect import inspect
+from duosora.core.cli.judge import judge
 from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
@@ -33,6 +35,8 @@ app.command()(sample)
 app.command()(reconstruct)
 app.command()(train)
 app.command()(plot)
+app.command()(calibrate)
+app.command()(judge)
 app.command()(inspect)
 app.command()(check)
 app.command()(doctor)

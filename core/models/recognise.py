@@ -15,7 +15,7 @@ from . import mt5, opensora_t2v, wfvae
 
 CONFIG_FILE = "config.json"
 TINY_FOLDER = Path(__file__).parent / "tiny"
-"""The tokeniser of the tiny preset."""
+"""The tokeniser of the tiny preset, and its trained models in folders called after their kinds."""
 COMPANIONS = {
     "tiny": ("tiny", "tiny"),
     "tiny_inpaint": ("tiny", "tiny"),
@@ -86,7 +86,7 @@ class Part:
 
 
 def open_part(kind: str, name: str, seed: int = 0) -> Part:
-    """The model in a folder of the hub's form, or a preset with fresh weights of this seed.
+    """The model in a folder of the hub's form, or a preset: tiny with its trained weights, others with fresh ones.
 
     Raises: CheckpointError when the folder has no readable config.json or weights; ConfigError when the model is of
     another kind, its config holds what is not implemented, or no preset has the name.
@@ -94,7 +94,7 @@ def open_part(kind: str, name: str, seed: int = 0) -> Part:
     family = next(family for family in FAMILIES if family.kind == kind)
     folder = Path(name)
     if not folder.exists() or name in family.presets:
-        return _fresh_part(family, name, seed)
+        return _preset(family, name, seed)
     part = recognise(folder)
     if part.family is not family:
         raise ConfigError(f"model.{kind} = {name}: this is a {part.family.title} model, a {family.title} one is needed")
@@ -138,9 +138,11 @@ def family_of(config: Mapping[str, Any], source: str) -> Family:
     raise ConfigError(f"{source}: not the config of a model that duosora knows ({known})")
 
 
-def _fresh_part(family: Family, name: str, seed: int) -> Part:
+def _preset(family: Family, name: str, seed: int) -> Part:
     if name not in family.presets:
         presets = ", ".join(family.presets)
         raise CheckpointError(f"model.{family.kind} = {name}: no such folder, and no preset of that name ({presets})")
-    spec = family.presets[name]
+    spec, trained = family.presets[name], TINY_FOLDER / family.kind
+    if name == "tiny" and trained.is_dir():
+        return Part(family, spec, name, False, lambda: open_weights(trained))
     return Part(family, spec, name, True, lambda: FreshWeights(spec.layout(), seed))

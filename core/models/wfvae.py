@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import ConfigError
-from ..layout import Constant, Layout, Weight, WeightList
+from ..layout import Constant, Filled, Halves, Layout, Weight, WeightList
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..shapes import Compression
 from .config_json import choice, refuse_unknown, take
@@ -22,6 +22,8 @@ NUM_COLOURS = 3
 GROUPS = 32
 DEFAULT_SCALE = 0.18215
 """Of the published 4x8x8 models, for configs that name no scale."""
+FRESH_LOG_VARIANCE = -4.0
+"""About that of a fresh model's latents. From the unit variance of a plain start, noise would drown them for long."""
 
 # Keys of config.json that pick the level-1 modules, each with its spatial and its spatio-temporal class. The spelling
 # "dowmsample" is that of the published files.
@@ -184,6 +186,8 @@ class _Writer:
         self.mid("encoder.mid", 2 * base + flow, 4 * base, 4 * base)
         self.norm("encoder.norm_out", 4 * base)
         weights.conv("encoder.conv_out.conv", 2 * spec.latent_dim, 4 * base, 3, 3, 3)
+        bias = weights["encoder.conv_out.conv.bias"]
+        weights["encoder.conv_out.conv.bias"] = Weight(bias.shape, Halves(bias.init, Filled(FRESH_LOG_VARIANCE)))
         self.analysis_3d("encoder.wavelet_transform_in")
         if spec.temporal_level_1:
             self.analysis_3d("encoder.wavelet_transform_l1")

@@ -58,7 +58,8 @@ class SampleRun:
     Raises: DuosoraError of the part that does not fit, before any long work.
     """
 
-    def __init__(self, config: SampleConfig, overwrite: bool = False) -> None:
+    def __init__(self, config: SampleConfig, overwrite: bool = False, prompts: list[Prompt] | None = None) -> None:
+        """prompts: what is asked for; None: the config's."""
         self.config = config
         self.overwrite = overwrite or config.output.overwrite
         self.backend = backends.get(config.backend.name, config.backend.device)
@@ -72,7 +73,7 @@ class SampleRun:
         self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
         self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
         self.sampler()  # refuses options that do not go together before anything is loaded
-        self.jobs = self._jobs()
+        self.jobs = self._jobs(read_prompts(config.prompts.sources) if prompts is None else prompts)
         for job in self.jobs:
             self.pipeline.sizes(job.video)
             refuse_existing(job.output, self.overwrite)
@@ -114,13 +115,23 @@ class SampleRun:
         self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
     ) -> Iterator[Path]:
         """Make the videos; the path of each comes when it is complete on the disk."""
+        for job, latent in self.latents(on_step, on_warning):
+            self._write(job, latent)
+            yield job.output
+
+    def latents(
+        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
+    ) -> Iterator[tuple[Job, np.ndarray]]:
+        """The latents (C, t, h, w) of each video, of which `frames` makes pixels."""
         texts = self._encode(on_warning)
         for batch in self._batches():
             requests = [self._request(job) for job in batch]
             latents = self.pipeline.denoise(requests, texts, batch[0].video, self.sampler, self.guidance, on_step)
-            for job, latent in zip(batch, latents, strict=True):
-                self._write(job, latent)
-                yield job.output
+            yield from zip(batch, latents, strict=True)
+
+    def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
+        """Frames (T, H, W, 3) uint8 of one video."""
+        return np.stack(list(self._frames(job, latent)))
 
     def _parts(self) -> Parts:
         model = self.config.model
@@ -148,11 +159,11 @@ class SampleRun:
             attention=options.attention,
         )
 
-    def _jobs(self) -> list[Job]:
+    def _jobs(self, prompts: list[Prompt]) -> list[Job]:
         config = self.config
         is_inpaint = self.pipeline.parts.denoiser.spec.is_inpaint
         jobs = []
-        for prompt in read_prompts(config.prompts.sources):
+        for prompt in prompts:
             given = self._given(prompt)
             video = VideoShape(config.video.frames, config.video.height, config.video.width)
             if given.images and not config.condition.crop:

@@ -14,6 +14,7 @@ from ..config.training import TrainConfig
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.weights import open_weights
+from ..layout import FreshWeights
 from ..pipelines.settings import default_dtype
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .ema import EmaSchedule
@@ -111,8 +112,11 @@ class TrainRun:
         if settings.weights is None:
             if settings.leave_out or settings.allow_missing:
                 raise ConfigError("start.leave_out and start.allow_missing need start.weights")
-            kind = "freshly drawn" if trained.is_fresh else f"all from {trained.source}"
-            return Start(trained.open(), (f"weights    {kind}",))
+            if settings.fresh or trained.is_fresh:
+                return Start(FreshWeights(trained.layout, self.config.seed), ("weights    freshly drawn",))
+            return Start(trained.open(), (f"weights    all from {trained.source}",))
+        if settings.fresh:
+            raise ConfigError("start.fresh and start.weights exclude each other")
         file = open_weights(settings.weights)
         return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
 

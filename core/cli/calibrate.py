@@ -1,0 +1,33 @@
+"""`duosora calibrate`: scale and shift of a trained autoencoder's latents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="The folder of a WFVAE; its config.json is written anew.")],
+    config: Annotated[
+        Path, typer.Option("--config", "-c", help="A training file, whose group `data` names the clips.")
+    ],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting: --set data.files=[clips]"),
+    ] = None,
+    clips: Annotated[int, typer.Option(min=1, help="How many clips to measure.")] = 512,
+) -> None:
+    """Measure an autoencoder's latents on clips, and set its scale and shift.
+
+    A diffusion model then sees latents of mean 0 and deviation 1 in each channel.
+    """
+    from ..config.loading import load
+    from ..config.training import TrainConfig
+    from ..train.calibrate import calibrate_folder
+
+    spec, statistics = calibrate_folder(model, load(config, TrainConfig, settings or []), clips)
+    print(f"measured {statistics.num_clips} clips; {model / 'config.json'} has now")
+    for name, values in (("shift", spec.shift), ("scale", spec.scale)):
+        print(f"  {name} {' '.join(f'{value:.4f}' for value in values)}")

@@ -1,0 +1,83 @@
+"""Scale and shift of an autoencoder's latents, measured on clips.
+
+A diffusion model is trained best on latents of mean 0 and deviation 1 in each channel.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from .. import backend as backends
+from ..config.training import TrainConfig
+from ..data.loader import Loader
+from ..data.sources import open_source
+from ..errors import ConfigError
+from ..io.files import atomic_write
+from ..maths import gaussian
+from ..models.recognise import CONFIG_FILE, open_part
+from ..models.wfvae import WFVAESpec
+from ..pipelines.settings import default_dtype
+from .encoders import ClipEncoder
+from .setup import NO_PATCHES
+
+
+class LatentStatistics(NamedTuple):
+    """Of samples of the latents, per channel (C,)."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+    num_clips: int
+
+
+def measure(moments: Iterable[np.ndarray]) -> LatentStatistics:
+    """Mean and deviation of what is drawn from moments (2C, t, h, w) of clips; every position counts alike.
+
+    Raises: ConfigError when there is no clip.
+    """
+    count, num_clips = 0, 0
+    total = squares = np.zeros(1)
+    for clip in moments:
+        mean, log_variance = gaussian.split_moments(clip[None].astype(np.float64))
+        total = total + mean.sum(axis=(0, 2, 3, 4))
+        squares = squares + (mean**2 + np.exp(log_variance)).sum(axis=(0, 2, 3, 4))
+        count, num_clips = count + mean[0, 0].size, num_clips + 1
+    if not count:
+        raise ConfigError("there is no clip to measure latents on; look at data and --clips")
+    center = total / count
+    return LatentStatistics(center, np.sqrt(squares / count - center**2), num_clips)
+
+
+def write_scale(folder: Path, spec: WFVAESpec, statistics: LatentStatistics) -> WFVAESpec:
+    """Put the scale and shift that follow from statistics into a model folder's config.json; returns the new spec."""
+    scale = tuple(round(float(1 / deviation), 6) for deviation in statistics.deviation)
+    shift = tuple(round(float(mean), 6) for mean in statistics.mean)
+    calibrated = replace(spec, scale=scale, shift=shift)
+    with atomic_write(folder / CONFIG_FILE, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(calibrated.to_config(), indent=1), encoding="utf-8")
+    return calibrated
+
+
+def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple[WFVAESpec, LatentStatistics]:
+    """Measure the autoencoder in a folder on the clips that a training run reads, and write its config.json anew.
+
+    Raises: DuosoraError of the part that does not fit.
+    """
+    backend = backends.get(config.compute.name, config.compute.device)
+    part = open_part("vae", str(folder))
+    if part.is_fresh or not folder.is_dir():
+        raise ConfigError(f"{folder}: calibrate needs the folder of a trained WFVAE")
+    dtype = config.compute.frozen_dtype or default_dtype(backend)
+    encoder = ClipEncoder(backend, part, dtype, config.compute.encode_chunk)
+    with Loader(
+        open_source(config.data), config.data, config.seed, part.spec.compression, NO_PATCHES, micro_batch=1
+    ) as loader:
+        pixels = (clips.pixels[0] for step in loader.batches() for clips in step if clips.pixels is not None)
+        statistics = measure(encoder.moments(clip) for clip in islice(pixels, num_clips))
+    return write_scale(folder, part.spec, statistics), statistics
