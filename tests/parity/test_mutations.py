@@ -24,6 +24,21 @@ class Fault(NamedTuple):
 
 TORCH = "backends/torch"
 FAULTS = {
+    "a variance taken for a deviation": Fault(
+        f"{TORCH}/models/wfvae.py", "(0.5 * log_variance).exp()", "log_variance.exp()", "loss/vae_gan"
+    ),
+    "wavelet loss without the level-1 sum": Fault(
+        f"{TORCH}/models/wfvae.py",
+        "return pixels, (l1_bands, l2_bands)",
+        "return pixels, (l1_bands * 1.01, l2_bands)",
+        "loss/vae_gan",
+    ),
+    "adversarial loss weighed the other way round": Fault(
+        f"{TORCH}/autoencoder_step.py",
+        "pull / (theirs + SMALLEST_NORM)",
+        "theirs / (pull + SMALLEST_NORM)",
+        "loss/vae_gan",
+    ),
     "norm eps of the transformer": Fault(
         f"{TORCH}/models/opensora_t2v.py", "NORM_OUT_EPS = 1e-6", "NORM_OUT_EPS = 1e-5", "t2v/small_activations"
     ),

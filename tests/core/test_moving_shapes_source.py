@@ -1,0 +1,66 @@
+"""Moving shapes as a source of clips: fixed or drawn anew, whole or in windows."""
+
+import numpy as np
+
+from duosora.core.config.data import DataSettings, StrideSettings
+from duosora.core.data.loader import Loader
+from duosora.core.data.sources import open_source
+from duosora.core.shapes import Compression, Patch
+
+COMPRESSION, PATCH = Compression(time=4, space=8), Patch(1, 1)
+
+
+def loader(settings: DataSettings) -> Loader:
+    return Loader(open_source(settings), settings, 5, COMPRESSION, PATCH, micro_batch=2)
+
+
+def by_source(settings: DataSettings, steps: int) -> dict[str, list[np.ndarray]]:
+    found: dict[str, list[np.ndarray]] = {}
+    with loader(settings) as clips:
+        batches = clips.batches()
+        for _ in range(steps):
+            (batch,) = next(batches)
+            for source, pixels in zip(batch.sources, batch.pixels, strict=True):
+                found.setdefault(source, []).append(pixels)
+    return found
+
+
+def test_a_fixed_number_of_clips_comes_again_unchanged() -> None:
+    found = by_source(DataSettings(kind="moving_shapes", drawn_clips=4, workers=0), steps=4)
+    assert len(found) == 4
+    for first, second in found.values():
+        np.testing.assert_array_equal(first, second)
+
+
+def test_fixed_clips_of_one_scene_differ() -> None:
+    settings = DataSettings(kind="moving_shapes", drawn_clips=5000, workers=0)
+    source = open_source(settings)
+    scenes = len(open_source(DataSettings(kind="moving_shapes")))
+    one, other = source.record(3), source.record(3 + scenes)
+    assert one.captions == other.captions
+    draw = np.random.default_rng(0)
+    frames = [source.opener(record, draw).read() for record in (one, other, one)]
+    assert (frames[0] != frames[1]).any()
+    np.testing.assert_array_equal(frames[0], frames[2])
+
+
+def test_without_a_number_every_epoch_draws_anew() -> None:
+    settings = DataSettings(kind="moving_shapes", workers=0)
+    with loader(settings) as clips:
+        first = next(clips.batches(0))[0]
+        record = next(number for number in range(len(clips.plan)) if str(clips.record(number).path) == first.sources[0])
+        again = clips._fetcher.job(record, 1)()
+    assert (first.pixels[0] != again).any()
+
+
+def test_an_autoencoder_sees_windows_of_whole_scenes() -> None:
+    size = {"kind": "moving_shapes", "frames": 9, "height": 32, "width": 32, "workers": 0}
+    windows = DataSettings(**size, autoencoder=StrideSettings(sample_rate=1, random_window=True))
+    shrunk = DataSettings(**size, autoencoder=StrideSettings(sample_rate=1))
+    with loader(windows) as some, loader(shrunk) as others:
+        (window,), (small,) = next(some.batches()), next(others.batches())
+    assert window.pixels.shape == small.pixels.shape == (2, 3, 9, 32, 32)
+    assert (window.pixels != small.pixels).any()
+    # A window keeps whole levels; shrinking mixes them.
+    levels = (window.pixels + 1) / 2 * 255
+    np.testing.assert_allclose(levels, levels.round(), atol=1e-3)
