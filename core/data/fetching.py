@@ -116,6 +116,12 @@ class Fetcher:
         used = str(self.record(sample.place).path)
         return [Failure(path, reason, used) for path, reason in sample.failed]
 
+    def reject(self, sample: Sample, reason: str) -> None:
+        """Read another record for a sample that was read but cannot be used. Raises: as advance."""
+        sample.array = None
+        self._note(sample, reason)
+        self._replace(sample)
+
     def drop(self, sample: Sample) -> None:
         """A sample that nobody waits for any more."""
         if sample.key is not None:
@@ -147,25 +153,31 @@ class Fetcher:
 
     def cached_clip(self, place: int) -> CachedClip:
         """A clip as a cache of latents knows it: with the first epoch's crop in time."""
-        job = self.job(place, 0)
-        record = job.record
-        cut = {"frames": list(job.frames or ()), "crop": record.crop and list(record.crop), "shape": list(job.shape)}
+        record = self.record(place)
+        try:
+            frames = self._frames(place, 0)
+        except MediaError:
+            frames = None  # reading it says why
+        shape = self.plan.shape(place)
+        cut = {"frames": list(frames or ()), "crop": record.crop and list(record.crop), "shape": list(shape)}
         return CachedClip(record.path, record.name, cut, record.is_drawn)
 
     def job(self, place: int, epoch: int) -> ReadJob:
         """What reads the record at a place. Raises: MediaError when its frames cannot be chosen."""
-        number, record = int(self.plan.numbers[place]), self.record(place)
-        frames = None
-        if self.settings.autoencoder is None:
-            draws = RecordDraws(self.seed, number, epoch)
-            try:
-                frames = choose_frames(record, self.settings, self.compression, self.sp_size, draws)
-            except Unusable as unusable:
-                raise MediaError(f"{record.path}: {unusable.detail}") from unusable
-        chosen = None if frames is None else tuple(frames.tolist())
-        return ReadJob(
-            self.source.opener, record, chosen, self.settings, self.plan.shape(place), (self.seed, number, epoch)
-        )
+        draw = (self.seed, int(self.plan.numbers[place]), epoch)
+        frames, shape = self._frames(place, epoch), self.plan.shape(place)
+        return ReadJob(self.source.opener, self.record(place), frames, self.settings, shape, draw)
+
+    def _frames(self, place: int, epoch: int) -> tuple[int, ...] | None:
+        """The frames of the file that a sample has; None: decided when it is read, at a stride."""
+        if self.settings.autoencoder is not None:
+            return None
+        record, draws = self.record(place), RecordDraws(self.seed, int(self.plan.numbers[place]), epoch)
+        try:
+            chosen = choose_frames(record, self.settings, self.compression, self.sp_size, draws)
+        except Unusable as unusable:
+            raise MediaError(f"{record.path}: {unusable.detail}") from unusable
+        return tuple(chosen.tolist())
 
     def _taken(self, waiting: Hashable | Failed) -> Any:
         return waiting if isinstance(waiting, Failed) else self._runner.result(waiting)
@@ -223,6 +235,7 @@ class Fetcher:
 
     def _note(self, sample: Sample, reason: str) -> None:
         path = str(self.record(sample.place).path)
+        reason = reason.removeprefix(f"{path}: ")
         sample.failed.append((path, reason))
         self._reasons[path] = reason
 
