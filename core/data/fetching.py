@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from .selection import RecordDraws, Unusable, choose_frames
 from .sources import Source
 from .worker import Failed
 
+SHOWN_FAILURES = 20
 MomentsOf = Callable[[CachedClip], np.ndarray]
 """Ready-made moments (2C, t, h, w) of a clip. Raises: MediaError for a clip without."""
 
@@ -43,6 +44,16 @@ class Report(NamedTuple):
     """Samples that another record stood in for."""
     failed: dict[str, str]
     """Records that could not be used, by their path, and why, in one line."""
+
+    def lines(self) -> list[str]:
+        """For people: nothing where nothing failed."""
+        if not self.failed:
+            return []
+        shown = [f"  {path}: {reason}" for path, reason in islice(self.failed.items(), SHOWN_FAILURES)]
+        rest = len(self.failed) - len(shown)
+        total = self.read + self.replaced
+        first = f"{len(self.failed)} clips could not be read, for {self.replaced} of {total} samples others stood in:"
+        return [first, *shown, *([f"  and {rest} more; log.jsonl names all of them"] if rest else [])]
 
 
 @dataclass

@@ -109,6 +109,16 @@ class Loader:
                 for sample in begun.samples:
                     self._fetcher.drop(sample)
 
+    def describe(self) -> str:
+        """What is trained on and what is left out, in a line."""
+        left_out = self.plan.counts()
+        used = left_out.pop("used")
+        left_out |= {"bad row": len(self._fetcher.source.bad)} if self._fetcher.source.bad else {}
+        line = f"{used} clips of {len(self.plan.shapes)} sizes, {self.steps_per_epoch} steps an epoch"
+        if not left_out:
+            return line
+        return f"{line}; left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}"
+
     def report(self) -> Report:
         """What has been read so far, and what failed and why."""
         return self._fetcher.report()

@@ -28,12 +28,13 @@ class _CacheRun:
         self.backend.check(self.dtype, config.compute.attention)
         self.parts = train_parts(config)
 
-    def _plan(self, part: Part | None, what: str, counts: str, folder: object, dtype: str) -> list[str]:
+    def _plan(self, part: Part | None, data: str, what: str, counts: str, folder: object, dtype: str) -> list[str]:
         assert part is not None
         return [
             f"backend    {self.backend.name} on {self.backend.device}, {self.dtype}",
             f"model      {part.family.title} of {part.layout.num_parameters:,} parameters ({part.source})",
             f"data       {self.config.data.kind} {', '.join(map(str, self.config.data.files))}".rstrip(),
+            f"           {data}",
             f"{what:10} {counts}",
             f"folder     {folder}, stored as {dtype}",
         ]
@@ -54,7 +55,7 @@ class TextCacheRun(_CacheRun):
         self.encoder = text_encoder(config, self.backend, self.parts, self.dtype)
         self.writer = text_writer(config.caches, self.encoder)
         with self._open_loader() as loader:
-            captions = dict.fromkeys(loader.captions())
+            self.data, captions = loader.describe(), dict.fromkeys(loader.captions())
             held_out = held_out_loader(config, loader.compression, loader.patch)
         if held_out is not None:
             with held_out:
@@ -66,7 +67,7 @@ class TextCacheRun(_CacheRun):
         settings = self.config.caches
         stored = self.num_captions - len(self.uncached)
         counts = f"{self.num_captions} of at most {self.config.max_tokens} tokens, {stored} stored already"
-        return self._plan(self.parts.text_encoder, "captions", counts, settings.text, settings.text_dtype)
+        return self._plan(self.parts.text_encoder, self.data, "captions", counts, settings.text, settings.text_dtype)
 
     def run(self) -> str:
         """Encode and store what is not stored yet; returns what was done, in a line."""
@@ -95,7 +96,9 @@ class LatentCacheRun(_CacheRun):
         counts = f"{to_do.clips}, {to_do.num_stored} stored already"
         if to_do.unreadable:
             counts += f", {len(to_do.unreadable)} not there"
-        return self._plan(self.parts.vae, "clips", counts, settings.latents, settings.latents_dtype)
+        return self._plan(
+            self.parts.vae, self.loader.describe(), "clips", counts, settings.latents, settings.latents_dtype
+        )
 
     def run(self) -> str:
         """Read, encode and store what is not stored yet; returns what was done, in a line."""
