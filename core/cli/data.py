@@ -12,6 +12,8 @@ import typer
 PIPE_WIDTH = 120
 SHOWN_ROWS = 40
 """Bad rows printed; the report file has all of them."""
+PUBLISHED_MAX_AREA = 236544
+"""Pixels, where there is no config and neither a size nor an area is set."""
 
 data = typer.Typer(name="data", help="Look over training data.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -23,9 +25,16 @@ def _group() -> None:
 
 @data.command()
 def check(
-    files: Annotated[list[Path], typer.Argument(help="Annotations (.txt, .json, .jsonl, .csv, .parquet) or folders.")],
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Annotations (.txt, .json, .jsonl, .csv, .parquet) or folders; instead of the config's."),
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="The YAML file of the training run that they are for.")
+    ] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A setting of the group data, such as frames=29.", metavar="A=B")
+        list[str] | None,
+        typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting of the run: --set data.frames=29"),
     ] = None,
     report: Annotated[Path | None, typer.Option(help="Also write every finding to this JSON file.")] = None,
     deep: Annotated[bool, typer.Option("--deep", help="Decode every frame, not only the first.")] = False,
@@ -37,23 +46,26 @@ def check(
     """
     from rich.console import Console
 
-    from ..config.data import DataSettings
     from ..config.loading import load
+    from ..config.training import TrainConfig
     from ..data.check import check_annotations
+    from ..errors import ConfigError
     from ..io.files import atomic_write, refuse_existing
-    from ..shapes import Compression
 
     if report is not None:
         refuse_existing(report, overwrite)
-    given = load(None, DataSettings, settings or [])
-    if given.max_area is None and given.height is None and given.width is None:
+    run = load(config, TrainConfig, settings or [])
+    given = run.data
+    if config is None and given.max_area is None and given.height is None and given.width is None:
         given = given.model_copy(update={"max_area": PUBLISHED_MAX_AREA})
-    found = check_annotations(files, given, Compression(4, 8), deep)
+    if not files and not given.files:
+        raise ConfigError("data.files: name annotations or folders, here or in the config; there is nothing to check")
+    batch = None if config is None else run.batch_size * run.accumulate
+    found = check_annotations(files or given.files, given, _compression(run), deep, run.seed, batch)
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     for finding in found.findings[:SHOWN_ROWS]:
-        console.print(
-            f"{finding.kind}: {finding.path}: {finding.reason}", soft_wrap=True, markup=False, highlight=False
-        )
+        line = f"{finding.kind}: {finding.path} ({finding.origin}): {finding.reason}"
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     if len(found.findings) > SHOWN_ROWS:
         console.print(f"... and {len(found.findings) - SHOWN_ROWS} more; --report FILE writes all of them")
     console.print(_table(found))
@@ -65,8 +77,12 @@ def check(
         raise typer.Exit(1)
 
 
-PUBLISHED_MAX_AREA = 236544
-"""Pixels, where neither a size nor an area is set."""
+def _compression(run: Any) -> Any:
+    """Of the run's autoencoder, whose weights are not looked at."""
+    from ..models.recognise import COMPANIONS, open_part
+
+    name = run.model.vae or COMPANIONS.get(run.model.denoiser, ("", "tiny"))[1]
+    return open_part("vae", str(name)).spec.compression
 
 
 def _table(found: Any) -> Any:

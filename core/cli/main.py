@@ -9,6 +9,7 @@ import sys
 
 import typer
 
+from duosora.core.cli.cache import cache
 from duosora.core.cli.calibrate import calibrate
 from duosora.core.cli.check import check
 from duosora.core.cli.data import data
@@ -34,6 +35,7 @@ app = typer.Typer(
 app.command()(sample)
 app.command()(reconstruct)
 app.command()(train)
+app.add_typer(cache)
 app.command()(plot)
 app.command()(calibrate)
 app.command()(judge)

@@ -86,7 +86,8 @@ def check_identity(folder: Path, found: Identity, expected: Identity) -> None:
 class CacheWriter:
     """Adds tensors to a cache, one after the other; nothing that was added counts before its shard is full or closed.
 
-    Raises (when made): CheckpointError when the folder holds a cache of another identity or a damaged one.
+    Making one writes nothing. Raises (when made): CheckpointError when the folder holds a cache of another identity or
+    a damaged one.
     """
 
     def __init__(
@@ -105,13 +106,23 @@ class CacheWriter:
         self._failed: dict[str, str] = {}
         self._shards: dict[str, int] = {}
         self._keys: set[bytes] = set()
-        for leftover in folder.glob(".duosora-*"):  # half written by a run that was killed
-            leftover.unlink(missing_ok=True)
+        self._has_begun = False
         if (folder / INDEX_NAME).exists():
             check_identity(folder, read_index(folder).identity, self.identity)
             self._adopt()
-        else:
+
+    def begin(self) -> None:
+        """Make the folder the cache's; adding does so too, but this tells before long work that it cannot be written.
+
+        Raises: CheckpointError when it cannot.
+        """
+        if self._has_begun:
+            return
+        for leftover in self.folder.glob(".duosora-*"):  # half written by a run that was killed
+            leftover.unlink(missing_ok=True)
+        if not (self.folder / INDEX_NAME).exists():
             self._write_index(is_complete=False)
+        self._has_begun = True
 
     def __contains__(self, key: str) -> bool:
         return bytes.fromhex(key) in self._keys or key in self._pending
@@ -125,6 +136,7 @@ class CacheWriter:
 
         Raises: NumericsError when the value is not finite in the cache's dtype.
         """
+        self.begin()
         with np.errstate(over="ignore"):  # told below, with the name of the source
             stored = value.astype(self._dtype)
         if not is_finite(stored):
@@ -144,6 +156,7 @@ class CacheWriter:
 
     def close(self) -> None:
         """Write what is left, and that the cache is complete."""
+        self.begin()
         if self._pending:
             self._write_shard()
         self._write_index(is_complete=True)
@@ -210,6 +223,11 @@ class CacheReader:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    @property
+    def nbytes(self) -> int:
+        """On the disk."""
+        return sum(path.stat().st_size for path in self._paths)
 
     def find(self, key: str) -> np.ndarray | None:
         """The tensor as float32, or None. Raises: CheckpointError when its shard cannot be read any more."""

@@ -64,10 +64,12 @@ class Captioner:
         return random.stream(self.seed, "caption dropout", sample).random() < self.settings.caption_dropout
 
     def possible(self, record: Record) -> Iterator[str]:
-        """Every caption that a record may be trained with, those for dropped ones included."""
+        """Every caption whose states training may need: of a record that brings its own, those for dropped ones."""
         yield ""
         if self.settings.masks is not None:
             yield _default_text(record)
+        if record.embeddings is not None:
+            return
         for caption in record.captions:
             for sentence in self._sentences(record) or (None,):
                 yield from {self._finished(record, caption, place) for place in _both_ends(sentence)}

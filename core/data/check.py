@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.data import DataSettings
-from ..shapes import Compression
+from ..shapes import Compression, VideoShape
 from .annotations import read_annotations
+from .embedding_folder import embedding_path
+from .plan import RARE, is_rare, rare_detail
 from .pool import make_runner
 from .probing import complete, probe
 from .reading import Facts
@@ -64,35 +66,50 @@ class CheckReport:
 
 
 def check_annotations(
-    files: Sequence[Path], settings: DataSettings, compression: Compression, decodes_all: bool = False, seed: int = 0
+    files: Sequence[Path],
+    settings: DataSettings,
+    compression: Compression,
+    decodes_all: bool = False,
+    seed: int = 0,
+    total_batch: int | None = None,
 ) -> CheckReport:
     """Read annotations, open every file they name, and apply the rules by which training chooses.
 
     decodes_all: decode every frame of every clip, which finds damage in the middle. seed: short clips are dropped by
-    chance where settings say so. How many clips a size needs is not looked at, as it depends on the batch.
+    chance where settings say so. total_batch: clips of an optimiser step, on which it depends how many a size needs;
+    None: rare sizes count as good.
     Raises: MediaError when an annotation cannot be read at all; ConfigError and ShapeError for unfit settings.
     """
     check_settings(settings, compression)
     found = read_annotations(files, settings.root)
     findings = [Finding(bad.name, bad.origin, "bad row", bad.reason) for bad in found.bad]
     source = FileSource(found.records, settings.reader)
-    buckets: Counter[str] = Counter()
+    planned: Counter[VideoShape] = Counter()
+    good: list[tuple[Record, VideoShape]] = []
     runner = make_runner(settings.workers, settings.timeout_seconds)
     try:
         for number, facts in probe(source, range(len(source)), runner, decodes_all):
             record = source.record(number)
-            of_file = list(_file_findings(record, facts))
+            of_file = [*_file_findings(record, facts), *_embedding_findings(record)]
             if isinstance(facts, Facts) and settings.probe:
                 record = complete(record, facts)
             try:
                 shape = plan_shape(record, settings, compression, 1, RecordDraws(seed, number))
+                planned[shape] += 1
                 if not of_file:
-                    buckets[f"{shape.frames} x {shape.height} x {shape.width}"] += 1
+                    good.append((record, shape))
             except Unusable as unusable:
                 of_file.append(Finding(record.name, record.origin, unusable.kind, unusable.detail))
             findings += of_file
     finally:
         runner.close()
+    buckets: Counter[str] = Counter()
+    for record, shape in good:
+        if total_batch is not None and is_rare(planned[shape], total_batch, settings.min_bucket_batches):
+            detail = rare_detail(shape, planned[shape], total_batch, settings)
+            findings.append(Finding(record.name, record.origin, RARE, detail))
+        else:
+            buckets[f"{shape.frames} x {shape.height} x {shape.width}"] += 1
     return CheckReport(len(source) + len(found.bad), tuple(findings), dict(buckets.most_common()))
 
 
@@ -103,7 +120,8 @@ def _file_findings(record: Record, facts: Facts | Failed) -> Iterator[Finding]:
         return Finding(record.name, record.origin, kind, reason)
 
     if isinstance(facts, Failed):
-        yield finding("unreadable" if record.path.exists() else "missing", facts.reason)
+        reason = facts.reason.removeprefix(f"{record.path}: ")
+        yield finding("unreadable" if record.path.exists() else "missing", reason)
         return
     said = (record.height, record.width)
     if None not in said and said != (facts.height, facts.width):
@@ -121,3 +139,14 @@ def _file_findings(record: Record, facts: Facts | Failed) -> Iterator[Finding]:
         )
     if record.fps is not None and facts.fps and abs(record.fps / facts.fps - 1) > FPS_TOLERANCE:
         yield finding("other rate", f"has {facts.fps:g} frames per second, its annotation says {record.fps:g}")
+
+
+def _embedding_findings(record: Record) -> Iterator[Finding]:
+    """The first caption without its text states, where the annotation names a folder of them."""
+    if record.embeddings is None:
+        return
+    for number in range(len(record.captions)):
+        path = embedding_path(record.embeddings, record.name, number)
+        if not path.is_file():
+            yield Finding(record.name, record.origin, "no embedding", f"its text states are missing: {path}")
+            return

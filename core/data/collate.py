@@ -23,13 +23,38 @@ def collate(
     shapes = [VideoShape(*clip.shape[1:]) for clip in clips]
     largest = VideoShape(*np.max(shapes, axis=0).tolist())
     padded = _whole_patches(box or largest, compression, patch)
-    pixels = np.zeros((len(clips), len(clips[0]), *padded), np.float32)
-    mask = np.zeros((len(clips), *_latents(padded, compression)), np.float32)
-    for row, (clip, shape) in enumerate(zip(clips, shapes, strict=True)):
-        pixels[row, :, : shape.frames, : shape.height, : shape.width] = clip
-        valid = _latents(shape, compression)
-        mask[row, : valid.frames, : valid.height, : valid.width] = 1.0
-    return pixels, None if mask.all() else mask
+    mask = _mask([_latents(shape, compression) for shape in shapes], _latents(padded, compression))
+    return _padded(clips, padded), mask
+
+
+def collate_moments(
+    moments: Sequence[np.ndarray], compression: Compression, patch: Patch, box: VideoShape | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """As `collate`, of moments (2C, t', h', w') that an autoencoder made of clips; box is of their pixels."""
+    shapes = [LatentShape(*each.shape[1:]) for each in moments]
+    largest = LatentShape(*np.max(shapes, axis=0).tolist())
+    if box is not None:
+        largest = _latents(box, compression)
+    steps = (patch.time, patch.space, patch.space)
+    padded = LatentShape(*(_up(size, step) for size, step in zip(largest, steps, strict=True)))
+    return _padded(moments, padded), _mask(shapes, padded)
+
+
+def _padded(arrays: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
+    """Arrays (C, t, h, w) as one (B, C, T, H, W), with zeros behind each."""
+    joined = np.zeros((len(arrays), len(arrays[0]), *shape), np.float32)
+    for row, array in zip(joined, arrays, strict=True):
+        frames, height, width = array.shape[1:]
+        row[:, :frames, :height, :width] = array
+    return joined
+
+
+def _mask(valid: Sequence[LatentShape], padded: LatentShape) -> np.ndarray | None:
+    """(B, t', h', w'), 1 where latents are valid; None where all are."""
+    mask = np.zeros((len(valid), *padded), np.float32)
+    for row, shape in zip(mask, valid, strict=True):
+        row[: shape.frames, : shape.height, : shape.width] = 1.0
+    return None if mask.all() else mask
 
 
 def _whole_patches(shape: VideoShape, compression: Compression, patch: Patch) -> VideoShape:

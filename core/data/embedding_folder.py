@@ -20,6 +20,12 @@ from ..errors import MediaError
 STATES, MASK = "text_emb", "mask"
 
 
+def embedding_path(folder: Path, item: str, caption: int) -> Path:
+    """The file for a caption of the item with that path in the annotation."""
+    media = PurePosixPath(item)
+    return folder / media.with_name(f"{media.stem}-{caption}.npz")
+
+
 class EmbeddingFolder:
     """Reads the states of captions from such a folder; each read opens its file anew."""
 
@@ -29,17 +35,12 @@ class EmbeddingFolder:
             raise MediaError(f"{folder}: there is no such folder of text embeddings")
         self.folder, self.channels = folder, channels
 
-    def path(self, item: str, caption: int = 0) -> Path:
-        """The file for a caption of the item with that path in the annotation."""
-        media = PurePosixPath(item)
-        return self.folder / media.with_name(f"{media.stem}-{caption}.npz")
-
     def states(self, item: str, caption: int = 0) -> np.ndarray:
         """(L, D) float32 without padding.
 
         Raises: MediaError when the file is missing, damaged, or does not hold the states of a caption.
         """
-        path = self.path(item, caption)
+        path = embedding_path(self.folder, item, caption)
         states, mask = _arrays(path)
         states = states[0] if states.ndim == 3 and len(states) == 1 else states
         mask = mask[0] if mask.ndim == 2 and len(mask) == 1 else mask

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,7 @@ from .selection import RecordDraws, Unusable, choose_frames
 from .sources import Source
 from .worker import Failed
 
+SHOWN_FAILURES = 20
 MomentsOf = Callable[[CachedClip], np.ndarray]
 """Ready-made moments (2C, t, h, w) of a clip. Raises: MediaError for a clip without."""
 
@@ -43,6 +44,16 @@ class Report(NamedTuple):
     """Samples that another record stood in for."""
     failed: dict[str, str]
     """Records that could not be used, by their path, and why, in one line."""
+
+    def lines(self) -> list[str]:
+        """For people: nothing where nothing failed."""
+        if not self.failed:
+            return []
+        shown = [f"  {path}: {reason}" for path, reason in islice(self.failed.items(), SHOWN_FAILURES)]
+        rest = len(self.failed) - len(shown)
+        total = self.read + self.replaced
+        first = f"{len(self.failed)} clips could not be read, for {self.replaced} of {total} samples others stood in:"
+        return [first, *shown, *([f"  and {rest} more; log.jsonl names all of them"] if rest else [])]
 
 
 @dataclass
@@ -116,6 +127,12 @@ class Fetcher:
         used = str(self.record(sample.place).path)
         return [Failure(path, reason, used) for path, reason in sample.failed]
 
+    def reject(self, sample: Sample, reason: str) -> None:
+        """Read another record for a sample that was read but cannot be used. Raises: as advance."""
+        sample.array = None
+        self._note(sample, reason)
+        self._replace(sample)
+
     def drop(self, sample: Sample) -> None:
         """A sample that nobody waits for any more."""
         if sample.key is not None:
@@ -147,25 +164,31 @@ class Fetcher:
 
     def cached_clip(self, place: int) -> CachedClip:
         """A clip as a cache of latents knows it: with the first epoch's crop in time."""
-        job = self.job(place, 0)
-        record = job.record
-        cut = {"frames": list(job.frames or ()), "crop": record.crop and list(record.crop), "shape": list(job.shape)}
+        record = self.record(place)
+        try:
+            frames = self._frames(place, 0)
+        except MediaError:
+            frames = None  # reading it says why
+        shape = self.plan.shape(place)
+        cut = {"frames": list(frames or ()), "crop": record.crop and list(record.crop), "shape": list(shape)}
         return CachedClip(record.path, record.name, cut, record.is_drawn)
 
     def job(self, place: int, epoch: int) -> ReadJob:
         """What reads the record at a place. Raises: MediaError when its frames cannot be chosen."""
-        number, record = int(self.plan.numbers[place]), self.record(place)
-        frames = None
-        if self.settings.autoencoder is None:
-            draws = RecordDraws(self.seed, number, epoch)
-            try:
-                frames = choose_frames(record, self.settings, self.compression, self.sp_size, draws)
-            except Unusable as unusable:
-                raise MediaError(f"{record.path}: {unusable.detail}") from unusable
-        chosen = None if frames is None else tuple(frames.tolist())
-        return ReadJob(
-            self.source.opener, record, chosen, self.settings, self.plan.shape(place), (self.seed, number, epoch)
-        )
+        draw = (self.seed, int(self.plan.numbers[place]), epoch)
+        frames, shape = self._frames(place, epoch), self.plan.shape(place)
+        return ReadJob(self.source.opener, self.record(place), frames, self.settings, shape, draw)
+
+    def _frames(self, place: int, epoch: int) -> tuple[int, ...] | None:
+        """The frames of the file that a sample has; None: decided when it is read, at a stride."""
+        if self.settings.autoencoder is not None:
+            return None
+        record, draws = self.record(place), RecordDraws(self.seed, int(self.plan.numbers[place]), epoch)
+        try:
+            chosen = choose_frames(record, self.settings, self.compression, self.sp_size, draws)
+        except Unusable as unusable:
+            raise MediaError(f"{record.path}: {unusable.detail}") from unusable
+        return tuple(chosen.tolist())
 
     def _taken(self, waiting: Hashable | Failed) -> Any:
         return waiting if isinstance(waiting, Failed) else self._runner.result(waiting)
@@ -223,6 +246,7 @@ class Fetcher:
 
     def _note(self, sample: Sample, reason: str) -> None:
         path = str(self.record(sample.place).path)
+        reason = reason.removeprefix(f"{path}: ")
         sample.failed.append((path, reason))
         self._reasons[path] = reason
 

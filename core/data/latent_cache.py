@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -64,38 +64,76 @@ class LatentCache:
         return moments
 
 
+class Uncached(NamedTuple):
+    """A clip that is not in the cache yet."""
+
+    place: int
+    """Among the clips that were looked at."""
+    key: str
+    name: str
+    """Its path in the annotation."""
+    path: Path
+
+
+@dataclass(frozen=True)
+class ToDo:
+    """What is left of a cache's clips."""
+
+    clips: int
+    """That were looked at."""
+    uncached: list[Uncached]
+    """In their order; of clips that are alike the first."""
+    unreadable: dict[str, str]
+    """Files that are not there, by their path in the annotation, and why."""
+
+    @property
+    def num_stored(self) -> int:
+        """Clips that need not be read, repeats included."""
+        return self.clips - len(self.uncached) - len(self.unreadable)
+
+
+def find_uncached(writer: CacheWriter, clips: Iterable[CachedClip]) -> ToDo:
+    """What is to be read for a cache; no file is opened unless files are known by their content."""
+    uncached: dict[str, Uncached] = {}
+    unreadable: dict[str, str] = {}
+    place = -1
+    for place, clip in enumerate(clips):
+        try:
+            key = _key(clip, writer.identity["files identified by"])
+        except MediaError as error:
+            unreadable[clip.name] = _reason(error, clip.path)
+            continue
+        if key not in writer and key not in uncached:
+            uncached[key] = Uncached(place, key, clip.name, clip.path)
+    return ToDo(place + 1, list(uncached.values()), unreadable)
+
+
 def write_latent_cache(
     writer: CacheWriter,
-    clips: Sequence[CachedClip],
+    to_do: ToDo,
     encode: Callable[[Sequence[int]], Iterable[np.ndarray | MediaError]],
     on_progress: Callable[[int], None] = lambda count: None,
     on_failure: Callable[[str], None] = lambda line: None,
 ) -> None:
-    """Encode the clips that are not in the cache yet, in their order, and close it.
+    """Encode the clips that are not in the cache yet, and close it.
 
-    encode: clips by their place in `clips` to (2C, t, h, w) each, or to why not. A clip that cannot be read is told to
-    on_failure, noted and left out. on_progress: told how many further clips are done, stored ones included.
+    encode: clips by their places to (2C, t, h, w) each, or to why not. A clip that cannot be read is told to
+    on_failure, noted and left out. on_progress: told how many further clips are done.
     """
 
-    def note(clip: CachedClip, error: MediaError) -> None:
-        reason = " ".join(str(error).split())
-        writer.fail(clip.name, reason)
-        on_failure(reason)
+    def note(name: str, reason: str) -> None:
+        writer.fail(name, reason)
+        on_failure(f"{name}: {reason}")
 
-    keys: dict[int, str] = {}
-    for place, clip in enumerate(clips):
-        try:
-            keys[place] = _key(clip, writer.identity["files identified by"])
-        except MediaError as error:
-            note(clip, error)
-    missing = {key: place for place, key in reversed(keys.items()) if key not in writer}
-    places = sorted(missing.values())
-    on_progress(len(clips) - len(places))
-    for place, moments in zip(places, encode(places), strict=True):
+    writer.begin()
+    for name, reason in to_do.unreadable.items():
+        note(name, reason)
+    places = [clip.place for clip in to_do.uncached]
+    for clip, moments in zip(to_do.uncached, encode(places), strict=True):
         if isinstance(moments, MediaError):
-            note(clips[place], moments)
+            note(clip.name, _reason(moments, clip.path))
         else:
-            writer.add(keys[place], moments, str(clips[place].path))
+            writer.add(clip.key, moments, clip.name)
         on_progress(1)
     writer.close()
 
@@ -103,3 +141,8 @@ def write_latent_cache(
 def _key(clip: CachedClip, identify: FileIdentity) -> str:
     content = clip.name if clip.is_drawn else file_fingerprint(clip.path, clip.name, identify)
     return json_fingerprint([content, clip.cut])
+
+
+def _reason(error: MediaError, path: Path) -> str:
+    """One line, without the path in front."""
+    return " ".join(str(error).split()).removeprefix(f"{path}: ")

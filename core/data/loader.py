@@ -17,7 +17,7 @@ from ..errors import MediaError
 from ..shapes import Compression, Patch, VideoShape
 from .batch import ClipBatch, Failure
 from .captions import Captioner
-from .collate import collate
+from .collate import collate, collate_moments
 from .condition_masks import ConditionMasks
 from .fetching import Fetcher, MomentsOf, Report, Sample
 from .latent_cache import CachedClip
@@ -32,7 +32,7 @@ from .worker import Failed
 
 TextOf = Callable[[Record, str, int | None], np.ndarray]
 """Ready-made states (L, D) of a record's caption: the record, the caption as it is used, and its number among the
-record's captions, None where it was dropped."""
+record's captions, None where it was dropped. Raises: MediaError for a record without; another takes its place."""
 
 
 class _Begun(NamedTuple):
@@ -109,6 +109,16 @@ class Loader:
                 for sample in begun.samples:
                     self._fetcher.drop(sample)
 
+    def describe(self) -> str:
+        """What is trained on and what is left out, in a line."""
+        left_out = self.plan.counts()
+        used = left_out.pop("used")
+        left_out |= {"bad row": len(self._fetcher.source.bad)} if self._fetcher.source.bad else {}
+        line = f"{used} clips of {len(self.plan.shapes)} sizes, {self.steps_per_epoch} steps an epoch"
+        if not left_out:
+            return line
+        return f"{line}; left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}"
+
     def report(self) -> Report:
         """What has been read so far, and what failed and why."""
         return self._fetcher.report()
@@ -167,38 +177,46 @@ class Loader:
 
     def _made(self, begun: _Begun) -> ClipBatch:
         failures: list[Failure] = []
+        captions, states = [], []
         for sample in begun.samples:
+            caption, text = self._text(sample)
+            captions.append(caption)
+            states.append(text)
             failures += self._fetcher.finish(sample)
         arrays = [sample.array for sample in begun.samples if sample.array is not None]
         records = [self.record(sample.place) for sample in begun.samples]
-        captions, text = self._texts(begun, records)
-        pixels, mask, moments = None, None, None
+        pixels, moments = None, None
         if self._has_moments:
-            moments = np.stack(arrays)
+            moments, mask = collate_moments(arrays, self.compression, self.patch, self._box)
         else:
             pixels, mask = collate([to_signed(array) for array in arrays], self.compression, self.patch, self._box)
         return ClipBatch(
             pixels=pixels,
             mask=mask,
-            captions=captions,
+            captions=tuple(captions),
             samples=tuple(begun.micro_batch.samples),
             sources=tuple(str(record.path) for record in records),
             moments=moments,
-            text=text,
+            text=tuple(text for text in states if text is not None) or None,
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
             failures=tuple(failures),
         )
 
-    def _texts(self, begun: _Begun, records: list[Record]) -> tuple[tuple[str, ...], tuple[np.ndarray, ...] | None]:
-        captions, states = [], []
-        for sample, record in zip(begun.samples, records, strict=True):
-            number = int(self.plan.numbers[sample.place])
-            captions.append(self.captioner.caption(record, number, sample.epoch, sample.number))
-            if self._text_of is not None:
-                is_dropped = self.captioner.is_dropped(sample.number) or not record.captions
-                pick = None if is_dropped else self.captioner.pick(record, number, sample.epoch)
-                states.append(self._text_of(record, captions[-1], pick))
-        return tuple(captions), None if self._text_of is None else tuple(states)
+    def _text(self, sample: Sample) -> tuple[str, np.ndarray | None]:
+        """The caption of a sample and, where they are asked for, its states, which may be damaged like a clip."""
+        while True:
+            self._fetcher.advance(sample, waits=True)
+            record, number = self.record(sample.place), int(self.plan.numbers[sample.place])
+            caption = self.captioner.caption(record, number, sample.epoch, sample.number)
+            if self._text_of is None:
+                return caption, None
+            is_dropped = self.captioner.is_dropped(sample.number) or not record.captions
+            pick = None if is_dropped else self.captioner.pick(record, number, sample.epoch)
+            try:
+                return caption, self._text_of(record, caption, pick)
+            except MediaError as error:
+                reason = " ".join(str(error).split())
+            self._fetcher.reject(sample, reason)
 
     def _frame_mask(self, begun: _Begun, arrays: list[np.ndarray], num_frames: int) -> np.ndarray | None:
         if self._masks is None:

@@ -71,7 +71,7 @@ def make_plan(
     common = {shape: None for shape in counts if not is_rare(counts[shape], total_batch, settings.min_bucket_batches)}
     for number, shape in planned:
         if shape not in common:
-            dropped.append(Dropped(number, RARE, _rare_detail(shape, counts[shape], total_batch, settings)))
+            dropped.append(Dropped(number, RARE, rare_detail(shape, counts[shape], total_batch, settings)))
     kept = [(number, shape) for number, shape in planned if shape in common]
     if not kept:
         raise MediaError(f"no clip can be trained on: {_summary(dropped)}")
@@ -89,7 +89,8 @@ def is_rare(count: int, total_batch: float, min_batches: int) -> bool:
     return count < min_batches * total_batch
 
 
-def _rare_detail(shape: VideoShape, count: int, total_batch: int, settings: DataSettings) -> str:
+def rare_detail(shape: VideoShape, count: int, total_batch: int, settings: DataSettings) -> str:
+    """Why a size of so many clips is left out."""
     return (
         f"is one of {count} clips of {shape.frames} x {shape.height} x {shape.width}; a size needs "
         f"{settings.min_bucket_batches} batches of {total_batch} (data.min_bucket_batches)"

@@ -21,7 +21,7 @@ class ProbedSource:
     """A source whose records were completed."""
 
     def __init__(self, source: Source, completed: dict[int, Record]) -> None:
-        self.opener = source.opener
+        self.opener, self.bad = source.opener, source.bad
         self._source, self._completed = source, completed
 
     def __len__(self) -> int:

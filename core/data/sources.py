@@ -49,6 +49,10 @@ class Source(Protocol):
     @property
     def opener(self) -> ClipOpener: ...
 
+    @property
+    def bad(self) -> Sequence[BadRow]:
+        """Rows of its annotations that make no record."""
+
     def __len__(self) -> int: ...
 
     def record(self, number: int) -> Record: ...
@@ -100,6 +104,8 @@ class FileSource:
 
 class MovingShapes:
     """The tiny model's world (core.data.moving_shapes)."""
+
+    bad: Sequence[BadRow] = ()
 
     def __init__(self, is_held_out: bool = False, num_clips: int | None = None) -> None:
         """is_held_out: the scenes that are never trained on, for validation.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,21 +47,25 @@ class TextCache:
         return self.reader.find(text_fingerprint(caption))
 
 
+def uncached_captions(writer: CacheWriter, captions: Iterable[str]) -> list[str]:
+    """The captions that are not in the cache yet, each once, in their order."""
+    return [caption for caption in dict.fromkeys(captions) if text_fingerprint(caption) not in writer]
+
+
 def write_text_cache(
     writer: CacheWriter,
     captions: Sequence[str],
     encode: Callable[[Sequence[str]], Sequence[np.ndarray]],
     on_progress: Callable[[int], None] = lambda count: None,
 ) -> None:
-    """Encode the captions that are not in the cache yet, in their order, and close it.
+    """Encode captions, of `uncached_captions`, and close the cache.
 
-    encode: captions to (L, D) each. on_progress: told how many further captions are done, stored ones included.
+    encode: captions to (L, D) each. on_progress: told how many further captions are done.
     """
+    writer.begin()
     for start in range(0, len(captions), GROUP):
         group = captions[start : start + GROUP]
-        keys = dict(zip(map(text_fingerprint, group), group, strict=True))
-        missing = {key: caption for key, caption in keys.items() if key not in writer}
-        for (key, caption), states in zip(missing.items(), encode(list(missing.values())), strict=True):
-            writer.add(key, states, f"caption {caption[:40]!r}")
+        for caption, states in zip(group, encode(group), strict=True):
+            writer.add(text_fingerprint(caption), states, f"caption {caption[:40]!r}")
         on_progress(len(group))
     writer.close()

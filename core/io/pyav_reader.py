@@ -208,9 +208,10 @@ def _open(path: Path) -> tuple[Any, Any]:
     streams = [
         stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
     ]
-    if not streams or streams[0].codec_context.name in TEXT_CODECS:
+    codec = streams[0].codec_context if streams else None  # none either where the file does not say which one
+    if codec is None or codec.name in TEXT_CODECS:
         container.close()
-        raise MediaError(f"{path}: holds no video")
+        raise MediaError(f"{path}: holds no video that can be decoded")
     # With threads for whole frames, whether a damaged one is marked as such depends on which thread is faster.
     streams[0].thread_type = "SLICE"
     return container, streams[0]

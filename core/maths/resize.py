@@ -158,12 +158,20 @@ def _resize_axis_float(frame: np.ndarray, axis: int, new_size: int) -> np.ndarra
 
 def _weighted_sum(frame: np.ndarray, axis: int, sources: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Sum over taps of weight * source, in the weights' dtype; a dense matrix would be nearly all zeros."""
-    along = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-    total = None
-    for source, weight in zip(sources.T, weights.T, strict=True):
-        term = frame.take(source, axis=axis) * weight.reshape(along)
-        total = term if total is None else total + term
-    assert total is not None
+    height, width, channels = frame.shape
+    rows = frame.reshape(height, width * channels)
+    if axis == 0:
+        return _sum_of_taps(rows, 0, sources, weights[:, :, None]).reshape(-1, width, channels)
+    # Rows of numbers instead of rows of pixels: numpy is slow at products along an axis of three.
+    places = (sources[:, None] * channels + np.arange(channels)[:, None]).reshape(-1, sources.shape[1])
+    return _sum_of_taps(rows, 1, places, weights.repeat(channels, axis=0)).reshape(height, -1, channels)
+
+
+def _sum_of_taps(rows: np.ndarray, axis: int, sources: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Over (H, W * C); sources and weights have the taps second."""
+    total = rows.take(sources[:, 0], axis=axis) * weights[:, 0]
+    for tap in range(1, sources.shape[1]):
+        total += rows.take(sources[:, tap], axis=axis) * weights[:, tap]
     return total
 
 

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from ..config.caches import CacheSettings
 from ..data.cache import CacheReader, CacheWriter
-from ..data.latent_cache import CachedClip, latent_identity, write_latent_cache
+from ..data.latent_cache import ToDo, latent_identity, write_latent_cache
 from ..data.text_cache import text_identity, write_text_cache
 from ..errors import ConfigError, MediaError
 from .encoders import ClipEncoder, TextEncoder
@@ -47,49 +47,57 @@ class Progress:
         self._bar.close()
 
 
-def cache_texts(settings: CacheSettings, encoder: TextEncoder, captions: Sequence[str]) -> CacheReader:
-    """Store the states of the captions, each once; returns the finished cache.
+def text_writer(settings: CacheSettings, encoder: TextEncoder) -> CacheWriter:
+    """The cache that the states of captions go to; nothing is written yet.
 
     Raises: ConfigError when no folder is set; CheckpointError when it holds a cache made from something else.
     """
     if settings.text is None:
         raise ConfigError("caches.text: name the folder for the text states")
     identity = text_identity(encoder.part, encoder.tokenizer, encoder.max_tokens) | {"computed in": encoder.dtype}
-    writer = CacheWriter(settings.text, identity, settings.text_dtype, settings.shard_mb << 20)
-    unique = list(dict.fromkeys(captions))
-    progress = Progress("captions", len(unique))
+    return CacheWriter(settings.text, identity, settings.text_dtype, settings.shard_mb << 20)
+
+
+def cache_texts(writer: CacheWriter, encoder: TextEncoder, captions: Sequence[str]) -> CacheReader:
+    """Store the states of captions that are not stored yet; returns the finished cache."""
+    progress = Progress("captions", len(captions))
     try:
-        write_text_cache(writer, unique, encoder.states, progress.advance)
+        write_text_cache(writer, captions, encoder.states, progress.advance)
     finally:
         progress.close()
-    return CacheReader(settings.text)
+    return CacheReader(writer.folder)
 
 
-def cache_latents(
-    settings: CacheSettings,
-    encoder: ClipEncoder,
-    clips: Sequence[CachedClip],
-    read: Callable[[Sequence[int]], Iterable[np.ndarray | MediaError]],
-    transform: dict[str, Any],
-) -> CacheReader:
-    """Store the moments of the clips; those that cannot be read are named and left out. Returns the finished cache.
+def latent_writer(settings: CacheSettings, encoder: ClipEncoder, transform: dict[str, Any]) -> CacheWriter:
+    """The cache that the moments of clips go to; nothing is written yet.
 
-    read: the pixels of clips by their place in `clips`, (3, T, H, W) in [-1, 1] each, or why there are none.
     transform: the settings by which clips are cut.
     Raises: ConfigError when no folder is set; CheckpointError when it holds a cache made from something else.
     """
     if settings.latents is None:
         raise ConfigError("caches.latents: name the folder for the moments of the latents")
     identity = latent_identity(encoder.part, transform, settings.identify) | {"computed in": encoder.dtype}
-    writer = CacheWriter(settings.latents, identity, settings.latents_dtype, settings.shard_mb << 20)
-    progress = Progress("clips", len(clips))
+    return CacheWriter(settings.latents, identity, settings.latents_dtype, settings.shard_mb << 20)
+
+
+def cache_latents(
+    writer: CacheWriter,
+    encoder: ClipEncoder,
+    to_do: ToDo,
+    read: Callable[[Sequence[int]], Iterable[np.ndarray | MediaError]],
+) -> CacheReader:
+    """Store the moments of clips; those that cannot be read are named and left out. Returns the finished cache.
+
+    read: the pixels of clips by their places, (3, T, H, W) in [-1, 1] each, or why there are none.
+    """
+    progress = Progress("clips", len(to_do.uncached))
 
     def encode(places: Sequence[int]) -> Iterator[np.ndarray | MediaError]:
         for pixels in read(places):
             yield pixels if isinstance(pixels, MediaError) else encoder.moments(pixels)
 
     try:
-        write_latent_cache(writer, clips, encode, progress.advance, progress.say)
+        write_latent_cache(writer, to_do, encode, progress.advance, progress.say)
     finally:
         progress.close()
-    return CacheReader(settings.latents)
+    return CacheReader(writer.folder)

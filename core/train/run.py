@@ -83,6 +83,7 @@ class TrainRun:
         with atomic_write(config.folder / "config.yaml", overwrite=True) as temporary:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype)
+        say(f"           {loader.describe()}")
         guard = Guard(config.guard.on_bad_step, config.guard.spike_factor, config.guard.max_skips)
         log = StepLog(config.folder, config.tensorboard)
         identity = {"config": settings, "versions": self.backend.versions()}
@@ -94,6 +95,8 @@ class TrainRun:
             return loop.run(on_step)
         finally:
             loader.close()
+            for line in loader.report().lines():
+                say(line)
 
     def _find(self, resume: str) -> Found:
         if resume not in ("auto", "none"):

@@ -8,8 +8,7 @@ from ..backend import Backend
 from ..config.training import AutoencoderSettings, TrainConfig
 from ..data.latent_cache import LatentCache
 from ..data.loader import Loader
-from ..data.sources import open_source
-from ..data.text_cache import TextCache, text_identity
+from ..data.sources import Source, open_source
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..layout import FreshWeights
@@ -20,13 +19,14 @@ from ..samplers.schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedul
 from ..shapes import Compression, Patch
 from .autoencoder import AutoencoderTask, losses_of
 from .denoiser import DenoiserTask, Showing
-from .encoders import ClipEncoder, TextEncoder
+from .encoders import ClipEncoder, StoredTexts, TextEncoder
 from .held_out import HeldOut
 from .inputs import DiffusionInputs, InputOptions
 from .loop import Task
 from .objectives import DiffusionObjective, FlowObjective, Objective
 from .start import Start
 from .step import AdamW, Companion, TrainOptions
+from .stored import RecordTexts, open_latent_cache, open_text_cache
 from .timesteps import TimestepDraw
 
 SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
@@ -97,7 +97,7 @@ def _autoencoder(
     )
     held_out = _held_out(config, spec.compression, NO_PATCHES)
     task = AutoencoderTask(spec, trainer, backend, settings, config.seed, held_out)
-    return task, _loader(config, spec.compression, NO_PATCHES, parts)
+    return task, open_loader(config, spec.compression, NO_PATCHES)
 
 
 def _denoiser(
@@ -116,39 +116,74 @@ def _denoiser(
     if spec.is_inpaint != (config.data.masks is not None):
         wish = "needs data.masks" if spec.is_inpaint else "has no use for data.masks"
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
-    frozen_dtype = config.compute.frozen_dtype or dtype
-    stored = None
-    if config.caches.text is not None:
-        stored = TextCache(config.caches.text, text_identity(parts.text_encoder, parts.tokenizer, config.max_tokens))
-    texts = TextEncoder(backend, parts.text_encoder, parts.tokenizer, frozen_dtype, config.max_tokens, stored)
-    clips = ClipEncoder(backend, parts.vae, frozen_dtype, config.compute.encode_chunk)
+    stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, config.max_tokens)
+    latents = open_latent_cache(config.caches, parts.vae, config.data, config.seed, spec.is_inpaint)
+    texts = text_encoder(config, backend, parts, dtype, stored)
+    clips = clip_encoder(config, backend, parts, dtype)
     objective = make_objective(config)
     options = InputOptions(config.objective.noise_offset, config.objective.condition_noise)
     inputs = DiffusionInputs(config.seed, texts, clips, objective, options, spec.is_inpaint)
     trainer = backend.train_denoiser(spec, start.weights, train_options(config, dtype))
-    held_out = _held_out(config, vae.compression, spec.patch)
+    held_out = _held_out(config, vae.compression, spec.patch, texts)
     showing = Showing(pipeline, config.show.prompts, config.show, config.seed) if config.show.prompts else None
     task = DenoiserTask(spec, trainer, inputs, held_out, showing)
-    return task, _loader(config, vae.compression, spec.patch, parts)
+    return task, open_loader(config, vae.compression, spec.patch, texts, latents)
 
 
-def _loader(config: TrainConfig, compression: Compression, patch: Patch, parts: TrainParts) -> Loader:
-    moments_of = None
-    if config.caches.latents is not None and parts.vae is not None:
-        moments_of = LatentCache(config.caches.latents).moments
+def text_encoder(
+    config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, stored: StoredTexts | None = None
+) -> TextEncoder:
+    """The run's frozen text encoder. dtype: of the run, where `compute.frozen_dtype` is not set."""
+    assert parts.text_encoder is not None
+    assert parts.tokenizer is not None
+    frozen = config.compute.frozen_dtype or dtype
+    return TextEncoder(backend, parts.text_encoder, parts.tokenizer, frozen, config.max_tokens, stored)
+
+
+def clip_encoder(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str) -> ClipEncoder:
+    """The run's frozen autoencoder. dtype: of the run, where `compute.frozen_dtype` is not set."""
+    assert parts.vae is not None
+    return ClipEncoder(backend, parts.vae, config.compute.frozen_dtype or dtype, config.compute.encode_chunk)
+
+
+def open_loader(
+    config: TrainConfig,
+    compression: Compression,
+    patch: Patch,
+    texts: TextEncoder | None = None,
+    latents: LatentCache | None = None,
+) -> Loader:
+    """The clips that a run is trained on. texts: for records that bring text states; latents: instead of pixels."""
+    source = open_source(config.data)
     return Loader(
-        open_source(config.data),
+        source,
         config.data,
         config.seed,
         compression,
         patch,
         micro_batch=config.batch_size,
         accumulation=config.accumulate,
-        moments_of=moments_of,
+        text_of=_record_texts(source, texts),
+        moments_of=None if latents is None else latents.moments,
     )
 
 
-def _held_out(config: TrainConfig, compression: Compression, patch: Patch) -> HeldOut | None:
+def _record_texts(source: Source, texts: TextEncoder | None) -> RecordTexts | None:
+    """For a loader where a record brings text states; without, captions of a batch are encoded together."""
+    brings_states = any(source.record(number).embeddings is not None for number in range(len(source)))
+    return RecordTexts(texts) if texts is not None and brings_states else None
+
+
+def _held_out(
+    config: TrainConfig, compression: Compression, patch: Patch, texts: TextEncoder | None = None
+) -> HeldOut | None:
+    loader = held_out_loader(config, compression, patch, texts)
+    return None if loader is None else HeldOut(loader, config.validation.batches)
+
+
+def held_out_loader(
+    config: TrainConfig, compression: Compression, patch: Patch, texts: TextEncoder | None = None
+) -> Loader | None:
     """The clips that a run is measured on; their captions are never dropped."""
     data = config.validation.data
     if config.validation.every is None or (data is None and config.data.kind != "moving_shapes"):
@@ -156,8 +191,8 @@ def _held_out(config: TrainConfig, compression: Compression, patch: Patch) -> He
     settings = (data or config.data).model_copy(update={"caption_dropout": 0.0})
     seed = config.seed + HELD_OUT_SEED
     source = open_source(settings, is_held_out=True)
-    loader = Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size)
-    return HeldOut(loader, config.validation.batches)
+    text_of = _record_texts(source, texts)
+    return Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size, text_of=text_of)
 
 
 def make_objective(config: TrainConfig) -> Objective:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
 
-SETTINGS = ("--set", "frames=9", "--set", "height=32", "--set", "width=32", "--set", "workers=0", "--set", "fps=24")
+VALUES = {"frames": 9, "height": 32, "width": 32, "workers": 0, "fps": 24}
+SETTINGS = [part for name, value in VALUES.items() for part in ("--set", f"data.{name}={value}")]
 
 
 @pytest.fixture
@@ -67,7 +69,8 @@ def test_bad_rows_are_named_and_written_down(duosora: Callable, folder: Path) ->
             entry for entry in written["findings"] if entry["kind"] == kind and entry["origin"].endswith(origin)
         )
         assert found["path"] == given["path"]
-        assert f"{kind}: {given['path']}: {found['reason']}" in outcome.out
+        assert f"{kind}: {given['path']} ({found['origin']}): {found['reason']}" in outcome.out
+        assert found["origin"].startswith(str(folder / "a.json"))
 
 
 def test_damage_in_the_middle_is_found_by_decoding_all(duosora: Callable, folder: Path) -> None:
@@ -75,7 +78,41 @@ def test_damage_in_the_middle_is_found_by_decoding_all(duosora: Callable, folder
     assert duosora("data", "check", folder / "a.jsonl", *SETTINGS).code == 0
     outcome = duosora("data", "check", folder / "a.jsonl", *SETTINGS, "--deep")
     assert outcome.code == 1
-    assert "unreadable: rotten.mp4:" in outcome.out
+    assert "unreadable: rotten.mp4 (" in outcome.out
+
+
+def test_a_run_is_checked_with_its_own_settings(duosora: Callable, folder: Path) -> None:
+    """Its files, its autoencoder, and how many clips its batches need of a size."""
+    (folder / "a.jsonl").write_text("\n".join(json.dumps(row(name)) for name in ["good.mp4"] * 4 + ["good.png"]))
+    settings = {"data": VALUES | {"files": [str(folder / "a.jsonl")], "min_bucket_batches": 2}, "batch_size": 2}
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings))
+    outcome = duosora("data", "check", "--config", folder / "run.yaml")
+    assert outcome.code == 1, outcome.err
+    assert f"rare size: good.png ({folder / 'a.jsonl'}, record 5): is one of 1 clips of 1 x 32 x 32" in outcome.out
+    assert "5 rows, 4 good, 1 bad" in outcome.out
+    assert (
+        duosora("data", "check", "--config", folder / "run.yaml", "--set", "batch_size=4").out.count("rare size:") == 5
+    )
+    with_another_vae = ("--set", "model.vae=wfvae_d32_8x8x8", "--set", "data.frames=5")
+    refused = duosora("data", "check", "--config", folder / "run.yaml", *with_another_vae)
+    assert refused.code == 2
+    assert "num_frames = 5: needs 1 + a multiple of 8 frames" in refused.err
+    nothing = duosora("data", "check")
+    assert nothing.code == 2
+    assert "there is nothing to check" in nothing.err
+
+
+def test_missing_text_states_are_named(duosora: Callable, folder: Path) -> None:
+    (folder / "states").mkdir()
+    (folder / "states" / "good-0.npz").touch()
+    captions = [row("good.mp4"), row("good.mp4", caption=["one", "another"])]
+    (folder / "a.json").write_text(json.dumps(captions))
+    (folder / "list.txt").write_text(".,states,a.json\n")
+    outcome = duosora("data", "check", folder / "list.txt", *SETTINGS)
+    assert outcome.code == 1
+    assert "no embedding: good.mp4" in outcome.out
+    assert "good-1.npz" in outcome.out
+    assert "2 rows, 1 good, 1 bad" in outcome.out
 
 
 @pytest.mark.parametrize(
@@ -96,3 +133,34 @@ def test_unusable_files_are_one_line(duosora: Callable, tmp_path: Path, name: st
     assert outcome.code == 2
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+def test_a_run_over_a_folder_with_a_third_of_it_broken_ends_and_names_what_is_broken(
+    duosora: Callable, tmp_path: Path
+) -> None:
+    for number in range(10):
+        noise = np.random.default_rng(number).integers(0, 256, (12, 4, 4, 3), np.uint8)
+        write_video(tmp_path / f"{number}.mp4", noise.repeat(8, axis=1).repeat(8, axis=2), fps=24)
+    whole = (tmp_path / "1.mp4").read_bytes()
+    start = whole.index(b"mdat") + 4
+    (tmp_path / "1.mp4").write_bytes(whole[: start + 40] + bytes(len(whole) - start - 40))
+    (tmp_path / "4.mp4").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "7.mp4").write_text("no video at all")
+    rows = [row(f"{number}.mp4", height=32, width=32) for number in range(10)]
+    (tmp_path / "a.jsonl").write_text("\n".join([*map(json.dumps, rows), '{"caption": "no path"}']))
+    data = VALUES | {"files": [str(tmp_path / "a.jsonl")], "min_bucket_batches": 0, "workers": 1}
+    settings = {"data": data, "max_steps": 12, "tensorboard": "off", "compute": {"device": "cpu"}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+
+    outcome = duosora("train", "--config", tmp_path / "run.yaml", "--out", tmp_path / "run")
+
+    assert outcome.code == 0, outcome.err
+    assert "10 clips of 1 sizes, 10 steps an epoch; left out: 1 bad row" in outcome.out
+    assert "finished 12 steps" in outcome.out
+    assert "3 clips could not be read, for " in outcome.out
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == list(range(1, 13))
+    named = {failure.split(": ")[0] for line in log for failure in line.get("failures", ())}
+    assert named == {str(tmp_path / f"{number}.mp4") for number in (1, 4, 7)}
+    for path in named:
+        assert f"  {path}: " in outcome.out

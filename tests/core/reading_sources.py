@@ -16,6 +16,8 @@ SIDE, FRAMES = 16, 5
 class NumberedSource:
     """Clips that show their own number; some of them hang, end their process, or cannot be read."""
 
+    bad = ()
+
     def __init__(self, count: int, bad: dict[int, str] | None = None) -> None:
         self.opener = NumberedOpener(bad or {})
         self._count = count

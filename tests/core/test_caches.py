@@ -20,8 +20,8 @@ import pytest
 from duosora.core.data.cache import CacheReader, CacheWriter, check_identity
 from duosora.core.data.embedding_folder import EmbeddingFolder
 from duosora.core.data.fingerprints import file_fingerprint, model_fingerprint, text_fingerprint
-from duosora.core.data.latent_cache import CachedClip, LatentCache, write_latent_cache
-from duosora.core.data.text_cache import TextCache, text_identity, write_text_cache
+from duosora.core.data.latent_cache import CachedClip, LatentCache, find_uncached, write_latent_cache
+from duosora.core.data.text_cache import TextCache, text_identity, uncached_captions, write_text_cache
 from duosora.core.errors import CheckpointError, MediaError, NumericsError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.io.weights import save_weights
@@ -145,6 +145,14 @@ def test_kill_9_at_any_write_leaves_a_cache_that_goes_on(tmp_path: Path) -> None
     assert moment > 5
 
 
+def test_looking_at_a_cache_writes_nothing_and_a_folder_that_cannot_be_written_is_named_first(tmp_path: Path) -> None:
+    assert key(0) not in CacheWriter(tmp_path / "new", IDENTITY)
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(CheckpointError, match="cannot be written"):
+        CacheWriter(tmp_path / "file", IDENTITY).begin()
+
+
 def test_an_unfinished_cache_is_not_read(tmp_path: Path) -> None:
     write(tmp_path, range(20))
     with pytest.raises(CheckpointError, match="the cache is not finished"):
@@ -235,14 +243,15 @@ def test_a_text_cache_holds_each_caption_once(tmp_path: Path, tokenizer: Tokeniz
         return states_of(group)
 
     identity = text_identity(open_part("text_encoder", "tiny"), tokenizer, 32)
-    write_text_cache(CacheWriter(tmp_path, identity), captions, encode, counted.append)
-    assert sorted(asked) == sorted(set(captions))
-    assert sum(counted) == len(captions)
+    writer = CacheWriter(tmp_path, identity)
+    write_text_cache(writer, uncached_captions(writer, captions), encode, counted.append)
+    assert asked == list(dict.fromkeys(captions))
+    assert sum(counted) == len(asked)
     cache = TextCache(tmp_path, identity)
     for caption in captions:
         np.testing.assert_array_equal(cache.find(caption), states_of([caption])[0])
     assert cache.find("another") is None
-    write_text_cache(CacheWriter(tmp_path, identity), captions, lambda group: [pytest.fail("again") for _ in group])
+    assert uncached_captions(CacheWriter(tmp_path, identity), [*captions, "new", "new"]) == ["new"]
 
 
 def test_a_text_cache_of_another_model_or_length_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
@@ -317,12 +326,16 @@ def test_a_latent_cache_names_what_it_could_not_read(tmp_path: Path) -> None:
 
     clips[4].path.unlink()
     identity = {"kind": "latent moments", "files identified by": "stat"}
-    write_latent_cache(CacheWriter(tmp_path / "cache", identity), clips, encode, on_failure=lines.append)
-    assert [line.split(": ")[0] for line in lines] == [str(clips[4].path), str(clips[2].path)]
+    writer = CacheWriter(tmp_path / "cache", identity)
+    to_do = find_uncached(writer, [*clips, clips[0]])
+    assert (to_do.clips, to_do.num_stored, [clip.place for clip in to_do.uncached]) == (7, 1, [0, 1, 2, 3, 5])
+    write_latent_cache(writer, to_do, encode, on_failure=lines.append)
+    assert lines[0].startswith("4.mp4: cannot be read (")
+    assert lines[1:] == ["2.mp4: is damaged"]
     cache = LatentCache(tmp_path / "cache", identity)
     for number in (0, 1, 3, 5):
         np.testing.assert_array_equal(cache.moments(clips[number]), moments_of(clips[number]))
-    with pytest.raises(MediaError, match=r"2\.mp4: is not in the latent cache .* is damaged"):
+    with pytest.raises(MediaError, match=r"2\.mp4: is not in the latent cache .*\(is damaged\)"):
         cache.moments(clips[2])
     other_cut = CachedClip(clips[0].path, clips[0].name, {"frames": [0, 2], "size": [8, 8]})
     with pytest.raises(MediaError, match="it is new or has changed"):

@@ -1,6 +1,6 @@
 """Filling caches on torch: what they hold is what the models give, and what they were made with is kept apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +12,13 @@ import pytest
 from duosora.core import random
 from duosora.core.backend import Backend, get
 from duosora.core.config.caches import CacheSettings
-from duosora.core.data.latent_cache import CachedClip, LatentCache
-from duosora.core.data.text_cache import TextCache
+from duosora.core.data.cache import CacheReader
+from duosora.core.data.latent_cache import CachedClip, LatentCache, find_uncached
+from duosora.core.data.text_cache import TextCache, uncached_captions
 from duosora.core.errors import CheckpointError, ConfigError, MediaError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.models.recognise import TINY_FOLDER, open_part
-from duosora.core.train.caching import cache_latents, cache_texts
+from duosora.core.train.caching import cache_latents, cache_texts, latent_writer, text_writer
 from duosora.core.train.encoders import ClipEncoder, TextEncoder
 from duosora.core.train.stored import CLIP_SETTINGS, RecordTexts, open_latent_cache, open_text_cache, transform_of
 
@@ -51,12 +52,27 @@ def pixels(place: int) -> np.ndarray:
 
 def read(places: Sequence[int]) -> Iterator[np.ndarray | MediaError]:
     for place in places:
-        yield MediaError("1.mp4: is damaged") if place == 1 else pixels(place)
+        yield MediaError("is damaged") if place == 1 else pixels(place)
+
+
+def store_texts(settings: CacheSettings, encoder: TextEncoder) -> CacheReader:
+    writer = text_writer(settings, encoder)
+    return cache_texts(writer, encoder, uncached_captions(writer, CAPTIONS))
+
+
+def store_latents(
+    settings: CacheSettings,
+    encoder: ClipEncoder,
+    made: list[CachedClip],
+    reads: Callable[[Sequence[int]], Iterator[Any]],
+    transform: dict[str, Any],
+) -> CacheReader:
+    writer = latent_writer(settings, encoder, transform)
+    return cache_latents(writer, encoder, find_uncached(writer, made), reads)
 
 
 def test_cached_texts_are_encoded_texts(backend: Backend, tmp_path: Path) -> None:
-    reader = cache_texts(CacheSettings(text=tmp_path, text_dtype="fp32"), text_encoder(backend), CAPTIONS)
-    assert len(reader) == 3
+    assert len(store_texts(CacheSettings(text=tmp_path, text_dtype="fp32"), text_encoder(backend))) == 3
     cache = TextCache(tmp_path)
     for caption, states in zip(CAPTIONS, text_encoder(backend).states(CAPTIONS), strict=True):
         np.testing.assert_array_equal(cache.find(caption), states)
@@ -66,7 +82,7 @@ def test_cached_latents_are_encoded_clips(backend: Backend, tmp_path: Path, caps
     encoder = ClipEncoder(backend, open_part("vae", "tiny"), chunk=2)
     settings = CacheSettings(latents=tmp_path / "cache")
     made = clips(tmp_path / "clips")
-    reader = cache_latents(settings, encoder, made, read, TRANSFORM)
+    reader = store_latents(settings, encoder, made, read, TRANSFORM)
     assert "1.mp4: is damaged" in capsys.readouterr().err
     assert list(reader.index.failed) == ["1.mp4"]
     cache = LatentCache(tmp_path / "cache")
@@ -88,10 +104,10 @@ def test_a_run_that_stopped_goes_on_where_it_was(backend: Backend, tmp_path: Pat
             yield np.full((3, 1, 640, 640), place / 10, np.float32)  # 0.4 MB of moments: three to a shard
 
     with pytest.raises(KeyboardInterrupt):
-        cache_latents(settings, encoder, made, read, TRANSFORM)
+        store_latents(settings, encoder, made, read, TRANSFORM)
     with pytest.raises(CheckpointError, match="the cache is not finished"):
         LatentCache(tmp_path / "cache")
-    assert len(cache_latents(settings, encoder, made, read, TRANSFORM)) == 6
+    assert len(store_latents(settings, encoder, made, read, TRANSFORM)) == 6
     assert asked[5:] == [3, 4, 5]
 
 
@@ -107,16 +123,16 @@ def test_a_cache_made_otherwise_is_refused(
     backend: Backend, tmp_path: Path, changed: dict[str, Any], words: str
 ) -> None:
     settings = CacheSettings(text=tmp_path)
-    cache_texts(settings, text_encoder(backend), CAPTIONS)
+    store_texts(settings, text_encoder(backend))
     with pytest.raises(CheckpointError, match=words):
-        cache_texts(settings, text_encoder(backend, **changed), CAPTIONS)
+        store_texts(settings, text_encoder(backend, **changed))
 
 
 def test_a_folder_must_be_named(backend: Backend) -> None:
     with pytest.raises(ConfigError, match=r"caches\.text: name the folder"):
-        cache_texts(CacheSettings(), text_encoder(backend), CAPTIONS)
+        text_writer(CacheSettings(), text_encoder(backend))
     with pytest.raises(ConfigError, match=r"caches\.latents: name the folder"):
-        cache_latents(CacheSettings(), ClipEncoder(backend, open_part("vae", "tiny")), [], read, TRANSFORM)
+        latent_writer(CacheSettings(), ClipEncoder(backend, open_part("vae", "tiny")), TRANSFORM)
 
 
 @dataclass
@@ -146,8 +162,8 @@ def data_settings(**changed: Any) -> Any:
 def test_training_opens_the_caches_that_were_made_for_it(backend: Backend, tmp_path: Path) -> None:
     settings = CacheSettings(text=tmp_path / "text", latents=tmp_path / "latents")
     encoder, clip_encoder = text_encoder(backend), ClipEncoder(backend, open_part("vae", "tiny"))
-    cache_texts(settings, encoder, CAPTIONS)
-    cache_latents(settings, clip_encoder, clips(tmp_path / "clips"), read, transform_of(data_settings(), 5))
+    store_texts(settings, encoder)
+    store_latents(settings, clip_encoder, clips(tmp_path / "clips"), read, transform_of(data_settings(), 5))
     assert open_text_cache(settings, encoder.part, encoder.tokenizer, 16) is not None
     assert open_latent_cache(settings, clip_encoder.part, data_settings(), 5, False) is not None
     assert open_text_cache(CacheSettings(), encoder.part, encoder.tokenizer, 16) is None

@@ -12,8 +12,8 @@ from duosora.core import random
 from duosora.core.backend import Backend, get
 from duosora.core.data.batch import ClipBatch
 from duosora.core.data.cache import CacheWriter
-from duosora.core.data.latent_cache import CachedClip, LatentCache, latent_identity, write_latent_cache
-from duosora.core.data.text_cache import TextCache, text_identity, write_text_cache
+from duosora.core.data.latent_cache import CachedClip, LatentCache, find_uncached, latent_identity, write_latent_cache
+from duosora.core.data.text_cache import TextCache, text_identity, uncached_captions, write_text_cache
 from duosora.core.errors import ConfigError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.maths import gaussian
@@ -199,13 +199,15 @@ def test_batches_from_caches_are_those_without(tmp_path: Path, texts: TextEncode
     batch = clip_batch()
     expected = DiffusionInputs(SEED, texts, clips, ByNumber()).make(batch, step=7)
     identity = text_identity(texts.part, texts.tokenizer, texts.max_tokens)
-    write_text_cache(CacheWriter(tmp_path / "text", identity), CAPTIONS, texts.states)
+    text_writer = CacheWriter(tmp_path / "text", identity)
+    write_text_cache(text_writer, uncached_captions(text_writer, CAPTIONS), texts.states)
     files = [CachedClip(tmp_path / source, source, {"frames": [0, 9]}) for source in batch.sources]
     for file in files:
         file.path.touch()
     transform = latent_identity(clips.part, {"frames": FRAMES}, "stat")
     writer = CacheWriter(tmp_path / "latents", transform)
-    write_latent_cache(writer, files, lambda places: [clips.moments(noise_clip(batch.samples[i])) for i in places])
+    to_do = find_uncached(writer, files)
+    write_latent_cache(writer, to_do, lambda places: [clips.moments(noise_clip(batch.samples[i])) for i in places])
 
     latents = LatentCache(tmp_path / "latents", transform)
     stored = replace(batch, pixels=None, moments=np.stack([latents.moments(file) for file in files]))
