@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,8 @@ def _preset(family: Family, name: str, seed: int) -> Part:
     if name not in family.presets:
         presets = ", ".join(family.presets)
         raise CheckpointError(f"model.{family.kind} = {name}: no such folder, and no preset of that name ({presets})")
-    spec, trained = family.presets[name], TINY_FOLDER / family.kind
+    trained = TINY_FOLDER / family.kind
     if name == "tiny" and trained.is_dir():
-        return Part(family, spec, name, False, lambda: open_weights(trained))
+        return replace(recognise(trained), source=name)
+    spec = family.presets[name]
     return Part(family, spec, name, True, lambda: FreshWeights(spec.layout(), seed))
