@@ -1,4 +1,5 @@
 # make demo   a first video from a prompt, and a real clip through the autoencoder, into outputs/demo
+# make tiny   train the tiny models of core/models/tiny from nothing, into runs/tiny; goes on where it was ended
 # make test   lint, types, import rules and every test: what CI runs
 # make lint   the same without the tests
 # make clean  remove .venv and caches
@@ -11,11 +12,24 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP_FILES := pyproject.toml constraints.txt setup.py
 
-.PHONY: demo test lint clean
+.PHONY: demo tiny test lint clean
 
 demo: $(VENV)/installed-torch
 	$(BIN)/duosora sample --config configs/sample/tiny.yaml --overwrite --out outputs/demo
 	$(BIN)/duosora reconstruct tests/media/city.mp4 --overwrite --out outputs/demo/city.mp4
+
+# The autoencoder in four stages, the scale of its latents, these latents, and the denoiser; then what it learned.
+tiny: $(VENV)/installed-torch
+	$(BIN)/duosora train --config configs/train/tiny_wfvae_windows.yaml
+	$(BIN)/duosora train --config configs/train/tiny_wfvae.yaml
+	$(BIN)/duosora train --config configs/train/tiny_wfvae_long.yaml
+	$(BIN)/duosora train --config configs/train/tiny_wfvae_last.yaml
+	mkdir -p runs/tiny/vae && cp runs/tiny/wfvae_last/checkpoint-2200/model/* runs/tiny/vae
+	$(BIN)/duosora calibrate runs/tiny/vae --config configs/train/tiny_wfvae_last.yaml
+	$(BIN)/duosora cache latents --config configs/train/tiny_t2v.yaml
+	$(BIN)/duosora train --config configs/train/tiny_t2v.yaml
+	$(BIN)/duosora judge --set model.denoiser=runs/tiny/t2v/checkpoint-6000/model_ema --set model.vae=runs/tiny/vae \
+		--set model.text_encoder=core/models/tiny/text_encoder --json runs/tiny/judge.json --picture runs/tiny/judge.png
 
 # Two processes of one thread each: on two cores half the time of one process with two threads, which wait for each other.
 test: lint
