@@ -13,12 +13,12 @@ from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.lpips import BACKBONES, LPIPSSpec, open_lpips
 
-# Of torchvision's `features`: poolings (number -> window), convolutions (number -> stride, padding), and the ReLUs whose
+# Of `features` in torchvision: poolings (number: window), convolutions (number: stride, padding), and the ReLUs whose
 # outputs are compared. Written down here from torchvision's documentation, not taken from the code under test.
 PUBLISHED = {
     "vgg16": (
         {4: 2, 9: 2, 16: 2, 23: 2},
-        {number: (1, 1) for number in (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)},
+        dict.fromkeys((0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28), (1, 1)),
         (3, 8, 15, 22, 29),
     ),
     "alexnet": (
