@@ -7,6 +7,8 @@ Source: Zhang et al. 2018 (arXiv:1801.03924), equation 1, and the constants of i
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from torch import Tensor, nn
 
@@ -57,7 +59,7 @@ class LPIPS(nn.Module):
         """
         self.spec.check_size(*first.shape[2:])
         x, y = self.normalise(first), self.normalise(second)
-        distances = []
+        distances: list[Tensor] = []
         for number, layer in enumerate(self.features):
             x, y = layer(x), layer(y)
             if number in self.ends:
@@ -69,7 +71,8 @@ class LPIPS(nn.Module):
         shift, scale = (
             place(np.array(values, np.float32)[:, None, None], device_of(pictures)) for values in (SHIFT, SCALE)
         )
-        return cast((to_float32(pictures) - shift) / scale, like=self.features[0].weight)
+        first_layer: Any = self.features[0]
+        return cast((to_float32(pictures) - shift) / scale, like=first_layer.weight)
 
 
 class Head(nn.Module):
@@ -83,5 +86,5 @@ class Head(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """The distances (B,) float32 of features (B, C, H, W)."""
         difference = unit_channels(x, EPS) - unit_channels(y, EPS)
-        weighted = self.model[1](cast(difference * difference, like=self.model[1].weight))
+        weighted = self.model[1](cast(difference * difference, like=x))
         return to_float32(weighted).mean((1, 2, 3))
