@@ -1,5 +1,5 @@
-"""The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`. Defaults are the published practice of
-Open-Sora Plan v1.3, with the tiny model.
+"""The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`. Defaults are the published practice
+of Open-Sora Plan v1.3, with the tiny model.
 
 What one setting is to another (frames and the autoencoder's compression, a sampler and its options) is checked by the
 part that owns the rule.

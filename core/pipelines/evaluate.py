@@ -146,8 +146,8 @@ class Evaluation:
         """What each figure is, for the report."""
         said = {
             "psnr": f"dB of RGB frames of 8 bits, per frame; at most {PSNR_LIMIT:g}, which equal frames have",
-            "ssim": f"Wang et al. 2004: Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW}, sigma {SSIM_SIGMA}, population "
-            "covariance, whole windows only, mean over pixels and RGB channels, per frame",
+            "ssim": f"Wang et al. 2004: Gaussian window {SSIM_WINDOW}x{SSIM_WINDOW} with sigma {SSIM_SIGMA}, "
+            "population covariance, whole windows only, mean over pixels and RGB channels, per frame",
         }
         if self.perceptual:
             said["lpips"] = f"LPIPS v0.1 by {self.perceptual.spec.backbone}, fp32, per frame"

@@ -1,7 +1,6 @@
 """LPIPS: the perceptual distance of pictures, built from a core.models.lpips.LPIPSSpec.
 
-Attribute names are those of the published weights. The slope by the pictures is finite everywhere, so that it serves as
-a loss.
+Attribute names are those of the published weights.
 Source: Zhang et al. 2018 (arXiv:1801.03924), equation 1, and the constants of its published version 0.1.
 """
 
@@ -28,8 +27,8 @@ from ..layers import (
 )
 
 EPS = 1e-10
-"""Added to the length of a pixel's features, in quadrature. The published code adds it outside of the root, whose slope
-is NaN then at a pixel of zeros; for features longer than 1e-3 both are the same in float32."""
+"""Added in quadrature to the length of a pixel's features. The published code adds it outside of the root, which at a
+pixel of zeros has no slope; for features longer than 1e-3 both are the same in float32."""
 
 
 class LPIPS(nn.Module):
