@@ -1,11 +1,13 @@
-"""LPIPS of the torch backend against its formula written out with published layer numbers, and against itself."""
+"""LPIPS of the torch backend against its formula written out with published layer numbers, torchmetrics and itself."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional
+from torchmetrics.functional.image import lpips as torchmetrics_lpips
 
 from duosora.backends.torch.layers import unit_channels
 from duosora.backends.torch.models.lpips import EPS
@@ -98,6 +100,44 @@ def test_distances_are_those_of_the_formula(backend: Backend, backbone: str) -> 
         got = backend.build(spec, weights)(first, second)
     assert got.dtype == torch.float32
     np.testing.assert_allclose(got.numpy(), distance_by_formula(backbone, weights, first, second).numpy(), rtol=1e-5)
+
+
+def torchvision_features(backbone: str, weights: GivenWeights) -> nn.Sequential:
+    """What torchvision's model of that name has as `features`, as far as it is used."""
+    poolings, convolutions, compared = PUBLISHED[backbone]
+    layers: list[nn.Module] = []
+    for number in range(compared[-1] + 1):
+        if number in poolings:
+            layers.append(nn.MaxPool2d(poolings[number], stride=2))
+        elif number in convolutions:
+            outputs, inputs, kernel, _ = weights.shape(f"features.{number}.weight")
+            layers.append(nn.Conv2d(inputs, outputs, kernel, *convolutions[number]))
+        else:
+            layers.append(nn.ReLU())
+    whole = nn.Sequential(*layers)
+    whole.load_state_dict(
+        {name.removeprefix("features."): torch.from_numpy(weights[name]) for name in weights if name[0] == "f"}
+    )
+    return whole
+
+
+@pytest.mark.parametrize(("backbone", "net"), [("vgg16", "vgg"), ("alexnet", "alex")])
+def test_distances_with_the_published_heads_are_those_of_torchmetrics(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, backbone: str, net: str
+) -> None:
+    spec = LPIPSSpec(backbone)
+    weights = some_weights(spec)
+    # It would ask torchvision, which need not be there.
+    monkeypatch.setattr(
+        torchmetrics_lpips, "_get_tv_model_features", lambda *_: torchvision_features(backbone, weights)
+    )
+    theirs = torchmetrics_lpips._LPIPS(net=net)
+    weights |= {name: value.numpy() for name, value in theirs.state_dict().items() if name in weights}
+    first, second = pictures(2, 40, 64, seed=1), pictures(2, 40, 64, seed=2)
+    with backend.inference():
+        got, expected = backend.build(spec, weights)(first, second), theirs(first, second)
+    assert [name for name in theirs.state_dict() if name in weights] == [f"lin{i}.model.1.weight" for i in range(5)]
+    torch.testing.assert_close(got, expected.flatten(), rtol=1e-4, atol=0)
 
 
 def test_a_distance_is_none_to_itself_and_the_same_both_ways(backend: Backend) -> None:
