@@ -233,7 +233,7 @@ class EvaluateConfig(Settings):
     frames: Count | None = None
     """Compare the first so many; nothing: all, and both must have as many."""
     every: Count = 1
-    """Take every so many-th frame of both."""
+    """Take every so many-th frame of the reference, as the generated clip was made with."""
     height: Count | None = None
     """Pixels that both are cut and resized to; nothing: the files' own."""
     width: Count | None = None

@@ -6,7 +6,7 @@ Both clips of a pair are read side by side, a few frames at a time, so memory do
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -166,7 +166,7 @@ class Evaluation:
     def _measure(self, pair: Pair) -> Outcome:
         if pair.problem or not (pair.reference and pair.generated):
             raise MediaError(pair.problem or f"{pair.name}: a clip is missing")
-        reference, generated = self._open(pair.reference), self._open(pair.generated)
+        reference, generated = self._open(pair.reference, self.config.every), self._open(pair.generated, every=1)
         shape = reference.shape
         self._check_alike(reference, generated)
         values: dict[str, list[np.ndarray]] = {metric: [] for metric in self.metrics}
@@ -189,13 +189,13 @@ class Evaluation:
         assert self.perceptual is not None
         return self.perceptual.distances(frames, reference)
 
-    def _open(self, path: Path) -> Clip:
-        whole = whole_clip(path, self.config.every, self.config.reader)
+    def _open(self, path: Path, every: int) -> Clip:
+        whole = whole_clip(path, every, self.config.reader)
         frames = self.config.frames or whole.shape.frames
         if frames > whole.shape.frames:
-            raise MediaError(f"{path}: has {whole.shape.frames} frames (every {whole.every}), {frames} are asked for")
+            raise MediaError(f"{path}: has {whole.shape.frames} frames (every {every}), {frames} are asked for")
         height, width = self.config.height or whole.shape.height, self.config.width or whole.shape.width
-        return Clip(path, VideoShape(frames, height, width), whole.fps, whole.every)
+        return replace(whole, shape=VideoShape(frames, height, width))
 
     def _check_alike(self, reference: Clip, generated: Clip) -> None:
         first, second = reference.shape, generated.shape
