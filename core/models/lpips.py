@@ -92,8 +92,10 @@ class LPIPSSpec:
             )
 
     def layout(self) -> Layout:
-        """Every weight, under its published name. Fresh ones give the paper's baseline without training: He's normal
-        backbone, all channels alike."""
+        """Every weight, under its published name.
+
+        Fresh ones are He's normal ones for the backbone, and heads for which all channels count alike.
+        """
         weights: dict[str, Weight] = {}
         inputs, number = 3, 0
         for stage in self.stages:
