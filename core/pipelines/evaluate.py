@@ -164,8 +164,9 @@ class Evaluation:
                 yield Outcome(pair, problem=" ".join(str(error).split()))
 
     def _measure(self, pair: Pair) -> Outcome:
-        if pair.problem or not (pair.reference and pair.generated):
-            raise MediaError(pair.problem or f"{pair.name}: a clip is missing")
+        if pair.problem:
+            raise MediaError(pair.problem)
+        assert pair.reference and pair.generated
         reference, generated = self._open(pair.reference, self.config.every), self._open(pair.generated, every=1)
         shape = reference.shape
         self._check_alike(reference, generated)

@@ -9,13 +9,16 @@ from torch import nn
 from torch.nn import functional
 from torchmetrics.functional.image import lpips as torchmetrics_lpips
 
-from duosora.backends.torch.layers import unit_channels
+from duosora.backends.torch.layers import fold_frames, unit_channels
 from duosora.backends.torch.models.lpips import EPS
 from duosora.core.backend import Backend, get
 from duosora.core.errors import CheckpointError, LayoutError, ShapeError
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.lpips import BACKBONES, LPIPSSpec, open_lpips
+from duosora.core.models.wfvae import TINY
+from duosora.core.random import normal
+from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
 
 # Of `features` in torchvision: poolings (number: window), convolutions (number: stride, padding), and the ReLUs whose
 # outputs are compared. Written down here from torchvision's documentation, not taken from the code under test.
@@ -157,6 +160,28 @@ def test_the_slope_reaches_the_pictures_and_not_the_weights(backend: Backend) ->
     step = -0.01 * guess.grad / guess.grad.norm()
     with torch.no_grad():
         assert model(guess + step, target) < model(guess, target)
+
+
+def test_the_autoencoder_step_adds_the_distance_of_each_frame(backend: Backend) -> None:
+    perceptual = LPIPSSpec("alexnet")
+    video = normal((1, 3, 5, 32, 32), 0, "video").clip(-1, 1)
+    batch = AutoencoderBatch(video, normal((1, 8, 2, 4, 4), 0, "noise"), "generator", adversarial=False)
+    weight, losses = 0.1, []
+    for companion in (None, Companion(perceptual, some_weights(perceptual))):
+        trainer = backend.train_autoencoder(
+            TINY,
+            FreshWeights(TINY.layout(), seed=0),
+            AutoencoderLosses(perceptual_weight=weight),
+            TrainOptions(),
+            perceptual=companion,
+        )
+        losses.append(trainer.evaluate(batch, use_ema=False))
+    with trainer.inference_model(use_ema=False) as model, backend.inference():
+        pixels = model.reconstruct(*map(backend.asarray, (batch.video, batch.posterior_noise))).pixels
+        frames, reconstructed = (fold_frames(clip) for clip in (backend.asarray(video), pixels))
+        distances = backend.build(perceptual, some_weights(perceptual))(frames, reconstructed)
+    # Upstream adds it to the error of every pixel and colour, and sums those of a frame.
+    assert losses[1] - losses[0] == pytest.approx(weight * 3 * 32 * 32 * distances.mean().item(), rel=1e-3)
 
 
 def test_features_of_zeros_stay_zeros_and_have_a_finite_slope() -> None:
