@@ -166,10 +166,11 @@ class Evaluation:
     def _measure(self, pair: Pair) -> Outcome:
         if pair.problem:
             raise MediaError(pair.problem)
-        assert pair.reference and pair.generated
+        assert pair.reference is not None
+        assert pair.generated is not None
         reference, generated = self._open(pair.reference, self.config.every), self._open(pair.generated, every=1)
         shape = reference.shape
-        self._check_alike(reference, generated)
+        _check_alike(reference, generated)
         values: dict[str, list[np.ndarray]] = {metric: [] for metric in self.metrics}
         identical = 0
         size = max(1, PIXELS_AT_A_TIME // (shape.height * shape.width))
@@ -197,21 +198,6 @@ class Evaluation:
             raise MediaError(f"{path}: has {whole.shape.frames} frames (every {every}), {frames} are asked for")
         height, width = self.config.height or whole.shape.height, self.config.width or whole.shape.width
         return replace(whole, shape=VideoShape(frames, height, width))
-
-    def _check_alike(self, reference: Clip, generated: Clip) -> None:
-        first, second = reference.shape, generated.shape
-        between = f"{generated.path} and {reference.path}"
-        if first.frames != second.frames:
-            fewer = min(first.frames, second.frames)
-            raise ShapeError(
-                f"{between}: {second.frames} frames against {first.frames}; --set frames={fewer} compares the first "
-                f"{fewer}"
-            )
-        if first != second:
-            raise ShapeError(
-                f"{between}: {second.height}x{second.width} pixels against {first.height}x{first.width}; --set "
-                f"height={second.height} --set width={second.width} brings both to one size"
-            )
 
 
 def prepare(reference: Path, generated: Path, config: EvaluateConfig) -> Evaluation:
@@ -270,6 +256,21 @@ def _list_clips(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
     if not clips:
         raise MediaError(f"{folder}: holds no video or picture ({', '.join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)})")
     return clips, others
+
+
+def _check_alike(reference: Clip, generated: Clip) -> None:
+    first, second = reference.shape, generated.shape
+    between = f"{generated.path} and {reference.path}"
+    if first.frames != second.frames:
+        fewer = min(first.frames, second.frames)
+        raise ShapeError(
+            f"{between}: {second.frames} frames against {first.frames}; --set frames={fewer} compares the first {fewer}"
+        )
+    if first != second:
+        raise ShapeError(
+            f"{between}: {second.height}x{second.width} pixels against {first.height}x{first.width}; --set "
+            f"height={second.height} --set width={second.width} brings both to one size"
+        )
 
 
 def _metrics(config: EvaluateConfig) -> tuple[str, ...]:
