@@ -16,6 +16,7 @@ from duosora.core.backend import DTYPES
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
+from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
@@ -24,6 +25,7 @@ from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
 from .models.patch_discriminator import PatchDiscriminator
@@ -202,6 +204,8 @@ def _model(spec: Any, attend: kernels.Attend) -> nn.Module:
         return MT5Encoder(spec)
     if isinstance(spec, PatchDiscriminatorSpec):
         return PatchDiscriminator(spec)
+    if isinstance(spec, LPIPSSpec):
+        return LPIPS(spec)
     raise TypeError(f"no model is written for {type(spec).__name__}")
 
 

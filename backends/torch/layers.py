@@ -27,6 +27,8 @@ LayerNorm = nn.LayerNorm
 Linear = nn.Linear
 ModuleList = nn.ModuleList
 Identity = nn.Identity
+MaxPool2d = nn.MaxPool2d
+ReLU = nn.ReLU
 RMSNorm = nn.RMSNorm
 Sequential = nn.Sequential
 addcmul = torch.addcmul
@@ -124,6 +126,15 @@ def unfold_frames(x: Tensor, batch: int) -> Tensor:
 def norm_over_channels(norm: nn.Module, x: Tensor) -> Tensor:
     """A norm of the last axis applied to the channels of (B, C, ...)."""
     return norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def unit_channels(x: Tensor, eps: float) -> Tensor:
+    """The channels of each pixel of (B, C, H, W) scaled to length 1 in float32; eps is a length added in quadrature.
+
+    So pixels of zeros stay zeros, and the slope there is finite.
+    """
+    x = x.float()
+    return x * torch.rsqrt((x * x).sum(1, keepdim=True) + eps**2)
 
 
 def pad_right_and_bottom(x: Tensor) -> Tensor:

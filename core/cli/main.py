@@ -14,6 +14,7 @@ from duosora.core.cli.calibrate import calibrate
 from duosora.core.cli.check import check
 from duosora.core.cli.data import data
 from duosora.core.cli.doctor import doctor
+from duosora.core.cli.evaluate import evaluate
 from duosora.core.cli.inspect import inspect
 from duosora.core.cli.judge import judge
 from duosora.core.cli.plot import plot
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 app.command()(sample)
 app.command()(reconstruct)
+app.command()(evaluate)
 app.command()(train)
 app.add_typer(cache)
 app.command()(plot)

@@ -1,5 +1,5 @@
-"""The settings of `duosora sample` and `duosora reconstruct`. Defaults are the published practice of Open-Sora Plan
-v1.3, with the tiny model.
+"""The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`. Defaults are the published practice
+of Open-Sora Plan v1.3, with the tiny model.
 
 What one setting is to another (frames and the autoencoder's compression, a sampler and its options) is checked by the
 part that owns the rule.
@@ -216,3 +216,27 @@ class ReconstructConfig(Settings):
     """The library that reads videos; decord needs the package decord2."""
     crf: Annotated[int, Field(ge=0, le=51)] = 18
     """x264's quality: 0 lossless, 18 hardly visible, 51 worst."""
+
+
+class EvaluateConfig(Settings):
+    """Clips against those that they should equal."""
+
+    metrics: Annotated[tuple[Literal["psnr", "ssim", "lpips"], ...], Field(min_length=1)] | None = None
+    """Which figures; nothing: psnr and ssim, and lpips where its folder is given."""
+    lpips: Path | None = None
+    """Folder with a backbone (VGG16 or AlexNet) and its LPIPS heads as safetensors; docs/evaluation.md says how to make
+    it."""
+    backend: Literal["torch", "mindspore"] = "torch"
+    """The framework, which only LPIPS needs."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, npu, ...; auto takes an accelerator when there is one."""
+    frames: Count | None = None
+    """Compare the first so many; nothing: all, and both must have as many."""
+    every: Count = 1
+    """Take every so many-th frame of the reference, as the generated clip was made with."""
+    height: Count | None = None
+    """Pixels that both are cut and resized to; nothing: the files' own."""
+    width: Count | None = None
+    """Pixels that both are cut and resized to; nothing: the files' own."""
+    reader: Reader = "pyav"
+    """The library that reads videos; decord needs the package decord2."""

@@ -86,7 +86,7 @@ class AutoencoderSettings(Settings):
     perceptual_weight: Number = 0.0
     """Of LPIPS; above 0 it needs `perceptual_backbone`."""
     perceptual_backbone: Path | None = None
-    """Folder with the weights of VGG16 and of the LPIPS heads; docs/training.md names the files."""
+    """Folder with the weights of VGG16 and of the LPIPS heads; docs/evaluation.md says how to make it."""
     discriminator_weight: Number = 0.5
     """Of the adversarial loss, on top of the adaptive weight."""
     discriminator_factor: Number = 1.0

@@ -115,6 +115,30 @@ def open_weights(path: str | os.PathLike[str]) -> WeightsReader:
     return WeightsReader(str(path), {name: (found, entry) for name, entry in header.entries.items()}, header.metadata)
 
 
+def open_joined_weights(folder: str | os.PathLike[str]) -> WeightsReader:
+    """Open all `.safetensors` files of a folder as the parts of one model; only headers are read.
+
+    A folder without any gives a reader without tensors. Raises: CheckpointError when there is no such folder, a file is
+    damaged, or two files hold a tensor of the same name.
+    """
+    place = Path(folder)
+    try:
+        files = sorted(entry for entry in place.iterdir() if entry.suffix == SUFFIX and not entry.name.startswith("."))
+    except OSError as error:
+        raise CheckpointError(f"{place}: cannot be read as a folder ({error.strerror or error})") from error
+    entries: dict[str, tuple[Path, Entry]] = {}
+    metadata: dict[str, str] = {}
+    for path in files:
+        header = read_header(path)
+        for name, entry in header.entries.items():
+            if name in entries:
+                other = entries[name][0].name
+                raise CheckpointError(f"{place}: {other} and {path.name} both hold tensor {name!r}; keep one of them")
+            entries[name] = (path, entry)
+        metadata |= header.metadata
+    return WeightsReader(str(place), entries, metadata)
+
+
 def save_weights(
     path: str | os.PathLike[str],
     tensors: Mapping[str, np.ndarray],

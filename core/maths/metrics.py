@@ -7,8 +7,11 @@ import numpy as np
 from ..errors import ShapeError
 
 PEAK = 255.0
+PSNR_LIMIT = 100.0
+"""dB, with which evaluation scripts usually count equal frames."""
 SSIM_SIGMA = 1.5
 SSIM_RADIUS = 5
+SSIM_WINDOW = 2 * SSIM_RADIUS + 1
 SSIM_CONSTANTS = ((0.01 * PEAK) ** 2, (0.03 * PEAK) ** 2)
 
 
@@ -21,6 +24,11 @@ def psnr(frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
         return 10 * np.log10(PEAK**2 / mean)
 
 
+def finite_psnr(values: np.ndarray) -> np.ndarray:
+    """PSNR in dB cut off at PSNR_LIMIT, so that equal frames can be averaged with others and written to JSON."""
+    return np.minimum(values, PSNR_LIMIT)
+
+
 def ssim(frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Structural similarity of uint8 frames (T, H, W, C): (T,).
 
@@ -31,10 +39,9 @@ def ssim(frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
     Raises: ShapeError when frames are smaller than the window.
     """
     _check_alike(frames, reference)
-    window = 2 * SSIM_RADIUS + 1
-    if min(frames.shape[1:3]) < window:
+    if min(frames.shape[1:3]) < SSIM_WINDOW:
         raise ShapeError(
-            f"SSIM needs frames of at least {window}x{window} pixels, not {frames.shape[1]}x{frames.shape[2]}"
+            f"SSIM needs frames of at least {SSIM_WINDOW}x{SSIM_WINDOW} pixels, not {frames.shape[1]}x{frames.shape[2]}"
         )
     pairs = zip(frames, reference, strict=True)
     return np.array([_ssim_of_frame(a.astype(np.float64), b.astype(np.float64)) for a, b in pairs])

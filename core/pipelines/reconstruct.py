@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -14,46 +14,15 @@ from .. import random
 from ..backend import Backend, Model
 from ..config.schema import ReconstructConfig
 from ..errors import MediaError, NumericsError, ShapeError
-from ..io.images import read_image
-from ..io.video import open_video
 from ..maths import gaussian
-from ..maths.metrics import psnr, ssim
-from ..maths.resize import center_crop_resize
+from ..maths.metrics import finite_psnr, psnr, ssim
 from ..models.recognise import Part, open_part
 from ..models.wfvae import WFVAESpec
 from ..progress import progress
 from ..shapes import VideoShape
 from .autoencode import DecodeOptions, decode_chunks, encode_chunks, from_uint8, to_uint8
+from .clip import Clip, whole_clip
 from .settings import decode_options, default_dtype
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-READ_AHEAD = 16
-"""Frames that are decoded from the file at a time."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """The frames of a file that are to be reconstructed, at the size that the autoencoder takes."""
-
-    path: Path
-    shape: VideoShape
-    fps: float
-    every: int
-    """Every how many-th frame is taken."""
-
-    @property
-    def is_image(self) -> bool:
-        return self.path.suffix.lower() in IMAGE_SUFFIXES
-
-    def frames(self, reader: str) -> Iterator[np.ndarray]:
-        """Chunks (t, H, W, 3) uint8, read anew at each call, so that a long clip is never in memory as a whole."""
-        size = (self.shape.height, self.shape.width)
-        if self.is_image:
-            yield center_crop_resize(read_image(self.path)[None], *size)
-            return
-        with open_video(self.path, reader) as video:
-            for chunk in video.chunks(READ_AHEAD, slice(0, self.shape.frames * self.every, self.every)):
-                yield center_crop_resize(chunk, *size)
 
 
 def open_clip(
@@ -71,14 +40,8 @@ def open_clip(
     too short; ShapeError when num_frames, height or width do not fit the autoencoder.
     """
     time, space = spec.compression
-    clip = Clip(path, VideoShape(1, 0, 0), fps=0.0, every=every)
-    if clip.is_image:
-        height, width = read_image(path).shape[:2]
-        available, fps = 1, 1.0
-    else:
-        with open_video(path, reader) as video:
-            height, width, fps = video.height, video.width, video.fps / every
-            available = -(-len(video) // every)
+    whole = whole_clip(path, every, reader)
+    available, height, width = whole.shape
     frames = num_frames or 1 + (available - 1) // time * time
     if frames > available:
         raise MediaError(f"{path}: has {available} frames (every {every}), {frames} are asked for")
@@ -86,7 +49,7 @@ def open_clip(
     if not shape.height or not shape.width:
         raise ShapeError(f"{path}: {height}x{width} pixels are smaller than one latent of {space}x{space}")
     spec.compression.check(shape)
-    return Clip(path, shape, fps, every)
+    return replace(whole, shape=shape)
 
 
 def prepare(source: Path, config: ReconstructConfig) -> Reconstruction:
@@ -113,9 +76,11 @@ class Quality:
     ssim: np.ndarray
 
     def summary(self) -> dict[str, float]:
+        """Over the frames; equal ones count with the highest PSNR that is written down."""
+        psnr = finite_psnr(self.psnr)
         return {
-            "psnr_mean": float(self.psnr.mean()),
-            "psnr_min": float(self.psnr.min()),
+            "psnr_mean": float(psnr.mean()),
+            "psnr_min": float(psnr.min()),
             "ssim_mean": float(self.ssim.mean()),
             "ssim_min": float(self.ssim.min()),
         }

@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from duosora.core.config.schema import ReconstructConfig, SampleConfig
+from duosora.core.config.schema import EvaluateConfig, ReconstructConfig, SampleConfig
 from duosora.core.config.settings import list_settings
 from duosora.core.io.weights import open_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.loading import checked_weights
 from duosora.core.models import mt5, wfvae
+from duosora.core.models.lpips import LPIPSSpec, open_lpips
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
 MT5_RECIPE, WFVAE_RECIPE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+EVALUATION_PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+(LPIPS_RECIPE,) = re.findall(r"```python\n(.*?)```", EVALUATION_PAGE, re.DOTALL)
 
 
 def rows(heading: str) -> list[list[str]]:
@@ -32,12 +35,16 @@ def rows(heading: str) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     ("heading", "schema"),
-    [("sample.py", SampleConfig), ("rec_video.py, rec_image.py and rec_video_vae.py", ReconstructConfig)],
+    [
+        ("sample.py", SampleConfig),
+        ("rec_video.py, rec_image.py and rec_video_vae.py", ReconstructConfig),
+        ("eval.py", EvaluateConfig),
+    ],
 )
 def test_settings_in_the_tables_exist(heading: str, schema: type) -> None:
     known = {setting.path for setting in list_settings(schema)}
     here = [setting for row in rows(heading) for setting in re.findall(r"`([^`]+)`", row[2])]
-    assert len(here) > 5
+    assert len(here) >= 5
     assert [setting for setting in here if not setting.startswith("--") and setting not in known] == []
 
 
@@ -104,3 +111,25 @@ def test_the_wfvae_recipe_prefers_the_moving_average(tmp_path: Path, has_average
     run(WFVAE_RECIPE, tmp_path)
 
     assert_holds(tmp_path / "vae", layout, seed=1 if has_average else 2)
+
+
+def test_the_lpips_recipe_makes_the_folder(tmp_path: Path) -> None:
+    spec = LPIPSSpec("alexnet")
+    weights = tensors(spec.layout())
+    backbone = {name: tensor for name, tensor in weights.items() if name.startswith("features.")}
+    heads = {name: tensor for name, tensor in weights.items() if name not in backbone}
+    torch.save(backbone | {"classifier.1.weight": torch.ones(2, 2)}, tmp_path / "alexnet-owt-7be5be79.pth")
+    torch.save(heads, tmp_path / "alex.pth")
+
+    run(LPIPS_RECIPE, tmp_path)
+
+    found, opened = open_lpips(tmp_path / "lpips_alexnet")
+    assert found == spec
+    assert dict(checked_weights(spec.layout(), opened)).keys() == set(weights)
+
+
+def test_the_settings_of_evaluation_are_all_described() -> None:
+    table = EVALUATION_PAGE.partition("| setting | |")[2].partition("## ")[0]
+    first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
+    described = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    assert described == {setting.path for setting in list_settings(EvaluateConfig)}

@@ -48,7 +48,9 @@ def test_every_module_imports_without_a_framework(package: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", [[], ["sample"], ["reconstruct"], ["inspect"], ["check"], ["doctor"], ["data", "check"]], ids=" ".join
+    "verb",
+    [[], ["sample"], ["reconstruct"], ["evaluate"], ["inspect"], ["check"], ["doctor"], ["data", "check"]],
+    ids=" ".join,
 )
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:
     assert not HEAVY & set(json.loads(run(HELP, *verb)))

@@ -1,0 +1,57 @@
+"""The frames of a video or picture at one size, read chunk by chunk, so that a long clip is never in memory whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..data.records import IMAGE_SUFFIXES
+from ..io.images import read_image
+from ..io.video import open_video
+from ..maths.resize import center_crop_resize
+from ..shapes import VideoShape
+
+READ_AHEAD = 16
+"""Frames that are decoded from the file at a time."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Which frames of a file are taken, and the size that they are brought to."""
+
+    path: Path
+    shape: VideoShape
+    fps: float
+    every: int
+    """Every how many-th frame is taken."""
+
+    @property
+    def is_image(self) -> bool:
+        return is_image(self.path)
+
+    def frames(self, reader: str, at_a_time: int = READ_AHEAD) -> Iterator[np.ndarray]:
+        """Chunks (t, H, W, 3) uint8, read anew at each call. Raises: MediaError when a frame cannot be decoded."""
+        size = (self.shape.height, self.shape.width)
+        if self.is_image:
+            yield center_crop_resize(read_image(self.path)[None], *size)
+            return
+        with open_video(self.path, reader) as video:
+            for chunk in video.chunks(at_a_time, slice(0, self.shape.frames * self.every, self.every)):
+                yield center_crop_resize(chunk, *size)
+
+
+def whole_clip(path: Path, every: int = 1, reader: str = "pyav") -> Clip:
+    """All that a file holds, at its own size. Raises: MediaError when it is missing or cannot be read."""
+    if is_image(path):
+        return Clip(path, VideoShape(1, *read_image(path).shape[:2]), fps=1.0, every=every)
+    with open_video(path, reader) as video:
+        shape = VideoShape(-(-len(video) // every), video.height, video.width)
+        return Clip(path, shape, video.fps / every, every)
+
+
+def is_image(path: Path) -> bool:
+    """Whether a file is a picture by its name; any other is taken for a video."""
+    return path.suffix.lower() in IMAGE_SUFFIXES

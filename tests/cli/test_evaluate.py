@@ -1,0 +1,212 @@
+"""`duosora evaluate`: pairs of videos and pictures, good ones and bad ones, with and without LPIPS."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duosora.core.backend import get
+from duosora.core.io.images import read_image, write_image
+from duosora.core.io.video import read_video, write_video
+from duosora.core.io.weights import save_weights
+from duosora.core.layout import FreshWeights
+from duosora.core.maths.metrics import psnr, ssim
+from duosora.core.maths.resize import center_crop_resize
+from duosora.core.models.lpips import LPIPSSpec
+from duosora.core.pipelines.autoencode import from_uint8
+
+MEDIA = Path(__file__).parents[1] / "media"
+
+
+@pytest.fixture(scope="module")
+def clip() -> np.ndarray:
+    """Nine frames of 64x96."""
+    return center_crop_resize(read_video(MEDIA / "city.mp4", range(9))[0], 64, 96)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, clip: np.ndarray) -> tuple[Path, Path]:
+    """A video, a picture in a subfolder and one of another kind than its reference, each harmed a little."""
+    reference, generated = tmp_path / "reference", tmp_path / "generated"
+    for folder, crf, step in ((reference, 10, 0), (generated, 30, 9)):
+        write_video(folder / "street.mp4", clip, 10, crf=crf)
+        write_image(folder / "deep" / "still.png", clip[step // 3])
+    write_image(reference / "[red]car.png", clip[0])
+    write_image(generated / "[red]car.JPG", clip[0])
+    return reference, generated
+
+
+def read_report(path: Path) -> dict:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    return json.loads(path.read_text(), parse_constant=refuse)
+
+
+def figures(report: dict, name: str) -> dict:
+    (found,) = (pair for pair in report["pairs"] if pair["name"] == name)
+    return found
+
+
+def test_pairs_are_found_measured_and_averaged(duosora: Callable, tmp_path: Path, folders: tuple[Path, Path]) -> None:
+    outcome = duosora("evaluate", *folders, "--json", tmp_path / "report.json")
+    assert outcome.code == 0, outcome.err
+    report = read_report(tmp_path / "report.json")
+    assert report["problems"] == []
+    assert [pair["name"] for pair in report["pairs"]] == ["[red]car", "deep/still", "street"]
+    expected, frames = (read_video(folder / "street.mp4")[0] for folder in folders)
+    street = figures(report, "street")
+    assert (street["frames"], street["height"], street["width"], street["identical_frames"]) == (9, 64, 96, 0)
+    assert street["psnr"]["mean"] == pytest.approx(psnr(frames, expected).mean())
+    assert street["psnr"]["worst"] == pytest.approx(psnr(frames, expected).min())
+    assert street["ssim"]["mean"] == pytest.approx(ssim(frames, expected).mean())
+    for metric, digits in (("psnr", 2), ("ssim", 4)):
+        assert report["mean"][metric] == pytest.approx(np.mean([pair[metric]["mean"] for pair in report["pairs"]]))
+        assert f"{report['mean'][metric]:.{digits}f}" in outcome.out
+    assert "[red]car" in outcome.out
+    assert "3 of 3 pairs compared" in outcome.out
+    assert "11x11" in report["definitions"]["ssim"]
+
+
+def test_equal_clips_have_figures_that_json_can_hold(duosora: Callable, tmp_path: Path) -> None:
+    outcome = duosora("evaluate", MEDIA / "city.mp4", MEDIA / "city.mp4", "--json", tmp_path / "report.json")
+    assert outcome.code == 0, outcome.err
+    (pair,) = read_report(tmp_path / "report.json")["pairs"]
+    assert pair["identical_frames"] == pair["frames"] == 33
+    assert pair["psnr"] == {"mean": 100.0, "worst": 100.0}
+    assert pair["ssim"]["mean"] == pytest.approx(1.0)
+
+
+def test_lpips_is_that_of_the_model_averaged_over_frames(
+    duosora: Callable, tmp_path: Path, folders: tuple[Path, Path]
+) -> None:
+    spec = LPIPSSpec("alexnet")
+    weights = FreshWeights(spec.layout(), seed=0)
+    save_weights(tmp_path / "lpips" / "alexnet.safetensors", {n: weights[n] for n in weights if n[0] == "f"})
+    save_weights(tmp_path / "lpips" / "heads.safetensors", {n: weights[n] for n in weights if n[0] == "l"})
+    outcome = duosora("evaluate", *folders, "--lpips", tmp_path / "lpips", "--json", tmp_path / "report.json")
+    assert outcome.code == 0, outcome.err
+    report = read_report(tmp_path / "report.json")
+    backend = get("torch", "cpu")
+    first, second = (
+        backend.asarray(from_uint8(read_video(folder / "street.mp4")[0]).transpose(0, 3, 1, 2)) for folder in folders
+    )
+    with backend.inference():
+        distances = backend.to_numpy(backend.build(spec, weights)(first, second))
+    street = figures(report, "street")
+    assert street["lpips"]["mean"] == pytest.approx(distances.mean(), rel=1e-5)
+    assert street["lpips"]["worst"] == pytest.approx(distances.max(), rel=1e-5)
+    assert list(report["mean"]) == ["psnr", "ssim", "lpips"]
+    assert "alexnet" in report["definitions"]["lpips"]
+
+
+def test_bad_pairs_are_named_and_the_others_measured(
+    duosora: Callable, tmp_path: Path, folders: tuple[Path, Path], clip: np.ndarray
+) -> None:
+    reference, generated = folders
+    write_image(reference / "lost.png", clip[0])
+    write_image(generated / "extra.png", clip[0])
+    write_image(reference / "size.png", clip[0])
+    write_image(generated / "size.png", clip[0][:, :64])
+    write_video(reference / "short.mp4", clip, 10)
+    write_video(generated / "short.mp4", clip[:5], 10)
+    write_image(reference / "twice.png", clip[0])
+    for ending in ("jpg", "png"):
+        write_image(generated / f"twice.{ending}", clip[0])
+    write_image(reference / "tiny.png", clip[0][:8, :8])
+    write_image(generated / "tiny.png", clip[1][:8, :8])
+    shutil.copy(reference / "street.mp4", reference / "broken.mp4")
+    (generated / "broken.mp4").write_bytes((generated / "street.mp4").read_bytes()[:3000])
+    (generated / "street.json").write_text("{}")
+    (generated / ".hidden.png").write_text("no picture")
+    outcome = duosora("evaluate", *folders, "--json", tmp_path / "report.json")
+    assert outcome.code == 1
+    report = read_report(tmp_path / "report.json")
+    assert [pair["name"] for pair in report["pairs"]] == ["[red]car", "deep/still", "street"]
+    reasons = {pair["name"]: pair["problem"] for pair in report["problems"]}
+    words = {
+        "lost": "there is no generated clip of this name",
+        "extra": "there is no reference of this name",
+        "size": "64x64 pixels against 64x96",
+        "short": "5 frames against 9; --set frames=5",
+        "twice": "twice.jpg and twice.png have the same name",
+        "tiny": "SSIM needs frames of at least 11x11",
+        "broken": "broken.mp4",
+    }
+    assert reasons.keys() == words.keys()
+    for name, part in words.items():
+        assert part in reasons[name]
+        assert name in outcome.out
+    assert "3 of 10 pairs compared" in outcome.out
+    assert "left alone, no videos or pictures by their names: street.json" in outcome.out
+    assert report["left_alone"] == [str(generated / "street.json")]
+
+
+def test_frames_and_sizes_can_be_brought_together(duosora: Callable, tmp_path: Path, clip: np.ndarray) -> None:
+    write_video(tmp_path / "long.mp4", clip, 10)
+    write_video(tmp_path / "cut.mp4", clip[:7, :, :64], 10)
+    outcome = duosora("evaluate", tmp_path / "long.mp4", tmp_path / "cut.mp4")
+    assert outcome.code == 2
+    assert "cut.mp4 and" in outcome.err
+    assert "7 frames against 9; --set frames=7" in outcome.err
+    settings = ("frames=3", "every=2", "height=32", "width=32")
+    options = [part for setting in settings for part in ("--set", setting)]
+    outcome = duosora(
+        "evaluate", tmp_path / "long.mp4", tmp_path / "cut.mp4", *options, "--json", tmp_path / "report.json"
+    )
+    assert outcome.code == 0, outcome.err
+    (pair,) = read_report(tmp_path / "report.json")["pairs"]
+    assert (pair["frames"], pair["height"], pair["width"]) == (3, 32, 32)
+    expected, frames = (
+        center_crop_resize(read_video(tmp_path / name, numbers)[0], 32, 32)
+        for name, numbers in (("long.mp4", (0, 2, 4)), ("cut.mp4", (0, 1, 2)))
+    )
+    assert pair["psnr"]["mean"] == pytest.approx(psnr(frames, expected).mean())
+
+
+def test_only_the_metrics_that_are_named_are_measured(duosora: Callable, tmp_path: Path) -> None:
+    picture = tmp_path / "picture.png"
+    write_image(picture, np.zeros((8, 8, 3), np.uint8))  # too small for SSIM
+    outcome = duosora("evaluate", picture, picture, "--metrics", "psnr", "--json", tmp_path / "report.json")
+    assert outcome.code == 0, outcome.err
+    assert read_report(tmp_path / "report.json")["mean"] == {"psnr": 100.0}
+    assert read_image(picture).shape == (8, 8, 3)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere", MEDIA], "nowhere: there is no such file or folder"),
+        ([MEDIA, MEDIA / "city.mp4"], "give two files or two folders"),
+        ([MEDIA, "{empty}"], "holds no video or picture (.mp4, "),
+        ([MEDIA / "city.mp4", MEDIA / "README.md"], "README.md: cannot be read as a video"),
+        ([MEDIA, MEDIA, "--set", "frames=0"], "frames"),
+        ([MEDIA, MEDIA, "--metrics", "psnr,fvd"], "metrics"),
+        ([MEDIA, MEDIA, "--metrics", "lpips"], "lpips needs the folder of its weights, --lpips FOLDER"),
+        ([MEDIA, MEDIA, "--lpips", "nowhere"], "nowhere: cannot be read as a folder"),
+        ([MEDIA, MEDIA, "--lpips", MEDIA], "holds no safetensors with the backbone of LPIPS (vgg16 or alexnet)"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(duosora: Callable, tmp_path: Path, arguments: list, words: str) -> None:
+    (tmp_path / "empty").mkdir()
+    arguments = [tmp_path / "empty" if argument == "{empty}" else argument for argument in arguments]
+    outcome = duosora("evaluate", *arguments, "--json", tmp_path / "report.json")
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not (tmp_path / "report.json").exists()
+
+
+def test_a_report_that_exists_is_kept_unless_told_otherwise(duosora: Callable, tmp_path: Path) -> None:
+    picture, report = tmp_path / "picture.png", tmp_path / "report.json"
+    write_image(picture, np.zeros((16, 16, 3), np.uint8))
+    report.write_text("mine")
+    outcome = duosora("evaluate", picture, picture, "--json", report)
+    assert outcome.code == 2
+    assert "report.json: exists already" in outcome.err
+    assert report.read_text() == "mine"
+    assert duosora("evaluate", picture, picture, "--json", report, "--overwrite").code == 0
+    assert read_report(report)["mean"]["psnr"] == 100.0
