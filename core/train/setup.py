@@ -12,6 +12,7 @@ from ..data.sources import Source, open_source
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..layout import FreshWeights
+from ..models.lpips import open_lpips
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..models.recognise import COMPANIONS, TINY_FOLDER, Part, open_part
 from ..pipelines.text_to_video import Parts, Precision, TextToVideo
@@ -94,10 +95,23 @@ def _autoencoder(
         losses_of(settings),
         train_options(config, dtype),
         Companion(judge, FreshWeights(judge.layout(), config.seed)) if settings.discriminator_factor else None,
+        _perceptual(settings),
     )
     held_out = _held_out(config, spec.compression, NO_PATCHES)
     task = AutoencoderTask(spec, trainer, backend, settings, config.seed, held_out)
     return task, open_loader(config, spec.compression, NO_PATCHES)
+
+
+def _perceptual(settings: AutoencoderSettings) -> Companion | None:
+    """The LPIPS that autoencoders are trained with. Raises: ConfigError and CheckpointError when it is not there."""
+    if not settings.perceptual_weight:
+        return None
+    if settings.perceptual_backbone is None:
+        raise ConfigError(
+            f"autoencoder.perceptual_weight = {settings.perceptual_weight:g} needs autoencoder.perceptual_backbone, a "
+            "folder with VGG16 and the LPIPS heads (docs/evaluation.md says how to make it); 0 leaves LPIPS out"
+        )
+    return Companion(*open_lpips(settings.perceptual_backbone))
 
 
 def _denoiser(

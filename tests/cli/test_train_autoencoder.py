@@ -68,3 +68,12 @@ def test_an_autoencoder_needs_its_kind_of_data(train: Callable, tmp_path: Path) 
     outcome = train(**{"data.autoencoder": None})
     assert outcome.code == 2
     assert "data.autoencoder" in outcome.err
+
+
+def test_a_perceptual_loss_without_its_network_is_refused_before_anything_is_written(
+    train: Callable, tmp_path: Path
+) -> None:
+    outcome = train(**{"autoencoder.perceptual_weight": 0.1})
+    assert outcome.code == 2
+    assert "perceptual_backbone" in outcome.err
+    assert not (tmp_path / "run/checkpoint-2").exists()

@@ -10,6 +10,7 @@ import pytest
 from duosora.core.backend import get
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
+from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
@@ -27,10 +28,37 @@ def make(losses: AutoencoderLosses = LOSSES, options: TrainOptions = OPTIONS, ju
     return get("torch", "cpu").train_autoencoder(SPEC, FreshWeights(SPEC.layout(), 0), losses, options, judge)
 
 
-def batch(number: int, update: str = "generator", adversarial: bool = True, size: int = 2) -> AutoencoderBatch:
-    video = np.stack([normal((3, 5, 16, 16), 1, "video", number * 10 + sample) for sample in range(size)])
-    noise = np.stack([normal((8, 2, 2, 2), 1, "posterior", number * 10 + sample) for sample in range(size)])
+def batch(number: int, update: str = "generator", adversarial: bool = True, side: int = 16) -> AutoencoderBatch:
+    samples, latent = range(number * 10, number * 10 + 2), side // 8
+    video = np.stack([normal((3, 5, side, side), 1, "video", sample) for sample in samples])
+    noise = np.stack([normal((8, 2, latent, latent), 1, "posterior", sample) for sample in samples])
     return AutoencoderBatch(np.tanh(video), noise, update, adversarial)
+
+
+def test_lpips_adds_its_distance_to_every_pixel_of_a_frame() -> None:
+    spec = LPIPSSpec("alexnet")
+    perceptual = Companion(spec, FreshWeights(spec.layout(), 3))
+    backend = get("torch", "cpu")
+    losses = replace(LOSSES, wavelet_weight=0.0, kl_weight=0.0)
+    clip = batch(0, adversarial=False, side=32)
+
+    def loss(weight: float) -> float:
+        options = replace(losses, perceptual_weight=weight)
+        trainer = backend.train_autoencoder(
+            SPEC, FreshWeights(SPEC.layout(), 0), options, OPTIONS, perceptual=perceptual
+        )
+        return trainer.evaluate(clip, use_ema=False)
+
+    vae = backend.build(SPEC, FreshWeights(SPEC.layout(), 0))
+    lpips = backend.build(spec, FreshWeights(spec.layout(), 3))
+    with backend.inference():
+        video, noise = map(backend.asarray, (clip.video, clip.posterior_noise))
+        pixels = vae.reconstruct(video, noise).pixels
+        frames = [x.permute(0, 2, 1, 3, 4).flatten(0, 1) for x in (video, pixels)]
+        distance = float(lpips(*frames).mean())
+    assert distance > 0.01
+    # Losses are sums over the colours and positions of a frame.
+    assert loss(0.7) - loss(0.0) == pytest.approx(0.7 * distance * 3 * 32 * 32, rel=1e-3)
 
 
 def weights(trainer: Any) -> dict[str, np.ndarray]:
