@@ -100,6 +100,8 @@ class Weight:
     init: Init
     dtype: str = "float32"
     """The dtype in which training keeps it; files may hold a narrower one."""
+    grows_from: str | None = None
+    """The weight of the same shape that it is copied from when training starts from a smaller model, which lacks it."""
 
 
 @dataclass(frozen=True)

@@ -197,6 +197,10 @@ class OpenSoraT2VSpec:
                 ("pos_embed_mask", self.mask_channels),
             ):
                 weights.conv(f"{name}.0.proj", width, channels * self.patch_size_t, *patch)
+                if channels == self.in_channels:
+                    for part in ("weight", "bias"):
+                        entry = weights[f"{name}.0.proj.{part}"]
+                        weights[f"{name}.0.proj.{part}"] = replace(entry, grows_from=f"pos_embed.proj.{part}")
                 # Zero, so that a model grown from a text-to-video one starts with the same outputs.
                 weights[f"{name}.1.weight"] = Weight((width, width), Zeros())
         name = "OpenSoraInpaint" if self.is_inpaint else "OpenSoraT2V"

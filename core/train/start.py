@@ -25,7 +25,7 @@ class MixedWeights(Mapping[str, np.ndarray]):
     """Some weights of a layout from a file, the others freshly drawn."""
 
     def __init__(self, layout: Layout, given: Mapping[str, str], file: Weights, seed: int) -> None:
-        """given: the names of the layout that the file holds, to the file's own names for them."""
+        """given: the names of the layout for which the file holds a weight, to the file's own name of it."""
         self._layout, self._given, self._file = layout, given, file
         self._fresh = FreshWeights(layout, seed)
         self.source = file.source
@@ -48,7 +48,8 @@ def start_from(
 ) -> Start:
     """A file's weights, but for those left out by the beginnings of their names and, if allowed, those it lacks.
 
-    Weights that the file holds and the layout does not know are refused, as are shapes that differ.
+    These are copies where the layout says what they grow from, and fresh otherwise. Weights that the file holds and
+    the layout does not know are refused, as are shapes that differ.
     Raises: LayoutError naming them, or what `leave_out` names and nobody has.
     """
     left_out = {name for name in layout if name.startswith(leave_out)} if leave_out else set()
@@ -69,16 +70,22 @@ def start_from(
             f"{file.source} lacks {len(missing)} weights of {layout.model} ({_some(missing)}); "
             "start.allow_missing=true draws them freshly"
         )
+    grown = {name: given[source] for name in missing if (source := layout[name].grows_from) in given}
     used = {*given.values(), *left_out, *(alias_of.get(name, name) for name in left_out)}
     unknown = [name for name in file if name not in used and name not in layout.aliases and name not in layout]
     unknown = [name for name in unknown if not name.startswith(layout.ignores)] if layout.ignores else unknown
     if unknown:
         raise LayoutError(f"{file.source} holds {len(unknown)} weights that {layout.model} lacks ({_some(unknown)})")
     report = [f"weights    {len(given)} of {len(layout)} from {file.source}"]
-    for what, names in (("left out, freshly drawn", sorted(left_out)), ("not there, freshly drawn", missing)):
+    fresh = [name for name in missing if name not in grown]
+    for what, names in (
+        ("left out, freshly drawn", sorted(left_out)),
+        ("not there, copied from others", list(grown)),
+        ("not there, freshly drawn", fresh),
+    ):
         if names:
             report.append(f"           {len(names)} {what}: {_some(names)}")
-    return Start(MixedWeights(layout, given, file, seed), tuple(report))
+    return Start(MixedWeights(layout, given | grown, file, seed), tuple(report))
 
 
 def _some(names: list[str]) -> str:
