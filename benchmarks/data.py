@@ -4,8 +4,9 @@
 
 Copies the clips of tests/media into a temporary folder. Speed: clips a second through the loader with 0, 1 and 2
 reading processes, and of decoding the same frames to RGB with PyAV and nothing else; and the processor's time for each,
-which other work on the machine changes less. The best of the repeats, which take turns. Memory: resident sizes of the training process and of its reading processes on the way through --long
-clips, of which every tenth is cut off. docs/performance.md records such runs with their date.
+which other work on the machine changes less. The best of the repeats, which take turns. Memory: resident sizes of the
+training process and of its reading processes on the way through --long clips, of which every tenth is cut off.
+docs/performance.md records such runs with their date.
 """
 
 from __future__ import annotations
