@@ -1,11 +1,12 @@
 """How fast clips are read against decoding them alone, and what memory reading holds on to.
 
-    python benchmarks/data.py [--clips 120] [--repeat 3] [--sides 256 128] [--long 2000]
+    python benchmarks/data.py [--clips 60] [--repeat 3] [--sides 256 128] [--long 2000]
 
 Copies the clips of tests/media into a temporary folder. Speed: clips a second through the loader with 0, 1 and 2
-reading processes, and of decoding the same frames to RGB with PyAV and nothing else; the best of the repeats, which
-take turns. Memory: resident sizes of the training process and of its reading processes on the way through --long
-clips, of which every tenth is cut off. docs/performance.md records such runs with their date.
+reading processes, and of decoding the same frames to RGB with PyAV and nothing else; and the processor's time for each,
+which other work on the machine changes less. The best of the repeats, which take turns. Memory: resident sizes of the
+training process and of its reading processes on the way through --long clips, of which every tenth is cut off.
+docs/performance.md records such runs with their date.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import cycle, islice
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -63,37 +65,60 @@ def decoded(path: Path) -> np.ndarray:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
-def decoding_rate(annotation: Path, count: int) -> float:
-    """Clips a second."""
-    began = time.perf_counter()
-    for number in range(count):
-        assert len(decoded(annotation.parent / f"{number}.mp4")) == FRAMES
-    return count / (time.perf_counter() - began)
+class Cost(NamedTuple):
+    """Of one clip, the best of some measures."""
+
+    seconds: float
+    cpu_seconds: float
+    """Of this process."""
+
+    @classmethod
+    def of(cls, one: Callable[[], Any], count: int) -> Cost:
+        """Of doing something so many times."""
+        began, cpu_began = time.perf_counter(), time.process_time()
+        for _ in range(count):
+            one()
+        return cls((time.perf_counter() - began) / count, (time.process_time() - cpu_began) / count)
 
 
-def reading_rate(annotation: Path, count: int, side: int, workers: int) -> float:
-    """Clips a second once the processes run."""
+def best(costs: list[Cost]) -> Cost:
+    return Cost(*map(min, zip(*costs, strict=True)))
+
+
+def decoding(annotation: Path, count: int) -> Cost:
+    files = cycle(annotation.parent / f"{number}.mp4" for number in range(count))
+    return Cost.of(lambda: decoded(next(files)), count)
+
+
+def reading(annotation: Path, count: int, side: int, workers: int) -> Cost:
+    """Once the processes run."""
     with open_loader(annotation, side, workers) as loader:
         batches = loader.batches()
         for _ in range(2 * workers + 1):
             next(batches)
-        began = time.perf_counter()
-        for _ in range(count):
-            next(batches)
-        return count / (time.perf_counter() - began)
+        return Cost.of(lambda: next(batches), count)
 
 
 def print_speed(annotation: Path, count: int, sides: list[int], repeat: int) -> None:
-    print("| clips of | decoding alone, clips/s | 0 processes | 1 process | 2 processes |\n" + "| --- " * 5 + "|")
+    print("| clips of | | clips/s | of decoding alone | CPU ms a clip | of decoding alone |\n" + "| --- " * 6 + "|")
     for side in sides:
-        alone, read = [], {workers: [0.0] for workers in (0, 1, 2)}
+        alone: list[Cost] = []
+        read: dict[int, list[Cost]] = {0: [], 1: [], 2: []}
         for _ in range(repeat):
-            alone.append(decoding_rate(annotation, count))
-            for workers, rates in read.items():
-                rates.append(reading_rate(annotation, count, side, workers))
-        best = max(alone)
-        cells = [f"{max(rates):.1f} ({max(rates) / best:.2f})" for rates in read.values()]
-        print(f"| {FRAMES}x{side}x{side} | {best:.1f} | {' | '.join(cells)} |", flush=True)
+            alone.append(decoding(annotation, count))
+            for workers, costs in read.items():
+                costs.append(reading(annotation, count, side, workers))
+        least = best(alone)
+        name = f"| {FRAMES}x{side}x{side} |"
+        print(f"{name} decoding alone | {1 / least.seconds:.1f} | | {1000 * least.cpu_seconds:.1f} | |")
+        for workers, costs in read.items():
+            cost = best(costs)
+            cells = f"{1 / cost.seconds:.1f} | {least.seconds / cost.seconds:.2f} |"
+            if not workers:
+                cells += f" {1000 * cost.cpu_seconds:.1f} | {cost.cpu_seconds / least.cpu_seconds:.2f} |"
+            else:
+                cells += " | |"
+            print(f"{name} {workers} reading processes | {cells}", flush=True)
 
 
 def resident() -> tuple[float, list[float]]:
@@ -114,7 +139,7 @@ def memory_on_the_way(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--clips", type=int, default=120, help="for the speed")
+    parser.add_argument("--clips", type=int, default=60, help="for the speed")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--sides", type=int, nargs="+", default=[SIDE, SIDE // 2], help="that clips are resized to")
     parser.add_argument("--long", type=int, default=LOOKS[-1], help="clips for the memory; 0 leaves it out")

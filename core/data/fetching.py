@@ -241,7 +241,10 @@ class Fetcher:
 
     def _remember(self, sample: Sample, failed: Failed) -> None:
         job = self.job(sample.place, sample.epoch)
-        self._known[job.draw[1] if failed.is_for_good else _frames_key(job)] = failed.reason
+        if failed.is_for_good:
+            self._known[job.draw[1]] = failed.reason
+        elif job.frames is not None:  # at a stride, each epoch has other frames
+            self._known[_frames_key(job)] = failed.reason
         self._note(sample, failed.reason)
 
     def _note(self, sample: Sample, reason: str) -> None:
@@ -253,4 +256,4 @@ class Fetcher:
 
 def _frames_key(job: ReadJob) -> Hashable:
     """What a job reads; two jobs with equal keys fail alike."""
-    return job.draw[1], job.draw[2] if job.frames is None else (job.frames[0], len(job.frames))
+    return job.draw[1], job.frames and (job.frames[0], len(job.frames))

@@ -21,7 +21,7 @@ class _CacheRun:
 
     def __init__(self, config: TrainConfig) -> None:
         if config.autoencoder is not None:
-            raise ConfigError("autoencoder: one in training needs the pixels of each clip; caches are for denoisers")
+            raise ConfigError("autoencoder: is trained on the pixels of its clips; caches are for denoisers")
         self.config = config
         self.backend = backends.get(config.compute.name, config.compute.device)
         self.dtype = config.compute.frozen_dtype or config.compute.dtype or default_dtype(self.backend)

@@ -83,7 +83,7 @@ class TrainRun:
         with atomic_write(config.folder / "config.yaml", overwrite=True) as temporary:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype)
-        say(f"           {loader.describe()}")
+        say(f"reading    {loader.describe()}")
         guard = Guard(config.guard.on_bad_step, config.guard.spike_factor, config.guard.max_skips)
         log = StepLog(config.folder, config.tensorboard)
         identity = {"config": settings, "versions": self.backend.versions()}

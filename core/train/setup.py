@@ -87,6 +87,8 @@ def _autoencoder(
 ) -> tuple[AutoencoderTask, Loader]:
     if config.data.autoencoder is None:
         raise ConfigError("data.autoencoder: an autoencoder is trained on clips at a stride; set it, if only to {}")
+    if config.caches.text or config.caches.latents:
+        raise ConfigError("caches: an autoencoder is trained on the pixels of its clips; leave text and latents out")
     spec = parts.trained.spec
     judge = PatchDiscriminatorSpec()
     trainer = backend.train_autoencoder(

@@ -5,8 +5,10 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -15,13 +17,14 @@ import pytest
 from duosora.core.config.data import DataSettings, MaskSettings, StrideSettings
 from duosora.core.data.annotations import read_annotations
 from duosora.core.data.batch import ClipBatch
+from duosora.core.data.collate import collate, collate_moments
 from duosora.core.data.loader import Loader
 from duosora.core.data.pool import WorkerPool
 from duosora.core.data.sources import FileSource, Source, open_source
 from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
-from duosora.core.shapes import Compression, Patch
+from duosora.core.shapes import Compression, Patch, VideoShape
 
 sys.path.append(str(Path(__file__).parent))  # the reading processes get this path too
 from reading_sources import FRAMES, SIDE, NumberedSource
@@ -316,6 +319,41 @@ def test_a_cache_takes_the_place_of_files() -> None:
         assert batch.text is not None
         assert batch.text[0].tolist() == [[0] * 3] * 2
     assert [failure.path for batch in batches for failure in batch.failures] == ["2.mp4"]
+
+
+@pytest.mark.parametrize("box", [None, VideoShape(13, 40, 24)])
+def test_moments_are_padded_and_masked_as_their_pixels_are(box: VideoShape | None) -> None:
+    patch = Patch(1, 2)
+    shapes = [VideoShape(9, 24, 16), VideoShape(1, 16, 24), VideoShape(5, 8, 8)]
+    clips = [np.ones((3, *shape), np.float32) for shape in shapes]
+    pixels, mask = collate(clips, COMPRESSION, patch, box)
+    assert mask is not None
+    moments = [np.full((16, *COMPRESSION.latent(shape)), 7, np.float32) for shape in shapes]
+    padded, their_mask = collate_moments(moments, COMPRESSION, patch, box)
+    np.testing.assert_array_equal(mask, their_mask)
+    np.testing.assert_array_equal(padded, 7 * mask[:, None].repeat(16, axis=1))
+    assert padded.shape[2:] == COMPRESSION.latent(VideoShape(*pixels.shape[2:]))
+    assert collate_moments(moments[:1] * 2, COMPRESSION, Patch(1, 1))[1] is None
+
+
+def test_a_loader_holds_no_more_after_many_clips_than_after_a_few() -> None:
+    """What it keeps of what it has read: the reasons of clips that failed, and nothing that grows with the steps."""
+
+    def held(made: Loader) -> list[int]:
+        kept: list[Any] = [*vars(made._fetcher).values(), *vars(made._runner).values()]
+        return [len(value) for value in kept if isinstance(value, dict | list | set | deque)]
+
+    settings = SETTINGS.model_copy(update={"workers": 1})
+    with loader(NumberedSource(12, {3: "raises", 7: "slips"}), settings, micro_batch=2) as made:
+        batches = made.batches()
+        for _ in range(12):  # two epochs
+            next(batches)
+        before = held(made)
+        for _ in range(120):
+            next(batches)
+        few_in_the_air = 2 * (made._ahead + 1)
+        assert all(now <= then + few_in_the_air for now, then in zip(held(made), before, strict=True))
+        assert made.report().read > 200
 
 
 def test_pixels_for_a_cache_name_what_cannot_be_read() -> None:

@@ -13,6 +13,7 @@ import torch
 
 from duosora.core.config.schema import EvaluateConfig, ReconstructConfig, SampleConfig
 from duosora.core.config.settings import list_settings
+from duosora.core.config.training import TrainConfig
 from duosora.core.io.weights import open_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.loading import checked_weights
@@ -39,6 +40,7 @@ def rows(heading: str) -> list[list[str]]:
         ("sample.py", SampleConfig),
         ("rec_video.py, rec_image.py and rec_video_vae.py", ReconstructConfig),
         ("eval.py", EvaluateConfig),
+        ("train_t2v_diffusers.py, train_inpaint.py and train_causalvae.py: data", TrainConfig),
     ],
 )
 def test_settings_in_the_tables_exist(heading: str, schema: type) -> None:
