@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -20,11 +22,12 @@ from .ema import EmaSchedule
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
-from .loop import Loop, Outcome, Plan, read_state
+from .loop import MODEL, Loop, Outcome, Plan, read_state
 from .setup import make_task, train_parts
 from .start import Start, start_from
 from .step import StepReport
 
+LOCK = ".lock"
 HARMLESS = (
     *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
     *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
@@ -74,19 +77,28 @@ class TrainRun:
     def run(
         self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = print
     ) -> Outcome:
-        """Train, from the checkpoint if there is one."""
+        """Train, from the checkpoint if there is one.
+
+        Raises: CheckpointError when the folder cannot be written, or another process is training in it.
+        """
+        with _alone_in(self.config.folder):
+            return self._run(on_step, say)
+
+    def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> Outcome:
         config = self.config
-        config.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoints.clean()
+        for path in self.checkpoints.set_aside(self.found):
+            say(f"set aside  {path}, which is to be written anew")
         settings = resolved(config)
-        with atomic_write(config.folder / "config.yaml", overwrite=True) as temporary:
+        with atomic_write(config.folder / "config.yaml", overwrite=True, error=CheckpointError) as temporary:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype)
         guard = Guard(config.guard.on_bad_step, config.guard.spike_factor, config.guard.max_skips)
         log = StepLog(config.folder, config.tensorboard)
         identity = {"config": settings, "versions": self.backend.versions()}
         plan = make_plan(config)
-        loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say)
+        memory = self.backend.peak_memory_bytes
+        loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say, memory)
         try:
             if self.found.path is not None:
                 loop.resume(self.found)
@@ -107,7 +119,7 @@ class TrainRun:
     def _start(self) -> Start:
         settings, trained = self.config.start, self.parts.trained
         if self.found.path is not None:
-            return Start(open_weights(self.found.path / "model"), ())
+            return Start(open_weights(self.found.path / MODEL), ())
         if settings.weights is None:
             if settings.leave_out or settings.allow_missing:
                 raise ConfigError("start.leave_out and start.allow_missing need start.weights")
@@ -115,6 +127,29 @@ class TrainRun:
             return Start(trained.open(), (f"weights    {kind}",))
         file = open_weights(settings.weights)
         return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder; the operating system lets them in again when this process ends, however it ends."""
+    with _writable(folder / LOCK) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise CheckpointError(
+                f"{folder}: another process is training there; wait for it or choose --out"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        yield
+
+
+def _writable(file: Path) -> IO[str]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("w")
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be written ({error.strerror or error})") from error
 
 
 def make_plan(config: TrainConfig) -> Plan:
