@@ -33,7 +33,7 @@ STEPS = 8
 PATIENCE = 300.0
 """Seconds; a run that shows no life for so long hangs."""
 UNSTEADY = ("seconds", "data_wait_seconds", "samples_per_second", "tokens_per_second", "peak_memory_mb")
-"""What differs between two runs that are the same."""
+"""What differs between the logs of two runs that are the same."""
 
 
 class Differs(Exception):
@@ -48,7 +48,7 @@ class Trainer:
 
     @contextmanager
     def started(self, folder: Path, *settings: str) -> Iterator[subprocess.Popen[bytes]]:
-        """A run in a process of its own, killed at the end unless it has ended itself. What it says is in FOLDER.txt."""
+        """A run in a process of its own, killed at the end if it has not ended by itself; FOLDER.txt has its words."""
         command = [sys.executable, "-m", "duosora", "train", *self.arguments, "--out", str(folder), *_set(*settings)]
         with folder.with_suffix(".txt").open("ab") as output:
             process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
@@ -69,13 +69,11 @@ class Trainer:
 def resume(trainer: Trainer, straight: Path, folder: Path, draw: random.Random) -> None:
     """Kill a run after a random number of steps, start it again, and compare it with the straight one."""
     kill_after = draw.randint(1, STEPS - 1)
-    saving = (f"checkpoints.every={draw.randint(1, 3)}", f"checkpoints.in_background={draw.choice(['on', 'off'])}")
-    settings = (f"max_steps={STEPS}", *(text.replace("=on", "=true").replace("=off", "=false") for text in saving))
-    with trainer.started(folder, *settings, f"data.workers={draw.randint(0, 2)}") as process:
+    common = (f"max_steps={STEPS}", f"checkpoints.every={draw.randint(1, 3)}", _background(draw))
+    with trainer.started(folder, *common, f"data.workers={draw.randint(0, 2)}") as process:
         _wait(folder, process, lambda: _logged_steps(folder) >= kill_after)
-    trainer.finish(
-        folder, *settings, f"data.workers={draw.randint(0, 2)}", f"compute.recompute_every={draw.randint(0, 2)}"
-    )
+    changed = (f"data.workers={draw.randint(0, 2)}", f"compute.recompute_every={draw.randint(0, 2)}")
+    trainer.finish(folder, *common, *changed)
     compare(straight, folder, STEPS)
 
 
@@ -87,8 +85,7 @@ def kill_while_saving(trainer: Trainer, folder: Path, count: int, draw: random.R
     cut_off, step = 0, 3
     for _ in range(count):
         left = _unfinished(folder)
-        in_background = draw.choice(["true", "false"])
-        with trainer.started(folder, *settings, f"checkpoints.in_background={in_background}") as process:
+        with trainer.started(folder, *settings, _background(draw)) as process:
             _wait(folder, process, lambda left=left: bool(_unfinished(folder) - left))
             time.sleep(draw.uniform(0.0, written[1] - written[0]))
         cut_off += bool(_unfinished(folder) - left)
@@ -108,9 +105,8 @@ def compare(straight: Path, other: Path, step: int) -> None:
     hashes = [json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"] for folder in (one, two)]
     for files in hashes:
         del files[STATE]  # it holds the settings as well, which may differ
-    differing = [
-        name for name in sorted(hashes[0].keys() | hashes[1].keys()) if hashes[0].get(name) != hashes[1].get(name)
-    ]
+    names = sorted(hashes[0].keys() | hashes[1].keys())
+    differing = [name for name in names if hashes[0].get(name) != hashes[1].get(name)]
     states = [{name: value for name, value in read_state(folder).items() if name != "run"} for folder in (one, two)]
     if states[0] != states[1]:
         differing.append(STATE)
@@ -163,12 +159,17 @@ def _wait(folder: Path, process: subprocess.Popen[bytes], is_so: Callable[[], bo
         time.sleep(0.002)
 
 
+def _background(draw: random.Random) -> str:
+    return f"checkpoints.in_background={draw.choice(('true', 'false'))}"
+
+
 def _unfinished(folder: Path) -> set[Path]:
     return set(folder.glob(f"{UNFINISHED}checkpoint-*"))
 
 
 def _logged_steps(folder: Path) -> int:
-    return read_log(folder / LOG)[-1:][0]["step"] if (folder / LOG).exists() and read_log(folder / LOG) else 0
+    lines = read_log(folder / LOG) if (folder / LOG).exists() else []
+    return int(lines[-1]["step"]) if lines else 0
 
 
 def _steady_log(folder: Path) -> list[dict[str, object]]:

@@ -65,7 +65,7 @@ class Task(Protocol):
         """Write samples of what the model can do by now."""
 
     def write_models(self, saved: Saved, folder: Path) -> None:
-        """Write the weights, and their average if it is kept, as folders MODEL and AVERAGE that can be loaded for use."""
+        """Write the weights, and their average if it is kept, as folders MODEL and AVERAGE ready for use."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -131,15 +131,17 @@ class TrainRun:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other runs out of a folder; the operating system lets them in again when this process ends, however it ends."""
+    """Keep other runs out of a folder until the block, or this process, ends, in whatever way.
+
+    Raises: CheckpointError when one is in there, or the folder cannot be written.
+    """
     with _writable(folder / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise CheckpointError(
-                f"{folder}: another process is training there; wait for it or choose --out"
-            ) from error
-        except OSError:  # a file system without locks
+            advice = "wait for it, or choose another folder with --out"
+            raise CheckpointError(f"{folder}: another process is training there; {advice}") from error
+        except OSError:  # some network file systems have no locks
             pass
         yield
 
