@@ -23,7 +23,7 @@ from ..pipelines.settings import make_sampler
 from ..pipelines.text_to_video import Request, TextToVideo
 from ..shapes import LatentShape, VideoShape
 from .inputs import DiffusionInputs
-from .loop import AVERAGE, MODEL, Loader
+from .loop import Loader
 from .step import DiffusionBatch, Saved, TrainStep
 
 
@@ -94,10 +94,10 @@ class DenoiserTask:
                 write_video(folder / f"{name}.mp4", frames, settings.video.fps, overwrite=True)
 
     def write_models(self, saved: Saved, folder: Path) -> None:
-        """Write both in the hub's form."""
-        write_model(folder / MODEL, self.spec.to_config(), saved.weights(use_ema=False))
+        """Write `model` and `model_ema` in the hub's form."""
+        write_model(folder / "model", self.spec.to_config(), saved.weights(use_ema=False))
         if self.trainer.keeps_ema:
-            write_model(folder / AVERAGE, self.spec.to_config(), saved.weights(use_ema=True))
+            write_model(folder / "model_ema", self.spec.to_config(), saved.weights(use_ema=True))
 
     def _held_out_clips(self) -> Iterator[ClipBatch]:
         if self.held_out is None:

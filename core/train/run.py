@@ -11,6 +11,7 @@ from typing import IO, Any
 import yaml
 
 from .. import backend as backends
+from ..config.data import DataSettings
 from ..config.settings import resolved
 from ..config.training import TrainConfig
 from ..errors import CheckpointError, ConfigError
@@ -26,6 +27,7 @@ from .loop import MODEL, Loop, Outcome, Plan, read_state
 from .setup import make_task, train_parts
 from .start import Start, start_from
 from .step import StepReport
+from .summary import describe_training
 
 LOCK = ".lock"
 HARMLESS = (
@@ -48,6 +50,7 @@ class TrainRun:
         self.backend = backends.get(config.compute.name, config.compute.device)
         self.dtype = config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
+        _refuse_missing_files(config.data)
         self.parts = train_parts(config)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         self.found = self._find(resume)
@@ -64,10 +67,7 @@ class TrainRun:
             f"attention {config.compute.attention}",
             f"training   {trained.family.title} of {trained.layout.num_parameters:,} parameters ({trained.source})",
             *self.start.report,
-            f"data       {config.data.kind} {', '.join(map(str, config.data.files))}".rstrip(),
-            f"steps      {config.max_steps} of {config.accumulate} x {config.batch_size} clips, learning rate "
-            f"{config.learning_rate.kind} {config.learning_rate.peak:g}",
-            f"folder     {config.folder}",
+            *describe_training(config, parts),
         ]
         lines += [f"NOTE       passed over {line}" for line in self.found.passed_over]
         if self.found.path is not None:
@@ -152,6 +152,15 @@ def _writable(file: Path) -> IO[str]:
         return file.open("w")
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+def _refuse_missing_files(data: DataSettings) -> None:
+    """Raises: ConfigError, as opening them would, but before the models are looked for."""
+    if data.kind == "files" and not data.files:
+        raise ConfigError("data.files: name the annotations or folders to train on")
+    missing = [str(file) for file in data.files if not file.exists()]
+    if missing:
+        raise ConfigError(f"data.files: there is no {', '.join(missing)}; name the annotations or folders to train on")
 
 
 def make_plan(config: TrainConfig) -> Plan:

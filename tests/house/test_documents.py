@@ -13,6 +13,7 @@ import torch
 
 from duosora.core.config.schema import ReconstructConfig, SampleConfig
 from duosora.core.config.settings import list_settings
+from duosora.core.config.training import TrainConfig
 from duosora.core.io.weights import open_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.loading import checked_weights
@@ -44,7 +45,7 @@ def test_settings_in_the_tables_exist(heading: str, schema: type) -> None:
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.sh")), ids=lambda script: script.stem)
 def test_settings_in_scripts_exist(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
-    schema = {"sample": SampleConfig, "reconstruct": ReconstructConfig}[
+    schema = {"sample": SampleConfig, "reconstruct": ReconstructConfig, "train": TrainConfig}[
         re.findall(r"^exec duosora (\w+)", text, re.M)[0]
     ]
     named = set(re.findall(r"--set ([\w.]+)=", text))
