@@ -61,7 +61,7 @@ class Trainer:
     def finish(self, folder: Path, *settings: str) -> None:
         """A run to its end."""
         with self.started(folder, *settings) as process:
-            _wait(folder, process, lambda: process.poll() is not None)
+            wait(folder, process, lambda: process.poll() is not None)
             if process.returncode:
                 raise Differs(f"{folder}: exit code {process.returncode}: {_output(folder)}")
 
@@ -71,7 +71,7 @@ def resume(trainer: Trainer, straight: Path, folder: Path, draw: random.Random) 
     kill_after = draw.randint(1, STEPS - 1)
     common = (f"max_steps={STEPS}", f"checkpoints.every={draw.randint(1, 3)}", _background(draw))
     with trainer.started(folder, *common, f"data.workers={draw.randint(0, 2)}") as process:
-        _wait(folder, process, lambda: _logged_steps(folder) >= kill_after)
+        wait(folder, process, lambda: logged_steps(folder) >= kill_after)
     changed = (f"data.workers={draw.randint(0, 2)}", f"compute.recompute_every={draw.randint(0, 2)}")
     trainer.finish(folder, *common, *changed)
     compare(straight, folder, STEPS)
@@ -86,7 +86,7 @@ def kill_while_saving(trainer: Trainer, folder: Path, count: int, draw: random.R
     for _ in range(count):
         left = _unfinished(folder)
         with trainer.started(folder, *settings, _background(draw)) as process:
-            _wait(folder, process, lambda left=left: bool(_unfinished(folder) - left))
+            wait(folder, process, lambda left=left: bool(_unfinished(folder) - left))
             time.sleep(draw.uniform(0.0, written[1] - written[0]))
         cut_off += bool(_unfinished(folder) - left)
         found = Checkpoints(folder).newest()
@@ -100,7 +100,7 @@ def kill_while_saving(trainer: Trainer, folder: Path, count: int, draw: random.R
 
 
 def compare(straight: Path, other: Path, step: int) -> None:
-    """Raises: Differs naming the files of the checkpoint, or the first line of the log, that are not the same."""
+    """Compare a checkpoint, and the log up to it, of two runs. Raises: Differs naming files or a line of the log."""
     one, two = straight / f"checkpoint-{step}", other / f"checkpoint-{step}"
     hashes = [json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"] for folder in (one, two)]
     for files in hashes:
@@ -112,9 +112,29 @@ def compare(straight: Path, other: Path, step: int) -> None:
         differing.append(STATE)
     if differing:
         raise Differs(f"{two}: differs from the straight run in {', '.join(differing)}")
-    for mine, theirs in zip(_steady_log(straight), _steady_log(other), strict=True):
+    for mine, theirs in zip(_steady_log(straight, step), _steady_log(other, step), strict=True):
         if mine != theirs:
             raise Differs(f"{other / LOG}: {theirs} is {mine} in the straight run")
+
+
+def wait(folder: Path, process: subprocess.Popen[bytes], is_so: Callable[[], bool]) -> None:
+    """Until something is so. Raises: Differs when the run ends before, or nothing happens."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        has_ended = process.poll() is not None  # asked first: what the run did before it ended counts
+        if is_so():
+            return
+        if has_ended:
+            raise Differs(f"{folder}: ended with exit code {process.returncode}: {_output(folder)}")
+        if time.monotonic() > deadline:
+            raise Differs(f"{folder}: hangs: {_output(folder)}")
+        time.sleep(0.002)
+
+
+def logged_steps(folder: Path) -> int:
+    """How far a run has come."""
+    lines = read_log(folder / LOG) if (folder / LOG).exists() else []
+    return int(lines[-1]["step"]) if lines else 0
 
 
 def main() -> int:
@@ -148,17 +168,6 @@ def main() -> int:
     return 0
 
 
-def _wait(folder: Path, process: subprocess.Popen[bytes], is_so: Callable[[], bool]) -> None:
-    """Until something is so. Raises: Differs when the run ends before, or nothing happens."""
-    deadline = time.monotonic() + PATIENCE
-    while not is_so():
-        if process.poll() is not None:
-            raise Differs(f"{folder}: ended with exit code {process.returncode}: {_output(folder)}")
-        if time.monotonic() > deadline:
-            raise Differs(f"{folder}: hangs: {_output(folder)}")
-        time.sleep(0.002)
-
-
 def _background(draw: random.Random) -> str:
     return f"checkpoints.in_background={draw.choice(('true', 'false'))}"
 
@@ -167,13 +176,9 @@ def _unfinished(folder: Path) -> set[Path]:
     return set(folder.glob(f"{UNFINISHED}checkpoint-*"))
 
 
-def _logged_steps(folder: Path) -> int:
-    lines = read_log(folder / LOG) if (folder / LOG).exists() else []
-    return int(lines[-1]["step"]) if lines else 0
-
-
-def _steady_log(folder: Path) -> list[dict[str, object]]:
-    return [{name: value for name, value in line.items() if name not in UNSTEADY} for line in read_log(folder / LOG)]
+def _steady_log(folder: Path, last_step: int) -> list[dict[str, object]]:
+    lines = [line for line in read_log(folder / LOG) if line["step"] <= last_step]
+    return [{name: value for name, value in line.items() if name not in UNSTEADY} for line in lines]
 
 
 def _output(folder: Path) -> str:
