@@ -30,6 +30,8 @@ OTHER_OPTIMIZERS = {
     "prodigy": ("prodigyopt", "Prodigy", "prodigyopt"),
 }
 """Module, class and package of the optimisers that libraries bring."""
+PLACEHOLDER_RATE = 1.0
+"""Until the first step brings its own; not 0, which Prodigy refuses."""
 
 
 class Update(NamedTuple):
@@ -119,13 +121,13 @@ class Optimization:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """The optimiser's tensors, `exp_avg.<name>` and the like, and its numbers."""
         tensors: dict[str, Tensor] = {}
-        numbers: dict[str, dict[str, float]] = {}
+        numbers: dict[str, dict[str, int | float]] = {}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.ndim:
                     tensors[f"{key}.{name}"] = value
-                else:
-                    numbers.setdefault(key, {})[name] = float(value)
+                else:  # torch counts steps in tensors, libraries in plain whole numbers
+                    numbers.setdefault(key, {})[name] = float(value) if isinstance(value, Tensor) else value
         groups = [_numbers_of(group) for group in self.optimizer.param_groups]
         return Tensors(tensors), {"numbers": numbers, "groups": groups, "loss_scale": self.scaler.state_dict()}
 
@@ -140,13 +142,15 @@ class Optimization:
         for full_name in arrays:
             key, _, name = full_name.partition(".")
             parameter = self.parameters.get(name)
-            if parameter is None or tuple(arrays[full_name].shape) != tuple(parameter.shape):
+            shape = arrays[full_name].shape
+            # Libraries keep flat and packed tensors too, whose shapes are their own affair.
+            if parameter is None or (len(shape) > 1 and tuple(shape) != tuple(parameter.shape)):
                 raise CheckpointError(f"{source}: {full_name} belongs to another model; resume with the run's config")
             tensor = to_tensor(arrays[full_name]).to(parameter.device)
             states.setdefault(name, {})[key] = aligned(tensor)
         for key, values in rest["numbers"].items():
             for name, value in values.items():
-                states.setdefault(name, {})[key] = torch.tensor(value, dtype=torch.float32)
+                states.setdefault(name, {})[key] = torch.tensor(value) if isinstance(value, float) else value
         unknown = states.keys() - self.parameters.keys()
         if unknown or (states and len(states) != len(self.parameters)):
             raise CheckpointError(f"{source}: holds the state of {len(states)} weights, not of {len(self.parameters)}")
@@ -266,12 +270,12 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _optimizer(name: str, parameters: list[nn.Parameter], options: AdamW) -> torch.optim.Optimizer:
     settings: dict[str, Any] = {"betas": options.betas, "eps": options.eps, "weight_decay": options.weight_decay}
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=0.0, **settings)
+        return torch.optim.AdamW(parameters, lr=PLACEHOLDER_RATE, **settings)
     if name not in OTHER_OPTIMIZERS:
         raise ConfigError(f"optimizer.name = {name!r}: needs one of adamw, {', '.join(OTHER_OPTIMIZERS)}")
     module, kind, package = OTHER_OPTIMIZERS[name]
     try:
-        return getattr(importlib.import_module(module), kind)(parameters, lr=0.0, **settings)
+        return getattr(importlib.import_module(module), kind)(parameters, lr=PLACEHOLDER_RATE, **settings)
     except (ImportError, OSError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise BackendMissing(

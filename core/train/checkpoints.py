@@ -22,7 +22,7 @@ from ..io.files import atomic_write, sync
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"checkpoint-(\d+)")
-UNFINISHED = ".duosora-"
+UNFINISHED, ASIDE = ".duosora-", ".set-aside"
 BLOCK_BYTES = 1 << 22
 
 
@@ -79,6 +79,25 @@ class Checkpoints:
                 return Found(path, step, tuple(passed_over))
             passed_over.append(f"{path}: {reason}")
         return Found(None, 0, tuple(passed_over))
+
+    def set_aside(self, found: Found) -> list[Path]:
+        """Rename what a run that goes on from `found` will write anew: later checkpoints, damaged or given up.
+
+        They would take the places of its own, and damaged ones would count among those that are kept. Returns their
+        new paths. Raises: CheckpointError when they cannot be renamed.
+        """
+        kept = found.path and found.path.resolve()
+        moved = []
+        for step, path in sorted(self._all()):
+            if step >= found.step and path.resolve() != kept:
+                target = path.with_name(path.name + ASIDE)
+                try:
+                    shutil.rmtree(target, ignore_errors=True)
+                    path.rename(target)
+                except OSError as error:
+                    raise CheckpointError(f"{path}: cannot be renamed ({error.strerror or error})") from error
+                moved.append(target)
+        return moved
 
     def clean(self) -> None:
         """Remove what killed processes left behind."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendMissing
+from ..errors import BackendMissing, CheckpointError
 from ..io.files import atomic_write
 
 LOG = "log.jsonl"
@@ -21,21 +21,23 @@ class StepLog:
     def __init__(self, folder: Path, tensorboard: str = "auto") -> None:
         """tensorboard: on, off, or auto for on where it is installed. Raises: BackendMissing for on where it is not."""
         self.path = folder / LOG
-        folder.mkdir(parents=True, exist_ok=True)
         self._writer = _tensorboard_writer(folder, tensorboard)
 
     def cut_back(self, step: int) -> None:
         """Leave out the lines after a step, which a resumed run writes anew, and a last line that was cut off."""
         lines = read_log(self.path) if self.path.exists() else []
         kept = [json.dumps(line) for line in lines if line["step"] <= step]
-        with atomic_write(self.path, overwrite=True) as temporary:
+        with atomic_write(self.path, overwrite=True, error=CheckpointError) as temporary:
             temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
     def write(self, event: str, step: int, values: Mapping[str, Any]) -> None:
-        """Add a line, and numbers of it to TensorBoard."""
+        """Add a line, and numbers of it to TensorBoard. Raises: CheckpointError when it cannot be written."""
         line = json.dumps({"event": event, "step": step, **_plain(values)})
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+        except OSError as error:
+            raise CheckpointError(f"{self.path}: cannot be written ({error.strerror or error})") from error
         if self._writer is not None:
             for name, value in values.items():
                 if isinstance(value, int | float):
@@ -76,6 +78,6 @@ def _tensorboard_writer(folder: Path, wish: str) -> Any:
         from tensorboard.summary import Writer
     except ImportError as error:
         if wish == "on":
-            raise BackendMissing('log.tensorboard = on: pip install "duosora[train]"') from error
+            raise BackendMissing('tensorboard = on: pip install "duosora[train]"') from error
         return None
     return Writer(str(folder / "tensorboard"))

@@ -7,7 +7,9 @@ computes is the trainer's (core.train.step.TrainStep); how clips become batches 
 from __future__ import annotations
 
 import json
+import resource
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +21,7 @@ from typing import Any, Protocol
 
 from ..data.batch import ClipBatch
 from ..errors import CheckpointError
+from ..io.weights import open_weights
 from .checkpoints import Checkpoints, Found
 from .ema import EmaSchedule
 from .guard import Guard
@@ -26,7 +29,8 @@ from .learning_rate import LearningRate
 from .logs import StepLog
 from .step import Saved, StepReport, TrainStep
 
-STATE = "state.json"
+STATE, MODEL, AVERAGE = "state.json", "model", "model_ema"
+"""Of a checkpoint: what the loop itself keeps, and the folders of the weights and of their average."""
 
 
 class Loader(Protocol):
@@ -64,7 +68,7 @@ class Task(Protocol):
         """Write samples of what the model can do by now."""
 
     def write_models(self, saved: Saved, folder: Path) -> None:
-        """Write the model, and its average, as folders that can be loaded for use."""
+        """Write the weights, and their average if it is kept, as folders MODEL and AVERAGE ready for use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,24 +109,31 @@ class Loop:
         guard: Guard,
         identity: Mapping[str, Any],
         say: Callable[[str], None] = print,
+        peak_memory_bytes: Callable[[], int | None] = lambda: None,
     ) -> None:
-        """identity: what a checkpoint says of the run that made it."""
+        """identity: what a checkpoint says of the run that made it. peak_memory_bytes: of the device, None for the log
+        to tell the process's own."""
         self.folder, self.task, self.loader, self.plan = folder, task, loader, plan
         self.checkpoints, self.log, self.guard, self.identity, self.say = checkpoints, log, guard, identity, say
+        self.peak_memory_bytes = peak_memory_bytes
         self.step = 0
         """Optimiser steps made."""
+        self._saved_step: int | None = None
         self._saving = _Saving(checkpoints, in_background=plan.save_in_background)
 
     def resume(self, found: Found) -> None:
-        """Go on from a checkpoint: optimiser, guard and position; the weights were loaded when the trainer was made.
+        """Go on from a checkpoint: optimiser, average, guard and position; the weights were loaded when the trainer was
+        made.
 
         Raises: CheckpointError when the checkpoint holds no state of a run.
         """
         assert found.path is not None
         self.task.trainer.load(found.path)
+        if self.task.trainer.keeps_ema:
+            self.task.trainer.load_average(open_weights(found.path / AVERAGE))
         state = read_state(found.path)
         self.guard.load_state(state["guard"])
-        self.step = int(state["step"])
+        self.step = self._saved_step = int(state["step"])
         self._saving.last = found.path
 
     def run(self, on_step: Callable[[int, StepReport], None] | None = None) -> Outcome:
@@ -134,8 +145,8 @@ class Loop:
             finally:
                 self.loader.close()
                 self.log.close()
-        self._save()
-        self._saving.wait()
+            self._save()
+            self._saving.wait()
         return Outcome(self.step, self.step >= self.plan.max_steps, self._saving.last)
 
     def _run(self, leaving: _Leaving, on_step: Callable[[int, StepReport], None] | None) -> None:
@@ -175,6 +186,7 @@ class Loop:
             "data_wait_seconds": round(waited, 4),
             "samples_per_second": round(samples / max(seconds, 1e-9), 3),
             "tokens_per_second": round(size / max(seconds, 1e-9), 1),
+            "peak_memory_mb": round((self.peak_memory_bytes() or _peak_memory_of_process()) / 2**20),
             **({"failures": failures} if failures else {}),
         }
         self.log.write("step", self.step, values)
@@ -195,6 +207,9 @@ class Loop:
             self.task.show(self.folder / "samples", self.step)
 
     def _save(self) -> None:
+        if self._saved_step == self.step:
+            return
+        self._saving.wait()  # before the next copy is made: one in memory is enough
         state = {"step": self.step, "guard": self.guard.state(), "run": dict(self.identity)}
         saved = self.task.trainer.saved(is_copy=self.plan.save_in_background)
 
@@ -204,6 +219,7 @@ class Loop:
             (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
         self._saving.save(self.step, write)
+        self._saved_step = self.step
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -227,7 +243,6 @@ class _Saving:
         self._error: BaseException | None = None
 
     def save(self, step: int, write: Callable[[Path], None]) -> None:
-        self.wait()
         if not self.in_background:
             self.last = self.checkpoints.save(step, write)
             return
@@ -274,6 +289,12 @@ def _asked_to_leave() -> Iterator[_Leaving]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _peak_memory_of_process() -> int:
+    """Bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _is_due(step: int, every: int | None) -> bool:

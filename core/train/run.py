@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import fcntl
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
 from .. import backend as backends
+from ..config.data import DataSettings
 from ..config.settings import resolved
 from ..config.training import TrainConfig
 from ..errors import CheckpointError, ConfigError
@@ -21,11 +24,13 @@ from .ema import EmaSchedule
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
-from .loop import Loop, Outcome, Plan, read_state
+from .loop import MODEL, Loop, Outcome, Plan, read_state
 from .setup import make_task, train_parts
 from .start import Start, start_from
 from .step import StepReport
+from .summary import describe_training
 
+LOCK = ".lock"
 HARMLESS = (
     *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
     *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
@@ -46,6 +51,7 @@ class TrainRun:
         self.backend = backends.get(config.compute.name, config.compute.device)
         self.dtype = config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
+        _refuse_missing_files(config.data)
         self.parts = train_parts(config)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         self.found = self._find(resume)
@@ -62,10 +68,7 @@ class TrainRun:
             f"attention {config.compute.attention}",
             f"training   {trained.family.title} of {trained.layout.num_parameters:,} parameters ({trained.source})",
             *self.start.report,
-            f"data       {config.data.kind} {', '.join(map(str, config.data.files))}".rstrip(),
-            f"steps      {config.max_steps} of {config.accumulate} x {config.batch_size} clips, learning rate "
-            f"{config.learning_rate.kind} {config.learning_rate.peak:g}",
-            f"folder     {config.folder}",
+            *describe_training(config, parts),
         ]
         lines += [f"NOTE       passed over {line}" for line in self.found.passed_over]
         if self.found.path is not None:
@@ -75,12 +78,20 @@ class TrainRun:
     def run(
         self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = print
     ) -> Outcome:
-        """Train, from the checkpoint if there is one."""
+        """Train, from the checkpoint if there is one.
+
+        Raises: CheckpointError when the folder cannot be written, or another process is training in it.
+        """
+        with _alone_in(self.config.folder):
+            return self._run(on_step, say)
+
+    def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> Outcome:
         config = self.config
-        config.folder.mkdir(parents=True, exist_ok=True)
         self.checkpoints.clean()
+        for path in self.checkpoints.set_aside(self.found):
+            say(f"set aside  {path}, which is to be written anew")
         settings = resolved(config)
-        with atomic_write(config.folder / "config.yaml", overwrite=True) as temporary:
+        with atomic_write(config.folder / "config.yaml", overwrite=True, error=CheckpointError) as temporary:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
         task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype)
         say(f"reading    {loader.describe()}")
@@ -88,7 +99,8 @@ class TrainRun:
         log = StepLog(config.folder, config.tensorboard)
         identity = {"config": settings, "versions": self.backend.versions()}
         plan = make_plan(config)
-        loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say)
+        memory = self.backend.peak_memory_bytes
+        loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say, memory)
         try:
             if self.found.path is not None:
                 loop.resume(self.found)
@@ -111,7 +123,7 @@ class TrainRun:
     def _start(self) -> Start:
         settings, trained = self.config.start, self.parts.trained
         if self.found.path is not None:
-            return Start(open_weights(self.found.path / "model"), ())
+            return Start(open_weights(self.found.path / MODEL), ())
         if settings.weights is None:
             if settings.leave_out or settings.allow_missing:
                 raise ConfigError("start.leave_out and start.allow_missing need start.weights")
@@ -122,6 +134,40 @@ class TrainRun:
             raise ConfigError("start.fresh and start.weights exclude each other")
         file = open_weights(settings.weights)
         return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other runs out of a folder until the block, or this process, ends, in whatever way.
+
+    Raises: CheckpointError when one is in there, or the folder cannot be written.
+    """
+    with _writable(folder / LOCK) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            advice = "wait for it, or choose another folder with --out"
+            raise CheckpointError(f"{folder}: another process is training there; {advice}") from error
+        except OSError:  # some network file systems have no locks
+            pass
+        yield
+
+
+def _writable(file: Path) -> IO[str]:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        return file.open("w")
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be written ({error.strerror or error})") from error
+
+
+def _refuse_missing_files(data: DataSettings) -> None:
+    """Raises: ConfigError, as opening them would, but before the models are looked for."""
+    if data.kind == "files" and not data.files:
+        raise ConfigError("data.files: name the annotations or folders to train on")
+    missing = [str(file) for file in data.files if not file.exists()]
+    if missing:
+        raise ConfigError(f"data.files: there is no {', '.join(missing)}; name the annotations or folders to train on")
 
 
 def make_plan(config: TrainConfig) -> Plan:

@@ -59,6 +59,8 @@ def train_parts(config: TrainConfig) -> TrainParts:
         if name is None:
             raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
     text_encoder = open_part("text_encoder", str(names["text_encoder"]))
+    if text_encoder.is_fresh and text_encoder.source != "tiny":
+        raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
     tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
     return TrainParts(
         trained=open_part("denoiser", model.denoiser, config.seed),

@@ -19,7 +19,7 @@ from duosora.core.train.ema import EmaSchedule
 from duosora.core.train.guard import LEAST, Guard
 from duosora.core.train.learning_rate import LearningRate
 from duosora.core.train.logs import StepLog, read_log
-from duosora.core.train.loop import Loop, Plan
+from duosora.core.train.loop import AVERAGE, MODEL, Loop, Plan
 from duosora.core.train.plot import plot_run, smoothed
 from duosora.core.train.step import StepReport
 
@@ -84,8 +84,10 @@ class ToyStep:
 
     def load(self, folder: Path) -> None:
         self.momentum = open_weights(folder / "optimizer.safetensors")["momentum"]
-        self.w = open_weights(folder / "model.safetensors")["w"]
-        self.average = open_weights(folder / "ema.safetensors")["w"]
+        self.w = open_weights(folder / MODEL)["w"]
+
+    def load_average(self, weights: Mapping[str, np.ndarray]) -> None:
+        self.average = weights["w"]
 
     @contextmanager
     def inference_model(self, use_ema: bool):
@@ -113,8 +115,8 @@ class ToyTask:
         self.shown.append(step)
 
     def write_models(self, saved: Held, folder: Path) -> None:
-        save_weights(folder / "model.safetensors", saved.weights(False))
-        save_weights(folder / "ema.safetensors", saved.weights(True))
+        save_weights(folder / MODEL, saved.weights(False))
+        save_weights(folder / AVERAGE, saved.weights(True))
 
 
 def make(folder: Path, trainer: ToyStep, max_steps: int = 12, guard: Guard | None = None, **plan) -> Loop:
@@ -151,7 +153,7 @@ def test_a_run_that_goes_on_is_the_straight_run(tmp_path: Path, in_background: b
     loop.run()
     assert state(again) == state(straight)
     logs = [read_log(tmp_path / name / "log.jsonl") for name in ("straight", "parts")]
-    unsteady = ("seconds", "data_wait_seconds", "samples_per_second", "tokens_per_second")
+    unsteady = ("seconds", "data_wait_seconds", "samples_per_second", "tokens_per_second", "peak_memory_mb")
     plain = [[{k: v for k, v in line.items() if k not in unsteady} for line in lines] for lines in logs]
     assert plain[0] == plain[1]
     assert [line["step"] for line in plain[0]] == list(range(1, 13))

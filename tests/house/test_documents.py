@@ -53,7 +53,7 @@ def test_settings_in_the_tables_exist(heading: str, schema: type) -> None:
 @pytest.mark.parametrize("script", sorted((ROOT / "scripts").rglob("*.sh")), ids=lambda script: script.stem)
 def test_settings_in_scripts_exist(script: Path) -> None:
     text = script.read_text(encoding="utf-8")
-    schema = {"sample": SampleConfig, "reconstruct": ReconstructConfig}[
+    schema = {"sample": SampleConfig, "reconstruct": ReconstructConfig, "train": TrainConfig}[
         re.findall(r"^exec duosora (\w+)", text, re.M)[0]
     ]
     named = set(re.findall(r"--set ([\w.]+)=", text))

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from duosora.core.config import schema
+from duosora.core.config import schema, training
 from duosora.core.config.loading import load
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("core", "backends", "convert")
 TOP_LEVEL_FOLDERS = {*ROOMS, "scripts", "configs", "tests", "src", "docs", "benchmarks", ".ci"}
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".jsonl", ".txt", ".sh", ".cfg", ""}
-SCHEMAS = {"sample": schema.SampleConfig, "reconstruct": schema.ReconstructConfig}
+SCHEMAS = {"sample": schema.SampleConfig, "reconstruct": schema.ReconstructConfig, "train": training.TrainConfig}
 """What the files in each folder of configs/ are read as."""
 
 # In two parts, so that this file does not hold what it looks for.

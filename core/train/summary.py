@@ -1,0 +1,95 @@
+"""What a training run is about to do, in lines for a reader; part of `TrainRun.plan`."""
+
+from __future__ import annotations
+
+from ..config.training import AutoencoderSettings, ObjectiveSettings, TrainConfig
+from ..data.selection import check_settings
+from ..data.sources import fitted
+from ..models.recognise import Part
+from ..shapes import Patch, VideoShape
+from .setup import TrainParts
+
+
+def describe_training(config: TrainConfig, parts: TrainParts) -> list[str]:
+    """Data, sizes, frozen models, objective, steps and checkpoints, a line per subject.
+
+    Raises: ConfigError and ShapeError when settings of the data do not fit one another or the models.
+    """
+    rate, ema, optimizer = config.learning_rate, config.ema, config.optimizer
+    average = "no EMA" if ema is None else f"EMA of decay {ema.decay:g}"
+    samples = config.batch_size * config.accumulate
+    lines = [
+        f"data       {' '.join([config.data.kind, ', '.join(map(str, config.data.files))]).rstrip()}",
+        f"clips      {_sizes(config, parts)}",
+    ]
+    if parts.text_encoder is not None and parts.vae is not None:
+        lines.append(f"frozen     {_frozen(config, parts.text_encoder, parts.vae)}")
+    objective = _denoising(config.objective) if config.autoencoder is None else _reconstruction(config.autoencoder)
+    return [
+        *lines,
+        f"objective  {objective}",
+        f"steps      {config.max_steps:,} of {samples} clips ({config.accumulate} x {config.batch_size}), seed "
+        f"{config.seed}",
+        f"optimiser  {optimizer.name}, learning rate {rate.kind} {rate.peak:g}, {average}",
+        f"folder     {config.folder}, {_saving(config)}",
+    ]
+
+
+def _sizes(config: TrainConfig, parts: TrainParts) -> str:
+    """Frames, height and width of the largest clips, and what they are to the model."""
+    data, compression = fitted(config.data), (parts.vae or parts.trained).spec.compression
+    patch = Patch(1, 1) if parts.vae is None else parts.trained.spec.patch
+    check_settings(data, compression)
+    if data.max_area is None:
+        video = VideoShape(data.frames, data.height or 0, data.width or 0)
+        text = f"up to {_x(video)} pixels"
+    else:
+        row = compression.space * patch.space
+        video = VideoShape(data.frames, row, data.max_area // row**2 * row)  # of all shapes of this area one that fits
+        text = f"up to {data.frames} frames of {data.max_area} pixels, sides multiples of {data.stride}"
+    tokens = patch.tokens(compression.latent(video)).num_tokens
+    return f"{text} = {tokens} {'latents' if parts.vae is None else 'tokens'} a clip"
+
+
+def _frozen(config: TrainConfig, text_encoder: Part, vae: Part) -> str:
+    return ", ".join(
+        f"{kind} {part.source} ({f'cached in {cache}' if cache else 'computed in each step'})"
+        for kind, part, cache in (
+            ("text encoder", text_encoder, config.caches.text),
+            ("autoencoder", vae, config.caches.latents),
+        )
+    )
+
+
+def _denoising(objective: ObjectiveSettings) -> str:
+    timesteps = f"{objective.timesteps.kind} timesteps"
+    if objective.kind == "flow":
+        return f"flow, shift {objective.shift:g}, weighting {objective.weighting}, {timesteps}"
+    terminal = "zero" if objective.zero_terminal_snr else "non-zero"
+    weights = "no weights" if objective.snr_gamma is None else f"min-SNR gamma {objective.snr_gamma:g}"
+    return f"{objective.kind}, {objective.schedule} schedule with {terminal} terminal SNR, {weights}, {timesteps}"
+
+
+def _reconstruction(losses: AutoencoderSettings) -> str:
+    terms = [f"{losses.loss} of the pixels"]
+    for name, weight in (
+        ("KL", losses.kl_weight),
+        ("wavelets", losses.wavelet_weight),
+        ("LPIPS", losses.perceptual_weight),
+    ):
+        if weight:
+            terms.append(f"{weight:g} x {name}")
+    if losses.discriminator_factor:
+        terms.append(f"{losses.discriminator_loss} discriminator from step {losses.discriminator_start}")
+    return " + ".join(terms)
+
+
+def _saving(config: TrainConfig) -> str:
+    settings = config.checkpoints
+    often = "a checkpoint at the end" if settings.every is None else f"a checkpoint every {settings.every} steps"
+    kept = f"the newest {settings.keep} stay"
+    return f"{often}, {kept}" + (f" and every {settings.keep_every}th step's" if settings.keep_every else "")
+
+
+def _x(shape: VideoShape) -> str:
+    return "x".join(map(str, shape))

@@ -1,0 +1,202 @@
+"""`duosora train` and `duosora plot` with the tiny models: plans, going on, refusals, bad steps, full disks."""
+
+import fcntl
+import json
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from duosora.core.train.checkpoints import Checkpoints
+from duosora.core.train.logs import read_log
+from duosora.core.train.run import LOCK
+
+ROOT = Path(__file__).parents[2]
+STAGES = sorted(path for path in (ROOT / "configs" / "train").glob("*_stage*.yaml"))
+TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off")
+
+
+def given(*settings: str) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
+
+
+@pytest.fixture
+def train(duosora: Callable, tmp_path: Path) -> Callable:
+    """`duosora train` of the tiny denoiser into the folder `run`."""
+
+    def run(*arguments: object, settings: tuple[str, ...] = ()):
+        return duosora("train", *arguments, *given(*TINY, *settings), "--out", tmp_path / "run")
+
+    return run
+
+
+def lines(folder: Path) -> list[dict]:
+    return read_log(folder / "run" / "log.jsonl")
+
+
+@pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stem)
+def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(duosora: Callable, file: Path) -> None:
+    here = ("model.text_encoder=tiny", "model.vae=tiny", f"data.files=[{json.dumps(str(ROOT / 'tests/media'))}]")
+    outcome = duosora("train", "--config", file, "--dry-run", *given(*here, "start={}", "compute.dtype=fp32"))
+    assert outcome.code == 0, outcome.err
+    subjects = [line.split()[0] for line in outcome.out.splitlines()]
+    denoiser = ["frozen"] if "wfvae" not in file.stem else []
+    expected = ["backend", "training", "weights", "data", "clips", *denoiser, "objective", "steps", "optimiser"]
+    assert subjects == [*expected, "folder"]
+    assert not Path("runs").exists()
+
+
+@pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stem)
+def test_a_published_stage_says_what_has_to_be_set(duosora: Callable, file: Path) -> None:
+    outcome = duosora("train", "--config", file, "--dry-run")
+    assert outcome.code == 2
+    assert outcome.err.startswith("duosora: data.files: there is no data/")
+    assert outcome.err.count("\n") == 1
+
+
+def test_the_plan_counts_tokens_and_says_what_the_run_goes_on_from(train: Callable, tmp_path: Path) -> None:
+    outcome = train("--dry-run")
+    assert "clips      up to 17x64x64 pixels = 80 tokens a clip" in outcome.out
+    area = ("data.kind=files", f"data.files=[{ROOT / 'tests/media'}]", "data.max_area=4096")
+    assert "93 frames of 4096 pixels, sides multiples of 32 = 384 tokens" in train("--dry-run", settings=area).out
+    assert not (tmp_path / "run").exists()
+    train(settings=("max_steps=2",))
+    assert "at step 2" in train("--dry-run").out
+
+
+def test_a_run_logs_each_step_and_is_drawn(train: Callable, duosora: Callable, tmp_path: Path) -> None:
+    outcome = train(settings=("max_steps=3", "batch_size=2", "validation.every=2", "validation.batches=1"))
+    assert outcome.code == 0, outcome.err
+    assert f"finished 3 steps: {tmp_path / 'run/checkpoint-3'}" in outcome.out
+    steps = [line for line in lines(tmp_path) if line["event"] == "step"]
+    assert [line["step"] for line in steps] == [1, 2, 3]
+    measured = {"loss", "grad_norm", "lr", "samples_per_second", "tokens_per_second", "peak_memory_mb"}
+    assert all(line[name] > 0 for line in steps for name in measured)
+    assert all(line["data_wait_seconds"] >= 0 and line["applied"] for line in steps)
+    assert 100 < steps[-1]["peak_memory_mb"] < 20000
+    (validation,) = [line for line in lines(tmp_path) if line["event"] == "validation"]
+    assert validation["step"] == 2
+    assert validation["loss"] > 0
+    drawn = duosora("plot", tmp_path / "run")
+    assert drawn.code == 0, drawn.err
+    assert (tmp_path / "run/plot.png").stat().st_size > 10_000
+
+
+def test_a_run_that_is_finished_stays_so(train: Callable, tmp_path: Path) -> None:
+    train(settings=("max_steps=2",))
+    before = (tmp_path / "run/checkpoint-2/manifest.json").stat()
+    assert "finished 2 steps" in train(settings=("max_steps=2",)).out
+    assert (tmp_path / "run/checkpoint-2/manifest.json").stat() == before
+
+
+def test_other_settings_are_refused_on_going_on_but_for_harmless_ones(train: Callable, tmp_path: Path) -> None:
+    train(settings=("max_steps=1",))
+    outcome = train(settings=("max_steps=2", "seed=5", "optimizer.eps=1e-8"))
+    assert outcome.code == 2
+    assert "optimizer.eps = 1e-08 was 1e-15; seed = 5 was 1234" in outcome.err
+    outcome = train(settings=("max_steps=2", "compute.recompute_every=1", "checkpoints.keep=1"))
+    assert outcome.code == 0, outcome.err
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+    assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_run_begins_anew_only_where_none_was(train: Callable) -> None:
+    assert train("--resume", "none", settings=("max_steps=1",)).code == 0
+    outcome = train("--resume", "none", settings=("max_steps=1",))
+    assert outcome.code == 2
+    assert "holds a run already" in outcome.err
+
+
+def test_a_damaged_checkpoint_is_passed_over_set_aside_and_written_anew(train: Callable, tmp_path: Path) -> None:
+    train(settings=("max_steps=2", "checkpoints.every=1"))
+    whole = (tmp_path / "run/checkpoint-2/manifest.json").read_text()
+    with (tmp_path / "run/checkpoint-2/optimizer.safetensors").open("r+b") as file:
+        file.seek(5000)
+        file.write(b"????")
+    outcome = train(settings=("max_steps=2", "checkpoints.keep=1"))
+    assert outcome.code == 0, outcome.err
+    assert "passed over" in outcome.out
+    assert "optimizer.safetensors was changed or damaged" in outcome.out
+    assert (tmp_path / "run/checkpoint-2.set-aside").is_dir()
+    found = Checkpoints(tmp_path / "run").newest()
+    assert (found.step, found.passed_over) == (2, ())
+    names = ("model", "model_ema", "optimizer.safetensors")
+    again = json.loads((tmp_path / "run/checkpoint-2/manifest.json").read_text())["files"]
+    for name, entry in json.loads(whole)["files"].items():
+        if name.startswith(names):
+            assert again[name] == entry
+
+
+def test_an_earlier_checkpoint_can_be_named_and_later_ones_are_set_aside(train: Callable, tmp_path: Path) -> None:
+    train(settings=("max_steps=3", "checkpoints.every=1"))
+    outcome = train("--resume", tmp_path / "run/checkpoint-1", settings=("max_steps=2",))
+    assert outcome.code == 0, outcome.err
+    held = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert held == ["checkpoint-1", "checkpoint-2", "checkpoint-2.set-aside", "checkpoint-3.set-aside"]
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2]
+
+
+def test_a_second_run_in_the_folder_is_refused(train: Callable, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    with (tmp_path / "run" / LOCK).open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        outcome = train(settings=("max_steps=1",))
+    assert outcome.code == 2
+    assert "another process is training there" in outcome.err
+    assert train(settings=("max_steps=1",)).code == 0
+
+
+@contextmanager
+def files_up_to(size_bytes: int) -> Iterator[None]:
+    """The operating system refuses larger files, as it refuses any on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("in_background", ["true", "false"])
+def test_a_checkpoint_that_cannot_be_written_ends_the_run_and_keeps_the_last(
+    train: Callable, tmp_path: Path, in_background: str
+) -> None:
+    background = f"checkpoints.in_background={in_background}"
+    train(settings=("max_steps=1", background))
+    with files_up_to(10 << 20):  # the weights have 9 MB, the optimiser's state 18
+        outcome = train(settings=("max_steps=3", "checkpoints.every=1", background))
+    assert outcome.code == 2
+    assert outcome.err.count("duosora: ") == outcome.err.count("\n") == 1
+    assert "checkpoint-2: cannot be written (File too large)" in outcome.err
+    assert [path.name for path in (tmp_path / "run").glob("*checkpoint-*")] == ["checkpoint-1"]
+    assert train(settings=("max_steps=3", background)).code == 0
+
+
+def test_a_folder_that_cannot_be_written_is_refused(duosora: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    outcome = duosora("train", *given(*TINY), "--out", tmp_path / "file" / "run")
+    assert outcome.code == 2
+    assert "cannot be written (Not a directory)" in outcome.err
+
+
+def test_a_step_that_is_not_finite_ends_the_run_and_names_its_files(train: Callable, tmp_path: Path) -> None:
+    outcome = train(settings=("max_steps=9", "learning_rate.peak=1e30", "checkpoints.every=1"))
+    assert outcome.code == 2
+    assert "step 2: loss nan" in outcome.err or "step 2: loss inf" in outcome.err
+    assert ".mp4: the step was not taken and the run ends" in outcome.err
+    assert lines(tmp_path)[-1]["applied"] is False
+    assert Checkpoints(tmp_path / "run").newest().step == 1
+
+
+def test_spikes_are_left_out_and_reported_with_their_files(train: Callable, tmp_path: Path) -> None:
+    guard = ("guard.on_bad_step=skip", "guard.spike_factor=1.5", "guard.max_skips=100")
+    outcome = train(settings=("max_steps=30", "checkpoints.every=null", *guard))
+    assert outcome.code == 0, outcome.err
+    left_out = [line for line in lines(tmp_path) if not line["applied"]]
+    assert left_out
+    assert all(line["step"] > 20 for line in left_out)
+    for line in left_out:
+        assert f"left out step {line['step']}: loss" in outcome.out
+    assert outcome.out.count(".mp4") == len(left_out)
