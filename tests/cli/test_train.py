@@ -37,7 +37,10 @@ def lines(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stem)
-def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(duosora: Callable, file: Path) -> None:
+def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(
+    duosora: Callable, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     here = ("model.text_encoder=tiny", "model.vae=tiny", f"data.files=[{json.dumps(str(ROOT / 'tests/media'))}]")
     outcome = duosora("train", "--config", file, "--dry-run", *given(*here, "start={}", "compute.dtype=fp32"))
     assert outcome.code == 0, outcome.err
@@ -45,7 +48,7 @@ def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(duosora:
     denoiser = ["frozen"] if "wfvae" not in file.stem else []
     expected = ["backend", "training", "weights", "data", "clips", *denoiser, "objective", "steps", "optimiser"]
     assert subjects == [*expected, "folder"]
-    assert not Path("runs").exists()
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stem)
