@@ -46,13 +46,16 @@ class TrainParts:
     """None where an autoencoder is trained."""
     vae: Part | None
     tokenizer: Tokenizer | None
+    perceptual: Companion | None = None
+    """The LPIPS that an autoencoder is trained with."""
 
 
 def train_parts(config: TrainConfig) -> TrainParts:
     """Find the models. Raises: as open_part, and ConfigError for one that is not named."""
     model = config.model
     if config.autoencoder is not None:
-        return TrainParts(open_part("vae", str(model.vae or "tiny"), config.seed), None, None, None)
+        trained = open_part("vae", str(model.vae or "tiny"), config.seed)
+        return TrainParts(trained, None, None, None, _perceptual(config.autoencoder))
     companions = COMPANIONS.get(model.denoiser, (None, None))
     names = {"text_encoder": model.text_encoder or companions[0], "vae": model.vae or companions[1]}
     for kind, name in names.items():
@@ -99,7 +102,7 @@ def _autoencoder(
         losses_of(settings),
         train_options(config, dtype),
         Companion(judge, FreshWeights(judge.layout(), config.seed)) if settings.discriminator_factor else None,
-        _perceptual(settings),
+        parts.perceptual,
     )
     held_out = _held_out(config, spec.compression, NO_PATCHES)
     task = AutoencoderTask(spec, trainer, backend, settings, config.seed, held_out)
