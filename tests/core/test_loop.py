@@ -20,7 +20,8 @@ from duosora.core.train.ema import EmaSchedule
 from duosora.core.train.guard import LEAST, Guard
 from duosora.core.train.learning_rate import LearningRate
 from duosora.core.train.logs import StepLog, read_log
-from duosora.core.train.loop import AVERAGE, MODEL, Loop, Plan
+from duosora.core.train.loop import Loop, Plan
+from duosora.core.train.model_folders import AVERAGE, MODEL
 from duosora.core.train.plot import plot_run, smoothed
 from duosora.core.train.step import StepReport
 
