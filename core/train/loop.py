@@ -27,10 +27,11 @@ from .ema import EmaSchedule
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
+from .model_folders import AVERAGE
 from .step import Saved, StepReport, TrainStep
 
-STATE, MODEL, AVERAGE = "state.json", "model", "model_ema"
-"""Of a checkpoint: what the loop itself keeps, and the folders of the weights and of their average."""
+STATE = "state.json"
+"""What the loop itself keeps in a checkpoint."""
 
 
 class Loader(Protocol):
@@ -68,7 +69,7 @@ class Task(Protocol):
         """Write samples of what the model can do by now."""
 
     def write_models(self, saved: Saved, folder: Path) -> None:
-        """Write the weights, and their average if it is kept, as folders MODEL and AVERAGE ready for use."""
+        """Write the weights, and their average if it is kept, as core.train.model_folders does."""
 
 
 @dataclass(frozen=True, kw_only=True)

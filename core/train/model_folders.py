@@ -13,12 +13,15 @@ from ..io.weights import save_weights
 from ..models.recognise import CONFIG_FILE
 from .step import Saved
 
+MODEL, AVERAGE = "model", "model_ema"
+"""Folders of the weights and of their average, in a checkpoint."""
+
 
 def write_models(folder: Path, config: Mapping[str, Any], saved: Saved, keeps_ema: bool) -> None:
-    """`model`, and `model_ema` where there is an average."""
-    _write(folder / "model", config, saved.weights(use_ema=False))
+    """MODEL, and AVERAGE where it is kept."""
+    _write(folder / MODEL, config, saved.weights(use_ema=False))
     if keeps_ema:
-        _write(folder / "model_ema", config, saved.weights(use_ema=True))
+        _write(folder / AVERAGE, config, saved.weights(use_ema=True))
 
 
 def _write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:

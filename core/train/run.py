@@ -24,7 +24,8 @@ from .ema import EmaSchedule
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
-from .loop import MODEL, Loop, Outcome, Plan, read_state
+from .loop import Loop, Outcome, Plan, read_state
+from .model_folders import MODEL
 from .setup import make_task, train_parts
 from .start import Start, start_from
 from .step import StepReport

@@ -5,7 +5,7 @@
 #
 # VIDEOS is a folder of videos, which need no captions. START is the folder of the weights to begin with: model_ema in
 # the last checkpoint of stage 2. LPIPS is the folder with the weights of VGG16 and of the LPIPS heads
-# (docs/training.md). RUN is the folder to write; the same line goes on where a run was ended. Any option of `duosora
+# (docs/evaluation.md). RUN is the folder to write; the same line goes on where a run was ended. Any option of `duosora
 # train` may follow and wins: --dry-run, --set accumulate=4, --set max_steps=100000.
 set -euo pipefail
 videos=${1:?"give the folder of videos"}

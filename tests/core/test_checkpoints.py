@@ -65,6 +65,19 @@ def test_the_newest_stay_and_milestones_too(tmp_path: Path) -> None:
     assert names == {"checkpoint-10", "checkpoint-20", "checkpoint-25", "checkpoint-30"}
 
 
+def test_what_a_run_will_write_anew_is_set_aside_and_counts_no_more(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    for step in (1, 2, 3):
+        Checkpoints(tmp_path).save(step, writer())
+    (tmp_path / "checkpoint-3/state.json").write_text("damaged")
+    found = checkpoints.newest()
+    assert checkpoints.set_aside(found) == [tmp_path / "checkpoint-3.set-aside"]
+    assert checkpoints.set_aside(found) == []
+    checkpoints.save(3, writer("new"))
+    assert checkpoints.newest().step == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-3.set-aside"]
+
+
 def test_an_incomplete_one_does_not_push_a_good_one_out(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=1)
     good = checkpoints.save(1, writer())

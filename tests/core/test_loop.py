@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +20,8 @@ from duosora.core.train.ema import EmaSchedule
 from duosora.core.train.guard import LEAST, Guard
 from duosora.core.train.learning_rate import LearningRate
 from duosora.core.train.logs import StepLog, read_log
-from duosora.core.train.loop import AVERAGE, MODEL, Loop, Plan
+from duosora.core.train.loop import Loop, Plan
+from duosora.core.train.model_folders import AVERAGE, MODEL
 from duosora.core.train.plot import plot_run, smoothed
 from duosora.core.train.step import StepReport
 
@@ -189,6 +191,47 @@ def test_a_run_asked_to_leave_ends_the_step_saves_and_goes_on_later(tmp_path: Pa
     loop.run()
     assert state(again) == state(straight)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_being_asked_again_while_saving_does_not_cut_it_off(tmp_path: Path) -> None:
+    loop = make(tmp_path, ToyStep(), save_every=None)
+    write = loop.task.write_models
+
+    def ask_again(saved: Held, folder: Path) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(saved, folder)
+
+    loop.task.write_models = ask_again
+    assert loop.run(lambda step, report: os.kill(os.getpid(), signal.SIGTERM)).steps == 1
+    assert Checkpoints(tmp_path).newest().step == 1
+
+
+def test_a_copy_is_made_only_when_the_last_one_is_written(tmp_path: Path) -> None:
+    trainer = ToyStep()
+    loop = make(tmp_path, trainer, save_every=1, save_in_background=True)
+    copy, write = trainer.saved, loop.task.write_models
+    being_written: list[Held] = []
+    overlaps: list[bool] = []
+
+    def copies(is_copy: bool = False) -> Held:
+        overlaps.append(bool(being_written))
+        return copy(is_copy)
+
+    def slowly(saved: Held, folder: Path) -> None:
+        being_written.append(saved)
+        time.sleep(0.02)
+        write(saved, folder)
+        being_written.clear()
+
+    trainer.saved, loop.task.write_models = copies, slowly
+    loop.run()
+    assert overlaps == [False] * 12
+
+
+def test_a_log_that_cannot_be_written_ends_the_run(tmp_path: Path) -> None:
+    loop = make(tmp_path, ToyStep())
+    with pytest.raises(CheckpointError, match=r"log\.jsonl: cannot be written \(Is a directory\)"):
+        loop.run(lambda step, report: ((tmp_path / "log.jsonl").unlink(), (tmp_path / "log.jsonl").mkdir()))
 
 
 def test_a_bad_step_ends_the_run_and_names_its_files(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ def rows(heading: str) -> list[list[str]]:
         ("rec_video.py, rec_image.py and rec_video_vae.py", ReconstructConfig),
         ("eval.py", EvaluateConfig),
         ("train_t2v_diffusers.py, train_inpaint.py and train_causalvae.py: data", TrainConfig),
+        ("train_t2v_diffusers.py and train_inpaint.py", TrainConfig),
+        ("train_causalvae.py", TrainConfig),
     ],
 )
 def test_settings_in_the_tables_exist(heading: str, schema: type) -> None:

@@ -1,12 +1,15 @@
 """The denoiser's optimiser step: gradients, refusals, averages, and state that goes on bit for bit."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from duosora.backends.torch.optimization import OTHER_OPTIMIZERS
 from duosora.core.backend import get
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.layout import FreshWeights, GivenWeights
@@ -217,6 +220,44 @@ def test_another_models_state_and_unknown_optimizers_are_refused(tmp_path: Path)
         other.load(tmp_path)
     with pytest.raises(ConfigError, match="needs one of adamw"):
         make(replace(OPTIONS, optimizer_name="sgdx"))
+
+
+class LibraryOptimizer(torch.optim.Optimizer):
+    """What packages of optimisers do: a flat tensor, a packed one, a plain count, and a number of the whole group."""
+
+    def __init__(self, parameters, lr: float, betas, eps: float, weight_decay: float) -> None:
+        assert lr > 0  # as Prodigy asks
+        super().__init__(parameters, {"lr": lr, "scale": 1.0})
+
+    def step(self) -> None:
+        for group in self.param_groups:
+            group["scale"] *= 0.5
+            for parameter in group["params"]:
+                state = self.state[parameter]
+                if not state:
+                    flat = torch.zeros(parameter.numel())
+                    state |= {"step": 0, "flat": flat, "packed": torch.zeros(7, dtype=torch.uint8)}
+                state["step"] += 1
+                assert type(state["step"]) is int
+                state["packed"] += state["step"]
+                state["flat"] += parameter.grad.flatten() * group["scale"] + state["packed"][0]
+                parameter.data -= group["lr"] * state["flat"].view_as(parameter)
+
+
+def test_an_optimizer_of_a_library_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "library", SimpleNamespace(Better=LibraryOptimizer))
+    monkeypatch.setitem(OTHER_OPTIMIZERS, "better", ("library", "Better", "library"))
+    options = replace(OPTIONS, optimizer_name="better", keeps_ema=False)
+    first = make(options)
+    first.step([batch(0)], LR)
+    first.saved().save(tmp_path)
+    weights = GivenWeights(dict(first.saved().weights(False)), "saved")
+    second = get("torch", "cpu").train_denoiser(SPEC, weights, options)
+    second.load(tmp_path)
+    for trainer in (first, second):
+        trainer.step([batch(1)], LR)
+    for name, array in first.saved().weights(False).items():
+        np.testing.assert_array_equal(second.saved().weights(False)[name], array, err_msg=name)
 
 
 def test_a_copy_of_the_state_is_left_alone_by_later_steps() -> None:
