@@ -41,7 +41,9 @@ def collate_moments(
 
 
 def _padded(arrays: Sequence[np.ndarray], shape: tuple[int, int, int]) -> np.ndarray:
-    """Arrays (C, t, h, w) as one (B, C, T, H, W), with zeros behind each."""
+    """Arrays (C, t, h, w) as one (B, C, T, H, W) float32, with zeros behind each."""
+    if len(arrays) == 1 and arrays[0].shape[1:] == shape and arrays[0].dtype == np.float32:
+        return arrays[0][None]  # the usual case with long clips, and a copy is no small thing there
     joined = np.zeros((len(arrays), len(arrays[0]), *shape), np.float32)
     for row, array in zip(joined, arrays, strict=True):
         frames, height, width = array.shape[1:]
