@@ -48,11 +48,14 @@ class Backend(Protocol):
     def inference(self) -> AbstractContextManager[Any]:
         """A context in which no gradients are kept."""
 
-    def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> Model:
+    def build(
+        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+    ) -> Model:
         """The model of a spec with its weights on the device, ready for inference.
 
         weights are checked against the spec's layout, and the model's own parameters too. dtype is one of DTYPES;
-        attention names the kernel, one of `attention_kernels()`, or "auto".
+        attention names the kernel, one of `attention_kernels()`, or "auto". compile: calls of the model run as a
+        compiled graph, which is made at the first call with each combination of shapes.
         Raises: LayoutError, CheckpointError (bad tensors), ConfigError (a kernel or dtype the device lacks).
         """
 

@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-# With AVX-512 oneDNN falls back to its reference convolutions for MindSpore's memory order, 40 times slower. Read once,
-# when it is loaded.
+# Both are read once, when MindSpore is loaded. With AVX-512 oneDNN takes its reference convolutions for MindSpore's memory
+# order, 40 times slower; and of its log only errors concern anyone.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+os.environ.setdefault("GLOG_v", "3")
 
 import mindspore
 import numpy as np
@@ -29,7 +30,7 @@ from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
-from .layers import cat, parameter_shapes, set_parameter
+from .layers import cat, compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -102,9 +103,14 @@ class MindSporeBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return nullcontext()  # MindSpore keeps gradients only inside of a function that is asked for them
 
-    def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> nn.Cell:
+    def build(
+        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+    ) -> nn.Cell:
         self.check(dtype, attention)
-        return self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).set_train(False)
+        model = self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).set_train(False)
+        if compile:
+            compile_forward(model)
+        return model
 
     def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> Any:
         raise ConfigError("training: backend 'mindspore' does not train yet; use --set backend.name=torch")

@@ -8,6 +8,8 @@ another on an Ascend is chosen here and in attention.py, when a layer is made, b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import mindspore
@@ -271,12 +273,12 @@ def submodules(module: nn.Cell) -> Iterator[nn.Cell]:
 
 def cast(x: Tensor, like: Tensor) -> Tensor:
     """A tensor in another one's dtype."""
-    return x.astype(like.dtype)
+    return x if x.dtype == like.dtype else x.astype(like.dtype)
 
 
 def to_float32(x: Tensor) -> Tensor:
     """A tensor in float32."""
-    return x.astype(mindspore.float32)
+    return x if x.dtype == mindspore.float32 else x.astype(mindspore.float32)
 
 
 def copy(x: Tensor) -> Tensor:
@@ -427,6 +429,58 @@ def set_parameter(model: nn.Cell, name: str, weight: Tensor) -> None:
     """Put a weight in its place in a model; it gets no gradients until it is told to."""
     parent, _, leaf = name.rpartition(".")
     setattr(dict(model.cells_and_names())[parent], leaf, Parameter(weight, name=name, requires_grad=False))
+
+
+def compile_forward(model: nn.Cell) -> None:
+    """Let a model's `construct` run as compiled graphs, one for each combination of shapes."""
+    model.construct = _Graphs(model.construct)
+
+
+class _Graphs:
+    """A function compiled by tracing. Only tensors may go into a graph, so tuples and dataclasses are taken apart before
+    it and put together inside; all else in them is constant there, and another graph is made for other values."""
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self.graphs: dict[Any, Callable[..., Tensor]] = {}
+        self.thread = ThreadPoolExecutor(max_workers=1)
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        tensors: list[Tensor] = []
+        pattern = _take_apart(arguments, tensors)
+        if pattern not in self.graphs:
+            self.graphs[pattern] = self._compile(pattern)
+        # Tracing asks for the source of every caller and fails at one without, such as `python -m`; a thread has few.
+        return self.thread.submit(self.graphs[pattern], *tensors).result()
+
+    def _compile(self, pattern: Any) -> Callable[..., Tensor]:
+        def run(*tensors: Tensor) -> Tensor:
+            return self.function(*_put_together(pattern, iter(tensors)))
+
+        return mindspore.jit(run, capture_mode="trace")
+
+
+def _take_apart(value: Any, tensors: list[Tensor]) -> Any:
+    """What is left of a value without its tensors, which are added to the list: hashable and equal for equal values."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return Tensor
+    if is_dataclass(value):
+        return type(value), tuple(_take_apart(getattr(value, field.name), tensors) for field in fields(value))
+    if type(value) is tuple:
+        return tuple, tuple(_take_apart(each, tensors) for each in value)
+    return None, value
+
+
+def _put_together(pattern: Any, tensors: Iterator[Tensor]) -> Any:
+    """The inverse of _take_apart."""
+    if pattern is Tensor:
+        return next(tensors)
+    kind, content = pattern
+    if kind is None:
+        return content
+    parts = [_put_together(part, tensors) for part in content]
+    return tuple(parts) if kind is tuple else kind(*parts)
 
 
 def device_of(x: Tensor) -> str:
