@@ -119,9 +119,7 @@ class TwinRuns:
 
 def _on(config: SampleConfig, backend: str, dtype: str) -> SampleConfig:
     dtypes = config.backend.dtype.model_copy(update=dict.fromkeys(("denoiser", "text_encoder", "vae"), dtype))
-    return config.model_copy(
-        update={"backend": config.backend.model_copy(update={"name": backend, "dtype": dtypes})}
-    )
+    return config.model_copy(update={"backend": config.backend.model_copy(update={"name": backend, "dtype": dtypes})})
 
 
 def _differences(reference: Outputs, other: Outputs) -> Iterator[Difference]:
