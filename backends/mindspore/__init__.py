@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-# Both are read once, when MindSpore is loaded. With AVX-512 oneDNN takes its reference convolutions for MindSpore's memory
-# order, 40 times slower; and of its log only errors concern anyone.
+# Both are read once, when MindSpore is loaded. With AVX-512 oneDNN takes its reference convolutions for MindSpore's
+# memory order, 40 times slower; and of its log only errors concern anyone.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ.setdefault("GLOG_v", "3")
 

@@ -466,8 +466,11 @@ def compile_forward(model: nn.Cell) -> None:
 
 
 class _Graphs:
-    """A function compiled by tracing. Only tensors may go into a graph, so tuples and dataclasses are taken apart before
-    it and put together inside; all else in them is constant there, and another graph is made for other values."""
+    """A function compiled by tracing.
+
+    Only tensors may go into a graph, so tuples and dataclasses are taken apart before it and put together inside; all
+    else in them is constant there, and another graph is made for other values.
+    """
 
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function

@@ -90,6 +90,10 @@ class TwinRuns:
         self.dtype = dtype
         self.runs = tuple(SampleRun(_on(config, name, dtype), overwrite=True) for name in backends)
 
+    @property
+    def backends(self) -> tuple[Backend, ...]:
+        return tuple(run.backend for run in self.runs)
+
     def compare(self) -> Report:
         """Compare the blocks of all parts, and then the first video."""
         return Report(self.dtype, self.compare_blocks(), self.compare_videos())

@@ -47,8 +47,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute dtype of each model, one of core.backend.DTYPES, and the denoiser's attention kernel and whether it is
-    compiled."""
+    """The compute dtype of each model, one of core.backend.DTYPES; the denoiser's attention and whether to compile it."""
 
     denoiser: str = "fp32"
     text_encoder: str = "fp32"
