@@ -43,7 +43,6 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 
 parity: $(VENV)/installed-test
-	mkdir -p outputs
 	$(BIN)/duosora parity --config configs/sample/tiny.yaml --dtype fp32 --dtype fp16 \
 		--json outputs/parity.json --markdown docs/parity.md
 

@@ -30,6 +30,7 @@ from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
+from .forms import compare_forms
 from .layers import cat, compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
@@ -149,6 +150,10 @@ class MindSporeBackend:
     def function(self, name: str) -> Callable[..., Any]:
         functions: dict[str, Callable[..., Any]] = {"rotate": kernels.rotate}
         return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+
+    def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
+        with self.inference():
+            yield from compare_forms(self.device, dtype)
 
     @contextmanager
     def record(self, model: nn.Cell, names: Iterable[str]) -> Iterator[dict[str, Any]]:

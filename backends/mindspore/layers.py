@@ -10,8 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from functools import cache
 from typing import Any
 
 import mindspore
@@ -61,10 +61,23 @@ _LOWEST = {
 }
 
 
-@cache
+_forced_forms: list[bool] = []
+
+
 def _on_npu() -> bool:
-    """The switch: whether tensors live on an Ascend, which stays so while a process lives."""
-    return mindspore.get_context("device_target") == "Ascend"
+    """The switch between the forms for an Ascend and those for a CPU, for everything that has both."""
+    return _forced_forms[-1] if _forced_forms else mindspore.get_context("device_target") == "Ascend"
+
+
+@contextmanager
+def _forms_of_npu(wanted: bool) -> Iterator[None]:
+    """A context with the switch set by hand. Forms for a CPU run on an Ascend as well, so that there both can be
+    compared."""
+    _forced_forms.append(wanted)
+    try:
+        yield
+    finally:
+        _forced_forms.pop()
 
 
 _Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]

@@ -25,6 +25,7 @@ from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .forms import compare_forms
 from .layers import compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
@@ -155,6 +156,10 @@ class TorchBackend:
             "judge_in_training": judge_in_training,
         }
         return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+
+    def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
+        with self.inference():
+            yield from compare_forms(self.device, dtype)
 
     @contextmanager
     def record(self, model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -47,7 +47,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute dtype of each model, one of core.backend.DTYPES; the denoiser's attention and whether to compile it."""
+    """The compute dtype of each model, of core.backend.DTYPES; the denoiser's attention and whether it is compiled."""
 
     denoiser: str = "fp32"
     text_encoder: str = "fp32"
