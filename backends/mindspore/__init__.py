@@ -69,14 +69,15 @@ def create(device: str = "auto") -> MindSporeBackend:
     kind, _, number = device.partition(":")
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
+        exact_float32()
+        if kind == "cpu":
+            mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
+        (Tensor(np.zeros(1, np.float32)) + 1.0).asnumpy()  # a device starts at its first operation
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BackendMissing(
             f"mindspore {mindspore.__version__} cannot use the device {device!r} (of cpu, npu, npu:1, ...): {reason}"
         ) from error
-    if kind == "cpu":
-        mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
-    exact_float32()
     return MindSporeBackend(device)
 
 
@@ -90,7 +91,7 @@ class MindSporeBackend:
 
     @property
     def on_host(self) -> bool:
-        return self.device == "cpu"
+        return self.device.startswith("cpu")
 
     def asarray(self, array: np.ndarray) -> Tensor:
         return to_tensor(array)
