@@ -1,8 +1,8 @@
 """The layers that the models are built from, under names that the torch backend shares.
 
 Here they are cells of our own, because MindSpore's call their parameters otherwise (gamma, beta, embedding_table) or do
-not run on a CPU; `weight` and `bias` let one layout serve both backends. What is done in one way on a CPU and in
-another on an Ascend is chosen here and in attention.py, when a layer is made, by `on_npu`.
+not run on a CPU; `weight` and `bias` let one layout serve both backends. What is done in one way on a CPU and
+in another on an Ascend asks `_on_npu`, here and in attention.py and nowhere else.
 """
 
 from __future__ import annotations
@@ -88,13 +88,13 @@ def _convolution_on_host(weight: tuple[int, ...], stride: int | tuple[int, ...],
     """A convolution by the operators that a CPU has; weight is its weight's shape."""
     outputs, _, *kernel = weight
     operator = {2: ops.Conv2D, 3: ops.Conv3D}[len(kernel)]
+    add_bias = ops.BiasAdd({2: "NCHW", 3: "NCDHW"}[len(kernel)])
     pads = tuple(width for width in padding for _ in range(2))
     convolve = operator(outputs, tuple(kernel), pad_mode="pad", pad=pads, stride=stride)
-    per_channel = (1, -1, *(1,) * len(kernel))
 
     def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         y = convolve(x, weight)
-        return y if bias is None else y + bias.reshape(per_channel)
+        return y if bias is None else add_bias(y, bias)
 
     return apply
 
