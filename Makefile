@@ -2,6 +2,7 @@
 # make tiny   train the tiny models of core/models/tiny from nothing, into runs/tiny; goes on where it was ended
 # make test   lint, types, import rules and every test: what CI runs
 # make lint   the same without the tests
+# make parity measure how far MindSpore is from torch, into docs/parity.md
 # make clean  remove .venv and caches
 #
 # Each sets up what it needs in .venv on its first run, and again when pyproject.toml or constraints.txt changes.
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP_FILES := pyproject.toml constraints.txt setup.py
 
-.PHONY: demo tiny test lint clean
+.PHONY: demo tiny test lint parity clean
 
 demo: $(VENV)/installed-torch
 	$(BIN)/duosora sample --config configs/sample/tiny.yaml --overwrite --out outputs/demo
@@ -42,6 +43,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+parity: $(VENV)/installed-test
+	$(BIN)/duosora parity --config configs/sample/tiny.yaml --dtype fp32 --dtype fp16 \
+		--json outputs/parity.json --markdown docs/parity.md
 
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info

@@ -25,6 +25,8 @@ from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .forms import compare_forms
+from .layers import compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -36,7 +38,7 @@ from .models.wfvae import (
     InverseHaarWaveletTransform2D,
     InverseHaarWaveletTransform3D,
 )
-from .precision import TORCH_DTYPES, aligned, exact_float32, to_array, to_tensor
+from .precision import exact_float32, to_array, to_tensor, to_weight
 from .streaming import whole_clip
 from .train_step import DiffusionTrainStep, replay_loss
 
@@ -92,9 +94,14 @@ class TorchBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
-    def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> nn.Module:
+    def build(
+        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+    ) -> nn.Module:
         self.check(dtype, attention)
-        return self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).eval()
+        model = self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).eval()
+        if compile:
+            compile_forward(model)
+        return model
 
     def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
@@ -130,15 +137,14 @@ class TorchBackend:
     def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
         with torch.device("meta"):
             model = _model(spec, attend)
-        check_structure(spec.layout(), _shapes(model))
+        check_structure(spec.layout(), parameter_shapes(model))
         for name, array in checked_weights(spec.layout(), weights):
-            tensor = aligned(to_tensor(array).to(self.device, TORCH_DTYPES[dtype]))
-            _assign(model, name, nn.Parameter(tensor, requires_grad=False))
+            set_parameter(model, name, to_weight(array, self.device, dtype))
         return model
 
     def structure(self, spec: Any) -> Mapping[str, tuple[int, ...]]:
         with torch.device("meta"):
-            return _shapes(_model(spec, kernels.make_attend("auto", self.device, "fp32")))
+            return parameter_shapes(_model(spec, kernels.make_attend("auto", self.device, "fp32")))
 
     def attention_kernels(self) -> tuple[str, ...]:
         return kernels.kernels(self.device)
@@ -150,6 +156,10 @@ class TorchBackend:
             "judge_in_training": judge_in_training,
         }
         return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+
+    def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
+        with self.inference():
+            yield from compare_forms(self.device, dtype)
 
     @contextmanager
     def record(self, model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Any]]:
@@ -207,12 +217,3 @@ def _model(spec: Any, attend: kernels.Attend) -> nn.Module:
     if isinstance(spec, LPIPSSpec):
         return LPIPS(spec)
     raise TypeError(f"no model is written for {type(spec).__name__}")
-
-
-def _shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
-
-
-def _assign(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
-    parent, _, leaf = name.rpartition(".")
-    model.get_submodule(parent).register_parameter(leaf, parameter)

@@ -24,7 +24,7 @@ from .layers import place
 KERNELS = ("sdpa", "math", "flash")
 """torch's own fused attention, the default; the formula written out, in float32; flash-attn's, for GPUs."""
 FLASH_MAX_HEAD_DIM = 256
-FLASH_MIN_CAPABILITY = (8, 0)
+_FLASH_MIN_CAPABILITY = (8, 0)
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 """q (B, N, A, K), k and v (B, M, A, K), keep (B, 1 or A, 1, M) booleans or None -> (B, N, A, K)."""
@@ -200,7 +200,7 @@ class _FlashKernel:
 
 def _fits_flash(device: str) -> bool:
     is_cuda = torch.device(device).type == "cuda" and torch.version.cuda is not None
-    return is_cuda and torch.cuda.get_device_capability(device) >= FLASH_MIN_CAPABILITY
+    return is_cuda and torch.cuda.get_device_capability(device) >= _FLASH_MIN_CAPABILITY
 
 
 def _flash_function() -> Any:

@@ -226,6 +226,22 @@ def new_parameter(*shape: int) -> nn.Parameter:
     return nn.Parameter(torch.empty(*shape))
 
 
+def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
+    """The shape of each parameter by its name, whether or not its weight has been set."""
+    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def set_parameter(model: nn.Module, name: str, weight: Tensor) -> None:
+    """Put a weight in its place in a model; it gets no gradients until it is told to."""
+    parent, _, leaf = name.rpartition(".")
+    model.get_submodule(parent).register_parameter(leaf, nn.Parameter(weight, requires_grad=False))
+
+
+def compile_forward(model: nn.Module) -> None:
+    """Let a model's `forward` run as compiled graphs, one for each combination of shapes."""
+    model.compile(dynamic=False)
+
+
 def device_of(x: Tensor) -> torch.device:
     """The device that a tensor is on."""
     return x.device

@@ -23,7 +23,7 @@ from duosora.core.io.files import atomic_write
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.train.step import AdamW
 
-from .precision import aligned, to_array, to_tensor
+from .precision import to_array, to_tensor, to_weight
 
 OTHER_OPTIMIZERS = {
     "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
@@ -146,8 +146,7 @@ class Optimization:
             # Libraries keep flat and packed tensors too, whose shapes are their own affair.
             if parameter is None or (len(shape) > 1 and tuple(shape) != tuple(parameter.shape)):
                 raise CheckpointError(f"{source}: {full_name} belongs to another model; resume with the run's config")
-            tensor = to_tensor(arrays[full_name]).to(parameter.device)
-            states.setdefault(name, {})[key] = aligned(tensor)
+            states.setdefault(name, {})[key] = to_weight(arrays[full_name], parameter.device)
         for key, values in rest["numbers"].items():
             for name, value in values.items():
                 states.setdefault(name, {})[key] = torch.tensor(value) if isinstance(value, float) else value

@@ -8,8 +8,7 @@ import torch
 
 TORCH_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
-
-ALIGNMENT = 64
+_ALIGNMENT = 64
 """Bytes, of torch's own memory. Intel's MKL promises equal bits for equal inputs from there on only, and numpy's arrays
 lie anywhere."""
 
@@ -22,9 +21,13 @@ def to_tensor(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
-def aligned(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor, or a copy where torch would have put it."""
-    return tensor if tensor.data_ptr() % ALIGNMENT == 0 else tensor.clone()
+def to_weight(array: np.ndarray, device: str | torch.device, dtype: str | None = None) -> torch.Tensor:
+    """A tensor on the device that a model or an optimiser keeps, in one of the compute dtypes or as it is.
+
+    It lies where torch would have put it.
+    """
+    tensor = to_tensor(array).to(device, TORCH_DTYPES[dtype] if dtype else None)
+    return tensor if tensor.data_ptr() % _ALIGNMENT == 0 else tensor.clone()
 
 
 def to_array(tensor: torch.Tensor) -> np.ndarray:

@@ -14,21 +14,9 @@ BACKENDS = Path(__file__).parents[2] / "backends"
 
 # Files of backends/torch that backends/mindspore does not have yet. Strike out what has arrived, add what waits.
 NOT_YET_IN_MINDSPORE = {
-    "__init__.py",
-    "attention.py",
     "autoencoder_step.py",
-    "layers.py",
-    "models/__init__.py",
-    "models/lpips.py",
-    "models/mt5.py",
-    "models/opensora_t2v.py",
-    "models/patch_discriminator.py",
-    "models/wfvae.py",
     "optimization.py",
-    "precision.py",
-    "streaming.py",
     "train_step.py",
-    "upstream_tiling.py",
 }
 
 

@@ -16,14 +16,20 @@ FOLDER = Path(os.environ.get("DUOSORA_GOLDENS", Path(__file__).parents[1] / "gol
 MANIFESTS, CASES = find_all(FOLDER)
 
 
-@pytest.fixture(scope="session")
-def torch_backend() -> Backend:
-    return get("torch", "cpu")
+BACKENDS = {"torch": "cpu", "mindspore": "cpu"}
+"""Backends that have to be there, and the device each is tried on."""
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if is_implemented(case)], ids=lambda case: case.name)
-def test_torch_gives_the_original_numbers(case: Case, torch_backend: Backend) -> None:
-    result = run_case(case, torch_backend)
+@pytest.fixture(scope="session", params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return get(request.param, BACKENDS[request.param])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_a_backend_gives_the_original_numbers(case: Case, backend: Backend) -> None:
+    if not is_implemented(case, backend.name):
+        pytest.skip(f"{backend.name} does not run {case.family} yet")
+    result = run_case(case, backend)
     failed = [
         f"{verdict.name}: {verdict.ratio:.2f} times the limit" for verdict in result.verdicts if not verdict.passed
     ]

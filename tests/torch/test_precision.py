@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from duosora.backends.torch.precision import ALIGNMENT, aligned, to_tensor
+from duosora.backends.torch.precision import to_weight
+
+ALIGNMENT = 64
 
 
 @pytest.mark.parametrize("offset", [0, 4, 16, 60])
@@ -12,6 +14,6 @@ def test_tensors_lie_where_torch_would_put_them(offset: int) -> None:
     start = -memory.ctypes.data % ALIGNMENT + offset
     array = memory[start : start + 40].view(np.float32)
     array[:] = np.arange(10)
-    tensor = aligned(to_tensor(array))
+    tensor = to_weight(array, "cpu")
     assert tensor.data_ptr() % ALIGNMENT == 0
     np.testing.assert_array_equal(tensor.numpy(), array)

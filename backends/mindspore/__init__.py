@@ -1,0 +1,210 @@
+"""The MindSpore backend: `create(device)` gives what core.backend.Backend describes."""
+
+from __future__ import annotations
+
+import gc
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+# Both are read once, when MindSpore is loaded. With AVX-512 oneDNN takes its reference convolutions for MindSpore's
+# memory order, 40 times slower; and of its log only errors concern anyone.
+os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+os.environ.setdefault("GLOG_v", "3")
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn
+
+from duosora.core.backend import DTYPES
+from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.layout import Weights
+from duosora.core.loading import check_structure, checked_weights
+from duosora.core.models.lpips import LPIPSSpec
+from duosora.core.models.mt5 import MT5Spec
+from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
+from duosora.core.models.wfvae import WFVAESpec
+from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
+
+from . import attention as kernels
+from .forms import compare_forms
+from .layers import cat, compile_forward, parameter_shapes, set_parameter
+from .models.lpips import LPIPS
+from .models.mt5 import MT5Encoder
+from .models.opensora_t2v import OpenSoraT2V
+from .models.patch_discriminator import PatchDiscriminator
+from .models.wfvae import (
+    WFVAE,
+    HaarWaveletTransform2D,
+    HaarWaveletTransform3D,
+    InverseHaarWaveletTransform2D,
+    InverseHaarWaveletTransform3D,
+)
+from .precision import exact_float32, to_array, to_tensor, to_weight
+from .streaming import whole_clip
+
+WAVELETS = {
+    wavelet.__name__: wavelet
+    for wavelet in (
+        HaarWaveletTransform2D,
+        HaarWaveletTransform3D,
+        InverseHaarWaveletTransform2D,
+        InverseHaarWaveletTransform3D,
+    )
+}
+_TARGETS = {"cpu": "CPU", "npu": "Ascend"}
+"""MindSpore's names of our devices."""
+
+
+def create(device: str = "auto") -> MindSporeBackend:
+    """The backend on one device; "auto" takes an Ascend where CANN is installed.
+
+    Raises: BackendMissing when MindSpore cannot use the device.
+    """
+    if device == "auto":
+        device = "npu" if mindspore.get_context("device_target") == "Ascend" else "cpu"
+    kind, _, number = device.partition(":")
+    try:
+        mindspore.set_device(_TARGETS[kind], int(number or 0))
+        exact_float32()
+        if kind == "cpu":
+            mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
+        (Tensor(np.zeros(1, np.float32)) + 1.0).asnumpy()  # a device starts at its first operation
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendMissing(
+            f"mindspore {mindspore.__version__} cannot use the device {device!r} (of cpu, npu, npu:1, ...): {reason}"
+        ) from error
+    return MindSporeBackend(device)
+
+
+class MindSporeBackend:
+    """MindSpore on one device."""
+
+    name = "mindspore"
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+
+    @property
+    def on_host(self) -> bool:
+        return self.device.startswith("cpu")
+
+    def asarray(self, array: np.ndarray) -> Tensor:
+        return to_tensor(array)
+
+    def to_numpy(self, array: Tensor) -> np.ndarray:
+        return to_array(array)
+
+    def concat(self, arrays: Sequence[Tensor], axis: int) -> Tensor:
+        return cat(list(arrays), axis)
+
+    def inference(self) -> AbstractContextManager[Any]:
+        return nullcontext()  # MindSpore keeps gradients only inside of a function that is asked for them
+
+    def build(
+        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+    ) -> nn.Cell:
+        self.check(dtype, attention)
+        model = self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).set_train(False)
+        if compile:
+            compile_forward(model)
+        return model
+
+    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> Any:
+        raise ConfigError("training: backend 'mindspore' does not train yet; use --set backend.name=torch")
+
+    def train_autoencoder(
+        self,
+        spec: Any,
+        weights: Weights,
+        losses: AutoencoderLosses,
+        options: TrainOptions,
+        discriminator: Companion | None = None,
+        perceptual: Companion | None = None,
+    ) -> Any:
+        raise ConfigError("training: backend 'mindspore' does not train yet; use --set backend.name=torch")
+
+    def check(self, dtype: str, attention: str) -> None:
+        if dtype not in DTYPES:
+            raise ConfigError(f"dtype = {dtype!r}: needs one of {', '.join(DTYPES)}")
+        if dtype == "bf16" and self.on_host:
+            raise ConfigError("dtype = 'bf16': MindSpore computes in it on Ascend only; use fp32 or fp16 on a CPU")
+        kernels.make_attend(attention, self.device, dtype)
+
+    def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
+        model = _model(spec, attend)
+        check_structure(spec.layout(), parameter_shapes(model))
+        for name, array in checked_weights(spec.layout(), weights):
+            set_parameter(model, name, to_weight(array, self.device, dtype))
+        return model
+
+    def structure(self, spec: Any) -> Mapping[str, tuple[int, ...]]:
+        return parameter_shapes(_model(spec, kernels.make_attend("auto", self.device, "fp32")))
+
+    def attention_kernels(self) -> tuple[str, ...]:
+        return kernels.kernels(self.device)
+
+    def function(self, name: str) -> Callable[..., Any]:
+        functions: dict[str, Callable[..., Any]] = {"rotate": kernels.rotate}
+        return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+
+    def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
+        with self.inference():
+            yield from compare_forms(self.device, dtype)
+
+    @contextmanager
+    def record(self, model: nn.Cell, names: Iterable[str]) -> Iterator[dict[str, Any]]:
+        outputs: dict[str, Any] = {}
+
+        def noter(name: str) -> Any:
+            def note(cell: nn.Cell, inputs: Any, output: Any) -> None:
+                outputs[name] = output
+
+            return note
+
+        cells = dict(model.cells_and_names())
+        hooks = [cells[name].register_forward_hook(noter(name)) for name in names]
+        try:
+            yield outputs
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def free_memory(self) -> None:
+        gc.collect()
+        if not self.on_host:
+            mindspore.runtime.empty_cache()
+
+    def device_memory_bytes(self) -> int | None:
+        return None if self.on_host else int(mindspore.hal.get_device_properties(0).total_memory)
+
+    def peak_memory_bytes(self) -> int | None:
+        return None if self.on_host else int(mindspore.runtime.max_memory_allocated())
+
+    def versions(self) -> dict[str, str]:
+        versions = {"mindspore": mindspore.__version__, "device": self.device}
+        if not self.on_host:
+            versions["npu"] = mindspore.hal.get_device_name(0)
+        return versions
+
+
+def _transform(wavelet: type[nn.Cell], x: Tensor) -> Tensor:
+    return wavelet()(x, whole_clip())
+
+
+def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:
+    if isinstance(spec, WFVAESpec):
+        return WFVAE(spec)
+    if isinstance(spec, OpenSoraT2VSpec):
+        return OpenSoraT2V(spec, attend)
+    if isinstance(spec, MT5Spec):
+        return MT5Encoder(spec)
+    if isinstance(spec, PatchDiscriminatorSpec):
+        return PatchDiscriminator(spec)
+    if isinstance(spec, LPIPSSpec):
+        return LPIPS(spec)
+    raise TypeError(f"no model is written for {type(spec).__name__}")

@@ -1,0 +1,230 @@
+"""Attention: the kernels to choose from, skiparse arrangements and text lengths on the device, rotary positions.
+
+A model is given an Attend and knows nothing of what is behind it. Queries, keys and values are (B, N, A, K): tokens
+before heads, as the projections leave them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from mindspore import Tensor, mint, ops
+from mindspore.mint import cat
+
+from duosora.core.errors import ConfigError
+from duosora.core.maths.rope import NUM_PARTS
+from duosora.core.maths.skiparse import AttentionPlan, Run, TextPlan
+
+from .layers import _on_npu, _repeated, addcmul, cast, place, to_float32
+from .precision import to_tensor
+
+KERNELS = ("sdpa", "math", "flash")
+"""Products in the model's dtype with softmax in float32, the default on a CPU; all in float32; Ascend's
+FlashAttentionScore, the default there in half precision."""
+FLASH_MAX_HEAD_DIM = 512
+_FLASH_HEAD_DIM_UNIT = 16
+"""Of which FlashAttentionScore takes multiples only."""
+_PRODUCT = ops.BatchMatMul(transpose_b=True)
+_LEFT_OUT = -3.0e38
+"""Score of a key that is left out; finite, because MindSpore's softmax of a row of -inf is 0."""
+
+Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
+"""q (B, N, A, K), k and v (B, M, A, K), keep (B, 1 or A, 1, M) booleans or None -> (B, N, A, K)."""
+
+
+@dataclass(frozen=True)
+class Arrangement:
+    """A core.maths.skiparse.AttentionPlan with its tables on the device."""
+
+    runs: tuple[Run, ...]
+    order: Tensor | None
+    inverse: Tensor | None
+    keep: Tensor | None
+    silent: Tensor | None
+
+    def arrange(self, x: Tensor) -> Tensor:
+        """Tokens (B, N, ...) in the order of the runs."""
+        return x if self.order is None else ops.gather(x, self.order, 1)
+
+    def restore(self, x: Tensor) -> Tensor:
+        """Arranged tokens (B, N, ...) in their own order."""
+        return x if self.inverse is None else ops.gather(x, self.inverse, 1)
+
+
+@dataclass(frozen=True)
+class TextKeys:
+    """Which of the M cross-attention keys count in each text of a batch; both are None when all do."""
+
+    lengths: tuple[int, ...] | None
+    """How many from the first on, known on the host."""
+    keep: Tensor | None
+    """The same as booleans (B, 1, 1, M)."""
+
+
+class Attend(Protocol):
+    """The attention that a model is built with."""
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
+        """Attention among tokens in their own order, all (B, N, A, K), inside the arrangement's sub-sequences."""
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
+        """Attention of tokens (B, N, A, K) to texts (B, M, A, K)."""
+
+
+class KernelAttend:
+    """Attention by one kernel."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self.kernel = kernel
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
+        q, k, v = arrangement.arrange(q), arrangement.arrange(k), arrangement.arrange(v)
+        results = [self._attend_in_run(run, q, k, v, arrangement.keep) for run in arrangement.runs]
+        mixed = results[0] if len(results) == 1 else cat(results, 1)
+        if arrangement.silent is not None:
+            mixed = mixed.masked_fill(arrangement.silent[:, :, None, None], 0.0)
+        return arrangement.restore(mixed)
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
+        return self.kernel(q, k, v, text.keep)
+
+    def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+        batch, _, heads, width = q.shape
+
+        def as_heads(x: Tensor) -> Tensor:
+            return x[:, run.part].reshape(batch, run.length, run.count * heads, width)  # no copy: see core's Run
+
+        if keep is not None:
+            by_sequence = keep[:, run.part].reshape(batch, run.length, run.count).swapaxes(1, 2)
+            by_head = by_sequence[:, :, None].broadcast_to((batch, run.count, heads, run.length))
+            keep = by_head.reshape(batch, run.count * heads, 1, run.length)
+        mixed = self.kernel(as_heads(q), as_heads(k), as_heads(v), keep)
+        return mixed.reshape(batch, run.length * run.count, heads, width)
+
+
+class FlashAttend(KernelAttend):
+    """Attention by FlashAttentionScore, whose masks hold every pair of query and key: texts are attended to one by one,
+    each at its own length, and need none."""
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
+        if text.lengths is None:
+            return self.kernel(q, k, v, None)
+        one_by_one = [
+            self.kernel(q[i : i + 1], k[i : i + 1, :length], v[i : i + 1, :length], None)
+            for i, length in enumerate(text.lengths)
+        ]
+        return cat(one_by_one, 0)
+
+
+def make_attend(name: str, device: str, dtype: str) -> Attend:
+    """The attention of a kernel's name, one of KERNELS or "auto", for a device and a compute dtype.
+
+    Raises: ConfigError for an unknown name and for a device or dtype that the kernel is not made for.
+    """
+    if name not in ("auto", *KERNELS):
+        raise ConfigError(f"attention = {name!r}: needs one of auto, {', '.join(KERNELS)}")
+    if name == "auto":
+        name = "flash" if "flash" in kernels(device) and dtype != "fp32" else "sdpa"
+    if name != "flash":
+        return KernelAttend(sdpa if name == "sdpa" else math)
+    if "flash" not in kernels(device):
+        raise ConfigError(f"attention = 'flash' needs an Ascend NPU, not {device!r}; use 'sdpa'")
+    if dtype == "fp32":
+        raise ConfigError("attention = 'flash' computes in fp16 or bf16, not fp32; use 'sdpa' or another dtype")
+    return FlashAttend(_flash)
+
+
+def kernels(device: str) -> tuple[str, ...]:
+    """The kernels that work on a device."""
+    return KERNELS if device.startswith("npu") else tuple(name for name in KERNELS if name != "flash")
+
+
+def sdpa(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v with products in the tensors' dtype; a mask is broadcast over heads and queries."""
+    scores = _PRODUCT(_exchange(q), _exchange(k)) * q.shape[-1] ** -0.5  # (B, A, N, M)
+    return _mix(scores, v, keep)
+
+
+def math(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v written out, in float32: the reference for the others."""
+    return cast(sdpa(to_float32(q), to_float32(k), to_float32(v), keep), like=q)
+
+
+def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    """Attention without scaling and with a bias on the scores, as T5 has it.
+
+    q, k, v (B, L, A, K), bias (B or 1, A, L, L) -> (B, L, A, K); scores and softmax in float32 in any dtype.
+    """
+    scores = _PRODUCT(_exchange(to_float32(q)), _exchange(to_float32(k)))
+    return _mix(scores + to_float32(bias), v, None)
+
+
+def _mix(scores: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """Values (B, M, A, K) mixed by the softmax, in float32, of scores (B, A, N, M): (B, N, A, K)."""
+    scores = to_float32(scores)
+    if keep is not None:
+        scores = scores.masked_fill(ops.logical_not(keep), _LEFT_OUT)
+    shares = cast(mint.nn.functional.softmax(scores, -1), like=v)
+    return _exchange(mint.matmul(shares, _exchange(v)))
+
+
+def _exchange(x: Tensor) -> Tensor:
+    """(B, N, A, K) -> (B, A, N, K)."""
+    if _on_npu():
+        return x.swapaxes(1, 2)
+    # A CPU gathers whole rows six times faster than it transposes.
+    batch, first, second, width = x.shape
+    order = np.arange(first * second, dtype=np.int32).reshape(first, second).T.reshape(-1)
+    rows = ops.gather(x.reshape(batch, first * second, width), to_tensor(order), 1)
+    return rows.reshape(batch, second, first, width)
+
+
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32."""
+    wide = to_float32(x)
+    turned = addcmul(wide * _repeated(cosines[None, :, None], x.shape), _swap_halves(wide), sines[None, :, None])
+    return cast(turned, like=x)
+
+
+def _swap_halves(x: Tensor) -> Tensor:
+    """The two halves of each axis' part of (..., K) in the other order."""
+    width = x.shape[-1]
+    if _on_npu():
+        first, second = x.reshape(*x.shape[:-1], NUM_PARTS, 2, width // (2 * NUM_PARTS)).chunk(2, -2)
+        return cat([second, first], -2).reshape(x.shape)
+    order = np.arange(width, dtype=np.int32).reshape(NUM_PARTS, 2, -1)[:, ::-1].reshape(-1)
+    return ops.gather(x, to_tensor(order), x.ndim - 1)  # eight times faster on a CPU
+
+
+def place_plan(plan: AttentionPlan, device: str) -> Arrangement:
+    """An attention plan with its tables on a device."""
+    tables = (plan.order, plan.inverse, plan.keep, plan.silent)
+    return Arrangement(plan.runs, *(None if table is None else place(table, device) for table in tables))
+
+
+def place_text(plan: TextPlan, num_keys: int, device: str) -> TextKeys:
+    """What a text plan says of the keys that it picks, on a device."""
+    if plan.lengths is None:
+        return TextKeys(None, None)
+    keep = np.arange(num_keys) < np.array(plan.lengths)[:, None]
+    return TextKeys(plan.lengths, place(keep[:, None, None], device))
+
+
+def _flash(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """Ascend's FlashAttentionScore, which takes (B, N, A, K) as it is under the name BSND."""
+    heads, width = q.shape[2:]
+    if width > FLASH_MAX_HEAD_DIM:
+        raise ConfigError(f"attention = 'flash' takes heads up to {FLASH_MAX_HEAD_DIM} wide, not {width}; use 'sdpa'")
+    mask = None
+    if keep is not None:
+        # Its mask is the other way round, True leaves out, and is not broadcast over queries.
+        heads_of_mask = keep.shape[1]
+        mask = ops.logical_not(keep).broadcast_to((q.shape[0], heads_of_mask, q.shape[1], k.shape[1]))
+    missing = -width % _FLASH_HEAD_DIM_UNIT
+    if missing:
+        q, k, v = (ops.pad(x, (0, missing)) for x in (q, k, v))
+    mixed = ops.flash_attention_score(q, k, v, heads, attn_mask=mask, scalar_value=width**-0.5, input_layout="BSND")
+    return mixed[..., :width] if missing else mixed

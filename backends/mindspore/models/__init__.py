@@ -1,0 +1,1 @@
+"""MindSpore implementations of the models."""

@@ -1,0 +1,142 @@
+"""The mT5 encoder, built from a core.models.mt5.MT5Spec.
+
+RMS norms without bias, attention without scaling, one table of relative position biases shared by all layers, gated
+GELU. Attribute names are transformers', as the weights' names follow from them.
+Source: Raffel et al. 2020 (arXiv:1910.10683), Xue et al. 2021 (arXiv:2010.11934).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mindspore import Tensor, nn
+
+from duosora.core.maths.relative_position import relative_buckets
+from duosora.core.models.mt5 import MT5Spec
+
+from ..attention import biased_attention
+from ..layers import (
+    Embedding,
+    Linear,
+    ModuleList,
+    RMSNorm,
+    clamp_to_dtype,
+    device_of,
+    gelu_tanh,
+    lower_where_zero,
+    place,
+    to_float32,
+)
+
+
+class MT5Encoder(nn.Cell):
+    """The encoder: token ids to text states."""
+
+    def __init__(self, spec: MT5Spec) -> None:
+        super().__init__()
+        self.shared = Embedding(spec.vocab_size, spec.d_model)
+        self.encoder = Stack(spec)
+
+    def construct(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Ids (B, L) and mask (B, L), above 0 where a token counts -> states (B, L, d_model) float32.
+
+        States of padding are computed too. Positions are relative and padding is masked, so a batch may be cut to its
+        longest text without changing the states of real tokens.
+        """
+        return to_float32(self.encoder(self.shared(ids), mask))
+
+
+class Stack(nn.Cell):
+    """All layers and the final norm."""
+
+    def __init__(self, spec: MT5Spec) -> None:
+        super().__init__()
+        self.block: Any = ModuleList([Block(spec, has_relative_bias=i == 0) for i in range(spec.num_layers)])
+        self.final_layer_norm = RMSNorm(spec.d_model, eps=spec.layer_norm_epsilon)
+
+    def construct(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Embedded tokens (B, L, d_model) and mask (B, L) -> states."""
+        bias = self.block[0].layer[0].SelfAttention.relative_bias(x.shape[1])
+        bias = lower_where_zero(bias, mask[:, None, None])  # (B, A, L, L)
+        for block in self.block:
+            x = block(x, bias)
+        return self.final_layer_norm(x)
+
+
+class Block(nn.Cell):
+    """Attention, then feed-forward."""
+
+    def __init__(self, spec: MT5Spec, has_relative_bias: bool) -> None:
+        super().__init__()
+        self.layer = ModuleList([AttentionLayer(spec, has_relative_bias), FeedForwardLayer(spec)])
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        # In fp16 large states would overflow to infinity; transformers clamps them at the same places.
+        x = clamp_to_dtype(self.layer[0](x, bias))
+        return clamp_to_dtype(self.layer[1](x))
+
+
+class AttentionLayer(nn.Cell):
+    """Norm and attention, added to the states."""
+
+    def __init__(self, spec: MT5Spec, has_relative_bias: bool) -> None:
+        super().__init__()
+        self.SelfAttention = Attention(spec, has_relative_bias)
+        self.layer_norm = RMSNorm(spec.d_model, eps=spec.layer_norm_epsilon)
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        return x + self.SelfAttention(self.layer_norm(x), bias)
+
+
+class Attention(nn.Cell):
+    """Attention without scaling; the heads together may be wider or narrower than the states."""
+
+    def __init__(self, spec: MT5Spec, has_relative_bias: bool) -> None:
+        super().__init__()
+        self.spec = spec
+        self.q = Linear(spec.d_model, spec.inner_dim, bias=False)
+        self.k = Linear(spec.d_model, spec.inner_dim, bias=False)
+        self.v = Linear(spec.d_model, spec.inner_dim, bias=False)
+        self.o = Linear(spec.inner_dim, spec.d_model, bias=False)
+        if has_relative_bias:
+            self.relative_attention_bias = Embedding(spec.relative_attention_num_buckets, spec.num_heads)
+
+    def relative_bias(self, length: int) -> Tensor:
+        """The bias on the scores of a text of L tokens, (1, A, L, L)."""
+        spec = self.spec
+        buckets = relative_buckets(length, spec.relative_attention_num_buckets, spec.relative_attention_max_distance)
+        table = self.relative_attention_bias
+        return table(place(buckets, device_of(table.weight))).permute(2, 0, 1)[None]
+
+    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
+        q, k, v = (self.split_heads(project(x)) for project in (self.q, self.k, self.v))
+        return self.o(biased_attention(q, k, v, bias).reshape(*x.shape[:2], self.spec.inner_dim))
+
+    def split_heads(self, x: Tensor) -> Tensor:
+        """(B, L, A * K) -> (B, L, A, K)."""
+        return x.reshape(*x.shape[:2], self.spec.num_heads, self.spec.d_kv)
+
+
+class FeedForwardLayer(nn.Cell):
+    """Norm and feed-forward, added to the states."""
+
+    def __init__(self, spec: MT5Spec) -> None:
+        super().__init__()
+        self.DenseReluDense = DenseGatedGELU(spec)
+        self.layer_norm = RMSNorm(spec.d_model, eps=spec.layer_norm_epsilon)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return x + self.DenseReluDense(self.layer_norm(x))
+
+
+class DenseGatedGELU(nn.Cell):
+    """GELU (tanh) of one projection gates the other."""
+
+    def __init__(self, spec: MT5Spec) -> None:
+        super().__init__()
+        self.wi_0 = Linear(spec.d_model, spec.d_ff, bias=False)
+        self.wi_1 = Linear(spec.d_model, spec.d_ff, bias=False)
+        self.wo = Linear(spec.d_ff, spec.d_model, bias=False)
+
+    def construct(self, x: Tensor) -> Tensor:
+        return self.wo(gelu_tanh(self.wi_0(x)) * self.wi_1(x))

@@ -1,0 +1,91 @@
+"""Exact streaming in time: what the layers of a WFVAE keep between the chunks of one clip.
+
+Every layer that looks along time asks the stream for its input, so a clip in chunks gives the same numbers as in one
+piece, for any chunks of at least one latent frame. Nothing is stored in the modules: several streams may run through a
+model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+
+from mindspore import Tensor
+
+from .layers import cat, copy
+
+
+class Stream:
+    """The state of one clip on its way through an encoder or a decoder; the clip's frames come in chunks, in order."""
+
+    def __init__(self) -> None:
+        self.is_first = False
+        """Whether the chunk at hand is the clip's first."""
+        self.is_last = False
+        """Whether the chunk at hand is the clip's last; nothing is kept after it."""
+        self._has_started = False
+        self._kept: dict[Hashable, Tensor] = {}
+
+    def advance(self, is_last: bool) -> None:
+        """Go on to the next chunk; call it before each one."""
+        assert not self.is_last, "the stream has ended"
+        self.is_first = not self._has_started
+        self.is_last = is_last
+        self._has_started = True
+
+    def extend(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> Tensor:
+        """New frames (B, C, T, H, W) with those in front that a causal filter of `kernel` frames needs.
+
+        At the start of the clip these are copies of its first frame, later the frames that the filter, moving by
+        `stride`, has not gone past.
+        """
+        before = [frames[:, :, :1]] * (kernel - 1) if self.is_first else self._take(layer)
+        extended = cat([*before, frames], 2) if before else frames
+        self._keep(layer, extended, *self._unspent(layer, extended.shape[2], kernel, stride))
+        return extended
+
+    def double(self, layer: Hashable, frames: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
+        """The clip's frame 0 as it is, then two frames for each later one: (B, C, T, H, W) -> (B, C, 2T - 1, H, W).
+
+        `interpolate` doubles frames, looking one back and one ahead, clamped at its ends. The second frame made from
+        the last one needs the frame after that, so it is held back until the next chunk.
+        """
+        if self.is_first and frames.shape[2] == 1:
+            return frames
+        later = frames[:, :, 1:] if self.is_first else frames
+        before = self._take(layer)
+        window = cat([*before, later], 2) if before else later
+        num_window = window.shape[2]
+        self._keep(layer, window, num_window - 1, num_window)
+        # The first frame made from the kept one is out already.
+        start = 1 if before else 0
+        stop = 2 * num_window if self.is_last else 2 * num_window - 1
+        doubled = interpolate(window)[:, :, start:stop]
+        return cat([frames[:, :, :1], doubled], 2) if self.is_first else doubled
+
+    def align(self, layer: Hashable, frames: Tensor, num_frames: int) -> Tensor:
+        """The next `num_frames` frames of a branch that runs ahead of the others; the rest waits for the next chunk."""
+        before = self._take(layer)
+        queue = cat([*before, frames], 2) if before else frames
+        self._keep(layer, queue, num_frames, queue.shape[2])
+        return queue[:, :, :num_frames]
+
+    def _unspent(self, layer: Hashable, num_frames: int, kernel: int, stride: int) -> tuple[int, int]:
+        """From where to where a filter will need its `num_frames` input frames again."""
+        num_outputs = (num_frames - kernel) // stride + 1
+        return num_outputs * stride, num_frames
+
+    def _keep(self, layer: Hashable, frames: Tensor, start: int, stop: int) -> None:
+        if start < stop and not self.is_last:
+            # A copy, because a slice would hold the memory of all frames.
+            self._kept[layer] = copy(frames[:, :, start:stop])
+
+    def _take(self, layer: Hashable) -> list[Tensor]:
+        """What was kept for a layer, none or one tensor."""
+        return [self._kept.pop(layer)] if layer in self._kept else []
+
+
+def whole_clip() -> Stream:
+    """The stream of a clip that comes in one piece."""
+    stream = Stream()
+    stream.advance(is_last=True)
+    return stream
