@@ -18,18 +18,19 @@ demo: $(VENV)/installed-torch
 	$(BIN)/duosora sample --config configs/sample/tiny.yaml --overwrite --out outputs/demo
 	$(BIN)/duosora reconstruct tests/media/city.mp4 --overwrite --out outputs/demo/city.mp4
 
-# The autoencoder in four stages, the scale of its latents, these latents, and the denoiser; then what it learned.
+# The autoencoder in five stages, the scale of its latents, these latents, and the denoiser; then what it learned.
 tiny: $(VENV)/installed-torch
 	$(BIN)/duosora train --config configs/train/tiny_wfvae_windows.yaml
 	$(BIN)/duosora train --config configs/train/tiny_wfvae.yaml
 	$(BIN)/duosora train --config configs/train/tiny_wfvae_long.yaml
 	$(BIN)/duosora train --config configs/train/tiny_wfvae_last.yaml
-	mkdir -p runs/tiny/vae && cp runs/tiny/wfvae_last/checkpoint-2200/model/* runs/tiny/vae
+	$(BIN)/duosora train --config configs/train/tiny_wfvae_decoder.yaml
+	mkdir -p runs/tiny/vae && cp runs/tiny/wfvae_decoder/checkpoint-2000/model/* runs/tiny/vae
 	$(BIN)/duosora calibrate runs/tiny/vae --config configs/train/tiny_wfvae_last.yaml
 	$(BIN)/duosora cache latents --config configs/train/tiny_t2v.yaml
 	$(BIN)/duosora train --config configs/train/tiny_t2v.yaml
-	$(BIN)/duosora judge --set model.denoiser=runs/tiny/t2v/checkpoint-6000/model_ema --set model.vae=runs/tiny/vae \
-		--set model.text_encoder=core/models/tiny/text_encoder --json runs/tiny/judge.json --picture runs/tiny/judge.png
+	$(BIN)/duosora judge --set model.denoiser=runs/tiny/t2v/checkpoint-12000/model_ema --set model.vae=runs/tiny/vae --set model.text_encoder=tiny \
+		--json runs/tiny/judge.json --picture runs/tiny/judge.png
 
 # Two processes of one thread each: on two cores half the time of one process with two threads, which wait for each other.
 test: lint

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from duosora.core.errors import CheckpointError, MediaError, NumericsError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import Constant, FreshWeights
-from duosora.core.models.recognise import TINY_FOLDER, open_part, recognise
+from duosora.core.models.recognise import TINY_FOLDER, Part, open_part, recognise
 
 IDENTITY = {"kind": "text states", "model": "a" * 64, "max_tokens": 16}
 
@@ -254,11 +255,18 @@ def test_a_text_cache_holds_each_caption_once(tmp_path: Path, tokenizer: Tokeniz
     assert uncached_captions(CacheWriter(tmp_path, identity), [*captions, "new", "new"]) == ["new"]
 
 
+def fresh_part(kind: str, seed: int) -> Part:
+    """The tiny model with weights of this seed, instead of those that come with the project."""
+    part = open_part(kind, "tiny")
+    spec = part.family.presets["tiny"]
+    return replace(part, spec=spec, is_fresh=True, open=lambda: FreshWeights(spec.layout(), seed))
+
+
 def test_a_text_cache_of_another_model_or_length_is_refused(tmp_path: Path, tokenizer: Tokenizer) -> None:
-    part = open_part("text_encoder", "tiny")
+    part = fresh_part("text_encoder", 0)
     write_text_cache(CacheWriter(tmp_path, text_identity(part, tokenizer, 32)), ["a"], states_of)
     for seed, length, words in ((1, 32, "was made with model = "), (0, 16, "was made with max_tokens = 32")):
-        other = text_identity(open_part("text_encoder", "tiny", seed), tokenizer, length)
+        other = text_identity(fresh_part("text_encoder", seed), tokenizer, length)
         with pytest.raises(CheckpointError, match=words):
             TextCache(tmp_path, other)
     write(tmp_path / "latents", range(1), kind="latent moments").close()
@@ -267,7 +275,7 @@ def test_a_text_cache_of_another_model_or_length_is_refused(tmp_path: Path, toke
 
 
 def test_a_model_is_known_by_its_numbers_not_its_files(tmp_path: Path) -> None:
-    part = open_part("vae", "tiny", seed=3)
+    part = fresh_part("vae", 3)
     weights = FreshWeights(part.layout, 3)
     config = {"_class_name": "WFVAEModel", "base_channels": 8, "encoder_num_resblocks": 1, "decoder_num_resblocks": 1}
     config |= {"encoder_energy_flow_hidden_size": 8, "decoder_energy_flow_hidden_size": 8, "norm_type": "layernorm"}
@@ -280,7 +288,7 @@ def test_a_model_is_known_by_its_numbers_not_its_files(tmp_path: Path) -> None:
     expected = model_fingerprint(part)
     assert model_fingerprint(recognise(tmp_path / "one")) == expected
     assert model_fingerprint(recognise(tmp_path / "shards")) == expected
-    assert model_fingerprint(open_part("vae", "tiny", seed=4)) != expected
+    assert model_fingerprint(fresh_part("vae", 4)) != expected
     for index in (0, -1):
         changed = {name: array.copy() for name, array in trainable.items()}
         changed["encoder.conv_out.conv.weight"].reshape(-1)[index] += 1e-3

@@ -1,0 +1,58 @@
+"""`duosora judge` and `duosora calibrate` through the command line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duosora.core.errors import ConfigError
+from duosora.core.io.images import read_image
+from duosora.core.io.weights import save_weights
+from duosora.core.layout import FreshWeights
+from duosora.core.models.recognise import read_config
+from duosora.core.models.wfvae import TINY
+from duosora.core.pipelines.judge import held_out_prompts
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_judging_reports_what_was_asked_for_and_what_was_seen(duosora: Callable, tmp_path: Path) -> None:
+    picture, report = tmp_path / "sheet.png", tmp_path / "report.json"
+    config = ROOT / "configs/sample/tiny.yaml"
+    outcome = duosora(
+        *("judge", "--config", config, "--prompts", 3, "--picture", picture, "--json", report),
+        *("--set", "sampler.steps=2", "--set", "backend.device=cpu"),
+    )
+    assert outcome.code == 0, outcome.err
+    content = json.loads(report.read_text())
+    assert content["rates"].keys() == {"size", "colour", "shape", "direction", "background", "all", "whole"}
+    assert [video["prompt"] for video in content["videos"]] == [asked.prompt for asked in held_out_prompts(3)]
+    assert all(video["asked"][part] in video["prompt"] for video in content["videos"] for part in ("colour", "shape"))
+    # Three strips of five frames of 64 x 64 beside each other.
+    assert read_image(picture).shape[1] > 3 * 5 * 64
+
+
+def test_the_judged_prompts_are_always_the_same_and_never_trained_on() -> None:
+    assert held_out_prompts(64)[:8] == held_out_prompts(8)
+    assert len({asked.scene for asked in held_out_prompts(64)}) == 64
+    with pytest.raises(ConfigError, match="held-out scenes"):
+        held_out_prompts(1000)
+
+
+def test_calibrating_writes_the_scale_of_the_latents_and_refuses_a_preset(duosora: Callable, tmp_path: Path) -> None:
+    fresh = FreshWeights(TINY.layout(), 3)
+    save_weights(tmp_path, {name: fresh[name] for name in fresh})
+    (tmp_path / "config.json").write_text(json.dumps(TINY.to_config()))
+    config = ROOT / "configs/train/tiny_wfvae.yaml"
+    options = ("--config", config, "--clips", 4, "--set", "compute.device=cpu", "--set", "data.workers=0")
+    outcome = duosora("calibrate", tmp_path, *options)
+    assert outcome.code == 0, outcome.err
+    assert "measured 4 clips" in outcome.out
+    scale = read_config(tmp_path / "config.json")["scale"]
+    assert len(scale) == 8
+    assert np.all(np.abs(np.array(scale) - 1) > 1e-3)
+    outcome = duosora("calibrate", "tiny", *options)
+    assert outcome.code == 2
+    assert "needs the folder of a trained WFVAE" in outcome.err
