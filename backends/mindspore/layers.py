@@ -8,6 +8,7 @@ another on an Ascend is chosen here and in attention.py, when a layer is made, b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import mindspore
@@ -44,7 +45,6 @@ Identity = nn.Identity
 ReLU = nn.ReLU
 Sequential = nn.SequentialCell
 leaky_relu = ops.leaky_relu
-linear = mint.nn.functional.linear
 
 # transformers' margin below the largest number of fp16.
 HALF_LIMIT = float(np.finfo(np.float16).max) - 1000
@@ -53,6 +53,31 @@ _LOWEST = {
     mindspore.float16: float(np.finfo(np.float16).min),
     mindspore.bfloat16: -3.3895313892515355e38,
 }
+
+
+_product_dtype: Any = None
+"""Inside of `autocast`, what matrix products and convolutions compute in."""
+
+
+@contextmanager
+def autocast(device: str, dtype: Any) -> Iterator[None]:
+    """A context in which matrix products and convolutions compute in a dtype; nothing changes for float32."""
+    global _product_dtype
+    before, _product_dtype = _product_dtype, None if dtype == mindspore.float32 else dtype
+    try:
+        yield
+    finally:
+        _product_dtype = before
+
+
+def _for_product(x: Tensor) -> Tensor:
+    return x if _product_dtype is None else x.astype(_product_dtype)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x (..., I) by weight (O, I), and a bias (O,)."""
+    bias = None if bias is None else _for_product(bias)
+    return mint.nn.functional.linear(_for_product(x), _for_product(weight), bias)
 
 
 def _on_npu() -> bool:
@@ -111,7 +136,8 @@ class _Convolution(nn.Cell):
         self.convolve = make(shape, stride, (padding,) * self.num_axes if isinstance(padding, int) else padding)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight, self.bias)
+        bias = None if self.bias is None else _for_product(self.bias)
+        return self.convolve(_for_product(x), _for_product(self.weight), bias)
 
 
 class Conv2d(_Convolution):
@@ -180,6 +206,7 @@ class GroupNorm(nn.Cell):
         self.groups, self.eps = groups, eps
 
     def construct(self, x: Tensor) -> Tensor:
+        x = cast(x, like=self.weight)  # float32 also where products are half as wide
         return mint.nn.functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
 
 
@@ -236,7 +263,7 @@ class BatchNorm3d(nn.Cell):
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (C,) of the batch, which are added to the running ones."""
-        axes = (0, 2, 3, 4)
+        x, axes = to_float32(x), (0, 2, 3, 4)
         mean = x.mean(axes)
         variance = ops.square(x - _per_channel(mean)).mean(axes)
         count = x.size // x.shape[1]
