@@ -373,6 +373,8 @@ def double_space_nearest(x: Tensor) -> Tensor:
 
 def double_time_linear(x: Tensor) -> Tensor:
     """Two frames for each, linear with half-pixel centres and clamped ends: (B, C, T, H, W) -> (B, C, 2T, H, W)."""
+    if x.shape[2] == 1:
+        return double_time_nearest(x)  # the same then; of the empty slices below MindSpore has no gradient
     before = cat([x[:, :, :1], x[:, :, :-1]], 2)
     after = cat([x[:, :, 1:], x[:, :, -1:]], 2)
     return interleave(x + 0.25 * (before - x), x + 0.25 * (after - x), 2)
