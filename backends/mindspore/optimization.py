@@ -2,11 +2,13 @@
 
 State is read and written under the layout's names, so that another backend can go on with it. MindSpore's in-place
 arithmetic changes nothing on a CPU: values are written with ops.assign, or tensors are put in the place of others.
+Each of its operations costs some 40 microseconds there whatever its size, so all tensors of a kind are one long one.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,14 +17,15 @@ from typing import Any, NamedTuple
 
 import mindspore
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
+from mindspore import Parameter, Tensor, mint, nn, ops
+from mindspore.mint import cat
 
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.io.files import atomic_write
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.train.step import AdamW
 
-from .precision import to_array, to_tensor, to_weight
+from .precision import to_array, to_weight
 
 OTHER_OPTIMIZERS: dict[str, tuple[str, str, str]] = {}
 """Module, class and package of the optimisers that libraries bring: none for MindSpore."""
@@ -30,6 +33,8 @@ PLACEHOLDER_RATE = 1.0
 """Until the first step brings its own."""
 _EXPONENTIAL = ("exp_avg", "exp_avg_sq")
 """The running means of the gradients and of their squares, under torch's names."""
+_PACK_SIZE = 1 << 25
+"""Elements after which another long tensor is begun, so that those in passing are small beside a large model."""
 _SAFE_NORM = 1e-6
 """Added to the norm that gradients are divided by."""
 
@@ -61,12 +66,16 @@ class Optimization:
         scales_loss: bool = False,
     ) -> None:
         self.parameters = dict(parameters)
-        self.shadows = {key: value.copy() for key, value in parameters.items()} if keeps_ema else {}
         self.max_grad_norm = max_grad_norm
         self.device = device
-        self.optimizer = _optimizer(name, self.parameters, optimizer)
+        self.optimizer = _optimizer(name, optimizer)
         self.scaler = _LossScaler(scales_loss)
+        self._packing = _Packing(self.parameters)
         self._gradients: list[Tensor] = []
+        self.shadows: dict[str, Tensor] = {}
+        self._average: list[Tensor] = []
+        if keeps_ema:
+            self._set_average(self._packing.pack(self.parameters))
 
     def take(
         self,
@@ -95,8 +104,8 @@ class Optimization:
 
         weights = list(self.parameters.values())
         (_, results), gradients = mindspore.value_and_grad(scaled, None, weights, has_aux=True)()
-        held = self._gradients
-        self._gradients = [one + new for one, new in zip(held, gradients, strict=True)] if held else list(gradients)
+        held, new = self._gradients, self._packing.pack(dict(zip(self.parameters, gradients, strict=True)))
+        self._gradients = [one + other for one, other in zip(held, new, strict=True)] if held else new
         return results
 
     def update(self, lr: float, ema_decay: float | None, reject_above: float, is_finite: bool = True) -> Update:
@@ -111,9 +120,11 @@ class Optimization:
             if self.max_grad_norm is not None and norm + _SAFE_NORM > self.max_grad_norm:
                 factor = self.max_grad_norm / (norm + _SAFE_NORM)
                 gradients = [gradient * factor for gradient in gradients]
-            self.optimizer.step(gradients, lr)
+            weights = self.optimizer.step(self._packing.pack(self.parameters), gradients, lr)
+            self._write(weights)
             if ema_decay is not None:
-                self._average(ema_decay)
+                pairs = zip(self._average, weights, strict=True)
+                self._set_average([_between(average, weight, 1.0 - ema_decay) for average, weight in pairs])
         too_high = is_finite and not np.isfinite(norm) and self.scaler.get_scale() > LOWEST_LOSS_SCALE
         self.scaler.update(is_finite=bool(np.isfinite(norm)))
         return Update(norm, applied, too_high)
@@ -135,7 +146,8 @@ class Optimization:
     def state(self) -> tuple[Tensors, dict[str, Any]]:
         """The optimiser's tensors, `exp_avg.<name>` and the like, and its numbers."""
         optimizer = self.optimizer
-        tensors = {f"{key}.{name}": value for key in optimizer.means for name, value in optimizer.means[key].items()}
+        means = {key: self._packing.unpack(packs) for key, packs in optimizer.means.items()}
+        tensors = {f"{key}.{name}": value for key, held in means.items() for name, value in held.items()}
         numbers = {"step": dict.fromkeys(self.parameters, float(optimizer.count))} if optimizer.count else {}
         return Tensors(tensors), {
             "numbers": numbers,
@@ -145,7 +157,7 @@ class Optimization:
 
     def first_moments(self) -> dict[str, Tensor]:
         """The running means of the gradients by name; none before the first step."""
-        return dict(self.optimizer.means["exp_avg"])
+        return self._packing.unpack(self.optimizer.means["exp_avg"])
 
     def load_state(self, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any], source: str) -> None:
         """Restore what `state` gave. Raises: CheckpointError when it was another model's."""
@@ -161,7 +173,7 @@ class Optimization:
         if counts not in ({0}, {len(self.parameters)}):
             count = min(counts)
             raise CheckpointError(f"{source}: holds the state of {count} weights, not of {len(self.parameters)}")
-        self.optimizer.means = means
+        self.optimizer.means = {key: self._packing.pack(held) if held else [] for key, held in means.items()}
         self.optimizer.count = int(max(rest["numbers"].get("step", {}).values(), default=0))
         (group,) = rest["groups"]
         self.optimizer.group.update(group)
@@ -169,22 +181,24 @@ class Optimization:
 
     def load_weights(self, weights: Mapping[str, np.ndarray], use_ema: bool) -> None:
         """Overwrite the parameters, or their average, in place; the names are those of `weights`."""
-        for name, parameter in self.parameters.items():
-            if use_ema:
-                self.shadows[name] = to_weight(weights[name], self.device)
-            else:
-                ops.assign(parameter, to_tensor(weights[name]))
+        tensors = {name: to_weight(weights[name], self.device) for name in self.parameters}
+        if use_ema:
+            self._set_average(self._packing.pack(tensors))
+        else:
+            self._write(self._packing.pack(tensors))
 
-    def _average(self, decay: float) -> None:
-        for name, parameter in self.parameters.items():
-            shadow = self.shadows[name]
-            self.shadows[name] = _between(shadow, parameter, 1.0 - decay)
+    def _write(self, weights: Sequence[Tensor]) -> None:
+        for name, weight in self._packing.unpack(weights).items():
+            ops.assign(self.parameters[name], weight)
+
+    def _set_average(self, average: list[Tensor]) -> None:
+        self._average = average
+        self.shadows = self._packing.unpack(average)
 
     def _swap(self) -> None:
-        for name, parameter in self.parameters.items():
-            present = parameter.copy()
-            ops.assign(parameter, self.shadows[name])
-            self.shadows[name] = present
+        present = self._packing.pack(self.parameters)
+        self._write(self._average)
+        self._set_average(present)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -297,37 +311,69 @@ class _LossScaler:
             self.scale, self.successes = state["scale"], int(state["_growth_tracker"])
 
 
-class _AdamW:
-    """core.train.step.AdamW in the order of operations of torch.optim.AdamW, to the last bit but rounding's."""
+class _Packing:
+    """How the parameters lie one behind the other in a few long tensors."""
 
-    def __init__(self, parameters: Mapping[str, Parameter], options: AdamW) -> None:
-        self.parameters, self.betas = dict(parameters), options.betas
+    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+        self.packs: list[dict[str, tuple[int, ...]]] = []
+        """The shapes of each one's parameters by their names."""
+        room = 0
+        for name, parameter in parameters.items():
+            if not self.packs or parameter.size > room:
+                self.packs.append({})
+                room = _PACK_SIZE
+            self.packs[-1][name] = tuple(parameter.shape)
+            room -= parameter.size
+
+    def pack(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        """A copy of the parameters, or of tensors like them, as long ones."""
+        return [cat([tensors[name].reshape(-1) for name in names], 0) for names in self.packs]
+
+    def unpack(self, packs: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Views into long tensors by the parameters' names; none if there are no long ones yet."""
+        views = {}
+        for pack, shapes in zip(packs, self.packs, strict=False):
+            start = 0
+            for name, shape in shapes.items():
+                size = math.prod(shape)
+                views[name] = mint.narrow(pack, 0, start, size).reshape(shape)
+                start += size
+        return views
+
+
+class _AdamW:
+    """core.train.step.AdamW in the order of operations of torch.optim.AdamW."""
+
+    def __init__(self, options: AdamW) -> None:
+        self.betas = options.betas
         self.group = {"lr": PLACEHOLDER_RATE, "eps": options.eps, "weight_decay": options.weight_decay}
         self.count = 0
         """Steps that were made."""
-        self.means: dict[str, dict[str, Tensor]] = {key: {} for key in _EXPONENTIAL}
+        self.means: dict[str, list[Tensor]] = {key: [] for key in _EXPONENTIAL}
+        self._divide = ops.RealDiv()  # on a CPU five times as fast as the operator's sign
 
-    def step(self, gradients: Sequence[Tensor], lr: float) -> None:
-        """One step along the parameters' gradients, in the order of the parameters."""
+    def step(self, weights: Sequence[Tensor], gradients: Sequence[Tensor], lr: float) -> list[Tensor]:
+        """The weights after a step along the gradients."""
         self.count += 1
         self.group["lr"] = lr
         eps, decay, (beta_1, beta_2) = self.group["eps"], self.group["weight_decay"], self.betas
         rate, root = lr / (1.0 - beta_1**self.count), (1.0 - beta_2**self.count) ** 0.5
+        if self.count == 1:
+            self.means = {key: [ops.zeros_like(weight) for weight in weights] for key in _EXPONENTIAL}
         firsts, seconds = (self.means[key] for key in _EXPONENTIAL)
-        for (name, parameter), gradient in zip(self.parameters.items(), gradients, strict=True):
-            zero = firsts.get(name) is None
-            first = gradient * (1.0 - beta_1) if zero else _between(firsts[name], gradient, 1.0 - beta_1)
-            second = gradient * gradient * (1.0 - beta_2)
-            second = second if zero else seconds[name] * beta_2 + second
-            firsts[name], seconds[name] = first, second
-            step = first / (ops.sqrt(second) / root + eps)
-            ops.assign(parameter, parameter * (1.0 - lr * decay) - step * rate)
+        moved = []
+        for i, (weight, gradient) in enumerate(zip(weights, gradients, strict=True)):
+            firsts[i] = _between(firsts[i], gradient, 1.0 - beta_1)
+            seconds[i] = seconds[i] * beta_2 + gradient * gradient * (1.0 - beta_2)
+            direction = self._divide(firsts[i], ops.sqrt(seconds[i]) * (1.0 / root) + eps)
+            moved.append(weight * (1.0 - lr * decay) - direction * rate)
+        return moved
 
 
-def _optimizer(name: str, parameters: Mapping[str, Parameter], options: AdamW) -> _AdamW:
+def _optimizer(name: str, options: AdamW) -> _AdamW:
     if name != "adamw":
         raise ConfigError(f"optimizer.name = {name!r}: needs one of adamw, the one that there is for MindSpore")
-    return _AdamW(parameters, options)
+    return _AdamW(options)
 
 
 def _between(start: Tensor, end: Tensor, share: float) -> Tensor:
