@@ -1,6 +1,7 @@
 """Both backends train alike, and a run may go from one to the other: same batches, weights and state, in float32."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from duosora.core.backend import get
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.models.wfvae import TINY, WFVAESpec
+from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
 from duosora.core.train.objectives import DiffusionObjective
 from duosora.core.train.step import (
@@ -159,7 +160,7 @@ def test_gradients_of_a_residual_block_of_the_autoencoder_agree() -> None:
     )
 
 
-VAE = WFVAESpec(**{**vars(TINY), "base_channels": 4, "encoder_energy_flow_hidden_size": 4})
+VAE = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4)
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
 
 
