@@ -1,24 +1,27 @@
-# make demo   a first video from a prompt, and a real clip through the autoencoder, into outputs/demo
+# make demo   a first video from a prompt, and a real clip through the autoencoder, into outputs/demo; BACKEND=mindspore
+#             does it with MindSpore
 # make tiny   train the tiny models of core/models/tiny from nothing, into runs/tiny; goes on where it was ended
 # make test   lint, types, import rules and every test: what CI runs
 # make lint   the same without the tests
+# make parity measure how far MindSpore is from torch, into docs/parity.md
 # make clean  remove .venv and caches
 #
 # Each sets up what it needs in .venv on its first run, and again when pyproject.toml or constraints.txt changes.
 
 PYTHON ?= python3
+BACKEND ?= torch
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP_FILES := pyproject.toml constraints.txt setup.py
 
-.PHONY: demo tiny test lint clean
+.PHONY: demo tiny test lint parity clean
 
-demo: $(VENV)/installed-torch
-	$(BIN)/duosora sample --config configs/sample/tiny.yaml --overwrite --out outputs/demo
-	$(BIN)/duosora reconstruct tests/media/city.mp4 --overwrite --out outputs/demo/city.mp4
+demo: $(VENV)/installed-$(BACKEND)
+	$(BIN)/duosora sample --backend $(BACKEND) --config configs/sample/tiny.yaml --overwrite --out outputs/demo
+	$(BIN)/duosora reconstruct tests/media/city.mp4 --backend $(BACKEND) --overwrite --out outputs/demo/city.mp4
 
-# The autoencoder in five stages, the scale of its latents, these latents, and the denoiser; then what it learned.
+# The autoencoder in five stages, the scale of its latents, these latents, the denoiser in two; then what it learned.
 tiny: $(VENV)/installed-torch
 	$(BIN)/duosora train --config configs/train/tiny_wfvae_windows.yaml
 	$(BIN)/duosora train --config configs/train/tiny_wfvae.yaml
@@ -29,7 +32,8 @@ tiny: $(VENV)/installed-torch
 	$(BIN)/duosora calibrate runs/tiny/vae --config configs/train/tiny_wfvae_last.yaml
 	$(BIN)/duosora cache latents --config configs/train/tiny_t2v.yaml
 	$(BIN)/duosora train --config configs/train/tiny_t2v.yaml
-	$(BIN)/duosora judge --set model.denoiser=runs/tiny/t2v/checkpoint-12000/model_ema --set model.vae=runs/tiny/vae --set model.text_encoder=tiny \
+	$(BIN)/duosora train --config configs/train/tiny_t2v_last.yaml
+	$(BIN)/duosora judge --set model.denoiser=runs/tiny/t2v_last/checkpoint-8000/model_ema --set model.vae=runs/tiny/vae --set model.text_encoder=tiny \
 		--json runs/tiny/judge.json --picture runs/tiny/judge.png
 
 # Two processes of one thread each: on two cores half the time of one process with two threads, which wait for each other.
@@ -42,17 +46,21 @@ lint: $(VENV)/installed-test
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
 
+parity: $(VENV)/installed-test
+	$(BIN)/duosora parity --config configs/sample/tiny.yaml --dtype fp32 --dtype fp16 \
+		--json outputs/parity.json --markdown docs/parity.md
+
 clean:
 	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis src/*.egg-info
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(VENV)/installed-torch: $(SETUP_FILES) | $(BIN)/pip
-	$(INSTALL) -e ".[torch]"
+$(VENV)/installed-torch $(VENV)/installed-mindspore: $(VENV)/installed-%: $(SETUP_FILES) | $(BIN)/pip
+	$(INSTALL) -e ".[$*]"
 	touch $@
 
 $(VENV)/installed-test: $(SETUP_FILES) | $(BIN)/pip
 	$(INSTALL) -e ".[test]"
-	touch $(VENV)/installed-torch $@
+	touch $(VENV)/installed-torch $(VENV)/installed-mindspore $@
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

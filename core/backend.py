@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -48,11 +48,14 @@ class Backend(Protocol):
     def inference(self) -> AbstractContextManager[Any]:
         """A context in which no gradients are kept."""
 
-    def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> Model:
+    def build(
+        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+    ) -> Model:
         """The model of a spec with its weights on the device, ready for inference.
 
         weights are checked against the spec's layout, and the model's own parameters too. dtype is one of DTYPES;
-        attention names the kernel, one of `attention_kernels()`, or "auto".
+        attention names the kernel, one of `attention_kernels()`, or "auto". compile: calls of the model run as a
+        compiled graph, which is made at the first call with each combination of shapes.
         Raises: LayoutError, CheckpointError (bad tensors), ConfigError (a kernel or dtype the device lacks).
         """
 
@@ -93,6 +96,12 @@ class Backend(Protocol):
         names: HaarWaveletTransform3D, HaarWaveletTransform2D and their inverses; "diffusion_loss" (a DiffusionBatch
         and a prediction, in numpy) gives loss, gradient by the prediction and model_input by name; "judge_in_training"
         (a discriminator, pixels in numpy) gives logits and the running statistics after it.
+        """
+
+    def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
+        """Run each operation that is done in a way of its own on this device, and in the plain way too.
+
+        Gives names and the largest differences, relative to the largest value.
         """
 
     def record(self, model: Model, names: Iterable[str]) -> AbstractContextManager[dict[str, Array]]:

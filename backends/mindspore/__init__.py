@@ -9,9 +9,10 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
-# With AVX-512 oneDNN falls back to its reference convolutions for MindSpore's memory order, 40 times slower. Read once,
-# when it is loaded.
+# Both are read once, when MindSpore is loaded. With AVX-512 oneDNN takes its reference convolutions for MindSpore's
+# memory order, 40 times slower; and of its log only errors concern anyone.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+os.environ.setdefault("GLOG_v", "3")
 
 import mindspore
 import numpy as np
@@ -30,7 +31,8 @@ from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
-from .layers import cat, parameter_shapes, set_parameter
+from .forms import compare_forms
+from .layers import cat, compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -69,14 +71,15 @@ def create(device: str = "auto") -> MindSporeBackend:
     kind, _, number = device.partition(":")
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
+        exact_float32()
+        if kind == "cpu":
+            mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
+        (Tensor(np.zeros(1, np.float32)) + 1.0).asnumpy()  # a device starts at its first operation
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BackendMissing(
             f"mindspore {mindspore.__version__} cannot use the device {device!r} (of cpu, npu, npu:1, ...): {reason}"
         ) from error
-    if kind == "cpu":
-        mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
-    exact_float32()
     return MindSporeBackend(device)
 
 
@@ -90,7 +93,7 @@ class MindSporeBackend:
 
     @property
     def on_host(self) -> bool:
-        return self.device == "cpu"
+        return self.device.startswith("cpu")
 
     def asarray(self, array: np.ndarray) -> Tensor:
         return to_tensor(array)
@@ -104,9 +107,14 @@ class MindSporeBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return nullcontext()  # MindSpore keeps gradients only inside of a function that is asked for them
 
-    def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> nn.Cell:
+    def build(
+        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+    ) -> nn.Cell:
         self.check(dtype, attention)
-        return self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).set_train(False)
+        model = self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).set_train(False)
+        if compile:
+            compile_forward(model)
+        return model
 
     def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
@@ -161,6 +169,10 @@ class MindSporeBackend:
             "judge_in_training": judge_in_training,
         }
         return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+
+    def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
+        with self.inference():
+            yield from compare_forms(self.device, dtype)
 
     @contextmanager
     def record(self, model: nn.Cell, names: Iterable[str]) -> Iterator[dict[str, Any]]:

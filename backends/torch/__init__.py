@@ -25,7 +25,8 @@ from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
-from .layers import parameter_shapes, set_parameter
+from .forms import compare_forms
+from .layers import compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -93,9 +94,14 @@ class TorchBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
-    def build(self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto") -> nn.Module:
+    def build(
+        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+    ) -> nn.Module:
         self.check(dtype, attention)
-        return self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).eval()
+        model = self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).eval()
+        if compile:
+            compile_forward(model)
+        return model
 
     def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
@@ -150,6 +156,10 @@ class TorchBackend:
             "judge_in_training": judge_in_training,
         }
         return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+
+    def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
+        with self.inference():
+            yield from compare_forms(self.device, dtype)
 
     @contextmanager
     def record(self, model: nn.Module, names: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -244,6 +244,11 @@ def set_parameter(model: nn.Module, name: str, weight: Tensor) -> None:
     model.get_submodule(parent).register_parameter(leaf, nn.Parameter(weight, requires_grad=False))
 
 
+def compile_forward(model: nn.Module) -> None:
+    """Let a model's `forward` run as compiled graphs, one for each combination of shapes."""
+    model.compile(dynamic=False)
+
+
 def device_of(x: Tensor) -> torch.device:
     """The device that a tensor is on."""
     return x.device

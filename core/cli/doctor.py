@@ -5,8 +5,12 @@ from __future__ import annotations
 import importlib.util
 import platform
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from ..backend import Backend
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,14 @@ PACKAGES = (
 )
 
 
-def doctor() -> None:
+def doctor(
+    npu_check: Annotated[
+        bool,
+        typer.Option(
+            "--npu-check", help="Also run what is done in a way of its own on the device, and compare the plain way."
+        ),
+    ] = False,
+) -> None:
     """Report what is here and what is missing.
 
     Backends, versions and devices, and how to install the rest. Exit code 1 when no backend works.
@@ -44,6 +55,9 @@ def doctor() -> None:
 
     from duosora import __version__
 
+    from ..ascend import ascend_report
+    from ..backend import NAMES
+
     console = Console()
     console.print(f"duosora {__version__}, Python {platform.python_version()}, {platform.platform()}")
     table = Table("package", "version", "used for", "to install")
@@ -53,10 +67,15 @@ def doctor() -> None:
         table.add_row(package.distribution, version or "missing", package.use, install)
     console.print(table)
 
-    working = [name for name in ("torch", "mindspore") if _report_backend(console, name)]
+    working = [backend for backend in map(_working, NAMES) if backend]
+    for line in ascend_report():
+        print(line)
     if not working:
         print('no backend works here: pip install "duosora[torch]" (GPU, CPU) or "duosora[mindspore]" (Ascend, CPU)')
         raise typer.Exit(1)
+    if npu_check:
+        for backend in working:
+            _compare_forms(backend)
 
 
 def _version(package: Package) -> str | None:
@@ -70,7 +89,8 @@ def _version(package: Package) -> str | None:
         return "installed"
 
 
-def _report_backend(console: object, name: str) -> bool:
+def _working(name: str) -> Backend | None:
+    """The backend, reported in a line, or None with the reason printed."""
     from ..backend import get
     from ..errors import DuosoraError
 
@@ -78,9 +98,16 @@ def _report_backend(console: object, name: str) -> bool:
         backend = get(name)
     except DuosoraError as error:
         print(f"backend {name}: {error}")
-        return False
+        return None
     versions = ", ".join(f"{key} {value}" for key, value in backend.versions().items())
     memory = backend.device_memory_bytes()
     size = f", {memory / 2**30:.0f} GiB" if memory else ""
     print(f"backend {name}: {versions}{size}; attention kernels: {', '.join(backend.attention_kernels())}")
-    return True
+    return backend
+
+
+def _compare_forms(backend: Backend) -> None:
+    for dtype in ("fp32", "fp16") if backend.on_host else ("fp32", "fp16", "bf16"):
+        where = f"{backend.name} on {backend.device}, {dtype}"
+        compared = [f"{where}, {name}: {far:.1e} from the plain way" for name, far in backend.compare_forms(dtype)]
+        print("\n".join(compared or [f"{where}: nothing is done in a way of its own"]))

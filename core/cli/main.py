@@ -17,6 +17,7 @@ from duosora.core.cli.doctor import doctor
 from duosora.core.cli.evaluate import evaluate
 from duosora.core.cli.inspect import inspect
 from duosora.core.cli.judge import judge
+from duosora.core.cli.parity import parity
 from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
@@ -43,6 +44,7 @@ app.command()(calibrate)
 app.command()(judge)
 app.command()(inspect)
 app.command()(check)
+app.command()(parity)
 app.command()(doctor)
 app.add_typer(data)
 

@@ -20,7 +20,7 @@ def reconstruct(
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting: --set vae=path/to/vae"),
     ] = None,
-    backend: Annotated[str | None, typer.Option(help="torch or mindspore; short for --set backend.name=...")] = None,
+    backend: Annotated[str | None, typer.Option(help="torch or mindspore; short for --set backend=...")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist; they are kept otherwise.")
     ] = False,

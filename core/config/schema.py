@@ -63,7 +63,10 @@ class BackendSettings(Settings):
     """auto, cpu, cuda, cuda:1, npu, ...; auto takes an accelerator when there is one."""
     dtype: DTypeSettings = DTypeSettings()
     attention: Literal["auto", "sdpa", "math", "flash"] = "auto"
-    """The attention kernel; math is the formula written out, flash needs flash-attn and fp16 or bf16."""
+    """The attention kernel; math is the formula written out, flash needs fp16 or bf16, and flash-attn on a GPU."""
+    compile: bool = False
+    """Compile the denoiser (torch.compile, mindspore.jit): the first step of each size takes longer, the others are
+    faster."""
 
 
 class SamplerSettings(Settings):

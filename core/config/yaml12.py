@@ -15,6 +15,8 @@ from ..errors import ConfigError
 
 _TAG = "tag:yaml.org,2002:"
 _MERGE = f"{_TAG}merge"
+DEEPEST = 100
+"""Levels of lists and mappings inside each other; Python's own limit of recursion is changed by some libraries."""
 
 
 def parse_yaml(text: str, place: str, is_file: bool = True) -> Any:
@@ -34,8 +36,6 @@ def parse_yaml(text: str, place: str, is_file: bool = True) -> Any:
         raise ConfigError(f"{place}{line}: is not valid YAML ({error.problem})") from error
     except yaml.reader.ReaderError as error:
         raise ConfigError(f"{place}: is not valid YAML ({error.reason})") from error
-    except RecursionError as error:
-        raise ConfigError(f"{place}: is nested too deeply") from error
     except ConfigError:
         raise
     except ValueError as error:
@@ -43,7 +43,19 @@ def parse_yaml(text: str, place: str, is_file: bool = True) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader with the scalars of YAML 1.2 and without doubled keys."""
+    """SafeLoader with the scalars of YAML 1.2, without doubled keys, and of limited depth."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > DEEPEST:
+            raise ConfigError(f"{self.name}: is nested too deeply")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)

@@ -157,6 +157,7 @@ class SampleRun:
             text_encoder=options.dtype.text_encoder or default,
             vae=options.dtype.vae or default,
             attention=options.attention,
+            compile=options.compile,
         )
 
     def _jobs(self, prompts: list[Prompt]) -> list[Job]:

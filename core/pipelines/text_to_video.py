@@ -47,12 +47,13 @@ class Parts:
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute dtype of each model, one of core.backend.DTYPES, and the denoiser's attention kernel."""
+    """The compute dtype of each model, of core.backend.DTYPES; the denoiser's attention and whether it is compiled."""
 
     denoiser: str = "fp32"
     text_encoder: str = "fp32"
     vae: str = "fp32"
     attention: str = "auto"
+    compile: bool = False
 
 
 @dataclass(frozen=True)
@@ -134,9 +135,9 @@ class TextToVideo:
         """The loaded model of one part."""
         if kind not in self._models:
             part: Part = getattr(self.parts, kind)
-            attention = self.precision.attention if kind == "denoiser" else "auto"
             dtype = getattr(self.precision, kind)
-            self._models[kind] = self.backend.build(part.spec, part.open(), dtype, attention)
+            for_denoiser = (self.precision.attention, self.precision.compile) if kind == "denoiser" else ()
+            self._models[kind] = self.backend.build(part.spec, part.open(), dtype, *for_denoiser)
         return self._models[kind]
 
     def use(self, kind: str, model: Model) -> None:

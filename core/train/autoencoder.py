@@ -6,6 +6,7 @@ Source: train_causalvae.py of Open-Sora Plan v1.3.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -31,19 +32,7 @@ GENERATOR, DISCRIMINATOR = "generator", "discriminator"
 
 def losses_of(settings: AutoencoderSettings) -> AutoencoderLosses:
     """What the backend is told of the settings."""
-    return AutoencoderLosses(
-        loss=settings.loss,
-        squared_weight=settings.squared_weight,
-        kl_weight=settings.kl_weight,
-        wavelet_weight=settings.wavelet_weight,
-        perceptual_weight=settings.perceptual_weight,
-        discriminator_weight=settings.discriminator_weight,
-        discriminator_factor=settings.discriminator_factor,
-        discriminator_loss=settings.discriminator_loss,
-        discriminator_weight_decay=settings.discriminator_weight_decay,
-        discriminator_max_grad_norm=settings.discriminator_max_grad_norm,
-        logvar=settings.logvar,
-    )
+    return AutoencoderLosses(**{field.name: getattr(settings, field.name) for field in fields(AutoencoderLosses)})
 
 
 class AutoencoderTask:

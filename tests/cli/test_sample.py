@@ -102,7 +102,8 @@ def test_an_output_that_exists_is_kept(duosora: Callable, tmp_path: Path) -> Non
             "sampler.zero_terminal_snr: flow_euler has no use for it",
         ),
         (["sampler.name=flow_euler", "sampler.objective=epsilon"], "'epsilon': flow_euler takes flow"),
-        (["sampler.name=pndm"], "zero_terminal_snr"),
+        (["sampler.name=pndm", "sampler.shift=null"], "zero_terminal_snr"),
+        (["sampler.name=ddim"], "sampler.shift: ddim has no use for it"),
         (["sampler.steps=many"], "sampler.steps"),
         (["model.denoiser=nowhere"], "model.text_encoder"),
         (["model.denoiser=tiny_inpaint", "condition.images=[nowhere.png]"], "nowhere.png: there is no such file"),
@@ -127,7 +128,8 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
 
 @pytest.mark.parametrize("name", samplers.names())
 def test_every_sampler_makes_a_video(duosora: Callable, tmp_path: Path, name: str) -> None:
-    options = ["-s", "sampler.zero_terminal_snr=false", "-s", "sampler.steps=4"] if name == "pndm" else []
+    options = [] if "flow" in name else ["-s", "sampler.shift=null"]
+    options += ["-s", "sampler.zero_terminal_snr=false", "-s", "sampler.steps=4"] if name == "pndm" else []
     outcome = duosora("sample", "a star", *FAST, "-s", f"sampler.name={name}", *options, "--out", tmp_path)
     assert outcome.code == 0, outcome.err
 
@@ -143,5 +145,5 @@ def test_an_empty_prompt_file_is_refused(duosora: Callable, tmp_path: Path, cont
 def test_a_dry_run_prints_the_plan_only(duosora: Callable, tmp_path: Path) -> None:
     outcome = duosora("sample", "a star", *FAST, "--out", tmp_path / "out", "--dry-run")
     assert outcome.code == 0
-    assert "2 steps (2 network calls), v_prediction, guidance 4" in outcome.out
+    assert "2 steps (2 network calls), flow, guidance 4" in outcome.out
     assert not (tmp_path / "out").exists()

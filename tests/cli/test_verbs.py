@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from duosora.core import ascend
 from duosora.core.cli import doctor
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights
@@ -111,6 +112,59 @@ def test_doctor_reports_backends(duosora: Callable) -> None:
     assert outcome.code == 0, outcome.err
     assert "backend torch: torch 2" in outcome.out
     assert "sentencepiece" in outcome.out
+
+
+def test_doctor_compares_the_ways_of_the_device(duosora: Callable) -> None:
+    lines = duosora("doctor", "--npu-check").out.splitlines()
+    assert any(line.startswith("torch on cpu, fp32, attention sdpa: ") for line in lines)
+    assert "mindspore on cpu, fp32: nothing is done in a way of its own" in lines
+
+
+def test_doctor_says_nothing_of_ascend_where_there_is_none(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASCEND_HOME_PATH", raising=False)
+    assert "Ascend:" not in duosora("doctor").out
+
+
+@pytest.mark.parametrize(
+    ("cann", "verdict"),
+    [
+        ("9.1.0", "MindSpore 2.10.0 and CANN 9.1.0 belong together"),
+        ("8.5.0", "MindSpore 2.10.0 was built with CANN 9.1, here is 8.5.0: install the one that fits"),
+        (None, "MindSpore 2.10.0 needs CANN 9.1: install it and source its set_env.sh"),
+    ],
+)
+def test_doctor_tells_whether_cann_and_mindspore_belong_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cann: str | None, verdict: str
+) -> None:
+    driver = tmp_path / "version.info"
+    driver.write_text("Version=24.1.rc3\nascendhal_version=7.35.23\n", encoding="utf-8")
+    toolkit = tmp_path / "toolkit"
+    (toolkit / "aarch64-linux").mkdir(parents=True)
+    if cann:
+        told = f"package_name=Ascend-cann-toolkit\nversion={cann}\ninnerversion=V100R001\n"
+        (toolkit / "aarch64-linux" / "ascend_toolkit_install.info").write_text(told, encoding="utf-8")
+    monkeypatch.setattr(ascend, "DRIVER", driver)
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(toolkit))
+    monkeypatch.setattr(ascend.metadata, "version", lambda name: "2.10.0")
+    report = list(ascend.ascend_report())
+    assert report[0] == f"Ascend: driver 24.1.rc3, CANN {cann or 'not found'}"
+    assert report[1] == f"Ascend: {verdict}"
+    assert "not checked" in report[2]
+
+
+def test_parity_compares_blocks_and_videos(duosora: Callable, tmp_path: Path) -> None:
+    settings = ("video.frames=1", "video.height=32", "video.width=32", "sampler.steps=2", 'prompts.sources=["a star"]')
+    changes = [word for setting in settings for word in ("--set", setting)]
+    files = ("--json", tmp_path / "parity.json", "--markdown", tmp_path / "parity.md")
+    outcome = duosora("parity", *changes, *files)
+    assert outcome.code == 0, outcome.err
+    (report,) = json.loads((tmp_path / "parity.json").read_text())
+    assert report["dtype"] == "fp32"
+    assert len(report["blocks"]["denoiser"]) == opensora_t2v.TINY.num_layers + 1
+    assert 0 < report["videos"]["latents"]["error"] < 1e-4
+    page = (tmp_path / "parity.md").read_text()
+    assert "| denoiser output | " in page
+    assert page in outcome.out
 
 
 def test_doctor_says_how_to_install_what_is_missing(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ class Fault(NamedTuple):
 
 
 TORCH = "backends/torch"
+MINDSPORE = "backends/mindspore"
 FAULTS = {
     "a variance taken for a deviation": Fault(
         f"{TORCH}/models/wfvae.py", "(0.5 * log_variance).exp()", "log_variance.exp()", "loss/vae_gan"
@@ -101,6 +102,12 @@ FAULTS = {
         f"{TORCH}/models/opensora_t2v.py", "self.attn2(x, keys", "self.attn2(self.norm2(x), keys", "t2v/full_attn"
     ),
     "T5 attention scaled": Fault(f"{TORCH}/attention.py", "bias, scale=1.0)", "bias)", "mt5/tiny"),
+    "norm eps of the transformer, MindSpore": Fault(
+        f"{MINDSPORE}/models/opensora_t2v.py", "NORM_OUT_EPS = 1e-6", "NORM_OUT_EPS = 1e-5", "t2v/small_activations"
+    ),
+    "mask polarity, MindSpore": Fault(
+        f"{MINDSPORE}/attention.py", "ops.logical_not(keep), _LEFT_OUT", "keep, _LEFT_OUT", "t2v/skiparse_padmask"
+    ),
     "guidance against the prompt": Fault(
         "core/pipelines/denoise.py",
         "guide(conditional, unconditional",
@@ -116,9 +123,9 @@ FAULTS = {
 }
 
 
-def check(sources: Path, case: str) -> subprocess.CompletedProcess[str]:
+def check(sources: Path, case: str, backend: str = "torch") -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(sources / "src"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "duosora", "check", str(GOLDENS / case)]
+    command = [sys.executable, "-m", "duosora", "check", str(GOLDENS / case), "--backend", backend]
     return subprocess.run(command, env=environment, cwd=sources, capture_output=True, text=True, check=False)
 
 
@@ -143,7 +150,8 @@ def test_a_fault_is_noticed(sources: Path, fault: Fault) -> None:
     assert right.count(fault.right) == 1, f"{fault.file} no longer holds {fault.right!r} once"
     file.write_text(right.replace(fault.right, fault.wrong))
     try:
-        outcome = check(sources, fault.case)
+        backend = "mindspore" if fault.file.startswith(MINDSPORE) else "torch"
+        outcome = check(sources, fault.case, backend)
     finally:
         file.write_text(right)
     assert outcome.returncode == 1, outcome.stdout + outcome.stderr

@@ -1,0 +1,100 @@
+"""The MindSpore backend itself: devices, dtypes, compiled models, and what it does to the process."""
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from duosora.backends.mindspore.precision import to_array, to_tensor, to_weight
+from duosora.core.backend import Backend, get
+from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.layout import FreshWeights
+from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models.opensora_t2v import TINY
+from duosora.core.shapes import LatentShape
+
+IMPORT = """
+import os, sys
+from duosora.core.backend import get
+backend = get("mindspore")
+assert "torch" not in sys.modules
+print(backend.device, os.environ["ONEDNN_MAX_CPU_ISA"])
+"""
+
+
+@pytest.fixture(scope="module")
+def backend() -> Backend:
+    return get("mindspore", "cpu")
+
+
+def test_it_starts_without_torch_and_without_a_word() -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", "GLOG_v")}
+    done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout == "cpu AVX2\n"
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize("device", ["npu", "npu:1", "cuda", "cpu:x"])
+def test_devices_that_are_not_there_are_refused(device: str) -> None:
+    with pytest.raises(BackendMissing, match=f"cannot use the device '{device}'"):
+        get("mindspore", device)
+
+
+def test_bf16_is_refused_on_a_cpu(backend: Backend) -> None:
+    with pytest.raises(ConfigError, match="computes in it on Ascend only; use fp32 or fp16"):
+        backend.build(TINY, FreshWeights(TINY.layout(), 0), "bf16")
+
+
+@pytest.mark.parametrize(
+    "spec", [mt5.TINY, opensora_t2v.TINY_INPAINT, wfvae.TINY], ids=lambda spec: type(spec).__name__
+)
+def test_parameters_have_the_layouts_names_and_shapes(backend: Backend, spec: object) -> None:
+    torch_structure = get("torch", "cpu").structure(spec)
+    assert dict(backend.structure(spec)) == dict(torch_structure)
+
+
+def test_weights_and_their_names_are_set_and_keep_no_gradients(backend: Backend) -> None:
+    weights = FreshWeights(TINY.layout(), 0)
+    model = backend.build(TINY, weights)
+    parameters = dict(model.parameters_and_names())
+    assert parameters.keys() == set(weights)
+    for name, parameter in parameters.items():
+        assert parameter.name == name
+        assert not parameter.requires_grad
+        np.testing.assert_array_equal(parameter.asnumpy(), weights[name], err_msg=name)
+
+
+def test_arrays_keep_their_numbers_both_ways() -> None:
+    values = np.random.default_rng(0).standard_normal(100).astype(np.float32)
+    halves = values.astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(to_array(to_tensor(halves)), halves.astype(np.float32))
+    np.testing.assert_array_equal(to_array(to_weight(values, "cpu", "fp16")), values.astype(np.float16))
+    tensor = to_tensor(values)
+    got = to_array(tensor)
+    values[:] = 0
+    got[0] = 7
+    assert tensor.asnumpy()[0] not in (0, 7), "memory is shared"
+
+
+def test_a_compiled_denoiser_gives_the_same_numbers(backend: Backend) -> None:
+    """For several texts and sizes one after the other, as in a run over many prompts."""
+    spec = replace(TINY, num_layers=4)
+    weights, draw = FreshWeights(spec.layout(), 0), np.random.default_rng(0)
+    plain, compiled = (backend.build(spec, weights, compile=wanted) for wanted in (False, True))
+    for frames, lengths in ((1, (4, 2)), (2, (4, 4)), (1, (4, 2))):
+        shape = LatentShape(frames, 4, 4)
+        text = backend.asarray(draw.standard_normal((2, 4, TINY.caption_channels), np.float32))
+        mask = (np.arange(4) < np.array(lengths)[:, None]).astype(np.int64)
+        latents = backend.asarray(draw.standard_normal((2, TINY.in_channels, *shape), np.float32))
+        times = backend.asarray(draw.uniform(0, 1000, 2).astype(np.float32))
+        got, expected = (model(latents, times, model.condition(text, mask, shape)) for model in (compiled, plain))
+        np.testing.assert_allclose(got.asnumpy(), expected.asnumpy(), rtol=0, atol=5e-6)
+
+
+def test_training_is_refused_for_now(backend: Backend) -> None:
+    with pytest.raises(ConfigError, match="does not train yet"):
+        backend.train_denoiser(TINY, FreshWeights(TINY.layout(), 0), None)  # type: ignore[arg-type]
