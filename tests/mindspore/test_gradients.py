@@ -17,8 +17,8 @@ for num_keys in (1, 5):
     k, v = new(1, num_keys, 2, 8), new(1, num_keys, 2, 8)
     by_keys = mindspore.grad(lambda k: (sdpa(q, k, v, None) * slope).sum())(k)
 for side in (1, 3):
-    x, frame_slope = new(1, 8, 2, side, side), new(1, 8, 2, side, side)
-    by_positions = mindspore.grad(lambda k: (frame_attention(x, k, x) * frame_slope).sum())(x)
+    x, k, frame_slope = (new(1, 8, 2, side, side) for _ in range(3))
+    by_positions = mindspore.grad(lambda k: (frame_attention(x, k, x) * frame_slope).sum())(k)
 # What all keys have in common moves no share.
 print(np.abs(by_keys.asnumpy()).max() > 0.1, np.abs(by_keys.asnumpy().sum(1)).max() < 1e-4)
 print(np.abs(by_positions.asnumpy()).max() > 0.1, np.abs(by_positions.asnumpy().sum((3, 4))).max() < 1e-4)
