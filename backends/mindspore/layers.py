@@ -8,6 +8,7 @@ in another on an Ascend asks `_on_npu`, here and in attention.py and nowhere els
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -508,6 +509,18 @@ def compile_forward(model: nn.Cell) -> None:
     model.construct = _Graphs(model.construct)
 
 
+_apart = threading.local()
+_thread = ThreadPoolExecutor(max_workers=1, initializer=lambda: setattr(_apart, "is_here", True))
+
+
+def _call_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what traces a graph, in the thread for this, gradients of it included: they are noted thread by thread.
+
+    Tracing asks for the source of every caller and fails at one without, such as `python -m`; a thread has few.
+    """
+    return function(*arguments) if hasattr(_apart, "is_here") else _thread.submit(function, *arguments).result()
+
+
 class _Graphs:
     """A function compiled by tracing.
 
@@ -518,15 +531,13 @@ class _Graphs:
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
         self.graphs: dict[Any, Callable[..., Tensor]] = {}
-        self.thread = ThreadPoolExecutor(max_workers=1)
 
     def __call__(self, *arguments: Any) -> Tensor:
         tensors: list[Tensor] = []
         pattern = _take_apart(arguments, tensors)
         if pattern not in self.graphs:
             self.graphs[pattern] = self._compile(pattern)
-        # Tracing asks for the source of every caller and fails at one without, such as `python -m`; a thread has few.
-        return self.thread.submit(self.graphs[pattern], *tensors).result()
+        return _call_apart(self.graphs[pattern], *tensors)
 
     def _compile(self, pattern: Any) -> Callable[..., Tensor]:
         def run(*tensors: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from duosora.core.io.files import atomic_write
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.train.step import AdamW
 
+from .layers import _call_apart
 from .precision import to_array, to_weight
 
 OTHER_OPTIMIZERS: dict[str, tuple[str, str, str]] = {}
@@ -102,8 +103,8 @@ class Optimization:
             value, results = loss()
             return value * scale, results
 
-        weights = list(self.parameters.values())
-        (_, results), gradients = mindspore.value_and_grad(scaled, None, weights, has_aux=True)()
+        with_gradients = mindspore.value_and_grad(scaled, None, list(self.parameters.values()), has_aux=True)
+        (_, results), gradients = _call_apart(with_gradients)
         held, new = self._gradients, self._packing.pack(dict(zip(self.parameters, gradients, strict=True)))
         self._gradients = [one + other for one, other in zip(held, new, strict=True)] if held else new
         return results

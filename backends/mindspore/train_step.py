@@ -15,7 +15,7 @@ from mindspore import Tensor, nn
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
-from .layers import autocast, cat, to_float32
+from .layers import autocast, cat, compile_forward, to_float32
 from .models.opensora_t2v import OpenSoraT2V
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor
@@ -32,6 +32,8 @@ class DiffusionTrainStep:
         trainable = make_trainable(model, options.frozen)
         recompute(model.transformer_blocks, options.recompute_every)
         self._forward = model
+        if options.compile:
+            compile_forward(model)
         self.optimization = Optimization(
             trainable,
             options.optimizer,
