@@ -33,6 +33,7 @@ PACKAGES = (
         "flash_attn", "flash-attn", "attention: flash, optional (CUDA)", "pip install flash-attn --no-build-isolation"
     ),
     Package("mindspore", "mindspore", "backend mindspore", 'pip install "duosora[mindspore]"'),
+    Package("mindone", "mindone", "cross-check of MindSpore, optional", 'pip install "duosora[mindone]"'),
     Package("decord", "decord2", "reader: decord, optional", "pip install decord2"),
 )
 
