@@ -30,6 +30,7 @@ from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
+from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .forms import compare_forms
 from .layers import cat, compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
@@ -45,6 +46,7 @@ from .models.wfvae import (
 )
 from .precision import exact_float32, to_array, to_tensor, to_weight
 from .streaming import whole_clip
+from .train_step import DiffusionTrainStep, replay_loss
 
 WAVELETS = {
     wavelet.__name__: wavelet
@@ -114,8 +116,10 @@ class MindSporeBackend:
             compile_forward(model)
         return model
 
-    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> Any:
-        raise ConfigError("training: backend 'mindspore' does not train yet; use --set backend.name=torch")
+    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
+        self.check(options.dtype, options.attention)
+        attend = kernels.make_attend(options.attention, self.device, options.dtype)
+        return DiffusionTrainStep(self._build(spec, weights, "fp32", attend), self.device, options)
 
     def train_autoencoder(
         self,
@@ -125,8 +129,18 @@ class MindSporeBackend:
         options: TrainOptions,
         discriminator: Companion | None = None,
         perceptual: Companion | None = None,
-    ) -> Any:
-        raise ConfigError("training: backend 'mindspore' does not train yet; use --set backend.name=torch")
+    ) -> AutoencoderTrainStep:
+        self.check(options.dtype, options.attention)
+        attend = kernels.make_attend("auto", self.device, options.dtype)
+        return AutoencoderTrainStep(
+            self._build(spec, weights, "fp32", attend),
+            discriminator and self._build(*discriminator, "fp32", attend),
+            perceptual and self._build(*perceptual, "fp32", attend),
+            self.device,
+            losses,
+            options,
+            statistics=discriminator.spec.statistics if discriminator else (),
+        )
 
     def check(self, dtype: str, attention: str) -> None:
         if dtype not in DTYPES:
@@ -149,7 +163,11 @@ class MindSporeBackend:
         return kernels.kernels(self.device)
 
     def function(self, name: str) -> Callable[..., Any]:
-        functions: dict[str, Callable[..., Any]] = {"rotate": kernels.rotate}
+        functions: dict[str, Callable[..., Any]] = {
+            "rotate": kernels.rotate,
+            "diffusion_loss": replay_loss,
+            "judge_in_training": judge_in_training,
+        }
         return functions[name] if name in functions else partial(_transform, WAVELETS[name])
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:

@@ -18,7 +18,7 @@ from duosora.core.errors import ConfigError
 from duosora.core.maths.rope import NUM_PARTS
 from duosora.core.maths.skiparse import AttentionPlan, Run, TextPlan
 
-from .layers import _on_npu, _repeated, addcmul, cast, place, to_float32
+from .layers import _on_npu, _repeated, _softmax, addcmul, cast, place, to_float32
 from .precision import to_tensor
 
 KERNELS = ("sdpa", "math", "flash")
@@ -167,7 +167,7 @@ def _mix(scores: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     scores = to_float32(scores)
     if keep is not None:
         scores = scores.masked_fill(ops.logical_not(keep), _LEFT_OUT)
-    shares = cast(mint.nn.functional.softmax(scores, -1), like=v)
+    shares = cast(_softmax(scores), like=v)
     return _exchange(mint.matmul(shares, _exchange(v)))
 
 

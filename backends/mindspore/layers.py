@@ -8,6 +8,7 @@ in another on an Ascend asks `_on_npu`, here and in attention.py and nowhere els
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -62,6 +63,23 @@ _LOWEST = {
 
 
 _forced_forms: list[bool] = []
+_product_dtype: Any = None
+"""Inside of `autocast`, what matrix products and convolutions compute in."""
+
+
+@contextmanager
+def autocast(device: str, dtype: Any) -> Iterator[None]:
+    """A context in which matrix products and convolutions compute in a dtype; nothing changes for float32."""
+    global _product_dtype
+    before, _product_dtype = _product_dtype, None if dtype == mindspore.float32 else dtype
+    try:
+        yield
+    finally:
+        _product_dtype = before
+
+
+def _for_product(x: Tensor) -> Tensor:
+    return x if _product_dtype is None else x.astype(_product_dtype)
 
 
 def _on_npu() -> bool:
@@ -131,7 +149,8 @@ class _Convolution(nn.Cell):
         self.convolve = make(shape, stride, (padding,) * self.num_axes if isinstance(padding, int) else padding)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.convolve(x, self.weight, self.bias)
+        bias = None if self.bias is None else _for_product(self.bias)
+        return self.convolve(_for_product(x), _for_product(self.weight), bias)
 
 
 class Conv2d(_Convolution):
@@ -200,6 +219,7 @@ class GroupNorm(nn.Cell):
         self.groups, self.eps = groups, eps
 
     def construct(self, x: Tensor) -> Tensor:
+        x = cast(x, like=self.weight)  # float32 also where products are half as wide
         return mint.nn.functional.group_norm(x, self.groups, self.weight, self.bias, self.eps)
 
 
@@ -256,7 +276,7 @@ class BatchNorm3d(nn.Cell):
 
     def _batch_statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance (C,) of the batch, which are added to the running ones."""
-        axes = (0, 2, 3, 4)
+        x, axes = to_float32(x), (0, 2, 3, 4)
         mean = x.mean(axes)
         variance = ops.square(x - _per_channel(mean)).mean(axes)
         count = x.size // x.shape[1]
@@ -271,6 +291,7 @@ def _per_channel(values: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias over the last axis."""
+    x, weight, bias = _for_product(x), _for_product(weight), None if bias is None else _for_product(bias)
     if _on_npu():
         return mint.nn.functional.linear(x, weight, bias)
     # A third of the time on a CPU, where the sum of tensors of different shapes is slow.
@@ -371,8 +392,16 @@ def frame_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 4, 1).reshape(batch * frames, height * width, channels)
 
     scores = to_float32(mint.bmm(positions(q), positions(k).swapaxes(1, 2))) * channels**-0.5
-    mixed = mint.bmm(cast(mint.nn.functional.softmax(scores, -1), like=v), positions(v))
+    mixed = mint.bmm(cast(_softmax(scores), like=v), positions(v))
     return mixed.reshape(batch, frames, height, width, channels).permute(0, 4, 1, 2, 3)
+
+
+def _softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis."""
+    if scores.shape[-1] == 1:
+        # On a CPU, once MindSpore 2.10 has computed a gradient over single scores, those of all later calls are wrong.
+        return ops.ones_like(scores)
+    return mint.nn.functional.softmax(scores, -1)
 
 
 def double_space_linear(x: Tensor) -> Tensor:
@@ -390,6 +419,8 @@ def double_space_nearest(x: Tensor) -> Tensor:
 
 def double_time_linear(x: Tensor) -> Tensor:
     """Two frames for each, linear with half-pixel centres and clamped ends: (B, C, T, H, W) -> (B, C, 2T, H, W)."""
+    if x.shape[2] == 1:
+        return double_time_nearest(x)  # the same then; of the empty slices below MindSpore has no gradient
     before = cat([x[:, :, :1], x[:, :, :-1]], 2)
     after = cat([x[:, :, 1:], x[:, :, -1:]], 2)
     return interleave(x + 0.25 * (before - x), x + 0.25 * (after - x), 2)
@@ -478,6 +509,18 @@ def compile_forward(model: nn.Cell) -> None:
     model.construct = _Graphs(model.construct)
 
 
+_apart = threading.local()
+_thread = ThreadPoolExecutor(max_workers=1, initializer=lambda: setattr(_apart, "is_here", True))
+
+
+def _call_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what traces a graph, in the thread for this, gradients of it included: they are noted thread by thread.
+
+    Tracing asks for the source of every caller and fails at one without, such as `python -m`; a thread has few.
+    """
+    return function(*arguments) if hasattr(_apart, "is_here") else _thread.submit(function, *arguments).result()
+
+
 class _Graphs:
     """A function compiled by tracing.
 
@@ -488,15 +531,13 @@ class _Graphs:
     def __init__(self, function: Callable[..., Tensor]) -> None:
         self.function = function
         self.graphs: dict[Any, Callable[..., Tensor]] = {}
-        self.thread = ThreadPoolExecutor(max_workers=1)
 
     def __call__(self, *arguments: Any) -> Tensor:
         tensors: list[Tensor] = []
         pattern = _take_apart(arguments, tensors)
         if pattern not in self.graphs:
             self.graphs[pattern] = self._compile(pattern)
-        # Tracing asks for the source of every caller and fails at one without, such as `python -m`; a thread has few.
-        return self.thread.submit(self.graphs[pattern], *tensors).result()
+        return _call_apart(self.graphs[pattern], *tensors)
 
     def _compile(self, pattern: Any) -> Callable[..., Tensor]:
         def run(*tensors: Tensor) -> Tensor:

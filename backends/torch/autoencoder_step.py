@@ -19,14 +19,13 @@ from torch.nn import functional
 from duosora.core.errors import ConfigError
 from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
 
-from .layers import fold_frames
+from .layers import autocast, fold_frames
 from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
 from .optimization import (
     Optimization,
     SavedStep,
     Tensors,
-    autocast,
     load_state,
     make_trainable,
     recompute,

@@ -7,6 +7,8 @@ layout serves both.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,6 +38,11 @@ linear = functional.linear
 
 # transformers' margin below the largest number of fp16.
 HALF_LIMIT = torch.finfo(torch.float16).max - 1000
+
+
+def autocast(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
+    """A context in which matrix products and convolutions compute in a dtype; nothing changes for float32."""
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
 
 
 class Conv3d(nn.Conv3d):

@@ -254,11 +254,6 @@ def recompute(blocks: Iterable[nn.Module], every: int) -> None:
             block.forward = _recomputed(block.forward)
 
 
-def autocast(device: str, dtype: torch.dtype) -> Any:
-    """A context in which matrix products and convolutions compute in a dtype; nothing changes for float32."""
-    return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
-
-
 def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     def run(*inputs: Any) -> Any:
         return checkpoint(forward, *inputs, use_reentrant=False)

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
+from .layers import autocast
 from .models.opensora_t2v import OpenSoraT2V
-from .optimization import Optimization, SavedStep, Tensors, autocast, load_state, make_trainable, recompute
+from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import TORCH_DTYPES, to_array, to_tensor
 
 STATE = "optimizer"

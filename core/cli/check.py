@@ -32,10 +32,10 @@ def check(
     from ..goldens.suite import Result, find_all, is_implemented, run_case, run_manifest
 
     manifests, cases = find_all(folder)
-    runnable = [case for case in cases if is_implemented(case, backend)]
+    runnable = [case for case in cases if is_implemented(case)]
     later: dict[str, int] = {}
     for case in cases:
-        if not is_implemented(case, backend):
+        if not is_implemented(case):
             later[case.family] = later.get(case.family, 0) + 1
     chosen = get(backend, device)
     results: list[Result] = [run_manifest(file) for file in manifests]

@@ -35,7 +35,7 @@ LOCK = ".lock"
 HARMLESS = (
     *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
     *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
-    *("compute.device", "compute.compile", "compute.encode_chunk", "compute.recompute_every"),
+    *("compute.name", "compute.device", "compute.compile", "compute.encode_chunk", "compute.recompute_every"),
 )
 """Settings that may differ between a run and its continuation."""
 
@@ -74,6 +74,9 @@ class TrainRun:
         lines += [f"NOTE       passed over {line}" for line in self.found.passed_over]
         if self.found.path is not None:
             lines.append(f"resuming   from {self.found.path} at step {self.found.step}")
+            before = read_state(self.found.path)["run"]["config"]["compute"]["name"]
+            if before != self.backend.name:
+                lines.append(f"NOTE       until there the run was on {before}; later steps differ from its by rounding")
         return lines
 
     def run(

@@ -1,16 +1,12 @@
 """The denoiser's optimiser step: gradients, refusals, averages, and state that goes on bit for bit."""
 
-import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from duosora.backends.torch.optimization import OTHER_OPTIMIZERS
-from duosora.core.backend import get
+from duosora.core.backend import Backend
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
@@ -25,8 +21,8 @@ OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-8))
 LR = 1e-3
 
 
-def make(options: TrainOptions = OPTIONS, seed: int = 0):
-    return get("torch", "cpu").train_denoiser(SPEC, _awake(seed), options)
+def make(backend: Backend, options: TrainOptions = OPTIONS, seed: int = 0):
+    return backend.train_denoiser(SPEC, _awake(seed), options)
 
 
 def _awake(seed: int) -> GivenWeights:
@@ -64,17 +60,15 @@ def assert_same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> None:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
-def test_a_run_goes_on_bit_for_bit_from_what_it_saved(tmp_path: Path) -> None:
-    straight = make()
+def test_a_run_goes_on_bit_for_bit_from_what_it_saved(backend: Backend, tmp_path: Path) -> None:
+    straight = make(backend)
     for number in range(5):
         straight.step([batch(number), batch(number + 50)], LR, 0.9)
-    first = make()
+    first = make(backend)
     for number in range(2):
         first.step([batch(number), batch(number + 50)], LR, 0.9)
     first.saved().save(tmp_path)
-    second = get("torch", "cpu").train_denoiser(
-        SPEC, GivenWeights(dict(first.saved().weights(False)), "saved"), OPTIONS
-    )
+    second = backend.train_denoiser(SPEC, GivenWeights(dict(first.saved().weights(False)), "saved"), OPTIONS)
     second.load(tmp_path)
     second.load_average(first.saved().weights(use_ema=True))
     for number in range(2, 5):
@@ -82,15 +76,15 @@ def test_a_run_goes_on_bit_for_bit_from_what_it_saved(tmp_path: Path) -> None:
     assert_same(everything(straight), everything(second))
 
 
-def test_a_run_that_made_no_step_yet_can_be_saved_and_loaded(tmp_path: Path) -> None:
-    make().saved().save(tmp_path)
-    again = make()
+def test_a_run_that_made_no_step_yet_can_be_saved_and_loaded(backend: Backend, tmp_path: Path) -> None:
+    make(backend).saved().save(tmp_path)
+    again = make(backend)
     again.load(tmp_path)
     assert again.step([batch(0)], LR).applied
 
 
-def test_gradients_are_means_over_micro_batches() -> None:
-    whole, parts = make(), make()
+def test_gradients_are_means_over_micro_batches(backend: Backend) -> None:
+    whole, parts = make(backend), make(backend)
     samples = batch(3, size=4)
     halves = [
         replace(samples, **{name: getattr(samples, name)[part] for name in vars(samples) if _is_array(samples, name)})
@@ -109,8 +103,8 @@ def _is_array(samples: DiffusionBatch, name: str) -> bool:
 
 
 @pytest.mark.parametrize("reason", ["norm", "infinite"])
-def test_a_rejected_step_changes_nothing(reason: str) -> None:
-    trainer = make()
+def test_a_rejected_step_changes_nothing(backend: Backend, reason: str) -> None:
+    trainer = make(backend)
     trainer.step([batch(0)], LR, 0.9)
     before = everything(trainer)
     bad = batch(1)
@@ -119,47 +113,41 @@ def test_a_rejected_step_changes_nothing(reason: str) -> None:
     report = trainer.step([bad], LR, 0.9, reject_above=1e-9 if reason == "norm" else float("inf"))
     assert not report.applied
     assert_same(before, everything(trainer))
-    other = make()
+    other = make(backend)
     other.step([batch(0)], LR, 0.9)
     trainer.step([batch(2)], LR, 0.9)
     other.step([batch(2)], LR, 0.9)
     assert_same(everything(trainer), everything(other))
 
 
-def test_recomputed_activations_give_the_same_step_and_are_not_kept() -> None:
-    counts, states = {}, {}
+def test_recomputed_activations_give_the_same_step(backend: Backend) -> None:
+    states = {}
     for every in (0, 1, 2):
-        trainer = make(replace(OPTIONS, recompute_every=every))
-        kept = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: (kept.append(x.numel()), x)[1], lambda x: x):
-            trainer._loss(batch(0))
-        counts[every] = sum(kept)
-        trainer.step([batch(0)], LR, 0.9)
+        trainer = make(backend, replace(OPTIONS, recompute_every=every))
+        trainer.step([batch(0)], LR)
         states[every] = everything(trainer)
-    assert counts[1] < counts[2] < counts[0]
-    assert counts[1] < 0.5 * counts[0]
     assert_same(states[0], states[1])
     assert_same(states[0], states[2])
 
 
-def test_every_weight_gets_a_gradient() -> None:
-    trainer = make()
+def test_every_weight_gets_a_gradient(backend: Backend) -> None:
+    trainer = make(backend)
     trainer.step([batch(0, masked=True)], LR)
     silent = [name for name, moment in trainer.first_moments().items() if not np.abs(moment).max() > 0]
     # A key's bias adds the same to all of a query's scores.
     assert all(name.endswith("to_k.bias") for name in silent)
 
 
-def test_padding_does_not_count() -> None:
+def test_padding_does_not_count(backend: Backend) -> None:
     a, b = batch(0, masked=True), batch(0, masked=True)
     b.latents[0, :, :, :, 2:] = 7.0
     b.noise[0, :, :, :, 2:] = -3.0
-    losses = [make().evaluate(each, use_ema=False) for each in (a, b)]
+    losses = [make(backend).evaluate(each, use_ema=False) for each in (a, b)]
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
 
-def test_frozen_weights_stay_and_have_no_state() -> None:
-    trainer = make(replace(OPTIONS, frozen=("pos_embed.", "transformer_blocks.0.")))
+def test_frozen_weights_stay_and_have_no_state(backend: Backend) -> None:
+    trainer = make(backend, replace(OPTIONS, frozen=("pos_embed.", "transformer_blocks.0.")))
     before = dict(trainer.saved().weights(use_ema=False))
     trainer.step([batch(0)], LR, 0.5)
     changed = {name for name, array in trainer.saved().weights(use_ema=False).items() if (array != before[name]).any()}
@@ -169,8 +157,8 @@ def test_frozen_weights_stay_and_have_no_state() -> None:
     assert set(trainer.saved().weights(use_ema=True)) == set(before)
 
 
-def test_the_average_follows_and_is_what_evaluation_uses() -> None:
-    trainer = make()
+def test_the_average_follows_and_is_what_evaluation_uses(backend: Backend) -> None:
+    trainer = make(backend)
     start = dict(trainer.saved().weights(use_ema=False))
     trainer.step([batch(0)], 0.05, ema_decay=0.75)
     now = dict(trainer.saved().weights(use_ema=False))
@@ -179,14 +167,16 @@ def test_the_average_follows_and_is_what_evaluation_uses() -> None:
     with_ema, without = trainer.evaluate(batch(1), True), trainer.evaluate(batch(1), False)
     assert with_ema != without
     averaged = GivenWeights(dict(trainer.saved().weights(use_ema=True)), "average")
-    expected = get("torch", "cpu").train_denoiser(SPEC, averaged, OPTIONS).evaluate(batch(1), False)
+    expected = backend.train_denoiser(SPEC, averaged, OPTIONS).evaluate(batch(1), False)
     np.testing.assert_allclose(with_ema, expected, rtol=1e-6)
     assert trainer.evaluate(batch(1), False) == without
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_is_near_and_keeps_float32_weights(dtype: str) -> None:
-    exact, half = make(), make(replace(OPTIONS, dtype=dtype))
+def test_half_precision_is_near_and_keeps_float32_weights(backend: Backend, dtype: str) -> None:
+    if (backend.name, dtype) == ("mindspore", "bf16"):
+        pytest.skip("MindSpore computes in bf16 on Ascend only")
+    exact, half = make(backend), make(backend, replace(OPTIONS, dtype=dtype))
     one, two = exact.step([batch(0)], LR, 0.9), half.step([batch(0)], LR, 0.9)
     assert two.applied
     assert one.loss != two.loss
@@ -195,73 +185,35 @@ def test_half_precision_is_near_and_keeps_float32_weights(dtype: str) -> None:
     assert all(array.dtype == np.float32 for _, array in half.saved().weights(use_ema=False).items())
 
 
-def test_the_loss_scale_is_saved(tmp_path: Path) -> None:
+def test_the_loss_scale_is_saved(backend: Backend, tmp_path: Path) -> None:
     options = replace(OPTIONS, dtype="fp16")
-    trainer = make(options)
+    trainer = make(backend, options)
     bad = batch(0)
     bad.latents[0] = np.inf
     assert not trainer.step([bad], LR).applied
     scale = trainer.optimization.scaler.get_scale()
     trainer.saved().save(tmp_path)
-    again = make(options)
+    again = make(backend, options)
     assert again.optimization.scaler.get_scale() == 2 * scale
     again.load(tmp_path)
     assert again.optimization.scaler.get_scale() == scale
 
 
-def test_another_models_state_and_unknown_optimizers_are_refused(tmp_path: Path) -> None:
-    trainer = make()
+def test_another_models_state_and_unknown_optimizers_are_refused(backend: Backend, tmp_path: Path) -> None:
+    trainer = make(backend)
     trainer.step([batch(0)], LR)
     trainer.saved().save(tmp_path)
-    other = get("torch", "cpu").train_denoiser(
+    other = backend.train_denoiser(
         replace(SPEC, num_layers=2), FreshWeights(replace(SPEC, num_layers=2).layout(), 0), OPTIONS
     )
     with pytest.raises(CheckpointError, match="belongs to another model"):
         other.load(tmp_path)
     with pytest.raises(ConfigError, match="needs one of adamw"):
-        make(replace(OPTIONS, optimizer_name="sgdx"))
+        make(backend, replace(OPTIONS, optimizer_name="sgdx"))
 
 
-class LibraryOptimizer(torch.optim.Optimizer):
-    """What packages of optimisers do: a flat tensor, a packed one, a plain count, and a number of the whole group."""
-
-    def __init__(self, parameters, lr: float, betas, eps: float, weight_decay: float) -> None:
-        assert lr > 0  # as Prodigy asks
-        super().__init__(parameters, {"lr": lr, "scale": 1.0})
-
-    def step(self) -> None:
-        for group in self.param_groups:
-            group["scale"] *= 0.5
-            for parameter in group["params"]:
-                state = self.state[parameter]
-                if not state:
-                    flat = torch.zeros(parameter.numel())
-                    state |= {"step": 0, "flat": flat, "packed": torch.zeros(7, dtype=torch.uint8)}
-                state["step"] += 1
-                assert type(state["step"]) is int
-                state["packed"] += state["step"]
-                state["flat"] += parameter.grad.flatten() * group["scale"] + state["packed"][0]
-                parameter.data -= group["lr"] * state["flat"].view_as(parameter)
-
-
-def test_an_optimizer_of_a_library_goes_on_bit_for_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "library", SimpleNamespace(Better=LibraryOptimizer))
-    monkeypatch.setitem(OTHER_OPTIMIZERS, "better", ("library", "Better", "library"))
-    options = replace(OPTIONS, optimizer_name="better", keeps_ema=False)
-    first = make(options)
-    first.step([batch(0)], LR)
-    first.saved().save(tmp_path)
-    weights = GivenWeights(dict(first.saved().weights(False)), "saved")
-    second = get("torch", "cpu").train_denoiser(SPEC, weights, options)
-    second.load(tmp_path)
-    for trainer in (first, second):
-        trainer.step([batch(1)], LR)
-    for name, array in first.saved().weights(False).items():
-        np.testing.assert_array_equal(second.saved().weights(False)[name], array, err_msg=name)
-
-
-def test_a_copy_of_the_state_is_left_alone_by_later_steps() -> None:
-    trainer = make()
+def test_a_copy_of_the_state_is_left_alone_by_later_steps(backend: Backend) -> None:
+    trainer = make(backend)
     trainer.step([batch(0)], LR, 0.9)
     copy, live = trainer.saved(is_copy=True), trainer.saved()
     before = {name: live.weights(False)[name] for name in live.weights(False)}

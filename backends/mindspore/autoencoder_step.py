@@ -1,0 +1,333 @@
+"""One optimiser step of a WFVAE or of the discriminator that it is trained against.
+
+Source: LPIPSWithDiscriminator3D and train_causalvae.py of Open-Sora Plan v1.3; Esser et al. 2021, arXiv:2012.09841.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mindspore
+import numpy as np
+from mindspore import Parameter, Tensor, nn, ops
+
+from duosora.core.errors import ConfigError
+from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
+
+from .layers import autocast, fold_frames, submodules, to_float32
+from .models.patch_discriminator import PatchDiscriminator
+from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
+from .optimization import (
+    Optimization,
+    SavedStep,
+    Tensors,
+    load_state,
+    make_trainable,
+    recompute,
+)
+from .precision import MINDSPORE_DTYPES, to_array, to_tensor
+from .streaming import whole_clip
+
+GENERATOR, DISCRIMINATOR = "optimizer", "discriminator_optimizer"
+JUDGE = "discriminator"
+BLOCKS = (ResnetBlock2D, ResnetBlock3D, AttnBlock3DFix)
+LARGEST_ADAPTIVE_WEIGHT = 1e4
+SMALLEST_NORM = 1e-4
+"""Added to the norm that the adaptive weight is divided by."""
+
+Perceptual = Callable[[Tensor, Tensor], Tensor]
+"""Frames (B, 3, H, W), twice, to the distance of each pair (B,)."""
+
+
+@dataclass(frozen=True)
+class Discriminator:
+    """The discriminator in training."""
+
+    model: PatchDiscriminator
+    optimization: Optimization
+
+
+class AutoencoderTrainStep:
+    """A WFVAE in training: core.train.step.TrainStep[AutoencoderBatch]."""
+
+    def __init__(
+        self,
+        model: WFVAE,
+        discriminator: PatchDiscriminator | None,
+        perceptual: Perceptual | None,
+        device: str,
+        losses: AutoencoderLosses,
+        options: TrainOptions,
+        statistics: tuple[str, ...] = (),
+    ) -> None:
+        """statistics: names of the discriminator's weights that are not learned by gradients."""
+        self.model, self.perceptual, self.device, self.losses = model, perceptual, device, losses
+        self.dtype = MINDSPORE_DTYPES[options.dtype]
+        trainable = make_trainable(model, options.frozen)
+        recompute((part for part in submodules(model) if isinstance(part, BLOCKS)), options.recompute_every)
+        self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
+        self.discriminator: Discriminator | None = None
+        if discriminator is not None:
+            if not model.decoder.conv_out.weight.requires_grad:
+                raise ConfigError("start.frozen: the adversarial loss is weighed at decoder.conv_out; train it as well")
+            decay = replace(options.optimizer, weight_decay=losses.discriminator_weight_decay)
+            learns = make_trainable(discriminator, statistics)
+            limit = losses.discriminator_max_grad_norm
+            self.discriminator = Discriminator(
+                discriminator, self._optimization(learns, replace(options, optimizer=decay), limit, False)
+            )
+
+    def step(
+        self,
+        batches: Sequence[AutoencoderBatch],
+        lr: float,
+        ema_decay: float | None = None,
+        reject_above: float = float("inf"),
+    ) -> StepReport:
+        """One optimiser step over micro-batches of one kind, whose gradients are averaged."""
+        updated = batches[0].update
+        learning, loss_of, decay = self.optimization, self._generator_loss, ema_decay
+        if updated == "discriminator":
+            learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
+        self._ask_for_gradients(updated)
+        parts: dict[str, float] = {}
+
+        def share_of(batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, terms = loss_of(batch)
+            return loss / len(batches), {"loss": loss, **terms}
+
+        def gradients() -> float:
+            reports = []
+            for batch in batches:
+                terms = learning.backward(partial(share_of, batch))
+                reports.append({name: float(term) for name, term in terms.items()})
+            parts.update({name: float(np.mean([report[name] for report in reports])) for name in reports[0]})
+            return parts["loss"]
+
+        loss, update = learning.take(gradients, lr, decay, reject_above)
+        return StepReport(loss, update.grad_norm, update.applied, parts, updated)
+
+    def evaluate(self, batch: AutoencoderBatch, use_ema: bool) -> float:
+        """The generator's loss without its adversarial part, nothing changed."""
+        with self.inference_model(use_ema):
+            return float(self._generator_loss(replace(batch, adversarial=False))[0])
+
+    @contextmanager
+    def inference_model(self, use_ema: bool) -> Iterator[nn.Cell]:
+        """The model with its present weights or their average."""
+        with self.optimization.averaged(use_ema):
+            yield self.model
+
+    @property
+    def keeps_ema(self) -> bool:
+        """Whether there is an average of the weights."""
+        return bool(self.optimization.shadows)
+
+    def saved(self, is_copy: bool = False) -> SavedStep:
+        """The present state; with is_copy one that later steps leave alone."""
+        present = dict(self.model.parameters_and_names())
+        average = present | self.optimization.shadows if self.keeps_ema else {}
+        states = {GENERATOR: self.optimization.state()}
+        if self.discriminator is not None:
+            states[DISCRIMINATOR] = self.discriminator.optimization.state()
+            states[JUDGE] = (Tensors(dict(self.discriminator.model.parameters_and_names())), {})
+        saved = SavedStep(Tensors(present), Tensors(average), states)
+        return saved.copied() if is_copy else saved
+
+    def first_moments(self) -> Tensors:
+        """The optimisers' running means of the gradients, the discriminator's behind "discriminator."."""
+        moments = self.optimization.first_moments()
+        if self.discriminator is not None:
+            theirs = self.discriminator.optimization.first_moments()
+            moments |= {f"{JUDGE}.{name}": moment for name, moment in theirs.items()}
+        return Tensors(moments)
+
+    def load(self, folder: Path) -> None:
+        """Restore the optimisers' states and the discriminator."""
+        self.optimization.load_state(*load_state(folder, GENERATOR), source=str(folder))
+        if self.discriminator is not None:
+            self.discriminator.optimization.load_state(*load_state(folder, DISCRIMINATOR), source=str(folder))
+            weights, _ = load_state(folder, JUDGE)
+            for name, parameter in self.discriminator.model.parameters_and_names():
+                ops.assign(parameter, to_tensor(weights[name]))
+
+    def load_average(self, weights: Any) -> None:
+        """Overwrite the average of the weights."""
+        self.optimization.load_weights(weights, use_ema=True)
+
+    def _generator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        losses, clips = self.losses, len(batch.video)
+        video = to_tensor(batch.video)
+        with self._last_input() as seen:
+            reconstruction = self._reconstruction(video, batch)
+        per_frame = 1 / (clips * video.shape[2])
+
+        def nll_of(errors: Tensor) -> Tensor:
+            return errors.sum() * per_frame
+
+        errors = self._errors(video, reconstruction.pixels)
+        weighted = nll = nll_of(errors)
+        if batch.pixel_weights is not None:
+            weighted = nll_of(errors * to_tensor(batch.pixel_weights))
+        kl = divergence(reconstruction.mean, reconstruction.log_variance) / clips
+        total = weighted + losses.kl_weight * kl
+        parts = {"nll": nll, "reconstruction": weighted, "kl": kl}
+        if losses.wavelet_weight:
+            wavelet = band_difference(reconstruction) / clips
+            total = total + losses.wavelet_weight * wavelet
+            parts["wavelet"] = wavelet
+        if batch.adversarial:
+            pixels, last_input = reconstruction.pixels, seen["input"]
+            adversarial, weight = self._adversarial(pixels, lambda x: nll_of(self._errors(video, x)), last_input)
+            total = total + weight * losses.discriminator_factor * adversarial
+            parts |= {"adversarial": adversarial, "adversarial_weight": weight}
+        return total, parts
+
+    def _discriminator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        video = to_tensor(batch.video)
+        reconstruction = ops.stop_gradient(self._reconstruction(video, batch).pixels)
+        real, fake = self._judged(video), self._judged(reconstruction)
+        factor = self.losses.discriminator_factor if batch.adversarial else 0.0
+        loss = factor * DISCRIMINATOR_LOSSES[self.losses.discriminator_loss](real, fake)
+        return loss, {"logits_real": real.mean(), "logits_fake": fake.mean()}
+
+    def _reconstruction(self, video: Tensor, batch: AutoencoderBatch) -> Reconstruction:
+        with autocast(self.device, self.dtype):
+            return self.model.reconstruct(video, to_tensor(batch.posterior_noise))
+
+    def _errors(self, video: Tensor, pixels: Tensor) -> Tensor:
+        """Of each pixel's channels, as negative log-likelihoods, (B, 3, T, H, W)."""
+        losses, difference = self.losses, video - pixels
+        errors = difference.abs() if losses.loss == "l1" else difference * difference
+        if losses.squared_weight:
+            errors = errors + losses.squared_weight * difference * difference
+        if self.perceptual is not None:
+            frames = fold_frames(video), fold_frames(pixels)
+            with autocast(self.device, self.dtype):
+                distances = to_float32(self.perceptual(*frames))
+            errors = errors + losses.perceptual_weight * distances.reshape(len(video), 1, -1, 1, 1)
+        return errors / float(np.exp(losses.logvar)) + losses.logvar
+
+    def _adversarial(
+        self, pixels: Tensor, nll_of: Callable[[Tensor], Tensor], last_input: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What the discriminator thinks of a reconstruction, and the weight that makes it pull as hard as the pixels.
+
+        Both pulls are measured as gradients at the decoder's last layer, whose input is given. A graph is walked back
+        once only here, so the slopes at the pixels are found first, and carried on from there.
+        """
+        scale = self.optimization.scaler.get_scale()
+
+        def scaled_loss(pixels: Tensor) -> Tensor:
+            return -self._judged(pixels).mean() * scale
+
+        still = ops.stop_gradient(pixels)
+        if not self.losses.discriminator_factor:
+            return -self._judged(still).mean(), ops.ones((), mindspore.float32)
+        loss, slope = (result / scale for result in mindspore.value_and_grad(scaled_loss)(still))
+        pull, theirs = (self._pull(each, last_input) for each in (mindspore.grad(nll_of)(still), slope))
+        weight = (pull / (theirs + SMALLEST_NORM)).clamp(0, LARGEST_ADAPTIVE_WEIGHT)
+        return _Sloping()(pixels, loss, slope), ops.stop_gradient(weight) * self.losses.discriminator_weight
+
+    def _pull(self, slope: Tensor, last_input: Tensor) -> Tensor:
+        """The norm of the gradient at the weight of the decoder's last layer, for a slope at the pixels."""
+        decoder = self.model.decoder
+        last_input = ops.stop_gradient(last_input)
+
+        def along_slope() -> Tensor:
+            with autocast(self.device, self.dtype):
+                bands = to_float32(decoder.conv_out(last_input, whole_clip()))
+            return (decoder.inverse_wavelet_transform_out(bands, whole_clip()) * slope).sum()
+
+        (gradient,) = mindspore.grad(along_slope, None, [decoder.conv_out.weight])()
+        return ops.sqrt(ops.square(gradient).sum())
+
+    @contextmanager
+    def _last_input(self) -> Iterator[dict[str, Tensor]]:
+        """A context that notes what the decoder's last layer is given, as "input"."""
+        seen: dict[str, Tensor] = {}
+
+        def note(cell: nn.Cell, inputs: Any) -> None:
+            seen["input"] = inputs[0]
+
+        hook = self.model.decoder.conv_out.register_forward_pre_hook(note)
+        try:
+            yield seen
+        finally:
+            hook.remove()
+
+    def _judged(self, video: Tensor) -> Tensor:
+        """Logits; the norms always use the batch's own statistics, as upstream's do (quirk Q26)."""
+        with autocast(self.device, self.dtype):
+            return to_float32(self._judge().model(video, True))
+
+    def _judge(self) -> Discriminator:
+        if self.discriminator is None:
+            raise ConfigError("the batch asks for the adversarial loss, but the run has no discriminator")
+        return self.discriminator
+
+    def _ask_for_gradients(self, updated: str) -> None:
+        """Gradients reach the discriminator's weights only where it is the one that learns."""
+        if self.discriminator is not None:
+            for parameter in self.discriminator.optimization.parameters.values():
+                parameter.requires_grad = updated == "discriminator"
+
+    def _optimization(
+        self, parameters: dict[str, Parameter], options: TrainOptions, max_grad_norm: float | None, keeps_ema: bool
+    ) -> Optimization:
+        return Optimization(
+            parameters,
+            options.optimizer,
+            device=self.device,
+            name=options.optimizer_name,
+            max_grad_norm=max_grad_norm,
+            keeps_ema=keeps_ema,
+            scales_loss=options.dtype == "fp16",
+        )
+
+
+class _Sloping(nn.Cell):
+    """A loss whose slope at the pixels is known already."""
+
+    def construct(self, pixels: Tensor, loss: Tensor, slope: Tensor) -> Tensor:
+        return loss * 1.0
+
+    def bprop(self, pixels: Tensor, loss: Tensor, slope: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, ...]:
+        return dout * slope, ops.zeros_like(loss), ops.zeros_like(slope)
+
+
+def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """From the standard normal, summed over everything."""
+    return 0.5 * (mean * mean + ops.exp(log_variance) - 1.0 - log_variance).sum()
+
+
+def band_difference(reconstruction: Reconstruction) -> Tensor:
+    """Between the coefficients that the encoder reads and those that the decoder makes, summed over both levels."""
+    pairs = zip(reconstruction.encoder_bands, reconstruction.decoder_bands, strict=True)
+    level_1, level_2 = (to_float32((theirs - ours).abs()).sum() for theirs, ours in pairs)
+    return level_1 + level_2
+
+
+def hinge(real: Tensor, fake: Tensor) -> Tensor:
+    """Real patches are to get more than 1 and others less than -1 (Lim and Ye 2017, arXiv:1705.02894)."""
+    return 0.5 * (ops.relu(1.0 - real).mean() + ops.relu(1.0 + fake).mean())
+
+
+def vanilla(real: Tensor, fake: Tensor) -> Tensor:
+    """Logistic loss (Goodfellow et al. 2014, arXiv:1406.2661)."""
+    return 0.5 * (ops.softplus(-real).mean() + ops.softplus(fake).mean())
+
+
+DISCRIMINATOR_LOSSES = {"hinge": hinge, "vanilla": vanilla}
+
+
+def judge_in_training(discriminator: PatchDiscriminator, video: np.ndarray) -> dict[str, np.ndarray]:
+    """Logits of clips by their own statistics, and the norms' running statistics after it, under their names."""
+    logits = discriminator(to_tensor(video), True)
+    learned = {name: to_array(value) for name, value in discriminator.parameters_and_names() if ".running_" in name}
+    return {"logits": to_array(logits)} | learned

@@ -1,0 +1,155 @@
+"""One optimiser step of a denoiser: the forward of sampling, the loss, gradients, update, average."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mindspore
+import numpy as np
+from mindspore import Tensor, nn
+
+from duosora.core.shapes import LatentShape
+from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
+
+from .layers import autocast, cat, compile_forward, to_float32
+from .models.opensora_t2v import OpenSoraT2V
+from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
+from .precision import MINDSPORE_DTYPES, to_array, to_tensor
+
+STATE = "optimizer"
+
+
+class DiffusionTrainStep:
+    """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
+
+    def __init__(self, model: OpenSoraT2V, device: str, options: TrainOptions) -> None:
+        self.model, self.device = model, device
+        self.dtype = MINDSPORE_DTYPES[options.dtype]
+        trainable = make_trainable(model, options.frozen)
+        recompute(model.transformer_blocks, options.recompute_every)
+        self._forward = model
+        if options.compile:
+            compile_forward(model)
+        self.optimization = Optimization(
+            trainable,
+            options.optimizer,
+            device=device,
+            name=options.optimizer_name,
+            max_grad_norm=options.max_grad_norm,
+            keeps_ema=options.keeps_ema,
+            scales_loss=options.dtype == "fp16",
+        )
+
+    def step(
+        self,
+        batches: Sequence[DiffusionBatch],
+        lr: float,
+        ema_decay: float | None = None,
+        reject_above: float = float("inf"),
+    ) -> StepReport:
+        """One optimiser step over micro-batches, whose gradients are averaged."""
+        self.model.set_train()
+
+        def share_of(batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = self._loss(batch)
+            return loss / len(batches), {"loss": loss}
+
+        def gradients() -> float:
+            losses = [float(self.optimization.backward(partial(share_of, batch))["loss"]) for batch in batches]
+            return float(np.mean(losses))
+
+        loss, update = self.optimization.take(gradients, lr, ema_decay, reject_above)
+        return StepReport(loss, update.grad_norm, update.applied, {"loss": loss})
+
+    def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
+        """The loss of a batch, nothing changed."""
+        with self.inference_model(use_ema):
+            return float(self._loss(batch))
+
+    @contextmanager
+    def inference_model(self, use_ema: bool) -> Iterator[nn.Cell]:
+        """The model with its present weights or their average."""
+        self.model.set_train(False)
+        with self.optimization.averaged(use_ema):
+            yield self.model
+
+    @property
+    def keeps_ema(self) -> bool:
+        """Whether there is an average of the weights."""
+        return bool(self.optimization.shadows)
+
+    def saved(self, is_copy: bool = False) -> SavedStep:
+        """The present state; with is_copy one that later steps leave alone."""
+        present = dict(self.model.parameters_and_names())
+        average = present | self.optimization.shadows if self.keeps_ema else {}
+        saved = SavedStep(Tensors(present), Tensors(average), {STATE: self.optimization.state()})
+        return saved.copied() if is_copy else saved
+
+    def first_moments(self) -> Tensors:
+        """The optimiser's running means of the gradients, under the layout's names."""
+        return Tensors(self.optimization.first_moments())
+
+    def load(self, folder: Path) -> None:
+        """Restore the optimiser's state."""
+        self.optimization.load_state(*load_state(folder, STATE), source=str(folder))
+
+    def load_average(self, weights: Any) -> None:
+        """Overwrite the average of the weights."""
+        self.optimization.load_weights(weights, use_ema=True)
+
+    def _loss(self, batch: DiffusionBatch) -> Tensor:
+        latents, noise = to_tensor(batch.latents), to_tensor(batch.noise)
+        seen = model_input(batch, latents, noise, self._condition(batch))
+        with self._autocast():
+            shape = LatentShape(*batch.latents.shape[2:])
+            condition = self.model.condition(to_tensor(batch.text), batch.text_mask, shape, batch.mask)
+            prediction = self._forward(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
+        return diffusion_loss(batch, prediction, latents, noise)
+
+    def _condition(self, batch: DiffusionBatch) -> Tensor | None:
+        return None if batch.condition is None else to_tensor(batch.condition)
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return autocast(self.device, self.dtype)
+
+
+def model_input(batch: DiffusionBatch, latents: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
+    """What the network sees, (B, C, T, H, W): noised latents, then the condition's channels."""
+    noised = _column(batch.signal, latents) * latents + _column(batch.spread, latents) * noise
+    return noised if condition is None else cat([noised, condition], 1)
+
+
+def diffusion_loss(batch: DiffusionBatch, prediction: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
+    """The weighted mean squared error, in float32, over all latents or over those that are no padding.
+
+    The weights are not part of the mean's denominator (quirk Q25).
+    """
+    target = _column(batch.of_clean, latents) * latents + _column(batch.of_noise, latents) * noise
+    difference = to_float32(prediction) - target
+    errors = difference * difference * _column(batch.weights, latents)
+    if batch.mask is None:
+        return errors.mean()
+    mask = to_tensor(batch.mask.astype(np.float32))[:, None]  # (B, 1, T, H, W)
+    return (errors * mask).sum() / (mask.sum() * errors.shape[1])
+
+
+def replay_loss(batch: DiffusionBatch, prediction: np.ndarray) -> dict[str, np.ndarray]:
+    """Loss, its gradient by the prediction, and the model's input, for a prediction that is given."""
+    latents, noise = to_tensor(batch.latents), to_tensor(batch.noise)
+    condition = None if batch.condition is None else to_tensor(batch.condition)
+
+    def loss_of(predicted: Tensor) -> Tensor:
+        return diffusion_loss(batch, predicted, latents, noise)
+
+    loss, gradient = mindspore.value_and_grad(loss_of)(to_tensor(prediction))
+    seen = model_input(batch, latents, noise, condition)
+    return {"loss": to_array(loss), "gradient": to_array(gradient), "model_input": to_array(seen)}
+
+
+def _column(values: np.ndarray, like: Tensor) -> Tensor:
+    """Numbers of the samples (B,) as (B, 1, 1, 1, 1) float32."""
+    return to_tensor(values.astype(np.float32)).reshape(-1, *[1] * (like.ndim - 1))
