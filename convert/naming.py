@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import CheckpointError
+from ..core.io.weights import is_finite
 from .names import NAMES
 from .readers.stored import CHUNK_BYTES, Source, Stored
 from .rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, fill, match, pattern_of
@@ -78,8 +79,8 @@ def plan(source: Source, model: str | None) -> Plan:
             else "it looks like no known model"
         )
         raise CheckpointError(
-            f"{source.source}: {len(unknown)} tensors are unknown to {chosen}: {_some(unknown)}; {looks}; "
-            f"choose with --model ({', '.join(MODELS)})"
+            f"{source.source}: {len(unknown)} tensors are unknown to {chosen}: {_some(unknown)}; "
+            f"it looks like {looks}; choose with --model ({', '.join(MODELS)})"
         )
     return found
 
@@ -217,7 +218,7 @@ class Named:
 def _narrowed(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
     with np.errstate(over="ignore", invalid="ignore"):
         cast = values.astype(dtype)
-        if np.isinf(cast).any() and np.isinf(cast.astype(np.float32)).sum() > np.isinf(values.astype(np.float64)).sum():
+        if is_finite(values) and not is_finite(cast):
             raise CheckpointError(f"{where} has numbers too large for {dtype}; choose --dtype bf16 or keep")
     return cast
 
@@ -238,8 +239,9 @@ def _same(source: Source, first: str, second: str) -> bool:
         return True
     total = _nbytes(source, first)
     return all(
-        np.array_equal(*(source.read_bytes(name, place, min(CHUNK_BYTES, total - place)) for name in (first, second)))
+        np.array_equal(source.read_bytes(first, place, count), source.read_bytes(second, place, count))
         for place in range(0, total, CHUNK_BYTES)
+        for count in (min(CHUNK_BYTES, total - place),)
     )
 
 

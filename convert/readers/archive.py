@@ -105,7 +105,7 @@ class _Archive:
         return count, size, offset
 
     def member(self, directory: bytes, place: int) -> tuple[Member, int]:
-        """One line of the directory, checked against the header before the member's bytes; and the next line's place."""
+        """One line of the directory, checked against the member's own header; and the next line's place."""
         fields = _CENTRAL.unpack_from(directory, place)
         magic, _, _, flags, method = fields[:5]
         packed, unpacked, name_size, extra_size, comment_size = fields[8:13]

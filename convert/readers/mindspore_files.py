@@ -1,9 +1,9 @@
 """Checkpoints of MindSpore without MindSpore or protobuf.
 
-The format is one protobuf message: Checkpoint {repeated Value value = 1}, Value {string tag = 1; TensorProto tensor = 2},
-TensorProto {repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3}. A tensor of more than 512 MiB comes
-as several Values of one tag, whose contents are joined. A scalar has no dims. At the end there may be "crc_num" and
-ten bytes. Source: mindspore/train/serialization.py and checkpoint.proto.
+The format is one protobuf message: Checkpoint {repeated Value value = 1}, Value {string tag = 1; TensorProto
+tensor = 2}, TensorProto {repeated int64 dims = 1; string tensor_type = 2; bytes tensor_content = 3}. A tensor of more
+than 512 MiB comes as several Values of one tag, whose contents are joined. A scalar has no dims. At the end there may
+be "crc_num" and ten bytes. Source: mindspore/train/serialization.py and checkpoint.proto.
 """
 
 from __future__ import annotations

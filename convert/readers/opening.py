@@ -93,7 +93,7 @@ def _read(path: Path) -> tuple[str, Any]:
     if start[:1] == bytes([FIRST_BYTE]):
         return "MindSpore", read_ckpt(path)
     raise CheckpointError(
-        f"{path}: is no checkpoint of torch, MindSpore or safetensors (it begins with {start[:8].hex(' ') or 'nothing'})"
+        f"{path}: is no checkpoint of torch, MindSpore or safetensors; it begins with {start.hex(' ') or 'nothing'}"
     )
 
 

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, NoReturn, cast
 
 import ml_dtypes
 import numpy as np
@@ -189,7 +189,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self, file: BinaryIO) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(Window(file, self.source))):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", Window(file, self.source)))):
             if count > MAX_OPCODES:
                 raise CheckpointError(f"{self.source}: its pickle has more than {MAX_OPCODES} opcodes")
             if opcode.name == "STOP":
@@ -206,7 +206,7 @@ class _Machine:
             raise ValueError("a mark is left")
         return result
 
-    def refuse(self, what: str) -> Any:
+    def refuse(self, what: str) -> NoReturn:
         raise CheckpointError(
             f"{self.source}: its pickle holds {what}, which no checkpoint needs; it is not opened, "
             "since files like this can run code. Save plain tensors and numbers only"
@@ -249,6 +249,10 @@ class _Machine:
         _fill(table, values)
         self.push(table)
 
+    def push_frozenset(self) -> None:
+        self.pop_to_mark()
+        self.push(Opaque("builtins.frozenset"))
+
     def set_items(self, values: list[Any]) -> None:
         target = self.top((dict, Opaque))
         if isinstance(target, dict):
@@ -281,8 +285,7 @@ class _Machine:
         make = _FUNCTIONS.get(function.name)
         if make is None:
             self.refuse(f"a call of {function.name}")
-        else:
-            self.push(make(*_few(arguments)))
+        self.push(make(*_few(arguments)))
 
     def build(self) -> None:
         state = self.pop()
@@ -417,28 +420,9 @@ _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
 """Names that may be called, and what is done instead of calling them."""
 
 _PUSHED_AS_THEY_ARE = frozenset(
-    [
-        "INT",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG",
-        "LONG1",
-        "LONG4",
-        "FLOAT",
-        "BINFLOAT",
-        "STRING",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "BYTEARRAY8",
-        "UNICODE",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE8",
-    ]
+    {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
+    | {"UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
 )
 _ACTIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "PROTO": lambda machine, argument: None,
@@ -451,7 +435,7 @@ _ACTIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "EMPTY_LIST": lambda machine, argument: machine.push([]),
     "EMPTY_TUPLE": lambda machine, argument: machine.push(()),
     "EMPTY_SET": lambda machine, argument: machine.push(Opaque("builtins.set")),
-    "FROZENSET": lambda machine, argument: (machine.pop_to_mark(), machine.push(Opaque("builtins.frozenset"))),
+    "FROZENSET": lambda machine, argument: machine.push_frozenset(),
     "ADDITEMS": lambda machine, argument: machine.pop_to_mark(),
     "DICT": lambda machine, argument: machine.push_dict(),
     "LIST": lambda machine, argument: machine.push(machine.pop_to_mark()),

@@ -73,13 +73,11 @@ def view_of(
     span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     if (offset + span) * width > piece.nbytes:
         raise CheckpointError(
-            f"{where}: its shape {shape} needs {(offset + span) * width} bytes of its storage, {piece.nbytes} are there; "
-            "the file is damaged, copy or download it again"
+            f"{where}: its shape {shape} needs {(offset + span) * width} bytes of its storage, "
+            f"{piece.nbytes} are there; the file is damaged, copy or download it again"
         )
     if prod(shape) * width > piece.nbytes + MAX_EXPANDED_BYTES:
-        raise CheckpointError(
-            f"{where}: its shape {shape} repeats {piece.nbytes} stored bytes too often to be a weight"
-        )
+        raise CheckpointError(f"{where}: its shape {shape} repeats stored numbers too often for a weight")
     held = Piece(piece.path, piece.offset + offset * width, span * width)
     return StoredTensor(shape, dtype, (held,), None if _is_plain(shape, strides) else strides)
 

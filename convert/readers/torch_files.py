@@ -36,7 +36,7 @@ def read_zip(path: Path) -> Any:
     folder = pickle_name.removesuffix("data.pkl")
     order = members.get(f"{folder}byteorder")
     if order is not None and _text(path, order) != b"little":
-        raise CheckpointError(f"{path}: was saved with big-endian numbers; save it again on a little-endian machine")
+        raise CheckpointError(f"{path}: was saved with big-endian numbers, which are not read")
     if any(name.startswith(f"{folder}code/") for name in members):
         raise CheckpointError(f"{path}: is a TorchScript program, not a checkpoint; save the state_dict of the model")
 
@@ -73,11 +73,8 @@ def read_legacy(path: Path) -> Any:
         piece = pieces.get(storage.key)
         if piece is None:
             raise CheckpointError(f"{path}: storage {storage.key!r} is missing; copy or download the file again")
-        return Piece(
-            path,
-            piece.offset + storage.start * storage.dtype.itemsize,
-            piece.nbytes - storage.start * storage.dtype.itemsize,
-        )
+        skipped = storage.start * storage.dtype.itemsize
+        return Piece(path, piece.offset + skipped, max(piece.nbytes - skipped, 0))
 
     return place_tensors(tree, find, str(path))
 
