@@ -19,6 +19,8 @@ UNNAMED = "none"
 """The family of weights that keep their names, whatever they are."""
 MODELS = (*NAMES, UNNAMED)
 SHOWN_NAMES = 6
+PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
+"""What training on several devices and compiling put into names; taken out wherever a part of a name begins."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +31,6 @@ class Origin:
     axes: tuple[int, ...] | None = None
     part: tuple[int, int] | None = None
     """Which of how many equal parts of the first axis."""
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether the bytes are those of the source."""
-        return len(self.names) == 1 and self.axes is None and self.part is None
 
 
 @dataclass(frozen=True)
@@ -87,44 +84,51 @@ def plan(source: Source, model: str | None) -> Plan:
 
 def _plan(names: list[str], model: str, rules: tuple[Rule, ...]) -> tuple[Plan, list[str]]:
     """The plan, and the names that no rule knows."""
-    known, present = NAMES[model].patterns(), set(names)
+    known = NAMES[model].patterns()
+    held = {_without_prefixes(name): name for name in names}
     origins: dict[str, Origin] = {}
     dropped: dict[str, str] = {}
     ties: list[tuple[str, str]] = []
-    unknown: list[str] = []
-    for name in names:
+    unknown = sorted(set(names) - set(held.values()))  # two names that are one without their prefixes
+    for name, full_name in held.items():
         rule, gaps = _rule_for(name, rules) if pattern_of(name) not in known else (None, ())
         made: dict[str, Origin] = {}
         if rule is None:
-            made[name] = Origin((name,))
+            made[name] = Origin((full_name,))
         elif isinstance(rule, Drop):
-            dropped[name] = rule.why
+            dropped[full_name] = rule.why
             continue
         elif isinstance(rule, Tied):
-            if rule.new in present:
-                dropped[name] = f"the same as {rule.new}"
-                ties.append((name, rule.new))
+            if rule.new in held:
+                dropped[full_name] = f"the same as {rule.new}"
+                ties.append((full_name, held[rule.new]))
                 continue
-            made[rule.new] = Origin((name,))
+            made[rule.new] = Origin((full_name,))
         elif isinstance(rule, Rename | Transpose):
             axes = rule.axes if isinstance(rule, Transpose) else None
-            made[fill(rule.new, gaps)] = Origin((name,), axes)
+            made[fill(rule.new, gaps)] = Origin((full_name,), axes)
         elif isinstance(rule, Split):
             for number, new in enumerate(rule.new):
-                made[fill(new, gaps)] = Origin((name,), part=(number, len(rule.new)))
+                made[fill(new, gaps)] = Origin((full_name,), part=(number, len(rule.new)))
         else:
             parts = tuple(fill(old, gaps) for old in rule.old)
-            if not set(parts) <= present:
-                unknown.append(name)
+            if not set(parts) <= held.keys():
+                unknown.append(full_name)
                 continue
             if name == parts[0]:
-                made[fill(rule.new, gaps)] = Origin(parts)
+                made[fill(rule.new, gaps)] = Origin(tuple(held[part] for part in parts))
         for new, origin in made.items():
             if pattern_of(new) not in known or new in origins:
-                unknown.append(name)
+                unknown.append(full_name)
             else:
                 origins[new] = origin
     return Plan(model, origins, dropped, tuple(ties)), unknown
+
+
+def _without_prefixes(name: str) -> str:
+    for prefix in PREFIXES:
+        name = f".{name}".replace(f".{prefix}", ".").removeprefix(".")
+    return name
 
 
 def _rule_for(name: str, rules: tuple[Rule, ...]) -> tuple[Rule | None, tuple[str, ...]]:

@@ -13,8 +13,6 @@ AVERAGES = ("ema_state_dict", "ema_model", "model_ema", "ema")
 """Where a moving average lies beside the weights it follows."""
 WRAPPERS = ("state_dict", "gen_model", "model_state_dict", "model", "module", "generator", "net", "weights", "params")
 """What weights are wrapped in, one around the other: WFVAE's training, Lightning, DeepSpeed, Megatron and MindSpeed."""
-PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-"""What training on several devices and compiling put into names; taken out wherever a part of a name begins."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def unwrap(tree: Any, source: str, ema: bool | None = None) -> Unwrapped:
             break
         path.append(key)
         tree = tree[key]
-    tensors = _without_prefixes(dict(_tensors(tree)), source)
+    tensors = dict(_tensors(tree))
     if not tensors or (not path and _is_training_state(tree)):
         keys = ", ".join(str(key)[:40] for key in list(tree)[:8])
         raise CheckpointError(f"{source}: no weights found in it; its keys are {keys or 'none'}")
@@ -73,15 +71,3 @@ def _tensors(tree: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, S
             yield name, value
         elif isinstance(value, dict):
             yield from _tensors(value, f"{name}.")
-
-
-def _without_prefixes(tensors: Mapping[str, StoredTensor], source: str) -> dict[str, StoredTensor]:
-    plain: dict[str, StoredTensor] = {}
-    for name, tensor in tensors.items():
-        short = name
-        for prefix in PREFIXES:
-            short = f".{short}".replace(f".{prefix}", ".").removeprefix(".")
-        if short in plain:
-            raise CheckpointError(f"{source}: {name!r} and another tensor are both {short!r} without {PREFIXES[0]!r}")
-        plain[short] = tensor
-    return plain
