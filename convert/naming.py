@@ -70,11 +70,7 @@ def plan(source: Source, model: str | None) -> Plan:
         )
     found, unknown = _plan(names, chosen, NAMES[chosen].rules)
     if unknown:
-        looks = (
-            f"it looks like {guessed} ({count} of {len(names)} names)"
-            if guessed != UNNAMED
-            else "it looks like no known model"
-        )
+        looks = f"{guessed} ({count} of {len(names)} names)" if guessed != UNNAMED else "no known model"
         raise CheckpointError(
             f"{source.source}: {len(unknown)} tensors are unknown to {chosen}: {_some(unknown)}; "
             f"it looks like {looks}; choose with --model ({', '.join(MODELS)})"
