@@ -60,7 +60,8 @@ def test_published_files_become_folders_that_sample_uses(duosora: Callable, hub:
     assert set(held) == set(mt5.TINY.layout())
     outcome = duosora(
         "sample", "a dog", "--set", "model.denoiser=tiny", "--set", f"model.vae={hub / 'out/vae'}",
-        "--set", f"model.text_encoder={hub / 'mt5'}", "--set", f"model.tokenizer={TINY_FOLDER / 'spiece.model'}", "--set", "video.frames=1",
+        "--set", f"model.text_encoder={hub / 'mt5'}", "--set",
+        f"model.tokenizer={TINY_FOLDER / 'spiece.model'}", "--set", "video.frames=1",
         "--set", "video.height=32", "--set", "video.width=32", "--set", "sampler.steps=2", "--out", hub / "pictures",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err

@@ -239,8 +239,8 @@ def test_any_mutation_of_a_file_is_refused_or_reads_completely(
     ("names", "message"),
     [
         ([], "holds no weights, expected diffusion_pytorch_model.safetensors"),
-        (["merged.ckpt"], r"only safetensors are read; found merged\.ckpt$"),
-        (["pytorch_model.bin", "config.json"], "only safetensors are read; found pytorch_model.bin$"),
+        (["merged.ckpt"], r"only safetensors are read; found merged\.ckpt; convert it first"),
+        (["pytorch_model.bin", "config.json"], "only safetensors are read; found pytorch_model.bin; convert it first"),
         ([f"{i}.pt" for i in range(5)], "found 0.pt, 1.pt, 2.pt and 2 more"),
         (["a.safetensors", "b.safetensors"], "holds 2 weight files .* and no index .* name the file"),
         (["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"], "no index that joins them"),
