@@ -224,7 +224,7 @@ def _narrowed(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarra
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name in ("bfloat16",)
+    return dtype.kind == "f" or dtype.name == "bfloat16"
 
 
 def _nbytes(source: Source, name: str) -> int:

@@ -139,10 +139,10 @@ class Opaque:
 class Window:
     """The next bytes of a file, for pickletools: no single read is larger than what a pickle may have."""
 
-    def __init__(self, file: BinaryIO, source: str) -> None:
+    def __init__(self, file: BinaryIO, source: str, limit: int) -> None:
         self._file = file
         self._source = source
-        self._left = MAX_BYTES
+        self._limit = self._left = limit
 
     def read(self, count: int) -> bytes:
         self._spend(count)
@@ -159,19 +159,19 @@ class Window:
     def _spend(self, count: int) -> None:
         if count < 0 or count > self._left:
             raise CheckpointError(
-                f"{self._source}: its pickle has more than {MAX_BYTES >> 20} MiB; no checkpoint needs it"
+                f"{self._source}: its pickle has more than {self._limit} bytes; no checkpoint needs it"
             )
         self._left -= count
 
 
-def read_pickle(file: BinaryIO, source: str) -> Any:
-    """Build what one pickle describes and leave the file behind it.
+def read_pickle(file: BinaryIO, source: str, limit: int = MAX_BYTES) -> Any:
+    """Build what one pickle of at most `limit` bytes describes and leave the file behind it.
 
     Dictionaries, lists, tuples, texts and numbers become themselves, tensors a TensorView, storages a Storage.
     Raises: CheckpointError when the pickle is damaged, too large, or names anything that is not allowed.
     """
     try:
-        return _Machine(source).run(file)
+        return _Machine(source).run(Window(file, source, limit))
     except CheckpointError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError, struct.error) as error:
@@ -188,8 +188,8 @@ class _Machine:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
 
-    def run(self, file: BinaryIO) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", Window(file, self.source)))):
+    def run(self, window: Window) -> Any:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", window))):
             if count > MAX_OPCODES:
                 raise CheckpointError(f"{self.source}: its pickle has more than {MAX_OPCODES} opcodes")
             if opcode.name == "STOP":

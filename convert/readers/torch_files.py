@@ -23,6 +23,7 @@ LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 """That number as the pickle with which such files begin."""
 _LEGACY_VERSION = 1001
 _COUNT = struct.Struct("<q")
+_SMALL_BYTES, _KEYS_BYTES = 1 << 12, 8 << 20
 MAX_DEPTH = 32
 MAX_NODES = 2_000_000
 
@@ -60,13 +61,15 @@ def read_legacy(path: Path) -> Any:
     """The tree of a stream of pickles. Raises: as read_zip."""
     with _open(path) as file:
         size = os.fstat(file.fileno()).st_size
-        magic, version, system, tree, keys = (read_pickle(file, str(path)) for _ in range(5))
+        magic, version, system = (read_pickle(file, str(path), _SMALL_BYTES) for _ in range(3))
         if magic != LEGACY_MAGIC or version != _LEGACY_VERSION or not isinstance(system, dict):
             raise CheckpointError(f"{path}: is no file of torch.save; copy or download it again")
         if system.get("little_endian") is not True:
             raise CheckpointError(
                 f"{path}: was saved with big-endian numbers; save it again on a little-endian machine"
             )
+        tree = read_pickle(file, str(path))
+        keys = read_pickle(file, str(path), _KEYS_BYTES)
         pieces = _legacy_pieces(path, file, size, keys, _widths(tree, str(path)))
 
     def find(storage: Storage) -> Piece:

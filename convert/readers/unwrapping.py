@@ -46,7 +46,13 @@ def unwrap(tree: Any, source: str, ema: bool | None = None) -> Unwrapped:
             break
         path.append(key)
         tree = tree[key]
-    tensors = dict(_tensors(tree))
+    tensors: dict[str, StoredTensor] = {}
+    for name, tensor in _tensors(tree):
+        if name in tensors:
+            raise CheckpointError(f"{source}: two tensors are called {name!r}")
+        if not name.isprintable():
+            raise CheckpointError(f"{source}: a tensor is called {name!r}, which is no name")
+        tensors[name] = tensor
     if not tensors or (not path and _is_training_state(tree)):
         keys = ", ".join(str(key)[:40] for key in list(tree)[:8])
         raise CheckpointError(f"{source}: no weights found in it; its keys are {keys or 'none'}")

@@ -108,6 +108,19 @@ def test_nothing_swells_or_goes_on_for_ever(tmp_path: Path, content: bytes) -> N
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("name", ["a\nb", "\ud800", "\0"])
+def test_names_that_are_no_names_are_refused(tmp_path: Path, name: str) -> None:
+    torch.save({name: torch.ones(2)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="is no name"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_two_paths_to_one_name_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": {"b": torch.ones(2)}, "a.b": torch.zeros(2)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"two tensors are called 'a\.b'"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
 def test_a_pickle_has_a_largest_size(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="MiB|bytes"):
         open_checkpoint(torch_zip(tmp_path / "x.pt", b"\x80\x02" + b"N0" * (MAX_BYTES // 2) + b"}."))

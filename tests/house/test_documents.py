@@ -1,4 +1,4 @@
-"""What docs/migrating.md and the launch scripts say holds: settings exist, recipes and commands make files that load."""
+"""What docs/migrating.md and launch scripts say holds: settings exist, recipes and commands make files that load."""
 
 import os
 import re
