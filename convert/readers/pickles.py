@@ -22,7 +22,7 @@ from ...core.errors import CheckpointError
 
 MAX_BYTES = 64 << 20
 """Of one pickle. The description of a large training state takes a few megabytes; tensors lie outside."""
-MAX_OPCODES = 4_000_000
+MAX_OPCODES = 2_000_000
 MAX_DIMENSIONS = 32
 MAX_ARGUMENTS = 16
 _MAX_LONG_BYTES = 64

@@ -25,7 +25,7 @@ _LEGACY_VERSION = 1001
 _COUNT = struct.Struct("<q")
 _SMALL_BYTES, _KEYS_BYTES = 1 << 12, 8 << 20
 MAX_DEPTH = 32
-MAX_NODES = 2_000_000
+MAX_NODES = 1_000_000
 
 Tree = dict[Any, Any]
 
