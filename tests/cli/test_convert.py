@@ -51,7 +51,9 @@ def hub(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_published_files_become_folders_that_sample_uses(duosora: Callable, hub: Path) -> None:
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+def test_published_files_become_folders_that_sample_uses(duosora: Callable, hub: Path, backend: str) -> None:
+    pytest.importorskip(backend)
     assert duosora("convert", hub / "mt5", "--to", hub / "mt5").code == 0
     assert duosora("convert", hub / "vae", "--to", hub / "out/vae").code == 0
     assert duosora("inspect", hub / "out/vae").code == 0
@@ -62,7 +64,8 @@ def test_published_files_become_folders_that_sample_uses(duosora: Callable, hub:
         "sample", "a dog", "--set", "model.denoiser=tiny", "--set", f"model.vae={hub / 'out/vae'}",
         "--set", f"model.text_encoder={hub / 'mt5'}", "--set",
         f"model.tokenizer={TINY_FOLDER / 'spiece.model'}", "--set", "video.frames=1",
-        "--set", "video.height=32", "--set", "video.width=32", "--set", "sampler.steps=2", "--out", hub / "pictures",
+        "--set", "video.height=32", "--set", "video.width=32", "--set", "sampler.steps=2", "--set",
+        f"backend.name={backend}", "--set", "backend.device=cpu", "--out", hub / "pictures",
     )  # fmt: skip
     assert outcome.code == 0, outcome.err
     assert list((hub / "pictures").glob("*.png"))

@@ -22,6 +22,7 @@ from duosora.convert.readers.stored import Piece, Stored, StoredTensor
 from duosora.convert.writers import write
 from duosora.convert.writers.mindspore_files import write_ckpt
 from duosora.convert.writers.torch_files import write_zip
+from duosora.core.backend import get
 from duosora.core.converting import Request
 from duosora.core.io.weights import open_weights, save_weights
 
@@ -155,6 +156,7 @@ def test_a_file_for_torch_has_its_storages_where_torch_puts_them(tmp_path: Path)
 
 def test_mindspore_reads_and_writes_the_same_tensors(tmp_path: Path) -> None:
     mindspore = pytest.importorskip("mindspore")
+    get("mindspore", "cpu")  # sets up the one runtime that the other tests of this process use too
     arrays = {
         "blocks.0.weight": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
         "half": np.arange(5, dtype=np.float16),
