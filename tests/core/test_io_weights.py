@@ -150,7 +150,7 @@ DAMAGED = {
     "seven bytes": (b"1234567", "has 7 bytes, too few"),
     "header longer than the file": (struct.pack("<Q", 100) + b"{}", "has 10 bytes but announces a header of 100"),
     "a pickle": (b"\x80\x02}q\x00(X\x01\x00\x00\x00aq", "announces a header of .* no safetensors file"),
-    "a zip file": (b"PK\x03\x04" + bytes(40), "has 44 bytes but announces a header"),
+    "a zip file": (b"PK\x03\x04" + bytes(40), "announces a header of .* no safetensors file"),
     "header of a terabyte": (struct.pack("<Q", 10**12) + b"{}", "announces a header of 1000000000000 bytes"),
     "not JSON": (file_bytes(b'{"a": }'), "header is not valid JSON"),
     "not UTF-8": (file_bytes(b'{"\xff": 1}'), "not UTF-8 text at byte 2"),
