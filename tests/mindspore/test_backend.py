@@ -93,8 +93,3 @@ def test_a_compiled_denoiser_gives_the_same_numbers(backend: Backend) -> None:
         times = backend.asarray(draw.uniform(0, 1000, 2).astype(np.float32))
         got, expected = (model(latents, times, model.condition(text, mask, shape)) for model in (compiled, plain))
         np.testing.assert_allclose(got.asnumpy(), expected.asnumpy(), rtol=0, atol=5e-6)
-
-
-def test_training_is_refused_for_now(backend: Backend) -> None:
-    with pytest.raises(ConfigError, match="does not train yet"):
-        backend.train_denoiser(TINY, FreshWeights(TINY.layout(), 0), None)  # type: ignore[arg-type]
