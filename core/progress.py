@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -16,3 +17,19 @@ PATIENCE_SECONDS = 1.0
 def progress(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
     """Hand on the items, with a bar that goes away when they are done."""
     yield from tqdm(items, desc=what, unit=unit, total=total, delay=PATIENCE_SECONDS, leave=False, disable=None)
+
+
+@contextmanager
+def byte_progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
+    """Give a function to tell how many more bytes are done; the bar goes away at the end."""
+    with tqdm(
+        desc=what,
+        unit="B",
+        unit_scale=True,
+        unit_divisor=1024,
+        total=total,
+        delay=PATIENCE_SECONDS,
+        leave=False,
+        disable=None,
+    ) as bar:
+        yield bar.update

@@ -11,7 +11,10 @@ import typer
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A safetensors file, a model folder, or a folder of model folders.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A file of weights, a model folder, or a folder of model folders."),
+    ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
 ) -> None:
     """Say what a file or folder holds.
@@ -35,10 +38,14 @@ def inspect(
 
 def _inspect_one(path: Path, list_tensors: bool) -> bool:
     """Print one model; whether its weights fit it."""
+    from .. import converting
     from ..errors import LayoutError
     from ..io.weights import open_weights
     from ..models.recognise import recognise
 
+    if converting.get().is_foreign(path):
+        print("\n".join(converting.get().describe(path, list_tensors)))
+        return True
     reader = open_weights(path)
     shapes = {name: reader.shape(name) for name in reader}
     print(f"{path}: {len(shapes)} tensors, {sum(map(prod, shapes.values())):,} numbers, {_size(reader.nbytes)}")

@@ -12,6 +12,7 @@ import typer
 from duosora.core.cli.cache import cache
 from duosora.core.cli.calibrate import calibrate
 from duosora.core.cli.check import check
+from duosora.core.cli.convert import convert
 from duosora.core.cli.data import data
 from duosora.core.cli.doctor import doctor
 from duosora.core.cli.evaluate import evaluate
@@ -42,6 +43,7 @@ app.add_typer(cache)
 app.command()(plot)
 app.command()(calibrate)
 app.command()(judge)
+app.command()(convert)
 app.command()(inspect)
 app.command()(check)
 app.command()(parity)

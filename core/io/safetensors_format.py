@@ -21,8 +21,9 @@ import numpy as np
 
 from ..errors import CheckpointError
 
-MAX_HEADER_BYTES = 100_000_000
-"""More than any real file has; a larger number means that the file is not safetensors at all."""
+MAX_HEADER_BYTES = 25_000_000
+"""Enough for a quarter of a million tensors, more than any real file has; as Python's objects a hostile one takes thirty
+times as much."""
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 32
 """numpy 1 allows no more."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import ml_dtypes
 import numpy as np
@@ -23,10 +23,13 @@ from ..errors import CheckpointError
 from .files import atomic_write, refuse_existing, sync
 from .safetensors_format import CODES, Entry, build_header, read_header, unique_keys
 
+Tensors: TypeAlias = "Mapping[str, np.ndarray] | StreamedTensors"
+
 STEMS = ("diffusion_pytorch_model", "model")
 SUFFIX = ".safetensors"
 INDEX_SUFFIX = ".safetensors.index.json"
 FOREIGN_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
+CONVERT_FIRST = "convert it first (duosora convert FILE --to FOLDER)"
 
 _CHUNK = 1 << 20
 """Elements checked at a time; a mask of this many bytes stays in the processor's cache."""
@@ -40,6 +43,16 @@ class DescribedTensors(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def dtype(self, name: str) -> np.dtype[Any]: ...
+
+
+@runtime_checkable
+class StreamedTensors(DescribedTensors, Protocol):
+    """Described tensors whose bytes come in parts, so that no tensor has to be in memory as a whole."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        """A tensor's bytes in C order, uint8."""
 
 
 class WeightsReader(Mapping[str, np.ndarray]):
@@ -141,7 +154,7 @@ def open_joined_weights(folder: str | os.PathLike[str]) -> WeightsReader:
 
 def save_weights(
     path: str | os.PathLike[str],
-    tensors: Mapping[str, np.ndarray],
+    tensors: Tensors,
     metadata: Mapping[str, str] | None = None,
     shard_size: int | None = None,
     overwrite: bool = False,
@@ -152,8 +165,8 @@ def save_weights(
     A path that ends in `.safetensors` is a file; any other is a folder, which may exist and hold other things.
     `shard_size` is the number of bytes at which a new shard begins (a larger tensor has a shard of its own); None
     writes one file. Values are asked for one at a time and may be made on the way; a mapping that has shape(name) and
-    dtype(name) is asked for each value once, any other mapping twice. Everything is written under temporary names
-    first and the index is renamed last.
+    dtype(name) is asked for each value once, any other mapping twice; what has chunks(name) gives each in parts.
+    Everything is written under temporary names first and the index is renamed last.
     Raises: CheckpointError when weights of that name exist and `overwrite` is off, the disk is full, or a dtype
     cannot be stored.
     """
@@ -197,7 +210,7 @@ def _find(place: Path) -> Path:
     if not place.exists():
         raise CheckpointError(f"{place}: there is no such file or folder")
     if place.suffix in FOREIGN_SUFFIXES:
-        raise CheckpointError(f"{place}: only safetensors are read; convert it first")
+        raise CheckpointError(f"{place}: only safetensors are read; {CONVERT_FIRST}")
     return place
 
 
@@ -219,7 +232,7 @@ def _find_in_folder(folder: Path) -> Path:
             )
     foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
     if foreign:
-        raise CheckpointError(f"{folder}: only safetensors are read; found {_some(foreign)}")
+        raise CheckpointError(f"{folder}: only safetensors are read; found {_some(foreign)}; {CONVERT_FIRST}")
     raise CheckpointError(
         f"{folder}: holds no weights, expected {STEMS[0]}{SUFFIX}, {STEMS[1]}{SUFFIX} or an index with shards"
     )
@@ -279,7 +292,7 @@ def _shard(index: Path, name: str) -> Path:
 Description = tuple[tuple[int, ...], np.dtype[Any]]
 
 
-def _described(target: Path, tensors: Mapping[str, np.ndarray]) -> dict[str, Description]:
+def _described(target: Path, tensors: Tensors) -> dict[str, Description]:
     """Shape and dtype of every tensor."""
     described: dict[str, Description] = {}
     for name in tensors:
@@ -315,13 +328,17 @@ def _split(described: Mapping[str, Description], shard_size: int | None) -> list
 
 
 def _write_file(
-    path: Path, tensors: Mapping[str, np.ndarray], described: Mapping[str, Description], metadata: Mapping[str, str]
+    path: Path, tensors: Tensors, described: Mapping[str, Description], metadata: Mapping[str, str]
 ) -> None:
     """Write the tensors that `described` names, wide dtypes first, so that each begins at a multiple of its width."""
     ordered = sorted(described.items(), key=lambda item: -item[1][1].itemsize)
     with path.open("wb") as file:
         file.write(build_header(((name, shape, dtype) for name, (shape, dtype) in ordered), metadata))
         for name, description in ordered:
+            if isinstance(tensors, StreamedTensors):
+                written = sum(file.write(chunk.data) for chunk in tensors.chunks(name))
+                assert written == _nbytes(description), f"{name} is not what it was described as"
+                continue
             value = tensors[name]
             assert (value.shape, value.dtype) == description, f"{name} is not what it was described as"
             file.write(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data)
@@ -331,7 +348,7 @@ def _save_folder(
     folder: Path,
     stem: str,
     shards: Mapping[str, Mapping[str, Description]],
-    tensors: Mapping[str, np.ndarray],
+    tensors: Tensors,
     metadata: Mapping[str, str],
     overwrite: bool,
 ) -> None:

@@ -1,4 +1,4 @@
-"""What docs/migrating.md and the launch scripts say holds: their settings exist, the recipes make files that load."""
+"""What docs/migrating.md and launch scripts say holds: settings exist, recipes and commands make files that load."""
 
 import os
 import re
@@ -22,7 +22,7 @@ from duosora.core.models.lpips import LPIPSSpec, open_lpips
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
-MT5_RECIPE, WFVAE_RECIPE = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+MT5_COMMAND, WFVAE_COMMAND = re.findall(r"^duosora (convert .*)$", PAGE, re.MULTILINE)
 EVALUATION_PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 (LPIPS_RECIPE,) = re.findall(r"```python\n(.*?)```", EVALUATION_PAGE, re.DOTALL)
 
@@ -68,6 +68,10 @@ def run(recipe: str, folder: Path) -> None:
     subprocess.run([sys.executable, "-c", recipe], cwd=folder, check=True)
 
 
+def command(line: str, folder: Path) -> None:
+    subprocess.run([sys.executable, "-m", "duosora", *line.split()], cwd=folder, check=True)
+
+
 def tensors(layout: Layout, seed: int = 0) -> dict[str, torch.Tensor]:
     weights = FreshWeights(layout, seed)
     return {name: torch.from_numpy(np.array(weights[name])) for name in weights}
@@ -81,7 +85,7 @@ def assert_holds(folder: Path, layout: Layout, seed: int = 0) -> None:
         np.testing.assert_array_equal(array, expected[name], err_msg=name)
 
 
-def test_the_mt5_recipe_keeps_the_encoder(tmp_path: Path) -> None:
+def test_the_mt5_command_keeps_the_encoder(tmp_path: Path) -> None:
     layout = mt5.TINY.layout()
     whole = tensors(layout)
     whole["encoder.embed_tokens.weight"] = whole["decoder.embed_tokens.weight"] = whole["shared.weight"]
@@ -90,14 +94,14 @@ def test_the_mt5_recipe_keeps_the_encoder(tmp_path: Path) -> None:
     (tmp_path / "mt5-xxl").mkdir()
     torch.save(whole, tmp_path / "mt5-xxl" / "pytorch_model.bin")
 
-    run(MT5_RECIPE, tmp_path)
+    command(MT5_COMMAND, tmp_path)
 
     assert_holds(tmp_path / "mt5-xxl", layout)
     assert set(open_weights(tmp_path / "mt5-xxl")) == set(layout)
 
 
 @pytest.mark.parametrize("has_average", [True, False])
-def test_the_wfvae_recipe_prefers_the_moving_average(tmp_path: Path, has_average: bool) -> None:
+def test_the_wfvae_command_prefers_the_moving_average(tmp_path: Path, has_average: bool) -> None:
     layout = replace(wfvae.PRESETS["tiny"], base_channels=4).layout()
     trained = {name for name, weight in layout.items() if not isinstance(weight.init, Constant)}
     average = {f"module.{name}": tensor for name, tensor in tensors(layout, seed=1).items() if name in trained}
@@ -112,7 +116,7 @@ def test_the_wfvae_recipe_prefers_the_moving_average(tmp_path: Path, has_average
     (tmp_path / "vae").mkdir()
     torch.save(checkpoint, tmp_path / "vae" / "merged.ckpt")
 
-    run(WFVAE_RECIPE, tmp_path)
+    command(WFVAE_COMMAND, tmp_path)
 
     assert_holds(tmp_path / "vae", layout, seed=1 if has_average else 2)
 

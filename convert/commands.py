@@ -1,0 +1,183 @@
+"""What core.converting offers to the command line: convert, verify, describe."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from ..core.converting import Request
+from ..core.errors import CheckpointError, ConfigError
+from ..core.io.files import atomic_write, refuse_existing
+from ..core.io.weights import STEMS
+from ..core.models.recognise import CONFIG_FILE, family_of, read_config
+from ..core.progress import byte_progress
+from .names import NAMES
+from .naming import MODELS, UNNAMED, Named, Plan, guess, plan
+from .readers.opening import Checkpoint, is_foreign, open_checkpoint
+from .readers.stored import StoredTensor
+from .sums import SUMS_SUFFIX, Summed, check_sums, read_sums, save_sums, sums_file
+from .writers import MINDSPORE_SUFFIX, is_file_name, write
+
+__all__ = ["convert", "describe", "is_foreign", "verify"]
+
+DTYPES: Mapping[str, np.dtype[Any] | None] = {
+    "bf16": np.dtype(ml_dtypes.bfloat16),
+    "fp16": np.dtype(np.float16),
+    "fp32": np.dtype(np.float32),
+    "keep": None,
+}
+MINDSPORE_LIMIT = 2 << 30
+"""MindSpore parses a .ckpt as one protobuf message, which may not be larger."""
+_HEADER_ROOM = 16 << 20
+_TREE_DEPTH = 3
+_TREE_KEYS = 12
+
+
+def convert(request: Request) -> list[str]:
+    """Convert and read the result again. Raises: as core.converting.Converter says."""
+    if request.model is not None and request.model not in MODELS:
+        raise ConfigError(f"--model {request.model}: there are {', '.join(MODELS)}")
+    opened = open_checkpoint(request.source, request.ema)
+    made = plan(opened.weights, request.model)
+    tensors = Named(opened.weights, made, DTYPES[request.dtype])
+    stem = STEMS[0] if made.model == UNNAMED else NAMES[made.model].stem
+    config = _config(opened, made, tensors)
+    lines = [*_told(opened), *_planned(made, tensors, request)]
+    if is_file_name(request.target):
+        refuse_existing(request.target, request.overwrite, CheckpointError)
+    _check_room(request.target, tensors.nbytes)
+    if request.dry_run:
+        return [*lines, "dry run: nothing was written"]
+    sums = sums_file(request.target, stem)
+    with byte_progress(tensors.nbytes, "writing") as tell:
+        summed = Summed(tensors, tell)
+        write(request.target, summed, request.shard_size, request.overwrite, stem)
+    sums.unlink(missing_ok=True)  # sums of what was there before would call the new weights damaged
+    save_sums(sums, tensors, summed.sums)
+    if config is not None and not is_file_name(request.target) and not (request.target / CONFIG_FILE).exists():
+        with atomic_write(request.target / CONFIG_FILE, error=CheckpointError) as temporary:
+            temporary.write_bytes(config.read_bytes())
+    return [*lines, *_checked(request.target, sums)]
+
+
+def verify(path: Path) -> list[str]:
+    """Compare converted weights with their sums. Raises CheckpointError when they differ or there are no sums."""
+    if path.is_dir():
+        found = [path / f"{stem}{SUMS_SUFFIX}" for stem in STEMS if (path / f"{stem}{SUMS_SUFFIX}").exists()]
+        return _checked(path, found[0] if found else path / f"{STEMS[0]}{SUMS_SUFFIX}")
+    return _checked(path, Path(f"{path}{SUMS_SUFFIX}"))
+
+
+def describe(path: Path, list_tensors: bool) -> list[str]:
+    """What a file of another format holds, in lines. Raises CheckpointError."""
+    opened = open_checkpoint(path)
+    weights = opened.weights
+    lines = _told(opened)
+    if opened.tree is not None and opened.wrapper:
+        lines += ["  tree:", *_branches(opened.tree, "    ")]
+    lines.append(f"  dtypes: {_dtypes(weights)}")
+    if list_tensors:
+        lines += [f"  {name}  {list(weights.shape(name))}  {weights.dtype(name)}" for name in weights]
+    model, count = guess(list(weights))
+    title = (
+        "unknown" if model == UNNAMED else f"its names are those of {NAMES[model].title} ({count} of {len(weights)})"
+    )
+    return [*lines, f"  model: {title}", f"  to use it: duosora convert {path} --to FOLDER"]
+
+
+def _told(opened: Checkpoint) -> list[str]:
+    """Format, size and wrapper."""
+    weights = opened.weights
+    numbers = sum(prod(weights.shape(name)) for name in weights)
+    lines = [f"{opened.path}: {opened.format}, {len(weights)} tensors, {numbers:,} numbers, {_size(weights.nbytes)}"]
+    if opened.wrapper:
+        beside = " (the moving average)" if opened.has_average and "ema" in opened.wrapper[0] else ""
+        lines.append(f"  wrapper: {' > '.join(opened.wrapper)}{beside}")
+    return lines
+
+
+def _planned(made: Plan, tensors: Named, request: Request) -> list[str]:
+    """What will be written, and what will not."""
+    lines = [f"  model: {made.model}"]
+    changed = [(origin.names, name) for name, origin in made.origins.items() if origin.names != (name,)]
+    if changed:
+        names, new = changed[0]
+        lines.append(f"  renamed: {len(changed)} ({' + '.join(names)} -> {new}{', ...' if len(changed) > 1 else ''})")
+    for reason, count in Counter(made.dropped.values()).items():
+        lines.append(f"  left out: {count} ({reason})")
+    lines.append(f"  writes: {request.target}, {len(tensors)} tensors, {_size(tensors.nbytes)}")
+    if request.target.suffix == MINDSPORE_SUFFIX and tensors.nbytes >= MINDSPORE_LIMIT:
+        lines.append("  note: MindSpore itself reads no .ckpt of 2 GiB or more; safetensors have no limit")
+    return lines
+
+
+def _config(opened: Checkpoint, made: Plan, tensors: Named) -> Path | None:
+    """config.json beside the source, with which the tensors must agree; None where there is none for this model."""
+    file = (opened.path if opened.path.is_dir() else opened.path.parent) / CONFIG_FILE
+    if made.model == UNNAMED or not file.exists():
+        return None
+    config = read_config(file)
+    family = family_of(config, str(file))
+    if family is not NAMES[made.model].family:
+        return None
+    layout = family.from_config(config, str(file)).layout()
+    layout.check({name: tensors.shape(name) for name in tensors}, str(opened.path))
+    return file
+
+
+def _check_room(target: Path, nbytes: int) -> None:
+    """Raises CheckpointError when the disk has no room for the result."""
+    place = next(parent for parent in (target, *target.absolute().parents) if parent.is_dir())
+    free = shutil.disk_usage(place).free
+    if nbytes + _HEADER_ROOM > free:
+        raise CheckpointError(f"{target}: needs {_size(nbytes)}, the disk has {_size(free)} left; free some space")
+
+
+def _checked(path: Path, sums: Path) -> list[str]:
+    table = read_sums(sums)
+    source = open_checkpoint(path, ema=False).weights
+    with byte_progress(source.nbytes, "reading again") as tell:
+        check_sums(source, table, tell)
+    return [f"  verified: {len(table)} tensors equal their sums in {os.path.relpath(sums, path.parent)}"]
+
+
+def _branches(tree: Any, indent: str, depth: int = 1) -> Iterator[str]:
+    """The keys of a saved tree, so deep as there is something to see."""
+    items = list(tree.items())
+    for key, value in items[:_TREE_KEYS]:
+        yield f"{indent}{str(key)[:80]}: {_shown(value)}"
+        if isinstance(value, dict) and depth < _TREE_DEPTH and any(isinstance(part, dict) for part in value.values()):
+            yield from _branches(value, f"{indent}  ", depth + 1)
+    if len(items) > _TREE_KEYS:
+        yield f"{indent}and {len(items) - _TREE_KEYS} more"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, StoredTensor):
+        return f"{value.dtype} {list(value.shape)}"
+    if isinstance(value, dict):
+        held = [part for part in value.values() if isinstance(part, StoredTensor)]
+        size = f", {len(held)} tensors of {_size(sum(part.nbytes for part in held))}" if held else ""
+        return f"{len(value)} entries{size}"
+    if isinstance(value, list):
+        return f"list of {len(value)}"
+    if isinstance(value, str | int | float | bool | type(None)):
+        return repr(value)[:80]
+    return getattr(value, "name", type(value).__name__)
+
+
+def _dtypes(weights: Any) -> str:
+    counts = Counter(str(weights.dtype(name)) for name in weights)
+    return ", ".join(f"{count} {name}" for name, count in counts.most_common())
+
+
+def _size(num_bytes: int) -> str:
+    return f"{num_bytes / 2**30:.2f} GiB" if num_bytes >= 2**30 else f"{num_bytes / 2**20:.2f} MiB"

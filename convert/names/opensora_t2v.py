@@ -1,0 +1,5 @@
+"""OpenSoraT2V v1.3 and its inpaint sibling: published files have the names of the layout."""
+
+from . import mindone
+
+RULES = mindone.RULES

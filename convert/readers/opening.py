@@ -1,0 +1,121 @@
+"""Opening whatever the user names: what it is shows in its first bytes, not in its name."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from ...core.errors import CheckpointError
+from ...core.io.safetensors_format import unique_keys
+from ...core.io.weights import FOREIGN_SUFFIXES, INDEX_SUFFIX, SUFFIX, open_weights
+from .archive import LOCAL_MAGIC
+from .mindspore_files import FIRST_BYTE, read_ckpt
+from .stored import Source, Stored, StoredTensor
+from .torch_files import LEGACY_START, read_legacy, read_zip
+from .unwrapping import unwrap
+
+TORCH_INDEX_SUFFIX = ".bin.index.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Opened weights of any format."""
+
+    path: Path
+    """The file or folder that was opened."""
+    format: str
+    wrapper: tuple[str, ...]
+    """Keys that lead to the weights inside the file."""
+    has_average: bool
+    weights: Source
+    tree: Any
+    """All that was saved, tensors as StoredTensor; None for formats that hold tensors only."""
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether duosora reads this only through here: no safetensors. Raises CheckpointError when nothing is there."""
+    return not _find(path).name.endswith((SUFFIX, INDEX_SUFFIX))
+
+
+def open_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
+    """Open weights; headers and descriptions are read, tensors are not. `ema` as in unwrap.
+
+    Raises: CheckpointError when nothing usable is there or a file is damaged.
+    """
+    found = _find(path)
+    if found.name.endswith((SUFFIX, INDEX_SUFFIX)):
+        if ema:
+            raise CheckpointError(f"{path}: safetensors hold no moving average beside the weights; leave out --ema")
+        return Checkpoint(found, "safetensors", (), False, open_weights(path), None)
+    if found.name.endswith(TORCH_INDEX_SUFFIX):
+        return _open_shards(found)
+    form, tree = _read(found)
+    unwrapped = unwrap(tree, str(path), ema)
+    return Checkpoint(found, form, unwrapped.wrapper, unwrapped.has_average, Stored(str(path), unwrapped.tensors), tree)
+
+
+def _find(path: Path) -> Path:
+    if not path.is_dir():
+        if not path.exists():
+            raise CheckpointError(f"{path}: there is no such file or folder")
+        return path
+    try:
+        names = sorted(entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if any(name.endswith((SUFFIX, INDEX_SUFFIX)) for name in names):
+        return path / next(name for name in names if name.endswith((SUFFIX, INDEX_SUFFIX)))
+    for suffixes in ((TORCH_INDEX_SUFFIX,), FOREIGN_SUFFIXES):
+        candidates = [name for name in names if name.endswith(suffixes)]
+        if len(candidates) == 1:
+            return path / candidates[0]
+        if candidates:
+            raise CheckpointError(
+                f"{path}: holds {len(candidates)} checkpoints ({', '.join(candidates[:4])}); name one"
+            )
+    raise CheckpointError(f"{path}: holds no weights, expected one of {SUFFIX}, {', '.join(FOREIGN_SUFFIXES)}")
+
+
+def _read(path: Path) -> tuple[str, Any]:
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(LEGACY_START))
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if start.startswith(LOCAL_MAGIC):
+        return "torch", read_zip(path)
+    if start.startswith(b"\x80"):
+        return "torch (before 1.6)", read_legacy(path)
+    if start[8:9] == b"{":
+        raise CheckpointError(f"{path}: its content is safetensors; give it a name that ends in {SUFFIX}")
+    if start[:1] == bytes([FIRST_BYTE]):
+        return "MindSpore", read_ckpt(path)
+    raise CheckpointError(
+        f"{path}: is no checkpoint of torch, MindSpore or safetensors; it begins with {start.hex(' ') or 'nothing'}"
+    )
+
+
+def _open_shards(index: Path) -> Checkpoint:
+    """Shards of torch files, joined by their index."""
+    try:
+        table = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{index}: cannot be read as JSON ({error}); download it again") from error
+    weight_map = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise CheckpointError(f"{index}: has no weight_map from tensor names to shard names; download it again")
+    tensors: dict[str, StoredTensor] = {}
+    for shard in sorted(set(weight_map.values())):
+        if PurePosixPath(shard).name != shard or "\\" in shard:
+            raise CheckpointError(f"{index}: shard {shard!r} must be a file beside its index")
+        held = unwrap(_read(_find(index.parent / shard))[1], str(index.parent / shard)).tensors
+        missing = [name for name, place in weight_map.items() if place == shard and name not in held]
+        extra = [name for name in held if weight_map.get(name) != shard]
+        if missing or extra:
+            raise CheckpointError(
+                f"{index}: shard {shard} and the index differ at {(missing + extra)[0]!r}; download again"
+            )
+        tensors |= held
+    return Checkpoint(index, "torch, in shards", (), False, Stored(str(index), tensors), None)

@@ -1,0 +1,167 @@
+"""Tensors where they lie in files of other formats, as the rest of duosora reads weights: one at a time, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ...core.errors import CheckpointError
+
+CHUNK_BYTES = 4 << 20
+"""Bytes that are read, hashed and written at a time."""
+MAX_EXPANDED_BYTES = 64 << 20
+"""Most that a tensor may be larger than what is stored of it (an axis that repeats one number)."""
+
+
+class Source(Protocol):
+    """Tensors by name, in the order of the file: what core.io.weights.WeightsReader offers, and Stored."""
+
+    source: str
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __len__(self) -> int: ...
+
+    def shape(self, name: str) -> tuple[int, ...]: ...
+
+    def dtype(self, name: str) -> np.dtype[Any]: ...
+
+    def read_bytes(self, name: str, start: int, count: int) -> np.ndarray:
+        """A part of a tensor's bytes in C order, uint8. Raises CheckpointError when the file has become shorter."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors together."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Bytes of a file."""
+
+    path: Path
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor whose bytes are the pieces joined, or, with strides, a window on them."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    pieces: tuple[Piece, ...]
+    strides: tuple[int, ...] | None = None
+    """In elements; None where the elements lie in C order."""
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * self.dtype.itemsize
+
+
+def view_of(
+    where: str, piece: Piece, shape: tuple[int, ...], strides: tuple[int, ...], offset: int, dtype: np.dtype[Any]
+) -> StoredTensor:
+    """A window on a storage; offset and strides count elements. Raises CheckpointError when it reaches outside."""
+    width = dtype.itemsize
+    if 0 in shape:
+        return StoredTensor(shape, dtype, ())
+    span = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    if (offset + span) * width > piece.nbytes:
+        raise CheckpointError(
+            f"{where}: its shape {shape} needs {(offset + span) * width} bytes of its storage, "
+            f"{piece.nbytes} are there; the file is damaged, copy or download it again"
+        )
+    if prod(shape) * width > piece.nbytes + MAX_EXPANDED_BYTES:
+        raise CheckpointError(f"{where}: its shape {shape} repeats stored numbers too often for a weight")
+    held = Piece(piece.path, piece.offset + offset * width, span * width)
+    return StoredTensor(shape, dtype, (held,), None if _is_plain(shape, strides) else strides)
+
+
+def _is_plain(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    expected = 1
+    for size, stride in zip(reversed(shape), reversed(strides), strict=True):
+        if size > 1 and stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+class Stored(Mapping[str, np.ndarray]):
+    """The tensors of a file of another format by name. Each access reads anew."""
+
+    def __init__(self, source: str, tensors: Mapping[str, StoredTensor]) -> None:
+        self.source = source
+        """The file as the user named it, for error messages."""
+        self._tensors = dict(tensors)
+        self._gathered: tuple[str, np.ndarray] | None = None
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        tensor = self._tensors[name]
+        return self.read_bytes(name, 0, tensor.nbytes).view(tensor.dtype).reshape(tensor.shape)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors[name].shape
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self._tensors[name].dtype
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self._tensors.values())
+
+    def place(self, name: str) -> StoredTensor:
+        """Where a tensor lies: equal for two names of one tensor."""
+        return self._tensors[name]
+
+    def read_bytes(self, name: str, start: int, count: int) -> np.ndarray:
+        """A part of a tensor's bytes in C order, uint8. Raises CheckpointError when the file has become shorter."""
+        tensor = self._tensors[name]
+        if tensor.strides is not None:
+            return self._gather(name, tensor)[start : start + count]
+        parts, position, end = [], 0, start + count
+        for piece in tensor.pieces:
+            first, last = max(start, position), min(end, position + piece.nbytes)
+            if first < last:
+                parts.append(_read(piece, first - position, last - first, name))
+            position += piece.nbytes
+        return parts[0] if len(parts) == 1 else np.concatenate([np.empty(0, np.uint8), *parts])
+
+    def _gather(self, name: str, tensor: StoredTensor) -> np.ndarray:
+        """The bytes of a window in C order. The last one is kept, for the chunks of it that follow."""
+        if self._gathered is None or self._gathered[0] != name:
+            self._gathered = None
+            (piece,) = tensor.pieces
+            flat = _read(piece, 0, piece.nbytes, name).view(tensor.dtype)
+            assert tensor.strides is not None
+            strides = [stride * tensor.dtype.itemsize for stride in tensor.strides]
+            window = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+            self._gathered = name, np.ascontiguousarray(window).reshape(-1).view(np.uint8)
+        return self._gathered[1]
+
+
+def _read(piece: Piece, start: int, count: int, name: str) -> np.ndarray:
+    """Bytes of a piece."""
+    buffer = np.empty(count, np.uint8)
+    view, filled = buffer.data, 0
+    try:
+        with piece.path.open("rb", buffering=0) as file:
+            file.seek(piece.offset + start)
+            while filled < count:
+                got = file.readinto(view[filled:])
+                if not got:
+                    raise CheckpointError(f"{piece.path}: ends inside tensor {name!r}; copy or download it again")
+                filled += got
+    except OSError as error:
+        raise CheckpointError(f"{piece.path}: tensor {name!r} cannot be read ({error.strerror or error})") from error
+    return buffer

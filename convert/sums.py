@@ -1,0 +1,118 @@
+"""Sums of what was written, tensor by tensor, kept beside the weights; and the check of weights against them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..core.errors import CheckpointError
+from ..core.io.files import atomic_write
+from .naming import Named
+from .readers.stored import CHUNK_BYTES, Source
+from .writers import is_file_name
+
+SUMS_SUFFIX = ".sums.json"
+_WAITING_CHUNKS = 4
+
+
+class Summed:
+    """Named tensors that are hashed by a second thread while they are written."""
+
+    def __init__(self, tensors: Named, tell: Callable[[int], object]) -> None:
+        self._tensors, self._tell = tensors, tell
+        self.sums: dict[str, str] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._tensors.shape(name)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self._tensors.dtype(name)
+
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        with _Hashing() as hashing:
+            for chunk in self._tensors.chunks(name):
+                hashing.add(chunk)
+                yield chunk
+                self._tell(chunk.size)
+        self.sums[name] = hashing.hexdigest()
+
+
+class _Hashing:
+    """sha256 in a thread of its own; hashlib lets go of the interpreter while it works."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+        self._chunks: queue.Queue[np.ndarray | None] = queue.Queue(_WAITING_CHUNKS)
+        self._thread = threading.Thread(target=self._work, daemon=True)
+
+    def __enter__(self) -> _Hashing:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._chunks.put(None)
+        self._thread.join()
+
+    def add(self, chunk: np.ndarray) -> None:
+        self._chunks.put(chunk)
+
+    def hexdigest(self) -> str:
+        return self._hash.hexdigest()
+
+    def _work(self) -> None:
+        while (chunk := self._chunks.get()) is not None:
+            self._hash.update(chunk.data)
+
+
+def sums_file(target: Path, stem: str) -> Path:
+    """Where the sums of a file, or of the folder of that stem, lie."""
+    return Path(f"{target}{SUMS_SUFFIX}") if is_file_name(target) else target / f"{stem}{SUMS_SUFFIX}"
+
+
+def save_sums(path: Path, tensors: Named, sums: Mapping[str, str]) -> None:
+    """Write sums beside weights that are complete."""
+    table = {
+        name: {"dtype": str(tensors.dtype(name)), "shape": list(tensors.shape(name)), "sha256": sums[name]}
+        for name in tensors
+    }
+    with atomic_write(path, overwrite=True, error=CheckpointError) as temporary:
+        temporary.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def read_sums(path: Path) -> dict[str, dict[str, Any]]:
+    """The table of save_sums. Raises CheckpointError when it is missing or damaged."""
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: is not there; only what duosora convert wrote can be verified") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read as JSON ({error}); convert again") from error
+    if not isinstance(table, dict) or not all(isinstance(entry, dict) for entry in table.values()):
+        raise CheckpointError(f"{path}: is no table of sums; convert again")
+    return table
+
+
+def check_sums(source: Source, table: Mapping[str, Mapping[str, Any]], tell: Callable[[int], object]) -> None:
+    """Read every tensor again. Raises CheckpointError naming what is missing, additional or different."""
+    if missing := sorted(table.keys() ^ set(source)):
+        raise CheckpointError(f"{source.source}: {missing[0]!r} is in only one of the file and its sums; convert again")
+    for name, entry in table.items():
+        total = prod(source.shape(name)) * source.dtype(name).itemsize
+        with _Hashing() as hashing:
+            for start in range(0, total, CHUNK_BYTES):
+                hashing.add(source.read_bytes(name, start, min(CHUNK_BYTES, total - start)))
+                tell(min(CHUNK_BYTES, total - start))
+        described = {"dtype": str(source.dtype(name)), "shape": list(source.shape(name)), "sha256": hashing.hexdigest()}
+        if described != entry:
+            raise CheckpointError(f"{source.source}: tensor {name!r} is not what was written; convert again")

@@ -1,0 +1,38 @@
+"""Writing tensors that come in chunks: one pass, whole or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...core.errors import CheckpointError
+from ...core.io.files import atomic_write
+from ...core.io.weights import STEMS, SUFFIX, StreamedTensors, save_weights
+from .mindspore_files import write_ckpt
+from .torch_files import write_zip
+
+MINDSPORE_SUFFIX = ".ckpt"
+TORCH_SUFFIXES = (".pth", ".pt", ".bin")
+
+
+def is_file_name(target: Path) -> bool:
+    """Whether a target of that name is one file; any other is a folder of safetensors."""
+    return target.suffix in (SUFFIX, MINDSPORE_SUFFIX, *TORCH_SUFFIXES)
+
+
+def write(
+    target: Path, tensors: StreamedTensors, shard_size: int | None, overwrite: bool, stem: str = STEMS[0]
+) -> None:
+    """Write the format that the name of `target` asks for: `.safetensors`, `.ckpt` for MindSpore, `.pth`, `.pt` or
+    `.bin` for torch, else a folder of safetensors called after `stem`.
+
+    Raises: CheckpointError when the target exists and `overwrite` is off, the disk is full, or the format does not
+    know a dtype.
+    """
+    if target.suffix == MINDSPORE_SUFFIX:
+        with atomic_write(target, overwrite, CheckpointError) as temporary:
+            write_ckpt(temporary, tensors)
+    elif target.suffix in TORCH_SUFFIXES:
+        with atomic_write(target, overwrite, CheckpointError) as temporary:
+            write_zip(temporary, tensors)
+    else:
+        save_weights(target, tensors, {"format": "pt"}, shard_size, overwrite, stem)

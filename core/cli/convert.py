@@ -1,0 +1,82 @@
+"""`duosora convert`: checkpoints of torch and MindSpore to safetensors and back."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+class DType(StrEnum):
+    """What floating-point tensors become."""
+
+    BF16 = "bf16"
+    FP16 = "fp16"
+    FP32 = "fp32"
+    KEEP = "keep"
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A file (.bin .pth .pt .ckpt .safetensors), an index, or a folder.")],
+    to: Annotated[
+        Path | None,
+        typer.Option(help="A .safetensors, a .ckpt (MindSpore), a .pth (torch), or a folder of safetensors."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Whose names: opensora_t2v, mt5, wfvae, or none to keep them. Guessed when left out."),
+    ] = None,
+    dtype: Annotated[DType, typer.Option(help="What floating-point tensors become.")] = DType.KEEP,
+    shard_size: Annotated[str, typer.Option(help="Largest file of a folder, as 5GB or 500MB.")] = "5GB",
+    ema: Annotated[
+        bool | None,
+        typer.Option("--ema/--no-ema", help="Take the moving average, or not; by default where there is one."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and leave.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Without --to: compare what was converted earlier with its sums.")
+    ] = False,
+) -> None:
+    """Convert a checkpoint, without a framework and without running anything from the file.
+
+    The result is read again and compared; a sum for each tensor stays beside it.
+    """
+    from .. import converting
+    from ..errors import ConfigError
+
+    if verify == (to is not None):
+        raise ConfigError("convert: either --to says where to write, or --verify that SOURCE is compared with its sums")
+    converter = converting.get()
+    if to is None:
+        lines = converter.verify(source)
+    else:
+        request = converting.Request(
+            source=source,
+            target=to,
+            model=model,
+            dtype=dtype.value,
+            shard_size=_num_bytes(shard_size),
+            ema=ema,
+            overwrite=overwrite,
+            dry_run=dry_run,
+        )
+        lines = converter.convert(request)
+    print("\n".join(lines))
+
+
+def _num_bytes(text: str) -> int:
+    """A size like 5GB, 500MB or 4GiB in bytes."""
+    import re
+
+    from ..errors import ConfigError
+
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    size = 0.0
+    if found:
+        size = float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")
+    if size < 1:
+        raise ConfigError(f"--shard-size {text}: expected a size like 5GB or 500MB")
+    return int(size)

@@ -1,0 +1,56 @@
+"""The way from the command line to the converters, which core does not import: as to a backend, by name.
+
+Other people's file formats are a room of their own, so that core knows one format of weights only.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """One conversion."""
+
+    source: Path
+    target: Path
+    """A file whose ending says the format, or a folder of safetensors."""
+    model: str | None = None
+    """A family of names, "none" for names as they are; None guesses."""
+    dtype: str = "keep"
+    """bf16, fp16, fp32 or keep: what floating-point tensors become."""
+    shard_size: int | None = None
+    """Bytes at which a new shard of a folder begins."""
+    ema: bool | None = None
+    """Whether the moving average is taken; None takes it where there is one."""
+    overwrite: bool = False
+    dry_run: bool = False
+    """Say what would be written, and write nothing."""
+
+
+class Converter(Protocol):
+    """What the room of converters offers to the command line."""
+
+    def convert(self, request: Request) -> list[str]:
+        """Convert and read the result again; returns what there is to say, in lines.
+
+        Raises: CheckpointError for damaged, unknown or dangerous files, for tensors without a rule, an existing target,
+        a full disk; LayoutError when config.json beside the source says that the weights are not all of the model.
+        """
+
+    def verify(self, path: Path) -> list[str]:
+        """Compare converted weights with their sums; returns what there is to say. Raises CheckpointError."""
+
+    def is_foreign(self, path: Path) -> bool:
+        """Whether the weights there are in another format than safetensors. Raises CheckpointError without any."""
+
+    def describe(self, path: Path, list_tensors: bool) -> list[str]:
+        """What a file of another format holds, in lines; no tensor is read. Raises CheckpointError."""
+
+
+def get() -> Converter:
+    """The converters."""
+    return cast(Converter, importlib.import_module("duosora.convert.commands"))

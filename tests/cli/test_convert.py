@@ -1,0 +1,195 @@
+"""`duosora convert`, and `duosora inspect` of what it reads."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from duosora.convert.naming import Named
+from duosora.core.cli.main import main
+from duosora.core.io.weights import open_weights
+from duosora.core.layout import Constant, FreshWeights, Layout
+from duosora.core.models import mt5, wfvae
+from duosora.core.models.recognise import TINY_FOLDER
+
+
+def tensors(layout: Layout, seed: int = 0) -> dict[str, torch.Tensor]:
+    weights = FreshWeights(layout, seed)
+    return {name: torch.from_numpy(np.array(weights[name])) for name in weights}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Path:
+    """The autoencoder and the text encoder as they are published: a training checkpoint and the whole mT5."""
+    layout = wfvae.TINY.layout()
+    trained = {name for name, weight in layout.items() if not isinstance(weight.init, Constant)}
+    checkpoint = {
+        "epoch": 3,
+        "optimizer_state": {"gen_optimizer": {"state": {0: {"exp_avg": torch.zeros(3)}}}},
+        "state_dict": {
+            "gen_model": {
+                name.replace("transform", "tranform"): tensor for name, tensor in tensors(layout, seed=2).items()
+            },
+            "dics_model": {"logvar": torch.zeros(())},
+        },
+        "ema_state_dict": {
+            f"module.{name}": tensor for name, tensor in tensors(layout, seed=1).items() if name in trained
+        },
+    }
+    whole = tensors(mt5.TINY.layout())
+    whole["encoder.embed_tokens.weight"] = whole["decoder.embed_tokens.weight"] = whole["shared.weight"]
+    whole["decoder.final_layer_norm.weight"] = whole["lm_head.weight"] = torch.ones(2, 2)
+    for name, held, spec in (("vae/merged.ckpt", checkpoint, wfvae.TINY), ("mt5/pytorch_model.bin", whole, mt5.TINY)):
+        (tmp_path / name).parent.mkdir()
+        torch.save(held, tmp_path / name)
+        (tmp_path / name).with_name("config.json").write_text(json.dumps(spec.to_config()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+def test_published_files_become_folders_that_sample_uses(duosora: Callable, hub: Path, backend: str) -> None:
+    pytest.importorskip(backend)
+    assert duosora("convert", hub / "mt5", "--to", hub / "mt5").code == 0
+    assert duosora("convert", hub / "vae", "--to", hub / "out/vae").code == 0
+    assert duosora("inspect", hub / "out/vae").code == 0
+    assert "complete" in duosora("inspect", hub / "mt5").out
+    held = open_weights(hub / "mt5")
+    assert set(held) == set(mt5.TINY.layout())
+    outcome = duosora(
+        "sample", "a dog", "--set", "model.denoiser=tiny", "--set", f"model.vae={hub / 'out/vae'}",
+        "--set", f"model.text_encoder={hub / 'mt5'}", "--set",
+        f"model.tokenizer={TINY_FOLDER / 'spiece.model'}", "--set", "video.frames=1",
+        "--set", "video.height=32", "--set", "video.width=32", "--set", "sampler.steps=2", "--set",
+        f"backend.name={backend}", "--set", "backend.device=cpu", "--out", hub / "pictures",
+    )  # fmt: skip
+    assert outcome.code == 0, outcome.err
+    assert list((hub / "pictures").glob("*.png"))
+
+
+@pytest.mark.parametrize(("option", "seed"), [(["--ema"], 1), (["--no-ema"], 2), ([], 1)])
+def test_the_moving_average_is_chosen(duosora: Callable, hub: Path, option: list[str], seed: int) -> None:
+    outcome = duosora("convert", hub / "vae/merged.ckpt", "--to", hub / "x.safetensors", *option)
+    assert outcome.code == 0, outcome.err
+    name = "encoder.conv_out.conv.weight"
+    np.testing.assert_array_equal(
+        open_weights(hub / "x.safetensors")[name], FreshWeights(wfvae.TINY.layout(), seed)[name]
+    )
+
+
+def test_an_average_that_is_not_there_is_an_error(duosora: Callable, hub: Path) -> None:
+    outcome = duosora("convert", hub / "mt5", "--to", hub / "x.safetensors", "--ema")
+    assert outcome.code == 2
+    assert "holds no moving average" in outcome.err
+
+
+def test_a_dry_run_writes_nothing(duosora: Callable, hub: Path) -> None:
+    outcome = duosora("convert", hub / "mt5", "--to", hub / "new/x", "--dry-run")
+    assert outcome.code == 0
+    assert "left out: 3 (prompts are encoded only)" in outcome.out
+    assert not (hub / "new").exists()
+
+
+@pytest.mark.parametrize("target", ["x.safetensors", "x.pth", "x.ckpt", "folder"])
+def test_existing_files_are_kept(duosora: Callable, hub: Path, target: str) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / target).code == 0
+    outcome = duosora("convert", hub / "mt5", "--to", hub / target)
+    assert outcome.code == 2
+    assert "--overwrite" in outcome.err
+    assert duosora("convert", hub / "mt5", "--to", hub / target, "--overwrite", "--dtype", "bf16").code == 0
+    assert duosora("convert", hub / target, "--verify").code == 0
+
+
+def test_verify_sees_one_changed_bit(duosora: Callable, hub: Path) -> None:
+    file = hub / "x.safetensors"
+    assert duosora("convert", hub / "mt5", "--to", file).code == 0
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    outcome = duosora("convert", file, "--verify")
+    assert outcome.code == 2
+    assert "is not what was written" in outcome.err
+    (hub / "x.safetensors.sums.json").unlink()
+    assert "only what duosora convert wrote" in duosora("convert", file, "--verify").err
+
+
+def test_shards_keep_to_their_size(duosora: Callable, hub: Path) -> None:
+    outcome = duosora("convert", hub / "mt5", "--to", hub / "out", "--shard-size", "100KB")
+    assert outcome.code == 0, outcome.err
+    files = sorted((hub / "out").glob("model-*.safetensors"))
+    assert len(files) > 2
+    assert all(file.stat().st_size < 104_000 for file in files)
+    assert duosora("convert", hub / "mt5", "--to", hub / "out2", "--shard-size", "much").code == 2
+
+
+def test_weights_that_are_not_all_of_the_model_are_refused(duosora: Callable, hub: Path) -> None:
+    held = torch.load(hub / "mt5/pytorch_model.bin", weights_only=True)
+    del held["encoder.final_layer_norm.weight"]
+    torch.save(held, hub / "mt5/pytorch_model.bin")
+    outcome = duosora("convert", hub / "mt5", "--to", hub / "out")
+    assert outcome.code == 2
+    assert "1 missing (encoder.final_layer_norm.weight)" in outcome.err
+
+
+def test_a_full_disk_is_said_before_anything_is_written(
+    duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda place: type("Usage", (), {"free": 1000}))
+    outcome = duosora("convert", hub / "mt5", "--to", hub / "out")
+    assert outcome.code == 2
+    assert "the disk has" in outcome.err
+    assert not (hub / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["out", "out.safetensors", "out.pth", "out.ckpt"])
+def test_an_interrupted_run_leaves_nothing_that_looks_finished(
+    duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    chunks = Named.chunks
+
+    def interrupted(named: Named, name: str) -> object:
+        if "final_layer_norm" in name:
+            raise OSError(5, "Input/output error")
+        return chunks(named, name)
+
+    monkeypatch.setattr(Named, "chunks", interrupted)
+    before = sorted(hub.rglob("*"))
+    monkeypatch.setattr("sys.argv", ["duosora", "convert", str(hub / "mt5"), "--to", str(hub / target)])
+    with pytest.raises(OSError, match="Input/output"):
+        main()
+    assert sorted(hub.rglob("*")) == before
+
+
+def test_converting_needs_no_framework(hub: Path) -> None:
+    script = (
+        "import sys\n"
+        "from duosora.core.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit as leaving: assert not leaving.code\n"
+        "print(sorted({'torch', 'mindspore', 'safetensors', 'transformers'} & set(sys.modules)))\n"
+    )
+    for target in ("x.safetensors", "x.ckpt", "x.pth"):
+        arguments = ["convert", str(hub / "vae"), "--to", str(hub / target)]
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.endswith("[]\n")
+
+
+def test_inspect_shows_what_is_around_the_weights(duosora: Callable, hub: Path) -> None:
+    outcome = duosora("inspect", hub / "vae", "--tensors")
+    assert outcome.code == 0, outcome.err
+    assert "wrapper: ema_state_dict (the moving average)" in outcome.out
+    assert "gen_model: 212 entries, 212 tensors" in outcome.out
+    assert "its names are those of WFVAE" in outcome.out
+    assert "module.encoder.conv_out.conv.weight  [16, 32, 3, 3, 3]  float32" in outcome.out
+    assert duosora("convert", hub / "vae", "--to", hub / "x.ckpt").code == 0
+    assert "x.ckpt: MindSpore, 172 tensors" in duosora("inspect", hub / "x.ckpt").out
+
+
+def test_either_a_target_or_a_check_is_asked_for(duosora: Callable, hub: Path) -> None:
+    assert duosora("convert", hub / "vae").code == 2
+    assert duosora("convert", hub / "vae", "--to", hub / "x.pth", "--verify").code == 2
+    assert "there are opensora_t2v" in duosora("convert", hub / "vae", "--to", hub / "x.pth", "--model", "sora").err

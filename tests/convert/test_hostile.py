@@ -1,0 +1,278 @@
+"""Files made to do harm: nothing in them is ever run, nothing swells, every refusal is one line."""
+
+import builtins
+import importlib
+import io
+import os
+import pickle
+import pickletools
+import struct
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from duosora.convert.readers.opening import open_checkpoint
+from duosora.convert.readers.pickles import MAX_BYTES, read_pickle
+from duosora.core.errors import CheckpointError
+
+from .damage import Runs, mutate, read_all, whole_files
+
+PAYLOADS = {
+    "os.system": Runs(os.system, "touch harm"),
+    "eval": Runs(builtins.eval, "open('harm', 'w')"),
+    "exec": Runs(builtins.exec, "open('harm', 'w')"),
+    "getattr": Runs(getattr, "a", "upper"),
+    "open": Runs(open, "harm", "w"),
+    "import": Runs(importlib.import_module, "this"),
+    "unpickle": Runs(pickle.loads, pickle.dumps(Runs(os.system, "touch harm"))),
+    "torch": Runs(torch.load, "x", None),
+}
+
+
+def torch_zip(path: Path, content: bytes, **members: bytes) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("archive/data.pkl", content)
+        for name, value in members.items():
+            archive.writestr(f"archive/{name}", value)
+    return path
+
+
+@pytest.mark.parametrize("protocol", range(2, 6))
+@pytest.mark.parametrize("payload", PAYLOADS)
+@pytest.mark.parametrize("is_zip", [True, False])
+def test_payloads_are_named_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payload: str, protocol: int, is_zip: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content = pickle.dumps({"a": [PAYLOADS[payload]]}, protocol)
+    path = tmp_path / "x.pt"
+    if is_zip:
+        torch_zip(path, content)
+    else:
+        torch.save({}, path, _use_new_zipfile_serialization=False)
+        plain = pickle.dumps({}, 2)
+        assert plain in path.read_bytes()
+        path.write_bytes(path.read_bytes().replace(plain, content, 1))
+    with pytest.raises(CheckpointError, match="which no checkpoint needs"):
+        open_checkpoint(path)
+    assert not (tmp_path / "harm").exists()
+
+
+MARK_CALLS = {
+    "inst": b"(S'touch harm'\nios\nsystem\n.",
+    "obj": b"(cos\nsystem\nS'touch harm'\no.",
+    "reduce with a made name": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch harm\x85R.",
+    "newobj": b"\x80\x02cbuiltins\nobject\n)\x81.",
+    "newobj_ex": b"\x80\x04ccollections\nOrderedDict\n)}\x92.",
+    "extension": b"\x80\x02\x82\x01.",
+    "text persistent id": b"Pharm\n.",
+    "reduce of a text": b"\x80\x02X\x02\x00\x00\x00os)R.",
+    "call of a dtype": b"\x80\x02ctorch\nfloat32\n)R.",
+    "call of a storage class": b"\x80\x02ctorch\nFloatStorage\n)R.",
+    "attribute of an allowed module": b"\x80\x02ctorch\nhub.load\n)R.",
+    "dotted name": b"\x80\x04\x8c\x0bcollections\x8c\x1fOrderedDict.__init__.__globals__\x93.",
+    "build of a namespace from a list": b"\x80\x02cargparse\nNamespace\n)R]b.",
+}
+
+
+@pytest.mark.parametrize("content", MARK_CALLS.values(), ids=MARK_CALLS.keys())
+def test_tricks_with_opcodes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError):
+        read_pickle(io.BytesIO(content), "x")
+    assert not list(tmp_path.iterdir())
+
+
+SWELLING = {
+    "tuples of tuples as a key": b"\x80\x02})" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"Ns.",
+    "lists of lists": b"\x80\x02]" + b"".join(b"q\x00](h\x00h\x00e" for _ in range(60)) + b".",
+    "a dictionary in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
+    "a text of an exabyte": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"a.",
+    "a text of a gigabyte": b"\x80\x02X" + struct.pack("<I", 1 << 30) + b"a.",
+    "a frame of an exabyte": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"}.",
+    "an endless number": b"\x80\x02I" + b"9" * 5000 + b"\n.",
+    "a number of a megabyte": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20) + b".",
+    "only marks": b"\x80\x02" + b"(" * 100_000,
+    "a huge memo": b"\x80\x02}r\xff\xff\xff\xff.",
+}
+
+
+@pytest.mark.parametrize("content", SWELLING.values(), ids=SWELLING.keys())
+def test_nothing_swells_or_goes_on_for_ever(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(torch_zip(tmp_path / "x.pt", content))
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\ud800", "\0"])
+def test_names_that_are_no_names_are_refused(tmp_path: Path, name: str) -> None:
+    torch.save({name: torch.ones(2)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="is no name"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_two_paths_to_one_name_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": {"b": torch.ones(2)}, "a.b": torch.zeros(2)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match=r"two tensors are called 'a\.b'"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_pickle_has_a_largest_size(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="MiB|bytes"):
+        open_checkpoint(torch_zip(tmp_path / "x.pt", b"\x80\x02" + b"N0" * (MAX_BYTES // 2) + b"}."))
+
+
+def saved_zip(tmp_path: Path) -> Path:
+    torch.save({"a": torch.ones(2, 3), "b": torch.zeros(4)}, tmp_path / "x.pt")
+    return tmp_path / "x.pt"
+
+
+def rewritten(path: Path, change: Callable[[str, bytes], list[tuple[str, bytes]]], method: int = 0) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members:
+            for new, held in change(name, content):
+                archive.writestr(new, held)
+    return path
+
+
+def test_a_compressed_member_is_refused(tmp_path: Path) -> None:
+    bomb = rewritten(saved_zip(tmp_path), lambda name, held: [(name, held + b"\0" * 10**7)], zipfile.ZIP_DEFLATED)
+    with pytest.raises(CheckpointError, match="compressed"):
+        open_checkpoint(bomb)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_two_members_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="two zip members"):
+        open_checkpoint(rewritten(saved_zip(tmp_path), lambda name, held: [(name, held), (name, held)]))
+
+
+@pytest.mark.parametrize("bad", ["../evil", "/evil", "a/../../evil", "c:evil", "a\\evil"])
+def test_names_that_lead_outside_are_refused(tmp_path: Path, bad: str) -> None:
+    path = rewritten(saved_zip(tmp_path), lambda name, held: [(name, held)])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(bad, b"harm")
+    with pytest.raises(CheckpointError, match="leads out of the file"):
+        open_checkpoint(path)
+
+
+def test_members_that_share_bytes_are_refused(tmp_path: Path) -> None:
+    path = saved_zip(tmp_path)
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        places = {info.filename.split("/", 1)[1]: info.header_offset for info in archive.infolist()}
+    directory = content.rindex(b"data/1") - 46
+    while content[directory : directory + 4] != b"PK\x01\x02":
+        directory -= 1
+    content[directory + 42 : directory + 46] = struct.pack("<I", places["data/0"])
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match="two ways|shares bytes"):
+        open_checkpoint(path)
+
+
+def test_a_directory_that_promises_millions_of_members_is_refused(tmp_path: Path) -> None:
+    path = torch_zip(tmp_path / "x.pt", pickle.dumps({}, 2))
+    content = path.read_bytes()
+    end = content.rindex(b"PK\x05\x06")
+    end_64 = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 1 << 40, 1 << 40, 1 << 40, 0)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    last = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
+    path.write_bytes(content[:end] + end_64 + locator + last)
+    with pytest.raises(CheckpointError, match="members"):
+        open_checkpoint(path)
+
+
+def lying(shape: str, strides: str, offset: int = 0) -> bytes:
+    """A tensor of eight floats that says it is another."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08tQ"
+    rest = f"I{offset}\n(".encode() + shape.encode() + b"t(" + strides.encode() + b"t\x89ccollections\nOrderedDict\n)R"
+    return b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tRs."
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "offset"),
+    [
+        ("I9\n", "I1\n", 0),
+        ("I8\n", "I1\n", 1),
+        ("I2\nI8\n", "I8\nI1\n", 0),
+        ("I-1\n", "I1\n", 0),
+        ("I2\n", "I-1\n", 4),
+        ("I8\n", "I1\n", -4),
+        ("I1000000000000\n", "I0\n", 0),
+        ("I4611686018427387904\nI4611686018427387904\n", "I0\nI0\n", 0),
+        ("I8\n", "", 0),
+        ("F8\n", "I1\n", 0),
+        ("I1\n" * 40, "I1\n" * 40, 0),
+    ],
+)
+def test_tensors_cannot_reach_outside_their_storage(tmp_path: Path, shape: str, strides: str, offset: int) -> None:
+    path = torch_zip(tmp_path / "x.pt", lying(shape, strides, offset), **{"data/0": bytes(32)})
+    with pytest.raises(CheckpointError):
+        open_checkpoint(path)
+    honest = torch_zip(tmp_path / "y.pt", lying("I2\nI4\n", "I4\nI1\n"), **{"data/0": bytes(32)})
+    assert open_checkpoint(honest).weights.shape("a") == (2, 4)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    return whole_files(tmp_path_factory.mktemp("whole"))
+
+
+KINDS = ["zip", "zip of torch", "legacy", "mindspore", "safetensors"]
+ENDING = {"safetensors": ".safetensors"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_cut_anywhere_is_an_error_of_one_line_or_right(
+    tmp_path: Path, whole: dict[str, bytes], kind: str
+) -> None:
+    path = tmp_path / f"x{ENDING.get(kind, '.pt')}"
+    path.write_bytes(whole[kind])
+    assert read_all(path) is None
+    for part in range(64):
+        path.write_bytes(whole[kind][: len(whole[kind]) * part // 64])
+        error = read_all(path)
+        if kind != "mindspore":
+            assert error is not None, part
+        if error is not None:
+            assert "\n" not in error
+            assert str(path) in error
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_random_damage_is_an_error_of_one_line_or_harmless(tmp_path: Path, whole: dict[str, bytes], kind: str) -> None:
+    path = tmp_path / f"x{ENDING.get(kind, '.pt')}"
+    errors: list[Any] = []
+    for seed in range(100):
+        path.write_bytes(mutate(whole[kind], seed))
+        errors.append(read_all(path))
+    refused = [error for error in errors if error is not None]
+    assert len(refused) >= 10
+    assert all(len(error) < 2000 for error in refused)
+
+
+def test_mindspore_files_that_lie_are_refused(tmp_path: Path, whole: dict[str, bytes]) -> None:
+    content = whole["mindspore"]
+    path = tmp_path / "x.ckpt"
+    for old, new in [(b"Float32", b"Float64"), (b"Float32", b"Strange"), (b"\x08\x02\x08\x03", b"\x08\x02\x08\x04")]:
+        assert old in content
+        path.write_bytes(content.replace(old, new, 1))
+        with pytest.raises(CheckpointError, match=r"bytes|unknown type"):
+            open_checkpoint(path)
+
+
+def test_every_opcode_is_known_or_refused() -> None:
+    from duosora.convert.readers.pickles import _ACTIONS, _PUSHED_AS_THEY_ARE
+
+    names = {opcode.name for opcode in pickletools.opcodes}
+    assert names >= _PUSHED_AS_THEY_ARE | set(_ACTIONS)
+    refused = names - _PUSHED_AS_THEY_ARE - set(_ACTIONS) - {"STOP"}
+    assert refused == {
+        "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "DUP", "NEXT_BUFFER", "READONLY_BUFFER",
+    }  # fmt: skip

@@ -1,0 +1,148 @@
+"""Rules: which tensor becomes which, there and back, and what happens to names that nobody knows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duosora.convert.names import NAMES
+from duosora.convert.naming import Named, Plan, _plan, guess, plan
+from duosora.convert.rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, inverse
+from duosora.core.errors import CheckpointError
+from duosora.core.io.weights import WeightsReader, open_weights, save_weights
+from duosora.core.models import mt5, opensora_t2v, wfvae
+
+ATTENTION = "transformer_blocks.{}.attn1"
+FUSED = (
+    Merge((f"{ATTENTION}.q", f"{ATTENTION}.k", f"{ATTENTION}.v"), f"{ATTENTION}.to_q.weight"),
+    Transpose("blocks.{}.proj", f"{ATTENTION}.to_out.0.weight", (1, 0)),
+    Rename("scale", "scale_shift_table"),
+)
+
+
+def reader(folder: Path, tensors: dict[str, np.ndarray]) -> WeightsReader:
+    save_weights(folder / "x.safetensors", tensors, overwrite=True)
+    return open_weights(folder / "x.safetensors")
+
+
+def made(source: WeightsReader, rules: tuple[Rule, ...], keep_names: bool = False) -> dict[str, np.ndarray]:
+    found, unknown = _plan(list(source), "opensora_t2v", rules)
+    assert keep_names or not unknown
+    named = Named(source, found, None)
+    return {
+        name: np.concatenate(list(named.chunks(name))).view(named.dtype(name)).reshape(named.shape(name))
+        for name in named
+    }
+
+
+def test_rules_merge_transpose_and_rename(tmp_path: Path) -> None:
+    q, k, v = (np.arange(6, dtype=np.float32).reshape(2, 3) + 10 * part for part in range(3))
+    proj = np.arange(6, dtype=np.float32).reshape(2, 3)
+    tensors = {f"transformer_blocks.7.attn1.{name}": array for name, array in (("q", q), ("k", k), ("v", v))}
+    tensors |= {"blocks.12.proj": proj, "scale": np.ones(2, np.float32)}
+    result = made(reader(tmp_path, tensors), FUSED)
+    np.testing.assert_array_equal(result["transformer_blocks.7.attn1.to_q.weight"], np.concatenate([q, k, v]))
+    np.testing.assert_array_equal(result["transformer_blocks.12.attn1.to_out.0.weight"], proj.T)
+    assert result["scale_shift_table"].shape == (2,)
+
+
+def test_split_undoes_merge(tmp_path: Path) -> None:
+    whole = np.arange(18, dtype=np.float32).reshape(6, 3)
+    parts = tuple(f"{ATTENTION}.to_{name}.weight" for name in "qkv")
+    split = Split("blocks.{}.qkv", parts)
+    result = made(reader(tmp_path, {"blocks.3.qkv": whole}), (split,))
+    np.testing.assert_array_equal(result["transformer_blocks.3.attn1.to_k.weight"], whole[2:4])
+    assert inverse((split,)) == (Merge(parts, "blocks.{}.qkv"),)
+    assert inverse(inverse((split,))) == (split,)
+
+
+@pytest.mark.parametrize("axes", [(1, 0), (2, 0, 1), (1, 2, 3, 0)])
+def test_the_inverse_of_transpose_undoes_it(axes: tuple[int, ...]) -> None:
+    rule = Transpose("a", "b", axes)
+    array = np.arange(2 * 3 * 4 * 5)[: int(np.prod(range(2, 2 + len(axes))))].reshape(range(2, 2 + len(axes)))
+    np.testing.assert_array_equal(array.transpose(axes).transpose(rule.inverse().axes), array)
+
+
+@pytest.mark.parametrize("rule", [Drop("a", why="a table"), Tied("a", "b"), Rename("a", "b", one_way="both are b")])
+def test_a_rule_without_a_way_back_says_why(rule: Rule) -> None:
+    with pytest.raises(CheckpointError):
+        inverse((rule,))
+
+
+def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    tensors = {"blocks.0.qkv": np.zeros((7, 3), np.float32)}
+    with pytest.raises(CheckpointError, match="3 equal parts"):
+        made(reader(tmp_path, tensors), (Split("blocks.{}.qkv", tuple(f"{ATTENTION}.to_{x}.weight" for x in "qkv")),))
+
+
+@pytest.mark.parametrize("model", NAMES)
+def test_the_names_of_every_layout_stay_and_are_recognised(tmp_path: Path, model: str) -> None:
+    for spec in NAMES[model].family.presets.values():
+        names = list(spec.layout())
+        found, unknown = _plan(names, model, NAMES[model].rules)
+        assert not unknown
+        assert {new: origin.names for new, origin in found.origins.items()} == {name: (name,) for name in names}
+        assert guess(names) == (model, len(names))
+
+
+def sources(found: Plan) -> dict[str, str]:
+    return {new: origin.names[0] for new, origin in found.origins.items()}
+
+
+@pytest.mark.parametrize(
+    ("model", "old", "new"),
+    [
+        ("wfvae", "module.encoder.conv_out.conv.weight", "encoder.conv_out.conv.weight"),
+        ("wfvae", "_orig_mod.module.encoder.conv_out.conv.weight", "encoder.conv_out.conv.weight"),
+        ("wfvae", "encoder.wavelet_tranform_l1.aa", "encoder.wavelet_transform_l1.aa"),
+        ("wfvae", "decoder.inverse_wavelet_tranform_l1.aa", "decoder.inverse_wavelet_transform_l1.aa"),
+        ("wfvae", "module.encoder.mid.0.norm1.norm.gamma", "encoder.mid.0.norm1.norm.weight"),
+        ("wfvae", "encoder.mid.0.norm1.norm.beta", "encoder.mid.0.norm1.norm.bias"),
+        ("mt5", "shared.embedding_table", "shared.weight"),
+        ("mt5", "encoder.embed_tokens.weight", "shared.weight"),
+        ("mt5", "encoder.final_layer_norm.gamma", "encoder.final_layer_norm.weight"),
+        (
+            "opensora_t2v",
+            "module.transformer_blocks.27.attn1.to_q.weight",
+            "transformer_blocks.27.attn1.to_q.weight",
+        ),
+    ],
+)
+def test_other_spellings_are_known(model: str, old: str, new: str) -> None:
+    found, unknown = _plan([old], model, NAMES[model].rules)
+    assert not unknown
+    assert sources(found) == {new: old}
+
+
+def test_mt5_keeps_the_encoder(tmp_path: Path) -> None:
+    table = np.ones((4, 2), np.float32)
+    held = dict.fromkeys(["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"], table)
+    held |= dict.fromkeys(["lm_head.weight", "decoder.block.0.layer.0.SelfAttention.q.weight"], table)
+    found = plan(reader(tmp_path, held), "mt5")
+    assert list(found.origins) == ["shared.weight"]
+    assert len(found.dropped) == 4
+    Named(reader(tmp_path, held), found, None)
+
+    with pytest.raises(CheckpointError, match="should be one tensor"):
+        Named(reader(tmp_path, held | {"encoder.embed_tokens.weight": table * 2}), found, None)
+
+
+def test_unknown_names_are_listed_and_the_model_is_guessed(tmp_path: Path) -> None:
+    tensors = {name: np.zeros(1, np.float32) for name in mt5.TINY.layout()} | {"surprise.weight": np.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"1 tensors are unknown to mt5: surprise.weight; it looks like mt5"):
+        plan(reader(tmp_path, tensors), None)
+    with pytest.raises(CheckpointError, match=r"unknown to wfvae.*looks like mt5"):
+        plan(reader(tmp_path, tensors), "wfvae")
+    with pytest.raises(CheckpointError, match="--model none"):
+        plan(reader(tmp_path, {"a": np.zeros(1)}), None)
+    assert list(plan(reader(tmp_path, {"module.a": np.zeros(1)}), "none").origins) == ["module.a"]
+
+
+def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+    names = [*wfvae.TINY.layout(), "module.encoder.conv_out.conv.weight"]
+    with pytest.raises(CheckpointError, match="unknown to wfvae"):
+        plan(reader(tmp_path, {name: np.zeros(1) for name in names}), "wfvae")
+
+
+def test_both_kinds_of_denoiser_are_one_family() -> None:
+    assert guess(list(opensora_t2v.TINY_INPAINT.layout()))[0] == "opensora_t2v"
