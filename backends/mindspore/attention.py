@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from mindspore import Tensor, mint, ops
+from mindspore import Tensor, ops
 from mindspore.mint import cat
 
 from duosora.core.errors import ConfigError
@@ -28,6 +28,7 @@ FLASH_MAX_HEAD_DIM = 512
 _FLASH_HEAD_DIM_UNIT = 16
 """Of which FlashAttentionScore takes multiples only."""
 _PRODUCT = ops.BatchMatMul(transpose_b=True)
+_MIXTURE = ops.BatchMatMul()
 _LEFT_OUT = -3.0e38
 """Score of a key that is left out; finite, because MindSpore's softmax of a row of -inf is 0."""
 
@@ -168,7 +169,7 @@ def _mix(scores: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     if keep is not None:
         scores = scores.masked_fill(ops.logical_not(keep), _LEFT_OUT)
     shares = cast(_softmax(scores), like=v)
-    return _exchange(mint.matmul(shares, _exchange(v)))
+    return _exchange(_MIXTURE(shares, _exchange(v)))
 
 
 def _exchange(x: Tensor) -> Tensor:

@@ -66,6 +66,8 @@ class AutoencoderTrainStep:
         statistics: tuple[str, ...] = (),
     ) -> None:
         """statistics: names of the discriminator's weights that are not learned by gradients."""
+        if options.compile:
+            raise ConfigError("compute.compile: for MindSpore only the denoiser is compiled in training; leave it out")
         self.model, self.perceptual, self.device, self.losses = model, perceptual, device, losses
         self.dtype = MINDSPORE_DTYPES[options.dtype]
         trainable = make_trainable(model, options.frozen)

@@ -1,7 +1,19 @@
-"""Gradients that MindSpore's own operators get wrong."""
+"""Gradients that MindSpore's own operators get wrong, and those of compiled models."""
 
 import subprocess
 import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from duosora.core.backend import get
+from duosora.core.errors import ConfigError
+from duosora.core.layout import FreshWeights
+from duosora.core.models import opensora_t2v, wfvae
+from duosora.core.random import normal
+from duosora.core.train.objectives import DiffusionObjective
+from duosora.core.train.step import AdamW, AutoencoderLosses, DiffusionBatch, TrainOptions
 
 AFTER_SINGLE_KEYS = """
 import numpy as np
@@ -30,3 +42,33 @@ def test_gradients_of_attention_are_right_after_attention_to_a_single_key() -> N
     script = [sys.executable, "-c", AFTER_SINGLE_KEYS]
     run = subprocess.run(script, capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout.split() == ["True"] * 4
+
+
+def test_a_compiled_denoiser_learns_as_one_that_is_not() -> None:
+    spec = replace(opensora_t2v.TINY, num_layers=2, num_attention_heads=2, attention_head_dim=12)
+    weights, plain = FreshWeights(spec.layout(), 0), TrainOptions(optimizer=AdamW(eps=1e-8), keeps_ema=False)
+    trainers = [get("mindspore", "cpu").train_denoiser(spec, weights, replace(plain, compile=c)) for c in (False, True)]
+    for number, frames in enumerate((1, 2, 1)):
+        shape = (2, spec.in_channels, frames, 4, 4)
+        batch = DiffusionBatch(
+            latents=normal(shape, number, "clean"),
+            noise=normal(shape, number, "noise"),
+            text=normal((2, 3, spec.caption_channels), number, "text"),
+            text_mask=None,
+            **DiffusionObjective().draw(1, (0, 1), number)._asdict(),
+        )
+        expected, got = (trainer.step([batch], 1e-3) for trainer in trainers)
+        assert got.loss == pytest.approx(expected.loss, rel=1e-5)
+        assert got.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+        moments = trainers[1].first_moments()
+        for name, moment in trainers[0].first_moments().items():
+            limit = 1e-4 * np.abs(moment).max() + 1e-7  # keys' biases have no gradient but rounding
+            np.testing.assert_allclose(moments[name], moment, rtol=0, atol=limit, err_msg=name)
+
+
+def test_a_compiled_autoencoder_is_refused() -> None:
+    spec = replace(wfvae.TINY, base_channels=4)
+    with pytest.raises(ConfigError, match="compile"):
+        get("mindspore", "cpu").train_autoencoder(
+            spec, FreshWeights(spec.layout(), 0), AutoencoderLosses(), TrainOptions(compile=True)
+        )
