@@ -87,6 +87,14 @@ def _on_npu() -> bool:
     return _forced_forms[-1] if _forced_forms else mindspore.get_context("device_target") == "Ascend"
 
 
+def _sum_of_squares(x: Tensor) -> float:
+    """Of all elements, in float64 on a CPU, where MindSpore's threads add in varying order: no run would be another's
+    twin."""
+    if _on_npu():
+        return float(ops.square(x).sum())
+    return float(np.square(x.asnumpy(), dtype=np.float64).sum())
+
+
 @contextmanager
 def _forms_of_npu(wanted: bool) -> Iterator[None]:
     """A context with the switch set by hand. Forms for a CPU run on an Ascend as well, so that there both can be

@@ -25,7 +25,7 @@ from duosora.core.io.files import atomic_write
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.train.step import AdamW
 
-from .layers import _call_apart
+from .layers import _call_apart, _sum_of_squares
 from .precision import to_array, to_weight
 
 OTHER_OPTIMIZERS: dict[str, tuple[str, str, str]] = {}
@@ -383,4 +383,4 @@ def _between(start: Tensor, end: Tensor, share: float) -> Tensor:
 
 
 def _global_norm(tensors: Sequence[Tensor]) -> float:
-    return float(ops.sqrt(ops.stack([ops.square(tensor).sum() for tensor in tensors]).sum()))
+    return math.sqrt(sum(map(_sum_of_squares, tensors)))
