@@ -127,8 +127,6 @@ def get(name: str, device: str = "auto") -> Backend:
     """
     if name not in NAMES:
         raise BackendMissing(f"backend {name!r}: there are {' and '.join(NAMES)}")
-    if importlib.util.find_spec(f"duosora.backends.{name}") is None:
-        raise BackendMissing(f"backend {name!r} is not part of this version of duosora yet; use 'torch'")
     if name not in available():
         raise BackendMissing(f'backend {name!r} is not installed: pip install "duosora[{name}]"')
     module = importlib.import_module(f"duosora.backends.{name}")

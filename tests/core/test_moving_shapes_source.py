@@ -64,3 +64,13 @@ def test_an_autoencoder_sees_windows_of_whole_scenes() -> None:
     # A window keeps whole levels; shrinking mixes them.
     levels = (window.pixels + 1) / 2 * 255
     np.testing.assert_allclose(levels, levels.round(), atol=1e-3)
+
+
+def test_windows_lie_elsewhere_in_each_epoch() -> None:
+    stride = StrideSettings(sample_rate=1, random_window=True)
+    settings = DataSettings(
+        kind="moving_shapes", drawn_clips=2, frames=17, height=32, width=32, workers=0, autoencoder=stride
+    )
+    with loader(settings) as clips:  # all frames of a clip that stays the same: only the window can differ
+        windows = [clips._fetcher.job(0, epoch)() for epoch in range(4)]
+    assert len({window.tobytes() for window in windows}) == 4
