@@ -15,6 +15,8 @@ import numpy as np
 
 from .errors import BackendMissing
 from .layout import Weights
+from .parallel.group import Group, Ranks
+from .parallel.plan import Plan
 from .train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
 
 NAMES = ("torch", "mindspore")
@@ -48,20 +50,38 @@ class Backend(Protocol):
     def inference(self) -> AbstractContextManager[Any]:
         """A context in which no gradients are kept."""
 
+    def connect(self, plan: Plan) -> Ranks:
+        """Join the processes that were started together with this one.
+
+        Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find
+        together.
+        """
+
     def build(
-        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+        self,
+        spec: Any,
+        weights: Weights,
+        dtype: str = "fp32",
+        attention: str = "auto",
+        compile: bool = False,
+        sequence: Group | None = None,
     ) -> Model:
         """The model of a spec with its weights on the device, ready for inference.
 
         weights are checked against the spec's layout, and the model's own parameters too. dtype is one of DTYPES;
         attention names the kernel, one of `attention_kernels()`, or "auto". compile: calls of the model run as a
-        compiled graph, which is made at the first call with each combination of shapes.
+        compiled graph, which is made at the first call with each combination of shapes. sequence: ranks that share the
+        tokens of a denoiser; all of them make the same calls and get the same predictions.
         Raises: LayoutError, CheckpointError (bad tensors), ConfigError (a kernel or dtype the device lacks).
         """
 
-    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> TrainStep[DiffusionBatch]:
+    def train_denoiser(
+        self, spec: Any, weights: Weights, options: TrainOptions, ranks: Ranks | None = None
+    ) -> TrainStep[DiffusionBatch]:
         """The model of a denoiser's spec with its weights on the device, ready to be trained.
 
+        ranks: that train together. Each hands its own data's micro-batches to `step`, the ranks of a team the same
+        ones; reports, and what `evaluate` gives, are the same on all.
         Raises: as build; BackendMissing for an optimiser whose library is not installed.
         """
 
@@ -73,10 +93,12 @@ class Backend(Protocol):
         options: TrainOptions,
         discriminator: Companion | None = None,
         perceptual: Companion | None = None,
+        ranks: Ranks | None = None,
     ) -> TrainStep[AutoencoderBatch]:
         """The model of an autoencoder's spec with its weights on the device, ready to be trained.
 
-        discriminator: trained against it. perceptual: a core.models.lpips, which stays as it is.
+        discriminator: trained against it. perceptual: a core.models.lpips, which stays as it is. ranks: as
+        train_denoiser; only data is split.
         Raises: as train_denoiser.
         """
 

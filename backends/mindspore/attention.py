@@ -46,6 +46,11 @@ class Arrangement:
     keep: Tensor | None
     silent: Tensor | None
 
+    @property
+    def num_tokens(self) -> int:
+        """Of the whole sequence."""
+        return self.runs[-1].part.stop
+
     def arrange(self, x: Tensor) -> Tensor:
         """Tokens (B, N, ...) in the order of the runs."""
         return x if self.order is None else ops.gather(x, self.order, 1)

@@ -21,10 +21,15 @@ from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
+from duosora.core.parallel.group import Group, Ranks
+from duosora.core.parallel.launched import launched, own_device
+from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .distributed import groups
+from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .forms import compare_forms
 from .layers import compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
@@ -56,11 +61,13 @@ WAVELETS = {
 def create(device: str = "auto") -> TorchBackend:
     """The backend on one device; "auto" takes an accelerator where there is one.
 
+    A process that was started with others takes the device of its own number.
     Raises: BackendMissing when torch cannot see the device.
     """
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = accelerator.type if accelerator else "cpu"
+    device = own_device(device, launched().local_rank)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
@@ -94,11 +101,25 @@ class TorchBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
+    def connect(self, plan: Plan) -> Ranks:
+        return groups.connect(plan, self.device)
+
     def build(
-        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+        self,
+        spec: Any,
+        weights: Weights,
+        dtype: str = "fp32",
+        attention: str = "auto",
+        compile: bool = False,
+        sequence: Group | None = None,
     ) -> nn.Module:
         self.check(dtype, attention)
-        model = self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).eval()
+        attend = kernels.make_attend(attention, self.device, dtype)
+        if sequence is None or sequence.size == 1:
+            model = self._build(spec, weights, dtype, attend).eval()
+        else:
+            part = self._build(spec, weights, dtype, SequenceAttend(attend, sequence))
+            model = SequenceParallel(part, sequence).eval()
         if compile:
             compile_forward(model)
         return model

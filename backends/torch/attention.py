@@ -40,6 +40,11 @@ class Arrangement:
     keep: Tensor | None
     silent: Tensor | None
 
+    @property
+    def num_tokens(self) -> int:
+        """Of the whole sequence."""
+        return self.runs[-1].part.stop
+
     def arrange(self, x: Tensor) -> Tensor:
         """Tokens (B, N, ...) in the order of the runs."""
         return x if self.order is None else x.index_select(1, self.order)

@@ -69,6 +69,20 @@ class BackendSettings(Settings):
     faster."""
 
 
+class ParallelSettings(Settings):
+    """How the processes that torchrun, msrun or `duosora launch` started share the work; what is made is the same."""
+
+    sequence: Count = 1
+    """Processes that share the tokens of each network call; what is left over works on other samples."""
+
+
+class SamplingParallelSettings(ParallelSettings):
+    """How the processes of a sampling run share the work."""
+
+    cfg: bool = False
+    """Each half of guidance has processes of its own."""
+
+
 class SamplerSettings(Settings):
     """How noise becomes latents."""
 
@@ -180,6 +194,7 @@ class SampleConfig(Settings):
     prompts: PromptSettings = PromptSettings()
     decode: DecodeSettings = DecodeSettings()
     condition: ConditionSettings = ConditionSettings()
+    parallel: SamplingParallelSettings = SamplingParallelSettings()
     output: OutputSettings = OutputSettings()
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] = 42
     """The same seed gives the same video on every backend and any number of ranks."""

@@ -13,7 +13,7 @@ from pydantic import Field
 from ..random import SEED_LIMIT
 from .caches import CacheSettings
 from .data import DataSettings
-from .schema import Count, DType, ModelSettings, Positive, SamplerSettings, VideoSettings
+from .schema import Count, DType, ModelSettings, ParallelSettings, Positive, SamplerSettings, VideoSettings
 from .settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -169,6 +169,14 @@ class ComputeSettings(Settings):
     """Latent frames that the autoencoder encodes at a time, exact at any number; nothing: whole clips."""
 
 
+class TrainingParallelSettings(ParallelSettings):
+    """How the processes of a training run share the work."""
+
+    zero: Literal[0, 2, 3] = 2
+    """What they split instead of holding it each: 0 nothing, 2 optimiser state, averages and gradients, 3 the weights
+    too."""
+
+
 class ValidationSettings(Settings):
     """Measures on clips that are not trained on."""
 
@@ -234,10 +242,12 @@ class TrainConfig(Settings):
     ema: EmaSettings | None = EmaSettings()
     """null: no average."""
     compute: ComputeSettings = ComputeSettings()
+    parallel: TrainingParallelSettings = TrainingParallelSettings()
     batch_size: Count = 1
     """Clips of a micro-batch."""
     accumulate: Count = 1
-    """Micro-batches of an optimiser step."""
+    """Micro-batches of an optimiser step of the whole run; several processes share them evenly, so that a run is the
+    same on any number."""
     max_steps: Count = 100000
     """Optimiser steps of the whole run."""
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] = 1234

@@ -109,6 +109,9 @@ class TrainOptions:
     """Beginnings of the names of weights that stay as they are."""
     compile: bool = False
     """Compile the model (torch.compile, ms.jit)."""
+    zero: int = 2
+    """What many ranks split instead of holding it each: 0 nothing, 2 optimiser state, averages and gradients, 3 the
+    parameters too. Rajbhandari et al. 2020, arXiv:1910.02054."""
 
 
 @dataclass(frozen=True, kw_only=True)

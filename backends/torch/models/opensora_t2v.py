@@ -116,15 +116,16 @@ class OpenSoraT2V(nn.Module):
 
         Raises: ShapeError when the condition was made for another latent shape.
         """
+        self.check(latents, condition)
+        modulation, embedded_timestep = self.adaln_single(timestep, condition.frequencies)
+        x = self.transform(self.embed(latents), modulation, condition)
+        return self.assemble(self.project(x, embedded_timestep), condition.grid)
+
+    def check(self, latents: Tensor, condition: Condition) -> None:
+        """Raises: ShapeError when the condition was made for another latent shape."""
         grid = self.spec.patch.tokens(LatentShape(*latents.shape[2:]))
         if grid != condition.grid:
             raise ShapeError(f"latents of {_sizes(grid)} tokens came with a condition for {_sizes(condition.grid)}")
-        modulation, embedded_timestep = self.adaln_single(timestep, condition.frequencies)
-        x = self.embed(latents)
-        for i, block in enumerate(self.transformer_blocks):
-            rope, arrangement = (condition.cosines, condition.sines), condition.arrangements[i]
-            x = block(x, modulation, *rope, arrangement, *condition.keys_values[i], condition.text)
-        return self.project(x, embedded_timestep, grid)
 
     def embed(self, latents: Tensor) -> Tensor:
         """The model's input channels (B, C, T, H, W) -> tokens (B, N, D)."""
@@ -135,11 +136,21 @@ class OpenSoraT2V(nn.Module):
         noisy, masked, mask = latents[:, :channels], latents[:, channels : 2 * channels], latents[:, 2 * channels :]
         return self.pos_embed(noisy) + self.pos_embed_masked_hidden_states(masked) + self.pos_embed_mask(mask)
 
-    def project(self, x: Tensor, embedded_timestep: Tensor, grid: TokenGrid) -> Tensor:
-        """Tokens (B, N, D) after the last block -> prediction (B, Cout, T, H, W) float32."""
+    def transform(self, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through all blocks; modulation (B, 6 * D)."""
+        for i, block in enumerate(self.transformer_blocks):
+            rope, arrangement = (condition.cosines, condition.sines), condition.arrangements[i]
+            x = block(x, modulation, *rope, arrangement, *condition.keys_values[i], condition.text)
+        return x
+
+    def project(self, x: Tensor, embedded_timestep: Tensor) -> Tensor:
+        """Tokens (B, N, D) after the last block -> what each predicts (B, N, p * p * Cout)."""
         table = self.scale_shift_table + embedded_timestep[:, None]  # (B, 2, D)
         shift, scale = table[:, :1], table[:, 1:]
-        patches = self.proj_out(modulate(self.norm_out(x), shift, scale))
+        return self.proj_out(modulate(self.norm_out(x), shift, scale))
+
+    def assemble(self, patches: Tensor, grid: TokenGrid) -> Tensor:
+        """Predictions of all tokens (B, N, p * p * Cout) -> (B, Cout, T, H, W) float32."""
         side, channels = self.spec.patch_size, self.spec.out_channels
         patches = patches.reshape(-1, *grid, side, side, channels)  # (B, T, H / p, W / p, p, p, Cout)
         latents = patches.permute(0, 6, 1, 2, 4, 3, 5)

@@ -1,0 +1,1 @@
+"""The only room of this backend that knows of ranks."""

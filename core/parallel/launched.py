@@ -1,0 +1,49 @@
+"""What a launcher told this process: torchrun, msrun, Slurm's srun with the variables of torchrun, or our own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Launched:
+    """This process among those that were started together."""
+
+    rank: int = 0
+    world: int = 1
+    local_rank: int = 0
+    """Among those of this machine; the number of its device."""
+
+
+_NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("RANK_ID", "MS_WORKER_NUM", "DEVICE_ID"))
+"""Variables of torchrun and msrun, for the fields of Launched."""
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> Launched:
+    """What the environment says; without a launcher a process is by itself.
+
+    Raises: ConfigError when the variables are no whole numbers that go together.
+    """
+    for names in _NAMES:
+        rank, world, local_rank = (environment.get(name) for name in names)
+        if rank is None or world is None:
+            continue
+        try:
+            found = Launched(int(rank), int(world), int(local_rank or 0))
+        except ValueError as error:
+            raise ConfigError(
+                f"{' and '.join(names)}: {error}; start with torchrun, msrun or duosora launch"
+            ) from error
+        if not 0 <= found.rank < found.world:
+            raise ConfigError(f"{names[0]} = {rank}, {names[1]} = {world}: a rank is from 0 to the number less one")
+        return found
+    return Launched()
+
+
+def own_device(device: str, local_rank: int) -> str:
+    """The device of this process: "cuda" and "npu" without a number become the one with the process's number."""
+    return f"{device}:{local_rank}" if device in ("cuda", "npu") else device

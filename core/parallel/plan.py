@@ -1,0 +1,122 @@
+"""Who does what: world = data x cfg x sequence ranks, in that order, sequence innermost.
+
+Ranks that exchange the most are neighbours, so a launcher that fills nodes with consecutive ranks keeps them on one
+node. A rank's place says which samples it works on (data), which half of guidance (cfg), and which tokens (sequence).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+from ..errors import ConfigError
+
+HALVES = 2
+"""Of classifier-free guidance: without and with the text."""
+
+
+class Place(NamedTuple):
+    """Where a rank stands."""
+
+    data: int
+    cfg: int
+    sequence: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How many ways the samples, the halves of guidance and the tokens are split."""
+
+    data: int = 1
+    cfg: int = 1
+    """1, or 2: each half of guidance has ranks of its own."""
+    sequence: int = 1
+
+    @property
+    def world(self) -> int:
+        return self.data * self.cfg * self.sequence
+
+    def place(self, rank: int) -> Place:
+        """Where a rank stands."""
+        rest, sequence = divmod(rank, self.sequence)
+        return Place(rest // self.cfg, rest % self.cfg, sequence)
+
+    def rank(self, place: Place) -> int:
+        """The rank that stands there."""
+        return (place.data * self.cfg + place.cfg) * self.sequence + place.sequence
+
+    def sequence_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Ranks that share the tokens of one network call, for every such group."""
+        return tuple(
+            tuple(self.rank(Place(data, cfg, i)) for i in range(self.sequence))
+            for data in range(self.data)
+            for cfg in range(self.cfg)
+        )
+
+    def cfg_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Ranks that hold the same tokens of the two halves."""
+        return tuple(
+            tuple(self.rank(Place(data, i, sequence)) for i in range(self.cfg))
+            for data in range(self.data)
+            for sequence in range(self.sequence)
+        )
+
+    def data_groups(self) -> tuple[tuple[int, ...], ...]:
+        """Ranks that do the same for different samples."""
+        return tuple(
+            tuple(self.rank(Place(i, cfg, sequence)) for i in range(self.data))
+            for cfg in range(self.cfg)
+            for sequence in range(self.sequence)
+        )
+
+    def teams(self) -> tuple[tuple[int, ...], ...]:
+        """Ranks that work on the same samples; the first of a team is its leader."""
+        size = self.cfg * self.sequence
+        return tuple(tuple(range(first, first + size)) for first in range(0, self.world, size))
+
+
+def make_plan(world: int, sequence: int = 1, has_cfg: bool = False) -> Plan:
+    """The plan of a world of ranks; what sequence and cfg leave over goes to data.
+
+    Raises: ConfigError, naming the sizes that work, when they do not divide the world.
+    """
+    cfg = HALVES if has_cfg else 1
+    if world % (cfg * sequence):
+        fitting = [size for size in range(1, world + 1) if world % (cfg * size) == 0]
+        sizes = f"parallel.sequence works with {', '.join(map(str, fitting))}" if fitting else "start an even number"
+        with_cfg = " with parallel.cfg" if has_cfg else ""
+        raise ConfigError(f"parallel.sequence = {sequence}{with_cfg}: does not divide {world} processes; {sizes}")
+    return Plan(world // (cfg * sequence), cfg, sequence)
+
+
+def even_parts(size: int, count: int) -> tuple[range, ...]:
+    """size things dealt to count ranks as ranges whose lengths differ by at most one, the longer ones first."""
+    length, longer = divmod(size, count)
+    starts = [i * length + min(i, longer) for i in range(count + 1)]
+    return tuple(range(start, stop) for start, stop in pairwise(starts))
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A sequence cut into equal blocks, one for each rank, the end filled up with padding."""
+
+    size: int
+    """Things that are there."""
+    count: int
+    """Ranks."""
+
+    @property
+    def length(self) -> int:
+        """Of a block; the last ones may hold padding, or nothing else."""
+        return -(-self.size // self.count)
+
+    @property
+    def padding(self) -> int:
+        """Things added at the end."""
+        return self.length * self.count - self.size
+
+    def own(self, index: int) -> range:
+        """The things in a rank's block, padding not counted."""
+        start = min(index * self.length, self.size)
+        return range(start, min(start + self.length, self.size))
