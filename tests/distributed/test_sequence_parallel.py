@@ -3,15 +3,12 @@
 import json
 
 import pytest
-from ranks import run
-
-from duosora.core.backend import NAMES
+import ranks
 
 
 @pytest.mark.parametrize("world", [2, 4])
-@pytest.mark.parametrize("backend", NAMES)
-def test_predictions_are_those_of_one_process_and_the_bytes_those_of_the_formula(backend: str, world: int) -> None:
-    for said in run("sequence_parallel.py", backend, world):
+def test_predictions_are_those_of_one_process_and_the_bytes_those_of_the_formula(name: str, world: int) -> None:
+    for said in ranks.run("sequence_parallel.py", name, world):
         (found,) = (json.loads(line.removeprefix("found ")) for line in said.splitlines() if line.startswith("found "))
         assert len(found) == 20
         assert [each["case"] for each in found if not each["error"] <= 1e-5] == []
