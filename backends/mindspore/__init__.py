@@ -27,7 +27,7 @@ from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.parallel.group import Group, Ranks
+from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
@@ -131,19 +131,22 @@ class MindSporeBackend:
     ) -> nn.Cell:
         self.check(dtype, attention)
         attend = kernels.make_attend(attention, self.device, dtype)
-        if sequence is None or sequence.size == 1:
-            model = self._build(spec, weights, dtype, attend).set_train(False)
-        else:
-            part = self._build(spec, weights, dtype, SequenceAttend(attend, sequence))
-            model = SequenceParallel(part, sequence).set_train(False)
+        sequence = sequence or Alone()
+        _check_compiled(compile, sequence)
+        model = _shared(self._build(spec, weights, dtype, _attend(attend, sequence)), sequence).set_train(False)
         if compile:
             compile_forward(model)
         return model
 
-    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
+    def train_denoiser(
+        self, spec: Any, weights: Weights, options: TrainOptions, ranks: Ranks | None = None
+    ) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
-        attend = kernels.make_attend(options.attention, self.device, options.dtype)
-        return DiffusionTrainStep(self._build(spec, weights, "fp32", attend), self.device, options)
+        ranks = ranks or Ranks()
+        _check_compiled(options.compile, ranks.sequence)
+        attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
+        model = _shared(self._build(spec, weights, "fp32", attend), ranks.sequence)
+        return DiffusionTrainStep(model, self.device, options, ranks)
 
     def train_autoencoder(
         self,
@@ -153,6 +156,7 @@ class MindSporeBackend:
         options: TrainOptions,
         discriminator: Companion | None = None,
         perceptual: Companion | None = None,
+        ranks: Ranks | None = None,
     ) -> AutoencoderTrainStep:
         self.check(options.dtype, options.attention)
         attend = kernels.make_attend("auto", self.device, options.dtype)
@@ -164,6 +168,7 @@ class MindSporeBackend:
             losses,
             options,
             statistics=discriminator.spec.statistics if discriminator else (),
+            ranks=ranks,
         )
 
     def relay(self, group: Group) -> RelayStream:
@@ -239,6 +244,20 @@ class MindSporeBackend:
 
 def _transform(wavelet: type[nn.Cell], x: Tensor) -> Tensor:
     return wavelet()(x, whole_clip())
+
+
+def _attend(attend: kernels.Attend, sequence: Group) -> kernels.Attend:
+    return attend if sequence.size == 1 else SequenceAttend(attend, sequence)
+
+
+def _shared(model: Any, sequence: Group) -> nn.Cell:
+    """A model whose tokens the ranks of a group share."""
+    return model if sequence.size == 1 else SequenceParallel(model, sequence)
+
+
+def _check_compiled(compile: bool, sequence: Group) -> None:
+    if compile and sequence.size > 1:
+        raise ConfigError("compile = true: MindSpore's graphs do not share tokens; set parallel.sequence: 1 or leave it")
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:
