@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from duosora.core.errors import ConfigError
+from duosora.core.io.weights import Shard
 from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined
 from duosora.core.shapes import LatentShape
@@ -105,7 +106,7 @@ class DiffusionTrainStep:
         present = shards.own(dict(self.model.parameters_and_names()))
         average = present | self.optimization.shadows if self.keeps_ema else {}
         weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
-        saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, ranks.rank, ranks.plan.world)
+        saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, Shard(ranks.rank, ranks.world.size))
         return saved.copied() if is_copy else saved
 
     def first_moments(self) -> Tensors:
