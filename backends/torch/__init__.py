@@ -30,6 +30,7 @@ from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
+from .distributed.streaming import RelayStream
 from .distributed.zero import Shards, _Sharded
 from .forms import compare_forms
 from .layers import compile_forward, parameter_shapes, set_parameter
@@ -128,12 +129,12 @@ class TorchBackend:
         self.check(options.dtype, options.attention)
         ranks = ranks or Ranks()
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
-        if ranks.world.size > 1 and options.zero:
-            _check_sharded(options)
-            model = self._build_sharded(spec, weights, attend, ranks, options.zero)
-        else:
+        if options.zero == 0 or ranks.world.size == 1:
             model = _shared(self._build(spec, weights, "fp32", attend), ranks.sequence)
-        return DiffusionTrainStep(model, self.device, options, ranks)
+            return DiffusionTrainStep(model, self.device, options, ranks)
+        _check_sharded(options)
+        sharded = self._build_sharded(spec, weights, attend, ranks, options.zero)
+        return DiffusionTrainStep(sharded, self.device, options, ranks)
 
     def train_autoencoder(
         self,
@@ -157,6 +158,9 @@ class TorchBackend:
             statistics=discriminator.spec.statistics if discriminator else (),
             ranks=ranks,
         )
+
+    def relay(self, group: Group) -> RelayStream:
+        return RelayStream(group)
 
     def check(self, dtype: str, attention: str) -> None:
         if dtype not in DTYPES:

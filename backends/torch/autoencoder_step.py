@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from duosora.core.errors import ConfigError
+from duosora.core.io.weights import Shard
 from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined
 from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
@@ -160,7 +161,7 @@ class AutoencoderTrainStep:
             states[DISCRIMINATOR] = self.discriminator.optimization.state()
             states[JUDGE] = (Tensors(shards.written(dict(self.discriminator.model.named_parameters()))), {})
         weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
-        saved = SavedStep(weights, averages, states, ranks.rank, ranks.plan.world)
+        saved = SavedStep(weights, averages, states, Shard(ranks.rank, ranks.world.size))
         return saved.copied() if is_copy else saved
 
     def first_moments(self) -> Tensors:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from duosora.core.errors import BackendMissing, CheckpointError, ConfigError
 from duosora.core.io.files import atomic_write
-from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
 from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
 
@@ -253,17 +252,16 @@ class SavedStep:
     average: Tensors
     optimizers: Mapping[str, tuple[Tensors, dict[str, Any]]]
     """By the name of their files."""
-    rank: int = 0
-    """Of those that save together, each what it is to write."""
-    world: int = 1
+    shard: Shard
+    """Which part of it this is, of many ranks."""
 
     def weights(self, use_ema: bool) -> Tensors:
         return self.average if use_ema else self.present
 
     def save(self, folder: Path) -> None:
         for name, (tensors, rest) in self.optimizers.items():
-            save_weights(folder / _file_name(name, self.rank, self.world), tensors, overwrite=True)
-            if self.rank > 0:
+            save_shard(folder, tensors, self.shard, name)
+            if self.shard.index > 0:
                 continue
             with atomic_write(folder / f"{name}.json", overwrite=True) as temporary:
                 temporary.write_text(json.dumps(rest, indent=1), encoding="utf-8")
@@ -271,7 +269,7 @@ class SavedStep:
     def copied(self) -> SavedStep:
         """A copy on the host."""
         optimizers = {name: (tensors.copied(), rest) for name, (tensors, rest) in self.optimizers.items()}
-        return SavedStep(self.present.copied(), self.average.copied(), optimizers, self.rank, self.world)
+        return SavedStep(self.present.copied(), self.average.copied(), optimizers, self.shard)
 
 
 def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
@@ -284,16 +282,8 @@ def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[
         rest = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as an optimiser's state ({error})") from error
-    parts = sorted(folder.glob(f"{name}-*-of-*.safetensors"))
-    expected = [_file_name(name, rank, len(parts)) for rank in range(len(parts))]
-    if [part.name for part in parts] != expected:
-        raise CheckpointError(f"{folder}: holds {', '.join(part.name for part in parts)}; the parts are not complete")
-    return ChainMap(*map(open_weights, parts or [folder / _file_name(name, 0, 1)])), rest
-
-
-def _file_name(name: str, rank: int, world: int) -> str:
-    part = f"-{rank + 1:05d}-of-{world:05d}" if world > 1 else ""
-    return f"{name}{part}.safetensors"
+    file = folder / f"{name}{SUFFIX}"
+    return open_weights(file if file.exists() else folder / f"{name}{INDEX_SUFFIX}"), rest
 
 
 def make_trainable(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Parameter]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from duosora.core.io.weights import Shard
 from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined
 from duosora.core.shapes import LatentShape
@@ -20,7 +21,6 @@ from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 from .distributed.sequence_parallel import SequenceParallel
 from .distributed.zero import Replicas, _Gathered, _Sharded
 from .layers import autocast
-from .models.opensora_t2v import OpenSoraT2V
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import TORCH_DTYPES, to_array, to_tensor
 
@@ -36,7 +36,7 @@ class DiffusionTrainStep:
         self._sharded = model if isinstance(model, _Sharded) else None
         self.network: Any = model.network if isinstance(model, _Sharded) else model
         """Called like a denoiser."""
-        self.model: OpenSoraT2V = self.network.model if isinstance(self.network, SequenceParallel) else self.network
+        self.model = _inner(self.network)
         self.dtype = TORCH_DTYPES[options.dtype]
         trainable = make_trainable(self.model, options.frozen)
         recompute(self.model.transformer_blocks, options.recompute_every)
@@ -111,7 +111,7 @@ class DiffusionTrainStep:
         present: dict[str, Tensor] = dict(shards.own(dict(self.model.named_parameters())))
         average = present | self.optimization.shadows if self.keeps_ema else {}
         weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
-        saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, ranks.rank, ranks.plan.world)
+        saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, Shard(ranks.rank, ranks.world.size))
         return saved.copied() if is_copy and self._sharded is None else saved
 
     def first_moments(self) -> Tensors:
@@ -147,6 +147,11 @@ class DiffusionTrainStep:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.dtype)
+
+
+def _inner(network: Any) -> Any:
+    """The denoiser itself, whose parameters have the layout's names."""
+    return network.model if isinstance(network, SequenceParallel) else network
 
 
 def model_input(batch: DiffusionBatch, latents: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:

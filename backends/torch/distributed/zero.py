@@ -86,7 +86,7 @@ class Shards:
     def collect(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sums over the ranks; own parts."""
         # fully_shard has averaged them.
-        return {name: _part(gradient) * self.group.size for name, gradient in gradients.items()}
+        return {name: _part(gradient).mul_(self.group.size) for name, gradient in gradients.items()}
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """The length of all gradients as one vector, from own parts; the same on all ranks, which call together."""
@@ -132,7 +132,8 @@ class _Sharded(nn.Module):
         Raises: BackendMissing when torch is too old.
         """
         super().__init__()
-        self.network, self.shards, self.zero = network, shards, zero
+        self.network: Any = network
+        self.shards, self.zero = shards, zero
         try:
             from torch.distributed.device_mesh import DeviceMesh
             from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -141,10 +142,10 @@ class _Sharded(nn.Module):
             raise BackendMissing(
                 f"parallel.zero = {zero} needs torch 2.6 or newer, not {torch.__version__}; parallel.zero = 0 works"
             ) from error
-        mesh = DeviceMesh.from_group(dist.group.WORLD, torch.device(device).type)
+        world: Any = dist.group.WORLD
         count = shards.group.size
         options: dict[str, Any] = {
-            "mesh": mesh,
+            "mesh": DeviceMesh.from_group(world, torch.device(device).type),
             "reshard_after_forward": zero == 3,
             "shard_placement_fn": lambda parameter: Shard(split_axis(tuple(parameter.shape), count)),
         }

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from duosora.core.backend import Backend, get
-from duosora.core.io.weights import open_joined_weights, save_weights
+from duosora.core.io.weights import STEMS, Shard, index_shards, open_weights, save_shard
 from duosora.core.layout import FreshWeights, GivenWeights, Weights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.group import Ranks
@@ -85,9 +85,9 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
         trainer = backend.train_denoiser(spec, awake(spec), options, ranks)
     else:
         first, steps = steps // 2, steps - steps // 2
-        trainer = backend.train_denoiser(spec, open_joined_weights(start / "model"), options, ranks)
+        trainer = backend.train_denoiser(spec, open_weights(start / "model"), options, ranks)
         trainer.load(start)
-        trainer.load_average(open_joined_weights(start / "average"))
+        trainer.load_average(open_weights(start / "average"))
     reports = []
     for step in range(first, first + steps):
         if step == 5:
@@ -120,12 +120,16 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
 
 
 def save(trainer: Any, ranks: Ranks, folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    """As core.train does: each rank writes its part of the models and of the optimiser's state."""
+    shard = Shard(ranks.rank, ranks.world.size)
     saved = trainer.saved()
     saved.save(folder)
     for name, use_ema in (("model", False), ("average", True)):
-        (folder / name).mkdir(exist_ok=True)
-        save_weights(folder / name / f"part-{ranks.rank}.safetensors", saved.weights(use_ema), overwrite=True)
+        save_shard(folder / name, saved.weights(use_ema), shard)
+    ranks.world.barrier()
+    if ranks.is_first and shard.count > 1:
+        for place, stem in ((folder, "optimizer"), (folder / "model", STEMS[0]), (folder / "average", STEMS[0])):
+            index_shards(place, shard.count, stem)
     ranks.world.barrier()
 
 
