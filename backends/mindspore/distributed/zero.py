@@ -88,7 +88,7 @@ class Shards:
 
     def collect(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sums over the ranks of what each has found; own parts. All ranks call together."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for bucket in _buckets(gradients):
             rows = cat([self._rows(name, gradient) for name, gradient in bucket.items()], 1)
             found |= _divided(self.group.reduce_scatter(rows)[0], self._lengths(bucket))
@@ -115,7 +115,7 @@ class Shards:
 
     def _together(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The whole tensors of own parts. All ranks call together."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for bucket in _buckets(parts):
             rows = self.group.gather(cat(list(bucket.values()), 0)[None], 0)
             divided = _divided(rows, self._lengths(bucket))
