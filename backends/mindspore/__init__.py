@@ -257,7 +257,7 @@ def _shared(model: Any, sequence: Group) -> nn.Cell:
 
 def _check_compiled(compile: bool, sequence: Group) -> None:
     if compile and sequence.size > 1:
-        raise ConfigError("compile = true: MindSpore's graphs share no tokens; leave it out or set parallel.sequence: 1")
+        raise ConfigError("compile = true: MindSpore's graphs share no tokens; drop it or set parallel.sequence: 1")
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:
