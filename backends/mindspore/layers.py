@@ -577,6 +577,14 @@ def _put_together(pattern: Any, tensors: Iterator[Tensor]) -> Any:
     return tuple(parts) if kind is tuple else kind(*parts)
 
 
+def _padded(x: Tensor, axis: int, count: int) -> Tensor:
+    """A tensor with zeros behind it along an axis."""
+    if not count:
+        return x
+    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+    return cat([x, ops.zeros(shape, x.dtype)], axis)
+
+
 def device_of(x: Tensor) -> str:
     """The device that a tensor is on: MindSpore has one for all."""
     return mindspore.get_context("device_target")

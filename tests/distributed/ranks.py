@@ -22,7 +22,7 @@ def run(program: str, backend: str, world: int, *arguments: object) -> list[str]
     else:
         common |= {"MS_WORKER_NUM": str(world), "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)}
         roles = [{"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(i), "RANK_ID": str(i)} for i in range(world)]
-        roles.append({"MS_ROLE": "MS_SCHED"})
+        roles.append({"MS_ROLE": "MS_SCHED", "RANK_ID": "0"})  # as msrun does
     processes = [
         subprocess.Popen(command, env=common | role, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for role in roles
