@@ -42,12 +42,20 @@ def train(
     for key, value in (("compute.name", backend), ("folder", out and str(out))):
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
-    run = TrainRun(load(config, TrainConfig, overrides), resume)
-    print(*run.plan(), sep="\n", flush=True)
+    run = TrainRun(load(config, TrainConfig, overrides), resume, dry_run)
+    is_first = run.ranks.is_first
+    if is_first:
+        print(*run.plan(), sep="\n", flush=True)
     if dry_run:
         return
+    is_quiet = None if is_first else True
     with tqdm(
-        total=run.config.max_steps, initial=run.found.step, desc="steps", unit="step", dynamic_ncols=True, disable=None
+        total=run.config.max_steps,
+        initial=run.found.step,
+        desc="steps",
+        unit="step",
+        dynamic_ncols=True,
+        disable=is_quiet,
     ) as bar:
 
         def advance(step: int, report: StepReport) -> None:
@@ -55,6 +63,8 @@ def train(
             bar.update()
 
         outcome = run.run(advance, tqdm.write)
+    if not is_first:
+        return
     if outcome.is_finished:
         print(f"finished {outcome.steps} steps: {outcome.checkpoint}")
     else:
