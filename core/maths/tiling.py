@@ -13,7 +13,6 @@ import numpy as np
 from ..errors import ConfigError, ShapeError
 from ..parallel.plan import even_parts
 
-
 LEAST_RELAYED = 2
 """Latent frames of a chunk that has neighbours on other ranks: as many as a filter looks back at."""
 

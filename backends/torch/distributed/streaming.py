@@ -1,8 +1,8 @@
 """Decoding one clip on several ranks at once: its chunks lie on neighbouring ranks instead of behind one another.
 
 Causal filters look back a few frames, which a stream keeps from chunk to chunk. Here the ranks hold neighbouring chunks
-and run through the layers side by side; at each layer the frames that the next chunk needs go to the next rank, and from
-the last rank to the first, for its next chunk. So nothing is computed twice, and the numbers are those of a stream.
+and run through the layers side by side; at each layer the frames that the next chunk needs go to the next rank, and
+from the last rank to the first, for its next chunk. Nothing is computed twice, and the numbers are those of a stream.
 """
 
 from __future__ import annotations
