@@ -183,12 +183,12 @@ class Loop:
             fed = self._feeding.feed(read, self.step)
             report = self._train(fed)
             self.step += 1
-            if self.log is not None:
-                with self._ends_all_later():
+            with self._ends_all_later():
+                if self.log is not None:
                     self._write_down(self.log, fed, report, time.monotonic() - began)
+                if on_step is not None:
+                    on_step(self.step, report)
             self._judge(fed, report)
-            if on_step is not None:
-                on_step(self.step, report)
             self._saving.look()
             self._do_what_is_due()
         agreed(self.ranks.world, self._raise_failure)
