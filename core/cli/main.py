@@ -24,7 +24,7 @@ from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError
-from duosora.core.parallel.agreement import told_by_first
+from duosora.core.parallel.agreement import told_once
 from duosora.core.parallel.launched import launched
 
 EXIT_USER_ERROR = 2
@@ -67,7 +67,7 @@ def _global(
         raise typer.Exit
     processes = launched().world
     if processes > 1 and context.invoked_subcommand not in SHARED_VERBS:
-        with told_by_first():
+        with told_once():
             raise ConfigError(
                 f"duosora {context.invoked_subcommand} works in one process, and {processes} were started; "
                 "start it without a launcher"

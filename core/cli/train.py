@@ -35,6 +35,7 @@ def train(
 
     from ..config.loading import load
     from ..config.training import TrainConfig
+    from ..parallel.agreement import told_once
     from ..train.run import TrainRun
     from ..train.step import StepReport
 
@@ -42,7 +43,9 @@ def train(
     for key, value in (("compute.name", backend), ("folder", out and str(out))):
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
-    run = TrainRun(load(config, TrainConfig, overrides), resume, dry_run)
+    with told_once():
+        loaded = load(config, TrainConfig, overrides)
+    run = TrainRun(loaded, resume, dry_run)
     is_first = run.ranks.is_first
     if is_first:
         print(*run.plan(), sep="\n", flush=True)

@@ -47,12 +47,13 @@ def agreed(group: Group, work: Callable[[], T]) -> T:
 
 
 @contextmanager
-def told_by_first() -> Iterator[None]:
-    """A DuosoraError inside is the same in all processes that were started together; the first one tells it."""
+def told_once() -> Iterator[None]:
+    """For processes that have not met yet: a DuosoraError inside is that of all on this machine, and the first of them
+    tells it."""
     try:
         yield
     except DuosoraError as error:
-        error.is_told = launched().rank > 0
+        error.is_told = launched().local_rank > 0
         raise
 
 

@@ -88,7 +88,10 @@ class TextEncoder(_Frozen):
         asked = dict.fromkeys(caption for one in exchange(self.leaders, lambda: lacking) for caption in one)
         if asked:
             (encoded, *_) = exchange_arrays(self.leaders, lambda: self._encoded_for_all(list(asked)))
-            found |= {caption: encoded[str(number)] for number, caption in enumerate(asked) if caption in found}
+            for number, caption in enumerate(asked):
+                if caption in lacking:
+                    found[caption] = encoded[str(number)]
+                    self._memory.add(caption, encoded[str(number)])
         self._prepared = {caption: states for caption, states in found.items() if states is not None}
 
     def _encoded_for_all(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
@@ -150,6 +153,8 @@ class _Memory:
         return self._held.get(caption)
 
     def add(self, caption: str, states: np.ndarray) -> None:
+        if caption in self._held:
+            return
         self._held[caption] = states
         self._bytes += states.nbytes
         while self._bytes > self.limit:

@@ -124,7 +124,7 @@ class Loop:
     ) -> None:
         """identity: what a checkpoint says of the run that made it. peak_memory_bytes: of the device, None for the log
         to tell the process's own. ranks: that train together; those that lead no team have no loader, and only the
-        first has a log."""
+        first has a log and is heard."""
         self.folder, self.task, self.loader, self.plan = folder, task, loader, plan
         self.checkpoints, self.log, self.guard, self.identity, self.say = checkpoints, log, guard, identity, say
         self.peak_memory_bytes = peak_memory_bytes

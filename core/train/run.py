@@ -18,7 +18,7 @@ from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.weights import open_weights
 from ..layout import FreshWeights
-from ..parallel.agreement import agreed, exchange, told_by_first
+from ..parallel.agreement import agreed, exchange, told_once
 from ..parallel.group import Ranks
 from ..parallel.launched import launched
 from ..parallel.plan import Plan as RankPlan
@@ -40,14 +40,8 @@ LOCK = ".lock"
 HARMLESS = (
     *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
     *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
-    *(
-        "parallel",
-        "compute.name",
-        "compute.device",
-        "compute.compile",
-        "compute.encode_chunk",
-        "compute.recompute_every",
-    ),
+    *("parallel", "compute.name", "compute.device", "compute.compile"),
+    *("compute.encode_chunk", "compute.recompute_every"),
 )
 """Settings that may differ between a run and its continuation."""
 
@@ -63,7 +57,7 @@ class TrainRun:
         `plan` alone, without waiting for the other processes that were started with this one."""
         self.config = config
         here = launched()
-        with told_by_first():
+        with told_once():
             split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
         self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split)

@@ -11,9 +11,9 @@ from ..shapes import Patch, VideoShape
 from .setup import TrainParts
 
 ZERO = {
-    0: "nothing held in parts",
-    2: "optimiser state, averages and gradients held in parts (zero 2)",
-    3: "weights, optimiser state, averages and gradients held in parts (zero 3)",
+    0: "none of the state split",
+    2: "optimiser state, averages and gradients split",
+    3: "weights, optimiser state, averages and gradients split",
 }
 
 
@@ -49,7 +49,7 @@ def describe_processes(config: TrainConfig, split: Plan) -> list[str]:
     share = config.accumulate // split.data
     spread = ZERO[config.parallel.zero] if config.autoencoder is None else ZERO[0]
     return [
-        f"processes  {split.world} = data {split.data} x sequence {split.sequence}, {spread}, {share} of the "
+        f"processes  {split.world} = data {split.data} x sequence {split.sequence}, {spread}, {share} of "
         f"{config.accumulate} micro-batches each"
     ]
 
