@@ -17,7 +17,8 @@ from duosora.core.io.weights import open_weights
 from duosora.core.train.checkpoints import UNFINISHED, Checkpoints
 from duosora.core.train.logs import read_log
 
-TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off", "learning_rate.peak=1e-3", "accumulate=4")
+TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off", "learning_rate.peak=1e-3")
+SHARED = ("accumulate=4", "data.mega_batch=2")
 STEPS, SAVED = 4, 2
 TOLERANCE = 1e-5
 
@@ -29,7 +30,7 @@ def name(request: pytest.FixtureRequest) -> str:
 
 
 def arguments(folder: Path, *settings: str) -> list[object]:
-    return ["train", *(part for setting in (*TINY, *settings) for part in ("--set", setting)), "--out", folder]
+    return ["train", *(part for setting in (*TINY, *SHARED, *settings) for part in ("--set", setting)), "--out", folder]
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -63,8 +64,8 @@ def on_four(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp(name) / "four"
     shown = ("show.every=2", 'show.prompts=["a star"]', "show.sampler.steps=2", "show.video.frames=1")
     size = ("show.video.height=64", "show.video.width=64")
-    parallel = ("parallel.sequence=2", "data.mega_batch=2")
-    ranks.run("cli.py", name, 4, *arguments(folder, f"max_steps={SAVED}", *parallel, *shown, *size))
+    settings = (f"max_steps={SAVED}", "parallel.sequence=2", *shown, *size)
+    ranks.run("cli.py", name, 4, *arguments(folder, *settings))
     return folder
 
 
@@ -92,7 +93,7 @@ def test_a_run_goes_on_with_another_number_of_processes(
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(on_four, folder)
-    settings = (f"max_steps={STEPS}", "data.mega_batch=2", f"parallel.sequence={sequence}", *MEASURED)
+    settings = (f"max_steps={STEPS}", f"parallel.sequence={sequence}", *MEASURED)
     said = ranks.run("cli.py", name, world, *arguments(folder, *settings))
     assert f"finished {STEPS} steps: {folder / f'checkpoint-{STEPS}'}" in said[0]
     assert said[1:] == [""] * (world - 1)
