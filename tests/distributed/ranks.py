@@ -4,6 +4,8 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -13,6 +15,16 @@ SECONDS = 300
 
 def run(program: str, backend: str, world: int, *arguments: object) -> list[str]:
     """What each rank printed. Fails with all they said when one does not end well."""
+    with started(program, backend, world, *arguments) as processes:
+        said = [process.communicate(timeout=SECONDS)[0] for process in processes]
+    codes = [process.returncode for process in processes]
+    assert codes == [0] * world, f"exit codes {codes}\n" + "\n".join(said)
+    return said
+
+
+@contextmanager
+def started(program: str, backend: str, world: int, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
+    """The processes of the ranks, killed at the end if they have not ended by themselves."""
     command = [sys.executable, str(PROGRAMS / program), backend, *map(str, arguments)]
     common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     port = _free_port()
@@ -28,13 +40,11 @@ def run(program: str, backend: str, world: int, *arguments: object) -> list[str]
         for role in roles
     ]
     try:
-        said = [process.communicate(timeout=SECONDS)[0] for process in processes[:world]]
+        yield processes[:world]
     finally:
         for process in processes:
             process.kill()
-    codes = [process.returncode for process in processes[:world]]
-    assert codes == [0] * world, f"exit codes {codes}\n" + "\n".join(said)
-    return said
+            process.wait()
 
 
 def _free_port() -> int:
