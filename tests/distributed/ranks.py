@@ -1,9 +1,9 @@
-"""Runs one of the programs beside this file on several processes of this machine, as a launcher would."""
+"""Runs one of the programs beside this file on several processes of this machine, as users launch theirs."""
 
 import os
-import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 PROGRAMS = Path(__file__).parent / "programs"
@@ -13,31 +13,26 @@ SECONDS = 300
 
 def run(program: str, backend: str, world: int, *arguments: object) -> list[str]:
     """What each rank printed. Fails with all they said when one does not end well."""
-    command = [sys.executable, str(PROGRAMS / program), backend, *map(str, arguments)]
-    common = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    port = _free_port()
-    if backend == "torch":
-        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-        roles = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(world)]
-    else:
-        common |= {"MS_WORKER_NUM": str(world), "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)}
-        roles = [{"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(i), "RANK_ID": str(i)} for i in range(world)]
-        roles.append({"MS_ROLE": "MS_SCHED"})
-    processes = [
-        subprocess.Popen(command, env=common | role, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for role in roles
-    ]
-    try:
-        said = [process.communicate(timeout=SECONDS)[0] for process in processes[:world]]
-    finally:
-        for process in processes:
-            process.kill()
-    codes = [process.returncode for process in processes[:world]]
-    assert codes == [0] * world, f"exit codes {codes}\n" + "\n".join(said)
+    with tempfile.TemporaryDirectory() as logs:
+        options = ["--backend", backend, "-n", str(world), "--log-dir", logs]
+        done = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "duosora",
+                "launch",
+                *options,
+                "--",
+                PROGRAMS / program,
+                backend,
+                *map(str, arguments),
+            ],
+            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+            check=False,
+        )
+        said = [log.read_text("utf-8") for log in (Path(logs, f"rank_{i}.log") for i in range(world)) if log.exists()]
+    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr}\n" + "\n".join(said)
     return said
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
