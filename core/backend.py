@@ -102,6 +102,10 @@ class Backend(Protocol):
         Raises: as train_denoiser.
         """
 
+    def relay(self, group: Group) -> Any:
+        """The stream of a clip whose chunks an autoencoder decodes on several ranks side by side: what a model's
+        `stream()` gives to one rank."""
+
     def check(self, dtype: str, attention: str) -> None:
         """Raises what `build` would raise for the dtype and the kernel, before any long work."""
 

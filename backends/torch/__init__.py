@@ -30,6 +30,7 @@ from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
+from .distributed.streaming import RelayStream
 from .forms import compare_forms
 from .layers import compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
@@ -149,6 +150,9 @@ class TorchBackend:
             options,
             statistics=discriminator.spec.statistics if discriminator else (),
         )
+
+    def relay(self, group: Group) -> RelayStream:
+        return RelayStream(group)
 
     def check(self, dtype: str, attention: str) -> None:
         if dtype not in DTYPES:

@@ -51,16 +51,9 @@ class Stream:
         """
         if self.is_first and frames.shape[2] == 1:
             return frames
-        later = frames[:, :, 1:] if self.is_first else frames
         before = self._take(layer)
-        window = cat([*before, later], 2) if before else later
-        num_window = window.shape[2]
-        self._keep(layer, window, num_window - 1, num_window)
-        # The first frame made from the kept one is out already.
-        start = 1 if before else 0
-        stop = 2 * num_window if self.is_last else 2 * num_window - 1
-        doubled = interpolate(window)[:, :, start:stop]
-        return cat([frames[:, :, :1], doubled], 2) if self.is_first else doubled
+        self._keep(layer, frames, frames.shape[2] - 1, frames.shape[2])
+        return self._doubled(frames, before, interpolate)
 
     def align(self, layer: Hashable, frames: Tensor, num_frames: int) -> Tensor:
         """The next `num_frames` frames of a branch that runs ahead of the others; the rest waits for the next chunk."""
@@ -68,6 +61,17 @@ class Stream:
         queue = cat([*before, frames], 2) if before else frames
         self._keep(layer, queue, num_frames, queue.shape[2])
         return queue[:, :, :num_frames]
+
+    def _doubled(self, frames: Tensor, before: list[Tensor], interpolate: Callable[[Tensor], Tensor]) -> Tensor:
+        """`double` for a chunk with the last frame of the one before, if there is one."""
+        later = frames[:, :, 1:] if self.is_first else frames
+        window = cat([*before, later], 2) if before else later
+        num_window = window.shape[2]
+        # The first frame made from the kept one is out already.
+        start = 1 if before else 0
+        stop = 2 * num_window if self.is_last else 2 * num_window - 1
+        doubled = interpolate(window)[:, :, start:stop]
+        return cat([frames[:, :, :1], doubled], 2) if self.is_first else doubled
 
     def _unspent(self, layer: Hashable, num_frames: int, kernel: int, stride: int) -> tuple[int, int]:
         """From where to where a filter will need its `num_frames` input frames again."""

@@ -50,10 +50,12 @@ def sample(
     if prompts:
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
     run = SampleRun(load(config, SampleConfig, overrides), overwrite)
-    print(*run.plan(), sep="\n", flush=True)
+    if run.ranks.is_first:
+        print(*run.plan(), sep="\n", flush=True)
     if dry_run:
         return
-    with tqdm(total=run.num_steps, desc="steps", unit="step", dynamic_ncols=True) as bar:
+    is_quiet = not run.ranks.is_first
+    with tqdm(total=run.num_steps, desc="steps", unit="step", dynamic_ncols=True, disable=is_quiet) as bar:
 
         def advance(step: Step) -> None:
             bar.update()

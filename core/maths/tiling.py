@@ -11,6 +11,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ConfigError, ShapeError
+from ..parallel.plan import even_parts
+
+LEAST_RELAYED = 2
+"""Latent frames of a chunk that has neighbours on other ranks: as many as a filter looks back at."""
 
 
 class Chunk(NamedTuple):
@@ -36,6 +40,24 @@ def temporal_chunks(num_frames: int, chunk: int | None) -> list[Chunk]:
     _check_chunk(chunk)
     size = chunk or num_frames
     return [Chunk(start, min(start + size, num_frames)) for start in range(0, num_frames, size)]
+
+
+def relayed_chunks(num_frames: int, chunk: int | None, ranks: int) -> list[list[Chunk]]:
+    """Rounds of one chunk for each rank, side by side in the clip's order; all are of nearly equal length.
+
+    They are at least LEAST_RELAYED and, if `chunk` is as much, less than twice `chunk` long. In a clip too short for
+    all ranks the last ones get empty chunks. No round: the clip is too short for two.
+    Raises: ConfigError when chunk is less than 1.
+    """
+    _check_chunk(chunk)
+    active = min(ranks, num_frames // LEAST_RELAYED)
+    if active < 2:
+        return []
+    size = max(chunk or num_frames, LEAST_RELAYED)
+    parts = even_parts(num_frames, active * max(1, num_frames // (active * size)))
+    chunks = [Chunk(part.start, part.stop) for part in parts]
+    idle = [Chunk(num_frames, num_frames)] * (ranks - active)
+    return [chunks[start : start + active] + idle for start in range(0, len(chunks), active)]
 
 
 def upstream_chunks(num_frames: int, chunk: int) -> list[Chunk]:

@@ -6,7 +6,7 @@ what a diffusion model sees.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,8 +14,19 @@ import numpy as np
 
 from ..backend import Array, Backend, Model
 from ..errors import ConfigError
-from ..maths.tiling import Chunk, Span, blend_weights, pixel_chunks, temporal_chunks, tile_spans, upstream_chunks
+from ..maths.tiling import (
+    LEAST_RELAYED,
+    Chunk,
+    Span,
+    blend_weights,
+    pixel_chunks,
+    relayed_chunks,
+    temporal_chunks,
+    tile_spans,
+    upstream_chunks,
+)
 from ..models.wfvae import WFVAESpec
+from ..parallel.group import Group
 from ..shapes import VideoShape
 
 
@@ -99,17 +110,30 @@ def encode_chunks(
 
 
 def decode_chunks(
-    backend: Backend, vae: Model, spec: WFVAESpec, latents: Array, options: DecodeOptions | None = None
+    backend: Backend,
+    vae: Model,
+    spec: WFVAESpec,
+    latents: Array,
+    options: DecodeOptions | None = None,
+    team: Group | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode latents (B, C, t, h, w), unscaled, an array or a tensor; frames (B, 3, T_i, H, W) come when finished.
 
+    team: ranks that decode the same clip together; each gets all frames. A clip of less than four latent frames, and an
+    autoencoder that cannot work in chunks, are decoded by each of them.
     Raises (at once): ConfigError when the options do not fit each other or the model; ShapeError for a clip that
     upstream's tiling cannot decode.
     """
     options = options or DecodeOptions()
     frames, height, width = latents.shape[2:]
     chunks = _chunks(spec, frames, options)
-    tiles = _tiles(vae, spec, height, width, options)
+    if team is not None and team.size > 1 and spec.streams_exactly and not options.upstream_tiling:
+        rounds = relayed_chunks(frames, options.chunk, team.size)
+        if rounds:
+            tiles = _tiles(spec, height, width, options, lambda: backend.relay(team))
+            return _decode_together(backend, vae, spec, latents, rounds, tiles, team)
+    new_stream = None if options.chunk is None else lambda: vae.stream(options.upstream_tiling)
+    tiles = _tiles(spec, height, width, options, new_stream)
     return (_decode_chunk(backend, vae, spec, latents, chunk, chunk is chunks[-1], tiles) for chunk in chunks)
 
 
@@ -171,7 +195,9 @@ def _chunks(spec: WFVAESpec, num_frames: int, options: DecodeOptions) -> list[Ch
     return upstream_chunks(num_frames, options.chunk)
 
 
-def _tiles(vae: Model, spec: WFVAESpec, height: int, width: int, options: DecodeOptions) -> list[_Tile]:
+def _tiles(
+    spec: WFVAESpec, height: int, width: int, options: DecodeOptions, new_stream: Callable[[], Stream] | None
+) -> list[_Tile]:
     tiles, scale = options.tiles, spec.compression.space
 
     def spans(size: int) -> list[Span]:
@@ -183,11 +209,36 @@ def _tiles(vae: Model, spec: WFVAESpec, height: int, width: int, options: Decode
             row,
             column,
             np.outer(row_weights, column_weights).astype(np.float32),
-            vae.stream(options.upstream_tiling) if options.chunk is not None else None,
+            new_stream and new_stream(),
         )
         for row, row_weights in zip(rows, blend_weights(rows, scale), strict=True)
         for column, column_weights in zip(columns, blend_weights(columns, scale), strict=True)
     ]
+
+
+def _decode_together(
+    backend: Backend,
+    vae: Model,
+    spec: WFVAESpec,
+    latents: Array,
+    rounds: list[list[Chunk]],
+    tiles: list[_Tile],
+    team: Group,
+) -> Iterator[np.ndarray]:
+    """The finished pixel frames of one round of chunks after the other, from all ranks."""
+    last = max(chunk.stop for chunk in rounds[-1])
+    for chunks in rounds:
+        own = chunks[team.index]
+        is_idle = own.start == own.stop
+        # A rank without frames of its own runs along, because the others' exchange with their neighbours goes round.
+        seen = Chunk(0, LEAST_RELAYED) if is_idle else own
+        video = _decode_chunk(backend, vae, spec, latents, seen, not is_idle and own.stop == last, tiles)
+        lengths = [int(length) for length in team.share(str(0 if is_idle else video.shape[2]).encode())]
+        padded = np.zeros((*video.shape[:2], max(lengths), *video.shape[3:]), np.float32)
+        padded[:, :, : lengths[team.index]] = video[:, :, : lengths[team.index]]
+        whole = backend.to_numpy(team.gather(backend.asarray(padded), 2))
+        parts = np.split(whole, team.size, axis=2)
+        yield np.concatenate([part[:, :, :length] for part, length in zip(parts, lengths, strict=True)], axis=2)
 
 
 def _decode_chunk(

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..backend import Array, Backend, Model
 from ..errors import NumericsError
+from ..parallel.group import Group
 from ..samplers import Sampler
 from ..samplers.guidance import guide, rescale
 
@@ -50,15 +51,18 @@ def denoise(
     noise: NoiseSource,
     frames: Array | None = None,
     on_step: Callable[[Step], None] | None = None,
+    halves: Group | None = None,
 ) -> np.ndarray:
     """Run a sampler to its end.
 
     initial: unit noise (B, C, T, H, W) float32. condition is made by the model for the whole network batch: B texts,
     or with guidance 2B, the negative ones first. frames: (B, C + M, T, H, W) channels that the inpaint model sees
-    beside the latents, the same at every step. Returns the latents (B, C, T, H, W) float32.
+    beside the latents, the same at every step. halves: two ranks of which the first computes the negative texts and the
+    second the others; their condition is for those B texts only. Returns the latents (B, C, T, H, W) float32.
     Raises: NumericsError, naming the step, as soon as latents are no longer finite.
     """
-    copies = 2 if guidance.is_on else 1
+    is_split = guidance.is_on and halves is not None and halves.size > 1
+    copies = 2 if guidance.is_on and not is_split else 1
     latents = backend.asarray(initial) * float(sampler.init_scale)
     if frames is not None:
         frames = backend.concat([frames] * copies, 0)
@@ -69,6 +73,8 @@ def denoise(
             model_input = backend.concat([model_input, frames], 1)
         times = backend.asarray(np.full(model_input.shape[0], timestep, np.float32))
         output = model(model_input, times, condition)
+        if halves is not None and is_split:
+            output = halves.gather(output, 0)
         prediction = _guided(output, guidance) if guidance.is_on else output
         step_noise = backend.asarray(noise(i)) if sampler.draws_noise[i] else None
         latents = sampler.step(latents, prediction, i, step_noise)

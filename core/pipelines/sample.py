@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import backend as backends
 from .. import random
-from ..config.schema import SampleConfig
+from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved
 from ..errors import ConfigError, NumericsError
 from ..io.files import atomic_write, refuse_existing
@@ -24,6 +24,8 @@ from ..io.tokenizer import Tokenizer
 from ..io.video import read_video, write_video
 from ..io.weights import save_weights
 from ..models.recognise import COMPANIONS, TINY_FOLDER, open_part
+from ..parallel.launched import launched
+from ..parallel.plan import make_plan
 from ..progress import progress
 from ..samplers import Sampler
 from ..shapes import VideoShape
@@ -55,6 +57,7 @@ class Job:
 class SampleRun:
     """Everything that a run resolved to. Nothing is loaded, and no file written, before `run`.
 
+    Of several processes each makes the videos of its team.
     Raises: DuosoraError of the part that does not fit, before any long work.
     """
 
@@ -62,16 +65,22 @@ class SampleRun:
         """prompts: what is asked for; None: the config's."""
         self.config = config
         self.overwrite = overwrite or config.output.overwrite
+        parallel = config.parallel
+        split = make_plan(launched().world, parallel.sequence, parallel.cfg)
+        self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
+        if parallel.cfg and not self.guidance.is_on:
+            raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
         self.backend = backends.get(config.backend.name, config.backend.device)
+        self.ranks = self.backend.connect(split)
         self.pipeline = TextToVideo(
             self.backend,
             self._parts(),
             self._precision(),
             config.prompts.max_tokens,
             decode_options(config.decode.chunk, config.decode.tile),
+            self.ranks,
         )
         self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
-        self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
         self.sampler()  # refuses options that do not go together before anything is loaded
         self.jobs = self._jobs(read_prompts(config.prompts.sources) if prompts is None else prompts)
         for job in self.jobs:
@@ -84,8 +93,9 @@ class SampleRun:
 
     @property
     def num_steps(self) -> int:
-        """Network calls of the whole run, each counted once however many videos it is for."""
-        runs = len(self.jobs) if self.backend.on_host else len(self._batches())
+        """Network calls of this process, each counted once however many videos it is for."""
+        batches = self._batches()
+        runs = sum(map(len, batches)) if self.backend.on_host else len(batches)
         return runs * len(self.sampler().timesteps)
 
     def plan(self) -> list[str]:
@@ -105,6 +115,9 @@ class SampleRun:
                 f"videos     {len(list(jobs))} of {pixels} pixels = {latents} latents = {sizes.tokens.num_tokens} "
                 f"tokens, {self.config.video.fps:g} frames a second"
             )
+        if self.ranks.plan.world > 1:
+            data, cfg, sequence = self.ranks.plan.data, self.ranks.plan.cfg, self.ranks.plan.sequence
+            lines.append(f"processes  {data * cfg * sequence} = data {data} x cfg {cfg} x sequence {sequence}")
         lines.append(f"seeds      {', '.join(dict.fromkeys(str(job.seed) for job in self.jobs))}")
         fresh = [part.source for part in (parts.denoiser, parts.text_encoder, parts.vae) if part.is_fresh]
         if fresh:
@@ -114,17 +127,27 @@ class SampleRun:
     def run(
         self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
     ) -> Iterator[Path]:
-        """Make the videos; the path of each comes when it is complete on the disk."""
+        """Make this process's videos; the path of each comes when it is complete on the disk."""
+        # Nobody writes before all have seen that nothing is in the way.
+        self.ranks.world.barrier()
         for job, latent in self.latents(on_step, on_warning):
-            self._write(job, latent)
-            yield job.output
+            if self.ranks.leads_team:
+                self._write(job, latent)
+                yield job.output
+            else:
+                for _ in self._frames(job, latent):  # its part in decoding
+                    pass
+        self.ranks.world.barrier()
 
     def latents(
         self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
     ) -> Iterator[tuple[Job, np.ndarray]]:
-        """The latents (C, t, h, w) of each video, of which `frames` makes pixels."""
-        texts = self._encode(on_warning)
-        for batch in self._batches():
+        """The latents (C, t, h, w) of each of this process's videos, of which `frames` makes pixels."""
+        batches = self._batches()
+        if not batches:
+            return
+        texts = self._encode([job for batch in batches for job in batch], on_warning)
+        for batch in batches:
             requests = [self._request(job) for job in batch]
             latents = self.pipeline.denoise(requests, texts, batch[0].video, self.sampler, self.guidance, on_step)
             yield from zip(batch, latents, strict=True)
@@ -213,8 +236,10 @@ class SampleRun:
         images = fitted(images, size, options.max_area)
         return Conditioning(tuple(images), options.indices, options.mask_type, options.noise_strength)
 
-    def _encode(self, on_warning: Callable[[str], None]) -> EncodedTexts:
-        texts = self.pipeline.encode([text for job in self.jobs for text in (job.text, job.negative)])
+    def _encode(self, jobs: list[Job], on_warning: Callable[[str], None]) -> EncodedTexts:
+        texts = self.pipeline.encode([text for job in jobs for text in (job.text, job.negative)])
+        if not self.ranks.leads_team:
+            on_warning = _ignore
         for text, cut in texts.cut.items():
             limit = self.config.prompts.max_tokens
             on_warning(f"warning: the prompt {text[:40]!r}... is over {limit} tokens: its last {cut} are left out")
@@ -222,13 +247,14 @@ class SampleRun:
         return texts
 
     def _batches(self) -> list[list[Job]]:
-        """Jobs of one size, at most batch_size together."""
+        """This process's jobs, those of one size together, at most batch_size."""
         size = self.config.batch_size
         batches = []
         for _, group in groupby(self.jobs, key=lambda job: job.video):
             jobs = list(group)
             batches += [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        return batches
+        teams = self.ranks.plan.data
+        return batches[self.ranks.plan.place(self.ranks.rank).data :: teams]
 
     def _request(self, job: Job) -> Request:
         if job.placed is None:
@@ -275,6 +301,10 @@ class SampleRun:
         }
 
 
+def _ignore(_: str) -> None:
+    """What another rank says."""
+
+
 def _config_of(config: SampleConfig, job: Job) -> dict[str, Any]:
     """The config of a run that makes just this job."""
     settings = resolved(config)
@@ -282,4 +312,5 @@ def _config_of(config: SampleConfig, job: Job) -> dict[str, Any]:
     settings["prompts"]["negative"] = job.negative
     settings["seed"] = job.seed
     settings["samples_per_prompt"] = 1
+    settings["parallel"] = SamplingParallelSettings().model_dump()
     return settings

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,8 @@ from ..backend import Backend, Model
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..models.recognise import Part
+from ..parallel.group import Ranks
+from ..parallel.messages import pack, unpack
 from ..samplers import Sampler
 from ..shapes import LatentShape, TokenGrid, VideoShape
 from .autoencode import DecodeOptions, decode_chunks, unscale_latents
@@ -67,13 +70,17 @@ class Sizes:
 
 @dataclass
 class TextToVideo:
-    """The pipeline on one backend; models are loaded when they are first needed and stay until released."""
+    """The pipeline on one backend; models are loaded when they are first needed and stay until released.
+
+    The ranks of a team make the same calls with the same requests and get the same results.
+    """
 
     backend: Backend
     parts: Parts
     precision: Precision = field(default_factory=Precision)
     max_tokens: int = 512
     decode_options: DecodeOptions = field(default_factory=DecodeOptions)
+    ranks: Ranks = field(default_factory=Ranks)
     _models: dict[str, Model] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -101,9 +108,16 @@ class TextToVideo:
         return Sizes(video, latent, self.parts.denoiser.spec.patch.tokens(latent))
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        """The states of the prompts, each different text once."""
-        encoder = self.model("text_encoder")
-        return encode_texts(self.backend, encoder, self.parts.tokenizer, texts, self.max_tokens)
+        """The states of the prompts, each different text once; the first rank of a team encodes them for all."""
+        team, message = self.ranks.team, b""
+        if self.ranks.leads_team:
+            encoder = self.model("text_encoder")
+            encoded = encode_texts(self.backend, encoder, self.parts.tokenizer, texts, self.max_tokens)
+            if team.size == 1:
+                return encoded
+            message = pack(encoded.states, encoded.cut)
+        states, cut = unpack(team.share(message)[0])
+        return EncodedTexts(states, cut)
 
     def denoise(
         self,
@@ -129,15 +143,19 @@ class TextToVideo:
     def decode(self, latents: np.ndarray) -> Iterator[np.ndarray]:
         """Decode latents (B, C, T, H, W); pixel frames (B, 3, t, H, W) in about [-1, 1] come as they are finished."""
         vae = self.parts.vae.spec
-        return decode_chunks(self.backend, self.model("vae"), vae, unscale_latents(vae, latents), self.decode_options)
+        latents = unscale_latents(vae, latents)
+        return decode_chunks(self.backend, self.model("vae"), vae, latents, self.decode_options, self.ranks.team)
 
     def model(self, kind: str) -> Model:
         """The loaded model of one part."""
         if kind not in self._models:
             part: Part = getattr(self.parts, kind)
             dtype = getattr(self.precision, kind)
-            for_denoiser = (self.precision.attention, self.precision.compile) if kind == "denoiser" else ()
-            self._models[kind] = self.backend.build(part.spec, part.open(), dtype, *for_denoiser)
+            options: dict[str, Any] = {}
+            if kind == "denoiser":
+                options = {"attention": self.precision.attention, "compile": self.precision.compile}
+                options["sequence"] = self.ranks.sequence
+            self._models[kind] = self.backend.build(part.spec, part.open(), dtype, **options)
         return self._models[kind]
 
     def use(self, kind: str, model: Model) -> None:
@@ -161,9 +179,11 @@ class TextToVideo:
         latent = self.sizes(video).latent
         shape = (self.parts.denoiser.spec.in_channels, *latent)
         model = self.model("denoiser")
+        halves = self.ranks.cfg
         prompts = [request.prompt for request in requests]
         if guidance.is_on:
-            prompts = [request.negative for request in requests] + prompts
+            negatives = [request.negative for request in requests]
+            prompts = negatives + prompts if halves.size == 1 else (negatives, prompts)[halves.index]
         states, mask = texts.batch(prompts)
 
         def draw(purpose: str, step: int) -> np.ndarray:
@@ -181,6 +201,7 @@ class TextToVideo:
                 noise=lambda i: draw("step noise", i),
                 frames=self._condition_frames(requests),
                 on_step=on_step,
+                halves=halves,
             )
 
     def _condition_frames(self, requests: Sequence[Request]) -> object | None:

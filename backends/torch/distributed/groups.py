@@ -16,8 +16,8 @@ from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched
 from duosora.core.parallel.plan import Plan
 
-TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits for others that are alive; those that die are noticed at once or by the launcher."""
+TIMEOUT = timedelta(hours=2)
+"""How long a rank waits for others that are alive, while they make a video; those that die the launcher notices."""
 
 
 def connect(plan: Plan, device: str) -> Ranks:
