@@ -430,9 +430,14 @@ def _num_cores() -> int:
 
 
 def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    """One that is free, as the next one is, where doctor calls the roll."""
+    while True:
+        with socket.socket() as free, socket.socket() as following:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                following.bind(("127.0.0.1", port + 1))
+                return port
 
 
 def _check_free(port: int) -> None:
