@@ -27,10 +27,16 @@ from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
+from duosora.core.parallel.group import Group, Ranks
+from duosora.core.parallel.launched import launched, own_device
+from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .distributed import groups
+from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
+from .distributed.streaming import RelayStream
 from .forms import compare_forms
 from .layers import cat, compile_forward, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
@@ -64,17 +70,21 @@ _TARGETS = {"cpu": "CPU", "npu": "Ascend"}
 def create(device: str = "auto") -> MindSporeBackend:
     """The backend on one device; "auto" takes an Ascend where CANN is installed.
 
+    A process that was started with others takes the device of its own number.
     Raises: BackendMissing when MindSpore cannot use the device.
     """
     if device == "auto":
         device = "npu" if mindspore.get_context("device_target") == "Ascend" else "cpu"
+    here = launched()
+    device = own_device(device, here.local_rank)
     kind, _, number = device.partition(":")
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
         exact_float32()
         if kind == "cpu":
             mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
-        (Tensor(np.zeros(1, np.float32)) + 1.0).asnumpy()  # a device starts at its first operation
+        if here.world == 1:  # else the processes of an Ascend have to be joined before
+            (Tensor(np.zeros(1, np.float32)) + 1.0).asnumpy()  # a device starts at its first operation
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BackendMissing(
@@ -107,11 +117,25 @@ class MindSporeBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return nullcontext()  # MindSpore keeps gradients only inside of a function that is asked for them
 
+    def connect(self, plan: Plan) -> Ranks:
+        return groups.connect(plan, self.device)
+
     def build(
-        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+        self,
+        spec: Any,
+        weights: Weights,
+        dtype: str = "fp32",
+        attention: str = "auto",
+        compile: bool = False,
+        sequence: Group | None = None,
     ) -> nn.Cell:
         self.check(dtype, attention)
-        model = self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).set_train(False)
+        attend = kernels.make_attend(attention, self.device, dtype)
+        if sequence is None or sequence.size == 1:
+            model = self._build(spec, weights, dtype, attend).set_train(False)
+        else:
+            part = self._build(spec, weights, dtype, SequenceAttend(attend, sequence))
+            model = SequenceParallel(part, sequence).set_train(False)
         if compile:
             compile_forward(model)
         return model
@@ -141,6 +165,9 @@ class MindSporeBackend:
             options,
             statistics=discriminator.spec.statistics if discriminator else (),
         )
+
+    def relay(self, group: Group) -> RelayStream:
+        return RelayStream(group)
 
     def check(self, dtype: str, attention: str) -> None:
         if dtype not in DTYPES:

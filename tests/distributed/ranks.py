@@ -13,26 +13,18 @@ SECONDS = 300
 
 def run(program: str, backend: str, world: int, *arguments: object) -> list[str]:
     """What each rank printed. Fails with all they said when one does not end well."""
+    command = [str(PROGRAMS / program), backend, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as logs:
-        options = ["--backend", backend, "-n", str(world), "--log-dir", logs]
+        launch = ["launch", "--backend", backend, "-n", str(world), "--log-dir", logs]
         done = subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "duosora",
-                "launch",
-                *options,
-                "--",
-                PROGRAMS / program,
-                backend,
-                *map(str, arguments),
-            ],
+            [sys.executable, "-m", "duosora", *launch, "--", *command],
             env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
             capture_output=True,
             text=True,
             timeout=SECONDS,
             check=False,
         )
-        said = [log.read_text("utf-8") for log in (Path(logs, f"rank_{i}.log") for i in range(world)) if log.exists()]
+        files = [Path(logs, f"rank_{rank}.log") for rank in range(world)]
+        said = [file.read_text("utf-8") if file.exists() else "" for file in files]
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr}\n" + "\n".join(said)
     return said

@@ -1,0 +1,92 @@
+"""Sampling on several processes gives what one gives: the tokens, the halves of guidance, the prompts and the decoding
+are shared, and each video is written once."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ranks
+
+from duosora.core.config.loading import load
+from duosora.core.config.schema import SampleConfig
+from duosora.core.errors import ConfigError
+from duosora.core.io.video import read_video
+from duosora.core.io.weights import open_weights
+from duosora.core.pipelines.sample import SampleRun
+
+CONFIG = Path(__file__).parents[2] / "configs/sample/tiny.yaml"
+PROMPTS = ("a red circle moves right", "a star", "a big blue bar on a pink background")
+FAST = ("sampler.steps=3", "video.frames=13", "video.height=48", "video.width=80")
+KEPT = ("output.save_latents=true", "output.crf=0")
+TOLERANCE = 1e-5
+"""Of the latents' range."""
+
+
+def settings(backend: str, out: Path, prompts: tuple[str, ...], more: tuple[str, ...] = ()) -> list[str]:
+    named = (f"backend.name={backend}", f"output.folder={out}", f"prompts.sources={json.dumps(prompts)}")
+    return [*FAST, *KEPT, *named, *more]
+
+
+def on_one(backend: str, out: Path, prompts: tuple[str, ...], more: tuple[str, ...] = ()) -> None:
+    assert list(SampleRun(load(CONFIG, SampleConfig, settings(backend, out, prompts, more))).run())
+
+
+def on_many(backend: str, world: int, out: Path, prompts: tuple[str, ...], *parallel: str) -> list[str]:
+    options = [part for each in settings(backend, out, prompts, parallel) for part in ("--set", each)]
+    return ranks.run("cli.py", backend, world, "sample", "--config", CONFIG, *options)
+
+
+def difference(one: Path, many: Path) -> float:
+    """The largest between the latents of two folders, which hold the same files, as a part of their range; frames are
+    compared too."""
+    assert sorted(path.name for path in one.iterdir()) == sorted(path.name for path in many.iterdir())
+    largest = 0.0
+    for path in one.glob("*.safetensors"):
+        ours, theirs = open_weights(path)["latents"], open_weights(many / path.name)["latents"]
+        largest = max(largest, float(np.abs(ours - theirs).max() / np.ptp(ours)))
+        frames = [read_video(folder / f"{path.stem}.mp4")[0].astype(int) for folder in (one, many)]
+        assert np.abs(frames[0] - frames[1]).max() <= 3  # one level, in chroma of half size
+    return largest
+
+
+@pytest.fixture(scope="module")
+def alone(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what one process makes of all prompts."""
+    folder = tmp_path_factory.mktemp(name)
+    on_one(name, folder, PROMPTS)
+    return folder
+
+
+def test_prompts_spread_unevenly_over_processes(name: str, alone: Path, tmp_path: Path) -> None:
+    said = on_many(name, 2, tmp_path, PROMPTS)
+    assert "processes  2 = data 2 x cfg 1 x sequence 1" in said[0]
+    assert "processes" not in said[1]
+    assert difference(alone, tmp_path) == 0
+
+
+def test_halves_of_guidance_and_tokens_are_shared(name: str, alone: Path, tmp_path: Path) -> None:
+    on_many(name, 4, tmp_path, PROMPTS, "parallel.cfg=true", "parallel.sequence=2")
+    assert difference(alone, tmp_path) <= TOLERANCE
+    sidecar = next(iter(tmp_path.glob("*.json")))
+    assert json.loads(sidecar.read_text())["config"]["parallel"] == {"sequence": 1, "cfg": False}
+
+
+def test_processes_that_the_sequence_does_not_divide_are_refused(tmp_path: Path) -> None:
+    config = load(CONFIG, SampleConfig, settings("torch", tmp_path, ("a star",), ("sampler.guidance=1",)))
+    config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"sequence": 2})})
+    with pytest.raises(ConfigError, match="does not divide 1 processes; parallel.sequence works with 1"):
+        SampleRun(config)
+
+
+CLIPS = [("linear", frames) for frames in (1, 2, 3, 4, 5, 8, 13, 24)]
+CLIPS += [("nearest", 9), ("8x8x8", 9), ("groupnorm", 5)]
+
+
+@pytest.mark.parametrize("world", [2, 4])
+def test_ranks_decode_a_clip_together(name: str, world: int) -> None:
+    said = json.loads(ranks.run("decode.py", name, world, json.dumps(CLIPS))[0].splitlines()[-1])
+    far = {clip: value for clip, value in said["differences"].items() if value > TOLERANCE}
+    assert not far
+    assert len(said["differences"]) == 10 * 3 + 1
+    assert said["sent"] > 0
