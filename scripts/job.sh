@@ -58,11 +58,12 @@ run_job() {
     return "$code"
 }
 
-# Process ids of the ranks of this machine.
+# Process ids of the ranks of this machine. msrun's children are also its scheduler, and a tail that shows the first log.
 ranks() {
     local pid
     for pid in $(pgrep -P "$launcher"); do
-        if grep -qszE '^(LOCAL_RANK=|MS_ROLE=MS_WORKER)' "/proc/$pid/environ"; then echo "$pid"; fi
+        if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != tail ] &&
+            grep -qszE '^(LOCAL_RANK=|MS_ROLE=MS_WORKER)' "/proc/$pid/environ"; then echo "$pid"; fi
     done
 }
 
