@@ -15,8 +15,8 @@ set -euo pipefail
 : "${1:?"give a line of this folder and its arguments"}"
 
 export NPROC=$SLURM_GPUS_ON_NODE NNODES=$SLURM_NNODES LEAVE_SECONDS=570
-MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-export MASTER_ADDR MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000)) LOGS=logs/slurm-$SLURM_JOB_ID
+machines=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+export MASTER_ADDR=${machines%%$'\n'*} MASTER_PORT=$((20000 + SLURM_JOB_ID % 10000)) LOGS=logs/slurm-$SLURM_JOB_ID
 
 # One task a machine; each becomes torchrun, which starts the ranks there.
 exec srun --kill-on-bad-exit=1 bash -c 'NODE_RANK=$SLURM_NODEID exec "$@"' line "$@"
