@@ -31,8 +31,9 @@ from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .compiling import compile_forward
 from .forms import compare_forms
-from .layers import cat, compile_forward, parameter_shapes, set_parameter
+from .layers import _settle_forms, cat, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -72,6 +73,7 @@ def create(device: str = "auto") -> MindSporeBackend:
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
         exact_float32()
+        _settle_forms(device)
         if kind == "cpu":
             mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
         (Tensor(np.zeros(1, np.float32)) + 1.0).asnumpy()  # a device starts at its first operation

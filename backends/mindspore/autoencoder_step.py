@@ -20,7 +20,8 @@ from mindspore import Parameter, Tensor, nn, ops
 from duosora.core.errors import ConfigError
 from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
 
-from .layers import _sum_of_squares, autocast, fold_frames, submodules, to_float32
+from . import layers
+from .layers import autocast, submodules, to_float32
 from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
 from .optimization import (
@@ -33,6 +34,7 @@ from .optimization import (
 )
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor
 from .streaming import whole_clip
+from .video import fold_frames
 
 GENERATOR, DISCRIMINATOR = "optimizer", "discriminator_optimizer"
 JUDGE = "discriminator"
@@ -249,7 +251,7 @@ class AutoencoderTrainStep:
             return (decoder.inverse_wavelet_transform_out(bands, whole_clip()) * slope).sum()
 
         (gradient,) = mindspore.grad(along_slope, None, [decoder.conv_out.weight])()
-        return math.sqrt(_sum_of_squares(gradient))
+        return math.sqrt(layers._forms.sum_of_squares(gradient))
 
     @contextmanager
     def _last_input(self) -> Iterator[dict[str, Tensor]]:

@@ -25,7 +25,8 @@ from duosora.core.io.files import atomic_write
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.train.step import AdamW
 
-from .layers import _call_apart, _sum_of_squares
+from . import layers
+from .compiling import _call_apart
 from .precision import to_array, to_weight
 
 OTHER_OPTIMIZERS: dict[str, tuple[str, str, str]] = {}
@@ -383,4 +384,4 @@ def _between(start: Tensor, end: Tensor, share: float) -> Tensor:
 
 
 def _global_norm(tensors: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(map(_sum_of_squares, tensors)))
+    return math.sqrt(sum(map(layers._forms.sum_of_squares, tensors)))

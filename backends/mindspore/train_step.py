@@ -15,7 +15,8 @@ from mindspore import Tensor, nn
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
-from .layers import autocast, cat, compile_forward, to_float32
+from .compiling import compile_forward
+from .layers import autocast, cat, to_float32
 from .models.opensora_t2v import OpenSoraT2V
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor

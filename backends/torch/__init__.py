@@ -25,8 +25,9 @@ from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .compiling import compile_forward
 from .forms import compare_forms
-from .layers import compile_forward, parameter_shapes, set_parameter
+from .layers import parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V

@@ -19,7 +19,7 @@ from torch.nn import functional
 from duosora.core.errors import ConfigError
 from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
 
-from .layers import autocast, fold_frames
+from .layers import autocast
 from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
 from .optimization import (
@@ -31,6 +31,7 @@ from .optimization import (
     recompute,
 )
 from .precision import TORCH_DTYPES, to_array, to_tensor
+from .video import fold_frames
 
 GENERATOR, DISCRIMINATOR = "optimizer", "discriminator_optimizer"
 JUDGE = "discriminator"

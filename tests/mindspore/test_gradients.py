@@ -22,7 +22,7 @@ import numpy as np
 import mindspore
 from mindspore import Tensor
 from duosora.backends.mindspore.attention import sdpa
-from duosora.backends.mindspore.layers import frame_attention
+from duosora.backends.mindspore.video import frame_attention
 
 draw = np.random.default_rng(0)
 def new(*shape): return Tensor(draw.standard_normal(shape, np.float32))
