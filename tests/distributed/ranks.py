@@ -36,7 +36,7 @@ def run(program: str, backend: str, world: int, *arguments: object) -> list[str]
 
 @contextmanager
 def started(program: str, backend: str, world: int, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
-    """The processes of the ranks, without a launcher that looks after them; killed if they have not ended at the end."""
+    """The processes of the ranks, without a launcher that looks after them; those left at the end are killed."""
     command = [sys.executable, str(PROGRAMS / program), backend, *map(str, arguments)]
     common = os.environ | QUIET
     port = _free_port()
