@@ -34,11 +34,12 @@ from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .compiling import compile_forward
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
 from .forms import compare_forms
-from .layers import cat, compile_forward, parameter_shapes, set_parameter
+from .layers import _settle_forms, cat, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -81,6 +82,7 @@ def create(device: str = "auto") -> MindSporeBackend:
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
         exact_float32()
+        _settle_forms(device)
         if kind == "cpu":
             mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
         if here.world == 1:  # else the processes of an Ascend have to be joined before

@@ -5,6 +5,7 @@ Source: LPIPSWithDiscriminator3D and train_causalvae.py of Open-Sora Plan v1.3; 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,9 +23,10 @@ from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined
 from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
 
+from . import layers
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
-from .layers import autocast, fold_frames, submodules, to_float32
+from .layers import autocast, submodules, to_float32
 from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
 from .optimization import (
@@ -37,6 +39,7 @@ from .optimization import (
 )
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor
 from .streaming import whole_clip
+from .video import fold_frames
 
 GENERATOR, DISCRIMINATOR = "optimizer", "discriminator_optimizer"
 JUDGE = "discriminator"
@@ -261,10 +264,11 @@ class AutoencoderTrainStep:
             return -self._judged(still).mean(), ops.ones((), mindspore.float32)
         loss, slope = (result / scale for result in mindspore.value_and_grad(scaled_loss)(still))
         pull, theirs = (self._pull(each, last_input) for each in (mindspore.grad(nll_of)(still), slope))
-        weight = (pull / (theirs + SMALLEST_NORM)).clamp(0, LARGEST_ADAPTIVE_WEIGHT)
-        return _Sloping()(pixels, loss, slope), ops.stop_gradient(weight) * self.losses.discriminator_weight
+        weight = np.clip(pull / (theirs + SMALLEST_NORM), 0, LARGEST_ADAPTIVE_WEIGHT)
+        factor = to_tensor(np.array(weight * self.losses.discriminator_weight, np.float32))
+        return _Sloping()(pixels, loss, slope), factor
 
-    def _pull(self, slope: Tensor, last_input: Tensor) -> Tensor:
+    def _pull(self, slope: Tensor, last_input: Tensor) -> float:
         """The norm of the gradient at the weight of the decoder's last layer, for a slope at the pixels."""
         decoder = self.model.decoder
         last_input = ops.stop_gradient(last_input)
@@ -275,7 +279,7 @@ class AutoencoderTrainStep:
             return (decoder.inverse_wavelet_transform_out(bands, whole_clip()) * slope).sum()
 
         (gradient,) = mindspore.grad(along_slope, None, [decoder.conv_out.weight])()
-        return ops.sqrt(ops.square(gradient).sum())
+        return math.sqrt(layers._forms.sum_of_squares(gradient))
 
     @contextmanager
     def _last_input(self) -> Iterator[dict[str, Tensor]]:

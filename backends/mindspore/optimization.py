@@ -26,8 +26,8 @@ from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, s
 from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
 
+from .compiling import _call_apart
 from .distributed.zero import Replicas, Shards
-from .layers import _call_apart
 from .precision import to_array, to_weight
 
 OTHER_OPTIMIZERS: dict[str, tuple[str, str, str]] = {}

@@ -19,9 +19,10 @@ from duosora.core.parallel.micro_batches import joined
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
+from .compiling import compile_forward
 from .distributed.sequence_parallel import SequenceParallel
 from .distributed.zero import Replicas, Shards
-from .layers import autocast, cat, compile_forward, parameter_shapes, to_float32
+from .layers import autocast, cat, parameter_shapes, to_float32
 from .models.opensora_t2v import OpenSoraT2V
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor

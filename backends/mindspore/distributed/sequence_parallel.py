@@ -34,8 +34,8 @@ class SequenceAttend:
 
     def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
         heads, num_tokens = q.shape[2], arrangement.num_tokens
-        whole = self._to_heads(cat([q, k, v], 0))[:, :num_tokens]
-        mixed = self.attend.self_attention(*whole.chunk(3, 0), arrangement)
+        q_whole, k_whole, v_whole = self._to_heads(cat([q, k, v], 0))[:, :num_tokens].chunk(3, 0)
+        mixed = self.attend.self_attention(q_whole, k_whole, v_whole, arrangement)
         return self._to_tokens(mixed, q.shape[1])[:, :, :heads]
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:

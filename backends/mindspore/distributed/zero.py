@@ -19,7 +19,8 @@ from duosora.core.parallel.group import Group
 from duosora.core.parallel.plan import Blocks
 from duosora.core.parallel.zero import owners
 
-from ..layers import _padded, _sum_of_squares
+from .. import layers
+from ..layers import _padded
 from ..precision import to_array
 
 BUCKET_SIZE = 1 << 25
@@ -50,7 +51,7 @@ class Replicas:
 
     def norm(self, gradients: Sequence[Tensor]) -> float:
         """The length of all gradients as one vector, the same on all ranks, which call together."""
-        return math.sqrt(sum(map(_sum_of_squares, gradients)))
+        return math.sqrt(sum(map(layers._forms.sum_of_squares, gradients)))
 
     def written(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that this rank is to write; core.parallel.zero.owners says which. All ranks call together."""
@@ -96,7 +97,7 @@ class Shards:
 
     def norm(self, gradients: Sequence[Tensor]) -> float:
         """The length of all gradients as one vector, from own parts; the same on all ranks, which call together."""
-        shares = self.group.share(_NUMBER.pack(sum(map(_sum_of_squares, gradients))))
+        shares = self.group.share(_NUMBER.pack(sum(map(layers._forms.sum_of_squares, gradients))))
         return math.sqrt(sum(_NUMBER.unpack(share)[0] for share in shares))
 
     def written(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
