@@ -24,7 +24,7 @@ from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepRep
 
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
-from .layers import autocast, fold_frames
+from .layers import autocast
 from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
 from .optimization import (
@@ -36,6 +36,7 @@ from .optimization import (
     recompute,
 )
 from .precision import TORCH_DTYPES, to_array, to_tensor
+from .video import fold_frames
 
 GENERATOR, DISCRIMINATOR = "optimizer", "discriminator_optimizer"
 JUDGE = "discriminator"

@@ -141,8 +141,10 @@ def save(trainer: Any, ranks: Ranks, folder: Path) -> None:
 
 def state_bytes(trainer: Any) -> int:
     """What this rank holds of the optimiser's running means."""
-    states = trainer.optimization.optimizer.state.values()
-    return sum(value.nbytes for state in states for value in state.values() if value.ndim)
+    optimizer = trainer.optimization.optimizer
+    if hasattr(optimizer, "means"):
+        return sum(int(mean.nbytes) for means in optimizer.means.values() for mean in means)
+    return sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim)
 
 
 def main(backend_name: str, folder: str, sequence: str, *cases: str) -> None:
