@@ -35,7 +35,7 @@ INPAINT = replace(EVEN, num_layers=2, mask_channels=4)
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-6), max_grad_norm=0.5)
 CASES = {
     "even": (EVEN, OPTIONS, 10),
-    "uneven": (UNEVEN, OPTIONS, 10),
+    "uneven": (UNEVEN, OPTIONS, 4),
     "inpaint": (INPAINT, OPTIONS, 2),
     "recomputed": (EVEN, replace(OPTIONS, recompute_every=1), 2),
     "frozen": (EVEN, replace(OPTIONS, frozen=("caption_projection", "transformer_blocks.1.", "pos_embed")), 2),
