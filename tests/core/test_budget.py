@@ -1,7 +1,6 @@
 """The counting behind docs/distributed.md: what is measured agrees, and every table of the page is counted again."""
 
 import math
-import re
 from dataclasses import replace
 from pathlib import Path
 

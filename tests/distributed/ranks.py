@@ -4,9 +4,14 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from duosora.core.parallel import launcher
+
 PROGRAMS = Path(__file__).parent / "programs"
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 SECONDS = 300
 """After which a test gives up; programs take a few."""
 
@@ -18,7 +23,7 @@ def run(program: str, backend: str, world: int, *arguments: object) -> list[str]
         launch = ["launch", "--backend", backend, "-n", str(world), "--log-dir", logs]
         done = subprocess.run(
             [sys.executable, "-m", "duosora", *launch, "--", *command],
-            env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"},
+            env=os.environ | QUIET,
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -28,3 +33,25 @@ def run(program: str, backend: str, world: int, *arguments: object) -> list[str]
         said = [file.read_text("utf-8") if file.exists() else "" for file in files]
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr}\n" + "\n".join(said)
     return said
+
+
+@contextmanager
+def started(program: str, backend: str, world: int, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
+    """The processes of the ranks without a launcher that looks after them; killed at the end if still there."""
+    command = (sys.executable, str(PROGRAMS / program), backend, *map(str, arguments))
+    launch = launcher.Launch(program=command, processes=world, backend=backend)
+    port = launcher.free_port()
+    common = os.environ | QUIET | launcher.defaults(launch, os.environ)
+    roles = [(command, launcher.environment(launch, port, rank)) for rank in range(world)]
+    if backend == "mindspore":
+        roles.append(launcher.scheduler(launch, port))
+    processes = [
+        subprocess.Popen(words, env=common | told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for words, told in roles
+    ]
+    try:
+        yield processes[:world]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
