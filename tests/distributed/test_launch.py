@@ -102,8 +102,9 @@ def test_a_rank_that_is_killed_is_named_and_its_children_end(job: Job) -> None:
     assert "signal 9 (SIGKILL" in err
 
 
-def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(job: Job) -> None:
-    code, out, err = job.run("stand_in.py", "user_error")
+@pytest.mark.parametrize("behaviour", ["user_error", "user_error:1", "misses_the_first"])
+def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(job: Job, behaviour: str) -> None:
+    code, out, err = job.run("stand_in.py", behaviour)
     assert code == 2
     assert out == ""
     assert [line for line in err.splitlines() if not line.startswith("launch: 2 processes")] == [
