@@ -8,6 +8,9 @@ Anything else is our own slip and keeps its traceback.
 class DuosoraError(ValueError):
     """What was expected, what came, where, and how to mend it, in one sentence."""
 
+    is_told = False
+    """Whether another process of the same run prints it."""
+
 
 class ConfigError(DuosoraError):
     """A setting is unknown, doubled, of the wrong type or does not fit the others."""

@@ -27,18 +27,19 @@ from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.parallel.group import Group, Ranks
+from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .compiling import compile_forward
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
 from .forms import compare_forms
-from .layers import cat, compile_forward, parameter_shapes, set_parameter
+from .layers import _settle_forms, cat, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -81,6 +82,7 @@ def create(device: str = "auto") -> MindSporeBackend:
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
         exact_float32()
+        _settle_forms(device)
         if kind == "cpu":
             mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
         if here.world == 1:  # else the processes of an Ascend have to be joined before
@@ -131,19 +133,22 @@ class MindSporeBackend:
     ) -> nn.Cell:
         self.check(dtype, attention)
         attend = kernels.make_attend(attention, self.device, dtype)
-        if sequence is None or sequence.size == 1:
-            model = self._build(spec, weights, dtype, attend).set_train(False)
-        else:
-            part = self._build(spec, weights, dtype, SequenceAttend(attend, sequence))
-            model = SequenceParallel(part, sequence).set_train(False)
+        sequence = sequence or Alone()
+        _check_compiled(compile, sequence)
+        model = _shared(self._build(spec, weights, dtype, _attend(attend, sequence)), sequence).set_train(False)
         if compile:
             compile_forward(model)
         return model
 
-    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
+    def train_denoiser(
+        self, spec: Any, weights: Weights, options: TrainOptions, ranks: Ranks | None = None
+    ) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
-        attend = kernels.make_attend(options.attention, self.device, options.dtype)
-        return DiffusionTrainStep(self._build(spec, weights, "fp32", attend), self.device, options)
+        ranks = ranks or Ranks()
+        _check_compiled(options.compile, ranks.sequence)
+        attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
+        model = _shared(self._build(spec, weights, "fp32", attend), ranks.sequence)
+        return DiffusionTrainStep(model, self.device, options, ranks)
 
     def train_autoencoder(
         self,
@@ -153,6 +158,7 @@ class MindSporeBackend:
         options: TrainOptions,
         discriminator: Companion | None = None,
         perceptual: Companion | None = None,
+        ranks: Ranks | None = None,
     ) -> AutoencoderTrainStep:
         self.check(options.dtype, options.attention)
         attend = kernels.make_attend("auto", self.device, options.dtype)
@@ -164,6 +170,7 @@ class MindSporeBackend:
             losses,
             options,
             statistics=discriminator.spec.statistics if discriminator else (),
+            ranks=ranks,
         )
 
     def relay(self, group: Group) -> RelayStream:
@@ -239,6 +246,22 @@ class MindSporeBackend:
 
 def _transform(wavelet: type[nn.Cell], x: Tensor) -> Tensor:
     return wavelet()(x, whole_clip())
+
+
+def _attend(attend: kernels.Attend, sequence: Group) -> kernels.Attend:
+    return attend if sequence.size == 1 else SequenceAttend(attend, sequence)
+
+
+def _shared(model: Any, sequence: Group) -> nn.Cell:
+    """A model whose tokens the ranks of a group share."""
+    return model if sequence.size == 1 else SequenceParallel(model, sequence)
+
+
+def _check_compiled(compile: bool, sequence: Group) -> None:
+    if compile and sequence.size > 1:
+        raise ConfigError(
+            "compile = true: MindSpore's graphs do not share tokens; set parallel.sequence: 1 or leave it"
+        )
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:

@@ -24,9 +24,13 @@ from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
 from duosora.core.cli.train import train
-from duosora.core.errors import DuosoraError
+from duosora.core.errors import ConfigError, DuosoraError
+from duosora.core.parallel.agreement import told_once
+from duosora.core.parallel.launched import launched
 
 EXIT_USER_ERROR = 2
+SHARED_VERBS = ("sample", "train", "doctor", "launch")
+"""Those that many processes can work on together."""
 
 app = typer.Typer(
     name="duosora",
@@ -54,12 +58,22 @@ app.add_typer(data)
 
 
 @app.callback(invoke_without_command=True)
-def _global(version: bool = typer.Option(False, "--version", help="Print the version and leave.")) -> None:
+def _global(
+    context: typer.Context,
+    version: bool = typer.Option(False, "--version", help="Print the version and leave."),
+) -> None:
     if version:
         from duosora import __version__
 
         typer.echo(__version__)
         raise typer.Exit
+    processes = launched().world
+    if processes > 1 and context.invoked_subcommand not in SHARED_VERBS:
+        with told_once():
+            raise ConfigError(
+                f"duosora {context.invoked_subcommand} works in one process, and {processes} were started; "
+                "start it without a launcher"
+            )
 
 
 def main() -> None:
@@ -71,6 +85,7 @@ def main() -> None:
 
 
 def report(error: DuosoraError) -> int:
-    """Print an error as one line; returns the exit code."""
-    print("duosora:", " ".join(str(error).split()), file=sys.stderr)
+    """Print an error as one line, unless another process of the run does; returns the exit code."""
+    if not error.is_told:
+        print("duosora:", " ".join(str(error).split()), file=sys.stderr)
     return EXIT_USER_ERROR

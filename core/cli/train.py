@@ -35,6 +35,7 @@ def train(
 
     from ..config.loading import load
     from ..config.training import TrainConfig
+    from ..parallel.agreement import told_once
     from ..train.run import TrainRun
     from ..train.step import StepReport
 
@@ -42,12 +43,22 @@ def train(
     for key, value in (("compute.name", backend), ("folder", out and str(out))):
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
-    run = TrainRun(load(config, TrainConfig, overrides), resume)
-    print(*run.plan(), sep="\n", flush=True)
+    with told_once():
+        loaded = load(config, TrainConfig, overrides)
+    run = TrainRun(loaded, resume, dry_run)
+    is_first = run.ranks.is_first
+    if is_first:
+        print(*run.plan(), sep="\n", flush=True)
     if dry_run:
         return
+    is_quiet = None if is_first else True
     with tqdm(
-        total=run.config.max_steps, initial=run.found.step, desc="steps", unit="step", dynamic_ncols=True, disable=None
+        total=run.config.max_steps,
+        initial=run.found.step,
+        desc="steps",
+        unit="step",
+        dynamic_ncols=True,
+        disable=is_quiet,
     ) as bar:
 
         def advance(step: int, report: StepReport) -> None:
@@ -55,6 +66,8 @@ def train(
             bar.update()
 
         outcome = run.run(advance, tqdm.write)
+    if not is_first:
+        return
     if outcome.is_finished:
         print(f"finished {outcome.steps} steps: {outcome.checkpoint}")
     else:

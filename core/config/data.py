@@ -127,6 +127,9 @@ class DataSettings(Settings):
     """Clips for a WFVAE instead of a denoiser; needs height and width."""
     grouped: bool = True
     """Batches of one size each. Off: any clips together, padded to `frames`, height and width, with a mask."""
+    mega_batch: Count = 1
+    """So many neighbouring micro-batches of a step have one size, which it helps to be the number of processes that
+    read different clips: they then wait less for one another."""
     min_bucket_batches: Annotated[int, Field(ge=0)] = 4
     """Sizes with fewer clips than so many batches of the whole run are dropped."""
     clean_captions: bool = True

@@ -19,7 +19,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """One micro-batch of one rank. All that is random about it follows from the seed, the epoch and the records."""
+    """One micro-batch. All that is random about it follows from the seed, the epoch and the records."""
 
     pixels: np.ndarray | None
     """(B, 3, T, H, W) float32 in [-1, 1], padded with 0 at the end of each axis; None where moments are given."""
@@ -28,13 +28,13 @@ class ClipBatch:
     captions: tuple[str, ...]
     """Cleaned; "" where a caption was dropped for guidance."""
     samples: tuple[int, ...]
-    """The number of each sample in the whole run (rising over steps and ranks): names its random streams."""
+    """The number of each sample in the whole run (rising over steps): names its random streams."""
     sources: tuple[str, ...]
     """The file of each sample, for reports."""
     moments: np.ndarray | None = None
     """(B, 2C, t, h, w) float32 of the autoencoder, from a latent cache."""
-    text: tuple[np.ndarray, ...] | None = None
-    """(L, D) float32 for each caption, from a text cache."""
+    text: tuple[np.ndarray | None, ...] | None = None
+    """(L, D) float32 for each caption that comes with its states; None: none does."""
     frame_mask: np.ndarray | None = None
     """Inpaint training: (B, T) float32, 1 = to generate, 0 = given (core.maths.masks)."""
     failures: tuple[Failure, ...] = field(default=())

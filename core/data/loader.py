@@ -30,9 +30,9 @@ from .sources import Source, fitted
 from .transforms import to_signed
 from .worker import Failed
 
-TextOf = Callable[[Record, str, int | None], np.ndarray]
-"""Ready-made states (L, D) of a record's caption: the record, the caption as it is used, and its number among the
-record's captions, None where it was dropped. Raises: MediaError for a record without; another takes its place."""
+TextOf = Callable[[Record, int | None], np.ndarray | None]
+"""Ready-made states (L, D) of a record's caption, by its number among the record's, None where it was dropped; nothing
+where the record brings none. Raises: MediaError for a record whose states are damaged; another takes its place."""
 
 
 class _Begun(NamedTuple):
@@ -43,7 +43,7 @@ class _Begun(NamedTuple):
 
 
 class Loader:
-    """Reads the micro-batches of one rank. Close it, or use it in a `with` statement."""
+    """Reads the micro-batches of a run, or one reader's share of them. Close it, or use it in a `with` statement."""
 
     def __init__(
         self,
@@ -55,26 +55,29 @@ class Loader:
         *,
         micro_batch: int = 1,
         accumulation: int = 1,
-        world: int = 1,
-        rank: int = 0,
+        readers: int = 1,
+        reader: int = 0,
         sp_size: int = 1,
         text_of: TextOf | None = None,
         moments_of: MomentsOf | None = None,
     ) -> None:
-        """world, rank: of the groups that read different data. sp_size: ranks that share the frames of one sample.
+        """accumulation: micro-batches of a step, of which one of several readers reads every so many-th; their number
+        divides it. sp_size: ranks that share the frames of one sample.
 
         With moments_of no media file is opened, and the crop in time is the first epoch's in all of them.
         Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on.
         """
         self.settings = settings = fitted(settings)
-        self.compression, self.patch, self.rank = compression, patch, rank
+        self.compression, self.patch = compression, patch
+        self.parts = range(reader, accumulation, readers)
+        """Of a step's micro-batches, those that are read here."""
         self.captioner = Captioner(settings, seed)
         self._masks = ConditionMasks(settings.masks, seed) if settings.masks else None
         self._text_of, self._has_moments = text_of, moments_of is not None
         self._runner = make_runner(settings.workers, settings.timeout_seconds)
         try:
             source = probed(source, self._runner) if settings.probe else source
-            self.plan = make_plan(source, settings, compression, seed, micro_batch * accumulation * world, sp_size)
+            self.plan = make_plan(source, settings, compression, seed, micro_batch * accumulation, sp_size)
         except BaseException:
             self._runner.close()
             raise
@@ -82,7 +85,7 @@ class Loader:
         self.order = Order(
             self.plan.buckets.tolist(),
             seed,
-            world,
+            settings.mega_batch,
             micro_batch,
             accumulation,
             settings.grouped,
@@ -92,7 +95,7 @@ class Loader:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps after which every sample was seen; the last one may reach into the next epoch."""
-        return -(-self.order.per_epoch // self.order.accumulation)
+        return -(-self.order.per_epoch * self.order.world // self.order.accumulation)
 
     def batches(self, start_step: int = 0) -> Iterator[list[ClipBatch]]:
         """The micro-batches of each optimiser step from a step on, without end.
@@ -103,7 +106,7 @@ class Loader:
         coming = self._micro_batches(start_step)
         try:
             while True:
-                yield [self._next(window, coming) for _ in range(self.order.accumulation)]
+                yield [self._next(window, coming) for _ in self.parts]
         finally:
             for begun in window:
                 for sample in begun.samples:
@@ -160,8 +163,8 @@ class Loader:
 
     def _micro_batches(self, step: int) -> Iterator[MicroBatch]:
         while True:
-            for part in range(self.order.accumulation):
-                yield self.order.micro_batch(step, part, self.rank)
+            for part in self.parts:
+                yield self.order.micro_batch(step, part)
             step += 1
 
     def _next(self, window: deque[_Begun], coming: Iterator[MicroBatch]) -> ClipBatch:
@@ -197,7 +200,7 @@ class Loader:
             samples=tuple(begun.micro_batch.samples),
             sources=tuple(str(record.path) for record in records),
             moments=moments,
-            text=tuple(text for text in states if text is not None) or None,
+            text=tuple(states) if any(text is not None for text in states) else None,
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
             failures=tuple(failures),
         )
@@ -213,7 +216,7 @@ class Loader:
             is_dropped = self.captioner.is_dropped(sample.number) or not record.captions
             pick = None if is_dropped else self.captioner.pick(record, number, sample.epoch)
             try:
-                return caption, self._text_of(record, caption, pick)
+                return caption, self._text_of(record, pick)
             except MediaError as error:
                 reason = " ".join(str(error).split())
             self._fetcher.reject(sample, reason)

@@ -1,8 +1,8 @@
 """The order of samples: a pure function of the seed, the step and how it is split; no state goes from step to step.
 
-A mega-batch is one micro-batch of every rank, all of one bucket. Buckets are shuffled, cut into mega-batches, the last
-one filled up with repeats; then the mega-batches are shuffled. Epoch follows epoch without end, and a step that
-accumulates may reach into the next one.
+A mega-batch is some neighbouring micro-batches of a step, all of one bucket, which several ranks read side by side.
+Buckets are shuffled, cut into mega-batches, the last one filled up with repeats; then the mega-batches are shuffled.
+Epoch follows epoch without end, and a step that accumulates may reach into the next one.
 Source: Open-Sora Plan v1.3, get_length_grouped_indices of opensora/utils/dataset_utils.py.
 """
 
@@ -17,13 +17,13 @@ from .. import random
 
 
 class MicroBatch(NamedTuple):
-    """What one rank reads at once."""
+    """What is read at once."""
 
     epoch: int
     places: list[int]
     """Of the samples in the set."""
     samples: range
-    """Their numbers in the whole run, rising over steps and ranks."""
+    """Their numbers in the whole run, rising over steps and their micro-batches."""
 
 
 class OrderDraws(Protocol):
@@ -120,7 +120,7 @@ def _of_one_size(part: list[int], buckets: Sequence[Hashable], draws: OrderDraws
 
 
 class Order:
-    """Which samples a rank reads at a step. Two equal orders agree at every step, whichever steps were asked for."""
+    """Which samples are read at a step. Two equal orders agree at every step, whichever steps were asked for."""
 
     def __init__(
         self,
@@ -132,20 +132,22 @@ class Order:
         is_grouped: bool = True,
         is_upstream: bool = False,
     ) -> None:
-        """buckets: of each sample. batch: samples of a micro-batch."""
+        """buckets: of each sample. world: micro-batches of a mega-batch. batch: samples of a micro-batch. accumulation:
+        micro-batches of a step."""
         self.buckets, self.seed, self.world, self.batch, self.accumulation = buckets, seed, world, batch, accumulation
         self.is_grouped, self.is_upstream = is_grouped, is_upstream
         self._epoch: tuple[int, np.ndarray] = (0, self._make(0))
         self.per_epoch = len(self._epoch[1])
         """Mega-batches of an epoch; the same in every epoch."""
 
-    def micro_batch(self, step: int, part: int, rank: int) -> MicroBatch:
-        """The micro-batch that a rank reads at a step; part: from 0 to accumulation - 1."""
-        mega_batch = step * self.accumulation + part
+    def micro_batch(self, step: int, part: int) -> MicroBatch:
+        """A micro-batch of a step; part: from 0 to accumulation - 1."""
+        number = step * self.accumulation + part
+        mega_batch, rank = divmod(number, self.world)
         epoch, place = divmod(mega_batch, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._make(epoch))
-        first = (mega_batch * self.world + rank) * self.batch
+        first = number * self.batch
         return MicroBatch(epoch, self._epoch[1][place, rank].tolist(), range(first, first + self.batch))
 
     def _make(self, epoch: int) -> np.ndarray:

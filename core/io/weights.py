@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -114,8 +115,8 @@ class WeightsReader(Mapping[str, np.ndarray]):
 def open_weights(path: str | os.PathLike[str]) -> WeightsReader:
     """Open a `.safetensors` file, an index file, or a folder; only headers are read.
 
-    In a folder the names of STEMS come first, a whole file before an index; otherwise there must be exactly one index
-    or file.
+    A file that is not there may have been written in shards: then its index is opened. In a folder the names of STEMS
+    come first, a whole file before an index; otherwise there must be exactly one index or file.
     Raises: CheckpointError when nothing usable is there, a file is damaged, or index and shards do not agree.
     """
     try:
@@ -179,8 +180,51 @@ def save_weights(
     shards = _split(described, shard_size)
     names = [f"{stem}{SUFFIX}"]
     if len(shards) > 1:
-        names = [f"{stem}-{number:05d}-of-{len(shards):05d}{SUFFIX}" for number in range(1, len(shards) + 1)]
+        names = [Shard(index, len(shards)).file(stem) for index in range(len(shards))]
     _save_folder(target, stem, dict(zip(names, shards, strict=True)), tensors, metadata or {}, overwrite)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Of a model that is written by several, one's part."""
+
+    index: int = 0
+    count: int = 1
+
+    def file(self, stem: str) -> str:
+        """The name of its file, in the hub's form."""
+        return f"{stem}{SUFFIX}" if self.count == 1 else f"{stem}-{self.index + 1:05d}-of-{self.count:05d}{SUFFIX}"
+
+
+def save_shard(folder: Path, tensors: Mapping[str, np.ndarray], shard: Shard, stem: str = STEMS[0]) -> None:
+    """Write one's tensors of a model whose other shards others write; `index_shards` then makes it whole.
+
+    A shard without tensors has no file, but for the first. Files that exist are replaced.
+    Raises: as save_weights.
+    """
+    if len(tensors) or shard.index == 0:
+        save_weights(folder / shard.file(stem), tensors, overwrite=True)
+
+
+def index_shards(folder: Path, count: int, stem: str = STEMS[0]) -> None:
+    """Write the index of all shards that `save_shard` wrote, from their headers.
+
+    Raises: CheckpointError when one is damaged, two hold the same tensor, or the disk is full.
+    """
+    shards: dict[str, dict[str, Description]] = {}
+    holders: dict[str, str] = {}
+    for index in range(count):
+        name = Shard(index, count).file(stem)
+        if not (folder / name).is_file():
+            continue
+        entries = read_header(folder / name).entries
+        for tensor in entries:
+            if tensor in holders:
+                raise CheckpointError(f"{folder}: {holders[tensor]} and {name} both hold tensor {tensor!r}")
+        holders |= dict.fromkeys(entries, name)
+        shards[name] = {tensor: (entry.shape, entry.dtype) for tensor, entry in entries.items()}
+    with atomic_write(folder / f"{stem}{INDEX_SUFFIX}", overwrite=True, error=CheckpointError) as temporary:
+        temporary.write_text(_index_text(shards), encoding="utf-8")
 
 
 def is_finite(array: np.ndarray) -> bool:
@@ -208,6 +252,9 @@ def _find(place: Path) -> Path:
     if place.is_dir():
         return _find_in_folder(place)
     if not place.exists():
+        index = place.with_name(f"{place.stem}{INDEX_SUFFIX}")
+        if place.suffix == SUFFIX and index.exists():
+            return index
         raise CheckpointError(f"{place}: there is no such file or folder")
     if place.suffix in FOREIGN_SUFFIXES:
         raise CheckpointError(f"{place}: only safetensors are read; {CONVERT_FIRST}")

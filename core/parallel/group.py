@@ -106,6 +106,8 @@ class Ranks:
     """Same network call, other tokens."""
     team: Group = field(default_factory=Alone)
     """Same samples: cfg and sequence together."""
+    leaders: Group = field(default_factory=Alone)
+    """On this machine, the first rank of each team; for one that is none, itself."""
 
     @property
     def is_first(self) -> bool:

@@ -6,6 +6,7 @@ node. A rank's place says which samples it works on (data), which half of guidan
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -74,6 +75,12 @@ class Plan:
         """Ranks that work on the same samples; the first of a team is its leader."""
         size = self.cfg * self.sequence
         return tuple(tuple(range(first, first + size)) for first in range(0, self.world, size))
+
+    def leaders(self, hosts: Sequence[str]) -> tuple[tuple[int, ...], ...]:
+        """The leaders of teams that are on one machine, for every machine. hosts: the name of each rank's."""
+        first = [team[0] for team in self.teams()]
+        named = dict.fromkeys(hosts[rank] for rank in first)
+        return tuple(tuple(rank for rank in first if hosts[rank] == host) for host in named)
 
 
 def make_plan(world: int, sequence: int = 1, has_cfg: bool = False) -> Plan:

@@ -5,7 +5,7 @@ Source: train_causalvae.py of Open-Sora Plan v1.3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -17,9 +17,12 @@ from ..config.training import AutoencoderSettings
 from ..data.batch import ClipBatch
 from ..io.images import write_image
 from ..io.video import write_video
+from ..io.weights import Shard
 from ..maths import gaussian
 from ..maths.metrics import psnr
 from ..models.wfvae import WFVAESpec
+from ..parallel.agreement import agreed
+from ..parallel.group import Ranks
 from ..pipelines.autoencode import decode_chunks, encode_chunks, to_uint8
 from ..shapes import VideoShape
 from .held_out import HeldOut
@@ -46,9 +49,14 @@ class AutoencoderTask:
         settings: AutoencoderSettings,
         seed: int,
         held_out: HeldOut | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        """ranks: that train together, each on clips of its own."""
         self.spec, self.trainer, self.backend, self.settings = spec, trainer, backend, settings
-        self.seed, self.held_out = seed, held_out
+        self.seed, self.held_out, self.ranks = seed, held_out, ranks or Ranks()
+
+    def prepare(self, clips: Sequence[ClipBatch]) -> None:
+        """Nothing is made once for all ranks of a machine."""
 
     def make(self, clips: ClipBatch, step: int) -> AutoencoderBatch:
         """The trainer's batch."""
@@ -75,7 +83,7 @@ class AutoencoderTask:
         """PSNR in dB of held-out clips through the mean of their latents, of the weights and of their average."""
         if self.held_out is None:
             return {}
-        clips = list(self._pixels())
+        clips = agreed(self.ranks.world, lambda: list(self._pixels()))
         measures = {"psnr": self._psnr(clips, use_ema=False)}
         if self.trainer.keeps_ema:
             measures["psnr_ema"] = self._psnr(clips, use_ema=True)
@@ -85,18 +93,20 @@ class AutoencoderTask:
         """Write the first held-out clips, each beside its reconstruction, as <folder>/step-<step>_<number>.mp4."""
         if self.held_out is None:
             return
-        first = next(iter(self._pixels()))
+        first = agreed(self.ranks.world, lambda: next(self._pixels()))
         with self.trainer.inference_model(use_ema=self.trainer.keeps_ema) as model:
             pairs = np.concatenate([to_uint8(first), to_uint8(self._through(model, first))], axis=3)
+        if not self.ranks.is_first:
+            return
         for number, frames in enumerate(pairs):
             if len(frames) == 1:
                 write_image(folder / f"step-{step}_{number}.png", frames[0], overwrite=True)
             else:
                 write_video(folder / f"step-{step}_{number}.mp4", frames, SHOWN_FPS, overwrite=True)
 
-    def write_models(self, saved: Saved, folder: Path) -> None:
-        """Write `model` and `model_ema` in the hub's form."""
-        write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema)
+    def write_models(self, saved: Saved, folder: Path, shard: Shard) -> None:
+        """Write a rank's part of `model` and `model_ema`, in the hub's form."""
+        write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema, shard)
 
     def _is_adversarial(self, step: int) -> bool:
         settings = self.settings

@@ -2,7 +2,8 @@
 
 `checkpoint-<step>/` is made under a hidden temporary name, its files and their sizes and hashes are listed in
 `manifest.json`, which is written last, everything is flushed to the disk, and then the folder gets its name. A process
-killed at any moment leaves complete checkpoints and at most a hidden folder, which the next run removes.
+killed at any moment leaves complete checkpoints and at most a hidden folder, which the next run removes. Of several
+ranks each writes, flushes and hashes files of its own; the first one does all else.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..errors import CheckpointError
 from ..io.files import atomic_write, sync
@@ -24,6 +27,9 @@ MANIFEST = "manifest.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 UNFINISHED, ASIDE = ".duosora-", ".set-aside"
 BLOCK_BYTES = 1 << 22
+
+Entry = dict[str, Any]
+"""What the manifest says of a file."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +55,62 @@ class Checkpoints:
 
         Raises: CheckpointError when the disk is full or the folder cannot be written; nothing is changed then.
         """
-        target = self.folder / f"checkpoint-{step}"
-        if is_complete(target):
-            return target
-        temporary = self.folder / f"{UNFINISHED}{target.name}-{secrets.token_hex(4)}"
+        temporary = self.begin(step)
+        if temporary is None:
+            return self.path(step)
         try:
+            with self.naming(step):
+                write(temporary)
+            return self.complete(step, temporary, {})
+        finally:
+            self.abandon(temporary)
+
+    def path(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or will be."""
+        return self.folder / f"checkpoint-{step}"
+
+    def begin(self, step: int) -> Path | None:
+        """Make the hidden folder for the files of a checkpoint; None when there is a complete one already.
+
+        Raises: as save.
+        """
+        target = self.path(step)
+        if is_complete(target):
+            return None
+        temporary = self.folder / f"{UNFINISHED}{target.name}-{secrets.token_hex(4)}"
+        with self.naming(step):
             temporary.mkdir(parents=True)
-            write(temporary)
-            _write_manifest(temporary, step)
-            _flush(temporary)
+        return temporary
+
+    def complete(self, step: int, temporary: Path, known: Mapping[str, Entry]) -> Path:
+        """Make a checkpoint of a folder; older ones make room.
+
+        known: sizes and hashes of files that are on the disk already, by their paths in the folder.
+        Raises: as save.
+        """
+        target = self.path(step)
+        with self.naming(step):
+            _write_manifest(temporary, step, known)
+            _flush(temporary, known)
             if target.exists():  # cut off by a crash of an older version or by hand
                 _remove(target)
             temporary.rename(target)
             sync(self.folder)
-        except OSError as error:
-            raise CheckpointError(f"{target}: cannot be written ({error.strerror or error})") from error
-        finally:
-            if temporary.exists():
-                shutil.rmtree(temporary, ignore_errors=True)
         self._thin_out()
         return target
+
+    def abandon(self, temporary: Path) -> None:
+        """Remove the folder of a checkpoint that did not come about."""
+        if temporary.exists():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    @contextmanager
+    def naming(self, step: int) -> Iterator[None]:
+        """Turn what the operating system refuses into one line about the checkpoint."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(f"{self.path(step)}: cannot be written ({error.strerror or error})") from error
 
     def newest(self) -> Found:
         """The newest checkpoint whose files are all there, unchanged."""
@@ -151,19 +193,26 @@ def problem_of(path: Path) -> str | None:
     return None
 
 
-def _write_manifest(folder: Path, step: int) -> None:
-    files = {
-        str(file.relative_to(folder)): {"size": file.stat().st_size, "sha256": _sha256(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
+def entries(folder: Path, pattern: str) -> dict[str, Entry]:
+    """Sizes and hashes of files, which are flushed to the disk."""
+    found = {}
+    for file in sorted(folder.rglob(pattern)):
+        sync(file)
+        found[str(file.relative_to(folder))] = _entry(file)
+    return found
+
+
+def _write_manifest(folder: Path, step: int, known: Mapping[str, Entry]) -> None:
+    paths = {str(file.relative_to(folder)): file for file in sorted(folder.rglob("*")) if file.is_file()}
+    files = {name: known.get(name) or _entry(file) for name, file in paths.items()}
     with atomic_write(folder / MANIFEST, error=CheckpointError) as temporary:
         temporary.write_text(json.dumps({"step": step, "files": files}, indent=1), encoding="utf-8")
 
 
-def _flush(folder: Path) -> None:
+def _flush(folder: Path, known: Mapping[str, Entry]) -> None:
     for path in folder.rglob("*"):
-        sync(path)
+        if str(path.relative_to(folder)) not in known:
+            sync(path)
     sync(folder)
 
 
@@ -172,6 +221,10 @@ def _remove(path: Path) -> None:
     hidden = path.with_name(f"{UNFINISHED}{path.name}-{secrets.token_hex(4)}")
     os.rename(path, hidden)
     shutil.rmtree(hidden, ignore_errors=True)
+
+
+def _entry(file: Path) -> Entry:
+    return {"size": file.stat().st_size, "sha256": _sha256(file)}
 
 
 def _sha256(file: Path) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,15 @@ import numpy as np
 from ..data.batch import ClipBatch
 from ..io.images import write_image
 from ..io.video import write_video
+from ..io.weights import Shard
 from ..models.opensora_t2v import OpenSoraT2VSpec
+from ..parallel.group import Ranks
 from ..pipelines.autoencode import to_uint8
 from ..pipelines.denoise import Guidance
 from ..pipelines.settings import make_sampler
 from ..pipelines.text_to_video import Request, TextToVideo
 from ..shapes import LatentShape, VideoShape
+from .feeding import Feeding
 from .held_out import HeldOut
 from .inputs import DiffusionInputs
 from .model_folders import write_models
@@ -42,14 +45,24 @@ class DenoiserTask:
         self,
         spec: OpenSoraT2VSpec,
         trainer: TrainStep[DiffusionBatch],
-        inputs: DiffusionInputs,
+        inputs: DiffusionInputs | None,
         held_out: HeldOut | None = None,
         showing: Showing | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        """inputs: nothing for a rank that leads no team. ranks: that train together."""
         self.spec, self.trainer, self.inputs, self.held_out, self.showing = spec, trainer, inputs, held_out, showing
+        self.ranks = ranks or Ranks()
+        self._feeding = Feeding(self.ranks, self)
+
+    def prepare(self, clips: Sequence[ClipBatch]) -> None:
+        """Have at hand what machines make once for all their ranks."""
+        assert self.inputs is not None
+        self.inputs.prepare(clips)
 
     def make(self, clips: ClipBatch, step: int) -> DiffusionBatch:
         """The trainer's batch."""
+        assert self.inputs is not None
         return self.inputs.make(clips, step)
 
     def learns(self, step: int) -> str:
@@ -64,14 +77,14 @@ class DenoiserTask:
         """Mean loss on held-out clips, of the weights and of their average; noise and timesteps are always the same."""
         if self.held_out is None:
             return {}
-        batches = [self.inputs.make(clips, 0) for clips in self.held_out.clips()]
+        batches = self._feeding.feed(self.held_out.clips, 0).batches
         measures = {"loss": float(np.mean([self.trainer.evaluate(batch, use_ema=False) for batch in batches]))}
         if self.trainer.keeps_ema:
             measures["loss_ema"] = float(np.mean([self.trainer.evaluate(batch, use_ema=True) for batch in batches]))
         return measures
 
     def show(self, folder: Path, step: int) -> None:
-        """Write a video of each prompt as <folder>/step-<step>_<number>.mp4."""
+        """Write a video of each prompt as <folder>/step-<step>_<number>.mp4; all ranks make it together."""
         if self.showing is None:
             return
         pipeline, settings = self.showing.pipeline, self.showing.settings
@@ -84,14 +97,18 @@ class DenoiserTask:
             pipeline.use("denoiser", model)
             latents = pipeline.denoise(requests, texts, video, lambda: make_sampler(settings.sampler), guidance)
         pipeline.release("denoiser")
-        for number, latent in enumerate(latents):
-            frames = [frame for chunk in pipeline.decode(latent[None]) for frame in to_uint8(chunk)[0]]
+        clips = [
+            [frame for chunk in pipeline.decode(latent[None]) for frame in to_uint8(chunk)[0]] for latent in latents
+        ]
+        if not self.ranks.is_first:
+            return
+        for number, frames in enumerate(clips):
             name = f"step-{step}_{number}"
             if video.frames == 1:
                 write_image(folder / f"{name}.png", frames[0], overwrite=True)
             else:
                 write_video(folder / f"{name}.mp4", frames, settings.video.fps, overwrite=True)
 
-    def write_models(self, saved: Saved, folder: Path) -> None:
-        """Write `model` and `model_ema` in the hub's form."""
-        write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema)
+    def write_models(self, saved: Saved, folder: Path, shard: Shard) -> None:
+        """Write a rank's part of `model` and `model_ema`, in the hub's form."""
+        write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema, shard)

@@ -17,6 +17,8 @@ from ..backend import Backend, Model
 from ..io.tokenizer import Tokenizer
 from ..models.recognise import Part
 from ..models.wfvae import WFVAESpec
+from ..parallel.agreement import exchange, exchange_arrays
+from ..parallel.group import Alone, Group
 from ..pipelines.autoencode import encode_chunks
 from ..pipelines.text import encode_texts
 
@@ -51,7 +53,10 @@ class _Frozen:
 
 
 class TextEncoder(_Frozen):
-    """States of captions, from memory, from a store, or from the model."""
+    """States of captions, from memory, from a store, or from the model.
+
+    The leaders of a machine's teams have one model between them, on the first, if they `prepare` all that they need.
+    """
 
     def __init__(
         self,
@@ -62,10 +67,38 @@ class TextEncoder(_Frozen):
         max_tokens: int = 512,
         stored: StoredTexts | None = None,
         remembered_bytes: int = REMEMBERED_BYTES,
+        leaders: Group | None = None,
     ) -> None:
         super().__init__(backend, part, dtype)
         self.tokenizer, self.max_tokens, self.stored = tokenizer, max_tokens, stored
+        self.leaders = leaders or Alone()
         self._memory = _Memory(remembered_bytes)
+        self._prepared: dict[str, np.ndarray] = {}
+
+    def prepare(self, captions: Sequence[str]) -> None:
+        """Have the states of captions at hand until the next call, which all leaders of a machine make together.
+
+        The first encodes what anybody lacks. Alone, each batch is encoded when it comes.
+        """
+        if self.leaders.size == 1:
+            return
+        self._prepared = {}
+        found = {caption: self._remembered(caption) for caption in dict.fromkeys(captions)}
+        lacking = [caption for caption, states in found.items() if states is None]
+        asked = dict.fromkeys(caption for one in exchange(self.leaders, lambda: lacking) for caption in one)
+        if asked:
+            (encoded, *_) = exchange_arrays(self.leaders, lambda: self._encoded_for_all(list(asked)))
+            for number, caption in enumerate(asked):
+                if caption in lacking:
+                    found[caption] = encoded[str(number)]
+                    self._memory.add(caption, encoded[str(number)])
+        self._prepared = {caption: states for caption, states in found.items() if states is not None}
+
+    def _encoded_for_all(self, captions: Sequence[str]) -> dict[str, np.ndarray]:
+        """By their places."""
+        if self.leaders.index:
+            return {}
+        return {str(number): states for number, states in enumerate(self.states(captions))}
 
     def states(self, captions: Sequence[str]) -> list[np.ndarray]:
         """(L, D) float32 for each caption, L its own number of tokens."""
@@ -79,7 +112,9 @@ class TextEncoder(_Frozen):
         return [states for caption in captions if (states := found[caption]) is not None]
 
     def _remembered(self, caption: str) -> np.ndarray | None:
-        states = self._memory.get(caption)
+        states = self._prepared.get(caption)
+        if states is None:
+            states = self._memory.get(caption)
         if states is None and self.stored is not None:
             states = self.stored.find(caption)
             if states is not None:
@@ -118,6 +153,8 @@ class _Memory:
         return self._held.get(caption)
 
     def add(self, caption: str, states: np.ndarray) -> None:
+        if caption in self._held:
+            return
         self._held[caption] = states
         self._bytes += states.nbytes
         while self._bytes > self.limit:

@@ -74,6 +74,10 @@ class DiffusionInputs:
         self.options = options or InputOptions()
         self.is_inpaint = is_inpaint
 
+    def prepare(self, batches: Sequence[ClipBatch]) -> None:
+        """Have at hand what machines make once for all their ranks; TextEncoder.prepare says who calls it."""
+        self.texts.prepare([caption for batch in batches for caption in _without_states(batch)])
+
     def make(self, batch: ClipBatch, step: int = 0) -> DiffusionBatch:
         """The denoiser's batch. step: of the optimiser; a validation set that keeps it fixed sees the same noise.
 
@@ -86,8 +90,7 @@ class DiffusionInputs:
             )
         samples = [self._sample(batch, row, step) for row in range(len(batch.samples))]
         padded = None if batch.mask is None else LatentShape(*batch.mask.shape[1:])
-        texts = self.texts.states(batch.captions) if batch.text is None else batch.text
-        states, text_mask = pad_states(texts)
+        states, text_mask = pad_states(self._texts(batch))
         conditions = [sample.condition for sample in samples if sample.condition is not None]
         return DiffusionBatch(
             latents=_joined([sample.latents for sample in samples], padded),
@@ -98,6 +101,12 @@ class DiffusionInputs:
             condition=_joined(conditions, padded) if conditions else None,
             **self.objective.draw(self.seed, batch.samples, step)._asdict(),
         )
+
+    def _texts(self, batch: ClipBatch) -> list[np.ndarray]:
+        """States (L, D) of each caption."""
+        encoded = iter(self.texts.states(_without_states(batch)))
+        given = batch.text or (None,) * len(batch.captions)
+        return [next(encoded) if states is None else states for states in given]
 
     def _sample(self, batch: ClipBatch, row: int, step: int) -> _Sample:
         number = batch.samples[row]
@@ -139,6 +148,12 @@ class DiffusionInputs:
         """The part of a clip that its valid latents span."""
         valid = _valid(batch, row)
         return pixels if valid is None else _cut(pixels, self.clips.spec.compression.video(valid))
+
+
+def _without_states(batch: ClipBatch) -> list[str]:
+    """The captions that have to be encoded."""
+    given = batch.text or (None,) * len(batch.captions)
+    return [caption for caption, states in zip(batch.captions, given, strict=True) if states is None]
 
 
 def _valid(batch: ClipBatch, row: int) -> LatentShape | None:

@@ -1,7 +1,8 @@
 """The training loop, the same for every model and backend.
 
 The loop owns the order of things: data, learning rate, average, log, validation, checkpoints, leaving. What a step
-computes is the trainer's (core.train.step.TrainStep); how clips become batches is the task's.
+computes is the trainer's (core.train.step.TrainStep); how clips become batches is the task's. Of several ranks all run
+the same loop and leave it together, with the same outcome or the same error; the first one speaks and logs.
 """
 
 from __future__ import annotations
@@ -20,14 +21,18 @@ from types import FrameType
 from typing import Any, Protocol
 
 from ..data.batch import ClipBatch
-from ..errors import CheckpointError
-from ..io.weights import open_weights
+from ..errors import CheckpointError, DuosoraError
+from ..io.weights import Shard, open_weights
+from ..parallel.agreement import agreed
+from ..parallel.group import Ranks
 from .checkpoints import Checkpoints, Found
 from .ema import EmaSchedule
+from .feeding import Fed, Feeding
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
 from .model_folders import AVERAGE
+from .saving import Saving
 from .step import Saved, StepReport, TrainStep
 
 STATE = "state.json"
@@ -53,6 +58,10 @@ class Task(Protocol):
 
     trainer: TrainStep[Any]
 
+    def prepare(self, clips: Sequence[ClipBatch]) -> None:
+        """Have at hand what machines make once for all their ranks, for the clips of a step; the leaders of all teams
+        call it together."""
+
     def make(self, clips: ClipBatch, step: int) -> Any:
         """The trainer's batch; everything random about it follows from the step and the clips' numbers."""
 
@@ -63,13 +72,13 @@ class Task(Protocol):
         """Tokens or pixels of a batch, for the throughput."""
 
     def validate(self) -> Mapping[str, float]:
-        """Measures on held-out clips."""
+        """Measures on held-out clips, the same on all ranks, which make them together."""
 
     def show(self, folder: Path, step: int) -> None:
-        """Write samples of what the model can do by now."""
+        """Write samples of what the model can do by now; all ranks make them together."""
 
-    def write_models(self, saved: Saved, folder: Path) -> None:
-        """Write the weights, and their average if it is kept, as core.train.model_folders does."""
+    def write_models(self, saved: Saved, folder: Path, shard: Shard) -> None:
+        """Write a rank's weights, and their average if it is kept, as core.train.model_folders does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,24 +112,29 @@ class Loop:
         self,
         folder: Path,
         task: Task,
-        loader: Loader,
+        loader: Loader | None,
         plan: Plan,
         checkpoints: Checkpoints,
-        log: StepLog,
+        log: StepLog | None,
         guard: Guard,
         identity: Mapping[str, Any],
         say: Callable[[str], None] = print,
         peak_memory_bytes: Callable[[], int | None] = lambda: None,
+        ranks: Ranks | None = None,
     ) -> None:
         """identity: what a checkpoint says of the run that made it. peak_memory_bytes: of the device, None for the log
-        to tell the process's own."""
+        to tell the process's own. ranks: that train together; those that lead no team have no loader, and only the
+        first has a log and is heard."""
         self.folder, self.task, self.loader, self.plan = folder, task, loader, plan
         self.checkpoints, self.log, self.guard, self.identity, self.say = checkpoints, log, guard, identity, say
         self.peak_memory_bytes = peak_memory_bytes
+        self.ranks = ranks or Ranks()
         self.step = 0
         """Optimiser steps made."""
         self._saved_step: int | None = None
-        self._saving = _Saving(checkpoints, in_background=plan.save_in_background)
+        self._saving = Saving(checkpoints, self.ranks, in_background=plan.save_in_background)
+        self._feeding = Feeding(self.ranks, task)
+        self._failure: DuosoraError | None = None
 
     def resume(self, found: Found) -> None:
         """Go on from a checkpoint: optimiser, average, guard and position; the weights were loaded when the trainer was
@@ -128,6 +142,24 @@ class Loop:
 
         Raises: CheckpointError when the checkpoint holds no state of a run.
         """
+        agreed(self.ranks.world, lambda: self._load(found))
+
+    def run(self, on_step: Callable[[int, StepReport], None] | None = None) -> Outcome:
+        """Train to the plan's last step, or until a rank's process is asked to leave."""
+        agreed(self.ranks.world, lambda: self.log.cut_back(self.step) if self.log else None)
+        with _asked_to_leave() as leaving:
+            try:
+                self._run(leaving, on_step)
+            finally:
+                if self.loader is not None:
+                    self.loader.close()
+                if self.log is not None:
+                    self.log.close()
+            self._save()
+            self._saving.wait()
+        return Outcome(self.step, self.step >= self.plan.max_steps, self._saving.last)
+
+    def _load(self, found: Found) -> None:
         assert found.path is not None
         self.task.trainer.load(found.path)
         if self.task.trainer.keeps_ema:
@@ -137,46 +169,41 @@ class Loop:
         self.step = self._saved_step = int(state["step"])
         self._saving.last = found.path
 
-    def run(self, on_step: Callable[[int, StepReport], None] | None = None) -> Outcome:
-        """Train to the plan's last step, or until the process is asked to leave."""
-        self.log.cut_back(self.step)
-        with _asked_to_leave() as leaving:
-            try:
-                self._run(leaving, on_step)
-            finally:
-                self.loader.close()
-                self.log.close()
-            self._save()
-            self._saving.wait()
-        return Outcome(self.step, self.step >= self.plan.max_steps, self._saving.last)
-
     def _run(self, leaving: _Leaving, on_step: Callable[[int, StepReport], None] | None) -> None:
-        source = iter(self.loader.batches(self.step)) if self.step < self.plan.max_steps else iter(())
-        while self.step < self.plan.max_steps and not leaving.asked:
-            began = time.monotonic()
-            clips = next(source)
-            waited = time.monotonic() - began
-            report, size = self._train(clips)
-            self.step += 1
-            self._write_down(clips, report, size, time.monotonic() - began, waited)
-            if on_step is not None:
-                on_step(self.step, report)
-            self._do_what_is_due()
+        source: Iterator[list[ClipBatch]] = iter(())
+        if self.loader is not None and self.step < self.plan.max_steps:
+            source = self.loader.batches(self.step)
 
-    def _train(self, clips: Sequence[ClipBatch]) -> tuple[StepReport, int]:
-        batches = [self.task.make(each, self.step) for each in clips]
+        def read() -> list[ClipBatch]:
+            self._raise_failure()
+            return next(source)
+
+        while self.step < self.plan.max_steps and not self.ranks.world.any(leaving.asked):
+            began = time.monotonic()
+            fed = self._feeding.feed(read, self.step)
+            report = self._train(fed)
+            self.step += 1
+            with self._ends_all_later():
+                if self.log is not None:
+                    self._write_down(self.log, fed, report, time.monotonic() - began)
+                if on_step is not None:
+                    on_step(self.step, report)
+            self._judge(fed, report)
+            self._saving.look()
+            self._do_what_is_due()
+        agreed(self.ranks.world, self._raise_failure)
+
+    def _train(self, fed: Fed) -> StepReport:
         decay = None if self.plan.ema is None else self.plan.ema.at(self.step + 1)
         rate = self.plan.learning_rate.at(self.step)
-        report = self.task.trainer.step(batches, rate, decay, self.guard.limit(self.task.learns(self.step)))
-        return report, sum(map(self.task.work, batches))
+        return self.task.trainer.step(fed.batches, rate, decay, self.guard.limit(self.task.learns(self.step)))
 
-    def _write_down(
-        self, clips: Sequence[ClipBatch], report: StepReport, size: int, seconds: float, waited: float
-    ) -> None:
-        samples = sum(len(each.samples) for each in clips)
-        failures = [f"{failure.path}: {failure.reason}" for each in clips for failure in each.failures]
+    def _write_down(self, log: StepLog, fed: Fed, report: StepReport, seconds: float) -> None:
+        samples, size = (sum(getattr(each, name) for each in fed.facts) for name in ("samples", "work"))
+        failures = [line for each in fed.facts for line in each.failures]
+        epoch = 0 if self.loader is None else (self.step - 1) // self.loader.steps_per_epoch
         values = {
-            "epoch": (self.step - 1) // self.loader.steps_per_epoch,
+            "epoch": epoch,
             "loss": report.loss,
             "grad_norm": report.grad_norm,
             "lr": self.plan.learning_rate.at(self.step - 1),
@@ -184,16 +211,22 @@ class Loop:
             "updated": report.updated,
             **report.parts,
             "seconds": round(seconds, 4),
-            "data_wait_seconds": round(waited, 4),
+            "data_wait_seconds": round(fed.waited, 4),
             "samples_per_second": round(samples / max(seconds, 1e-9), 3),
             "tokens_per_second": round(size / max(seconds, 1e-9), 1),
             "peak_memory_mb": round((self.peak_memory_bytes() or _peak_memory_of_process()) / 2**20),
             **({"failures": failures} if failures else {}),
         }
-        self.log.write("step", self.step, values)
+        log.write("step", self.step, values)
         for line in failures:
             self.say(f"replaced {line}")
-        left_out = self.guard.saw(report, self.step, [source for each in clips for source in each.sources])
+
+    def _judge(self, fed: Fed, report: StepReport) -> None:
+        sources = [source for each in fed.facts for source in each.sources]
+        if report.applied:
+            self.guard.saw(report, self.step, sources)
+            return
+        left_out = agreed(self.ranks.world, lambda: self.guard.saw(report, self.step, sources))
         if left_out:
             self.say(left_out)
 
@@ -201,11 +234,25 @@ class Loop:
         if _is_due(self.step, self.plan.save_every):
             self._save()
         if _is_due(self.step, self.plan.validate_every):
-            measures = self.task.validate()
-            self.log.write("validation", self.step, measures)
+            measures = agreed(self.ranks.world, self.task.validate)
+            if self.log is not None:
+                with self._ends_all_later():
+                    self.log.write("validation", self.step, measures)
             self.say(f"step {self.step}: " + ", ".join(f"{name} {value:.4g}" for name, value in measures.items()))
         if _is_due(self.step, self.plan.show_every):
-            self.task.show(self.folder / "samples", self.step)
+            agreed(self.ranks.world, lambda: self.task.show(self.folder / "samples", self.step))
+
+    @contextmanager
+    def _ends_all_later(self) -> Iterator[None]:
+        """What one rank does by itself and fails in, ends all of them when they meet next."""
+        try:
+            yield
+        except DuosoraError as error:
+            self._failure = error
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
 
     def _save(self) -> None:
         if self._saved_step == self.step:
@@ -214,10 +261,11 @@ class Loop:
         state = {"step": self.step, "guard": self.guard.state(), "run": dict(self.identity)}
         saved = self.task.trainer.saved(is_copy=self.plan.save_in_background)
 
-        def write(folder: Path) -> None:
-            self.task.write_models(saved, folder)
+        def write(folder: Path, shard: Shard) -> None:
+            self.task.write_models(saved, folder, shard)
             saved.save(folder)
-            (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
+            if shard.index == 0:
+                (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
 
         self._saving.save(self.step, write)
         self._saved_step = self.step
@@ -232,38 +280,6 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
         return state
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{checkpoint / STATE}: cannot be read as the state of a run ({error})") from error
-
-
-class _Saving:
-    """Writes checkpoints, at once or in a thread of which there is one at a time."""
-
-    def __init__(self, checkpoints: Checkpoints, in_background: bool) -> None:
-        self.checkpoints, self.in_background = checkpoints, in_background
-        self.last: Path | None = None
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
-
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        if not self.in_background:
-            self.last = self.checkpoints.save(step, write)
-            return
-        self._thread = threading.Thread(target=self._save, args=(step, write), name="saving")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Until nothing is being written. Raises what went wrong meanwhile."""
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
-        if self._error is not None:
-            error, self._error = self._error, None
-            raise error
-
-    def _save(self, step: int, write: Callable[[Path], None]) -> None:
-        try:
-            self.last = self.checkpoints.save(step, write)
-        except BaseException as error:  # handed to the main thread by `wait`
-            self._error = error
 
 
 @dataclass

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..io.weights import save_weights
+from ..io.weights import Shard, save_shard
 from ..models.recognise import CONFIG_FILE
 from .step import Saved
 
@@ -17,13 +17,14 @@ MODEL, AVERAGE = "model", "model_ema"
 """Folders of the weights and of their average, in a checkpoint."""
 
 
-def write_models(folder: Path, config: Mapping[str, Any], saved: Saved, keeps_ema: bool) -> None:
-    """MODEL, and AVERAGE where it is kept."""
-    _write(folder / MODEL, config, saved.weights(use_ema=False))
+def write_models(folder: Path, config: Mapping[str, Any], saved: Saved, keeps_ema: bool, shard: Shard) -> None:
+    """A rank's part of MODEL, and of AVERAGE where it is kept."""
+    _write(folder / MODEL, config, saved.weights(use_ema=False), shard)
     if keeps_ema:
-        _write(folder / AVERAGE, config, saved.weights(use_ema=True))
+        _write(folder / AVERAGE, config, saved.weights(use_ema=True), shard)
 
 
-def _write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, np.ndarray]) -> None:
-    save_weights(folder, weights, overwrite=True)
-    (folder / CONFIG_FILE).write_text(json.dumps(dict(config), indent=1), encoding="utf-8")
+def _write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, np.ndarray], shard: Shard) -> None:
+    save_shard(folder, weights, shard)
+    if shard.index == 0:
+        (folder / CONFIG_FILE).write_text(json.dumps(dict(config), indent=1), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,6 +18,11 @@ from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.weights import open_weights
 from ..layout import FreshWeights
+from ..parallel.agreement import agreed, exchange, told_once
+from ..parallel.group import Ranks
+from ..parallel.launched import launched
+from ..parallel.plan import Plan as RankPlan
+from ..parallel.plan import make_plan as make_rank_plan
 from ..pipelines.settings import default_dtype
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .ema import EmaSchedule
@@ -29,13 +34,14 @@ from .model_folders import MODEL
 from .setup import make_task, train_parts
 from .start import Start, start_from
 from .step import StepReport
-from .summary import describe_training
+from .summary import describe_processes, describe_training
 
 LOCK = ".lock"
 HARMLESS = (
     *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
     *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
-    *("compute.name", "compute.device", "compute.compile", "compute.encode_chunk", "compute.recompute_every"),
+    *("parallel", "compute.name", "compute.device", "compute.compile"),
+    *("compute.encode_chunk", "compute.recompute_every"),
 )
 """Settings that may differ between a run and its continuation."""
 
@@ -46,19 +52,26 @@ class TrainRun:
     Raises: DuosoraError of the part that does not fit, before any long work.
     """
 
-    def __init__(self, config: TrainConfig, resume: str = "auto") -> None:
-        """resume: auto for the newest complete checkpoint of the run's folder, none, or the path of one."""
+    def __init__(self, config: TrainConfig, resume: str = "auto", is_dry: bool = False) -> None:
+        """resume: auto for the newest complete checkpoint of the run's folder, none, or the path of one. is_dry: for
+        `plan` alone, without waiting for the other processes that were started with this one."""
         self.config = config
+        here = launched()
+        with told_once():
+            split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
+        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split)
+        self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
+        agreed(self.ranks.world, self._settle)
+        self.found = self._find_together(resume)
+        self.start = agreed(self.ranks.world, self._start)
+
+    def _settle(self) -> None:
+        config = self.config
         self.dtype = config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config)
-        self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
-        self.found = self._find(resume)
-        if self.found.path is not None:
-            _refuse_other_settings(self.found.path, resolved(config))
-        self.start = self._start()
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""
@@ -70,6 +83,7 @@ class TrainRun:
             f"training   {trained.family.title} of {trained.layout.num_parameters:,} parameters ({trained.source})",
             *self.start.report,
             *describe_training(config, parts),
+            *describe_processes(config, self.ranks.plan),
         ]
         lines += [f"NOTE       passed over {line}" for line in self.found.passed_over]
         if self.found.path is not None:
@@ -86,33 +100,56 @@ class TrainRun:
 
         Raises: CheckpointError when the folder cannot be written, or another process is training in it.
         """
-        with _alone_in(self.config.folder):
-            return self._run(on_step, say)
+        first = self.ranks.is_first
+        with ExitStack() as stack:
+            agreed(self.ranks.world, lambda: stack.enter_context(_alone_in(self.config.folder)) if first else None)
+            return self._run(on_step, say) if first else self._run(None, _ignore)
 
     def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> Outcome:
-        config = self.config
-        self.checkpoints.clean()
-        for path in self.checkpoints.set_aside(self.found):
-            say(f"set aside  {path}, which is to be written anew")
-        settings = resolved(config)
-        with atomic_write(config.folder / "config.yaml", overwrite=True, error=CheckpointError) as temporary:
-            temporary.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
-        task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype)
-        say(f"reading    {loader.describe()}")
+        config, ranks = self.config, self.ranks
+        log = agreed(ranks.world, lambda: self._open_folder(say) if ranks.is_first else None)
+        task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype, ranks)
+        if loader is not None:
+            say(f"reading    {loader.describe()}")
         guard = Guard(config.guard.on_bad_step, config.guard.spike_factor, config.guard.max_skips)
-        log = StepLog(config.folder, config.tensorboard)
-        identity = {"config": settings, "versions": self.backend.versions()}
+        identity = {"config": resolved(config), "versions": self.backend.versions()}
         plan = make_plan(config)
         memory = self.backend.peak_memory_bytes
-        loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say, memory)
+        loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say, memory, ranks)
         try:
             if self.found.path is not None:
                 loop.resume(self.found)
             return loop.run(on_step)
         finally:
-            loader.close()
-            for line in loader.report().lines():
-                say(line)
+            if loader is not None:
+                loader.close()
+                for line in loader.report().lines():
+                    say(line)
+
+    def _open_folder(self, say: Callable[[str], None]) -> StepLog:
+        """Make the run's folder ready, which the first rank does for all."""
+        config = self.config
+        self.checkpoints.clean()
+        for path in self.checkpoints.set_aside(self.found):
+            say(f"set aside  {path}, which is to be written anew")
+        with atomic_write(config.folder / "config.yaml", overwrite=True, error=CheckpointError) as temporary:
+            text = yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True)
+            temporary.write_text(text, encoding="utf-8")
+        return StepLog(config.folder, config.tensorboard)
+
+    def _find_together(self, resume: str) -> Found:
+        """What the first rank finds: looking for damage reads all files."""
+
+        def find() -> Any:
+            if not self.ranks.is_first:
+                return None
+            found = self._find(resume)
+            if found.path is not None:
+                _refuse_other_settings(found.path, resolved(self.config))
+            return str(found.path) if found.path else None, found.step, found.passed_over
+
+        path, step, passed_over = exchange(self.ranks.world, find)[0]
+        return Found(path and Path(path), step, tuple(passed_over))
 
     def _find(self, resume: str) -> Found:
         if resume not in ("auto", "none"):
@@ -172,6 +209,36 @@ def _refuse_missing_files(data: DataSettings) -> None:
     missing = [str(file) for file in data.files if not file.exists()]
     if missing:
         raise ConfigError(f"data.files: there is no {', '.join(missing)}; name the annotations or folders to train on")
+
+
+def split_ranks(config: TrainConfig, world: int) -> RankPlan:
+    """Who does what in a world of so many processes. Raises: ConfigError, naming what works, when it does not split."""
+    if config.autoencoder is not None and config.parallel.sequence > 1:
+        raise ConfigError(
+            f"parallel.sequence = {config.parallel.sequence}: an autoencoder has no tokens to share; set it to 1, and "
+            "all processes read different clips"
+        )
+    if config.accumulate % config.data.mega_batch:
+        raise ConfigError(
+            f"data.mega_batch = {config.data.mega_batch}: does not divide accumulate = {config.accumulate}"
+        )
+    split = make_rank_plan(world, config.parallel.sequence)
+    if config.accumulate % split.data:
+        fitting = [f"{count * config.parallel.sequence}" for count in _divisors(config.accumulate)]
+        raise ConfigError(
+            f"accumulate = {config.accumulate}: its micro-batches are not shared evenly by the {split.data} of "
+            f"{world} processes that read different clips; set a multiple of {split.data}, or start "
+            f"{', '.join(fitting[:-1])} or {fitting[-1]} processes"
+        )
+    return split
+
+
+def _divisors(number: int) -> list[int]:
+    return [count for count in range(1, number + 1) if number % count == 0]
+
+
+def _ignore(_: str) -> None:
+    """What another rank says."""
 
 
 def make_plan(config: TrainConfig) -> Plan:

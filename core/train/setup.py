@@ -15,6 +15,8 @@ from ..layout import FreshWeights
 from ..models.lpips import open_lpips
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..models.recognise import COMPANIONS, TINY_FOLDER, Part, open_part
+from ..parallel.agreement import agreed
+from ..parallel.group import Group, Ranks
 from ..pipelines.text_to_video import Parts, Precision, TextToVideo
 from ..samplers.schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule
 from ..shapes import Compression, Patch
@@ -74,12 +76,15 @@ def train_parts(config: TrainConfig) -> TrainParts:
 
 
 def make_task(
-    config: TrainConfig, backend: Backend, parts: TrainParts, start: Start, dtype: str
-) -> tuple[Task, Loader]:
-    """Build the models and open the data. Raises: DuosoraError of the part that does not fit."""
+    config: TrainConfig, backend: Backend, parts: TrainParts, start: Start, dtype: str, ranks: Ranks
+) -> tuple[Task, Loader | None]:
+    """Build the models and open the data, which of several ranks the leaders of teams do.
+
+    Raises: DuosoraError of the part that does not fit, on all ranks.
+    """
     if config.autoencoder is not None:
-        return _autoencoder(config, config.autoencoder, backend, parts, start, dtype)
-    return _denoiser(config, backend, parts, start, dtype)
+        return _autoencoder(config, config.autoencoder, backend, parts, start, dtype, ranks)
+    return _denoiser(config, backend, parts, start, dtype, ranks)
 
 
 def _autoencoder(
@@ -89,24 +94,30 @@ def _autoencoder(
     parts: TrainParts,
     start: Start,
     dtype: str,
-) -> tuple[AutoencoderTask, Loader]:
+    ranks: Ranks,
+) -> tuple[AutoencoderTask, Loader | None]:
     if config.data.autoencoder is None:
         raise ConfigError("data.autoencoder: an autoencoder is trained on clips at a stride; set it, if only to {}")
     if config.caches.text or config.caches.latents:
         raise ConfigError("caches: an autoencoder is trained on the pixels of its clips; leave text and latents out")
     spec = parts.trained.spec
     judge = PatchDiscriminatorSpec()
-    trainer = backend.train_autoencoder(
-        spec,
-        start.weights,
-        losses_of(settings),
-        train_options(config, dtype),
-        Companion(judge, FreshWeights(judge.layout(), config.seed)) if settings.discriminator_factor else None,
-        parts.perceptual,
+    discriminator = Companion(judge, FreshWeights(judge.layout(), config.seed))
+    trainer = agreed(
+        ranks.world,
+        lambda: backend.train_autoencoder(
+            spec,
+            start.weights,
+            losses_of(settings),
+            train_options(config, dtype),
+            discriminator if settings.discriminator_factor else None,
+            parts.perceptual,
+            ranks,
+        ),
     )
-    held_out = _held_out(config, spec.compression, NO_PATCHES)
-    task = AutoencoderTask(spec, trainer, backend, settings, config.seed, held_out)
-    return task, open_loader(config, spec.compression, NO_PATCHES)
+    held_out = agreed(ranks.world, lambda: _held_out(config, spec.compression, NO_PATCHES, ranks))
+    loader = agreed(ranks.world, lambda: _share(config, spec.compression, NO_PATCHES, ranks))
+    return AutoencoderTask(spec, trainer, backend, settings, config.seed, held_out, ranks), loader
 
 
 def _perceptual(settings: AutoencoderSettings) -> Companion | None:
@@ -122,8 +133,8 @@ def _perceptual(settings: AutoencoderSettings) -> Companion | None:
 
 
 def _denoiser(
-    config: TrainConfig, backend: Backend, parts: TrainParts, start: Start, dtype: str
-) -> tuple[DenoiserTask, Loader]:
+    config: TrainConfig, backend: Backend, parts: TrainParts, start: Start, dtype: str, ranks: Ranks
+) -> tuple[DenoiserTask, Loader | None]:
     assert parts.text_encoder is not None
     assert parts.vae is not None
     assert parts.tokenizer is not None
@@ -133,32 +144,61 @@ def _denoiser(
         Parts(parts.trained, parts.text_encoder, parts.vae, parts.tokenizer),
         Precision(attention=config.compute.attention),
         config.show.max_tokens,
+        ranks=replace(ranks, team=ranks.world),  # all ranks together make what is shown
     )
     if spec.is_inpaint != (config.data.masks is not None):
         wish = "needs data.masks" if spec.is_inpaint else "has no use for data.masks"
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
-    stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, config.max_tokens)
-    latents = open_latent_cache(config.caches, parts.vae, config.data, config.seed, spec.is_inpaint)
-    texts = text_encoder(config, backend, parts, dtype, stored)
-    clips = clip_encoder(config, backend, parts, dtype)
-    objective = make_objective(config)
-    options = InputOptions(config.objective.noise_offset, config.objective.condition_noise)
-    inputs = DiffusionInputs(config.seed, texts, clips, objective, options, spec.is_inpaint)
-    trainer = backend.train_denoiser(spec, start.weights, train_options(config, dtype))
-    held_out = _held_out(config, vae.compression, spec.patch, texts)
+    inputs = agreed(ranks.world, lambda: _inputs(config, backend, parts, dtype, ranks))
+    options = train_options(config, dtype)
+    trainer = agreed(ranks.world, lambda: backend.train_denoiser(spec, start.weights, options, ranks))
+    channels = parts.text_encoder.spec.d_model
+    held_out = agreed(ranks.world, lambda: _held_out(config, vae.compression, spec.patch, ranks, channels))
+    loader = agreed(
+        ranks.world, lambda: _share(config, vae.compression, spec.patch, ranks, channels, _latents(config, parts))
+    )
     showing = Showing(pipeline, config.show.prompts, config.show, config.seed) if config.show.prompts else None
-    task = DenoiserTask(spec, trainer, inputs, held_out, showing)
-    return task, open_loader(config, vae.compression, spec.patch, texts, latents)
+    return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks), loader
+
+
+def _inputs(
+    config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks
+) -> DiffusionInputs | None:
+    """For the leader of a team."""
+    if not ranks.leads_team:
+        return None
+    assert parts.text_encoder is not None
+    assert parts.tokenizer is not None
+    stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, config.max_tokens)
+    texts = text_encoder(config, backend, parts, dtype, stored, ranks.leaders)
+    clips = clip_encoder(config, backend, parts, dtype)
+    options = InputOptions(config.objective.noise_offset, config.objective.condition_noise)
+    is_inpaint = parts.trained.spec.is_inpaint
+    return DiffusionInputs(config.seed, texts, clips, make_objective(config), options, is_inpaint)
+
+
+def _latents(config: TrainConfig, parts: TrainParts) -> LatentCache | None:
+    assert parts.vae is not None
+    return open_latent_cache(config.caches, parts.vae, config.data, config.seed, parts.trained.spec.is_inpaint)
 
 
 def text_encoder(
-    config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, stored: StoredTexts | None = None
+    config: TrainConfig,
+    backend: Backend,
+    parts: TrainParts,
+    dtype: str,
+    stored: StoredTexts | None = None,
+    leaders: Group | None = None,
 ) -> TextEncoder:
-    """The run's frozen text encoder. dtype: of the run, where `compute.frozen_dtype` is not set."""
+    """The run's frozen text encoder.
+
+    dtype: of the run, where `compute.frozen_dtype` is not set. leaders: those who have one model between them.
+    """
     assert parts.text_encoder is not None
     assert parts.tokenizer is not None
     frozen = config.compute.frozen_dtype or dtype
-    return TextEncoder(backend, parts.text_encoder, parts.tokenizer, frozen, config.max_tokens, stored)
+    part, tokenizer = parts.text_encoder, parts.tokenizer
+    return TextEncoder(backend, part, tokenizer, frozen, config.max_tokens, stored, leaders=leaders)
 
 
 def clip_encoder(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str) -> ClipEncoder:
@@ -167,14 +207,34 @@ def clip_encoder(config: TrainConfig, backend: Backend, parts: TrainParts, dtype
     return ClipEncoder(backend, parts.vae, config.compute.frozen_dtype or dtype, config.compute.encode_chunk)
 
 
+def _share(
+    config: TrainConfig,
+    compression: Compression,
+    patch: Patch,
+    ranks: Ranks,
+    channels: int | None = None,
+    latents: LatentCache | None = None,
+) -> Loader | None:
+    """For the leader of a team, its share of the clips."""
+    if not ranks.leads_team:
+        return None
+    plan = ranks.plan
+    return open_loader(config, compression, patch, channels, latents, plan.data, plan.place(ranks.rank).data)
+
+
 def open_loader(
     config: TrainConfig,
     compression: Compression,
     patch: Patch,
-    texts: TextEncoder | None = None,
+    channels: int | None = None,
     latents: LatentCache | None = None,
+    readers: int = 1,
+    reader: int = 0,
 ) -> Loader:
-    """The clips that a run is trained on. texts: for records that bring text states; latents: instead of pixels."""
+    """The clips that a run is trained on, or the share of one of several readers.
+
+    channels: of text states, for records that bring them. latents: instead of pixels.
+    """
     source = open_source(config.data)
     return Loader(
         source,
@@ -184,35 +244,45 @@ def open_loader(
         patch,
         micro_batch=config.batch_size,
         accumulation=config.accumulate,
-        text_of=_record_texts(source, texts),
+        readers=readers,
+        reader=reader,
+        text_of=_record_texts(source, channels),
         moments_of=None if latents is None else latents.moments,
     )
 
 
-def _record_texts(source: Source, texts: TextEncoder | None) -> RecordTexts | None:
-    """For a loader where a record brings text states; without, captions of a batch are encoded together."""
+def _record_texts(source: Source, channels: int | None) -> RecordTexts | None:
+    """For a loader where a record brings text states."""
     brings_states = any(source.record(number).embeddings is not None for number in range(len(source)))
-    return RecordTexts(texts) if texts is not None and brings_states else None
+    return RecordTexts(channels) if channels is not None and brings_states else None
 
 
 def _held_out(
-    config: TrainConfig, compression: Compression, patch: Patch, texts: TextEncoder | None = None
+    config: TrainConfig, compression: Compression, patch: Patch, ranks: Ranks, channels: int | None = None
 ) -> HeldOut | None:
-    loader = held_out_loader(config, compression, patch, texts)
-    return None if loader is None else HeldOut(loader, config.validation.batches)
+    """What a run is measured on, which all leaders of teams read and all ranks take part in."""
+    if not _is_measured(config):
+        return None
+    loader = held_out_loader(config, compression, patch, channels) if ranks.leads_team else None
+    return HeldOut(loader, config.validation.batches)
+
+
+def _is_measured(config: TrainConfig) -> bool:
+    has_clips = config.validation.data is not None or config.data.kind == "moving_shapes"
+    return config.validation.every is not None and has_clips
 
 
 def held_out_loader(
-    config: TrainConfig, compression: Compression, patch: Patch, texts: TextEncoder | None = None
+    config: TrainConfig, compression: Compression, patch: Patch, channels: int | None = None
 ) -> Loader | None:
     """The clips that a run is measured on; their captions are never dropped."""
-    data = config.validation.data
-    if config.validation.every is None or (data is None and config.data.kind != "moving_shapes"):
+    if not _is_measured(config):
         return None
-    settings = (data or config.data).model_copy(update={"caption_dropout": 0.0})
+    data = config.validation.data or config.data
+    settings = data.model_copy(update={"caption_dropout": 0.0, "mega_batch": 1})
     seed = config.seed + HELD_OUT_SEED
     source = open_source(settings, is_held_out=True)
-    text_of = _record_texts(source, texts)
+    text_of = _record_texts(source, channels)
     return Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size, text_of=text_of)
 
 
@@ -243,4 +313,5 @@ def train_options(config: TrainConfig, dtype: str) -> TrainOptions:
         recompute_every=config.compute.recompute_every,
         frozen=config.start.frozen,
         compile=config.compute.compile,
+        zero=config.parallel.zero,
     )

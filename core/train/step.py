@@ -148,13 +148,14 @@ class Companion(NamedTuple):
 
 
 class Saved(Protocol):
-    """The state of a train step, to be written."""
+    """The state of a train step, to be written: of several ranks each has some whole tensors, and together all."""
 
     def weights(self, use_ema: bool) -> Mapping[str, np.ndarray]:
         """Float32 weights, or their average, under the layout's names; each is copied when it is asked for."""
 
     def save(self, folder: Path) -> None:
-        """Write the optimiser's state, and all else but the weights that a resumed run needs, as safetensors."""
+        """Write the optimiser's state, and all else but the weights that a resumed run needs: tensors as
+        core.io.weights.save_shard, numbers by the first rank. Each rank does it when it likes, without the others."""
 
 
 class TrainStep(Protocol, Generic[Batch]):
@@ -179,7 +180,7 @@ class TrainStep(Protocol, Generic[Batch]):
         """Whether there is an average of the weights."""
 
     def saved(self, is_copy: bool = False) -> Saved:
-        """The present state; with is_copy one that later steps leave alone."""
+        """The present state; with is_copy one that later steps leave alone. All ranks make it together."""
 
     def first_moments(self) -> Mapping[str, np.ndarray]:
         """The optimiser's running means of the gradients, under the layout's names."""

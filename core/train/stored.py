@@ -16,7 +16,6 @@ from ..data.text_cache import TextCache, text_identity
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..models.recognise import Part
-from .encoders import TextEncoder
 
 CLIP_SETTINGS = ("frames", "fps", "speed_factor", "height", "width", "max_area", "stride")
 """Of the group `data`: by these a clip is cut; they are told by name when a cache was made with others."""
@@ -35,21 +34,23 @@ class Described(Protocol):
 
 
 class RecordTexts:
-    """Text states for a loader whose records may bring their own; the encoder makes those of the others."""
+    """Text states for a loader whose records may bring their own."""
 
-    def __init__(self, texts: TextEncoder) -> None:
-        self.texts = texts
+    def __init__(self, channels: int) -> None:
+        """channels: of the run's text encoder."""
+        self.channels = channels
         self._folders: dict[Path, EmbeddingFolder] = {}
 
-    def __call__(self, record: Described, caption: str, number: int | None) -> np.ndarray:
-        """(L, D) float32. number: of the caption among the record's; None for what stands in for a dropped one.
+    def __call__(self, record: Described, number: int | None) -> np.ndarray | None:
+        """(L, D) float32; nothing where they have to be encoded.
 
+        number: of the caption among the record's; None for what stands in for a dropped one.
         Raises: MediaError when the record names a folder that lacks its states or holds those of another encoder.
         """
         if record.embeddings is None or number is None:
-            return self.texts.states([caption])[0]
+            return None
         if record.embeddings not in self._folders:
-            self._folders[record.embeddings] = EmbeddingFolder(record.embeddings, self.texts.part.spec.d_model)
+            self._folders[record.embeddings] = EmbeddingFolder(record.embeddings, self.channels)
         return self._folders[record.embeddings].states(record.name, number)
 
 

@@ -6,8 +6,15 @@ from ..config.training import AutoencoderSettings, ObjectiveSettings, TrainConfi
 from ..data.selection import check_settings
 from ..data.sources import fitted
 from ..models.recognise import Part
+from ..parallel.plan import Plan
 from ..shapes import Patch, VideoShape
 from .setup import TrainParts
+
+ZERO = {
+    0: "none of the state split",
+    2: "optimiser state, averages and gradients split",
+    3: "weights, optimiser state, averages and gradients split",
+}
 
 
 def describe_training(config: TrainConfig, parts: TrainParts) -> list[str]:
@@ -32,6 +39,18 @@ def describe_training(config: TrainConfig, parts: TrainParts) -> list[str]:
         f"{config.seed}",
         f"optimiser  {optimizer.name}, learning rate {rate.kind} {rate.peak:g}, {average}",
         f"folder     {config.folder}, {_saving(config)}",
+    ]
+
+
+def describe_processes(config: TrainConfig, split: Plan) -> list[str]:
+    """How several processes share the work, in a line; nothing for one."""
+    if split.world == 1:
+        return []
+    share = config.accumulate // split.data
+    spread = ZERO[config.parallel.zero] if config.autoencoder is None else ZERO[0]
+    return [
+        f"processes  {split.world} = data {split.data} x sequence {split.sequence}, {spread}, {share} of "
+        f"{config.accumulate} micro-batches each"
     ]
 
 

@@ -80,12 +80,25 @@ def test_a_later_step_and_processes_give_the_same() -> None:
     assert_equal(steps(loader(source, with_processes, micro_batch=2), 8), straight)
 
 
-def test_ranks_divide_the_samples_of_one_loader() -> None:
-    source = NumberedSource(16)
-    alone = steps(loader(source, micro_batch=4), 4)
-    ranks = [steps(loader(source, micro_batch=2, world=2, rank=rank), 4) for rank in range(2)]
-    numbers = sorted(shown(batch)[i] for rank in ranks for (batch,) in rank for i in range(2))
-    assert numbers == sorted(number for (batch,) in alone for number in shown(batch)) == list(range(16))
+@pytest.mark.parametrize("mega_batch", [1, 2, 4])
+@pytest.mark.parametrize("readers", [1, 2, 4])
+def test_readers_have_together_what_one_has_in_its_order(readers: int, mega_batch: int) -> None:
+    source = NumberedSource(13, {2: "raises"})
+    settings = SETTINGS.model_copy(update={"mega_batch": mega_batch})
+    alone = steps(loader(source, settings, micro_batch=2, accumulation=4), 5)
+    shares = [
+        steps(loader(source, settings, micro_batch=2, accumulation=4, readers=readers, reader=reader), 5)
+        for reader in range(readers)
+    ]
+    assert [len(batches) for share in shares for batches in share] == [4 // readers] * 5 * readers
+    together = [[share[step][i] for i in range(4 // readers) for share in shares] for step in range(5)]
+    assert_equal(together, alone)
+
+
+def test_a_later_step_of_a_share_is_the_same() -> None:
+    source = NumberedSource(9)
+    options = {"micro_batch": 2, "accumulation": 4, "readers": 2, "reader": 1}
+    assert_equal(steps(loader(source, **options), 2, start=3), steps(loader(source, **options), 5)[3:])
 
 
 def test_a_failed_record_is_named_replaced_and_not_read_again() -> None:
@@ -308,7 +321,7 @@ def test_a_cache_takes_the_place_of_files() -> None:
         return np.zeros((16, 2, 2, 2), np.float32)
 
     source = NumberedSource(5, dict.fromkeys(range(5), "hangs"))
-    made = loader(source, moments_of=moments_of, text_of=lambda record, caption, pick: np.full((2, 3), pick))
+    made = loader(source, moments_of=moments_of, text_of=lambda record, pick: np.full((2, 3), pick))
     with made:
         batches = [batch for (batch,) in islice(made.batches(), 5)]
         assert made.cached_clip(0).cut["frames"] == list(range(FRAMES))

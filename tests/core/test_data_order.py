@@ -10,11 +10,6 @@ from duosora.core.data.order import EpochDraws, Order, grouped_order, plain_orde
 BUCKETS = [0] * 13 + [1] * 5 + [2] * 2
 
 
-def flat(order: Order, steps: range, rank: int) -> list[int]:
-    parts = range(order.accumulation)
-    return [place for step in steps for part in parts for place in order.micro_batch(step, part, rank).places]
-
-
 @pytest.mark.parametrize(("world", "batch"), [(1, 1), (1, 4), (2, 2), (3, 5)])
 def test_an_epoch_holds_every_sample_and_batches_of_one_bucket(world: int, batch: int) -> None:
     order = grouped_order(BUCKETS, world, batch, EpochDraws(0, 0))
@@ -32,22 +27,16 @@ def test_the_first_time_round_nothing_comes_twice_where_batches_fill() -> None:
 
 
 def test_any_step_is_the_same_whether_or_not_the_steps_before_were_asked_for() -> None:
-    make = lambda: Order(BUCKETS, 7, world=2, batch=2, accumulation=3)  # noqa: E731
+    make = lambda: Order(BUCKETS, 7, world=2, batch=2, accumulation=4)  # noqa: E731
     straight, late = make(), make()
-    everything = [straight.micro_batch(step, part, 1) for step in range(9) for part in range(3)]
-    assert [late.micro_batch(step, part, 1) for step in range(5, 9) for part in range(3)] == everything[15:]
+    everything = [straight.micro_batch(step, part) for step in range(9) for part in range(4)]
+    assert [late.micro_batch(step, part) for step in range(5, 9) for part in range(4)] == everything[20:]
     assert len({micro_batch.epoch for micro_batch in everything}) > 2, "the test is to cross epochs"
 
 
-def test_sample_numbers_rise_over_steps_parts_and_ranks_without_a_gap() -> None:
-    order = Order(BUCKETS, 7, world=2, batch=3, accumulation=2)
-    numbers = [
-        number
-        for step in range(4)
-        for part in range(2)
-        for rank in range(2)
-        for number in order.micro_batch(step, part, rank).samples
-    ]
+def test_sample_numbers_rise_over_steps_and_parts_without_a_gap() -> None:
+    order = Order(BUCKETS, 7, world=2, batch=3, accumulation=4)
+    numbers = [number for step in range(4) for part in range(4) for number in order.micro_batch(step, part).samples]
     assert numbers == list(range(48))
 
 
@@ -58,10 +47,13 @@ def test_epochs_and_seeds_differ() -> None:
     assert orders[0] != orders[1] != orders[2] != orders[0]
 
 
-def test_ranks_share_a_mega_batch_and_not_its_samples() -> None:
-    order = Order([0] * 16, 1, world=2, batch=4, accumulation=1)
-    first, second = (set(order.micro_batch(0, 0, rank).places) for rank in range(2))
-    assert not first & second
+def test_micro_batches_of_a_mega_batch_have_one_bucket_and_share_no_sample() -> None:
+    order = Order([0] * 16 + [1] * 8, 1, world=2, batch=4, accumulation=4)
+    for step in range(6):
+        for part in (0, 2):
+            first, second = (order.micro_batch(step, part + i).places for i in range(2))
+            assert not set(first) & set(second)
+            assert len({place < 16 for place in first + second}) == 1
 
 
 def test_upstreams_order_mixes_buckets_and_loses_the_minority() -> None:

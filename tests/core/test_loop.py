@@ -13,7 +13,7 @@ import pytest
 
 from duosora.core.data.batch import ClipBatch, Failure
 from duosora.core.errors import CheckpointError, NumericsError
-from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.io.weights import Shard, open_weights, save_weights
 from duosora.core.random import normal
 from duosora.core.train.checkpoints import Checkpoints
 from duosora.core.train.ema import EmaSchedule
@@ -101,6 +101,9 @@ class ToyTask:
         self.trainer = trainer
         self.shown: list[int] = []
 
+    def prepare(self, clips) -> None:
+        pass
+
     def make(self, clips: ClipBatch, step: int):
         return clips.samples[0], clips.pixels + normal((3,), 1, "noise", clips.samples[0], step)
 
@@ -116,7 +119,7 @@ class ToyTask:
     def show(self, folder: Path, step: int) -> None:
         self.shown.append(step)
 
-    def write_models(self, saved: Held, folder: Path) -> None:
+    def write_models(self, saved: Held, folder: Path, shard: Shard) -> None:
         save_weights(folder / MODEL, saved.weights(False))
         save_weights(folder / AVERAGE, saved.weights(True))
 
@@ -197,9 +200,9 @@ def test_being_asked_again_while_saving_does_not_cut_it_off(tmp_path: Path) -> N
     loop = make(tmp_path, ToyStep(), save_every=None)
     write = loop.task.write_models
 
-    def ask_again(saved: Held, folder: Path) -> None:
+    def ask_again(saved: Held, folder: Path, shard: Shard) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
-        write(saved, folder)
+        write(saved, folder, shard)
 
     loop.task.write_models = ask_again
     assert loop.run(lambda step, report: os.kill(os.getpid(), signal.SIGTERM)).steps == 1
@@ -217,10 +220,10 @@ def test_a_copy_is_made_only_when_the_last_one_is_written(tmp_path: Path) -> Non
         overlaps.append(bool(being_written))
         return copy(is_copy)
 
-    def slowly(saved: Held, folder: Path) -> None:
+    def slowly(saved: Held, folder: Path, shard: Shard) -> None:
         being_written.append(saved)
         time.sleep(0.02)
-        write(saved, folder)
+        write(saved, folder, shard)
         being_written.clear()
 
     trainer.saved, loop.task.write_models = copies, slowly
@@ -278,7 +281,7 @@ def test_things_happen_when_they_are_due(tmp_path: Path) -> None:
 def test_errors_while_saving_in_the_background_end_the_run(tmp_path: Path) -> None:
     loop = make(tmp_path, ToyStep(), save_in_background=True)
 
-    def fail(saved: Held, folder: Path) -> None:
+    def fail(saved: Held, folder: Path, shard: Shard) -> None:
         raise CheckpointError("disk full")
 
     loop.task.write_models = fail

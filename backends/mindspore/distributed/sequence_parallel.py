@@ -13,15 +13,15 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, mint, nn, ops
+from mindspore import Tensor, mint, nn
 from mindspore.common import _Function
-from mindspore.mint import cat
 
 from duosora.core.parallel.group import Group
 from duosora.core.parallel.plan import Blocks
 from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
+from ..layers import _padded
 from ..models.opensora_t2v import Condition, OpenSoraT2V
 
 
@@ -117,11 +117,3 @@ class _Gather(_Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> Any:
         return mint.narrow(gradient, *context.own), None, None
-
-
-def _padded(x: Tensor, axis: int, count: int) -> Tensor:
-    """A tensor with zeros behind it along an axis."""
-    if not count:
-        return x
-    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
-    return cat([x, ops.zeros(shape, x.dtype)], axis)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 from collections.abc import Sequence
 from datetime import timedelta
 
@@ -44,14 +45,17 @@ def connect(plan: Plan, device: str) -> Ranks:
                 mine = DeviceGroup(ranks, here.rank, device, made)
         return mine
 
+    world = own([tuple(range(plan.world))])
+    hosts = [name.decode() for name in world.share(socket.gethostname().encode())]
     return Ranks(
         plan,
         here.rank,
-        world=own([tuple(range(plan.world))]),
+        world=world,
         data=own(plan.data_groups()),
         cfg=own(plan.cfg_groups()),
         sequence=own(plan.sequence_groups()),
         team=own(plan.teams()),
+        leaders=own(plan.leaders(hosts)),
     )
 
 

@@ -1,0 +1,150 @@
+"""`duosora train` on several processes is the run of one: its losses, its checkpoints, how it is left and how it fails.
+
+What ranks say to each other is tested in tests/core/test_many_ranks.py; here are real processes and their ends.
+"""
+
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import ranks
+
+from duosora.core.io.weights import open_weights
+from duosora.core.train.checkpoints import UNFINISHED, Checkpoints
+from duosora.core.train.logs import read_log
+
+TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off", "learning_rate.peak=1e-3")
+SHARED = ("accumulate=4", "data.mega_batch=2")
+STEPS, SAVED = 4, 2
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module", params=["torch"])
+def name(request: pytest.FixtureRequest) -> str:
+    """Of a backend whose training is shared by ranks."""
+    return str(request.param)
+
+
+def arguments(folder: Path, *settings: str) -> list[object]:
+    return ["train", *(part for setting in (*TINY, *SHARED, *settings) for part in ("--set", setting)), "--out", folder]
+
+
+def losses(folder: Path) -> dict[int, float]:
+    steps = [line for line in read_log(folder / "log.jsonl") if line["event"] == "step"]
+    return {line["step"]: line["loss"] for line in steps}
+
+
+def validation(folder: Path) -> list[float]:
+    return [
+        line[name]
+        for line in read_log(folder / "log.jsonl")
+        for name in ("loss", "loss_ema")
+        if name in line and line["event"] == "validation"
+    ]
+
+
+MEASURED = (f"validation.every={STEPS}", "validation.batches=1")
+
+
+@pytest.fixture(scope="module")
+def alone(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    folder = tmp_path_factory.mktemp(name) / "alone"
+    ranks.run("cli.py", name, 1, *arguments(folder, f"max_steps={STEPS}", *MEASURED))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def on_four(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first steps of the same run, on four processes."""
+    folder = tmp_path_factory.mktemp(name) / "four"
+    shown = ("show.every=2", 'show.prompts=["a star"]', "show.sampler.steps=2", "show.video.frames=1")
+    size = ("show.video.height=64", "show.video.width=64")
+    settings = (f"max_steps={SAVED}", "parallel.sequence=2", *shown, *size)
+    ranks.run("cli.py", name, 4, *arguments(folder, *settings))
+    return folder
+
+
+def assert_continues(folder: Path, alone: Path) -> None:
+    assert losses(folder) == pytest.approx(losses(alone), abs=TOLERANCE)
+    assert validation(folder) == pytest.approx(validation(alone), abs=TOLERANCE)
+    found = Checkpoints(folder).newest()
+    assert (found.step, found.passed_over) == (STEPS, ())
+    for kind in ("model", "model_ema"):
+        ours, theirs = (open_weights(each / f"checkpoint-{STEPS}" / kind) for each in (folder, alone))
+        assert set(ours) == set(theirs)
+
+
+def test_each_of_four_processes_writes_a_part_and_the_first_speaks(on_four: Path) -> None:
+    checkpoint = on_four / f"checkpoint-{SAVED}"
+    for stem in ("model/diffusion_pytorch_model", "model_ema/diffusion_pytorch_model", "optimizer"):
+        sizes = [(checkpoint / f"{stem}-{i:05d}-of-00004.safetensors").stat().st_size for i in range(1, 5)]
+        assert max(sizes) < 1.2 * min(sizes)
+    assert [path.name for path in (on_four / "samples").iterdir()] == [f"step-{SAVED}_0.png"]
+
+
+@pytest.mark.parametrize(("world", "sequence"), [(1, 1), (2, 1), (2, 2)])
+def test_a_run_goes_on_with_another_number_of_processes(
+    name: str, world: int, sequence: int, alone: Path, on_four: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(on_four, folder)
+    settings = (f"max_steps={STEPS}", f"parallel.sequence={sequence}", *MEASURED)
+    said = ranks.run("cli.py", name, world, *arguments(folder, *settings))
+    assert f"finished {STEPS} steps: {folder / f'checkpoint-{STEPS}'}" in said[0]
+    assert said[1:] == [""] * (world - 1)
+    assert_continues(folder, alone)
+
+
+def wait(processes: list[subprocess.Popen[str]], is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + ranks.SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, "nothing happens"
+        assert all(process.poll() is None for process in processes), "a process ended"
+        time.sleep(0.005)
+
+
+def test_a_run_is_left_by_all_processes_when_one_is_asked_to(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with ranks.started("cli.py", name, 2, *arguments(folder, "max_steps=1000000")) as processes:
+        log = folder / "log.jsonl"
+        wait(processes, lambda: log.exists() and len(read_log(log)) >= 2)
+        processes[1].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=ranks.SECONDS)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    step = Checkpoints(folder).newest().step
+    assert step >= 2
+    assert f"left after step {step}, saved in {folder / f'checkpoint-{step}'}" in said[0]
+    assert list(losses(folder)) == list(range(1, step + 1))
+
+
+def test_a_process_killed_while_all_save_leaves_whole_checkpoints(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = ("max_steps=1000000", "checkpoints.every=1", "checkpoints.in_background=true")
+    with ranks.started("cli.py", name, 2, *arguments(folder, *settings)) as processes:
+        wait(processes, lambda: (folder / "checkpoint-1").exists() and bool(list(folder.glob(f"{UNFINISHED}*/*"))))
+        processes[1].kill()
+        processes[0].communicate(timeout=ranks.SECONDS)
+    assert processes[0].returncode not in (0, None)
+    found = Checkpoints(folder).newest()
+    assert found.path is not None
+    assert found.passed_over == ()
+    ranks.run("cli.py", name, 1, *arguments(folder, f"max_steps={found.step + 1}", *settings[1:]))
+    assert Checkpoints(folder).newest().step == found.step + 1
+    assert not list(folder.glob(f"{UNFINISHED}*"))
+
+
+def test_a_full_disk_on_one_process_ends_all_in_one_line(name: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    settings = ("max_steps=1", "checkpoints.every=1")
+    full = ("cli_on_full_disk.py", name, 2, 1, 1 << 20)
+    with ranks.started(*full, *arguments(folder, *settings)) as processes:
+        said = [process.communicate(timeout=ranks.SECONDS)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2], said
+    assert "".join(said).count("duosora: ") == 1
+    assert f"duosora: {folder / 'checkpoint-1'}: cannot be written (File too large)" in said[1]
+    assert list(folder.glob("*checkpoint-*")) == []
