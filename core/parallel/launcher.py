@@ -322,8 +322,9 @@ class _Job:
             self.console.show_error(error)
             return USER_ERROR
         if not self.console.follows(cause):
-            self._say(f"the end of {cause.log}:")
-            print(*deque(cause.lines(), TAIL_LINES), sep="\n", file=self.err)
+            tail = deque(cause.lines(), TAIL_LINES)
+            self._say(f"the end of {cause.log}:" if tail else f"{cause.log} is empty")
+            print(*(f"{line}\n" for line in tail), sep="", end="", file=self.err)
         how = f"exit code {cause.code}" if cause.code > 0 else _signal_name(-cause.code)
         self._say(f"{cause.name} of {self.launch.world} on {socket.gethostname()} ended with {how}; see {cause.log}")
         return cause.code if cause.code > 0 else 128 - cause.code
