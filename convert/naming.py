@@ -193,12 +193,13 @@ class Named:
         if origin.axes is None:
             parts = [self._spans(part, origin.part) for part in origin.names]
             for part, (start, count) in zip(origin.names, parts, strict=True):
-                yield from self._cast(part, start, count, dtype)
+                yield from self._read(part, start, count, dtype)
             return
         (only,) = origin.names
         held = self._source.read_bytes(only, 0, _nbytes(self._source, only))
-        array = held.view(self._source.dtype(only)).reshape(self._source.shape(only))
-        yield np.ascontiguousarray(array.transpose(origin.axes), dtype).reshape(-1).view(np.uint8)
+        cast = _cast(held.view(self._source.dtype(only)), dtype, f"{self.source}: {only}")
+        array = cast.reshape(self._source.shape(only))
+        yield np.ascontiguousarray(array.transpose(origin.axes)).reshape(-1).view(np.uint8)
 
     def _spans(self, name: str, part: tuple[int, int] | None) -> tuple[int, int]:
         total = _nbytes(self._source, name)
@@ -206,25 +207,26 @@ class Named:
             return 0, total
         return part[0] * (total // part[1]), total // part[1]
 
-    def _cast(self, name: str, start: int, count: int, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+    def _read(self, name: str, start: int, count: int, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
         kept = self._source.dtype(name)
         for place in range(start, start + count, CHUNK_BYTES):  # a multiple of every width
             chunk = self._source.read_bytes(name, place, min(CHUNK_BYTES, start + count - place))
-            yield (
-                chunk if kept == dtype else _narrowed(chunk.view(kept), dtype, f"{self.source}: {name}").view(np.uint8)
-            )
+            yield _cast(chunk.view(kept), dtype, f"{self.source}: {name}").view(np.uint8)
 
 
-def _narrowed(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
+def _cast(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
+    """Rounded to the nearest, ties to even, as torch does; what would become infinite is an error."""
+    if values.dtype == dtype:
+        return values
     with np.errstate(over="ignore", invalid="ignore"):
         cast = values.astype(dtype)
-        if is_finite(values) and not is_finite(cast):
-            raise CheckpointError(f"{where} has numbers too large for {dtype}; choose --dtype bf16 or keep")
+        if not is_finite(cast) and (np.isfinite(values) & ~np.isfinite(cast)).any():
+            raise CheckpointError(f"{where} has numbers too large for {dtype}; choose another --dtype, or keep")
     return cast
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.name.startswith("float8")
 
 
 def _nbytes(source: Source, name: str) -> int:

@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import CheckpointError
-from ..core.io.files import atomic_write
+from ..core.io.files import atomic_write, read_text
 from .naming import Named
 from .readers.stored import CHUNK_BYTES, Source
 from .writers import is_file_name
 
 SUMS_SUFFIX = ".sums.json"
 _WAITING_CHUNKS = 4
+_ENTRY_BYTES = 2048
+"""More than a tensor of 32 axes takes in the table, without its name."""
 
 
 class Summed:
@@ -90,10 +92,10 @@ def save_sums(path: Path, tensors: Named, sums: Mapping[str, str]) -> None:
         temporary.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_sums(path: Path) -> dict[str, dict[str, Any]]:
-    """The table of save_sums. Raises CheckpointError when it is missing or damaged."""
+def read_sums(path: Path, source: Source) -> dict[str, dict[str, Any]]:
+    """The table of save_sums. Raises CheckpointError when it is missing, damaged, or too large for these tensors."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_text(path, sum(_ENTRY_BYTES + 12 * len(name) for name in ("", *source))))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: is not there; only what duosora convert wrote can be verified") from error
     except (OSError, ValueError, RecursionError) as error:

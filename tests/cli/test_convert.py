@@ -1,6 +1,8 @@
 """`duosora convert`, and `duosora inspect` of what it reads."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -162,6 +164,78 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     with pytest.raises(OSError, match="Input/output"):
         main()
     assert sorted(hub.rglob("*")) == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bars_count_bytes(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("duosora.core.progress.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("sys.argv", ["duosora", "convert", str(hub / "mt5"), "--to", str(hub / "x.pth")])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert not leaving.value.code
+    for what in ("writing", "reading again"):
+        assert re.search(what + r": .*0.00/[0-9.]+[kM].*B/s", screen.getvalue())
+
+
+def test_the_source_can_be_the_target(duosora: Callable, hub: Path) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / "one.safetensors").code == 0
+    (hub / "link.safetensors").symlink_to(hub / "one.safetensors")
+    before = (hub / "one.safetensors").read_bytes()
+    assert duosora("convert", hub / "link.safetensors", "--to", hub / "link.safetensors").code == 2
+    for name, dtype in (("link", "bf16"), ("one", "keep")):
+        same = hub / f"{name}.safetensors"
+        assert duosora("convert", same, "--to", same, "--overwrite", "--dtype", dtype).code == 0
+        assert duosora("convert", same, "--verify").code == 0
+    assert not (hub / "link.safetensors").is_symlink(), "the link is replaced and not what it leads to"
+    assert (hub / "one.safetensors").read_bytes() == before
+    for _ in range(2):
+        assert duosora("convert", hub / "one.safetensors", "--to", hub / "f", "--overwrite").code == 0
+        outcome = duosora("convert", hub / "f", "--to", hub / "f", "--overwrite", "--shard-size", "100KB")
+        assert outcome.code == 0, outcome.err
+        assert duosora("convert", hub / "f", "--verify").code == 0
+    assert set(open_weights(hub / "f")) == set(mt5.TINY.layout())
+
+
+@pytest.mark.parametrize("names", [["x" * 300], ["x" * 300, "y"], ["mt5", "pytorch_model.bin", "y"]])
+def test_places_that_cannot_be_are_one_line(duosora: Callable, hub: Path, names: list[str]) -> None:
+    place = hub.joinpath(*names)
+    for arguments in (["convert", place, "--to", hub / "y"], ["convert", place, "--verify"], ["inspect", place]):
+        outcome = duosora(*arguments)
+        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome.err
+    for ending in (".safetensors", ".pth", ".ckpt", ""):
+        outcome = duosora("convert", hub / "mt5", "--to", f"{place}{ending}")
+        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome.err
+        assert "cannot be written" in outcome.err
+
+
+def test_inspect_leaves_tensors_alone(duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / "x.ckpt").code == 0
+    torch.save({"a": torch.ones(2)}, hub / "old.pt", _use_new_zipfile_serialization=False)
+    (hub / "shards").mkdir()
+    torch.save({"shared.weight": torch.ones(2)}, hub / "shards/x.bin")
+    (hub / "shards/x.bin.index.json").write_text(json.dumps({"weight_map": {"shared.weight": "x.bin"}}))
+
+    def read(*arguments: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("duosora.convert.readers.stored._read", read)
+    for place, form in (
+        ("vae", "torch"),
+        ("x.ckpt", "MindSpore"),
+        ("old.pt", "torch (before 1.6)"),
+        ("shards", "torch, in shards"),
+    ):
+        outcome = duosora("inspect", hub / place)
+        assert outcome.code == 0, outcome.err
+        assert f": {form}, " in outcome.out
+        assert "dtypes: " in outcome.out
+        assert "model: " in outcome.out
 
 
 def test_converting_needs_no_framework(hub: Path) -> None:

@@ -3,23 +3,29 @@
 import builtins
 import importlib
 import io
+import json
 import os
 import pickle
 import pickletools
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from duosora.convert.readers.opening import open_checkpoint
-from duosora.convert.readers.pickles import MAX_BYTES, read_pickle
+from duosora.convert.readers.pickles import MAX_BYTES, MAX_OPCODES, read_pickle
+from duosora.convert.readers.stored import Piece, Stored, StoredTensor
+from duosora.convert.writers import write
 from duosora.core.errors import CheckpointError
+from duosora.core.io.files import MAX_TEXT_BYTES
 
-from .damage import Runs, mutate, read_all, whole_files
+from .damage import Arrays, Runs, mutate, read_all, whole_files
 
 PAYLOADS = {
     "os.system": Runs(os.system, "touch harm"),
@@ -87,6 +93,11 @@ def test_tricks_with_opcodes_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
+def alike(number: int) -> bytes:
+    """A number as an opcode; the hashes of all of these are zero, and a table of them is searched for hours."""
+    return b"\x8a\x10" + (number * (2**61 - 1)).to_bytes(16, "little")
+
+
 SWELLING = {
     "tuples of tuples as a key": b"\x80\x02})" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"Ns.",
     "lists of lists": b"\x80\x02]" + b"".join(b"q\x00](h\x00h\x00e" for _ in range(60)) + b".",
@@ -98,14 +109,82 @@ SWELLING = {
     "a number of a megabyte": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20) + b".",
     "only marks": b"\x80\x02" + b"(" * 100_000,
     "a huge memo": b"\x80\x02}r\xff\xff\xff\xff.",
+    "keys that Python hashes alike": b"\x80\x02}(" + b"".join(alike(n) + b"N" for n in range(9)) + b"u.",
+    "memos that Python hashes alike": b"\x80\x02}p" + str(2**61 - 1).encode() + b"\n.",
+    "a namespace made of a large one again and again": b"\x80\x02}("
+    + b"".join(b"M" + struct.pack("<H", n) + b"N" for n in range(65536))
+    + b"uq\x00"
+    + b"cargparse\nNamespace\n)Rh\x00b0" * 100_000
+    + b"h\x00.",
+    "a million opcodes and more": b"\x80\x02" + b"N0" * (MAX_OPCODES // 2) + b"}.",
 }
 
 
 @pytest.mark.parametrize("content", SWELLING.values(), ids=SWELLING.keys())
 def test_nothing_swells_or_goes_on_for_ever(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match="damaged|too deeply|opcodes|bytes|no weights") as caught:
         open_checkpoint(torch_zip(tmp_path / "x.pt", content))
     assert len(str(caught.value)) < 1000
+
+
+def test_a_small_file_cannot_become_a_huge_one(tmp_path: Path) -> None:
+    torch.save({str(number): torch.ones(1).expand(1 << 20) for number in range(20)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="repeat stored numbers too often"):
+        open_checkpoint(tmp_path / "x.pt")
+    storage = torch.ones(1 << 20)
+    torch.save({str(number): storage for number in range(8)}, tmp_path / "tied.pt")
+    assert len(open_checkpoint(tmp_path / "tied.pt").weights) == 8
+
+
+def test_columns_of_a_matrix_cannot_be_read_for_days(tmp_path: Path) -> None:
+    storage = torch.ones(1 << 20)
+    torch.save({str(number): storage[:: (1 << 20) - 1] for number in range(40)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="repeat stored numbers too often"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_two_numbers_far_apart_need_no_memory(tmp_path: Path) -> None:
+    distance = 1 << 30
+    with (tmp_path / "sparse").open("wb") as file:
+        for number, place in ((1.5, 0), (2.5, 4 * distance)):
+            file.seek(place)
+            file.write(struct.pack("<f", number))
+    piece = Piece(tmp_path / "sparse", 0, 4 * distance + 4)
+    stored = Stored("sparse", {"a": StoredTensor((2,), np.dtype(np.float32), (piece,), (distance,))})
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(stored["a"], [1.5, 2.5])
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_huge_index_is_refused(tmp_path: Path) -> None:
+    for name in ("pytorch_model.bin.index.json", "model.safetensors.index.json"):
+        (tmp_path / name).write_text(" " * (MAX_TEXT_BYTES + 1))
+        with pytest.raises(CheckpointError, match=f"more than {MAX_TEXT_BYTES} bytes"):
+            open_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("shard", ["../x.bin", "/x.bin", "a\\x.bin", "", ".", "x" * 300, "a\0b", "gone.bin"])
+def test_a_shard_that_is_no_file_beside_its_index_is_refused(tmp_path: Path, shard: str) -> None:
+    index = tmp_path / "in" / "pytorch_model.bin.index.json"
+    index.parent.mkdir()
+    torch.save({"a": torch.ones(1)}, tmp_path / "x.bin")
+    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(CheckpointError, match="beside its index|no such file|cannot be read"):
+        open_checkpoint(index)
+
+
+@pytest.mark.parametrize("ending", ["bin", "safetensors"])
+def test_one_shard_alone_is_no_model(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"model-00002-of-00003.{ending}"
+    write(path, Arrays(a=np.ones(2, np.float32)), None, False)
+    with pytest.raises(CheckpointError, match="one of 3 files, without the index"):
+        open_checkpoint(tmp_path)
+    assert set(open_checkpoint(path).weights) == {"a"}
+    path.rename(tmp_path / f"model-00001-of-00001.{ending}")
+    assert set(open_checkpoint(tmp_path).weights) == {"a"}
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\ud800", "\0"])

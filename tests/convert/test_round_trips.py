@@ -2,8 +2,11 @@
 
 import argparse
 import collections
+import enum
 import io
 import json
+import sys
+import types
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -17,13 +20,14 @@ import torch
 
 from duosora.convert.commands import convert
 from duosora.convert.readers.mindspore_files import read_ckpt
-from duosora.convert.readers.opening import open_checkpoint
+from duosora.convert.readers.opening import is_foreign, open_checkpoint
 from duosora.convert.readers.stored import Piece, Stored, StoredTensor
 from duosora.convert.writers import write
 from duosora.convert.writers.mindspore_files import write_ckpt
 from duosora.convert.writers.torch_files import write_zip
 from duosora.core.backend import get
 from duosora.core.converting import Request
+from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights, save_weights
 
 LEGACY_DTYPES = [
@@ -228,6 +232,92 @@ def test_casting_keeps_integers_and_refuses_what_does_not_fit(tmp_path: Path) ->
             Request(source=tmp_path / "x.safetensors", target=tmp_path / "h.safetensors", model="none", dtype="fp16")
         )
     assert not (tmp_path / "h.safetensors").exists()
+
+
+def test_an_infinity_hides_no_number_that_becomes_one(tmp_path: Path) -> None:
+    save_weights(tmp_path / "x.safetensors", {"a": np.array([np.inf, 1e6], np.float32)})
+    with pytest.raises(CheckpointError, match="numbers too large for float16"):
+        convert(Request(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
+    save_weights(tmp_path / "z.safetensors", {"a": np.array([np.inf, np.nan, -np.inf], np.float32)})
+    convert(Request(source=tmp_path / "z.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
+    np.testing.assert_array_equal(torch.load(tmp_path / "y.pth")["a"].numpy(), [np.inf, np.nan, -np.inf])
+
+
+@pytest.mark.parametrize("asked", ["fp32", "fp16", "bf16"])
+def test_numbers_are_rounded_as_torch_does(tmp_path: Path, asked: str) -> None:
+    bits = torch.randint(-(2**31), 2**31, (1 << 18,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)  # every number of 16 bits, subnormal ones too
+    spread = torch.cat(
+        [bits.view(torch.float32), every.view(torch.float16).float(), every.view(torch.bfloat16).float()]
+    )
+    half_way = (every.view(torch.float16).float() + every.roll(1).view(torch.float16).float()) / 2
+    held = {
+        "wide": torch.cat([spread, half_way]),
+        "brain": every.view(torch.bfloat16),
+        "half": every.view(torch.float16),
+        "tiny": torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn),
+    }
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[asked]
+    held = {name: tensor[tensor.to(dtype).float().isfinite()] for name, tensor in held.items()}
+    torch.save(held, tmp_path / "x.pt")
+    convert(Request(source=tmp_path / "x.pt", target=tmp_path / "y.pth", model="none", dtype=asked))
+    found = torch.load(tmp_path / "y.pth")
+    for name, tensor in held.items():
+        assert found[name].dtype == dtype
+        assert raw(found[name]) == raw(tensor.to(dtype)), name
+
+
+def test_the_content_says_what_a_file_is(tmp_path: Path) -> None:
+    save_weights(tmp_path / "x.safetensors", {"a": np.ones(2, np.float32)})
+    (tmp_path / "x.safetensors").rename(tmp_path / "named.ckpt")
+    assert open_checkpoint(tmp_path / "named.ckpt").format == "safetensors"
+    torch.save({"a": torch.ones(2)}, tmp_path / "named.safetensors")
+    for name in ("named.ckpt", "named.safetensors"):
+        assert is_foreign(tmp_path / name), "so inspect shows it, too"
+        assert_equal(open_checkpoint(tmp_path / name).weights, {"a": torch.ones(2)})
+
+
+def test_shards_have_no_average_to_ask_for(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.bin")
+    (tmp_path / "x.bin.index.json").write_text(json.dumps({"weight_map": {"a": "x.bin"}}))
+    with pytest.raises(CheckpointError, match="leave out --ema"):
+        open_checkpoint(tmp_path / "x.bin.index.json", ema=True)
+
+
+def test_enumerations_of_megatron_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("megatron.core.enums")
+    kind = enum.Enum("ModelType", {"encoder_or_decoder": 1}, module="megatron.core.enums")
+    module.ModelType = kind  # type: ignore[attr-defined]
+    state = {"model": {"a": torch.ones(2)}, "args": argparse.Namespace(model_type=kind(1), dtype=torch.bfloat16)}
+    with monkeypatch.context() as patch:
+        for name in ("megatron", "megatron.core", "megatron.core.enums"):
+            patch.setitem(sys.modules, name, module)
+        torch.save(state, tmp_path / "model_optim_rng.pt")
+    opened = open_checkpoint(tmp_path / "model_optim_rng.pt")
+    assert_equal(opened.weights, {"a": torch.ones(2)})
+    assert opened.tree["args"]["model_type"].name == "megatron.core.enums.ModelType"
+
+
+@pytest.mark.parametrize("limit", [1, 64, 1 << 20])
+def test_windows_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr("duosora.convert.readers.stored.WINDOW_BYTES", limit)
+    base = torch.randn(7, 9, 40, generator=torch.Generator().manual_seed(0))
+    views = {
+        "column": base[:, :, 3],
+        "corner": base[5:, 7:, 38:],
+        "turned": base.permute(2, 0, 1)[::13],
+        "steps": base[::3, ::4, ::19],
+        "one": base[2, 3, 4:5],
+    }
+    torch.save(views, tmp_path / "x.pt")
+    assert_equal(open_checkpoint(tmp_path / "x.pt").weights, views)
+
+
+def test_a_header_that_nobody_reads_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duosora.core.io.weights.MAX_HEADER_BYTES", 1000)
+    with pytest.raises(CheckpointError, match="more than is read again"):
+        save_weights(tmp_path / "x.safetensors", {"a" * 1000: np.ones(2)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_window_reads_its_own_numbers(tmp_path: Path) -> None:
