@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from ...core.errors import CheckpointError
-from .stored import Piece, StoredTensor
+from .stored import MAX_TENSORS, Piece, StoredTensor
 
 TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {
@@ -45,7 +45,6 @@ FIRST_BYTE = 0x0A
 CRC_MARK = b"crc_num"
 CRC_BYTES = len(CRC_MARK) + 10
 
-_MAX_VALUES = 500_000
 _MAX_TEXT = 4096
 _MAX_DIMENSIONS = 32
 _VARINT, _BYTES = 0, 2
@@ -82,8 +81,10 @@ class _Reader:
     def read(self) -> dict[str, Any]:
         values: dict[str, list[_Value]] = {}
         for count, (number, wire, start, end) in enumerate(self.fields(0, self.message_end())):
-            if number != 1 or wire != _BYTES or count >= _MAX_VALUES:
+            if number != 1 or wire != _BYTES:
                 raise self.fail("is no checkpoint of MindSpore, or an encrypted one")
+            if count >= MAX_TENSORS:
+                raise self.fail(f"holds more than {MAX_TENSORS} tensors, no checkpoint does")
             tag, value = self.value(start, end)
             values.setdefault(tag, []).append(value)
         return {tag: self.joined(tag, parts) for tag, parts in values.items()}

@@ -16,6 +16,8 @@ CHUNK_BYTES = 4 << 20
 """Bytes that are read, hashed and written at a time."""
 MAX_EXPANDED_BYTES = 64 << 20
 """Most that a tensor may be larger than what is stored of it (an axis that repeats one number)."""
+MAX_TENSORS = 100_000
+"""Of one file. The largest training states have some thousands; a hostile one must not take minutes or a gigabyte."""
 MAX_REPEATS = 16
 """How often the tensors of a file may pass over its bytes; tied weights and interleaved ones do so a few times."""
 WINDOW_BYTES = 64 << 20

@@ -189,7 +189,7 @@ def save_weights(
     described = _described(target, tensors)
     if target.suffix == SUFFIX:
         with atomic_write(target, overwrite, CheckpointError) as temporary:
-            _write_file(temporary, tensors, described, metadata or {})
+            _write_file(temporary, target, tensors, described, metadata or {})
         return
     shards = _split(described, shard_size)
     names = [f"{stem}{SUFFIX}"]
@@ -354,14 +354,17 @@ def _split(described: Mapping[str, Description], shard_size: int | None) -> list
 
 
 def _write_file(
-    path: Path, tensors: Tensors, described: Mapping[str, Description], metadata: Mapping[str, str]
+    path: Path, target: Path, tensors: Tensors, described: Mapping[str, Description], metadata: Mapping[str, str]
 ) -> None:
-    """Write the tensors that `described` names, wide dtypes first, so that each begins at a multiple of its width."""
+    """Write the tensors that `described` names, wide dtypes first, so that each begins at a multiple of its width.
+
+    `target` is what errors call the file.
+    """
     ordered = sorted(described.items(), key=lambda item: -item[1][1].itemsize)
     header = build_header(((name, shape, dtype) for name, (shape, dtype) in ordered), metadata)
     if len(header) > LENGTH_BYTES + MAX_HEADER_BYTES:
         raise CheckpointError(
-            f"{path.name}: {len(described)} tensors need a header of {len(header)} bytes, more than is read again; "
+            f"{target}: {len(described)} tensors need a header of {len(header)} bytes, more than is read again; "
             "write shards, or shorter names"
         )
     with path.open("wb") as file:
@@ -395,7 +398,7 @@ def _save_folder(
     with ExitStack() as stack:
         temporaries = {path: stack.enter_context(atomic_write(path, overwrite, CheckpointError)) for path in targets}
         for name, described in shards.items():
-            _write_file(temporaries[folder / name], tensors, described, metadata)
+            _write_file(temporaries[folder / name], folder / name, tensors, described, metadata)
         if index in temporaries:
             temporaries[index].write_text(_index_text(shards), encoding="utf-8")
             for temporary in temporaries.values():

@@ -127,6 +127,17 @@ def test_nothing_swells_or_goes_on_for_ever(tmp_path: Path, content: bytes) -> N
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize("ending", ["pth", "ckpt"])
+def test_tensors_are_not_without_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    write(path, Arrays({str(number): np.ones(1) for number in range(20_000)}), None, False)
+    assert len(open_checkpoint(path).weights) == 20_000
+    for reader in ("torch_files", "mindspore_files"):
+        monkeypatch.setattr(f"duosora.convert.readers.{reader}.MAX_TENSORS", 19_999)
+    with pytest.raises(CheckpointError, match="more than 19999 tensors"):
+        open_checkpoint(path)
+
+
 def test_a_small_file_cannot_become_a_huge_one(tmp_path: Path) -> None:
     torch.save({str(number): torch.ones(1).expand(1 << 20) for number in range(20)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="repeat stored numbers too often"):

@@ -313,9 +313,17 @@ def test_windows_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert_equal(open_checkpoint(tmp_path / "x.pt").weights, views)
 
 
+@pytest.mark.parametrize(("ending", "whose"), [("pth", "torch"), ("ckpt", "MindSpore")])
+def test_dtypes_that_a_format_does_not_have_are_refused(tmp_path: Path, ending: str, whose: str) -> None:
+    dtype = ml_dtypes.float8_e4m3fnuz if ending == "pth" else ml_dtypes.float8_e5m2
+    with pytest.raises(CheckpointError, match=rf"x\.{ending}: tensor 'a' is float8_\w+, which {whose} cannot hold"):
+        write(tmp_path / f"x.{ending}", _Chunked({"a": np.ones(2, dtype)}), None, False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_header_that_nobody_reads_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("duosora.core.io.weights.MAX_HEADER_BYTES", 1000)
-    with pytest.raises(CheckpointError, match="more than is read again"):
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: 1 tensors need .* more than is read again"):
         save_weights(tmp_path / "x.safetensors", {"a" * 1000: np.ones(2)})
     assert not list(tmp_path.iterdir())
 
