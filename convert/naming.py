@@ -48,7 +48,7 @@ class Plan:
 
 def guess(names: list[str]) -> tuple[str, int]:
     """The model that most of the names belong to, and how many do; `none` where it is fewer than half."""
-    known = {model: len(names) - len(_plan(names, model, NAMES[model].rules)[1]) for model in NAMES}
+    known = {model: len(names) - len(apply(NAMES[model].rules, names, NAMES[model].patterns())[1]) for model in NAMES}
     best = max(known, key=lambda model: known[model])
     return (best, known[best]) if known[best] * 2 > len(names) else (UNNAMED, known[best])
 
@@ -68,7 +68,7 @@ def plan(source: Source, model: str | None) -> Plan:
             f"{source.source}: its names ({_some(names)}) belong to no model that is known ({', '.join(NAMES)}); "
             f"--model {UNNAMED} converts it with its names as they are"
         )
-    found, unknown = _plan(names, chosen, NAMES[chosen].rules)
+    found, unknown = apply(NAMES[chosen].rules, names, NAMES[chosen].patterns(), chosen)
     if unknown:
         looks = f"{guessed} ({count} of {len(names)} names)" if guessed != UNNAMED else "no known model"
         raise CheckpointError(
@@ -78,9 +78,10 @@ def plan(source: Source, model: str | None) -> Plan:
     return found
 
 
-def _plan(names: list[str], model: str, rules: tuple[Rule, ...]) -> tuple[Plan, list[str]]:
-    """The plan, and the names that no rule knows."""
-    known = NAMES[model].patterns()
+def apply(
+    rules: tuple[Rule, ...], names: list[str], known: frozenset[str], model: str = UNNAMED
+) -> tuple[Plan, list[str]]:
+    """What rules make of names: the plan, and the names that none of them turns into one of the `known` patterns."""
     held = {_without_prefixes(name): name for name in names}
     origins: dict[str, Origin] = {}
     dropped: dict[str, str] = {}
@@ -171,7 +172,8 @@ class Named:
                 raise CheckpointError(f"{where} cannot be cut into {origin.part[1]} equal parts")
             return (first[0] // origin.part[1], *first[1:])
         if len(shapes) > 1:
-            if any(not shape or shape[1:] != first[1:] for shape in shapes):
+            dtypes = {self._source.dtype(part) for part in origin.names}
+            if len(dtypes) > 1 or any(not shape or shape[1:] != first[1:] for shape in shapes):
                 raise CheckpointError(f"{where} cannot be joined with {', '.join(origin.names[1:])}")
             return (sum(shape[0] for shape in shapes), *first[1:])
         return first

@@ -69,6 +69,7 @@ def test_payloads_are_named_and_not_run(
 
 
 MARK_CALLS = {
+    "a name that is not even called": b"\x80\x02}X\x01\x00\x00\x00acos\nsystem\ns.",
     "inst": b"(S'touch harm'\nios\nsystem\n.",
     "obj": b"(cos\nsystem\nS'touch harm'\no.",
     "reduce with a made name": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch harm\x85R.",
