@@ -14,7 +14,7 @@ from ...core.io.safetensors_format import LENGTH_BYTES, unique_keys
 from ...core.io.weights import FOREIGN_SUFFIXES, INDEX_SUFFIX, SUFFIX, open_file, open_weights, refuse_part
 from .archive import LOCAL_MAGIC
 from .mindspore_files import FIRST_BYTE, read_ckpt
-from .stored import Source, Stored, StoredTensor, check_repeats
+from .stored import MAX_TENSORS, Source, Stored, StoredTensor, check_repeats
 from .torch_files import LEGACY_START, read_legacy, read_zip
 from .unwrapping import unwrap
 
@@ -56,6 +56,8 @@ def open_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
             return _open_shards(found)
         is_named = found.name.endswith((SUFFIX, INDEX_SUFFIX))
         weights = open_weights(path) if is_named else open_file(found)
+        if len(weights) > MAX_TENSORS:
+            raise CheckpointError(f"{path}: holds more than {MAX_TENSORS} tensors, no checkpoint does")
         return Checkpoint(found, "safetensors", (), False, weights, None)
     form, tree = _read(found)
     unwrapped = unwrap(tree, str(path), ema)

@@ -102,6 +102,9 @@ def alike(number: int) -> bytes:
 SWELLING = {
     "tuples of tuples as a key": b"\x80\x02})" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"Ns.",
     "lists of lists": b"\x80\x02]" + b"".join(b"q\x00](h\x00h\x00e" for _ in range(60)) + b".",
+    "dictionaries that hold one twice": b"\x80\x02}q\x00"
+    + b"".join(b"0}q%c(X\x01\x00\x00\x00ah%cX\x01\x00\x00\x00bh%cu" % (n + 1, n, n) for n in range(28))
+    + b".",
     "a dictionary in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
     "a text of an exabyte": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"a.",
     "a text of a gigabyte": b"\x80\x02X" + struct.pack("<I", 1 << 30) + b"a.",
@@ -117,7 +120,6 @@ SWELLING = {
     + b"uq\x00"
     + b"cargparse\nNamespace\n)Rh\x00b0" * 100_000
     + b"h\x00.",
-    "a million opcodes and more": b"\x80\x02" + b"N0" * (MAX_OPCODES // 2) + b"}.",
 }
 
 
@@ -128,12 +130,12 @@ def test_nothing_swells_or_goes_on_for_ever(tmp_path: Path, content: bytes) -> N
     assert len(str(caught.value)) < 1000
 
 
-@pytest.mark.parametrize("ending", ["pth", "ckpt"])
+@pytest.mark.parametrize("ending", ["pth", "ckpt", "safetensors"])
 def test_tensors_are_not_without_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     path = tmp_path / f"x.{ending}"
     write(path, Arrays({str(number): np.ones(1) for number in range(20_000)}), None, False)
     assert len(open_checkpoint(path).weights) == 20_000
-    for reader in ("torch_files", "mindspore_files"):
+    for reader in ("torch_files", "mindspore_files", "opening"):
         monkeypatch.setattr(f"duosora.convert.readers.{reader}.MAX_TENSORS", 19_999)
     with pytest.raises(CheckpointError, match="more than 19999 tensors"):
         open_checkpoint(path)
@@ -210,6 +212,13 @@ def test_two_paths_to_one_name_are_refused(tmp_path: Path) -> None:
     torch.save({"a": {"b": torch.ones(2)}, "a.b": torch.zeros(2)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"two tensors are called 'a\.b'"):
         open_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_pickle_has_not_opcodes_without_number() -> None:
+    content = b"\x80\x02" + b"N0" * (MAX_OPCODES // 2) + b"}."
+    with pytest.raises(CheckpointError, match=f"more than {MAX_OPCODES} opcodes"):
+        read_pickle(io.BytesIO(content), "x")
+    assert read_pickle(io.BytesIO(content[:-4] + b"}."), "x") == {}
 
 
 def test_a_pickle_has_a_largest_size(tmp_path: Path) -> None:
