@@ -108,24 +108,17 @@ SWELLING = {
     "a dictionary in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
     "a text of an exabyte": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"a.",
     "a text of a gigabyte": b"\x80\x02X" + struct.pack("<I", 1 << 30) + b"a.",
-    "a frame of an exabyte": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"}.",
     "an endless number": b"\x80\x02I" + b"9" * 5000 + b"\n.",
     "a number of a megabyte": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20) + b".",
     "only marks": b"\x80\x02" + b"(" * 100_000,
-    "a huge memo": b"\x80\x02}r\xff\xff\xff\xff.",
     "keys that Python hashes alike": b"\x80\x02}(" + b"".join(alike(n) + b"N" for n in range(9)) + b"u.",
     "memos that Python hashes alike": b"\x80\x02}p" + str(2**61 - 1).encode() + b"\n.",
-    "a namespace made of a large one again and again": b"\x80\x02}("
-    + b"".join(b"M" + struct.pack("<H", n) + b"N" for n in range(65536))
-    + b"uq\x00"
-    + b"cargparse\nNamespace\n)Rh\x00b0" * 100_000
-    + b"h\x00.",
 }
 
 
 @pytest.mark.parametrize("content", SWELLING.values(), ids=SWELLING.keys())
 def test_nothing_swells_or_goes_on_for_ever(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(CheckpointError, match="damaged|too deeply|opcodes|bytes|no weights") as caught:
+    with pytest.raises(CheckpointError, match="damaged|too deeply|bytes") as caught:
         open_checkpoint(torch_zip(tmp_path / "x.pt", content))
     assert len(str(caught.value)) < 1000
 
@@ -139,6 +132,23 @@ def test_tensors_are_not_without_number(tmp_path: Path, monkeypatch: pytest.Monk
         monkeypatch.setattr(f"duosora.convert.readers.{reader}.MAX_TENSORS", 19_999)
     with pytest.raises(CheckpointError, match="more than 19999 tensors"):
         open_checkpoint(path)
+
+
+HARMLESS = {
+    "a frame of an exabyte": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"}.",
+    "a huge memo": b"\x80\x02}r\xff\xff\xff\xff.",
+    "a namespace made of a large one again and again": b"\x80\x02}("
+    + b"".join(b"M" + struct.pack("<H", n) + b"N" for n in range(65536))
+    + b"uq\x00"
+    + b"cargparse\nNamespace\n)Rh\x00b0" * 100_000
+    + b"h\x00.",
+}
+
+
+@pytest.mark.parametrize("content", HARMLESS.values(), ids=HARMLESS.keys())
+def test_what_only_seems_large_is_passed_over(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(CheckpointError, match="no weights found"):
+        open_checkpoint(torch_zip(tmp_path / "x.pt", content))
 
 
 def test_a_small_file_cannot_become_a_huge_one(tmp_path: Path) -> None:
