@@ -56,8 +56,8 @@ def open_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
             return _open_shards(found)
         is_named = found.name.endswith((SUFFIX, INDEX_SUFFIX))
         weights = open_weights(path) if is_named else open_file(found)
-        if len(weights) > MAX_TENSORS:
-            raise CheckpointError(f"{path}: holds more than {MAX_TENSORS} tensors, no checkpoint does")
+        if not 0 < len(weights) <= MAX_TENSORS:
+            raise CheckpointError(f"{path}: holds {len(weights)} tensors, expected 1 to {MAX_TENSORS}")
         return Checkpoint(found, "safetensors", (), False, weights, None)
     form, tree = _read(found)
     unwrapped = unwrap(tree, str(path), ema)

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from ..errors import DuosoraError, MediaError
 
-MAX_TEXT_BYTES = 25_000_000
-"""Of an index or a configuration: as JSON a hostile one takes thirty times as much."""
+MAX_TEXT_BYTES = 16_000_000
+"""Of an index or a configuration: as JSON a hostile one takes forty times as much."""
 TEMPORARY = ".duosora-"
 """How the names of unfinished files begin."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}

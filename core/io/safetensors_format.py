@@ -21,8 +21,8 @@ import numpy as np
 
 from ..errors import CheckpointError
 
-MAX_HEADER_BYTES = 25_000_000
-"""Enough for a quarter of a million tensors, more than any real file has; a hostile one takes thirty times as much as
+MAX_HEADER_BYTES = 16_000_000
+"""Enough for a hundred thousand tensors, more than any real file has; a hostile one takes forty times as much as
 Python's objects."""
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 32

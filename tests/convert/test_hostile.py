@@ -103,7 +103,7 @@ SWELLING = {
     "tuples of tuples as a key": b"\x80\x02})" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"Ns.",
     "lists of lists": b"\x80\x02]" + b"".join(b"q\x00](h\x00h\x00e" for _ in range(60)) + b".",
     "dictionaries that hold one twice": b"\x80\x02}q\x00"
-    + b"".join(b"0}q%c(X\x01\x00\x00\x00ah%cX\x01\x00\x00\x00bh%cu" % (n + 1, n, n) for n in range(28))
+    + b"".join(b"0}q%c(X\x01\x00\x00\x00ah%cX\x01\x00\x00\x00bh%cu" % (n + 1, n, n) for n in range(21))
     + b".",
     "a dictionary in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
     "a text of an exabyte": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"a.",
@@ -130,8 +130,15 @@ def test_tensors_are_not_without_number(tmp_path: Path, monkeypatch: pytest.Monk
     assert len(open_checkpoint(path).weights) == 20_000
     for reader in ("torch_files", "mindspore_files", "opening"):
         monkeypatch.setattr(f"duosora.convert.readers.{reader}.MAX_TENSORS", 19_999)
-    with pytest.raises(CheckpointError, match="more than 19999 tensors"):
+    with pytest.raises(CheckpointError, match=r"more than 19999 tensors|20000 tensors, expected 1 to 19999"):
         open_checkpoint(path)
+
+
+def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
+    for ending in ("pth", "safetensors"):
+        write(tmp_path / f"x.{ending}", Arrays(), None, False)
+        with pytest.raises(CheckpointError, match="no weights found|0 tensors, expected"):
+            open_checkpoint(tmp_path / f"x.{ending}")
 
 
 HARMLESS = {
