@@ -336,6 +336,12 @@ def test_tensors_cannot_reach_outside_their_storage(tmp_path: Path, shape: str, 
     assert open_checkpoint(honest).weights.shape("a") == (2, 4)
 
 
+def test_functions_are_not_handed_arguments_without_number(tmp_path: Path) -> None:
+    content = lying("I8\n", "I1\n").replace(b"OrderedDict\n)RtR", b"OrderedDict\n)R" + b"N" * 20 + b"tR")
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_checkpoint(torch_zip(tmp_path / "x.pt", content, **{"data/0": bytes(32)}))
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return whole_files(tmp_path_factory.mktemp("whole"))

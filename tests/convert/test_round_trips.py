@@ -240,7 +240,9 @@ def test_an_infinity_hides_no_number_that_becomes_one(tmp_path: Path) -> None:
         convert(Request(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
     save_weights(tmp_path / "z.safetensors", {"a": np.array([np.inf, np.nan, -np.inf], np.float32)})
     convert(Request(source=tmp_path / "z.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
-    np.testing.assert_array_equal(torch.load(tmp_path / "y.pth")["a"].numpy(), [np.inf, np.nan, -np.inf])
+    np.testing.assert_array_equal(
+        torch.load(tmp_path / "y.pth", weights_only=True)["a"].numpy(), [np.inf, np.nan, -np.inf]
+    )
 
 
 @pytest.mark.parametrize("asked", ["fp32", "fp16", "bf16"])
@@ -261,7 +263,7 @@ def test_numbers_are_rounded_as_torch_does(tmp_path: Path, asked: str) -> None:
     held = {name: tensor[tensor.to(dtype).float().isfinite()] for name, tensor in held.items()}
     torch.save(held, tmp_path / "x.pt")
     convert(Request(source=tmp_path / "x.pt", target=tmp_path / "y.pth", model="none", dtype=asked))
-    found = torch.load(tmp_path / "y.pth")
+    found = torch.load(tmp_path / "y.pth", weights_only=True)
     for name, tensor in held.items():
         assert found[name].dtype == dtype
         assert raw(found[name]) == raw(tensor.to(dtype)), name
