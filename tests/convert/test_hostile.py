@@ -260,7 +260,7 @@ def rewritten(path: Path, change: Callable[[str, bytes], list[tuple[str, bytes]]
 
 def test_a_compressed_member_is_refused(tmp_path: Path) -> None:
     bomb = rewritten(saved_zip(tmp_path), lambda name, held: [(name, held + b"\0" * 10**7)], zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="compressed"):
+    with pytest.raises(CheckpointError, match="is compressed or encrypted"):
         open_checkpoint(bomb)
 
 
@@ -293,6 +293,55 @@ def test_members_that_share_bytes_are_refused(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
+def lying(shape: str, strides: str, offset: int = 0) -> bytes:
+    """A tensor of eight floats that says it is another."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08tQ"
+    rest = f"I{offset}\n(".encode() + shape.encode() + b"t(" + strides.encode() + b"t\x89ccollections\nOrderedDict\n)R"
+    return b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tRs."
+
+
+def local(name: bytes, content: bytes) -> bytes:
+    """A member where it lies: its own header and its bytes."""
+    size = len(content)
+    return struct.pack("<4s5H3L2H", b"PK\x03\x04", 0, 0, 0, 0, 0, 0, size, size, len(name), 0) + name + content
+
+
+def listed(body: bytes, sizes: dict[bytes, int], flags: int = 0, packed: int = 0) -> bytes:
+    """A zip file with a directory that says what it likes about the members in its body."""
+    directory = b""
+    for name, size in sizes.items():
+        place = body.index(name) - 30
+        numbers = (0, 0, flags, 0, 0, 0, 0, size + packed, size, len(name), 0, 0, 0, 0, 0, place)
+        directory += struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *numbers) + name
+    end = (0, 0, len(sizes), len(sizes), len(directory), len(body), 0)
+    return body + directory + struct.pack("<4s4H2LH", b"PK\x05\x06", *end)
+
+
+PICKLE = local(b"a/data.pkl", lying("I2\n", "I1\n"))
+FIRST = local(b"a/data/0", bytes(32))
+SIZES = {b"a/data.pkl": len(PICKLE) - 40, b"a/data/0": 32}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (listed(PICKLE + local(b"a/b", FIRST), {**SIZES, b"a/b": len(FIRST)}), "shares bytes with another"),
+        (listed(PICKLE + FIRST, {**SIZES, b"a/data/0": 40}), "members and directory share bytes"),
+        (listed(PICKLE + FIRST, {**SIZES, b"a/data/0": 4000}), "is cut off"),
+        (listed(PICKLE + FIRST, SIZES, flags=1), "compressed or encrypted"),
+        (listed(PICKLE + FIRST, SIZES, packed=1), "announces two sizes"),
+        (listed(PICKLE + FIRST, SIZES).replace(b"a/data/0", b"a/data/x", 1), "described in two ways"),
+    ],
+)
+def test_a_directory_that_lies_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    honest = tmp_path / "honest.pt"
+    honest.write_bytes(listed(PICKLE + FIRST, SIZES))
+    assert set(open_checkpoint(honest).weights) == {"a"}
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=problem):
+        open_checkpoint(tmp_path / "x.pt")
+
+
 def test_a_directory_that_promises_millions_of_members_is_refused(tmp_path: Path) -> None:
     path = torch_zip(tmp_path / "x.pt", pickle.dumps({}, 2))
     content = path.read_bytes()
@@ -301,15 +350,8 @@ def test_a_directory_that_promises_millions_of_members_is_refused(tmp_path: Path
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
     last = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
     path.write_bytes(content[:end] + end_64 + locator + last)
-    with pytest.raises(CheckpointError, match="members"):
+    with pytest.raises(CheckpointError, match="more than any checkpoint"):
         open_checkpoint(path)
-
-
-def lying(shape: str, strides: str, offset: int = 0) -> bytes:
-    """A tensor of eight floats that says it is another."""
-    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08tQ"
-    rest = f"I{offset}\n(".encode() + shape.encode() + b"t(" + strides.encode() + b"t\x89ccollections\nOrderedDict\n)R"
-    return b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tRs."
 
 
 @pytest.mark.parametrize(
