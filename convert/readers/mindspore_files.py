@@ -46,6 +46,7 @@ CRC_MARK = b"crc_num"
 CRC_BYTES = len(CRC_MARK) + 10
 
 _MAX_TEXT = 4096
+_MAX_TEXTS = 64 << 20
 _MAX_DIMENSIONS = 32
 _VARINT, _BYTES = 0, 2
 
@@ -74,6 +75,8 @@ class _Reader:
     path: Path
     file: BinaryIO
     size: int
+    texts: int = 0
+    """Bytes of all names so far."""
 
     def fail(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {what}; copy or download the file again")
@@ -175,8 +178,9 @@ class _Reader:
         raise self.fail("is cut off or no checkpoint of MindSpore")
 
     def text(self, start: int, end: int) -> str:
-        if end - start > _MAX_TEXT:
-            raise self.fail(f"holds a name of {end - start} bytes")
+        self.texts += end - start
+        if end - start > _MAX_TEXT or self.texts > _MAX_TEXTS:
+            raise self.fail(f"holds a name of {end - start} bytes, and names of {self.texts} bytes before its end")
         self.file.seek(start)
         try:
             return self.file.read(end - start).decode("utf-8")

@@ -134,6 +134,31 @@ def test_tensors_are_not_without_number(tmp_path: Path, monkeypatch: pytest.Monk
         open_checkpoint(path)
 
 
+def test_names_are_not_longer_than_any(tmp_path: Path) -> None:
+    for tree in (
+        {"a" * 1025: torch.ones(1)},
+        {"a" * 600: {"b" * 600: torch.ones(1)}},
+        {"a" * 2000: {"b": torch.ones(1)}},
+    ):
+        torch.save(tree, tmp_path / "x.pt")
+        with pytest.raises(CheckpointError, match="is longer than any"):
+            open_checkpoint(tmp_path / "x.pt")
+    torch.save({"a" * 1024: torch.ones(1)}, tmp_path / "x.pt")
+    assert len(open_checkpoint(tmp_path / "x.pt").weights) == 1
+
+
+def test_names_of_mindspore_take_no_more_than_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.ckpt", Arrays({"a" * 4096: np.ones(1), "b": np.ones(1)}), None, False)
+    with pytest.raises(CheckpointError, match="is longer than any"):
+        open_checkpoint(tmp_path / "x.ckpt")
+    monkeypatch.setattr("duosora.convert.readers.mindspore_files._MAX_TEXTS", 4096)
+    with pytest.raises(CheckpointError, match="names of 41[0-9]* bytes before its end"):
+        open_checkpoint(tmp_path / "x.ckpt")
+    write(tmp_path / "y.ckpt", Arrays({"a" * 4097: np.ones(1)}), None, False)
+    with pytest.raises(CheckpointError, match="a name of 4097 bytes"):
+        open_checkpoint(tmp_path / "y.ckpt")
+
+
 def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
     for ending in ("pth", "safetensors"):
         write(tmp_path / f"x.{ending}", Arrays(), None, False)
@@ -420,6 +445,75 @@ def test_random_damage_is_an_error_of_one_line_or_harmless(tmp_path: Path, whole
     refused = [error for error in errors if error is not None]
     assert len(refused) >= 10
     assert all(len(error) < 2000 for error in refused)
+
+
+def test_big_endian_files_are_refused(tmp_path: Path) -> None:
+    def turned(name: str, held: bytes) -> list[tuple[str, bytes]]:
+        return [(name, b"big" if name.endswith("byteorder") else held)]
+
+    with pytest.raises(CheckpointError, match="saved with big-endian numbers"):
+        open_checkpoint(rewritten(saved_zip(tmp_path), turned))
+    torch.save({"a": torch.ones(2)}, tmp_path / "y.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "y.pt").read_bytes()
+    place = content.index(b"\x88", content.index(b"little_endian"))
+    (tmp_path / "y.pt").write_bytes(content[:place] + b"\x89" + content[place + 1 :])
+    with pytest.raises(CheckpointError, match="saved with big-endian numbers"):
+        open_checkpoint(tmp_path / "y.pt")
+
+
+def test_programs_are_no_checkpoints(tmp_path: Path) -> None:
+    path = torch_zip(tmp_path / "x.pt", pickle.dumps({}, 2), **{"code/__torch__.py": b"import os"})
+    with pytest.raises(CheckpointError, match="is a TorchScript program"):
+        open_checkpoint(path)
+
+
+def test_bytes_after_a_legacy_file_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes() + b"more")
+    with pytest.raises(CheckpointError, match="4 bytes at its end belong to no tensor"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(("table", "name"), [({"a": "x.bin"}, "b"), ({"a": "x.bin", "b": "x.bin", "c": "x.bin"}, "c")])
+def test_shards_that_differ_from_their_index_are_refused(tmp_path: Path, table: dict[str, str], name: str) -> None:
+    torch.save({"a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "x.bin")
+    (tmp_path / "x.bin.index.json").write_text(json.dumps({"weight_map": table}))
+    with pytest.raises(CheckpointError, match=f"shard x.bin and the index differ at '{name}'"):
+        open_checkpoint(tmp_path / "x.bin.index.json")
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message, shorter than 128 bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def value(tag: str, dims: bytes, content: bytes, kind: bytes = b"Float32") -> bytes:
+    """A tensor in a file of MindSpore, whose axes are shorter than 128."""
+    axes = b"".join(bytes([8, axis]) for axis in dims)
+    return field(1, field(1, tag.encode()) + field(2, axes + field(2, kind) + field(3, content)))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            value("a", b"\x01", bytes(4)) + value("a", b"\x01", bytes(4), b"Float64"),
+            "slices of tensor 'a' do not agree",
+        ),
+        (value("a", b"\x01" * 33, bytes(4)), "too many axes"),
+        (value("a", b"\x01", bytes(4))[:-1], "is cut off"),
+        (value("a", b"\x02", bytes(4)), "has 4 bytes"),
+        (value("a", b"\x01", bytes(4), b"Int4"), "unknown type"),
+        (field(1, field(1, b"a")), "has no tensor"),
+        (field(1, field(1, b"a") + field(3, b"table")), "only tensors are read"),
+        (field(2, b"a"), "begins with"),
+        (value("a", b"", bytes(4)) + field(2, b"a"), "or an encrypted one"),
+    ],
+)
+def test_values_of_mindspore_that_make_no_tensor_are_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=problem):
+        open_checkpoint(tmp_path / "x.ckpt")
 
 
 def test_mindspore_files_that_lie_are_refused(tmp_path: Path, whole: dict[str, bytes]) -> None:

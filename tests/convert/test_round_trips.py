@@ -198,6 +198,23 @@ def test_mindspore_slices_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(open_checkpoint(tmp_path / "x.ckpt").weights["a"], array)
 
 
+def test_what_older_versions_of_mindspore_wrote_is_read(tmp_path: Path) -> None:
+    scalar = b"\x0a\x18\x0a\x01a\x12\x13\x08\x00\x12\x07Float32\x1a\x04" + np.float32(2.5).tobytes()
+    scalar = bytes([scalar[0], len(scalar) - 2, *scalar[2:6], len(scalar) - 7, *scalar[7:]])
+    (tmp_path / "x.ckpt").write_bytes(scalar)
+    np.testing.assert_array_equal(open_checkpoint(tmp_path / "x.ckpt").weights["a"], np.float32(2.5), strict=True)
+    (tmp_path / "x.ckpt").write_bytes(scalar + b"crc_num" + bytes(10))
+    assert set(open_checkpoint(tmp_path / "x.ckpt").weights) == {"a"}
+
+
+def test_a_legacy_view_begins_inside_its_storage(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(8.0)[:4]}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "x.pt").read_bytes()
+    assert content.count(b"K\x08N") == 1
+    (tmp_path / "x.pt").write_bytes(content.replace(b"K\x08N", b"K\x08(X\x01\x00\x00\x00vK\x02K\x04t"))
+    np.testing.assert_array_equal(open_checkpoint(tmp_path / "x.pt").weights["a"], [2, 3, 4, 5])
+
+
 @pytest.mark.parametrize("ending", ["pth", "ckpt"])
 def test_tensors_beyond_four_gigabytes_have_the_right_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
