@@ -7,13 +7,16 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from duosora.convert.naming import Named
+from duosora.convert.writers import write
 from duosora.core.cli.main import main
+from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.models import mt5, wfvae
@@ -117,6 +120,43 @@ def test_verify_sees_one_changed_bit(duosora: Callable, hub: Path) -> None:
     assert "is not what was written" in outcome.err
     (hub / "x.safetensors.sums.json").unlink()
     assert "only what duosora convert wrote" in duosora("convert", file, "--verify").err
+
+
+def test_sums_of_other_weights_are_seen(duosora: Callable, hub: Path) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / "x.safetensors").code == 0
+    sums = hub / "x.safetensors.sums.json"
+    table = json.loads(sums.read_text())
+    sums.write_text(json.dumps(table | {"more": table["shared.weight"]}))
+    assert "'more' is in only one of" in duosora("convert", hub / "x.safetensors", "--verify").err
+    sums.write_text(json.dumps(table) + " " * 10**6)
+    assert "it has more than" in duosora("convert", hub / "x.safetensors", "--verify").err
+
+
+def test_what_was_written_is_read_again(duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_badly(target: Path, *rest: Any) -> None:
+        write(target, *rest)
+        content = bytearray(target.read_bytes())
+        content[-1] ^= 1
+        target.write_bytes(content)
+
+    monkeypatch.setattr("duosora.convert.commands.write", write_badly)
+    outcome = duosora("convert", hub / "mt5", "--to", hub / "x.safetensors")
+    assert outcome.code == 2
+    assert "is not what was written" in outcome.err
+
+
+def test_old_sums_go_with_the_weights_they_describe(
+    duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / "x.pth").code == 0
+
+    def fail(*arguments: object) -> None:
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr("duosora.convert.commands.save_sums", fail)
+    assert duosora("convert", hub / "mt5", "--to", hub / "x.pth", "--overwrite", "--dtype", "bf16").code == 2
+    assert (hub / "x.pth").exists()
+    assert not (hub / "x.pth.sums.json").exists()
 
 
 def test_shards_keep_to_their_size(duosora: Callable, hub: Path) -> None:

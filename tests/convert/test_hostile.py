@@ -20,7 +20,7 @@ import torch
 
 from duosora.convert.readers.opening import open_checkpoint
 from duosora.convert.readers.pickles import MAX_BYTES, MAX_OPCODES, read_pickle
-from duosora.convert.readers.stored import Piece, Stored, StoredTensor
+from duosora.convert.readers.stored import Piece, Stored, StoredTensor, view_of
 from duosora.convert.writers import write
 from duosora.core.errors import CheckpointError
 from duosora.core.io.files import MAX_TEXT_BYTES
@@ -197,6 +197,20 @@ def test_columns_of_a_matrix_cannot_be_read_for_days(tmp_path: Path) -> None:
     torch.save({str(number): storage[:: (1 << 20) - 1] for number in range(40)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match="repeat stored numbers too often"):
         open_checkpoint(tmp_path / "x.pt")
+
+
+def test_one_number_cannot_fill_the_memory(tmp_path: Path) -> None:
+    piece = Piece(tmp_path, 0, 1 << 30)
+    with pytest.raises(CheckpointError, match="repeats stored numbers too often for a weight"):
+        view_of("x", piece, (2**28 + 2**24 + 1,), (0,), 0, np.dtype(np.float32))
+    assert view_of("x", piece, (2**28 + 2**24,), (0,), 0, np.dtype(np.float32)).nbytes > piece.nbytes
+
+
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
+    weights = open_checkpoint(saved_zip(tmp_path)).weights
+    os.truncate(tmp_path / "x.pt", 100)
+    with pytest.raises(CheckpointError, match="ends inside tensor 'a'"):
+        weights.read_bytes("a", 0, 24)
 
 
 def test_two_numbers_far_apart_need_no_memory(tmp_path: Path) -> None:

@@ -127,6 +127,12 @@ def test_wrappers_are_known(tmp_path: Path, wrap: Any, wrapper: tuple[str, ...])
     assert_equal(opened.weights, saved)
 
 
+def test_an_optimiser_is_no_model(tmp_path: Path) -> None:
+    torch.save({"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 3}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="no weights found in it; its keys are optimizer, epoch"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
 def test_shards_of_torch_are_joined_by_their_index(tmp_path: Path) -> None:
     torch.save({"a": torch.ones(2)}, tmp_path / "pytorch_model-00001-of-00002.bin")
     torch.save({"b": torch.zeros(3)}, tmp_path / "pytorch_model-00002-of-00002.bin")
