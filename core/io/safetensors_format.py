@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -105,8 +106,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON object hook that refuses a key written twice; json itself would silently keep the last one."""
     table = dict(pairs)
     if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is written twice")
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"{next(key for key, count in counts.items() if count > 1)!r} is written twice")
     return table
 
 

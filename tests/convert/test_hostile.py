@@ -159,6 +159,13 @@ def test_names_of_mindspore_take_no_more_than_pickles(tmp_path: Path, monkeypatc
         open_checkpoint(tmp_path / "y.ckpt")
 
 
+def test_a_name_written_twice_is_found_at_once(tmp_path: Path) -> None:
+    header = b"{" + b"".join(b'"%x":0,' % number for number in range(200_000)) + b'"30d3f":0}'
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match="'30d3f' is written twice"):  # comparing each with each takes an hour
+        open_checkpoint(tmp_path / "x.safetensors")
+
+
 def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
     for ending in ("pth", "safetensors"):
         write(tmp_path / f"x.{ending}", Arrays(), None, False)
