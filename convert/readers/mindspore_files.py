@@ -8,6 +8,7 @@ be "crc_num" and ten bytes. Source: mindspore/train/serialization.py and checkpo
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -48,6 +49,7 @@ CRC_BYTES = len(CRC_MARK) + 10
 _MAX_TEXT = 4096
 _MAX_TEXTS = 64 << 20
 _MAX_DIMENSIONS = 32
+_MAX_FIELDS = 64
 _VARINT, _BYTES = 0, 2
 
 
@@ -83,11 +85,9 @@ class _Reader:
 
     def read(self) -> dict[str, Any]:
         values: dict[str, list[_Value]] = {}
-        for count, (number, wire, start, end) in enumerate(self.fields(0, self.message_end())):
+        for number, wire, start, end in self.fields(0, self.message_end(), MAX_TENSORS, "tensors"):
             if number != 1 or wire != _BYTES:
                 raise self.fail("is no checkpoint of MindSpore, or an encrypted one")
-            if count >= MAX_TENSORS:
-                raise self.fail(f"holds more than {MAX_TENSORS} tensors, no checkpoint does")
             tag, value = self.value(start, end)
             values.setdefault(tag, []).append(value)
         return {tag: self.joined(tag, parts) for tag, parts in values.items()}
@@ -98,7 +98,7 @@ class _Reader:
 
     def value(self, start: int, end: int) -> tuple[str, _Value]:
         tag, value = None, None
-        for number, wire, first, last in self.fields(start, end):
+        for number, wire, first, last in self.fields(start, end, _MAX_FIELDS, "fields of a tensor"):
             if number == 1 and wire == _BYTES:
                 tag = self.text(first, last)
             elif number == 2 and wire == _BYTES:
@@ -111,7 +111,7 @@ class _Reader:
 
     def tensor(self, start: int, end: int) -> _Value:
         value = _Value()
-        for number, wire, first, last in self.fields(start, end):
+        for number, wire, first, last in self.fields(start, end, _MAX_FIELDS, "fields of a tensor"):
             if number == 1 and wire == _VARINT:
                 value.dims.append(first)
             elif number == 1 and wire == _BYTES:
@@ -149,9 +149,13 @@ class _Reader:
             raise self.fail(f"tensor {tag!r} of shape {list(shape)} {first.kind} has {held} bytes")
         return StoredTensor(shape, dtype, pieces)
 
-    def fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    def fields(self, start: int, end: int, limit: int, what: str) -> Iterator[tuple[int, int, int, int]]:
         """Field number, wire type, and the value of a number or the span of bytes."""
-        while start < end:
+        for count in itertools.count(1):
+            if start >= end:
+                return
+            if count > limit:
+                raise self.fail(f"holds more than {limit} {what}, no checkpoint does")
             key, start = self.varint(start, end)
             number, wire = key >> 3, key & 7
             first, start = self.varint(start, end)

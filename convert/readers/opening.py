@@ -137,16 +137,16 @@ def _open_shards(index: Path) -> Checkpoint:
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: has no weight_map from tensor names to shard names; download it again")
+    wanted: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        wanted.setdefault(shard, set()).add(name)
     tensors: dict[str, StoredTensor] = {}
-    for shard in sorted(set(weight_map.values())):
+    for shard in sorted(wanted):
         if not shard or PurePosixPath(shard).name != shard or "\\" in shard:
             raise CheckpointError(f"{index}: shard {shard!r} must be a file beside its index")
         held = unwrap(_read(_find(index.parent / shard))[1], str(index.parent / shard)).tensors
-        missing = [name for name, place in weight_map.items() if place == shard and name not in held]
-        extra = [name for name in held if weight_map.get(name) != shard]
-        if missing or extra:
-            raise CheckpointError(
-                f"{index}: shard {shard} and the index differ at {(missing + extra)[0]!r}; download again"
-            )
+        differing = wanted[shard] ^ held.keys()
+        if differing:
+            raise CheckpointError(f"{index}: shard {shard} and the index differ at {min(differing)!r}; download again")
         tensors |= held
     return Checkpoint(index, "torch, in shards", (), False, _stored(str(index), tensors), None)
