@@ -21,6 +21,8 @@ from .writers import is_file_name
 
 SUMS_SUFFIX = ".sums.json"
 _WAITING_CHUNKS = 4
+_SMALL_BYTES = 1 << 18
+"""A thread for less would cost more than it saves."""
 _ENTRY_BYTES = 2048
 """More than a tensor of 32 axes takes in the table, without its name."""
 
@@ -42,7 +44,7 @@ class Summed:
         return self._tensors.dtype(name)
 
     def chunks(self, name: str) -> Iterator[np.ndarray]:
-        with _Hashing() as hashing:
+        with _Hashing(self._tensors.nbytes_of(name)) as hashing:
             for chunk in self._tensors.chunks(name):
                 hashing.add(chunk)
                 yield chunk
@@ -51,23 +53,30 @@ class Summed:
 
 
 class _Hashing:
-    """sha256 in a thread of its own; hashlib lets go of the interpreter while it works."""
+    """sha256 in a thread of its own, unless there is little to do; hashlib lets go of the interpreter as it works."""
 
-    def __init__(self) -> None:
+    def __init__(self, nbytes: int) -> None:
         self._hash = hashlib.sha256()
-        self._chunks: queue.Queue[np.ndarray | None] = queue.Queue(_WAITING_CHUNKS)
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread: threading.Thread | None = None
+        if nbytes >= _SMALL_BYTES:
+            self._chunks: queue.Queue[np.ndarray | None] = queue.Queue(_WAITING_CHUNKS)
+            self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> _Hashing:
-        self._thread.start()
+        if self._thread is not None:
+            self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._chunks.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._chunks.put(None)
+            self._thread.join()
 
     def add(self, chunk: np.ndarray) -> None:
-        self._chunks.put(chunk)
+        if self._thread is not None:
+            self._chunks.put(chunk)
+        else:
+            self._hash.update(chunk.data)
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
@@ -111,7 +120,7 @@ def check_sums(source: Source, table: Mapping[str, Mapping[str, Any]], tell: Cal
         raise CheckpointError(f"{source.source}: {missing[0]!r} is in only one of the file and its sums; convert again")
     for name, entry in table.items():
         total = prod(source.shape(name)) * source.dtype(name).itemsize
-        with _Hashing() as hashing:
+        with _Hashing(total) as hashing:
             for start in range(0, total, CHUNK_BYTES):
                 hashing.add(source.read_bytes(name, start, min(CHUNK_BYTES, total - start)))
                 tell(min(CHUNK_BYTES, total - start))

@@ -3,6 +3,7 @@
 import argparse
 import collections
 import enum
+import hashlib
 import io
 import json
 import sys
@@ -125,6 +126,16 @@ def test_wrappers_are_known(tmp_path: Path, wrap: Any, wrapper: tuple[str, ...])
     opened = open_checkpoint(tmp_path / "mp_rank_00_model_states.pt")
     assert opened.wrapper == wrapper
     assert_equal(opened.weights, saved)
+
+
+def test_sums_are_those_of_the_bytes(tmp_path: Path) -> None:
+    held = {"large": np.random.default_rng(0).standard_normal(1_200_000).astype(np.float32), "small": np.arange(3.0)}
+    save_weights(tmp_path / "x.safetensors", held)
+    convert(Request(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none"))
+    table = json.loads((tmp_path / "y.pth.sums.json").read_text())
+    assert {name: entry["sha256"] for name, entry in table.items()} == {
+        name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in held.items()
+    }
 
 
 def test_an_optimiser_is_no_model(tmp_path: Path) -> None:
