@@ -97,6 +97,7 @@ def test_weights_are_found_inside_a_training_state(tmp_path: Path, is_zip: bool)
         "device": torch.device("cpu"),
         "size": torch.Size([2, 3]),
         "seen": {1, 2},
+        "table": collections.defaultdict(None, {1: 2}),
     }
     torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip)
     opened = open_checkpoint(tmp_path / "x.pt")
