@@ -27,7 +27,7 @@ from ..precision import to_tensor
 BUCKET_SIZE = 1 << 25
 """Elements of gradients that are added up at a time."""
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 class Replicas:
@@ -155,7 +155,7 @@ class _Sharded(nn.Module):
         self.to_empty(device=device)
         self._units: list[Any] = [module for module in self.modules() if isinstance(module, FSDPModule)]
 
-    def forward(self, call: Callable[[], Result]) -> Result:
+    def forward(self, call: Callable[[], _Result]) -> _Result:
         return call()
 
     def settle(self) -> None:
