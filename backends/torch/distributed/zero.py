@@ -7,6 +7,7 @@ Source: Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO); Zhao et al. 2023, arXi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -84,7 +85,7 @@ class Shards:
         return whole[(slice(None),) * axis + (slice(own.start, own.stop),)].copy()
 
     def collect(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The sums over the ranks; own parts."""
+        """The sums over the ranks of what each has found; own parts. All ranks call together."""
         # fully_shard has averaged them.
         return {name: _part(gradient).mul_(self.group.size) for name, gradient in gradients.items()}
 
@@ -142,6 +143,8 @@ class _Sharded(nn.Module):
             raise BackendMissing(
                 f"parallel.zero = {zero} needs torch 2.6 or newer, not {torch.__version__}; parallel.zero = 0 works"
             ) from error
+        # The text's keys and values are views of what a linear map gives; nothing changes them in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         world: Any = dist.group.WORLD
         count = shards.group.size
         options: dict[str, Any] = {
