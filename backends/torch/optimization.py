@@ -46,7 +46,7 @@ class Update(NamedTuple):
 
 
 LOWEST_LOSS_SCALE = 1.0
-SAFE_NORM = 1e-6
+_SAFE_NORM = 1e-6
 """Added to the norm that gradients are divided by."""
 
 
@@ -130,7 +130,7 @@ class Optimization:
         """Shorten gradients whose global norm is above the limit, as nn.utils.clip_grad_norm_ does; the norm before."""
         norm = self.shards.norm(gradients)
         if self.max_grad_norm is not None:
-            torch._foreach_mul_(gradients, (self.max_grad_norm / (norm + SAFE_NORM)).clamp(max=1.0))
+            torch._foreach_mul_(gradients, (self.max_grad_norm / (norm + _SAFE_NORM)).clamp(max=1.0))
         return float(norm)
 
     @contextmanager

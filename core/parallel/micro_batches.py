@@ -16,4 +16,4 @@ def joined(ranks: Ranks, own: np.ndarray) -> np.ndarray:
     """
     shares = ranks.world.share(own.tobytes())
     of_data = [np.frombuffer(shares[team[0]], own.dtype).reshape(own.shape) for team in ranks.plan.teams()]
-    return np.stack(of_data, 1).reshape(-1, *own.shape[1:])
+    return np.stack(of_data, 1).reshape(len(of_data) * len(own), *own.shape[1:])

@@ -1,0 +1,155 @@
+"""Training on several ranks gives what one process gives: losses, norms, weights, averages, and what is saved."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import ranks
+
+from duosora.core.backend import get
+from duosora.core.errors import ConfigError
+from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, WeightsReader, open_weights
+from duosora.core.layout import FreshWeights
+from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.parallel.group import Alone, Ranks
+from duosora.core.parallel.plan import Plan
+from duosora.core.train.step import TrainOptions
+
+TOLERANCE = 1e-5
+HALF = "even-zero2-on-2x2"
+"""Whose state after half of its steps others go on from."""
+RUNS = {
+    (1, 1): ("even-zero0", "uneven-zero0", "inpaint-zero0", "frozen-zero0", "half-zero0"),
+    (4, 2): ("even-zero0", "even-zero2", "even-zero3", "uneven-zero2", "frozen-zero3", "recomputed-zero3"),
+    (2, 1): ("even-zero0", "even-zero2", "even-zero3", "half-zero2", f"even-zero3-from-{HALF}"),
+    (2, 2): ("even-zero0", "even-zero2", "even-zero3", "inpaint-zero3", "uneven-zero0"),
+}
+"""By the number of processes, and of those that share tokens."""
+RESUMED_ALONE = f"even-zero0-from-{HALF}"
+MODELS = ("model", "average")
+REFERENCES = {"recomputed": "even"}
+"""Whose numbers others are to have; else one process's run of the same name."""
+
+
+@pytest.fixture(scope="module")
+def name() -> str:
+    return "torch"
+
+
+@pytest.fixture(scope="module")
+def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all runs have left."""
+    folder = tmp_path_factory.mktemp("trained")
+    for (world, sequence), cases in RUNS.items():
+        ranks.run("train_denoiser.py", name, world, folder, sequence, *cases)
+    ranks.run("train_denoiser.py", name, 1, folder, 1, RESUMED_ALONE)
+    return folder
+
+
+def said(place: Path) -> dict[str, Any]:
+    return json.loads((place / "said.json").read_text())
+
+
+def state(place: Path, name: str = "optimizer") -> WeightsReader:
+    file = place / f"{name}{SUFFIX}"
+    return open_weights(file if file.exists() else place / f"{name}{INDEX_SUFFIX}")
+
+
+CASES = [
+    f"{case}-on-{world // sequence}x{sequence}"
+    for (world, sequence), cases in RUNS.items()
+    if world > 1
+    for case in cases
+]
+
+
+@pytest.mark.parametrize("case", [*CASES, f"{RESUMED_ALONE}-on-1x1"])
+def test_a_run_is_that_of_one_process(folder: Path, case: str) -> None:
+    kind = case.partition("-")[0]
+    one, many = folder / f"{REFERENCES.get(kind, kind)}-zero0-on-1x1", folder / case
+    expected, found = said(one), said(many)
+    steps = len(found["reports"])
+    span = slice(0, steps) if kind == "recomputed" else slice(len(expected["reports"]) - steps, None)
+    np.testing.assert_allclose(found["reports"], expected["reports"][span], rtol=TOLERANCE)
+    assert not found["refused"]
+    if kind == "recomputed":
+        return  # it made fewer steps
+    np.testing.assert_allclose(found["evaluated"], expected["evaluated"], rtol=TOLERANCE)
+    np.testing.assert_allclose(found["prediction"], expected["prediction"], atol=TOLERANCE)
+    for models in MODELS:
+        ours, theirs = open_weights(one / models), open_weights(many / models)
+        assert set(ours) == set(theirs)
+        # A key's bias adds the same to all of a query's scores: its gradient is nothing but rounding, which AdamW
+        # blows up.
+        for weight in (weight for weight in ours if not weight.endswith("to_k.bias")):
+            scale = np.abs(ours[weight]).max()
+            np.testing.assert_allclose(theirs[weight], ours[weight], rtol=0, atol=TOLERANCE * scale, err_msg=weight)
+    ours, theirs = state(one), state(many)
+    assert set(ours) == set(theirs)
+    assert all(ours.shape(tensor) == theirs.shape(tensor) for tensor in ours)
+
+
+@pytest.mark.parametrize(("case", "world"), [("even-zero2-on-2x1", 2), ("even-zero2-on-1x2", 2), (HALF, 4)])
+def test_each_rank_holds_its_share_of_the_optimisers_state(folder: Path, case: str, world: int) -> None:
+    (whole,) = said(folder / "even-zero0-on-1x1")["state_bytes"]
+    assert said(folder / case)["state_bytes"] == [whole // world] * world
+
+
+def test_uneven_weights_cost_no_more_than_a_slice_each(folder: Path) -> None:
+    (whole,) = said(folder / "uneven-zero0-on-1x1")["state_bytes"]
+    shares = said(folder / "uneven-zero2-on-2x2")["state_bytes"]
+    assert sum(shares) == whole
+    assert max(shares) < 1.1 * whole / 4
+
+
+def test_each_rank_writes_its_share(folder: Path) -> None:
+    sizes = [file.stat().st_size for file in sorted((folder / HALF / "model").glob(f"*{SUFFIX}"))]
+    assert len(sizes) == 4
+    assert max(sizes) < 1.1 * sum(sizes) / 4
+
+
+def test_frozen_weights_stay(folder: Path) -> None:
+    one, many = folder / "frozen-zero0-on-1x1", folder / "frozen-zero3-on-2x2"
+    trained, alone = open_weights(many / "model"), open_weights(one / "model")
+    frozen = [name for name in alone if name.startswith(("caption_projection", "transformer_blocks.1.", "pos_embed"))]
+    assert frozen
+    for name in frozen:
+        np.testing.assert_array_equal(trained[name], alone[name])
+        assert f"exp_avg.{name}" not in state(many)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [(TrainOptions(compile=True), "compile = true"), (TrainOptions(optimizer_name="prodigy"), "prodigy")],
+)
+def test_what_needs_whole_weights_is_refused_with_slices(name: str, options: TrainOptions, reason: str) -> None:
+    class Two(Alone):
+        size = 2
+
+    spec = OpenSoraT2VSpec(
+        num_layers=1, num_attention_heads=1, attention_head_dim=6, in_channels=4, out_channels=4, caption_channels=4
+    )
+    with pytest.raises(ConfigError, match=f"{reason}.*set parallel.zero: 0"):
+        get(name, "cpu").train_denoiser(spec, FreshWeights(spec.layout(), 0), options, Ranks(Plan(2), world=Two()))
+
+
+def test_an_autoencoder_and_its_discriminator_learn_as_on_one_process(name: str, tmp_path: Path) -> None:
+    for world in (1, 2):
+        ranks.run("train_autoencoder.py", name, world, tmp_path, "fp32")
+    one, two = tmp_path / "fp32-on-1", tmp_path / "fp32-on-2"
+    expected, found = said(one), said(two)
+    for ours, theirs in zip(expected["reports"], found["reports"], strict=True):
+        assert ours.keys() == theirs.keys()
+        for term in ours:
+            np.testing.assert_allclose(theirs[term], ours[term], rtol=1e-4, atol=1e-6, err_msg=term)
+        np.testing.assert_allclose(theirs["loss"], ours["loss"], rtol=TOLERANCE)
+    assert not found["refused"]
+    judges = state(one, "discriminator"), state(two, "discriminator")
+    for ours, theirs in (judges, *((open_weights(one / each), open_weights(two / each)) for each in MODELS)):
+        assert set(ours) == set(theirs)
+        for weight in (weight for weight in ours if not weight.endswith("k.conv.bias")):
+            np.testing.assert_allclose(theirs[weight], ours[weight], rtol=TOLERANCE, atol=TOLERANCE, err_msg=weight)
+    for kind in ("optimizer", "discriminator_optimizer"):
+        assert set(state(one, kind)) == set(state(two, kind))
