@@ -14,6 +14,7 @@ from .. import backend as backends
 from ..config.data import DataSettings
 from ..config.settings import resolved
 from ..config.training import TrainConfig
+from ..data.fetching import Report, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.weights import open_weights
@@ -116,15 +117,22 @@ class TrainRun:
         plan = make_plan(config)
         memory = self.backend.peak_memory_bytes
         loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say, memory, ranks)
+        own = None if loader is None else loader.report
+        reports: list[Any] = []
         try:
             if self.found.path is not None:
                 loop.resume(self.found)
-            return loop.run(on_step)
+            outcome = loop.run(on_step)
+            reports = exchange(ranks.world, lambda: own and own())
+        except BaseException:
+            reports = [own and own()]  # others may not be there to be asked
+            raise
         finally:
             if loader is not None:
                 loader.close()
-                for line in loader.report().lines():
-                    say(line)
+            for line in joined(Report(*each) for each in reports if each).lines():
+                say(line)
+        return outcome
 
     def _open_folder(self, say: Callable[[str], None]) -> StepLog:
         """Make the run's folder ready, which the first rank does for all."""
