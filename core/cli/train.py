@@ -35,7 +35,7 @@ def train(
 
     from ..config.loading import load
     from ..config.training import TrainConfig
-    from ..parallel.agreement import told_once
+    from ..parallel.launched import told_once
     from ..train.run import TrainRun
     from ..train.step import StepReport
 

@@ -19,9 +19,9 @@ from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.weights import open_weights
 from ..layout import FreshWeights
-from ..parallel.agreement import agreed, exchange, told_once
+from ..parallel.agreement import agreed, exchange
 from ..parallel.group import Ranks
-from ..parallel.launched import launched
+from ..parallel.launched import launched, told_once
 from ..parallel.plan import Plan as RankPlan
 from ..parallel.plan import make_plan as make_rank_plan
 from ..pipelines.settings import default_dtype
@@ -149,7 +149,7 @@ class TrainRun:
         """What the first rank finds: looking for damage reads all files."""
 
         def find() -> Any:
-            if not self.ranks.is_first:
+            if self.ranks.world.index:
                 return None
             found = self._find(resume)
             if found.path is not None:
