@@ -27,12 +27,19 @@ from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
+from duosora.core.parallel.group import Alone, Group, Ranks
+from duosora.core.parallel.launched import launched, own_device
+from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .compiling import compile_forward
+from .distributed import groups
+from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
+from .distributed.streaming import RelayStream
 from .forms import compare_forms
-from .layers import cat, compile_forward, parameter_shapes, set_parameter
+from .layers import _settle_forms, cat, parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -64,17 +71,22 @@ _TARGETS = {"cpu": "CPU", "npu": "Ascend"}
 def create(device: str = "auto") -> MindSporeBackend:
     """The backend on one device; "auto" takes an Ascend where CANN is installed.
 
+    A process that was started with others takes the device of its own number.
     Raises: BackendMissing when MindSpore cannot use the device.
     """
     if device == "auto":
         device = "npu" if mindspore.get_context("device_target") == "Ascend" else "cpu"
+    here = launched()
+    device = own_device(device, here.local_rank)
     kind, _, number = device.partition(":")
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
         exact_float32()
+        _settle_forms(device)
         if kind == "cpu":
             mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
-        (Tensor(np.zeros(1, np.float32)) + 1.0).asnumpy()  # a device starts at its first operation
+        if here.world == 1:  # else the processes of an Ascend have to be joined before
+            (Tensor(np.zeros(1, np.float32)) + 1.0).asnumpy()  # a device starts at its first operation
     except (KeyError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise BackendMissing(
@@ -107,19 +119,36 @@ class MindSporeBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return nullcontext()  # MindSpore keeps gradients only inside of a function that is asked for them
 
+    def connect(self, plan: Plan) -> Ranks:
+        return groups.connect(plan, self.device)
+
     def build(
-        self, spec: Any, weights: Weights, dtype: str = "fp32", attention: str = "auto", compile: bool = False
+        self,
+        spec: Any,
+        weights: Weights,
+        dtype: str = "fp32",
+        attention: str = "auto",
+        compile: bool = False,
+        sequence: Group | None = None,
     ) -> nn.Cell:
         self.check(dtype, attention)
-        model = self._build(spec, weights, dtype, kernels.make_attend(attention, self.device, dtype)).set_train(False)
+        attend = kernels.make_attend(attention, self.device, dtype)
+        sequence = sequence or Alone()
+        _check_compiled(compile, sequence)
+        model = _shared(self._build(spec, weights, dtype, _attend(attend, sequence)), sequence).set_train(False)
         if compile:
             compile_forward(model)
         return model
 
-    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
+    def train_denoiser(
+        self, spec: Any, weights: Weights, options: TrainOptions, ranks: Ranks | None = None
+    ) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
-        attend = kernels.make_attend(options.attention, self.device, options.dtype)
-        return DiffusionTrainStep(self._build(spec, weights, "fp32", attend), self.device, options)
+        ranks = ranks or Ranks()
+        _check_compiled(options.compile, ranks.sequence)
+        attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
+        model = _shared(self._build(spec, weights, "fp32", attend), ranks.sequence)
+        return DiffusionTrainStep(model, self.device, options, ranks)
 
     def train_autoencoder(
         self,
@@ -129,6 +158,7 @@ class MindSporeBackend:
         options: TrainOptions,
         discriminator: Companion | None = None,
         perceptual: Companion | None = None,
+        ranks: Ranks | None = None,
     ) -> AutoencoderTrainStep:
         self.check(options.dtype, options.attention)
         attend = kernels.make_attend("auto", self.device, options.dtype)
@@ -140,7 +170,11 @@ class MindSporeBackend:
             losses,
             options,
             statistics=discriminator.spec.statistics if discriminator else (),
+            ranks=ranks,
         )
+
+    def relay(self, group: Group) -> RelayStream:
+        return RelayStream(group)
 
     def check(self, dtype: str, attention: str) -> None:
         if dtype not in DTYPES:
@@ -212,6 +246,22 @@ class MindSporeBackend:
 
 def _transform(wavelet: type[nn.Cell], x: Tensor) -> Tensor:
     return wavelet()(x, whole_clip())
+
+
+def _attend(attend: kernels.Attend, sequence: Group) -> kernels.Attend:
+    return attend if sequence.size == 1 else SequenceAttend(attend, sequence)
+
+
+def _shared(model: Any, sequence: Group) -> nn.Cell:
+    """A model whose tokens the ranks of a group share."""
+    return model if sequence.size == 1 else SequenceParallel(model, sequence)
+
+
+def _check_compiled(compile: bool, sequence: Group) -> None:
+    if compile and sequence.size > 1:
+        raise ConfigError(
+            "compile = true: MindSpore's graphs do not share tokens; set parallel.sequence: 1 or leave it"
+        )
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:

@@ -18,8 +18,8 @@ from duosora.core.errors import ConfigError
 from duosora.core.maths.rope import NUM_PARTS
 from duosora.core.maths.skiparse import AttentionPlan, Run, TextPlan
 
-from .layers import _on_npu, _repeated, _softmax, addcmul, cast, place, to_float32
-from .precision import to_tensor
+from . import layers
+from .layers import _reorder, _repeated, _softmax, addcmul, cast, place, to_float32
 
 KERNELS = ("sdpa", "math", "flash")
 """Products in the model's dtype with softmax in float32, the default on a CPU; all in float32; Ascend's
@@ -53,11 +53,11 @@ class Arrangement:
 
     def arrange(self, x: Tensor) -> Tensor:
         """Tokens (B, N, ...) in the order of the runs."""
-        return x if self.order is None else ops.gather(x, self.order, 1)
+        return x if self.order is None else _reorder(x, self.order, self.inverse)
 
     def restore(self, x: Tensor) -> Tensor:
         """Arranged tokens (B, N, ...) in their own order."""
-        return x if self.inverse is None else ops.gather(x, self.inverse, 1)
+        return x if self.inverse is None else _reorder(x, self.inverse, self.order)
 
 
 @dataclass(frozen=True)
@@ -179,30 +179,15 @@ def _mix(scores: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
 
 def _exchange(x: Tensor) -> Tensor:
     """(B, N, A, K) -> (B, A, N, K)."""
-    if _on_npu():
-        return x.swapaxes(1, 2)
-    # A CPU gathers whole rows six times faster than it transposes.
-    batch, first, second, width = x.shape
-    order = np.arange(first * second, dtype=np.int32).reshape(first, second).T.reshape(-1)
-    rows = ops.gather(x.reshape(batch, first * second, width), to_tensor(order), 1)
-    return rows.reshape(batch, second, first, width)
+    return layers._forms.exchange(x)
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32."""
     wide = to_float32(x)
-    turned = addcmul(wide * _repeated(cosines[None, :, None], x.shape), _swap_halves(wide), sines[None, :, None])
+    swapped = layers._forms.swap_halves(wide, NUM_PARTS)
+    turned = addcmul(wide * _repeated(cosines[None, :, None], x.shape), swapped, sines[None, :, None])
     return cast(turned, like=x)
-
-
-def _swap_halves(x: Tensor) -> Tensor:
-    """The two halves of each axis' part of (..., K) in the other order."""
-    width = x.shape[-1]
-    if _on_npu():
-        first, second = x.reshape(*x.shape[:-1], NUM_PARTS, 2, width // (2 * NUM_PARTS)).chunk(2, -2)
-        return cat([second, first], -2).reshape(x.shape)
-    order = np.arange(width, dtype=np.int32).reshape(NUM_PARTS, 2, -1)[:, ::-1].reshape(-1)
-    return ops.gather(x, to_tensor(order), x.ndim - 1)  # eight times faster on a CPU
 
 
 def place_plan(plan: AttentionPlan, device: str) -> Arrangement:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from mindspore import Tensor
 
-from .attention import _flash, rotate, sdpa
-from .layers import Conv2d, Conv3d, _forms_of_npu, _on_npu, addcmul, gelu_tanh, linear, set_parameter
+from . import layers
+from .attention import _exchange, _flash, rotate, sdpa
+from .layers import Conv2d, Conv3d, addcmul, gelu_tanh, linear, set_parameter
 from .precision import to_array, to_tensor, to_weight
 
 
@@ -20,9 +21,9 @@ def compare_forms(device: str, dtype: str) -> Iterator[tuple[str, float]]:
     if not device.startswith("npu"):
         return
     for name, operation in _operations(device, dtype).items():
-        with _forms_of_npu(False):
+        with layers._using(layers._ON_HOST):
             plain = to_array(operation())
-        with _forms_of_npu(True):
+        with layers._using(layers._ON_NPU):
             own = to_array(operation())
         yield name, float(np.abs(own - plain).max() / np.abs(plain).max())
 
@@ -50,7 +51,7 @@ def _operations(device: str, dtype: str) -> dict[str, Callable[[], Tensor]]:
     texts = to_tensor(np.arange(12) < np.array([[12], [5]]))[:, None, None]  # (B, 1, 1, M)
 
     def attend(keep: Tensor | None) -> Tensor:
-        return (_flash if _on_npu() and dtype != "fp32" else sdpa)(q, k, v, keep)
+        return (_flash if layers._forms is layers._ON_NPU and dtype != "fp32" else sdpa)(q, k, v, keep)
 
     return {
         "conv2d": convolution(Conv2d, (2, 4, 10, 12), 1, 1),
@@ -60,6 +61,7 @@ def _operations(device: str, dtype: str) -> dict[str, Callable[[], Tensor]]:
         "linear": lambda: linear(rows, weight, bias),
         "addcmul": lambda: addcmul(rows, gate, rows),
         "gelu_tanh": lambda: gelu_tanh(rows),
+        "exchange": lambda: _exchange(q),
         "rotate": lambda: rotate(q, angles, angles),
         "attention": lambda: attend(None),
         "attention, texts of unequal length": lambda: attend(texts),

@@ -22,10 +22,12 @@ from mindspore.mint import cat
 
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.io.files import atomic_write
-from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
+from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
 
-from .layers import _call_apart, _sum_of_squares
+from .compiling import _call_apart
+from .distributed.zero import Replicas, Shards
 from .precision import to_array, to_weight
 
 OTHER_OPTIMIZERS: dict[str, tuple[str, str, str]] = {}
@@ -65,18 +67,22 @@ class Optimization:
         max_grad_norm: float | None = None,
         keeps_ema: bool = False,
         scales_loss: bool = False,
+        shards: Replicas | Shards | None = None,
     ) -> None:
+        """shards: how the parameters lie on the ranks that train them together."""
+        self.shards = shards or Replicas(Alone())
         self.parameters = dict(parameters)
         self.max_grad_norm = max_grad_norm
         self.device = device
         self.optimizer = _optimizer(name, optimizer)
         self.scaler = _LossScaler(scales_loss)
-        self._packing = _Packing(self.parameters)
+        own = self.shards.own(self.parameters)
+        self._packing = _Packing(own)
         self._gradients: list[Tensor] = []
         self.shadows: dict[str, Tensor] = {}
         self._average: list[Tensor] = []
         if keeps_ema:
-            self._set_average(self._packing.pack(self.parameters))
+            self._set_average(self._packing.pack(own))
 
     def take(
         self,
@@ -96,7 +102,10 @@ class Optimization:
                 return loss, update
 
     def backward(self, loss: Callable[[], tuple[Tensor, Mapping[str, Tensor]]]) -> Mapping[str, Tensor]:
-        """Call what gives a loss, and further results by name; add the loss's gradients, and return the results."""
+        """Call what gives a loss, and further results by name; add the loss's gradients, and return the results.
+
+        Those of all ranks, which call together: a rank keeps its part of them only.
+        """
         scale = self.scaler.get_scale()
 
         def scaled() -> tuple[Tensor, Mapping[str, Tensor]]:
@@ -105,7 +114,8 @@ class Optimization:
 
         with_gradients = mindspore.value_and_grad(scaled, None, list(self.parameters.values()), has_aux=True)
         (_, results), gradients = _call_apart(with_gradients)
-        held, new = self._gradients, self._packing.pack(dict(zip(self.parameters, gradients, strict=True)))
+        own = self.shards.collect(dict(zip(self.parameters, gradients, strict=True)))
+        held, new = self._gradients, self._packing.pack(own)
         self._gradients = [one + other for one, other in zip(held, new, strict=True)] if held else new
         return results
 
@@ -115,13 +125,13 @@ class Optimization:
         scale = self.scaler.get_scale()
         if scale != 1.0:
             gradients = [gradient * (1.0 / scale) for gradient in gradients]
-        norm = _global_norm(gradients)
+        norm = self.shards.norm(gradients)
         applied = is_finite and bool(np.isfinite(norm)) and norm <= reject_above
         if applied:
             if self.max_grad_norm is not None and norm + _SAFE_NORM > self.max_grad_norm:
                 factor = self.max_grad_norm / (norm + _SAFE_NORM)
                 gradients = [gradient * factor for gradient in gradients]
-            weights = self.optimizer.step(self._packing.pack(self.parameters), gradients, lr)
+            weights = self.optimizer.step(self._packing.pack(self.shards.own(self.parameters)), gradients, lr)
             self._write(weights)
             if ema_decay is not None:
                 pairs = zip(self._average, weights, strict=True)
@@ -145,9 +155,12 @@ class Optimization:
             self._swap()
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """The optimiser's tensors, `exp_avg.<name>` and the like, and its numbers."""
+        """The optimiser's tensors, `exp_avg.<name>` and the like, and its numbers.
+
+        Of many ranks each gets the tensors that it is to write; they call together.
+        """
         optimizer = self.optimizer
-        means = {key: self._packing.unpack(packs) for key, packs in optimizer.means.items()}
+        means = {key: self.shards.written(self._packing.unpack(packs)) for key, packs in optimizer.means.items()}
         tensors = {f"{key}.{name}": value for key, held in means.items() for name, value in held.items()}
         numbers = {"step": dict.fromkeys(self.parameters, float(optimizer.count))} if optimizer.count else {}
         return Tensors(tensors), {
@@ -157,8 +170,8 @@ class Optimization:
         }
 
     def first_moments(self) -> dict[str, Tensor]:
-        """The running means of the gradients by name; none before the first step."""
-        return self._packing.unpack(self.optimizer.means["exp_avg"])
+        """The running means of the gradients by name; none before the first step. Shared by ranks as in `state`."""
+        return self.shards.written(self._packing.unpack(self.optimizer.means["exp_avg"]))
 
     def load_state(self, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any], source: str) -> None:
         """Restore what `state` gave. Raises: CheckpointError when it was another model's."""
@@ -166,10 +179,10 @@ class Optimization:
         for full_name in arrays:
             key, _, name = full_name.partition(".")
             parameter = self.parameters.get(name)
-            fits = key in means and parameter is not None and arrays[full_name].shape == tuple(parameter.shape)
-            if not fits:
+            array = arrays[full_name]
+            if key not in means or parameter is None or array.shape != tuple(parameter.shape):
                 raise CheckpointError(f"{source}: {full_name} belongs to another model; resume with the run's config")
-            means[key][name] = to_weight(arrays[full_name], self.device)
+            means[key][name] = to_weight(self.shards.cut(name, array), self.device)
         counts = {len(held) for held in means.values()}
         if counts not in ({0}, {len(self.parameters)}):
             count = min(counts)
@@ -182,14 +195,14 @@ class Optimization:
 
     def load_weights(self, weights: Mapping[str, np.ndarray], use_ema: bool) -> None:
         """Overwrite the parameters, or their average, in place; the names are those of `weights`."""
-        tensors = {name: to_weight(weights[name], self.device) for name in self.parameters}
+        tensors = {name: to_weight(self.shards.cut(name, weights[name]), self.device) for name in self.parameters}
         if use_ema:
             self._set_average(self._packing.pack(tensors))
         else:
             self._write(self._packing.pack(tensors))
 
     def _write(self, weights: Sequence[Tensor]) -> None:
-        for name, weight in self._packing.unpack(weights).items():
+        for name, weight in self.shards._together(self._packing.unpack(weights)).items():
             ops.assign(self.parameters[name], weight)
 
     def _set_average(self, average: list[Tensor]) -> None:
@@ -197,7 +210,7 @@ class Optimization:
         self.shadows = self._packing.unpack(average)
 
     def _swap(self) -> None:
-        present = self._packing.pack(self.parameters)
+        present = self._packing.pack(self.shards.own(self.parameters))
         self._write(self._average)
         self._set_average(present)
 
@@ -236,31 +249,38 @@ class SavedStep:
     average: Tensors
     optimizers: Mapping[str, tuple[Tensors, dict[str, Any]]]
     """By the name of their files."""
+    shard: Shard = Shard()
+    """Which part of it this is, of many ranks."""
 
     def weights(self, use_ema: bool) -> Tensors:
         return self.average if use_ema else self.present
 
     def save(self, folder: Path) -> None:
         for name, (tensors, rest) in self.optimizers.items():
-            save_weights(folder / f"{name}.safetensors", tensors, overwrite=True)
+            save_shard(folder, tensors, self.shard, name)
+            if self.shard.index > 0:
+                continue
             with atomic_write(folder / f"{name}.json", overwrite=True) as temporary:
                 temporary.write_text(json.dumps(rest, indent=1), encoding="utf-8")
 
     def copied(self) -> SavedStep:
         """A copy on the host."""
         optimizers = {name: (tensors.copied(), rest) for name, (tensors, rest) in self.optimizers.items()}
-        return SavedStep(self.present.copied(), self.average.copied(), optimizers)
+        return SavedStep(self.present.copied(), self.average.copied(), optimizers, self.shard)
 
 
 def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-    """Read what `SavedStep.save` wrote. Raises: CheckpointError."""
+    """Read what `SavedStep.save` wrote, on however many ranks; each tensor when it is asked for.
+
+    Raises: CheckpointError.
+    """
     file = folder / f"{name}.json"
     try:
         rest = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as an optimiser's state ({error})") from error
-    weights = open_weights(folder / f"{name}.safetensors")
-    return {key: weights[key] for key in weights}, rest
+    file = folder / f"{name}{SUFFIX}"
+    return open_weights(file if file.exists() else folder / f"{name}{INDEX_SUFFIX}"), rest
 
 
 def make_trainable(model: nn.Cell, frozen: tuple[str, ...]) -> dict[str, Parameter]:
@@ -313,9 +333,9 @@ class _LossScaler:
 
 
 class _Packing:
-    """How the parameters lie one behind the other in a few long tensors."""
+    """How the parameters, or a rank's parts of them, lie one behind the other in a few long tensors."""
 
-    def __init__(self, parameters: Mapping[str, Parameter]) -> None:
+    def __init__(self, parameters: Mapping[str, Tensor]) -> None:
         self.packs: list[dict[str, tuple[int, ...]]] = []
         """The shapes of each one's parameters by their names."""
         room = 0
@@ -380,7 +400,3 @@ def _optimizer(name: str, options: AdamW) -> _AdamW:
 def _between(start: Tensor, end: Tensor, share: float) -> Tensor:
     """The value that lies the share of the way behind the start, rounded as torch.lerp does."""
     return start + (end - start) * share if share < 0.5 else end - (end - start) * (1.0 - share)
-
-
-def _global_norm(tensors: Sequence[Tensor]) -> float:
-    return math.sqrt(sum(map(_sum_of_squares, tensors)))

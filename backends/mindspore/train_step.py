@@ -12,10 +12,17 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
+from duosora.core.errors import ConfigError
+from duosora.core.io.weights import Shard
+from duosora.core.parallel.group import Ranks
+from duosora.core.parallel.micro_batches import joined
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
-from .layers import autocast, cat, compile_forward, to_float32
+from .compiling import compile_forward
+from .distributed.sequence_parallel import SequenceParallel
+from .distributed.zero import Replicas, Shards
+from .layers import autocast, cat, parameter_shapes, to_float32
 from .models.opensora_t2v import OpenSoraT2V
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor
@@ -26,12 +33,18 @@ STATE = "optimizer"
 class DiffusionTrainStep:
     """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
 
-    def __init__(self, model: OpenSoraT2V, device: str, options: TrainOptions) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: nn.Cell, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
+        """model: a denoiser, or what shares its tokens among the ranks. ranks: that train together.
+
+        Raises: ConfigError for a way of sharing the weights that MindSpore does not have.
+        """
+        self.device, self.ranks = device, ranks or Ranks()
+        self.network = model
+        """Called like a denoiser."""
+        self.model: OpenSoraT2V = model.model if isinstance(model, SequenceParallel) else model
         self.dtype = MINDSPORE_DTYPES[options.dtype]
-        trainable = make_trainable(model, options.frozen)
-        recompute(model.transformer_blocks, options.recompute_every)
-        self._forward = model
+        trainable = make_trainable(self.model, options.frozen)
+        recompute(self.model.transformer_blocks, options.recompute_every)
         if options.compile:
             compile_forward(model)
         self.optimization = Optimization(
@@ -42,6 +55,7 @@ class DiffusionTrainStep:
             max_grad_norm=options.max_grad_norm,
             keeps_ema=options.keeps_ema,
             scales_loss=options.dtype == "fp16",
+            shards=self._shards(options.zero),
         )
 
     def step(
@@ -51,31 +65,33 @@ class DiffusionTrainStep:
         ema_decay: float | None = None,
         reject_above: float = float("inf"),
     ) -> StepReport:
-        """One optimiser step over micro-batches, whose gradients are averaged."""
+        """One optimiser step over micro-batches, whose gradients are averaged; as many on every rank."""
         self.model.set_train()
+        share = len(batches) * self.ranks.data.size
 
         def share_of(batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
             loss = self._loss(batch)
-            return loss / len(batches), {"loss": loss}
+            return loss / share, {"loss": loss}
 
         def gradients() -> float:
             losses = [float(self.optimization.backward(partial(share_of, batch))["loss"]) for batch in batches]
-            return float(np.mean(losses))
+            return float(np.mean(joined(self.ranks, np.array(losses))))
 
         loss, update = self.optimization.take(gradients, lr, ema_decay, reject_above)
         return StepReport(loss, update.grad_norm, update.applied, {"loss": loss})
 
     def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
-        """The loss of a batch, nothing changed."""
+        """The loss of a batch, nothing changed; of many data ranks' batches the mean."""
         with self.inference_model(use_ema):
-            return float(self._loss(batch))
+            loss = float(self._loss(batch))
+        return float(np.mean(joined(self.ranks, np.array([loss]))))
 
     @contextmanager
     def inference_model(self, use_ema: bool) -> Iterator[nn.Cell]:
-        """The model with its present weights or their average."""
+        """The model with its present weights or their average; all ranks make the same calls of it."""
         self.model.set_train(False)
         with self.optimization.averaged(use_ema):
-            yield self.model
+            yield self.network
 
     @property
     def keeps_ema(self) -> bool:
@@ -83,10 +99,15 @@ class DiffusionTrainStep:
         return bool(self.optimization.shadows)
 
     def saved(self, is_copy: bool = False) -> SavedStep:
-        """The present state; with is_copy one that later steps leave alone."""
-        present = dict(self.model.parameters_and_names())
+        """The present state; with is_copy one that later steps leave alone.
+
+        Of many ranks each gets the whole tensors that it is to write; they call together.
+        """
+        shards, ranks = self.optimization.shards, self.ranks
+        present = shards.own(dict(self.model.parameters_and_names()))
         average = present | self.optimization.shadows if self.keeps_ema else {}
-        saved = SavedStep(Tensors(present), Tensors(average), {STATE: self.optimization.state()})
+        weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
+        saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, Shard(ranks.rank, ranks.world.size))
         return saved.copied() if is_copy else saved
 
     def first_moments(self) -> Tensors:
@@ -101,13 +122,20 @@ class DiffusionTrainStep:
         """Overwrite the average of the weights."""
         self.optimization.load_weights(weights, use_ema=True)
 
+    def _shards(self, zero: int) -> Replicas | Shards:
+        if self.ranks.world.size == 1 or zero == 0:
+            return Replicas(self.ranks.world)
+        if zero != 2:
+            raise ConfigError(f"parallel.zero = {zero}: MindSpore has 0 and 2 here; it holds the weights on every rank")
+        return Shards(parameter_shapes(self.model), self.ranks.world)
+
     def _loss(self, batch: DiffusionBatch) -> Tensor:
         latents, noise = to_tensor(batch.latents), to_tensor(batch.noise)
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
-            condition = self.model.condition(to_tensor(batch.text), batch.text_mask, shape, batch.mask)
-            prediction = self._forward(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
+            condition = self.network.condition(to_tensor(batch.text), batch.text_mask, shape, batch.mask)
+            prediction = self.network(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
         return diffusion_loss(batch, prediction, latents, noise)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:

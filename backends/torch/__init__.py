@@ -21,18 +21,20 @@ from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.parallel.group import Group, Ranks
+from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
+from .compiling import compile_forward
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
+from .distributed.zero import Shards, _Sharded
 from .forms import compare_forms
-from .layers import compile_forward, parameter_shapes, set_parameter
+from .layers import parameter_shapes, set_parameter
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -116,19 +118,24 @@ class TorchBackend:
     ) -> nn.Module:
         self.check(dtype, attention)
         attend = kernels.make_attend(attention, self.device, dtype)
-        if sequence is None or sequence.size == 1:
-            model = self._build(spec, weights, dtype, attend).eval()
-        else:
-            part = self._build(spec, weights, dtype, SequenceAttend(attend, sequence))
-            model = SequenceParallel(part, sequence).eval()
+        sequence = sequence or Alone()
+        model = _shared(self._build(spec, weights, dtype, _attend(attend, sequence)), sequence).eval()
         if compile:
             compile_forward(model)
         return model
 
-    def train_denoiser(self, spec: Any, weights: Weights, options: TrainOptions) -> DiffusionTrainStep:
+    def train_denoiser(
+        self, spec: Any, weights: Weights, options: TrainOptions, ranks: Ranks | None = None
+    ) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
-        attend = kernels.make_attend(options.attention, self.device, options.dtype)
-        return DiffusionTrainStep(self._build(spec, weights, "fp32", attend), self.device, options)
+        ranks = ranks or Ranks()
+        attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
+        if options.zero == 0 or ranks.world.size == 1:
+            model = _shared(self._build(spec, weights, "fp32", attend), ranks.sequence)
+            return DiffusionTrainStep(model, self.device, options, ranks)
+        _check_sharded(options)
+        sharded = self._build_sharded(spec, weights, attend, ranks, options.zero)
+        return DiffusionTrainStep(sharded, self.device, options, ranks)
 
     def train_autoencoder(
         self,
@@ -138,6 +145,7 @@ class TorchBackend:
         options: TrainOptions,
         discriminator: Companion | None = None,
         perceptual: Companion | None = None,
+        ranks: Ranks | None = None,
     ) -> AutoencoderTrainStep:
         self.check(options.dtype, options.attention)
         attend = kernels.make_attend("auto", self.device, options.dtype)
@@ -149,6 +157,7 @@ class TorchBackend:
             losses,
             options,
             statistics=discriminator.spec.statistics if discriminator else (),
+            ranks=ranks,
         )
 
     def relay(self, group: Group) -> RelayStream:
@@ -160,12 +169,19 @@ class TorchBackend:
         kernels.make_attend(attention, self.device, dtype)
 
     def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        with torch.device("meta"):
-            model = _model(spec, attend)
-        check_structure(spec.layout(), parameter_shapes(model))
+        model = _empty(spec, attend)
         for name, array in checked_weights(spec.layout(), weights):
             set_parameter(model, name, to_weight(array, self.device, dtype))
         return model
+
+    def _build_sharded(self, spec: Any, weights: Weights, attend: Any, ranks: Ranks, zero: int) -> _Sharded:
+        model = _empty(spec, attend).requires_grad_(False)
+        shards = Shards(parameter_shapes(model), ranks.world)
+        sharded = _Sharded(_shared(model, ranks.sequence), _units(model), shards, zero, self.device)
+        slices = dict(model.named_parameters())
+        for name, array in checked_weights(spec.layout(), weights):
+            sharded.fill(slices[name], name, array)
+        return sharded
 
     def structure(self, spec: Any) -> Mapping[str, tuple[int, ...]]:
         with torch.device("meta"):
@@ -228,6 +244,40 @@ class TorchBackend:
 
 def _transform(wavelet: type[nn.Module], x: torch.Tensor) -> torch.Tensor:
     return wavelet()(x, whole_clip())
+
+
+def _attend(attend: kernels.Attend, sequence: Group) -> kernels.Attend:
+    return attend if sequence.size == 1 else SequenceAttend(attend, sequence)
+
+
+def _shared(model: Any, sequence: Group) -> nn.Module:
+    """A model whose tokens the ranks of a group share."""
+    return model if sequence.size == 1 else SequenceParallel(model, sequence)
+
+
+def _empty(spec: Any, attend: kernels.Attend) -> Any:
+    """The model of a spec without memory for its weights."""
+    with torch.device("meta"):
+        model = _model(spec, attend)
+    check_structure(spec.layout(), parameter_shapes(model))
+    return model
+
+
+def _check_sharded(options: TrainOptions) -> None:
+    """Raises: ConfigError for what does not go with weights in slices."""
+    if options.optimizer_name != "adamw":
+        problem = f"optimizer.name = {options.optimizer_name!r} looks at whole weights"
+    elif options.compile:
+        problem = "compile.compile = true makes graphs of whole weights"
+    else:
+        return
+    raise ConfigError(f"{problem}, which parallel.zero = {options.zero} cuts into slices; set parallel.zero: 0")
+
+
+def _units(model: OpenSoraT2V) -> Iterator[nn.Module]:
+    """What of a denoiser gathers its weights by itself: the text's keys and values are made before all blocks run."""
+    for block in model.transformer_blocks:
+        yield from (block.attn2.to_k, block.attn2.to_v, block)
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Module:

@@ -17,9 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from duosora.core.errors import ConfigError
+from duosora.core.io.weights import Shard
+from duosora.core.parallel.group import Ranks
+from duosora.core.parallel.micro_batches import joined
 from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
 
-from .layers import autocast, fold_frames
+from .distributed.statistics import SharedStatistics
+from .distributed.zero import Replicas
+from .layers import autocast
 from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
 from .optimization import (
@@ -31,6 +36,7 @@ from .optimization import (
     recompute,
 )
 from .precision import TORCH_DTYPES, to_array, to_tensor
+from .video import fold_frames
 
 GENERATOR, DISCRIMINATOR = "optimizer", "discriminator_optimizer"
 JUDGE = "discriminator"
@@ -49,6 +55,8 @@ class Discriminator:
 
     model: PatchDiscriminator
     optimization: Optimization
+    statistics: SharedStatistics | None
+    """None: nobody to share them with."""
 
 
 class AutoencoderTrainStep:
@@ -63,8 +71,13 @@ class AutoencoderTrainStep:
         losses: AutoencoderLosses,
         options: TrainOptions,
         statistics: tuple[str, ...] = (),
+        ranks: Ranks | None = None,
     ) -> None:
-        """statistics: names of the discriminator's weights that are not learned by gradients."""
+        """statistics: names of the discriminator's weights that are not learned by gradients.
+
+        ranks: that train together; each holds all weights.
+        """
+        self.ranks = ranks or Ranks()
         self.model, self.perceptual, self.device, self.losses = model, perceptual, device, losses
         self.dtype = TORCH_DTYPES[options.dtype]
         trainable = make_trainable(model, options.frozen)
@@ -79,7 +92,9 @@ class AutoencoderTrainStep:
             learns = make_trainable(discriminator, statistics)
             limit = losses.discriminator_max_grad_norm
             self.discriminator = Discriminator(
-                discriminator, self._optimization(learns, replace(options, optimizer=decay), limit, False)
+                discriminator,
+                self._optimization(learns, replace(options, optimizer=decay), limit, False),
+                SharedStatistics(discriminator, self.ranks) if self.ranks.data.size > 1 else None,
             )
 
     def step(
@@ -89,30 +104,39 @@ class AutoencoderTrainStep:
         ema_decay: float | None = None,
         reject_above: float = float("inf"),
     ) -> StepReport:
-        """One optimiser step over micro-batches of one kind, whose gradients are averaged."""
+        """One optimiser step over micro-batches of one kind, whose gradients are averaged; as many on every rank."""
         updated = batches[0].update
         learning, loss_of, decay = self.optimization, self._generator_loss, ema_decay
         if updated == "discriminator":
             learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
         self._ask_for_gradients(updated)
         parts: dict[str, float] = {}
+        # Ranks of one team have the same micro-batches, so it is the mean over all ranks.
+        share = len(batches) * self.ranks.world.size
+        statistics = self.discriminator and self.discriminator.statistics
 
         def gradients() -> float:
             reports = []
+            if statistics:
+                statistics.begin()
             for batch in batches:
                 loss, terms = loss_of(batch)
-                learning.backward(loss / len(batches))
+                learning.backward(loss / share)
                 reports.append({name: float(term) for name, term in {"loss": loss.detach(), **terms}.items()})
-            parts.update({name: float(np.mean([report[name] for report in reports])) for name in reports[0]})
+            if statistics:
+                statistics.exchange(len(batches))
+            of_all = joined(self.ranks, np.array([list(report.values()) for report in reports]))
+            parts.update({name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])})
             return parts["loss"]
 
         loss, update = learning.take(gradients, lr, decay, reject_above)
         return StepReport(loss, update.grad_norm, update.applied, parts, updated)
 
     def evaluate(self, batch: AutoencoderBatch, use_ema: bool) -> float:
-        """The generator's loss without its adversarial part, nothing changed."""
+        """The generator's loss without its adversarial part, nothing changed; of many data ranks' batches the mean."""
         with self.inference_model(use_ema), torch.no_grad():
-            return float(self._generator_loss(replace(batch, adversarial=False))[0])
+            loss = float(self._generator_loss(replace(batch, adversarial=False))[0])
+        return float(np.mean(joined(self.ranks, np.array([loss]))))
 
     @contextmanager
     def inference_model(self, use_ema: bool) -> Iterator[nn.Module]:
@@ -126,14 +150,19 @@ class AutoencoderTrainStep:
         return bool(self.optimization.shadows)
 
     def saved(self, is_copy: bool = False) -> SavedStep:
-        """The present state; with is_copy one that later steps leave alone."""
-        present = dict(self.model.named_parameters())
+        """The present state; with is_copy one that later steps leave alone.
+
+        Of many ranks each gets the tensors that it is to write.
+        """
+        shards, ranks = self.optimization.shards, self.ranks
+        present: dict[str, Tensor] = dict(self.model.named_parameters())
         average = present | self.optimization.shadows if self.keeps_ema else {}
         states = {GENERATOR: self.optimization.state()}
         if self.discriminator is not None:
             states[DISCRIMINATOR] = self.discriminator.optimization.state()
-            states[JUDGE] = (Tensors(dict(self.discriminator.model.named_parameters())), {})
-        saved = SavedStep(Tensors(present), Tensors(average), states)
+            states[JUDGE] = (Tensors(shards.written(dict(self.discriminator.model.named_parameters()))), {})
+        weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
+        saved = SavedStep(weights, averages, states, Shard(ranks.rank, ranks.world.size))
         return saved.copied() if is_copy else saved
 
     def first_moments(self) -> Tensors:
@@ -222,8 +251,12 @@ class AutoencoderTrainStep:
 
     def _judged(self, video: Tensor) -> Tensor:
         """Logits; the norms always use the batch's own statistics, as upstream's do (quirk Q26)."""
+        judge = self._judge()
         with autocast(self.device, self.dtype):
-            return self._judge().model(video, True).float()
+            logits = judge.model(video, True).float()
+        if judge.statistics:
+            judge.statistics.note()
+        return logits
 
     def _judge(self) -> Discriminator:
         if self.discriminator is None:
@@ -247,6 +280,7 @@ class AutoencoderTrainStep:
             max_grad_norm=max_grad_norm,
             keeps_ema=keeps_ema,
             scales_loss=options.dtype == "fp16",
+            shards=Replicas(self.ranks.world),
         )
 
     def _place(self, array: np.ndarray) -> Tensor:

@@ -20,9 +20,11 @@ from torch.utils.checkpoint import checkpoint
 
 from duosora.core.errors import BackendMissing, CheckpointError, ConfigError
 from duosora.core.io.files import atomic_write
-from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
+from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
 
+from .distributed.zero import Replicas, Shards
 from .precision import to_array, to_tensor, to_weight
 
 OTHER_OPTIMIZERS = {
@@ -44,6 +46,8 @@ class Update(NamedTuple):
 
 
 LOWEST_LOSS_SCALE = 1.0
+SAFE_NORM = 1e-6
+"""Added to the norm that gradients are divided by."""
 
 
 class Optimization:
@@ -59,9 +63,14 @@ class Optimization:
         max_grad_norm: float | None = None,
         keeps_ema: bool = False,
         scales_loss: bool = False,
+        shards: Replicas | Shards | None = None,
     ) -> None:
-        self.parameters = dict(parameters)
-        self.shadows = {key: value.detach().clone() for key, value in parameters.items()} if keeps_ema else {}
+        """shards: how the parameters lie on the ranks that train them together."""
+        self.shards = shards or Replicas(Alone())
+        self._whole = dict(parameters)
+        self.parameters = self.shards.own(parameters)
+        """What of them this rank's optimiser works on."""
+        self.shadows = {key: value.detach().clone() for key, value in self.parameters.items()} if keeps_ema else {}
         self.max_grad_norm = max_grad_norm
         self.optimizer = _optimizer(name, list(self.parameters.values()), optimizer)
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=scales_loss)
@@ -89,9 +98,9 @@ class Optimization:
 
     def update(self, lr: float, ema_decay: float | None, reject_above: float, is_finite: bool = True) -> Update:
         """Step along the gradients and forget them; with a norm that is not finite, or too large, only forget them."""
+        gradients = self._collect()
         self.scaler.unscale_(self.optimizer)
-        limit = float("inf") if self.max_grad_norm is None else self.max_grad_norm
-        norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), limit))
+        norm = self._clip(gradients)
         applied = is_finite and bool(np.isfinite(norm)) and norm <= reject_above
         if applied:
             for group in self.optimizer.param_groups:
@@ -103,6 +112,26 @@ class Optimization:
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return Update(norm, applied, too_high)
+
+    def _collect(self) -> list[Tensor]:
+        """Add up the gradients of all ranks and give the optimiser its part of them."""
+        found = {name: whole.grad for name, whole in self._whole.items() if whole.grad is not None}
+        own = self.shards.collect(found)
+        for name, parameter in self.parameters.items():
+            self._whole[name].grad = None
+            parameter.grad = own.get(name)
+        gradients = list(own.values())
+        # A scaler looks at the own part only, but all are to lower their scales together.
+        if self.scaler.is_enabled() and self.shards.group.any(not bool(self.shards.norm(gradients).isfinite())):
+            max(gradients, key=Tensor.numel).fill_(torch.inf)
+        return gradients
+
+    def _clip(self, gradients: list[Tensor]) -> float:
+        """Shorten gradients whose global norm is above the limit, as nn.utils.clip_grad_norm_ does; the norm before."""
+        norm = self.shards.norm(gradients)
+        if self.max_grad_norm is not None:
+            torch._foreach_mul_(gradients, (self.max_grad_norm / (norm + SAFE_NORM)).clamp(max=1.0))
+        return float(norm)
 
     @contextmanager
     def averaged(self, use_ema: bool) -> Iterator[None]:
@@ -119,34 +148,43 @@ class Optimization:
             self._swap()
 
     def state(self) -> tuple[Tensors, dict[str, Any]]:
-        """The optimiser's tensors, `exp_avg.<name>` and the like, and its numbers."""
-        tensors: dict[str, Tensor] = {}
+        """The optimiser's tensors, `exp_avg.<name>` and the like, and its numbers.
+
+        Of many ranks each gets the tensors that it is to write; they call together.
+        """
+        parts: dict[str, dict[str, Tensor]] = {}
         numbers: dict[str, dict[str, int | float]] = {}
         for name, parameter in self.parameters.items():
             for key, value in self.optimizer.state.get(parameter, {}).items():
                 if isinstance(value, Tensor) and value.ndim:
-                    tensors[f"{key}.{name}"] = value
+                    parts.setdefault(key, {})[name] = value
                 else:  # torch counts steps in tensors, libraries in plain whole numbers
                     numbers.setdefault(key, {})[name] = float(value) if isinstance(value, Tensor) else value
+        written = {key: self.shards.written(of_key) for key, of_key in parts.items()}
+        tensors = {
+            f"{key}.{name}": written[key][name] for name in self.parameters for key in parts if name in written[key]
+        }
         groups = [_numbers_of(group) for group in self.optimizer.param_groups]
         return Tensors(tensors), {"numbers": numbers, "groups": groups, "loss_scale": self.scaler.state_dict()}
 
     def first_moments(self) -> dict[str, Tensor]:
-        """The running means of the gradients by name; none before the first step."""
+        """The running means of the gradients by name; none before the first step. Shared by ranks as in `state`."""
         state = self.optimizer.state
-        return {name: state[value]["exp_avg"] for name, value in self.parameters.items() if value in state}
+        parts = {name: state[value]["exp_avg"] for name, value in self.parameters.items() if value in state}
+        return self.shards.written(parts)
 
     def load_state(self, arrays: Mapping[str, np.ndarray], rest: Mapping[str, Any], source: str) -> None:
         """Restore what `state` gave. Raises: CheckpointError when it was another model's."""
         states: dict[str, dict[str, Any]] = {}
         for full_name in arrays:
             key, _, name = full_name.partition(".")
-            parameter = self.parameters.get(name)
-            shape = arrays[full_name].shape
+            whole, array = self._whole.get(name), arrays[full_name]
+            is_alike = whole is not None and array.shape == tuple(whole.shape)
             # Libraries keep flat and packed tensors too, whose shapes are their own affair.
-            if parameter is None or (len(shape) > 1 and tuple(shape) != tuple(parameter.shape)):
+            if whole is None or not (is_alike or (array.ndim < 2 and self.shards.group.size == 1)):
                 raise CheckpointError(f"{source}: {full_name} belongs to another model; resume with the run's config")
-            states.setdefault(name, {})[key] = to_weight(arrays[full_name], parameter.device)
+            part = self.shards.cut(name, array) if is_alike else array
+            states.setdefault(name, {})[key] = to_weight(part, whole.device)
         for key, values in rest["numbers"].items():
             for name, value in values.items():
                 states.setdefault(name, {})[key] = torch.tensor(value) if isinstance(value, float) else value
@@ -165,15 +203,19 @@ class Optimization:
         held = self.shadows if use_ema else self.parameters
         with torch.no_grad():
             for name, tensor in held.items():
-                tensor.copy_(to_tensor(weights[name]))
+                tensor.copy_(to_tensor(self.shards.cut(name, weights[name])))
 
     def _average(self, decay: float) -> None:
         with torch.no_grad():
             torch._foreach_lerp_(list(self.shadows.values()), list(self.parameters.values()), 1.0 - decay)
 
     def _swap(self) -> None:
-        for name, parameter in self.parameters.items():
-            parameter.data, self.shadows[name] = self.shadows[name], parameter.data
+        # Values, not tensors: others may look at the parameters' memory.
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                kept = parameter.clone()
+                parameter.copy_(self.shadows[name])
+                self.shadows[name].copy_(kept)
 
 
 class Tensors(Mapping[str, np.ndarray]):
@@ -210,31 +252,38 @@ class SavedStep:
     average: Tensors
     optimizers: Mapping[str, tuple[Tensors, dict[str, Any]]]
     """By the name of their files."""
+    shard: Shard
+    """Which part of it this is, of many ranks."""
 
     def weights(self, use_ema: bool) -> Tensors:
         return self.average if use_ema else self.present
 
     def save(self, folder: Path) -> None:
         for name, (tensors, rest) in self.optimizers.items():
-            save_weights(folder / f"{name}.safetensors", tensors, overwrite=True)
+            save_shard(folder, tensors, self.shard, name)
+            if self.shard.index > 0:
+                continue
             with atomic_write(folder / f"{name}.json", overwrite=True) as temporary:
                 temporary.write_text(json.dumps(rest, indent=1), encoding="utf-8")
 
     def copied(self) -> SavedStep:
         """A copy on the host."""
         optimizers = {name: (tensors.copied(), rest) for name, (tensors, rest) in self.optimizers.items()}
-        return SavedStep(self.present.copied(), self.average.copied(), optimizers)
+        return SavedStep(self.present.copied(), self.average.copied(), optimizers, self.shard)
 
 
 def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-    """Read what `SavedStep.save` wrote. Raises: CheckpointError."""
+    """Read what `SavedStep.save` wrote, on however many ranks; each tensor when it is asked for.
+
+    Raises: CheckpointError.
+    """
     file = folder / f"{name}.json"
     try:
         rest = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as an optimiser's state ({error})") from error
-    weights = open_weights(folder / f"{name}.safetensors")
-    return {key: weights[key] for key in weights}, rest
+    file = folder / f"{name}{SUFFIX}"
+    return open_weights(file if file.exists() else folder / f"{name}{INDEX_SUFFIX}"), rest
 
 
 def make_trainable(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Parameter]:

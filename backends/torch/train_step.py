@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from duosora.core.io.weights import Shard
+from duosora.core.parallel.group import Ranks
+from duosora.core.parallel.micro_batches import joined
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
+from .distributed.sequence_parallel import SequenceParallel
+from .distributed.zero import Replicas, _Gathered, _Sharded
 from .layers import autocast
-from .models.opensora_t2v import OpenSoraT2V
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import TORCH_DTYPES, to_array, to_tensor
 
@@ -25,12 +30,19 @@ STATE = "optimizer"
 class DiffusionTrainStep:
     """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
 
-    def __init__(self, model: OpenSoraT2V, device: str, options: TrainOptions) -> None:
-        self.model, self.device = model, device
+    def __init__(self, model: nn.Module, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
+        """model: a denoiser, or what shares its tokens or its weights among the ranks. ranks: that train together."""
+        self.device, self.ranks = device, ranks or Ranks()
+        self._sharded = model if isinstance(model, _Sharded) else None
+        self.network: Any = model.network if isinstance(model, _Sharded) else model
+        """Called like a denoiser."""
+        self.model = _inner(self.network)
         self.dtype = TORCH_DTYPES[options.dtype]
-        trainable = make_trainable(model, options.frozen)
-        recompute(model.transformer_blocks, options.recompute_every)
-        self._forward = torch.compile(model) if options.compile else model
+        trainable = make_trainable(self.model, options.frozen)
+        recompute(self.model.transformer_blocks, options.recompute_every)
+        if self._sharded:
+            self._sharded.settle()
+        self._forward = torch.compile(self.network) if options.compile else self.network
         self.optimization = Optimization(
             trainable,
             options.optimizer,
@@ -39,6 +51,7 @@ class DiffusionTrainStep:
             max_grad_norm=options.max_grad_norm,
             keeps_ema=options.keeps_ema,
             scales_loss=options.dtype == "fp16",
+            shards=self._sharded.shards if self._sharded else Replicas(self.ranks.world),
         )
 
     def step(
@@ -48,31 +61,41 @@ class DiffusionTrainStep:
         ema_decay: float | None = None,
         reject_above: float = float("inf"),
     ) -> StepReport:
-        """One optimiser step over micro-batches, whose gradients are averaged."""
+        """One optimiser step over micro-batches, whose gradients are averaged; as many on every rank."""
         self.model.train()
+        share = len(batches) * self.ranks.data.size
 
         def gradients() -> float:
             losses = []
-            for batch in batches:
+            for number, batch in enumerate(batches, 1):
+                if self._sharded:
+                    self._sharded.keep_gathered(number < len(batches))
                 loss = self._loss(batch)
-                self.optimization.backward(loss / len(batches))
+                self.optimization.backward(loss / share)
                 losses.append(float(loss.detach()))
-            return float(np.mean(losses))
+            return float(np.mean(joined(self.ranks, np.array(losses))))
 
         loss, update = self.optimization.take(gradients, lr, ema_decay, reject_above)
         return StepReport(loss, update.grad_norm, update.applied, {"loss": loss})
 
     def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
-        """The loss of a batch, nothing changed."""
+        """The loss of a batch, nothing changed; of many data ranks' batches the mean."""
         with self.inference_model(use_ema), torch.no_grad():
-            return float(self._loss(batch))
+            loss = float(self._loss(batch))
+        return float(np.mean(joined(self.ranks, np.array([loss]))))
 
     @contextmanager
     def inference_model(self, use_ema: bool) -> Iterator[nn.Module]:
-        """The model with its present weights or their average."""
+        """The model with its present weights or their average; all ranks make the same calls of it."""
         self.model.eval()
         with self.optimization.averaged(use_ema):
-            yield self.model
+            if self._sharded is None:
+                yield self.network
+                return
+            try:
+                yield _Gathered(self._sharded)
+            finally:
+                self._sharded.release()
 
     @property
     def keeps_ema(self) -> bool:
@@ -80,11 +103,16 @@ class DiffusionTrainStep:
         return bool(self.optimization.shadows)
 
     def saved(self, is_copy: bool = False) -> SavedStep:
-        """The present state; with is_copy one that later steps leave alone."""
-        present = dict(self.model.named_parameters())
+        """The present state; with is_copy one that later steps leave alone.
+
+        Of many ranks each gets the whole tensors that it is to write; they call together.
+        """
+        shards, ranks = self.optimization.shards, self.ranks
+        present: dict[str, Tensor] = dict(shards.own(dict(self.model.named_parameters())))
         average = present | self.optimization.shadows if self.keeps_ema else {}
-        saved = SavedStep(Tensors(present), Tensors(average), {STATE: self.optimization.state()})
-        return saved.copied() if is_copy else saved
+        weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
+        saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, Shard(ranks.rank, ranks.world.size))
+        return saved.copied() if is_copy and self._sharded is None else saved
 
     def first_moments(self) -> Tensors:
         """The optimiser's running means of the gradients, under the layout's names."""
@@ -100,12 +128,16 @@ class DiffusionTrainStep:
 
     def _loss(self, batch: DiffusionBatch) -> Tensor:
         latents, noise = self._place(batch.latents), self._place(batch.noise)
+        predict = partial(self._predict, batch, latents, noise)
+        prediction = self._sharded(predict) if self._sharded else predict()
+        return diffusion_loss(batch, prediction, latents, noise)
+
+    def _predict(self, batch: DiffusionBatch, latents: Tensor, noise: Tensor) -> Tensor:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
-            condition = self.model.condition(self._place(batch.text), batch.text_mask, shape, batch.mask)
-            prediction = self._forward(seen, self._place(batch.timesteps.astype(np.float32)), condition)
-        return diffusion_loss(batch, prediction, latents, noise)
+            condition = self.network.condition(self._place(batch.text), batch.text_mask, shape, batch.mask)
+            return self._forward(seen, self._place(batch.timesteps.astype(np.float32)), condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:
         return None if batch.condition is None else self._place(batch.condition)
@@ -115,6 +147,11 @@ class DiffusionTrainStep:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.dtype)
+
+
+def _inner(network: Any) -> Any:
+    """The denoiser itself, whose parameters have the layout's names."""
+    return network.model if isinstance(network, SequenceParallel) else network
 
 
 def model_input(batch: DiffusionBatch, latents: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:

@@ -45,11 +45,31 @@ def doctor(
             "--npu-check", help="Also run what is done in a way of its own on the device, and compare the plain way."
         ),
     ] = False,
+    distributed: Annotated[
+        bool,
+        typer.Option(
+            "--distributed",
+            help="Test the links between the processes that torchrun, msrun or duosora launch started with this one.",
+        ),
+    ] = False,
+    backend: Annotated[str, typer.Option(help="With --distributed: torch or mindspore.")] = "torch",
+    device: Annotated[str, typer.Option(help="With --distributed: auto, cpu, cuda, npu, ...")] = "auto",
+    sequence: Annotated[
+        int, typer.Option(min=1, help="With --distributed: groups as parallel.sequence makes them.")
+    ] = 1,
+    cfg: Annotated[bool, typer.Option("--cfg", help="With --distributed: groups as parallel.cfg makes them.")] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="With --distributed: seconds after which processes count as absent.")
+    ] = 60.0,
 ) -> None:
     """Report what is here and what is missing.
 
-    Backends, versions and devices, and how to install the rest. Exit code 1 when no backend works.
+    Backends, versions and devices, and how to install the rest. Exit code 1 when no backend works, or when a link
+    between processes gives wrong numbers.
     """
+    if distributed:
+        _test_links(backend, device, sequence, cfg, wait)
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -77,6 +97,63 @@ def doctor(
     if npu_check:
         for backend in working:
             _compare_forms(backend)
+
+
+def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
+    """Every collective between the processes of this run, in a table that rank 0 prints."""
+    import statistics
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..backend import get
+    from ..errors import ConfigError
+    from ..parallel import links
+    from ..parallel.launched import is_scheduler, launched, meeting_point
+    from ..parallel.plan import make_plan
+    from ..parallel.roll_call import roll_call
+
+    here = launched()
+    if here.world == 1:
+        raise ConfigError(
+            "doctor --distributed: this process is alone; start it as the run, such as "
+            "duosora launch -n 8 -- doctor --distributed, or with torchrun or msrun"
+        )
+    plan = make_plan(here.world, sequence, has_cfg)
+    host, port = meeting_point()
+    hosts = [] if is_scheduler() else roll_call(here, host, port + 1, wait_seconds)
+    backend = get(name, device)
+    ranks = backend.connect(plan)
+    wrong = []
+    table = Table("ranks", "operation", "tensor", "time", "GB/s")
+    for each in links.measure(backend, ranks):
+        size, seconds = _binary(each.num_bytes), f"{each.seconds * 1e3:.3f} ms"
+        table.add_row(f"{each.kind}, {each.size}", each.operation, size, seconds, f"{each.gigabytes_per_second:.3f}")
+        wrong += [f"WRONG: rank {rank} on {hosts[rank]}: {each.operation} of {each.kind}" for rank in each.wrong]
+    pace = links.pace(backend, ranks)
+    if ranks.is_first:
+        split = f"data {plan.data} x cfg {plan.cfg} x sequence {plan.sequence}"
+        machines = ", ".join(dict.fromkeys(hosts))
+        print(f"{here.world} ranks of {backend.name} on {backend.device}, {split}; machines: {machines}")
+        Console().print(table)
+        usual, slowest = statistics.median(pace.link), max(pace.link)
+        last = pace.link.index(slowest)
+        first = (last - 1) % here.world
+        print(
+            f"slowest link: rank {first} on {hosts[first]} to rank {last} on {hosts[last]}, {slowest * 1e3:.3f} ms for "
+            f"4 MiB; the median is {usual * 1e3:.3f} ms"
+        )
+        for rank in links.slow(pace.work):
+            times = pace.work[rank] / statistics.median_low(pace.work)
+            print(f"SLOW: rank {rank} on {hosts[rank]} takes {times:.1f} times the median for work of its own")
+        print("\n".join(dict.fromkeys(wrong)) or "every collective gives the right numbers on every rank")
+    if wrong:
+        raise typer.Exit(1)
+
+
+def _binary(num_bytes: int) -> str:
+    """A size with its unit."""
+    return f"{num_bytes / 2**20:g} MiB" if num_bytes >= 2**20 else f"{num_bytes / 2**10:g} KiB"
 
 
 def _version(package: Package) -> str | None:

@@ -18,6 +18,7 @@ from duosora.core.cli.doctor import doctor
 from duosora.core.cli.evaluate import evaluate
 from duosora.core.cli.inspect import inspect
 from duosora.core.cli.judge import judge
+from duosora.core.cli.launch import launch
 from duosora.core.cli.parity import parity
 from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
@@ -42,6 +43,7 @@ app.command()(sample)
 app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(train)
+app.command(context_settings={"allow_interspersed_args": False})(launch)
 app.add_typer(cache)
 app.command()(plot)
 app.command()(calibrate)

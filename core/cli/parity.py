@@ -26,7 +26,8 @@ def parity(
 ) -> None:
     """Compare two backends on one run.
 
-    Each block of each model on equal inputs, and the first video that each makes by itself.
+    Each block of each model on equal inputs, the gradients of the models that are trained (which takes the memory of
+    training), and the first video that each makes by itself.
     """
     import json
     from dataclasses import asdict
@@ -57,9 +58,11 @@ def _page(twins: Any, reports: list[Any]) -> str:
         "",
         "What `duosora parity` measured. Blocks get the same inputs on both backends. Differences are the largest "
         "anywhere, relative to the",
-        "largest value of the block's output, and hold what all blocks up to there do. Each backend makes the video by "
-        "itself. Times are those of",
-        f"{reference.name} and of {other.name}.",
+        "largest value of the block's output, and hold what all blocks up to there do. Those of gradients are relative "
+        "to the largest value of",
+        "the same weight's gradient, and of a block's weights the worst is told; models are trained in mixed precision "
+        "then, with weights in fp32.",
+        f"Each backend makes the video by itself. Times are those of {reference.name} and of {other.name}.",
         "",
         *(f"- {_versions(backend)}" for backend in twins.backends),
         *(f"- {' '.join(line.split())}" for line in twins.runs[0].plan()[2:]),
@@ -71,6 +74,10 @@ def _page(twins: Any, reports: list[Any]) -> str:
         for number, block in enumerate(blocks):
             relative = [f"{report.blocks[part][number].relative:.1e}" for report in reports]
             lines.append(_row(f"{part} {block.name}", *relative))
+    for model, blocks in reports[0].gradients.items():
+        for number, block in enumerate(blocks):
+            relative = [f"{report.gradients[model][number].relative:.1e}" for report in reports]
+            lines.append(_row(f"gradients, {model} {block.name}", *relative))
     videos = [report.videos for report in reports]
     lines += [
         _row("latents of the video", *(f"{video.latents.relative:.1e}" for video in videos)),

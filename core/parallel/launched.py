@@ -45,6 +45,25 @@ def launched(environment: Mapping[str, str] = os.environ) -> Launched:
     return Launched()
 
 
+_MEETING_POINTS = (("MASTER_ADDR", "MASTER_PORT"), ("MS_SCHED_HOST", "MS_SCHED_PORT"))
+
+
+def meeting_point(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Host and port where the processes find each other.
+
+    Raises: ConfigError when the launcher has named none.
+    """
+    for host, port in _MEETING_POINTS:
+        if environment.get(port, "").isdecimal():
+            return environment.get(host, "127.0.0.1"), int(environment[port])
+    raise ConfigError("neither MASTER_PORT nor MS_SCHED_PORT is set; start with torchrun, msrun or duosora launch")
+
+
+def is_scheduler(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether msrun started this process to keep the register of the others, not to work."""
+    return environment.get("MS_ROLE") == "MS_SCHED"
+
+
 def own_device(device: str, local_rank: int) -> str:
     """The device of this process: "cuda" and "npu" without a number become the one with the process's number."""
     return f"{device}:{local_rank}" if device in ("cuda", "npu") else device

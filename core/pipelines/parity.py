@@ -1,14 +1,14 @@
 """One sampling run on two backends: how far apart their numbers are, block by block and at the end.
 
-Blocks are compared on inputs of their own, the same for both, so a difference belongs to the blocks up to the one where
-it is seen. The videos are made by each backend by itself, from the prompt and the seed on.
+Blocks and gradients are compared on inputs of their own, the same for both, so a difference belongs to the blocks up to
+the one where it is seen. The videos are made by each backend by itself, from the prompt and the seed on.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..models.mt5 import MT5Spec
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from .autoencode import decode_chunks, encode_chunks
 from .denoise import Step
+from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients
 from .sample import SampleRun
 
 OUTPUT = "output"
@@ -30,8 +31,6 @@ AUTOENCODER_BLOCKS = {
 }
 TIMESTEP = 500.0
 """At which the denoiser's blocks are compared: noise and signal both matter."""
-
-NUM_TEXT_TOKENS = 12
 
 Outputs = dict[str, np.ndarray]
 
@@ -77,6 +76,8 @@ class Report:
     dtype: str
     blocks: Mapping[str, list[Difference]]
     """By part: text_encoder, denoiser, encoder and decoder of the autoencoder."""
+    gradients: Mapping[str, list[Difference]]
+    """By model, denoiser and autoencoder: of each block the weight whose gradients differ most, relatively."""
     videos: Videos
 
 
@@ -95,8 +96,8 @@ class TwinRuns:
         return tuple(run.backend for run in self.runs)
 
     def compare(self) -> Report:
-        """Compare the blocks of all parts, and then the first video."""
-        return Report(self.dtype, self.compare_blocks(), self.compare_videos())
+        """Compare the blocks of all parts, the gradients of both models that are trained, and the first video."""
+        return Report(self.dtype, self.compare_blocks(), self.compare_gradients(), self.compare_videos())
 
     def compare_blocks(self) -> dict[str, list[Difference]]:
         """The differences of the blocks of each part, in the order of the blocks."""
@@ -107,6 +108,14 @@ class TwinRuns:
             "decoder": _decoder,
         }
         return {part: list(_differences(*map(outputs, self.runs))) for part, outputs in parts.items()}
+
+    def compare_gradients(self) -> dict[str, list[Difference]]:
+        """The differences of the gradients of each block, in the order of the blocks."""
+        models = {"denoiser": denoiser_gradients, "autoencoder": autoencoder_gradients}
+        return {
+            model: _worst_of_blocks(*(gradients(run, self.dtype) for run in self.runs))
+            for model, gradients in models.items()
+        }
 
     def compare_videos(self) -> Videos:
         """The differences of the first video that the run makes."""
@@ -129,6 +138,16 @@ def _on(config: SampleConfig, backend: str, dtype: str) -> SampleConfig:
 def _differences(reference: Outputs, other: Outputs) -> Iterator[Difference]:
     for name, array in reference.items():
         yield Difference.of(name, array, other[name])
+
+
+def _worst_of_blocks(reference: Outputs, other: Outputs) -> list[Difference]:
+    """Of each block the weight with the largest relative difference, named after the block."""
+    worst: dict[str, Difference] = {}
+    for weight in _differences(reference, other):
+        block = block_of(weight.name)
+        if block not in worst or weight.relative > worst[block].relative:
+            worst[block] = replace(weight, name=block)
+    return list(worst.values())
 
 
 def _video(run: SampleRun) -> tuple[np.ndarray, np.ndarray, list[float]]:

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Text to video, stage 2 of 3: pictures and videos of up to 93x320x320 together, on one Ascend NPU.
+# Text to video, stage 2 of 3: pictures and videos of up to 93x320x320 together, on one Ascend NPU or many.
 #
 #     scripts/ascend/train_t2v_stage2.sh MODELS DATA START RUN [OPTION...]
 #
 # MODELS holds the folders vae and mt5-xxl (docs/migrating.md says how they become safetensors). DATA is an annotation:
 # upstream's .txt list, .json, .jsonl, .csv or .parquet. START is the folder of the weights to begin with: model_ema in
 # the last checkpoint of stage 1. RUN is the folder to write; the same line goes on where a run was ended. Any option of
-# `duosora train` may follow and wins: --dry-run, --set batch_size=2, --set accumulate=512.
+# `duosora train` may follow and wins: --dry-run, --set batch_size=2 --set accumulate=512.
+# NPROC=8 runs on eight devices, with the same result; SEQUENCE=4 lets four of them share a sample: launch.sh tells all.
 set -euo pipefail
 models=${1:?"give the folder that holds vae and mt5-xxl"}
 data=${2:?"give the annotation of the clips"}
@@ -14,8 +15,7 @@ start=${3:?"give the folder of the weights to begin with"}
 run=${4:?"give the folder of the run"}
 shift 4
 
-duosora doctor  # driver, CANN and MindSpore, and whether they belong together
-exec duosora train \
+exec "$(dirname "$0")/launch.sh" train \
     --config "$(dirname "$0")/../../configs/train/opensora_plan_v1_3_t2v_stage2.yaml" \
     --backend mindspore \
     --out "$run" \

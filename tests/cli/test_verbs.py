@@ -173,9 +173,11 @@ def test_parity_compares_blocks_and_videos(duosora: Callable, tmp_path: Path) ->
     (report,) = json.loads((tmp_path / "parity.json").read_text())
     assert report["dtype"] == "fp32"
     assert len(report["blocks"]["denoiser"]) == opensora_t2v.TINY.num_layers + 1
+    assert report["gradients"].keys() == {"denoiser", "autoencoder"}
     assert 0 < report["videos"]["latents"]["error"] < 1e-4
     page = (tmp_path / "parity.md").read_text()
     assert "| denoiser output | " in page
+    assert "| gradients, denoiser transformer_blocks.0 | " in page
     assert page in outcome.out
 
 

@@ -4,6 +4,7 @@ result is computed with operators of a CPU. Layouts, masks, dtypes and limits ar
 Source: the docstrings of MindSpore 2.10.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import mindspore
@@ -62,13 +63,15 @@ def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any = 1, padd
 
 
 @pytest.fixture
-def ascend(monkeypatch: pytest.MonkeyPatch) -> None:
+def ascend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """MindSpore as it looks on an Ascend, with the stand-ins in place of its operators."""
     get("mindspore", "cpu")  # settles MindSpore's own device
     monkeypatch.setattr(ops, "flash_attention_score", flash_attention_score)
     monkeypatch.setattr(mint.nn.functional, "conv2d", conv2d)
     monkeypatch.setattr(mint.nn.functional, "conv3d", conv3d)
-    monkeypatch.setattr(layers, "_forced_forms", [True])
+    monkeypatch.setattr(layers, "_forms", layers._ON_NPU)
+    yield
+    assert layers._forms is layers._ON_NPU, "the test has settled on the forms for a CPU"
 
 
 def _convolution(operator: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:

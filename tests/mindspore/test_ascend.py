@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from duosora.backends.mindspore import MindSporeBackend, attention
+from duosora.backends.mindspore import MindSporeBackend, attention, layers
 from duosora.core.backend import get
 from duosora.core.errors import ConfigError
 from duosora.core.goldens.case import Case
@@ -28,7 +28,7 @@ def test_every_form_gives_what_its_twin_for_a_cpu_gives(ascend: None, dtype: str
 
 @pytest.mark.parametrize("case", ["wfvae/l1_temporal_nearest", "wfvae/gn_nearest", "t2v/skiparse_padmask", "mt5/tiny"])
 def test_models_keep_within_what_the_operators_allow(ascend: None, case: str) -> None:
-    result = run_case(Case(GOLDENS / case), get("mindspore", "cpu"))
+    result = run_case(Case(GOLDENS / case), MindSporeBackend("cpu"))
     assert result.passed, result
 
 
@@ -52,6 +52,14 @@ def test_flash_attention_gives_what_the_default_gives(
         times = Tensor(np.full(2, 500, np.float32))
         outputs.append(backend.to_numpy(model(latents, times, condition))[..., :valid_columns])
     np.testing.assert_allclose(*outputs, rtol=0, atol=4e-3 * np.abs(outputs[1]).max())
+
+
+def test_the_forms_are_settled_when_the_backend_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_forms", layers._ON_NPU)
+    get("mindspore", "cpu")
+    assert layers._forms is layers._ON_HOST
+    for name, form in vars(layers._ON_HOST).items():
+        assert form is not vars(layers._ON_NPU)[name], f"{name} has one form only"
 
 
 def test_heads_of_any_width_up_to_the_limit_are_padded(ascend: None) -> None:

@@ -4,9 +4,11 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import mindspore
 import numpy as np
 import pytest
 
+from duosora.backends.mindspore.layers import gelu_tanh
 from duosora.core.backend import get
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
@@ -20,7 +22,7 @@ import numpy as np
 import mindspore
 from mindspore import Tensor
 from duosora.backends.mindspore.attention import sdpa
-from duosora.backends.mindspore.layers import frame_attention
+from duosora.backends.mindspore.video import frame_attention
 
 draw = np.random.default_rng(0)
 def new(*shape): return Tensor(draw.standard_normal(shape, np.float32))
@@ -42,6 +44,14 @@ def test_gradients_of_attention_are_right_after_attention_to_a_single_key() -> N
     script = [sys.executable, "-c", AFTER_SINGLE_KEYS]
     run = subprocess.run(script, capture_output=True, text=True, timeout=120, check=True)
     assert run.stdout.split() == ["True"] * 4
+
+
+def test_gelu_of_large_values_has_a_slope_in_fp16() -> None:
+    get("mindspore", "cpu")  # settles MindSpore's device
+    x = mindspore.Tensor(np.array([-6e4, -300, -2, 0, 2, 300, 6e4], np.float16))
+    slope = mindspore.grad(lambda x: gelu_tanh(x).sum())(x)
+    np.testing.assert_allclose(slope.asnumpy(), [0, 0, -0.0861, 0.5, 1.0861, 1, 1], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(gelu_tanh(x).asnumpy()[[0, 1, 3, 5, 6]], [0, 0, 0, 300, 6e4], rtol=1e-3)
 
 
 def test_a_compiled_denoiser_learns_as_one_that_is_not() -> None:

@@ -10,6 +10,7 @@ from duosora.core.config.loading import load
 from duosora.core.config.schema import SampleConfig
 from duosora.core.io.images import write_image
 from duosora.core.layout import FreshWeights
+from duosora.core.models import opensora_t2v
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.pipelines.parity import TwinRuns
@@ -33,6 +34,8 @@ RUNS = {
 LATENTS = 1e-4
 """Of their largest value."""
 BLOCKS = 2e-5
+GRADIENTS = {"denoiser": 2e-5, "autoencoder": 1e-4}
+"""Of the largest value of each weight's; through a whole model, which adds up what its blocks differ by."""
 
 
 def twin_runs(folder: Path, *settings: str, dtype: str = "fp32") -> TwinRuns:
@@ -59,6 +62,18 @@ def test_every_block_of_both_backends_gives_the_same(tmp_path: Path) -> None:
         for part, blocks in parts.items()
         for block in blocks
         if block.relative > BLOCKS
+    } == {}
+
+
+@pytest.mark.parametrize("denoiser", ["tiny", "tiny_inpaint"])
+def test_gradients_of_every_block_of_both_backends_are_the_same(denoiser: str, tmp_path: Path) -> None:
+    models = twin_runs(tmp_path, "video.frames=9", f"model.denoiser={denoiser}").compare_gradients()
+    assert len(models["denoiser"]) > opensora_t2v.TINY.num_layers
+    assert {
+        f"{model} {block.name}": block.relative
+        for model, blocks in models.items()
+        for block in blocks
+        if not block.relative <= GRADIENTS[model]
     } == {}
 
 

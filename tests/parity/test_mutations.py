@@ -48,7 +48,7 @@ FAULTS = {
         "core/maths/haar.py", "TAP_3D = 0.3536", "TAP_3D = 8**-0.5", "wfvae/wrapper_scale_shift"
     ),
     "Haar axes swapped": Fault(
-        f"{TORCH}/layers.py",
+        f"{TORCH}/video.py",
         "_split_pairs(_split_pairs(x.float(), 3), 4)",
         "_split_pairs(_split_pairs(x.float(), 4), 3)",
         "wfvae/haar",
@@ -66,7 +66,7 @@ FAULTS = {
         "wfvae/tiling_trilinear",
     ),
     "frames interpolated towards the wrong side": Fault(
-        f"{TORCH}/layers.py",
+        f"{TORCH}/video.py",
         "torch.lerp(x, before, 0.25), torch.lerp(x, after, 0.25)",
         "torch.lerp(x, after, 0.25), torch.lerp(x, before, 0.25)",
         "wfvae/tiling_trilinear",

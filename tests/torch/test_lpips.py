@@ -9,8 +9,8 @@ from torch import nn
 from torch.nn import functional
 from torchmetrics.functional.image import lpips as torchmetrics_lpips
 
-from duosora.backends.torch.layers import fold_frames, unit_channels
 from duosora.backends.torch.models.lpips import EPS
+from duosora.backends.torch.video import fold_frames, unit_channels
 from duosora.core.backend import Backend, get
 from duosora.core.errors import CheckpointError, LayoutError, ShapeError
 from duosora.core.io.weights import save_weights

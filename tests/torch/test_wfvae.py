@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from duosora.backends.torch.layers import (
+from duosora.backends.torch.models.wfvae import WFVAE
+from duosora.backends.torch.video import (
     double_space_linear,
     double_space_nearest,
     double_time_linear,
@@ -19,7 +20,6 @@ from duosora.backends.torch.layers import (
     haar_synthesis_2d,
     haar_synthesis_3d,
 )
-from duosora.backends.torch.models.wfvae import WFVAE
 from duosora.core.backend import get
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.loading import check_structure

@@ -13,18 +13,8 @@ from torch import Tensor, nn
 
 from duosora.core.models.lpips import POOL_STRIDE, SCALE, SHIFT, LPIPSSpec
 
-from ..layers import (
-    Conv2d,
-    Identity,
-    MaxPool2d,
-    ModuleList,
-    ReLU,
-    cast,
-    device_of,
-    place,
-    to_float32,
-    unit_channels,
-)
+from ..layers import Conv2d, Identity, MaxPool2d, ModuleList, ReLU, cast, device_of, place, to_float32
+from ..video import unit_channels
 
 EPS = 1e-10
 """Added in quadrature to the length of a pixel's features. The published code adds it outside of the root, which at a

@@ -16,14 +16,10 @@ from duosora.core.errors import ConfigError
 from duosora.core.maths.gaussian import LOG_VARIANCE_RANGE
 from duosora.core.models.wfvae import GROUPS, NUM_COLOURS, WFVAESpec
 
-from ..layers import (
-    Conv2d,
-    Conv3d,
-    GroupNorm,
-    LayerNorm,
-    ModuleList,
-    cast,
-    cat,
+from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu, to_float32
+from ..streaming import Stream, whole_clip
+from ..upstream_tiling import UpstreamTiling
+from ..video import (
     channels_innermost,
     double_space_linear,
     double_space_nearest,
@@ -37,12 +33,8 @@ from ..layers import (
     haar_synthesis_3d,
     norm_over_channels,
     pad_right_and_bottom,
-    silu,
-    to_float32,
     unfold_frames,
 )
-from ..streaming import Stream, whole_clip
-from ..upstream_tiling import UpstreamTiling
 
 EPS = 1e-6
 BANDS_2D, BANDS_3D = 4, 8

@@ -1,0 +1,77 @@
+"""Models as compiled graphs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import mindspore
+from mindspore import Tensor, nn
+
+
+def compile_forward(model: nn.Cell) -> None:
+    """Let a model's `construct` run as compiled graphs, one for each combination of shapes."""
+    model.construct = _Graphs(model.construct)
+
+
+_apart = threading.local()
+_thread = ThreadPoolExecutor(max_workers=1, initializer=lambda: setattr(_apart, "is_here", True))
+
+
+def _call_apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call what traces a graph, in the thread for this, gradients of it included: they are noted thread by thread.
+
+    Tracing asks for the source of every caller and fails at one without, such as `python -m`; a thread has few.
+    """
+    return function(*arguments) if hasattr(_apart, "is_here") else _thread.submit(function, *arguments).result()
+
+
+class _Graphs:
+    """A function compiled by tracing.
+
+    Only tensors may go into a graph, so tuples and dataclasses are taken apart before it and put together inside; all
+    else in them is constant there, and another graph is made for other values.
+    """
+
+    def __init__(self, function: Callable[..., Tensor]) -> None:
+        self.function = function
+        self.graphs: dict[Any, Callable[..., Tensor]] = {}
+
+    def __call__(self, *arguments: Any) -> Tensor:
+        tensors: list[Tensor] = []
+        pattern = _take_apart(arguments, tensors)
+        if pattern not in self.graphs:
+            self.graphs[pattern] = self._compile(pattern)
+        return _call_apart(self.graphs[pattern], *tensors)
+
+    def _compile(self, pattern: Any) -> Callable[..., Tensor]:
+        def run(*tensors: Tensor) -> Tensor:
+            return self.function(*_put_together(pattern, iter(tensors)))
+
+        return mindspore.jit(run, capture_mode="trace")
+
+
+def _take_apart(value: Any, tensors: list[Tensor]) -> Any:
+    """What is left of a value without its tensors, which are added to the list: hashable and equal for equal values."""
+    if isinstance(value, Tensor):
+        tensors.append(value)
+        return Tensor
+    if is_dataclass(value):
+        return type(value), tuple(_take_apart(getattr(value, field.name), tensors) for field in fields(value))
+    if type(value) is tuple:
+        return tuple, tuple(_take_apart(each, tensors) for each in value)
+    return None, value
+
+
+def _put_together(pattern: Any, tensors: Iterator[Tensor]) -> Any:
+    """The inverse of _take_apart."""
+    if pattern is Tensor:
+        return next(tensors)
+    kind, content = pattern
+    if kind is None:
+        return content
+    parts = [_put_together(part, tensors) for part in content]
+    return tuple(parts) if kind is tuple else kind(*parts)

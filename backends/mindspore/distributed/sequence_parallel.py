@@ -1,0 +1,119 @@
+"""Sequence parallelism: the tokens of one network call over several ranks, with the numbers of one.
+
+Each rank keeps a block of the tokens, padded at the end to equal lengths. Everything but self-attention looks at one
+token at a time; around self-attention an all-to-all turns (some tokens, all heads) into (all tokens, some heads) and
+back, the padding is cut off in between, and so the arrangement of skiparse layers and masks are those of one rank.
+Heads that the ranks do not divide are filled up with heads of zeros.
+Source: Jacobs et al. 2023, arXiv:2309.14509 (DeepSpeed-Ulysses).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from mindspore import Tensor, mint, nn
+from mindspore.common import _Function
+
+from duosora.core.parallel.group import Group
+from duosora.core.parallel.plan import Blocks
+from duosora.core.shapes import LatentShape
+
+from ..attention import Arrangement, Attend, TextKeys
+from ..layers import _padded
+from ..models.opensora_t2v import Condition, OpenSoraT2V
+
+
+class SequenceAttend:
+    """Attention of a rank's block of tokens to those of all ranks, by another Attend."""
+
+    def __init__(self, attend: Attend, group: Group) -> None:
+        self.attend, self.group = attend, group
+
+    def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
+        heads, num_tokens = q.shape[2], arrangement.num_tokens
+        q_whole, k_whole, v_whole = (self._to_heads(x)[:, :num_tokens] for x in (q, k, v))
+        mixed = self.attend.self_attention(q_whole, k_whole, v_whole, arrangement)
+        return self._to_tokens(mixed, q.shape[1])[:, :, :heads]
+
+    def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
+        return self.attend.cross_attention(q, k, v, text)
+
+    def _to_heads(self, x: Tensor) -> Tensor:
+        """A block of tokens (B, n, A, K) -> all tokens with padding and some heads (B, n * size, A / size, K)."""
+        padding = Blocks(x.shape[2], self.group.size).padding
+        return all_to_all(_padded(x, 2, padding), self.group, 2, 1)
+
+    def _to_tokens(self, x: Tensor, length: int) -> Tensor:
+        """All tokens and some heads (B, N, a, K) -> a block of tokens and all heads (B, length, a * size, K)."""
+        padding = length * self.group.size - x.shape[1]
+        return all_to_all(_padded(x, 1, padding), self.group, 1, 2)
+
+
+class SequenceParallel(nn.Cell):
+    """A denoiser whose tokens are shared by the ranks of a group; it is called like the model itself.
+
+    The model is built with a SequenceAttend of the same group.
+    """
+
+    def __init__(self, model: OpenSoraT2V, group: Group) -> None:
+        super().__init__(auto_prefix=False)  # the parameters keep their names
+        self.model, self.group = model, group
+
+    def condition(
+        self, text: Tensor, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None
+    ) -> Condition:
+        """As OpenSoraT2V.condition; rotary positions are those of the own block."""
+        whole = self.model.condition(text, text_mask, latent_shape, mask)
+        return replace(whole, cosines=self._block(whole.cosines, 0), sines=self._block(whole.sines, 0))
+
+    def construct(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+        """As OpenSoraT2V.construct: whole latents in, whole predictions out, on every rank."""
+        model = self.model
+        model.check(latents, condition)
+        modulation, embedded_timestep = model.adaln_single(timestep, condition.frequencies)
+        x = self._block(model.embed(latents), 1)
+        patches = model.project(model.transform(x, modulation, condition), embedded_timestep)
+        whole = gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
+        return model.assemble(whole, condition.grid)
+
+    def _block(self, x: Tensor, axis: int) -> Tensor:
+        """This rank's block of tokens along an axis, zeros behind the last one."""
+        blocks = Blocks(x.shape[axis], self.group.size)
+        # Padded as a whole, for MindSpore has no slices of length 0 that can be counted on.
+        padded = _padded(x, axis, blocks.padding)
+        return mint.narrow(padded, axis, self.group.index * blocks.length, blocks.length)
+
+
+def all_to_all(x: Tensor, group: Group, split: int, concat: int) -> Tensor:
+    """Group.all_to_all with its gradient, which goes the way back."""
+    return _AllToAll.apply(x, group, split, concat)
+
+
+def gather(x: Tensor, group: Group, axis: int) -> Tensor:
+    """Group.gather with its gradient for what all ranks compute alike from the whole: the own part's."""
+    return _Gather.apply(x, group, axis)
+
+
+class _AllToAll(_Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, group: Group, split: int, concat: int) -> Tensor:
+        context.way_back = (group, concat, split)
+        return group.all_to_all(x, split, concat)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        group, split, concat = context.way_back
+        return group.all_to_all(gradient, split, concat), None, None, None
+
+
+class _Gather(_Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, group: Group, axis: int) -> Tensor:
+        context.own = (axis, group.index * x.shape[axis], x.shape[axis])
+        return group.gather(x, axis)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Any:
+        return mint.narrow(gradient, *context.own), None, None

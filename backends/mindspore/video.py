@@ -1,0 +1,129 @@
+"""What is done to videos (B, C, T, H, W) without weights: folding, doubling, Haar bands, attention in frames."""
+
+from __future__ import annotations
+
+from mindspore import Tensor, mint, nn, ops
+from mindspore.mint import cat
+
+from duosora.core.maths.haar import TAP_2D, TAP_3D
+
+from .layers import _softmax, cast, to_float32
+
+
+def channels_innermost(x: Tensor) -> Tensor:
+    """A video (B, C, T, H, W) as it is: MindSpore's tensors have one memory order."""
+    return x
+
+
+def fold_frames(x: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B * T, C, H, W)."""
+    batch, channels, frames, height, width = x.shape
+    return x.permute(0, 2, 1, 3, 4).reshape(batch * frames, channels, height, width)
+
+
+def unfold_frames(x: Tensor, batch: int) -> Tensor:
+    """(B * T, C, H, W) -> (B, C, T, H, W)."""
+    return x.reshape(batch, -1, *x.shape[1:]).permute(0, 2, 1, 3, 4)
+
+
+def norm_over_channels(norm: nn.Cell, x: Tensor) -> Tensor:
+    """A norm of the last axis applied to the channels of (B, C, ...)."""
+    return norm(x.movedim(1, -1)).movedim(-1, 1)
+
+
+def unit_channels(x: Tensor, eps: float) -> Tensor:
+    """The channels of each pixel of (B, C, H, W) scaled to length 1 in float32; eps is a length added in quadrature.
+
+    So pixels of zeros stay zeros, and the slope there is finite.
+    """
+    x = to_float32(x)
+    return x * ops.rsqrt((x * x).sum(1, keepdims=True) + eps**2)
+
+
+def pad_right_and_bottom(x: Tensor) -> Tensor:
+    """One column and one row of zeros at the ends of (..., H, W)."""
+    return ops.pad(x, (0, 1, 0, 1))
+
+
+def frame_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention with one head among the positions of each frame by itself; all (B, C, T, H, W)."""
+    batch, channels, frames, height, width = q.shape
+
+    def positions(x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 4, 1).reshape(batch * frames, height * width, channels)
+
+    scores = to_float32(mint.bmm(positions(q), positions(k).swapaxes(1, 2))) * channels**-0.5
+    mixed = mint.bmm(cast(_softmax(scores), like=v), positions(v))
+    return mixed.reshape(batch, frames, height, width, channels).permute(0, 4, 1, 2, 3)
+
+
+def double_space_linear(x: Tensor) -> Tensor:
+    """Each frame twice as high and wide, bilinear with half-pixel centres: (B, C, T, H, W) -> (B, C, T, 2H, 2W)."""
+    height, width = x.shape[3:]
+    frames = ops.interpolate(fold_frames(x), size=(2 * height, 2 * width), mode="bilinear", align_corners=False)
+    return unfold_frames(frames, x.shape[0])
+
+
+def double_space_nearest(x: Tensor) -> Tensor:
+    """Each frame twice as high and wide, pixels repeated: (B, C, T, H, W) -> (B, C, T, 2H, 2W)."""
+    rows = interleave(x, x, 3)
+    return interleave(rows, rows, 4)
+
+
+def double_time_linear(x: Tensor) -> Tensor:
+    """Two frames for each, linear with half-pixel centres and clamped ends: (B, C, T, H, W) -> (B, C, 2T, H, W)."""
+    if x.shape[2] == 1:
+        return double_time_nearest(x)  # the same then; of the empty slices below MindSpore has no gradient
+    before = cat([x[:, :, :1], x[:, :, :-1]], 2)
+    after = cat([x[:, :, 1:], x[:, :, -1:]], 2)
+    return interleave(x + 0.25 * (before - x), x + 0.25 * (after - x), 2)
+
+
+def double_time_nearest(x: Tensor) -> Tensor:
+    """Each frame twice: (B, C, T, H, W) -> (B, C, 2T, H, W)."""
+    return interleave(x, x, 2)
+
+
+def interleave(even: Tensor, odd: Tensor, axis: int) -> Tensor:
+    """The slices of two tensors (B, C, ...) by turns along an axis behind the channels."""
+    return ops.stack([even, odd], axis + 1).flatten(axis, axis + 1)
+
+
+def haar_analysis_3d(x: Tensor) -> Tensor:
+    """Haar bands of 2 x 2 x 2 blocks: (B, C, T, H, W) -> (B, 8 * C, T // 2, H // 2, W // 2), computed in float32.
+
+    Channels are band-major, in the order of core.maths.haar.BANDS_3D.
+    """
+    return cast(TAP_3D * _split_pairs(_split_pairs(_split_pairs(to_float32(x), 4), 3), 2), like=x)
+
+
+def haar_synthesis_3d(bands: Tensor) -> Tensor:
+    """The inverse of haar_analysis_3d, up to 8 * TAP_3D ** 2: (B, 8 * C, T, H, W) -> (B, C, 2T, 2H, 2W)."""
+    return cast(TAP_3D * _join_pairs(_join_pairs(_join_pairs(to_float32(bands), 2), 3), 4), like=bands)
+
+
+def haar_analysis_2d(x: Tensor) -> Tensor:
+    """Haar bands of 2 x 2 blocks of each frame: (B, C, T, H, W) -> (B, 4 * C, T, H // 2, W // 2), computed in float32.
+
+    Channels are band-major, in the order of core.maths.haar.BANDS_2D.
+    """
+    return cast(TAP_2D * _split_pairs(_split_pairs(to_float32(x), 3), 4), like=x)
+
+
+def haar_synthesis_2d(bands: Tensor) -> Tensor:
+    """The inverse of haar_analysis_2d: (B, 4 * C, T, H, W) -> (B, C, T, 2H, 2W)."""
+    return cast(TAP_2D * _join_pairs(_join_pairs(to_float32(bands), 4), 3), like=bands)
+
+
+def _split_pairs(x: Tensor, axis: int) -> Tensor:
+    """Sums and, as further channels behind them, differences of neighbours along an axis; an odd one out is dropped."""
+    length = x.shape[axis] // 2
+    pairs = mint.narrow(x, axis, 0, 2 * length).reshape(*x.shape[:axis], length, 2, *x.shape[axis + 1 :])
+    first, second = ops.unbind(pairs, axis + 1)
+    return cat([first + second, first - second], 1)
+
+
+def _join_pairs(x: Tensor, axis: int) -> Tensor:
+    """The inverse of _split_pairs, up to a factor of 2."""
+    sums, differences = x.chunk(2, 1)
+    return interleave(sums + differences, sums - differences, axis)

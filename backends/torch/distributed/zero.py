@@ -1,0 +1,222 @@
+"""How the weights of a model in training, their gradients, averages and optimiser state lie on the ranks.
+
+Replicas: every rank has all of them (one process, zero = 0). Shards: each has a slice of each (zero = 2 and 3), which
+torch's fully_shard brings together around each block of the model.
+Source: Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO); Zhao et al. 2023, arXiv:2304.11277 (FSDP).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from duosora.core.errors import BackendMissing
+from duosora.core.parallel.group import Group
+from duosora.core.parallel.plan import Blocks
+from duosora.core.parallel.zero import owners, split_axis
+
+from ..precision import to_tensor
+
+BUCKET_SIZE = 1 << 25
+"""Elements of gradients that are added up at a time."""
+
+Result = TypeVar("Result")
+
+
+class Replicas:
+    """Every rank holds all of every tensor; gradients are added up."""
+
+    def __init__(self, group: Group) -> None:
+        """group: all ranks that train together."""
+        self.group = group
+
+    def own(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """What the optimiser of this rank works on: the parameters themselves."""
+        return dict(parameters)
+
+    def cut(self, name: str, whole: np.ndarray) -> np.ndarray:
+        """This rank's part of an array in the shape of a weight: all of it."""
+        return whole
+
+    def collect(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sums over the ranks of what each has found. All ranks call together."""
+        if self.group.size == 1:
+            return dict(gradients)
+        return {name: total for bucket in _buckets(gradients) for name, total in self._added(bucket).items()}
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The length of all gradients as one vector, the same on all ranks, which call together."""
+        return _length(gradients)
+
+    def written(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors that this rank is to write; core.parallel.zero.owners says which. All ranks call together."""
+        owner = owners({name: part.nbytes for name, part in parts.items()}, self.group.size)
+        return {name: part for name, part in parts.items() if owner[name] == self.group.index}
+
+    def _added(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        total = self.group.reduce(torch.cat([gradient.reshape(-1) for gradient in gradients.values()]))
+        parts = total.split([gradient.numel() for gradient in gradients.values()])
+        return {name: part.view_as(gradients[name]) for name, part in zip(gradients, parts, strict=True)}
+
+
+class Shards:
+    """Each rank holds a slice of every tensor, along the first axis that the ranks divide, or uneven ones."""
+
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], group: Group) -> None:
+        """shapes: of the whole weights, by name. group: all ranks that train together."""
+        self.shapes, self.group = dict(shapes), group
+
+    def own(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """This rank's parts of what fully_shard made of the parameters, in the same memory; for the optimiser."""
+        return {name: nn.Parameter(_part(parameter)) for name, parameter in parameters.items()}
+
+    def cut(self, name: str, whole: np.ndarray) -> np.ndarray:
+        """A copy of this rank's part of an array in the shape of a weight."""
+        axis, blocks = self._cut(name)
+        own = blocks.own(self.group.index)
+        return whole[(slice(None),) * axis + (slice(own.start, own.stop),)].copy()
+
+    def collect(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sums over the ranks; own parts."""
+        # fully_shard has averaged them.
+        return {name: _part(gradient).mul_(self.group.size) for name, gradient in gradients.items()}
+
+    def norm(self, gradients: Sequence[Tensor]) -> Tensor:
+        """The length of all gradients as one vector, from own parts; the same on all ranks, which call together."""
+        return self.group.reduce(_length(gradients) ** 2).sqrt()
+
+    def written(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """From own parts, the whole tensors that this rank is to write, on the host. All ranks call together.
+
+        They come together one at a time.
+        """
+        sizes = {name: int(np.prod(self.shapes[name])) * part.itemsize for name, part in parts.items()}
+        owner = owners(sizes, self.group.size)
+        mine = {}
+        for name, part in parts.items():
+            whole = self._whole(name, part.detach())
+            if owner[name] == self.group.index:
+                mine[name] = whole.to("cpu", copy=True)
+        return mine
+
+    def _whole(self, name: str, part: Tensor) -> Tensor:
+        axis, blocks = self._cut(name)
+        missing = blocks.length - part.shape[axis]
+        padded = pad(part, [0, 0] * (part.ndim - 1 - axis) + [0, missing]) if missing else part
+        return self.group.gather(padded, axis).narrow(axis, 0, blocks.size)
+
+    def _cut(self, name: str) -> tuple[int, Blocks]:
+        shape = self.shapes[name]
+        axis = split_axis(shape, self.group.size)
+        return axis, Blocks(shape[axis], self.group.size)
+
+
+class _Sharded(nn.Module):
+    """A model whose weights lie in slices on all ranks, and the entrance to it.
+
+    fully_shard brings a module's weights together around its forward; this module's forward is whatever is done with
+    the model. So one backward pass belongs to one call, at whose end the outermost weights' gradients are added up.
+    """
+
+    def __init__(self, network: nn.Module, units: Iterable[nn.Module], shards: Shards, zero: int, device: str) -> None:
+        """network: on the meta device; gets memory for the slices. units: modules whose weights come together as they
+        are called; inner ones first. zero: 2 keeps these between forward and backward, 3 gathers them twice.
+
+        Raises: BackendMissing when torch is too old.
+        """
+        super().__init__()
+        self.network: Any = network
+        self.shards, self.zero = shards, zero
+        try:
+            from torch.distributed.device_mesh import DeviceMesh
+            from torch.distributed.fsdp import FSDPModule, fully_shard
+            from torch.distributed.tensor import Shard
+        except ImportError as error:
+            raise BackendMissing(
+                f"parallel.zero = {zero} needs torch 2.6 or newer, not {torch.__version__}; parallel.zero = 0 works"
+            ) from error
+        world: Any = dist.group.WORLD
+        count = shards.group.size
+        options: dict[str, Any] = {
+            "mesh": DeviceMesh.from_group(world, torch.device(device).type),
+            "reshard_after_forward": zero == 3,
+            "shard_placement_fn": lambda parameter: Shard(split_axis(tuple(parameter.shape), count)),
+        }
+        for unit in units:
+            fully_shard(unit, **options)
+        fully_shard(self, **options)
+        self.to_empty(device=device)
+        self._units: list[Any] = [module for module in self.modules() if isinstance(module, FSDPModule)]
+
+    def forward(self, call: Callable[[], Result]) -> Result:
+        return call()
+
+    def settle(self) -> None:
+        """Once before the first call, when it is known which weights learn: the slices do not move from then on."""
+        for unit in self._units:
+            unit.unshard()
+            unit.reshard()
+
+    def keep_gathered(self, yes: bool) -> None:
+        """Whether weights stay together after the next backward pass, as another one with the same weights follows."""
+        for unit in self._units:
+            unit.set_reshard_after_backward(not (yes and self.zero == 2), recurse=False)
+
+    @torch.no_grad()
+    def fill(self, parameter: nn.Parameter, name: str, array: np.ndarray) -> None:
+        """Set a weight's own slice."""
+        _part(parameter).copy_(to_tensor(self.shards.cut(name, array)))
+
+    def release(self) -> None:
+        """Put weights that a call without a backward pass has left together back into slices."""
+        for unit in self._units:
+            unit.reshard()
+
+
+class _Gathered(nn.Module):
+    """A sharded denoiser in inference, called like the model itself by all ranks together."""
+
+    def __init__(self, sharded: _Sharded) -> None:
+        super().__init__()
+        self.sharded = sharded
+
+    def condition(self, *inputs: Any) -> Any:
+        return self._enter(partial(self.sharded.network.condition, *inputs))
+
+    def forward(self, *inputs: Any) -> Any:
+        return self._enter(partial(self.sharded.network, *inputs))
+
+    def _enter(self, call: Callable[[], Any]) -> Any:
+        # fully_shard keeps its buffers, and tensors made in inference mode would be of no use in training.
+        with torch.inference_mode(False), torch.no_grad():
+            return self.sharded(call)
+
+
+def _part(tensor: Tensor) -> Tensor:
+    """The own slice of what fully_shard made of a weight, or of its gradient, in the same memory."""
+    return tensor.detach().to_local()  # type: ignore[attr-defined]
+
+
+def _length(gradients: Sequence[Tensor]) -> Tensor:
+    # As nn.utils.clip_grad_norm_ counts.
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+
+
+def _buckets(gradients: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    bucket: dict[str, Tensor] = {}
+    room = BUCKET_SIZE
+    for name, gradient in gradients.items():
+        if bucket and gradient.numel() > room:
+            yield bucket
+            bucket, room = {}, BUCKET_SIZE
+        bucket[name] = gradient
+        room -= gradient.numel()
+    if bucket:
+        yield bucket

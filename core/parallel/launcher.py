@@ -1,0 +1,453 @@
+"""Starts the processes of a run on this machine, looks after them, and ends them together.
+
+What they are told is what torchrun and msrun tell, see launched.py. None outlives the others or the launcher: each has
+a process group of its own, which is killed when its process has ended, and a small guard kills them all when the
+launcher is gone without a word.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from ..errors import ConfigError
+
+USER_ERROR = 2
+"""Exit code of a process whose last line says what its user is to mend."""
+ERROR_MARK = "duosora: "
+"""How that line begins."""
+TAIL_LINES = 30
+SECONDS_BETWEEN_LOOKS = 0.1
+SETTLE_SECONDS = 2.0
+"""After a failure, before the others are asked to end: those that fail by themselves in that time may be the cause."""
+RENDEZVOUS_SECONDS = 600
+COLLECTIVE_SECONDS = 1800
+"""MindSpore's own is 30 s on a CPU, little where one rank writes a video; the launcher sees the dead anyway."""
+
+# The scheduler of MindSpore's dynamic cluster stays in init() until its workers have left.
+_SCHEDULER = "from mindspore.communication import init; init()"
+# Reads groups of processes, a line each, until the launcher closes the pipe or is gone.
+_GUARD = """
+import os, signal, sys
+for group in sys.stdin.read().split():
+    try:
+        os.killpg(int(group), signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """What to start on this machine, and how patient to be."""
+
+    program: tuple[str, ...]
+    """Command line of every process."""
+    processes: int
+    """On this machine; as many on each of the others."""
+    backend: str = "torch"
+    nodes: int = 1
+    node: int = 0
+    host: str = "127.0.0.1"
+    """Of node 0."""
+    port: int | None = None
+    """Of node 0; None: a free one, where there is one node."""
+    log_folder: Path = Path("logs")
+    grace_seconds: float = 10.0
+    """From asking the others to end, after one has failed, to killing them."""
+    leave_seconds: float = 600.0
+    """From passing on SIGTERM or SIGINT, upon which training saves, to killing."""
+    linger_seconds: float = 1800.0
+    """How long the others may go on when one has ended well."""
+
+    @property
+    def world(self) -> int:
+        return self.nodes * self.processes
+
+    @property
+    def ranks(self) -> range:
+        """Of this machine."""
+        return range(self.node * self.processes, (self.node + 1) * self.processes)
+
+    def check(self) -> None:
+        """Raises: ConfigError when nodes, address and port do not go together, or the port is taken."""
+        if not 0 <= self.node < self.nodes:
+            raise ConfigError(f"node {self.node} of {self.nodes}: nodes are numbered from 0 to {self.nodes - 1}")
+        if self.nodes > 1 and self.port is None:
+            raise ConfigError(f"{self.nodes} nodes: name host and port of node 0, the same on all of them")
+        if self.node == 0 and self.port is not None:
+            _check_free(self.port)
+
+
+def environment(launch: Launch, port: int, local_rank: int) -> dict[str, str]:
+    """What a process is told beside the launcher's own environment: torchrun's variables, and with MindSpore those of
+    its dynamic cluster, which without a scheduler would only mislead."""
+    rank = launch.ranks[local_rank]
+    told = {
+        "RANK": rank,
+        "WORLD_SIZE": launch.world,
+        "LOCAL_RANK": local_rank,
+        "LOCAL_WORLD_SIZE": launch.processes,
+        "MASTER_ADDR": launch.host,
+        "MASTER_PORT": port,
+    }
+    if launch.backend == "mindspore":
+        told |= {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": rank, "RANK_ID": rank, "DEVICE_ID": local_rank}
+        told |= _cluster(launch, port)
+    return {name: str(value) for name, value in told.items()}
+
+
+def defaults(launch: Launch, own: Mapping[str, str]) -> dict[str, str]:
+    """Variables that a process gets where the launcher's environment does not have them."""
+    wanted = {
+        "OMP_NUM_THREADS": max(1, _num_cores() // launch.processes),
+        "PYTHONUNBUFFERED": 1,
+        "MS_CPU_COMM_OP_TIMEOUT": COLLECTIVE_SECONDS,
+        "MS_TOPO_TIMEOUT": RENDEZVOUS_SECONDS,
+        "GLOG_v": 3,  # MindSpore's workers warn at every attempt to meet
+    }
+    return {name: str(value) for name, value in wanted.items() if name not in own}
+
+
+def run(launch: Launch, out: TextIO | None = None, err: TextIO | None = None) -> int:
+    """Start the processes and wait for them; the exit code for the launcher.
+
+    0 when all ended well, else that of the rank that failed, 128 + n for signal n. Output of rank 0 goes to out, what
+    the launcher has to say and the lines of users' errors to err.
+    Raises: ConfigError as Launch.check.
+    """
+    launch.check()
+    launch.log_folder.mkdir(parents=True, exist_ok=True)
+    return _Job(launch, out or sys.stdout, err or sys.stderr).run()
+
+
+class _Process:
+    """One that was started, in a process group of its own."""
+
+    def __init__(self, name: str, command: Sequence[str], told: Mapping[str, str], log: Path) -> None:
+        self.name, self.log = name, log
+        with log.open("ab") as sink:
+            self.log_start = sink.tell()
+            self.popen = subprocess.Popen(
+                command,
+                env=dict(told),
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def watch(self, ended: queue.SimpleQueue[_Process]) -> None:
+        """Hand itself over when it has ended, its children with it."""
+
+        def wait() -> None:
+            self.popen.wait()
+            self.kill()  # whatever it has left behind in its group
+            ended.put(self)
+
+        threading.Thread(target=wait, daemon=True).start()
+
+    def kill(self) -> None:
+        """The whole group."""
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.popen.pid, signal.SIGKILL)
+
+    def lines(self) -> Iterator[str]:
+        """What it has said."""
+        with self.log.open(encoding="utf-8", errors="replace") as text:
+            text.seek(self.log_start)
+            yield from (line.rstrip() for line in text)
+
+    @property
+    def code(self) -> int:
+        """Exit code, negative for a signal."""
+        assert self.popen.returncode is not None
+        return self.popen.returncode
+
+
+class _Job:
+    """The processes of this machine, from start to end."""
+
+    def __init__(self, launch: Launch, out: TextIO, err: TextIO) -> None:
+        self.launch, self.err = launch, err
+        self.console = _Console(out, err)
+        self.ranks: list[_Process] = []
+        self.scheduler: _Process | None = None
+        self.running: set[_Process] = set()
+        self.ended: queue.SimpleQueue[_Process] = queue.SimpleQueue()
+        self.failed: list[_Process] = []
+        """In the order in which they ended, before the launcher killed any."""
+        self.asked: deque[int] = deque()
+        """Signals that came."""
+        self.is_leaving = self.is_ending = False
+        """Whether the ranks were told to leave, or to end because one has failed."""
+        self.end_at = self.kill_at = float("inf")
+        self.late = self.why_late = ""
+        """Ranks that were killed because time was up, and since when it ran."""
+
+    def run(self) -> int:
+        with _signals(self.asked), _guard() as guarded:
+            try:
+                self._start(guarded)
+                while any(rank in self.running for rank in self.ranks):
+                    self._look()
+                    self._pass_signals_on()
+                    self._keep_time()
+            finally:
+                self._kill_all()
+                self.console.show(is_last=True)
+        return self._outcome()
+
+    def _start(self, guarded: Callable[[int], None]) -> None:
+        launch = self.launch
+        port = _free_port() if launch.port is None else launch.port
+        logs = launch.log_folder
+        self._say(
+            f"{launch.processes} processes, ranks {launch.ranks[0]} to {launch.ranks[-1]} of {launch.world}, "
+            f"meeting at {launch.host}:{port}; logs in {logs}"
+        )
+        own = dict(os.environ)
+        common = own | defaults(launch, own)
+
+        def start(name: str, command: Sequence[str], told: Mapping[str, str]) -> _Process:
+            process = _Process(name, command, {**common, **told}, logs / f"{name.replace(' ', '_')}.log")
+            guarded(process.popen.pid)
+            self.running.add(process)
+            process.watch(self.ended)
+            return process
+
+        if launch.backend == "mindspore" and launch.node == 0:
+            told = {name: str(value) for name, value in _cluster(launch, port).items()}
+            command = (sys.executable, "-P", "-c", _SCHEDULER)
+            self.scheduler = start("scheduler", command, told | {"MS_ROLE": "MS_SCHED", "RANK_ID": "0"})
+        for local_rank, rank in enumerate(launch.ranks):
+            process = start(f"rank {rank}", launch.program, environment(launch, port, local_rank))
+            self.ranks.append(process)
+            if rank == 0:
+                self.console.follow(process)
+
+    def _look(self) -> None:
+        """Wait a little for one that ends."""
+        with suppress(queue.Empty):
+            process = self.ended.get(timeout=SECONDS_BETWEEN_LOOKS)
+            self.running.discard(process)
+            self._note_end(process)
+        self.console.show()
+
+    def _note_end(self, process: _Process) -> None:
+        if process.code:
+            self.failed.append(process)
+            self.end_at = min(self.end_at, time.monotonic() + SETTLE_SECONDS)
+        elif process is not self.scheduler:
+            self._limit(self.launch.linger_seconds, f"after {process.name} had ended")
+
+    def _pass_signals_on(self) -> None:
+        while self.asked:
+            number = self.asked.popleft()
+            if not self.is_leaving:
+                self.is_leaving = True
+                self._limit(self.launch.leave_seconds, "after all were asked to leave")
+                passed_on = signal.SIGINT if number == signal.SIGINT else signal.SIGTERM
+                self._say(f"{signal.Signals(number).name} came; all ranks are asked to leave")
+                self._signal_ranks(passed_on)
+            elif number == signal.SIGINT:
+                self._limit(0.0, "after the second Ctrl-C")
+
+    def _limit(self, seconds: float, since: str) -> None:
+        """Give the ranks no more than that from now on."""
+        at = time.monotonic() + seconds
+        if at < self.kill_at:
+            self.kill_at, self.why_late = at, f"{seconds:g} s {since}"
+
+    def _keep_time(self) -> None:
+        now = time.monotonic()
+        if now >= self.end_at and not self.is_ending:
+            self.is_ending = True
+            self._limit(self.launch.grace_seconds, "after another had failed")
+            if not self.is_leaving:  # else they have been asked, and are about to save
+                self._signal_ranks(signal.SIGTERM)
+        if now >= self.kill_at:
+            self.late = ", ".join(rank.name for rank in self.ranks if rank in self.running)
+            self._kill_all()
+
+    def _kill_all(self) -> None:
+        for process in self.running:
+            process.kill()
+        for process in self.running:
+            process.popen.wait()
+        self.running.clear()
+
+    def _signal_ranks(self, number: int) -> None:
+        """To the ranks alone: their children are theirs to end, and a rank that saves may still want them."""
+        for rank in self.ranks:
+            if rank in self.running:
+                rank.popen.send_signal(number)
+
+    def _outcome(self) -> int:
+        """Say what went wrong, if anything; the exit code."""
+        if self.late:
+            self._say(f"{self.late}: still there {self.why_late}, and killed")
+        if not self.failed:
+            return 1 if self.late else 0
+        cause = min(self.failed, key=_remoteness)
+        errors = [line for line in cause.lines() if line.startswith(ERROR_MARK)] if cause.code == USER_ERROR else []
+        if errors:
+            self.console.show_error(errors[-1])
+            return USER_ERROR
+        if not self.console.follows(cause):
+            self._say(f"the end of {cause.log}:")
+            print(*deque(cause.lines(), TAIL_LINES), sep="\n", file=self.err)
+        how = f"exit code {cause.code}" if cause.code > 0 else _signal_name(-cause.code)
+        self._say(f"{cause.name} of {self.launch.world} on {socket.gethostname()} ended with {how}; see {cause.log}")
+        return cause.code if cause.code > 0 else 128 - cause.code
+
+    def _say(self, text: str) -> None:
+        print(f"launch: {text}", file=self.err, flush=True)
+
+
+class _Console:
+    """Shows what one process writes into its log; lines of users' errors go to err, each once."""
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self.out, self.err = out, err
+        self.process: _Process | None = None
+        self.shown: set[str] = set()
+        self._position = 0
+        self._rest = b""
+
+    def follow(self, process: _Process) -> None:
+        self.process, self._position = process, process.log_start
+
+    def follows(self, process: _Process) -> bool:
+        return process is self.process
+
+    def show(self, is_last: bool = False) -> None:
+        """What is new, in whole lines; a progress bar ends its own with a carriage return."""
+        if self.process is None:
+            return
+        with self.process.log.open("rb") as log:
+            log.seek(self._position)
+            new = log.read()
+        self._position += len(new)
+        text = self._rest + new
+        whole = len(text) if is_last else 1 + max(text.rfind(b"\n"), text.rfind(b"\r"))
+        self._rest = text[whole:]
+        for line in text[:whole].decode("utf-8", errors="replace").splitlines(keepends=True):
+            if line.startswith(ERROR_MARK):
+                self.show_error(line.rstrip())
+            else:
+                self.out.write(line)
+        self.out.flush()
+
+    def show_error(self, line: str) -> None:
+        if line not in self.shown:
+            self.shown.add(line)
+            print(line, file=self.err, flush=True)
+
+
+def _remoteness(process: _Process) -> int:
+    """From the cause, among processes that failed within moments: one that was killed or crashed brings others down,
+    and one with a user's error may take longer to end than those that miss it."""
+    follows_others = (signal.SIGABRT, signal.SIGTERM, signal.SIGINT)
+    if process.code < 0 and -process.code not in follows_others:
+        return 0
+    return 1 if process.code == USER_ERROR else 2
+
+
+def _signal_name(number: int) -> str:
+    try:
+        name = signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        name = "?"
+    hint = "; on a machine that is out of memory the system does that" if number == signal.SIGKILL else ""
+    return f"signal {number} ({name}{hint})"
+
+
+@contextmanager
+def _signals(asked: deque[int]) -> Iterator[None]:
+    """Notes signals that ask this process to leave."""
+
+    def note(number: int, frame: object) -> None:
+        asked.append(number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {}
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # under nohup
+            before[number] = signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _guard() -> Iterator[Callable[[int], None]]:
+    """Give a function to name groups of processes, which are killed when this process ends without leaving this."""
+    guard = subprocess.Popen(
+        (sys.executable, "-I", "-S", "-c", _GUARD), stdin=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert guard.stdin is not None
+    pipe = guard.stdin
+
+    def add(group: int) -> None:
+        print(group, file=pipe, flush=True)
+
+    try:
+        yield add
+    finally:
+        guard.kill()
+        guard.wait()
+        pipe.close()
+
+
+def _cluster(launch: Launch, port: int) -> dict[str, object]:
+    """Of MindSpore's dynamic cluster, for workers and scheduler alike."""
+    return {"MS_WORKER_NUM": launch.world, "MS_SCHED_HOST": launch.host, "MS_SCHED_PORT": port}
+
+
+def _num_cores() -> int:
+    """That this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _free_port() -> int:
+    """One that is free, as the next one is, where doctor calls the roll."""
+    while True:
+        with socket.socket() as free, socket.socket() as following:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                following.bind(("127.0.0.1", port + 1))
+                return port
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        # As servers do: a port whose last connections are still winding down is free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            taken = "is in use by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+            raise ConfigError(
+                f"port {port} of this machine {taken}; name another, or on one node none, and a free one is taken"
+            ) from error

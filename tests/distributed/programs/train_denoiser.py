@@ -1,0 +1,156 @@
+"""Trains a tiny denoiser on the ranks that were started, or on one process: BACKEND FOLDER SEQUENCE CASE...
+
+Writes FOLDER/<case>-<data>x<sequence>/: what the steps reported, and the saved state; with "from-<other>" in a case's
+name it goes on from the state that the other saved.
+"""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from duosora.core.backend import Backend, get
+from duosora.core.io.weights import STEMS, Shard, index_shards, open_weights, save_shard
+from duosora.core.layout import FreshWeights, GivenWeights, Weights
+from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.parallel.group import Ranks
+from duosora.core.parallel.launched import launched
+from duosora.core.parallel.plan import make_plan
+from duosora.core.random import normal
+from duosora.core.shapes import LatentShape
+from duosora.core.train.objectives import DiffusionObjective
+from duosora.core.train.step import AdamW, DiffusionBatch, TrainOptions
+
+LR, DECAY, MICRO_BATCHES = 1e-3, 0.9, 4
+EVEN = OpenSoraT2VSpec(
+    num_layers=4, num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, caption_channels=16,
+    sparse_n=2,
+)  # fmt: skip
+UNEVEN = replace(EVEN, num_attention_heads=3, attention_head_dim=6)
+"""A width of 18 and 3 heads, which 4 ranks do not divide."""
+INPAINT = replace(EVEN, num_layers=2, mask_channels=4)
+OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-6), max_grad_norm=0.5)
+CASES = {
+    "even": (EVEN, OPTIONS, 10),
+    "uneven": (UNEVEN, OPTIONS, 10),
+    "inpaint": (INPAINT, OPTIONS, 2),
+    "recomputed": (EVEN, replace(OPTIONS, recompute_every=1), 2),
+    "frozen": (EVEN, replace(OPTIONS, frozen=("caption_projection", "transformer_blocks.1.", "pos_embed")), 2),
+    "half": (EVEN, replace(OPTIONS, dtype="fp16"), 2),
+    "bf16": (EVEN, replace(OPTIONS, dtype="bf16"), 2),
+}
+SHAPE = (3, 6, 6)
+"""Of the latents: 27 tokens."""
+
+
+def batch(spec: OpenSoraT2VSpec, number: int, size: int = 2) -> DiffusionBatch:
+    """Every other one with padding in one clip."""
+    samples = range(number * 100, number * 100 + size)
+    mask = np.ones((size, *SHAPE), np.float32)
+    mask[0, :, :, 4:] = 0
+    condition = None
+    if spec.is_inpaint:
+        channels = spec.input_channels - spec.in_channels
+        condition = np.stack([normal((channels, *SHAPE), 1, "condition", sample) for sample in samples])
+    return DiffusionBatch(
+        latents=np.stack([normal((4, *SHAPE), 1, "clean", sample) for sample in samples]),
+        noise=np.stack([normal((4, *SHAPE), 1, "noise", sample) for sample in samples]),
+        text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
+        text_mask=np.array([[1, 1, 0], [1, 1, 1]]),
+        mask=mask if number % 2 else None,
+        condition=condition,
+        **DiffusionObjective(snr_gamma=5.0).draw(1, samples, number)._asdict(),
+    )
+
+
+def awake(spec: OpenSoraT2VSpec) -> Weights:
+    """Fresh weights whose output is not zero, so that every part has a gradient."""
+    fresh = FreshWeights(spec.layout(), 0)
+    return GivenWeights({name: fresh[name] + 0.02 * normal(fresh.shape(name), 5, name) for name in fresh}, "awake")
+
+
+def own(ranks: Ranks, numbers: range) -> list[int]:
+    """Micro-batch m belongs to data rank m % d."""
+    return list(numbers)[ranks.plan.place(ranks.rank).data :: ranks.plan.data]
+
+
+def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | None, zero: int) -> None:
+    spec, options, steps = CASES[case.split("-")[0]]
+    options = replace(options, zero=zero)
+    first = 0
+    if start is None:
+        trainer = backend.train_denoiser(spec, awake(spec), options, ranks)
+    else:
+        first, steps = steps // 2, steps - steps // 2
+        trainer = backend.train_denoiser(spec, open_weights(start / "model"), options, ranks)
+        trainer.load(start)
+        trainer.load_average(open_weights(start / "average"))
+    reports = []
+    for step in range(first, first + steps):
+        if step == 5:
+            save(trainer, ranks, folder / "half-way")
+        numbers = own(ranks, range(step * MICRO_BATCHES, (step + 1) * MICRO_BATCHES))
+        report = trainer.step([batch(spec, number) for number in numbers], LR, DECAY)
+        reports.append([report.loss, report.grad_norm, float(report.applied)])
+    broken = batch(spec, 10_000)
+    if ranks.rank == ranks.plan.world - 1:  # seen by one rank only
+        broken.latents[0] = np.inf
+    refused = trainer.step([broken] * (MICRO_BATCHES // ranks.plan.data), LR, DECAY)
+    shown = batch(spec, 20_000)
+    with trainer.inference_model(use_ema=True) as model, backend.inference():
+        condition = model.condition(backend.asarray(shown.text), None, LatentShape(*SHAPE))
+        inputs = shown.latents if shown.condition is None else np.concatenate([shown.latents, shown.condition], 1)
+        prediction = backend.to_numpy(model(backend.asarray(inputs), backend.asarray(np.float32([5, 6])), condition))
+    said = {
+        "reports": reports,
+        "refused": refused.applied,
+        "evaluated": [trainer.evaluate(shown, use_ema) for use_ema in (False, True)],
+        "prediction": prediction.tolist(),
+    }
+    assert set(ranks.world.share(json.dumps(said["reports"] + said["evaluated"]).encode())) == {
+        json.dumps(said["reports"] + said["evaluated"]).encode()
+    }, "ranks report different things"
+    save(trainer, ranks, folder)
+    said["state_bytes"] = [int(each) for each in ranks.world.share(str(state_bytes(trainer)).encode())]
+    if ranks.is_first:
+        (folder / "said.json").write_text(json.dumps(said))
+
+
+def save(trainer: Any, ranks: Ranks, folder: Path) -> None:
+    """As core.train does: each rank writes its part of the models and of the optimiser's state."""
+    shard = Shard(ranks.rank, ranks.world.size)
+    saved = trainer.saved()
+    saved.save(folder)
+    for name, use_ema in (("model", False), ("average", True)):
+        save_shard(folder / name, saved.weights(use_ema), shard)
+    ranks.world.barrier()
+    if ranks.is_first and shard.count > 1:
+        for place, stem in ((folder, "optimizer"), (folder / "model", STEMS[0]), (folder / "average", STEMS[0])):
+            index_shards(place, shard.count, stem)
+    ranks.world.barrier()
+
+
+def state_bytes(trainer: Any) -> int:
+    """What this rank holds of the optimiser's running means."""
+    optimizer = trainer.optimization.optimizer
+    if hasattr(optimizer, "means"):
+        return sum(int(mean.nbytes) for means in optimizer.means.values() for mean in means)
+    return sum(value.nbytes for state in optimizer.state.values() for value in state.values() if value.ndim)
+
+
+def main(backend_name: str, folder: str, sequence: str, *cases: str) -> None:
+    """A case is NAME-zeroN or NAME-zeroN-from-FOLDER."""
+    backend = get(backend_name, "cpu")
+    ranks = backend.connect(make_plan(launched().world, int(sequence)))
+    for case in cases:
+        name, _, start = case.partition("-from-")
+        zero = int(name[-1])
+        place = Path(folder) / f"{case}-on-{ranks.plan.data}x{ranks.plan.sequence}"
+        run(backend, ranks, name, place, Path(folder) / start / "half-way" if start else None, zero)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,219 @@
+"""`duosora launch`: processes that end together, whatever happens to one of them, and an exit code that tells."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+
+from duosora.core.parallel import launcher
+
+PROGRAMS = Path(__file__).parent / "programs"
+PATIENCE = 60
+"""Seconds within which a job must end, whatever happens."""
+MARK = "DUOSORA_TEST_MARK"
+
+
+class Job:
+    """`duosora launch` on one of the programs, all of whose processes carry a mark."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.mark = folder, uuid4().hex
+
+    def start(self, program: str, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
+        words = ["-n", "2", "--log-dir", str(self.folder), *options, "--", str(PROGRAMS / program), *arguments]
+        return subprocess.Popen(
+            [sys.executable, "-m", "duosora", "launch", *words],
+            env=os.environ | {MARK: self.mark},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, program: str, *arguments: str, options: tuple[str, ...] = ()) -> tuple[int, str, str]:
+        """Exit code, stdout and stderr."""
+        started = self.start(program, *arguments, options=options)
+        out, err = started.communicate(timeout=PATIENCE)
+        return started.returncode, out, err
+
+    def left(self) -> list[str]:
+        """Command lines of processes of the job that are still there."""
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if f"{MARK}={self.mark}".encode() in (folder / "environ").read_bytes().split(b"\0"):
+                    found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+            except OSError:  # ended meanwhile, or not ours
+                continue
+        return found
+
+    def log(self, rank: int) -> str:
+        return (self.folder / f"rank_{rank}.log").read_text("utf-8")
+
+    def wait_for(self, text: str, ranks: int = 2) -> None:
+        """Until all ranks have said that."""
+        until = time.monotonic() + PATIENCE
+        while not all((self.folder / f"rank_{i}.log").exists() and text in self.log(i) for i in range(ranks)):
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+    def assert_none_left(self) -> None:
+        """The system may need a moment to take down those that were killed."""
+        until = time.monotonic() + PATIENCE
+        while self.left():
+            assert time.monotonic() < until, self.left()
+            time.sleep(0.05)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    job = Job(tmp_path)
+    yield job
+    job.assert_none_left()
+
+
+def test_each_process_is_told_its_place_and_the_first_is_heard(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    code, out, _ = job.run("stand_in.py", "tell")
+    assert code == 0
+    told = "RANK={0} WORLD_SIZE=2 LOCAL_RANK={0} LOCAL_WORLD_SIZE=2 MASTER_ADDR=127.0.0.1 OMP_NUM_THREADS=7\n"
+    assert out == told.format(0)
+    assert [job.log(i) for i in range(2)] == [told.format(i) for i in range(2)]
+
+
+def test_a_rank_that_fails_ends_the_others_and_is_named(job: Job) -> None:
+    code, _, err = job.run("stand_in.py", "fail:1")
+    assert code == 3
+    assert "the reason" in err
+    assert "rank 1 of 2" in err
+    assert "exit code 3" in err
+
+
+def test_a_rank_that_is_killed_is_named_and_its_children_end(job: Job) -> None:
+    code, _, err = job.run("stand_in.py", "killed:1")
+    assert code == 128 + signal.SIGKILL
+    assert "rank 1 of 2" in err
+    assert "signal 9 (SIGKILL" in err
+
+
+def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(job: Job) -> None:
+    code, out, err = job.run("stand_in.py", "user_error")
+    assert code == 2
+    assert out == ""
+    assert [line for line in err.splitlines() if not line.startswith("launch: 2 processes")] == [
+        "duosora: a.yaml: steps: expected a number, not 'many'"
+    ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_reaches_all_ranks_once_and_they_may_save(job: Job, number: signal.Signals) -> None:
+    started = job.start("stand_in.py", "save")
+    job.wait_for("ready")
+    started.send_signal(number)
+    _, err = started.communicate(timeout=PATIENCE)
+    assert started.returncode == 0, err
+    assert [job.log(i) for i in range(2)] == [f"ready\nrank {i} saved on {number.name}\n" for i in range(2)]
+
+
+def test_ranks_that_do_not_leave_are_killed_in_the_end(job: Job) -> None:
+    started = job.start("stand_in.py", "deaf", options=("--leave", "1"))
+    job.wait_for("ready")
+    started.send_signal(signal.SIGTERM)
+    _, err = started.communicate(timeout=PATIENCE)
+    assert started.returncode == 1
+    assert "rank 0, rank 1: still there 1 s after all were asked to leave" in err
+
+
+def test_a_rank_that_ends_early_holds_the_others_to_a_limit(job: Job) -> None:
+    code, _, err = job.run("stand_in.py", "tell:0", options=("--linger", "1"))
+    assert code == 1
+    assert "rank 1: still there 1 s after rank 0 had ended" in err
+
+
+def test_ranks_end_with_a_launcher_that_is_killed(job: Job) -> None:
+    started = job.start("stand_in.py", "save")
+    job.wait_for("ready")
+    assert len(job.left()) == 6  # the launcher, its guard, two ranks with a child each
+    started.kill()
+    started.communicate(timeout=PATIENCE)
+    job.assert_none_left()
+
+
+def test_a_port_in_use_is_named(job: Job) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = busy.getsockname()[1]
+        code, _, err = job.run("stand_in.py", "tell", options=("--address", f"127.0.0.1:{port}"))
+    assert code == 2
+    assert f"port {port} of this machine is in use by another process" in err
+
+
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+def test_a_rank_killed_while_others_wait_for_it_ends_the_job(job: Job, backend: str) -> None:
+    pytest.importorskip(backend)
+    code, _, err = job.run("dying.py", backend, options=("--backend", backend))
+    assert "sum 2.0" in err
+    assert code == 128 + signal.SIGKILL
+    assert "rank 1 of 2" in err
+
+
+def test_a_verb_runs_on_several_processes(job: Job) -> None:
+    words = ["-n", "2", "--log-dir", str(job.folder), "--", "sample", "--set", "sampler.stepps=3"]
+    done = subprocess.run(
+        [sys.executable, "-m", "duosora", "launch", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[1:] == ["duosora: --set sampler.stepps=3: unknown key, did you mean 'steps'?"]
+
+
+def test_processes_of_several_nodes_are_numbered_through() -> None:
+    launch = launcher.Launch(program=("x",), processes=4, nodes=3, node=2, host="first", port=29500)
+    launch.check()
+    told = launcher.environment(launch, 29500, local_rank=1)
+    assert told == {
+        "RANK": "9",
+        "WORLD_SIZE": "12",
+        "LOCAL_RANK": "1",
+        "LOCAL_WORLD_SIZE": "4",
+        "MASTER_ADDR": "first",
+        "MASTER_PORT": "29500",
+    }
+
+
+def test_mindspore_gets_the_variables_of_both() -> None:
+    told = launcher.environment(launcher.Launch(program=("x",), processes=2, backend="mindspore"), 8118, local_rank=1)
+    assert told.items() >= {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_PORT": "8118"}.items()
+    assert told.items() >= {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "1", "RANK_ID": "1", "DEVICE_ID": "1"}.items()
+    assert told.items() >= {"MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "8118"}.items()
+
+
+def test_threads_are_shared_where_nobody_says_how_many() -> None:
+    launch = launcher.Launch(program=("x",), processes=10_000)
+    assert launcher.defaults(launch, {})["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in launcher.defaults(launch, {"OMP_NUM_THREADS": "3"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--address", "node7"], "--address node7: expected a host and a port"),
+        (["--nodes", "2"], "2 nodes: name host and port of node 0"),
+        (["--nodes", "2", "--node", "2", "--address", "a:1"], "node 2 of 2: nodes are numbered from 0 to 1"),
+        (["--backend", "tensorflow"], "--backend tensorflow: there are torch and mindspore"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: list[str], message: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "duosora", "launch", *options, "--", "doctor"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1

@@ -1,0 +1,283 @@
+"""The lines of scripts/: each gives a plan, takes its number of processes from the environment, and runs on a CPU."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from duosora.core.cli.main import main
+from duosora.core.io.weights import save_weights
+from duosora.core.layout import FreshWeights
+from duosora.core.models import opensora_t2v
+from duosora.core.models.recognise import TINY_FOLDER
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = ("cuda", "ascend")
+LINES = sorted(path for path in (ROOT / "scripts").glob("*/*_*.sh") if path.name.startswith(("sample", "train")))
+PATIENCE = 120
+"""Seconds after which a run is given up."""
+SEPARATOR = "\x1f"
+STUB = """#!/usr/bin/env bash
+{ printf '%s\\x1f' "$(basename "$0")" "$@"; echo; } >> "$RECORD"
+"""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny models under the names of the published ones."""
+    folder = tmp_path_factory.mktemp("models")
+    tiny = Path(TINY_FOLDER)
+    for name, source in (("any93x640x640", "denoiser"), ("vae", "vae"), ("mt5-xxl", "text_encoder")):
+        shutil.copytree(tiny / source, folder / name)
+    shutil.copy(tiny / "spiece.model", folder / "mt5-xxl")
+    spec = opensora_t2v.TINY_INPAINT
+    save_weights(folder / "any93x640x640_i2v", FreshWeights(spec.layout(), 0))
+    (folder / "any93x640x640_i2v" / "config.json").write_text(json.dumps(spec.to_config()))
+    return folder
+
+
+@pytest.fixture
+def prompts(tmp_path: Path) -> Path:
+    file = tmp_path / "prompts.jsonl"
+    image = ROOT / "tests/media/city.jpg"
+    file.write_text(json.dumps({"prompt": "a city", "image": str(image)}) + "\n")
+    return file
+
+
+def given(*settings: str) -> list[str]:
+    return [word for setting in settings for word in ("--set", setting)]
+
+
+def arguments(line: Path, models: Path, prompts: Path, run: Path) -> list[str]:
+    """What each line asks for, on the tiny models."""
+    media, start = ROOT / "tests/media", models / "any93x640x640"
+    if line.name.startswith("sample"):
+        return [str(models), str(prompts) if "i2v" in line.name else "a small blue ring"]
+    if "wfvae" in line.name:
+        words = {"1": [media, run], "2": [media, models / "vae", run], "3": [media, models / "vae", models, run]}
+        return [str(each) for each in words[line.stem[-1]]]
+    has_start = line.stem != "train_t2v_stage1"
+    return [str(each) for each in (models, media / "clips.json", *([start] if has_start else []), run)]
+
+
+def on_cpu(line: Path) -> list[str]:
+    """Options under which the plan of a published configuration is made without its weights and without a device."""
+    if line.name.startswith("sample"):
+        settings = ["backend.device=cpu", "backend.dtype={}"]
+    else:
+        settings = ["compute.device=cpu", "compute.dtype=fp32", "start={}"]
+        settings += ["autoencoder.perceptual_weight=0"] if "wfvae" in line.name else ["data.min_bucket_batches=0"]
+    return given(*settings)
+
+
+Recorded = list[list[str]]
+
+
+@pytest.fixture
+def recorded(tmp_path: Path) -> Callable[..., Recorded]:
+    """Run a line with stand-ins for the commands that it calls: these commands, each with its arguments."""
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    for name in ("duosora", "torchrun", "msrun", "scontrol"):
+        (stubs / name).write_text(STUB)
+    (stubs / "scontrol").write_text("#!/usr/bin/env bash\necho node-a\necho node-b\n")
+    (stubs / "srun").write_text('#!/usr/bin/env bash\nshift\nSLURM_NODEID=1 exec "$@"\n')
+    for stub in stubs.iterdir():
+        stub.chmod(0o755)
+
+    def record(*command: object, **environment: str) -> Recorded:
+        file = tmp_path / "record"
+        file.unlink(missing_ok=True)
+        here = {"PATH": f"{stubs}:{os.environ['PATH']}", "RECORD": str(file), "LOGS": str(tmp_path / "logs")}
+        subprocess.run(
+            [str(word) for word in command], env=os.environ | here | environment, check=True, timeout=PATIENCE
+        )
+        return [line.split(SEPARATOR)[:-1] for line in file.read_text("utf-8").splitlines()]
+
+    return record
+
+
+@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.parent.name}/{line.stem}")
+def test_a_line_gives_a_plan(
+    line: Path,
+    models: Path,
+    prompts: Path,
+    tmp_path: Path,
+    recorded: Callable[..., Recorded],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[line.parent.name])
+    words = arguments(line, models, prompts, tmp_path / "run")
+    *_, command = recorded(line, *words, *on_cpu(line), "--dry-run", SEQUENCE="1")
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as left:
+        main()
+    captured = capsys.readouterr()
+    assert not left.value.code, captured.err
+    assert f"backend    {'torch' if line.parent.name == 'cuda' else 'mindspore'} on cpu" in captured.out
+    assert ("videos" if command[1] == "sample" else "objective") in captured.out
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_reconstruction_runs(
+    folder: str,
+    models: Path,
+    tmp_path: Path,
+    recorded: Callable[..., Recorded],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
+    picture, result = ROOT / "tests/media/city.jpg", tmp_path / "again.png"
+    line = ROOT / "scripts" / folder / "reconstruct.sh"
+    *_, command = recorded(
+        line, models / "vae", picture, result, *given("device=cpu", "dtype=fp32", "height=32", "width=32")
+    )
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert not left.value.code
+    assert result.exists()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_one_device_is_no_job(folder: str, recorded: Callable[..., Recorded]) -> None:
+    *before, command = recorded(ROOT / "scripts" / folder / "launch.sh", "train", "--out", "a run")
+    assert command == ["duosora", "train", "--out", "a run"]
+    assert before == ([] if folder == "cuda" else [["duosora", "doctor"]])
+
+
+def test_gpus_are_started_by_torchrun(recorded: Callable[..., Recorded]) -> None:
+    line = ROOT / "scripts/cuda/launch.sh"
+    (command,) = recorded(line, "sample", "a prompt", NPROC="8", SEQUENCE="4")
+    split = command.index("-m")
+    assert command[split:] == ["-m", "duosora", "sample", "--set", "parallel.sequence=4", "a prompt"]
+    options = dict(zip(command[1:split:2], command[2:split:2], strict=True))
+    assert (options["--nnodes"], options["--nproc-per-node"]) == ("1", "8")
+    assert 20000 <= int(options["--master-port"]) < 30000
+
+
+def test_npus_are_started_by_msrun(recorded: Callable[..., Recorded]) -> None:
+    line = ROOT / "scripts/ascend/launch.sh"
+    here = {"NPROC": "8", "NNODES": "4", "NODE_RANK": "3", "MASTER_ADDR": "10.0.0.1", "MASTER_PORT": "8118"}
+    _, command = recorded(line, "train", "--out", "a run", **here)
+    split = command.index("python")
+    assert command[split:] == ["python", "-m", "duosora", "train", "--out", "a run"]
+    assert {
+        "--worker_num=32",
+        "--local_worker_num=8",
+        "--node_rank=3",
+        "--master_addr=10.0.0.1",
+        "--master_port=8118",
+        "--bind_core=True",
+        "--join=True",
+    } <= set(command[:split])
+
+
+def test_slurm_numbers_the_machines(recorded: Callable[..., Recorded]) -> None:
+    job = {"SLURM_GPUS_ON_NODE": "8", "SLURM_NNODES": "2", "SLURM_JOB_NODELIST": "node-[a-b]", "SLURM_JOB_ID": "71234"}
+    scripts = ROOT / "scripts/cuda"
+    (command,) = recorded(scripts / "slurm.sh", scripts / "launch.sh", "doctor", **job)
+    split = command.index("-m")
+    assert command[split:] == ["-m", "duosora", "doctor"]
+    options = dict(zip(command[1:split:2], command[2:split:2], strict=True))
+    assert options.items() >= {"--nnodes": "2", "--node-rank": "1", "--nproc-per-node": "8"}.items()
+    assert options.items() >= {"--master-addr": "node-a", "--master-port": "21234"}.items()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_port_in_use_is_named(folder: str, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        done = run_line(ROOT / "scripts" / folder / "launch.sh", "doctor", "--help", logs=tmp_path, MASTER_PORT=port)
+    assert done.returncode == 2
+    assert f"port {port} of this machine is in use by another process" in done.stderr
+
+
+def start_line(line: Path, *words: object, logs: Path, **environment: str) -> subprocess.Popen[str]:
+    """A line on two processes."""
+    here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "LOGS": str(logs), "NPROC": "2"}
+    return subprocess.Popen(
+        [str(word) for word in (line, *words)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | here | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def run_line(line: Path, *words: object, logs: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    started = start_line(line, *words, logs=logs, **environment)
+    out, err = started.communicate(timeout=PATIENCE)
+    return subprocess.CompletedProcess(words, started.returncode, out, err)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_line_samples_on_two_processes(folder: str, models: Path, tmp_path: Path) -> None:
+    pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
+    done = run_line(
+        ROOT / "scripts" / folder / "sample_t2v_93x352x640.sh",
+        models,
+        "a small blue ring moves up",
+        *given("backend.device=cpu", "backend.dtype={}", "prompts.max_tokens=16", "sampler.steps=2"),
+        *given("video.frames=5", "video.height=64", "video.width=64"),
+        "--out",
+        tmp_path / "videos",
+        logs=tmp_path / "logs",
+        SEQUENCE="2",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "processes  2 = data 1 x cfg 1 x sequence 2" in done.stdout
+    assert [file.name for file in (tmp_path / "videos").glob("*.mp4")] == ["a-small-blue-ring-moves-up_42.mp4"]
+
+
+def training(folder: str, run: Path, *settings: str) -> list[object]:
+    """A stage's line on drawn clips and the tiny model."""
+    return [
+        ROOT / "scripts" / folder / "train_t2v_stage1.sh",
+        "no models",
+        "no data",
+        run,
+        *given("compute.device=cpu", "compute.dtype=fp32", "compute.encode_chunk=null", "max_tokens=16"),
+        *given("model={denoiser: tiny}", "data={kind: moving_shapes, workers: 0}", "accumulate=2", *settings),
+    ]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_a_training_line_saves_and_leaves_on_sigterm(folder: str, tmp_path: Path) -> None:
+    pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
+    run = tmp_path / "run"
+    started = start_line(*training(folder, run, "max_steps=100000", "checkpoints.every=null"), logs=tmp_path / "logs")
+    until = time.monotonic() + PATIENCE
+    while not (run / "log.jsonl").exists() or '"step"' not in (run / "log.jsonl").read_text("utf-8"):
+        assert time.monotonic() < until
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.2)
+    started.send_signal(signal.SIGTERM)
+    out, err = started.communicate(timeout=PATIENCE)
+    assert started.returncode == 0, out + err
+    assert len(list(run.glob("checkpoint-*/manifest.json"))) == 1
+    assert "the same command goes on from there" in out
+
+
+def test_a_killed_rank_ends_the_line_with_its_log(tmp_path: Path) -> None:
+    run, logs = tmp_path / "run", tmp_path / "logs"
+    started = start_line(*training("cuda", run, "max_steps=100000"), logs=logs)
+    until = time.monotonic() + PATIENCE
+    while not (run / "log.jsonl").exists() or not (logs / "ranks").exists():
+        assert time.monotonic() < until
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.2)
+    (victim,) = (int(row.split()[0]) for row in (logs / "ranks").read_text().splitlines() if row.endswith(" 1"))
+    os.kill(victim, signal.SIGKILL)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode != 0
+    assert "a rank failed; the end of" in err
