@@ -75,7 +75,10 @@ class TrainRun:
         self.parts = train_parts(config)
 
     def plan(self) -> list[str]:
-        """What the run is about to do, a line per subject."""
+        """What the run is about to do, a line per subject; all ranks make it."""
+        return agreed(self.ranks.world, self._describe)
+
+    def _describe(self) -> list[str]:
         config, parts = self.config, self.parts
         trained = parts.trained
         lines = [
@@ -109,7 +112,9 @@ class TrainRun:
     def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> Outcome:
         config, ranks = self.config, self.ranks
         log = agreed(ranks.world, lambda: self._open_folder(say) if ranks.is_first else None)
-        task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype, ranks)
+        task, loader = agreed(
+            ranks.world, lambda: make_task(config, self.backend, self.parts, self.start, self.dtype, ranks)
+        )
         if loader is not None:
             say(f"reading    {loader.describe()}")
         guard = Guard(config.guard.on_bad_step, config.guard.spike_factor, config.guard.max_skips)
