@@ -29,10 +29,10 @@ RUNS = {
         (2, 1): ("even-zero0", "even-zero2", "even-zero3", "half-zero2", f"even-zero3-from-{HALF}"),
         (2, 2): ("even-zero0", "even-zero2", "even-zero3", "inpaint-zero3", "uneven-zero0"),
     },
-    "mindspore": {  # it is slow on a CPU
-        (1, 1): ("even-zero0", "uneven-zero0", "frozen-zero0", "half-zero0"),
+    "mindspore": {  # slow on a CPU, and in fp16 much slower
+        (1, 1): ("even-zero0", "uneven-zero0", "frozen-zero0"),
         (4, 2): ("even-zero2", "uneven-zero2"),
-        (2, 1): ("even-zero2", "half-zero2", "frozen-zero0", f"even-zero2-from-{HALF}"),
+        (2, 1): ("even-zero2", "frozen-zero0", f"even-zero2-from-{HALF}"),
         (2, 2): ("even-zero2", "frozen-zero2", "recomputed-zero2"),
     },
 }

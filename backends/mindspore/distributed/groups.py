@@ -46,9 +46,9 @@ def connect(plan: Plan, device: str) -> Ranks:
     here = launched()
     if here.world != plan.world:
         raise ConfigError(f"a plan for {plan.world} processes, but {here.world} were started")
-    if plan.world == 1:
+    if plan.world == 1 and "MS_ROLE" not in os.environ:
         return Ranks(plan)
-    if not GlobalComm.INITED:
+    if not GlobalComm.INITED:  # msrun's scheduler waits for a single process too
         _join(device)
 
     def own(groups: Sequence[tuple[int, ...]]) -> Group:
