@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from pydantic import ValidationError
 
 from .. import backend as backends
 from ..config.data import DataSettings
@@ -270,8 +272,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
 def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     """Raises: ConfigError naming the settings that differ from the run's and would make it another one."""
-    before = _flat(read_state(checkpoint)["run"]["config"])
-    now = _flat(settings)
+    before, now = _flat(_settings_of(checkpoint)), _flat(settings)
     changed = [
         f"{name} = {now.get(name)!r} was {before.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -283,6 +284,15 @@ def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> Non
             f"{checkpoint}: was made with other settings: {'; '.join(changed)}; "
             "set them back, or start a new run with start.weights"
         )
+
+
+def _settings_of(checkpoint: Path) -> Mapping[str, Any]:
+    """The settings of the run that made a checkpoint; those that it did not know yet have their defaults."""
+    settings: Mapping[str, Any] = read_state(checkpoint)["run"]["config"]
+    try:
+        return resolved(TrainConfig.model_validate_json(json.dumps(settings)))
+    except ValidationError:  # it knew some that are no more
+        return settings
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -144,6 +145,25 @@ def test_other_settings_are_refused_on_going_on_but_for_harmless_ones(train: Cal
     assert outcome.code == 0, outcome.err
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_run_goes_on_where_the_version_that_began_it_knew_fewer_settings(train: Callable, tmp_path: Path) -> None:
+    assert train(settings=("max_steps=1",)).code == 0
+    found = Checkpoints(tmp_path / "run").newest()
+    assert found.path is not None
+    state = json.loads((found.path / "state.json").read_text())
+    del state["run"]["config"]["parallel"], state["run"]["config"]["data"]["mega_batch"]
+
+    def write(folder: Path) -> None:
+        shutil.copytree(found.path, folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()
+        (folder / "state.json").write_text(json.dumps(state))
+
+    older = Checkpoints(tmp_path / "older").save(1, write)
+    outcome = train("--resume", older, settings=("max_steps=2",))
+    assert outcome.code == 0, outcome.err
+    outcome = train("--resume", older, settings=("max_steps=2", "data.mega_batch=2", "accumulate=2"))
+    assert "data.mega_batch = 2 was 1" in outcome.err
 
 
 def test_a_run_begins_anew_only_where_none_was(train: Callable) -> None:
