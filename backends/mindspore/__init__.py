@@ -259,9 +259,7 @@ def _shared(model: Any, sequence: Group) -> nn.Cell:
 
 def _check_compiled(compile: bool, sequence: Group) -> None:
     if compile and sequence.size > 1:
-        raise ConfigError(
-            "compile = true: MindSpore's graphs do not share tokens; set parallel.sequence: 1 or leave it"
-        )
+        raise ConfigError("compile = true: MindSpore's graphs share no tokens; drop it or set parallel.sequence: 1")
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:

@@ -249,7 +249,7 @@ class SavedStep:
     average: Tensors
     optimizers: Mapping[str, tuple[Tensors, dict[str, Any]]]
     """By the name of their files."""
-    shard: Shard = Shard()
+    shard: Shard
     """Which part of it this is, of many ranks."""
 
     def weights(self, use_ema: bool) -> Tensors:

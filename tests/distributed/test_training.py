@@ -1,6 +1,8 @@
 """Training on several ranks gives what one process gives: losses, norms, weights, averages, and what is saved."""
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,20 @@ TOLERANCE = 1e-5
 HALF = "even-zero2-on-2x2"
 """Whose state after half of its steps others go on from."""
 RUNS = {
-    (1, 1): ("even-zero0", "uneven-zero0", "inpaint-zero0", "frozen-zero0", "half-zero0"),
-    (4, 2): ("even-zero0", "even-zero2", "even-zero3", "uneven-zero2", "frozen-zero3", "recomputed-zero3"),
-    (2, 1): ("even-zero0", "even-zero2", "even-zero3", "half-zero2", f"even-zero3-from-{HALF}"),
-    (2, 2): ("even-zero0", "even-zero2", "even-zero3", "inpaint-zero3", "uneven-zero0"),
+    "torch": {
+        (1, 1): ("even-zero0", "uneven-zero0", "inpaint-zero0", "frozen-zero0", "half-zero0"),
+        (4, 2): ("even-zero0", "even-zero2", "even-zero3", "uneven-zero2", "frozen-zero3", "recomputed-zero3"),
+        (2, 1): ("even-zero0", "even-zero2", "even-zero3", "half-zero2", f"even-zero3-from-{HALF}"),
+        (2, 2): ("even-zero0", "even-zero2", "even-zero3", "inpaint-zero3", "uneven-zero0"),
+    },
+    "mindspore": {  # it is slow on a CPU
+        (1, 1): ("even-zero0", "uneven-zero0", "frozen-zero0", "half-zero0"),
+        (4, 2): ("even-zero2", "uneven-zero2"),
+        (2, 1): ("even-zero2", "half-zero2", "frozen-zero0", f"even-zero2-from-{HALF}"),
+        (2, 2): ("even-zero2", "frozen-zero2", "recomputed-zero2"),
+    },
 }
-"""By the number of processes, and of those that share tokens."""
+"""Of each backend, by the number of processes, and of those that share tokens."""
 RESUMED_ALONE = f"even-zero0-from-{HALF}"
 MODELS = ("model", "average")
 REFERENCES = {"recomputed": "even"}
@@ -34,18 +44,23 @@ REFERENCES = {"recomputed": "even"}
 
 
 @pytest.fixture(scope="module")
-def name() -> str:
-    return "torch"
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A folder with what all runs of a backend have left, which are made when it is first asked for."""
 
+    @cache
+    def folder(name: str) -> Path:
+        folder = tmp_path_factory.mktemp(name)
+        for (world, sequence), cases in RUNS[name].items():
+            ranks.run("train_denoiser.py", name, world, folder, sequence, *cases)
+        ranks.run("train_denoiser.py", name, 1, folder, 1, RESUMED_ALONE)
+        return folder
 
-@pytest.fixture(scope="module")
-def folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What all runs have left."""
-    folder = tmp_path_factory.mktemp("trained")
-    for (world, sequence), cases in RUNS.items():
-        ranks.run("train_denoiser.py", name, world, folder, sequence, *cases)
-    ranks.run("train_denoiser.py", name, 1, folder, 1, RESUMED_ALONE)
     return folder
+
+
+@pytest.fixture
+def folder(name: str, trained: Callable[[str], Path]) -> Path:
+    return trained(name)
 
 
 def said(place: Path) -> dict[str, Any]:
@@ -58,14 +73,14 @@ def state(place: Path, name: str = "optimizer") -> WeightsReader:
 
 
 CASES = [
-    f"{case}-on-{world // sequence}x{sequence}"
-    for (world, sequence), cases in RUNS.items()
-    if world > 1
-    for case in cases
+    (backend, f"{case}-on-{world // sequence}x{sequence}")
+    for backend, runs in RUNS.items()
+    for (world, sequence), cases in runs.items()
+    for case in (cases if world > 1 else (RESUMED_ALONE,))
 ]
 
 
-@pytest.mark.parametrize("case", [*CASES, f"{RESUMED_ALONE}-on-1x1"])
+@pytest.mark.parametrize(("name", "case"), CASES, indirect=["name"])
 def test_a_run_is_that_of_one_process(folder: Path, case: str) -> None:
     kind = case.partition("-")[0]
     one, many = folder / f"{REFERENCES.get(kind, kind)}-zero0-on-1x1", folder / case
@@ -100,7 +115,7 @@ def test_each_rank_holds_its_share_of_the_optimisers_state(folder: Path, case: s
 def test_uneven_weights_cost_no_more_than_a_slice_each(folder: Path) -> None:
     (whole,) = said(folder / "uneven-zero0-on-1x1")["state_bytes"]
     shares = said(folder / "uneven-zero2-on-2x2")["state_bytes"]
-    assert sum(shares) == whole
+    assert whole <= sum(shares) < 1.01 * whole
     assert max(shares) < 1.1 * whole / 4
 
 
@@ -110,8 +125,11 @@ def test_each_rank_writes_its_share(folder: Path) -> None:
     assert max(sizes) < 1.1 * sum(sizes) / 4
 
 
-def test_frozen_weights_stay(folder: Path) -> None:
-    one, many = folder / "frozen-zero0-on-1x1", folder / "frozen-zero3-on-2x2"
+@pytest.mark.parametrize(
+    ("name", "case"), [("torch", "frozen-zero3-on-2x2"), ("mindspore", "frozen-zero2-on-1x2")], indirect=["name"]
+)
+def test_frozen_weights_stay(folder: Path, case: str) -> None:
+    one, many = folder / "frozen-zero0-on-1x1", folder / case
     trained, alone = open_weights(many / "model"), open_weights(one / "model")
     frozen = [name for name in alone if name.startswith(("caption_projection", "transformer_blocks.1.", "pos_embed"))]
     assert frozen
@@ -124,7 +142,7 @@ def test_frozen_weights_stay(folder: Path) -> None:
     ("options", "reason"),
     [(TrainOptions(compile=True), "compile = true"), (TrainOptions(optimizer_name="prodigy"), "prodigy")],
 )
-def test_what_needs_whole_weights_is_refused_with_slices(name: str, options: TrainOptions, reason: str) -> None:
+def test_what_needs_whole_weights_is_refused_with_slices(options: TrainOptions, reason: str) -> None:
     class Two(Alone):
         size = 2
 
@@ -132,7 +150,7 @@ def test_what_needs_whole_weights_is_refused_with_slices(name: str, options: Tra
         num_layers=1, num_attention_heads=1, attention_head_dim=6, in_channels=4, out_channels=4, caption_channels=4
     )
     with pytest.raises(ConfigError, match=f"{reason}.*set parallel.zero: 0"):
-        get(name, "cpu").train_denoiser(spec, FreshWeights(spec.layout(), 0), options, Ranks(Plan(2), world=Two()))
+        get("torch", "cpu").train_denoiser(spec, FreshWeights(spec.layout(), 0), options, Ranks(Plan(2), world=Two()))
 
 
 def test_an_autoencoder_and_its_discriminator_learn_as_on_one_process(name: str, tmp_path: Path) -> None:

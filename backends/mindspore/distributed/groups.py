@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from typing import Protocol
 
@@ -18,6 +18,7 @@ import numpy as np
 from mindspore import Tensor, ops
 from mindspore.communication import GlobalComm, create_group, init
 from mindspore.mint import cat
+from mindspore.mint.distributed import P2POp, batch_isend_irecv
 
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.parallel.group import Alone, Group, Ranks
@@ -40,7 +41,7 @@ def connect(plan: Plan, device: str) -> Ranks:
     Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find together.
     """
     if os.environ.get("MS_ROLE") == "MS_SCHED":
-        _join()
+        _join(device)
         raise SystemExit(0)
     here = launched()
     if here.world != plan.world:
@@ -48,7 +49,7 @@ def connect(plan: Plan, device: str) -> Ranks:
     if plan.world == 1:
         return Ranks(plan)
     if not GlobalComm.INITED:
-        _join()
+        _join(device)
 
     def own(groups: Sequence[tuple[int, ...]]) -> Group:
         """The one of the groups that this rank is in; only its members may make it."""
@@ -190,10 +191,11 @@ class _OnNpu:
         return self.add_parts(x)
 
     def shift(self, x: Tensor) -> Tensor:
-        from mindspore.mint.distributed import P2POp, batch_isend_irecv
-
         received = ops.zeros_like(x)
-        exchange = [P2POp("isend", x, self.after, self.group), P2POp("irecv", received, self.before, self.group)]
+        exchange = [
+            P2POp("isend", x.contiguous(), self.after, self.group),
+            P2POp("irecv", received, self.before, self.group),
+        ]
         for work in batch_isend_irecv(exchange):
             work.wait()
         return received
@@ -203,10 +205,10 @@ def _bytes(x: Tensor) -> int:
     return int(x.size * x.itemsize)
 
 
-def _join() -> None:
+def _join(device: str) -> None:
     os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", str(int(TIMEOUT.total_seconds())))
     try:
-        with _one_core():
+        with nullcontext() if device.startswith("npu") else _one_core():
             init()
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, mint, nn
 from mindspore.common import _Function
+from mindspore.mint import cat
 
 from duosora.core.parallel.group import Group
 from duosora.core.parallel.plan import Blocks
@@ -33,7 +34,7 @@ class SequenceAttend:
 
     def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
         heads, num_tokens = q.shape[2], arrangement.num_tokens
-        q_whole, k_whole, v_whole = (self._to_heads(x)[:, :num_tokens] for x in (q, k, v))
+        q_whole, k_whole, v_whole = self._to_heads(cat([q, k, v], 0))[:, :num_tokens].chunk(3, 0)
         mixed = self.attend.self_attention(q_whole, k_whole, v_whole, arrangement)
         return self._to_tokens(mixed, q.shape[1])[:, :, :heads]
 

@@ -41,7 +41,8 @@ class SharedStatistics:
         All ranks call together, and hold the same afterwards.
         """
         total = self.start
-        own = np.array(self.notes, np.float32).reshape(num_batches, -1, total.size)
+        calls = len(self.notes) // num_batches
+        own = np.array(self.notes, np.float32).reshape(num_batches, calls, total.size)
         for added in joined(self.ranks, own).reshape(-1, total.size):
             total = total * np.float32(1 - self.momentum) + added
         self._write(total)

@@ -89,7 +89,7 @@ class Shards:
 
     def collect(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The sums over the ranks of what each has found; own parts. All ranks call together."""
-        found = {}
+        found: dict[str, Tensor] = {}
         for bucket in _buckets(gradients):
             rows = cat([self._rows(name, gradient) for name, gradient in bucket.items()], 1)
             found |= _divided(self.group.reduce_scatter(rows)[0], self._lengths(bucket))
@@ -116,8 +116,8 @@ class Shards:
 
     def _together(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The whole tensors of own parts. All ranks call together."""
-        found = {}
-        for bucket in _buckets(parts):
+        found: dict[str, Tensor] = {}
+        for bucket in _buckets(parts, self.group.size):
             rows = self.group.gather(cat(list(bucket.values()), 0)[None], 0)
             divided = _divided(rows, self._lengths(bucket))
             found |= {name: self._whole(name, part) for name, part in divided.items()}
@@ -149,14 +149,16 @@ def _divided(x: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tens
     return parts
 
 
-def _buckets(tensors: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def _buckets(tensors: Mapping[str, Tensor], copies: int = 1) -> Iterator[dict[str, Tensor]]:
+    """Tensors in groups that are not too large, so many copies of each."""
     bucket: dict[str, Tensor] = {}
     room = BUCKET_SIZE
     for name, tensor in tensors.items():
-        if bucket and tensor.size > room:
+        size = copies * tensor.size
+        if bucket and size > room:
             yield bucket
             bucket, room = {}, BUCKET_SIZE
         bucket[name] = tensor
-        room -= tensor.size
+        room -= size
     if bucket:
         yield bucket

@@ -1,0 +1,38 @@
+"""What MindSpore has no way for on many ranks is refused in one line."""
+
+import pytest
+
+from duosora.core.backend import get
+from duosora.core.errors import ConfigError
+from duosora.core.layout import FreshWeights
+from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.parallel.group import Alone, Ranks
+from duosora.core.parallel.plan import Plan
+from duosora.core.train.step import TrainOptions
+
+SPEC = OpenSoraT2VSpec(
+    num_layers=1, num_attention_heads=1, attention_head_dim=6, in_channels=4, out_channels=4, caption_channels=4
+)
+
+
+class Two(Alone):
+    """A group that says it has two ranks."""
+
+    size = 2
+
+
+def test_zero_3_is_refused_with_what_there_is() -> None:
+    with pytest.raises(ConfigError, match="parallel.zero = 3: MindSpore has 0 and 2 here"):
+        get("mindspore", "cpu").train_denoiser(
+            SPEC, FreshWeights(SPEC.layout(), 0), TrainOptions(zero=3), Ranks(Plan(2), world=Two())
+        )
+
+
+def test_graphs_of_shared_tokens_are_refused() -> None:
+    backend, weights = get("mindspore", "cpu"), FreshWeights(SPEC.layout(), 0)
+    reason = "compile = true: MindSpore's graphs share no tokens"
+    with pytest.raises(ConfigError, match=reason):
+        backend.build(SPEC, weights, compile=True, sequence=Two())
+    ranks = Ranks(Plan(sequence=2), world=Two(), sequence=Two())
+    with pytest.raises(ConfigError, match=reason):
+        backend.train_denoiser(SPEC, weights, TrainOptions(compile=True), ranks)
