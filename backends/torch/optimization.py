@@ -9,7 +9,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -252,7 +252,7 @@ class SavedStep:
     average: Tensors
     optimizers: Mapping[str, tuple[Tensors, dict[str, Any]]]
     """By the name of their files."""
-    shard: Shard
+    shard: Shard = field(default_factory=Shard)
     """Which part of it this is, of many ranks."""
 
     def weights(self, use_ema: bool) -> Tensors:
