@@ -137,7 +137,7 @@ class OpenSoraT2V(nn.Cell):
 
     def project(self, x: Tensor, embedded_timestep: Tensor, grid: TokenGrid) -> Tensor:
         """Tokens (B, N, D) after the last block -> prediction (B, Cout, T, H, W) float32."""
-        table = self.scale_shift_table + embedded_timestep[:, None]  # (B, 2, D)
+        table = self.scale_shift_table + embedded_timestep.unsqueeze(1)  # (B, 2, D)
         shift, scale = table[:, :1], table[:, 1:]
         patches = self.proj_out(modulate(self.norm_out(x), shift, scale))
         side, channels = self.spec.patch_size, self.spec.out_channels
