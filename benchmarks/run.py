@@ -1,9 +1,11 @@
 """Time and peak memory of the models with fresh weights, each case in a process of its own.
 
-    python benchmarks/run.py [--backend torch] [--device cpu] [--dtype fp32] [--threads 2] [--repeat 3] [case ...]
+    python benchmarks/run.py [--backend torch] [--device cpu] [--dtype fp32] [--threads 2] [--repeat 3] [--compile]
+                             [case ...]
 
-Prints one row of a Markdown table per case: best wall time of the repeats after one warm-up, and the most memory
-that the process (on a GPU: the device) held. docs/performance.md records such runs with their date.
+Prints one row of a Markdown table per case: wall time of the first call, which compiles and warms up, the best of the
+repeats after it, and the most memory that the process (on a GPU: the device) held. docs/performance.md records such
+runs with their date.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -22,10 +25,12 @@ import numpy as np
 from duosora.core import random
 from duosora.core.backend import Backend, get
 from duosora.core.layout import FreshWeights
-from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.models.opensora_t2v import TINY, OpenSoraT2VSpec
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks
 from duosora.core.shapes import LatentShape
+from duosora.core.train.objectives import DiffusionObjective
+from duosora.core.train.step import DiffusionBatch, TrainOptions
 
 WFVAE_64 = WFVAESpec(
     base_channels=64,
@@ -46,22 +51,27 @@ T2V_8_LAYERS = OpenSoraT2VSpec(
 T2V_LATENT = LatentShape(6, 32, 32)
 """6 x 16 x 16 = 1536 tokens."""
 TEXT_TOKENS = 128
+TINY_LATENT = LatentShape(5, 8, 8)
+TINY_TEXT_TOKENS = 12
+
+Case = Callable[[Backend, str, bool], Callable[[], Any]]
+"""On a backend, in a dtype, compiled or not."""
 
 
-def encode(backend: Backend, dtype: str) -> Callable[[], Any]:
+def encode(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
     model = backend.build(WFVAE_64, FreshWeights(WFVAE_64.layout(), 0), dtype)
     video = backend.asarray(random.normal((1, 3, 17, 128, 128), 0, "video"))
     return lambda: model.encode(video)
 
 
-def decode(backend: Backend, dtype: str) -> Callable[[], Any]:
+def decode(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
     model = backend.build(WFVAE_64, FreshWeights(WFVAE_64.layout(), 0), dtype)
     latents = backend.asarray(random.normal((1, 8, 5, 16, 16), 0, "latents"))
     return lambda: model.decode(latents)
 
 
-def forward(backend: Backend, dtype: str) -> Callable[[], Any]:
-    model = backend.build(T2V_8_LAYERS, FreshWeights(T2V_8_LAYERS.layout(), 0), dtype)
+def forward(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
+    model = backend.build(T2V_8_LAYERS, FreshWeights(T2V_8_LAYERS.layout(), 0), dtype, compile=compile)
     text = backend.asarray(random.normal((1, TEXT_TOKENS, 4096), 0, "text"))
     latents = backend.asarray(random.normal((1, 8, *T2V_LATENT), 0, "latents"))
     timestep = backend.asarray(np.array([500.0], np.float32))
@@ -69,8 +79,35 @@ def forward(backend: Backend, dtype: str) -> Callable[[], Any]:
     return lambda: model(latents, timestep, condition)
 
 
-def streamed(num_frames: int, side: int = 64) -> Callable[[Backend, str], Callable[[], Any]]:
-    def case(backend: Backend, dtype: str) -> Callable[[], Any]:
+def guided_step(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
+    model = backend.build(TINY, FreshWeights(TINY.layout(), 0), dtype, compile=compile)
+    text = backend.asarray(random.normal((2, TINY_TEXT_TOKENS, TINY.caption_channels), 0, "text"))
+    latents = backend.asarray(random.normal((2, TINY.in_channels, *TINY_LATENT), 0, "latents"))
+    timesteps = backend.asarray(np.full(2, 500.0, np.float32))
+    condition = model.condition(text, None, TINY_LATENT, None)
+    return lambda: model(latents, timesteps, condition)
+
+
+def train_step(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
+    options = TrainOptions(dtype=dtype, compile=compile)
+    trainer = backend.train_denoiser(TINY, FreshWeights(TINY.layout(), 0), options)
+    shape = (2, TINY.in_channels, *TINY_LATENT)
+    batch = DiffusionBatch(
+        latents=random.normal(shape, 0, "latents"),
+        noise=random.normal(shape, 0, "noise"),
+        text=random.normal((2, TINY_TEXT_TOKENS, TINY.caption_channels), 0, "text"),
+        text_mask=None,
+        **DiffusionObjective().draw(0, (0, 1), 0)._asdict(),
+    )
+
+    def run() -> None:
+        trainer.step([batch], lr=1e-4, ema_decay=0.99)
+
+    return run
+
+
+def streamed(num_frames: int, side: int = 64) -> Case:
+    def case(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
         model = backend.build(WFVAE_64, FreshWeights(WFVAE_64.layout(), 0), dtype)
         latents = random.normal((1, 8, 1 + (num_frames - 1) // 4, side // 8, side // 8), 0, "latents")
 
@@ -83,7 +120,9 @@ def streamed(num_frames: int, side: int = 64) -> Callable[[Backend, str], Callab
     return case
 
 
-CASES: dict[str, tuple[str, Callable[[Backend, str], Callable[[], Any]]]] = {
+CASES: dict[str, tuple[str, Case]] = {
+    "tiny-step": ("tiny OpenSoraT2V, a guided step, 80 tokens", guided_step),
+    "tiny-train": ("tiny OpenSoraT2V, a training step of two clips of 80 tokens", train_step),
     "wfvae-encode": ("WFVAE base 64, encode 17x128x128", encode),
     "wfvae-decode": ("WFVAE base 64, decode 17x128x128", decode),
     "t2v-forward": ("OpenSoraT2V 8 layers, 12x96, 1536 tokens, 128 text tokens", forward),
@@ -93,11 +132,12 @@ CASES: dict[str, tuple[str, Callable[[Backend, str], Callable[[], Any]]]] = {
 }
 
 
-def measure(name: str, backend_name: str, device: str, dtype: str, repeat: int) -> dict[str, Any]:
+def measure(name: str, backend_name: str, device: str, dtype: str, repeat: int, compile: bool) -> dict[str, Any]:
     """Run one case in this process."""
     backend = get(backend_name, device)
-    with backend.inference():
-        run = CASES[name][1](backend, dtype)
+    case = CASES[name][1]
+    with nullcontext() if case is train_step else backend.inference():
+        run = case(backend, dtype, compile)
         loaded = _memory_bytes("VmRSS")
         seconds = []
         for _ in range(repeat + 1):
@@ -107,7 +147,13 @@ def measure(name: str, backend_name: str, device: str, dtype: str, repeat: int) 
                 backend.to_numpy(result)
             seconds.append(time.perf_counter() - start)
     peak = backend.peak_memory_bytes() or _memory_bytes("VmHWM")
-    return {"seconds": min(seconds[1:]), "peak": peak, "loaded": loaded, "versions": backend.versions()}
+    return {
+        "first": seconds[0],
+        "seconds": min(seconds[1:]),
+        "peak": peak,
+        "loaded": loaded,
+        "versions": backend.versions(),
+    }
 
 
 def _memory_bytes(entry: str) -> int:
@@ -125,24 +171,25 @@ def main() -> None:
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--compile", action="store_true", help="the denoiser as a compiled graph")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.in_process:
-        print(json.dumps(measure(options.cases[0], options.backend, options.device, options.dtype, options.repeat)))
+        settings = (options.backend, options.device, options.dtype, options.repeat, options.compile)
+        print(json.dumps(measure(options.cases[0], *settings)))
         return
     environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-    print("| case | dtype | seconds | peak MiB | before the run MiB |\n| --- | --- | --- | --- | --- |")
+    print("| case | dtype | first s | seconds | peak MiB | before the run MiB |\n| --- | --- | --- | --- | --- | --- |")
     for name in options.cases:
         arguments = [name, "--backend", options.backend, "--device", options.device, "--dtype", options.dtype]
-        arguments += ["--repeat", str(options.repeat), "--in-process"]
+        arguments += ["--repeat", str(options.repeat), "--in-process", *(["--compile"] if options.compile else [])]
         done = subprocess.run(
             [sys.executable, __file__, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True
         )
         figures = json.loads(done.stdout.splitlines()[-1])
         peak, loaded = figures["peak"] / 2**20, figures["loaded"] / 2**20
-        print(
-            f"| {CASES[name][0]} | {options.dtype} | {figures['seconds']:.3f} | {peak:.0f} | {loaded:.0f} |", flush=True
-        )
+        times = f"{figures['first']:.3f} | {figures['seconds']:.3f}"
+        print(f"| {CASES[name][0]} | {options.dtype} | {times} | {peak:.0f} | {loaded:.0f} |", flush=True)
     print(
         "\n"
         + ", ".join(f"{key} {value}" for key, value in figures["versions"].items())

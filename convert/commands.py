@@ -15,7 +15,7 @@ import numpy as np
 
 from ..core.converting import Request
 from ..core.errors import CheckpointError, ConfigError
-from ..core.io.files import atomic_write, refuse_existing
+from ..core.io.files import atomic_write, refuse_existing, unfinished
 from ..core.io.weights import STEMS
 from ..core.models.recognise import CONFIG_FILE, family_of, read_config
 from ..core.progress import byte_progress
@@ -65,12 +65,12 @@ def convert(request: Request) -> list[str]:
     if config is not None and not is_file_name(request.target) and not (request.target / CONFIG_FILE).exists():
         with atomic_write(request.target / CONFIG_FILE, error=CheckpointError) as temporary:
             temporary.write_bytes(config.read_bytes())
-    return [*lines, *_checked(request.target, sums)]
+    return [*lines, *_checked(request.target, sums), *_left(sums.parent)]
 
 
 def verify(path: Path) -> list[str]:
     """Compare converted weights with their sums. Raises CheckpointError when they differ or there are no sums."""
-    if path.is_dir():
+    if os.path.isdir(path):
         found = [path / f"{stem}{SUMS_SUFFIX}" for stem in STEMS if (path / f"{stem}{SUMS_SUFFIX}").exists()]
         return _checked(path, found[0] if found else path / f"{STEMS[0]}{SUMS_SUFFIX}")
     return _checked(path, Path(f"{path}{SUMS_SUFFIX}"))
@@ -135,18 +135,30 @@ def _config(opened: Checkpoint, made: Plan, tensors: Named) -> Path | None:
 
 def _check_room(target: Path, nbytes: int) -> None:
     """Raises CheckpointError when the disk has no room for the result."""
-    place = next(parent for parent in (target, *target.absolute().parents) if parent.is_dir())
+    place = next(parent for parent in (target, *target.absolute().parents) if os.path.isdir(parent))
     free = shutil.disk_usage(place).free
     if nbytes + _HEADER_ROOM > free:
         raise CheckpointError(f"{target}: needs {_size(nbytes)}, the disk has {_size(free)} left; free some space")
 
 
 def _checked(path: Path, sums: Path) -> list[str]:
-    table = read_sums(sums)
     source = open_checkpoint(path, ema=False).weights
+    table = read_sums(sums, source)
     with byte_progress(source.nbytes, "reading again") as tell:
         check_sums(source, table, tell)
     return [f"  verified: {len(table)} tensors equal their sums in {os.path.relpath(sums, path.parent)}"]
+
+
+def _left(folder: Path) -> list[str]:
+    """What killed runs left; it stays, since another run may be writing it."""
+    found = unfinished(folder)
+    if not found:
+        return []
+    size = _size(sum(file.stat().st_size for file in found))
+    return [
+        f"  note: {len(found)} unfinished files ({found[0]}{', ...' if len(found) > 1 else ''}, {size}) were left by "
+        "runs that were killed; delete them unless one still writes"
+    ]
 
 
 def _branches(tree: Any, indent: str, depth: int = 1) -> Iterator[str]:

@@ -48,7 +48,7 @@ class Plan:
 
 def guess(names: list[str]) -> tuple[str, int]:
     """The model that most of the names belong to, and how many do; `none` where it is fewer than half."""
-    known = {model: len(names) - len(_plan(names, model, NAMES[model].rules)[1]) for model in NAMES}
+    known = {model: len(names) - len(apply(NAMES[model].rules, names, NAMES[model].patterns())[1]) for model in NAMES}
     best = max(known, key=lambda model: known[model])
     return (best, known[best]) if known[best] * 2 > len(names) else (UNNAMED, known[best])
 
@@ -68,7 +68,7 @@ def plan(source: Source, model: str | None) -> Plan:
             f"{source.source}: its names ({_some(names)}) belong to no model that is known ({', '.join(NAMES)}); "
             f"--model {UNNAMED} converts it with its names as they are"
         )
-    found, unknown = _plan(names, chosen, NAMES[chosen].rules)
+    found, unknown = apply(NAMES[chosen].rules, names, NAMES[chosen].patterns(), chosen)
     if unknown:
         looks = f"{guessed} ({count} of {len(names)} names)" if guessed != UNNAMED else "no known model"
         raise CheckpointError(
@@ -78,9 +78,10 @@ def plan(source: Source, model: str | None) -> Plan:
     return found
 
 
-def _plan(names: list[str], model: str, rules: tuple[Rule, ...]) -> tuple[Plan, list[str]]:
-    """The plan, and the names that no rule knows."""
-    known = NAMES[model].patterns()
+def apply(
+    rules: tuple[Rule, ...], names: list[str], known: frozenset[str], model: str = UNNAMED
+) -> tuple[Plan, list[str]]:
+    """What rules make of names: the plan, and the names that none of them turns into one of the `known` patterns."""
     held = {_without_prefixes(name): name for name in names}
     origins: dict[str, Origin] = {}
     dropped: dict[str, str] = {}
@@ -171,7 +172,8 @@ class Named:
                 raise CheckpointError(f"{where} cannot be cut into {origin.part[1]} equal parts")
             return (first[0] // origin.part[1], *first[1:])
         if len(shapes) > 1:
-            if any(not shape or shape[1:] != first[1:] for shape in shapes):
+            dtypes = {self._source.dtype(part) for part in origin.names}
+            if len(dtypes) > 1 or any(not shape or shape[1:] != first[1:] for shape in shapes):
                 raise CheckpointError(f"{where} cannot be joined with {', '.join(origin.names[1:])}")
             return (sum(shape[0] for shape in shapes), *first[1:])
         return first
@@ -193,12 +195,13 @@ class Named:
         if origin.axes is None:
             parts = [self._spans(part, origin.part) for part in origin.names]
             for part, (start, count) in zip(origin.names, parts, strict=True):
-                yield from self._cast(part, start, count, dtype)
+                yield from self._read(part, start, count, dtype)
             return
         (only,) = origin.names
         held = self._source.read_bytes(only, 0, _nbytes(self._source, only))
-        array = held.view(self._source.dtype(only)).reshape(self._source.shape(only))
-        yield np.ascontiguousarray(array.transpose(origin.axes), dtype).reshape(-1).view(np.uint8)
+        cast = _cast(held.view(self._source.dtype(only)), dtype, f"{self.source}: {only}")
+        array = cast.reshape(self._source.shape(only))
+        yield np.ascontiguousarray(array.transpose(origin.axes)).reshape(-1).view(np.uint8)
 
     def _spans(self, name: str, part: tuple[int, int] | None) -> tuple[int, int]:
         total = _nbytes(self._source, name)
@@ -206,25 +209,26 @@ class Named:
             return 0, total
         return part[0] * (total // part[1]), total // part[1]
 
-    def _cast(self, name: str, start: int, count: int, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
+    def _read(self, name: str, start: int, count: int, dtype: np.dtype[Any]) -> Iterator[np.ndarray]:
         kept = self._source.dtype(name)
         for place in range(start, start + count, CHUNK_BYTES):  # a multiple of every width
             chunk = self._source.read_bytes(name, place, min(CHUNK_BYTES, start + count - place))
-            yield (
-                chunk if kept == dtype else _narrowed(chunk.view(kept), dtype, f"{self.source}: {name}").view(np.uint8)
-            )
+            yield _cast(chunk.view(kept), dtype, f"{self.source}: {name}").view(np.uint8)
 
 
-def _narrowed(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
+def _cast(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
+    """Rounded to the nearest, ties to even, as torch does; what would become infinite is an error."""
+    if values.dtype == dtype:
+        return values
     with np.errstate(over="ignore", invalid="ignore"):
         cast = values.astype(dtype)
-        if is_finite(values) and not is_finite(cast):
-            raise CheckpointError(f"{where} has numbers too large for {dtype}; choose --dtype bf16 or keep")
+        if not is_finite(cast) and (np.isfinite(values) & ~np.isfinite(cast)).any():
+            raise CheckpointError(f"{where} has numbers too large for {dtype}; choose another --dtype, or keep")
     return cast
 
 
 def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16"
+    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.name.startswith("float8")
 
 
 def _nbytes(source: Source, name: str) -> int:

@@ -14,13 +14,17 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import CheckpointError
-from ..core.io.files import atomic_write
+from ..core.io.files import atomic_write, read_text
 from .naming import Named
 from .readers.stored import CHUNK_BYTES, Source
 from .writers import is_file_name
 
 SUMS_SUFFIX = ".sums.json"
 _WAITING_CHUNKS = 4
+_SMALL_BYTES = 1 << 18
+"""A thread for less would cost more than it saves."""
+_ENTRY_BYTES = 2048
+"""More than a tensor of 32 axes takes in the table, without its name."""
 
 
 class Summed:
@@ -40,7 +44,7 @@ class Summed:
         return self._tensors.dtype(name)
 
     def chunks(self, name: str) -> Iterator[np.ndarray]:
-        with _Hashing() as hashing:
+        with _Hashing(self._tensors.nbytes_of(name)) as hashing:
             for chunk in self._tensors.chunks(name):
                 hashing.add(chunk)
                 yield chunk
@@ -49,23 +53,30 @@ class Summed:
 
 
 class _Hashing:
-    """sha256 in a thread of its own; hashlib lets go of the interpreter while it works."""
+    """sha256 in a thread of its own, unless there is little to do; hashlib lets go of the interpreter as it works."""
 
-    def __init__(self) -> None:
+    def __init__(self, nbytes: int) -> None:
         self._hash = hashlib.sha256()
-        self._chunks: queue.Queue[np.ndarray | None] = queue.Queue(_WAITING_CHUNKS)
-        self._thread = threading.Thread(target=self._work, daemon=True)
+        self._thread: threading.Thread | None = None
+        if nbytes >= _SMALL_BYTES:
+            self._chunks: queue.Queue[np.ndarray | None] = queue.Queue(_WAITING_CHUNKS)
+            self._thread = threading.Thread(target=self._work, daemon=True)
 
     def __enter__(self) -> _Hashing:
-        self._thread.start()
+        if self._thread is not None:
+            self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._chunks.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._chunks.put(None)
+            self._thread.join()
 
     def add(self, chunk: np.ndarray) -> None:
-        self._chunks.put(chunk)
+        if self._thread is not None:
+            self._chunks.put(chunk)
+        else:
+            self._hash.update(chunk.data)
 
     def hexdigest(self) -> str:
         return self._hash.hexdigest()
@@ -90,10 +101,10 @@ def save_sums(path: Path, tensors: Named, sums: Mapping[str, str]) -> None:
         temporary.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_sums(path: Path) -> dict[str, dict[str, Any]]:
-    """The table of save_sums. Raises CheckpointError when it is missing or damaged."""
+def read_sums(path: Path, source: Source) -> dict[str, dict[str, Any]]:
+    """The table of save_sums. Raises CheckpointError when it is missing, damaged, or too large for these tensors."""
     try:
-        table = json.loads(path.read_text(encoding="utf-8"))
+        table = json.loads(read_text(path, sum(_ENTRY_BYTES + 12 * len(name) for name in ("", *source))))
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: is not there; only what duosora convert wrote can be verified") from error
     except (OSError, ValueError, RecursionError) as error:
@@ -109,7 +120,7 @@ def check_sums(source: Source, table: Mapping[str, Mapping[str, Any]], tell: Cal
         raise CheckpointError(f"{source.source}: {missing[0]!r} is in only one of the file and its sums; convert again")
     for name, entry in table.items():
         total = prod(source.shape(name)) * source.dtype(name).itemsize
-        with _Hashing() as hashing:
+        with _Hashing(total) as hashing:
             for start in range(0, total, CHUNK_BYTES):
                 hashing.add(source.read_bytes(name, start, min(CHUNK_BYTES, total - start)))
                 tell(min(CHUNK_BYTES, total - start))

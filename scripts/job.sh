@@ -4,6 +4,7 @@
 
 : "${LEAVE_SECONDS:=600}" # to save and leave in
 : "${LOGS:=logs/$(date +%Y%m%d-%H%M%S)}"
+if [ "$NNODES" != 1 ]; then LOGS=$LOGS/node_$NODE_RANK; fi # which machines may share
 
 # A port of this machine where nobody listens. Between 20000 and 29999, below those that systems give to clients.
 free_port() {
@@ -33,9 +34,13 @@ choose_port() {
 # the rank that failed by what the launcher wrote into $LOGS/launcher.log.
 run_job() {
     mkdir -p "$LOGS"
+    rm -f "$LOGS/ranks"
+    exec {console}> >(trap '' INT TERM HUP; exec tee "$LOGS/launcher.log")
+    local tee=$!
     export DUOSORA_JOB="$$-$RANDOM" # by which its processes are known, however they were started
-    setsid "$@" > >(tee "$LOGS/launcher.log") 2>&1 &
+    setsid "$@" >&"$console" 2>&1 &
     launcher=$!
+    exec {console}>&-
     trap 'ask_to_leave TERM' TERM HUP
     trap 'ask_to_leave INT' INT
     trap 'end_all' EXIT
@@ -48,9 +53,10 @@ run_job() {
         if [ -s "$LOGS/ranks" ] && [ -z "$(ranks)" ]; then lonely=$((lonely + 1)); else lonely=0; fi
         if [ "$lonely" -gt 10 ] || [ "$SECONDS" -gt "${leave_until:-$SECONDS}" ]; then end_all; fi
     done
-    local code=0
+    local code=0 log
     wait "$launcher" || code=$?
-    local log
+    end_all
+    wait "$tee" || true # until all is shown and in the file
     if [ "$code" != 0 ] && log=$(failed_log) && [ -f "$log" ]; then
         echo "launch: a rank failed; the end of $log:" >&2
         tail -n 30 "$log" >&2
@@ -80,7 +86,8 @@ ask_to_leave() {
     if [ -n "${leave_until:-}" ]; then return; fi
     leave_until=$((SECONDS + LEAVE_SECONDS))
     echo "launch: SIG$1 came; all ranks are asked to leave" >&2
-    kill "-$1" $(ranks) 2>/dev/null || true
+    # Before there are any, nothing is to be saved.
+    kill "-$1" $(ranks) 2>/dev/null || end_all
 }
 
 end_all() {

@@ -91,7 +91,7 @@ class KernelAttend:
         results = [self._attend_in_run(run, q, k, v, arrangement.keep) for run in arrangement.runs]
         mixed = results[0] if len(results) == 1 else cat(results, 1)
         if arrangement.silent is not None:
-            mixed = mixed.masked_fill(arrangement.silent[:, :, None, None], 0.0)
+            mixed = mixed.masked_fill(arrangement.silent.unsqueeze(2).unsqueeze(3), 0.0)
         return arrangement.restore(mixed)
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
@@ -105,7 +105,7 @@ class KernelAttend:
 
         if keep is not None:
             by_sequence = keep[:, run.part].reshape(batch, run.length, run.count).swapaxes(1, 2)
-            by_head = by_sequence[:, :, None].broadcast_to((batch, run.count, heads, run.length))
+            by_head = by_sequence.unsqueeze(2).broadcast_to((batch, run.count, heads, run.length))
             keep = by_head.reshape(batch, run.count * heads, 1, run.length)
         mixed = self.kernel(as_heads(q), as_heads(k), as_heads(v), keep)
         return mixed.reshape(batch, run.length * run.count, heads, width)
@@ -186,7 +186,7 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32."""
     wide = to_float32(x)
     swapped = layers._forms.swap_halves(wide, NUM_PARTS)
-    turned = addcmul(wide * _repeated(cosines[None, :, None], x.shape), swapped, sines[None, :, None])
+    turned = addcmul(wide * _repeated(cosines.unsqueeze(1), x.shape), swapped, sines.unsqueeze(1))
     return cast(turned, like=x)
 
 

@@ -11,9 +11,21 @@ from typing import Any
 import mindspore
 from mindspore import Tensor, nn
 
+from duosora.core.errors import ConfigError
+
+_FIRST_TO_COMPILE = (2, 10)
+
 
 def compile_forward(model: nn.Cell) -> None:
-    """Let a model's `construct` run as compiled graphs, one for each combination of shapes."""
+    """Let a model's `construct` run as compiled graphs, one for each combination of shapes.
+
+    Raises: ConfigError for a MindSpore whose tracing is not to be trusted.
+    """
+    if tuple(map(int, mindspore.__version__.split(".")[:2])) < _FIRST_TO_COMPILE:
+        raise ConfigError(
+            f"compile: needs MindSpore {'.'.join(map(str, _FIRST_TO_COMPILE))} or newer, not {mindspore.__version__}, "
+            "which takes numbers of one shape for another's while it traces; leave it out"
+        )
     model.construct = _Graphs(model.construct)
 
 

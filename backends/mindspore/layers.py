@@ -331,12 +331,12 @@ def place(table: np.ndarray, device: str) -> Tensor:
 
 def take_tokens(x: Tensor, index: Tensor) -> Tensor:
     """Some tokens of each sample: (B, N, D) and indices (B, M) -> (B, M, D)."""
-    return mint.gather(x, 1, index[:, :, None].broadcast_to((*index.shape, x.shape[2])))
+    return mint.gather(x, 1, index.unsqueeze(2).broadcast_to((*index.shape, x.shape[2])))
 
 
 def sinusoid(values: Tensor, frequencies: Tensor) -> Tensor:
     """Cosines, then sines, of values (B,) times frequencies (F,), (B, 2 * F) float32."""
-    angles = to_float32(values)[:, None] * frequencies
+    angles = to_float32(values).unsqueeze(1) * frequencies
     return cat([ops.cos(angles), ops.sin(angles)], 1)
 
 

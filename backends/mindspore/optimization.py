@@ -38,7 +38,7 @@ _EXPONENTIAL = ("exp_avg", "exp_avg_sq")
 """The running means of the gradients and of their squares, under torch's names."""
 _PACK_SIZE = 1 << 25
 """Elements after which another long tensor is begun, so that those in passing are small beside a large model."""
-SAFE_NORM = 1e-6
+_SAFE_NORM = 1e-6
 """Added to the norm that gradients are divided by."""
 
 
@@ -128,8 +128,8 @@ class Optimization:
         norm = self.shards.norm(gradients)
         applied = is_finite and bool(np.isfinite(norm)) and norm <= reject_above
         if applied:
-            if self.max_grad_norm is not None and norm + SAFE_NORM > self.max_grad_norm:
-                factor = self.max_grad_norm / (norm + SAFE_NORM)
+            if self.max_grad_norm is not None and norm + _SAFE_NORM > self.max_grad_norm:
+                factor = self.max_grad_norm / (norm + _SAFE_NORM)
                 gradients = [gradient * factor for gradient in gradients]
             weights = self.optimizer.step(self._packing.pack(self.shards.own(self.parameters)), gradients, lr)
             self._write(weights)

@@ -9,7 +9,7 @@ import importlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,7 +46,7 @@ class Update(NamedTuple):
 
 
 LOWEST_LOSS_SCALE = 1.0
-SAFE_NORM = 1e-6
+_SAFE_NORM = 1e-6
 """Added to the norm that gradients are divided by."""
 
 
@@ -130,7 +130,7 @@ class Optimization:
         """Shorten gradients whose global norm is above the limit, as nn.utils.clip_grad_norm_ does; the norm before."""
         norm = self.shards.norm(gradients)
         if self.max_grad_norm is not None:
-            torch._foreach_mul_(gradients, (self.max_grad_norm / (norm + SAFE_NORM)).clamp(max=1.0))
+            torch._foreach_mul_(gradients, (self.max_grad_norm / (norm + _SAFE_NORM)).clamp(max=1.0))
         return float(norm)
 
     @contextmanager
@@ -252,7 +252,7 @@ class SavedStep:
     average: Tensors
     optimizers: Mapping[str, tuple[Tensors, dict[str, Any]]]
     """By the name of their files."""
-    shard: Shard
+    shard: Shard = field(default_factory=Shard)
     """Which part of it this is, of many ranks."""
 
     def weights(self, use_ema: bool) -> Tensors:

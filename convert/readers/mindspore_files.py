@@ -8,6 +8,7 @@ be "crc_num" and ten bytes. Source: mindspore/train/serialization.py and checkpo
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from ...core.errors import CheckpointError
-from .stored import Piece, StoredTensor
+from .stored import MAX_TENSORS, Piece, StoredTensor
 
 TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
     {
@@ -45,9 +46,10 @@ FIRST_BYTE = 0x0A
 CRC_MARK = b"crc_num"
 CRC_BYTES = len(CRC_MARK) + 10
 
-_MAX_VALUES = 500_000
 _MAX_TEXT = 4096
+_MAX_TEXTS = 64 << 20
 _MAX_DIMENSIONS = 32
+_MAX_FIELDS = 64
 _VARINT, _BYTES = 0, 2
 
 
@@ -75,14 +77,16 @@ class _Reader:
     path: Path
     file: BinaryIO
     size: int
+    texts: int = 0
+    """Bytes of all names so far."""
 
     def fail(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {what}; copy or download the file again")
 
     def read(self) -> dict[str, Any]:
         values: dict[str, list[_Value]] = {}
-        for count, (number, wire, start, end) in enumerate(self.fields(0, self.message_end())):
-            if number != 1 or wire != _BYTES or count >= _MAX_VALUES:
+        for number, wire, start, end in self.fields(0, self.message_end(), MAX_TENSORS, "tensors"):
+            if number != 1 or wire != _BYTES:
                 raise self.fail("is no checkpoint of MindSpore, or an encrypted one")
             tag, value = self.value(start, end)
             values.setdefault(tag, []).append(value)
@@ -94,7 +98,7 @@ class _Reader:
 
     def value(self, start: int, end: int) -> tuple[str, _Value]:
         tag, value = None, None
-        for number, wire, first, last in self.fields(start, end):
+        for number, wire, first, last in self.fields(start, end, _MAX_FIELDS, "fields of a tensor"):
             if number == 1 and wire == _BYTES:
                 tag = self.text(first, last)
             elif number == 2 and wire == _BYTES:
@@ -107,7 +111,7 @@ class _Reader:
 
     def tensor(self, start: int, end: int) -> _Value:
         value = _Value()
-        for number, wire, first, last in self.fields(start, end):
+        for number, wire, first, last in self.fields(start, end, _MAX_FIELDS, "fields of a tensor"):
             if number == 1 and wire == _VARINT:
                 value.dims.append(first)
             elif number == 1 and wire == _BYTES:
@@ -145,9 +149,13 @@ class _Reader:
             raise self.fail(f"tensor {tag!r} of shape {list(shape)} {first.kind} has {held} bytes")
         return StoredTensor(shape, dtype, pieces)
 
-    def fields(self, start: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    def fields(self, start: int, end: int, limit: int, what: str) -> Iterator[tuple[int, int, int, int]]:
         """Field number, wire type, and the value of a number or the span of bytes."""
-        while start < end:
+        for count in itertools.count(1):
+            if start >= end:
+                return
+            if count > limit:
+                raise self.fail(f"holds more than {limit} {what}, no checkpoint does")
             key, start = self.varint(start, end)
             number, wire = key >> 3, key & 7
             first, start = self.varint(start, end)
@@ -174,8 +182,9 @@ class _Reader:
         raise self.fail("is cut off or no checkpoint of MindSpore")
 
     def text(self, start: int, end: int) -> str:
-        if end - start > _MAX_TEXT:
-            raise self.fail(f"holds a name of {end - start} bytes")
+        self.texts += end - start
+        if end - start > _MAX_TEXT or self.texts > _MAX_TEXTS:
+            raise self.fail(f"holds a name of {end - start} bytes, and names of {self.texts} bytes before its end")
         self.file.seek(start)
         try:
             return self.file.read(end - start).decode("utf-8")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...core.errors import CheckpointError
-from ...core.io.safetensors_format import unique_keys
-from ...core.io.weights import FOREIGN_SUFFIXES, INDEX_SUFFIX, SUFFIX, open_weights
+from ...core.io.files import read_text
+from ...core.io.safetensors_format import LENGTH_BYTES, unique_keys
+from ...core.io.weights import FOREIGN_SUFFIXES, INDEX_SUFFIX, SUFFIX, open_file, open_weights, refuse_part
 from .archive import LOCAL_MAGIC
 from .mindspore_files import FIRST_BYTE, read_ckpt
-from .stored import Source, Stored, StoredTensor
+from .stored import MAX_TENSORS, Source, Stored, StoredTensor, check_repeats
 from .torch_files import LEGACY_START, read_legacy, read_zip
 from .unwrapping import unwrap
 
@@ -36,7 +38,8 @@ class Checkpoint:
 
 def is_foreign(path: Path) -> bool:
     """Whether duosora reads this only through here: no safetensors. Raises CheckpointError when nothing is there."""
-    return not _find(path).name.endswith((SUFFIX, INDEX_SUFFIX))
+    found = _find(path)
+    return not found.name.endswith((SUFFIX, INDEX_SUFFIX)) or _is_of_torch(found)
 
 
 def open_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
@@ -45,31 +48,47 @@ def open_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
     Raises: CheckpointError when nothing usable is there or a file is damaged.
     """
     found = _find(path)
-    if found.name.endswith((SUFFIX, INDEX_SUFFIX)):
+    is_index = found.name.endswith((INDEX_SUFFIX, TORCH_INDEX_SUFFIX))
+    if is_index or _is_safetensors(found):
         if ema:
-            raise CheckpointError(f"{path}: safetensors hold no moving average beside the weights; leave out --ema")
-        return Checkpoint(found, "safetensors", (), False, open_weights(path), None)
-    if found.name.endswith(TORCH_INDEX_SUFFIX):
-        return _open_shards(found)
+            raise CheckpointError(f"{path}: such files hold no moving average beside the weights; leave out --ema")
+        if found.name.endswith(TORCH_INDEX_SUFFIX):
+            return _open_shards(found)
+        is_named = found.name.endswith((SUFFIX, INDEX_SUFFIX))
+        weights = open_weights(path) if is_named else open_file(found)
+        if not 0 < len(weights) <= MAX_TENSORS:
+            raise CheckpointError(f"{path}: holds {len(weights)} tensors, expected 1 to {MAX_TENSORS}")
+        return Checkpoint(found, "safetensors", (), False, weights, None)
     form, tree = _read(found)
     unwrapped = unwrap(tree, str(path), ema)
-    return Checkpoint(found, form, unwrapped.wrapper, unwrapped.has_average, Stored(str(path), unwrapped.tensors), tree)
+    stored = _stored(str(path), unwrapped.tensors)
+    return Checkpoint(found, form, unwrapped.wrapper, unwrapped.has_average, stored, tree)
+
+
+def _stored(source: str, tensors: Mapping[str, StoredTensor]) -> Stored:
+    check_repeats(source, tensors.values())
+    return Stored(source, tensors)
 
 
 def _find(path: Path) -> Path:
+    try:
+        return _find_file(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _find_file(path: Path) -> Path:
     if not path.is_dir():
         if not path.exists():
             raise CheckpointError(f"{path}: there is no such file or folder")
         return path
-    try:
-        names = sorted(entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+    names = sorted(entry.name for entry in path.iterdir() if entry.is_file() and not entry.name.startswith("."))
     if any(name.endswith((SUFFIX, INDEX_SUFFIX)) for name in names):
-        return path / next(name for name in names if name.endswith((SUFFIX, INDEX_SUFFIX)))
+        return path / next(name for name in names if name.endswith((SUFFIX, INDEX_SUFFIX)))  # open_weights chooses
     for suffixes in ((TORCH_INDEX_SUFFIX,), FOREIGN_SUFFIXES):
         candidates = [name for name in names if name.endswith(suffixes)]
         if len(candidates) == 1:
+            refuse_part(path, candidates[0])
             return path / candidates[0]
         if candidates:
             raise CheckpointError(
@@ -78,18 +97,30 @@ def _find(path: Path) -> Path:
     raise CheckpointError(f"{path}: holds no weights, expected one of {SUFFIX}, {', '.join(FOREIGN_SUFFIXES)}")
 
 
-def _read(path: Path) -> tuple[str, Any]:
+def _start(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            start = file.read(len(LEGACY_START))
+            return file.read(len(LEGACY_START))
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _is_of_torch(path: Path) -> bool:
+    start = _start(path)
+    return start.startswith(LOCAL_MAGIC) or start == LEGACY_START
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By its content; a damaged file is what its name says."""
+    return _start(path)[LENGTH_BYTES:][:1] == b"{" or (path.name.endswith(SUFFIX) and not _is_of_torch(path))
+
+
+def _read(path: Path) -> tuple[str, Any]:
+    start = _start(path)
     if start.startswith(LOCAL_MAGIC):
         return "torch", read_zip(path)
     if start.startswith(b"\x80"):
         return "torch (before 1.6)", read_legacy(path)
-    if start[8:9] == b"{":
-        raise CheckpointError(f"{path}: its content is safetensors; give it a name that ends in {SUFFIX}")
     if start[:1] == bytes([FIRST_BYTE]):
         return "MindSpore", read_ckpt(path)
     raise CheckpointError(
@@ -100,22 +131,22 @@ def _read(path: Path) -> tuple[str, Any]:
 def _open_shards(index: Path) -> Checkpoint:
     """Shards of torch files, joined by their index."""
     try:
-        table = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        table = json.loads(read_text(index), object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{index}: cannot be read as JSON ({error}); download it again") from error
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: has no weight_map from tensor names to shard names; download it again")
+    wanted: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        wanted.setdefault(shard, set()).add(name)
     tensors: dict[str, StoredTensor] = {}
-    for shard in sorted(set(weight_map.values())):
-        if PurePosixPath(shard).name != shard or "\\" in shard:
+    for shard in sorted(wanted):
+        if not shard or PurePosixPath(shard).name != shard or "\\" in shard:
             raise CheckpointError(f"{index}: shard {shard!r} must be a file beside its index")
         held = unwrap(_read(_find(index.parent / shard))[1], str(index.parent / shard)).tensors
-        missing = [name for name, place in weight_map.items() if place == shard and name not in held]
-        extra = [name for name in held if weight_map.get(name) != shard]
-        if missing or extra:
-            raise CheckpointError(
-                f"{index}: shard {shard} and the index differ at {(missing + extra)[0]!r}; download again"
-            )
+        differing = wanted[shard] ^ held.keys()
+        if differing:
+            raise CheckpointError(f"{index}: shard {shard} and the index differ at {min(differing)!r}; download again")
         tensors |= held
-    return Checkpoint(index, "torch, in shards", (), False, Stored(str(index), tensors), None)
+    return Checkpoint(index, "torch, in shards", (), False, _stored(str(index), tensors), None)

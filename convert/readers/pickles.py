@@ -26,6 +26,7 @@ MAX_OPCODES = 2_000_000
 MAX_DIMENSIONS = 32
 MAX_ARGUMENTS = 16
 _MAX_LONG_BYTES = 64
+_MAX_KEY = 1 << 60
 
 _MARK = object()
 _SCALARS = (str, int, float, bool, bytes, type(None))
@@ -87,6 +88,12 @@ INERT = frozenset(
         "__builtin__.set",
         "collections.defaultdict",
         "collections.Counter",
+        "signal.Signals",
+        "megatron.core.enums.ModelType",
+        "megatron.core.transformer.enums.AttnBackend",
+        "megatron.core.rerun_state_machine.RerunDiagnostic",
+        "megatron.core.rerun_state_machine.RerunMode",
+        "megatron.core.rerun_state_machine.RerunState",
     ]
 )
 """Names that training states hold and no weight needs: what is made of them stays a description that nobody opens."""
@@ -291,7 +298,7 @@ class _Machine:
         state = self.pop()
         target = self.top((Namespace, dict, Opaque, TensorView))
         if isinstance(target, Namespace):
-            if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+            if not isinstance(state, dict):  # its keys are not looked at: it may be built from a million times
                 raise TypeError("a namespace without names")
             target.values = state
         # What an OrderedDict or a tensor carries beside its values (versions, attributes) is not wanted.
@@ -300,8 +307,8 @@ class _Machine:
         self.push(_storage(*_few(self.pop())))
 
     def remember(self, number: int | None) -> None:
-        if number is not None and number < 0:
-            raise ValueError("a negative memo")
+        if number is not None and not 0 <= number < _MAX_KEY:
+            raise ValueError("a memo of that number")
         self.memo[len(self.memo) if number is None else number] = self.stack[-1]
 
     def recall(self, number: int) -> None:
@@ -312,12 +319,18 @@ class _Machine:
 
 
 def _fill(table: dict[Any, Any], values: list[Any]) -> None:
-    """Put keys and values in turn into a table. Keys are plain: hashing a nest of tuples can take for ever."""
+    """Put keys and values in turn into a table.
+
+    Keys are plain, since hashing a nest of tuples can take for ever, and numbers small: large ones can be chosen so
+    that Python gives all of them one place in the table, and searches it a million times.
+    """
     if len(values) % 2:
         raise ValueError("a key without value")
     for key, value in zip(values[::2], values[1::2], strict=True):
         if not isinstance(key, _SCALARS):
             raise TypeError("a key that is no text or number")
+        if isinstance(key, int) and abs(key) >= _MAX_KEY:
+            raise ValueError("a key of that size")
         table[key] = value
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -16,6 +16,12 @@ CHUNK_BYTES = 4 << 20
 """Bytes that are read, hashed and written at a time."""
 MAX_EXPANDED_BYTES = 64 << 20
 """Most that a tensor may be larger than what is stored of it (an axis that repeats one number)."""
+MAX_TENSORS = 100_000
+"""Of one file. The largest training states have some thousands; a hostile one must not take minutes or a gigabyte."""
+MAX_REPEATS = 16
+"""How often the tensors of a file may pass over its bytes; tied weights and interleaved ones do so a few times."""
+WINDOW_BYTES = 64 << 20
+"""Bytes that are read at a time of a window on something larger."""
 
 
 class Source(Protocol):
@@ -91,6 +97,21 @@ def _is_plain(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
     return True
 
 
+def check_repeats(source: str, tensors: Iterable[StoredTensor]) -> None:
+    """Raises CheckpointError where a small file would become a huge one, or be read for days."""
+    held: set[Path] = set()
+    read = 0
+    for tensor in tensors:
+        held.update(piece.path for piece in tensor.pieces)
+        read += max(tensor.nbytes, sum(piece.nbytes for piece in tensor.pieces))
+    size = sum(path.stat().st_size for path in held)
+    if read > MAX_REPEATS * size + MAX_EXPANDED_BYTES:
+        raise CheckpointError(
+            f"{source}: its tensors use {read} bytes out of a file of {size}; they repeat stored numbers too often "
+            "to be weights"
+        )
+
+
 class Stored(Mapping[str, np.ndarray]):
     """The tensors of a file of another format by name. Each access reads anew."""
 
@@ -142,12 +163,30 @@ class Stored(Mapping[str, np.ndarray]):
         if self._gathered is None or self._gathered[0] != name:
             self._gathered = None
             (piece,) = tensor.pieces
-            flat = _read(piece, 0, piece.nbytes, name).view(tensor.dtype)
             assert tensor.strides is not None
-            strides = [stride * tensor.dtype.itemsize for stride in tensor.strides]
-            window = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
-            self._gathered = name, np.ascontiguousarray(window).reshape(-1).view(np.uint8)
+            array = np.empty(tensor.shape, tensor.dtype)
+            _read_window(array, piece, 0, tensor.strides, max(array.nbytes, WINDOW_BYTES), name)
+            self._gathered = name, array.reshape(-1).view(np.uint8)
         return self._gathered[1]
+
+
+def _read_window(array: np.ndarray, piece: Piece, start: int, strides: tuple[int, ...], limit: int, name: str) -> None:
+    """Fill an array from a window that begins `start` elements into a piece, with at most `limit` bytes at a time: a
+    column of a large matrix touches all of it.
+    """
+    width = array.itemsize
+    reaches = [(size - 1) * stride for size, stride in zip(array.shape, strides, strict=True)]
+    span = (1 + sum(reaches)) * width
+    if span <= limit:
+        flat = _read(piece, start * width, span, name).view(array.dtype)
+        steps = [stride * width for stride in strides]
+        array[...] = np.lib.stride_tricks.as_strided(flat, array.shape, steps, writeable=False)
+        return
+    axis = reaches.index(max(reaches))
+    half = array.shape[axis] // 2
+    first, second = np.split(array, [half], axis)
+    _read_window(first, piece, start, strides, limit, name)
+    _read_window(second, piece, start + half * strides[axis], strides, limit, name)
 
 
 def _read(piece: Piece, start: int, count: int, name: str) -> np.ndarray:

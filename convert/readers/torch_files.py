@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from ...core.errors import CheckpointError
 from .archive import Member, read_members
 from .pickles import MAX_BYTES, Namespace, Storage, TensorView, read_pickle
-from .stored import Piece, view_of
+from .stored import MAX_TENSORS, Piece, view_of
 
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_START = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
@@ -89,6 +89,7 @@ def place_tensors(tree: Any, find: Callable[[Storage], Piece], source: str) -> A
     def place(node: Any, name: str, depth: int) -> Any:
         budget.spend(depth)
         if isinstance(node, TensorView):
+            budget.spend_tensor()
             where = f"{source}: tensor {name!r}"
             return view_of(where, find(node.storage), node.shape, node.strides, node.offset, node.dtype)
         if isinstance(node, Namespace):
@@ -108,11 +109,17 @@ class _Budget:
     def __init__(self, source: str) -> None:
         self.source = source
         self.spent = 0
+        self.tensors = 0
 
     def spend(self, depth: int) -> None:
         self.spent += 1
         if depth > MAX_DEPTH or self.spent > MAX_NODES:
             raise CheckpointError(f"{self.source}: its contents are nested too deeply to be a checkpoint")
+
+    def spend_tensor(self) -> None:
+        self.tensors += 1
+        if self.tensors > MAX_TENSORS:
+            raise CheckpointError(f"{self.source}: holds more than {MAX_TENSORS} tensors, no checkpoint does")
 
 
 def _joined(name: str, part: Any) -> str:

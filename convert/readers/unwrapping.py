@@ -14,6 +14,9 @@ AVERAGES = ("ema_state_dict", "ema_model", "model_ema", "ema")
 WRAPPERS = ("state_dict", "gen_model", "model_state_dict", "model", "module", "generator", "net", "weights", "params")
 """What weights are wrapped in, one around the other: WFVAE's training, Lightning, DeepSpeed, Megatron and MindSpeed."""
 
+MAX_NAME = 1024
+"""Letters of a tensor's name. One key of a shared branch could otherwise become part of a hundred thousand names."""
+
 
 @dataclass(frozen=True)
 class Unwrapped:
@@ -47,7 +50,7 @@ def unwrap(tree: Any, source: str, ema: bool | None = None) -> Unwrapped:
         path.append(key)
         tree = tree[key]
     tensors: dict[str, StoredTensor] = {}
-    for name, tensor in _tensors(tree):
+    for name, tensor in _tensors(tree, source):
         if name in tensors:
             raise CheckpointError(f"{source}: two tensors are called {name!r}")
         if not name.isprintable():
@@ -69,11 +72,17 @@ def _has_tensors(node: Any) -> bool:
     return isinstance(node, StoredTensor) or (isinstance(node, dict) and any(map(_has_tensors, node.values())))
 
 
-def _tensors(tree: Mapping[Any, Any], before: str = "") -> Iterator[tuple[str, StoredTensor]]:
+def _tensors(tree: Mapping[Any, Any], source: str, before: str = "") -> Iterator[tuple[str, StoredTensor]]:
     """Tensors under their dotted names. Lists are passed over: those are states of optimisers and generators."""
     for key, value in tree.items():
-        name = f"{before}{key}"
+        if not isinstance(value, StoredTensor | dict):
+            continue
+        name = f"{before}{str(key)[: MAX_NAME + 1]}"
+        if len(name) > MAX_NAME:
+            raise CheckpointError(
+                f"{source}: the name {name[:80]!r}... is longer than any, which have {MAX_NAME} letters"
+            )
         if isinstance(value, StoredTensor):
             yield name, value
-        elif isinstance(value, dict):
-            yield from _tensors(value, f"{name}.")
+        else:
+            yield from _tensors(value, source, f"{name}.")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from ...core.errors import CheckpointError
 from ...core.io.files import atomic_write
 from ...core.io.weights import STEMS, SUFFIX, StreamedTensors, save_weights
-from .mindspore_files import write_ckpt
-from .torch_files import write_zip
+from .mindspore_files import KINDS, write_ckpt
+from .torch_files import DTYPES, write_zip
 
 MINDSPORE_SUFFIX = ".ckpt"
 TORCH_SUFFIXES = (".pth", ".pt", ".bin")
@@ -29,10 +33,18 @@ def write(
     know a dtype.
     """
     if target.suffix == MINDSPORE_SUFFIX:
+        _refuse_others(target, tensors, KINDS, "MindSpore")
         with atomic_write(target, overwrite, CheckpointError) as temporary:
             write_ckpt(temporary, tensors)
     elif target.suffix in TORCH_SUFFIXES:
+        _refuse_others(target, tensors, DTYPES, "torch")
         with atomic_write(target, overwrite, CheckpointError) as temporary:
             write_zip(temporary, tensors)
     else:
         save_weights(target, tensors, {"format": "pt"}, shard_size, overwrite, stem)
+
+
+def _refuse_others(target: Path, tensors: StreamedTensors, known: Mapping[np.dtype[Any], str], whose: str) -> None:
+    for name in tensors:
+        if tensors.dtype(name) not in known:
+            raise CheckpointError(f"{target}: tensor {name!r} is {tensors.dtype(name)}, which {whose} cannot hold")

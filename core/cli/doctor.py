@@ -95,8 +95,8 @@ def doctor(
         print('no backend works here: pip install "duosora[torch]" (GPU, CPU) or "duosora[mindspore]" (Ascend, CPU)')
         raise typer.Exit(1)
     if npu_check:
-        for backend in working:
-            _compare_forms(backend)
+        for each in working:
+            _compare_forms(each)
 
 
 def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:

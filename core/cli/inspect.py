@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from math import prod
 from pathlib import Path
@@ -26,7 +27,7 @@ def inspect(
     from ..errors import CheckpointError
     from ..models.recognise import CONFIG_FILE
 
-    if not path.exists():
+    if not os.path.exists(path):  # unlike Path.exists, no error where the way there is closed
         raise CheckpointError(f"{path}: no such file or folder")
     folders = [path]
     if path.is_dir() and not (path / CONFIG_FILE).exists():

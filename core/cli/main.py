@@ -25,8 +25,7 @@ from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError
-from duosora.core.parallel.agreement import told_once
-from duosora.core.parallel.launched import launched
+from duosora.core.parallel.launched import launched, told_once
 
 EXIT_USER_ERROR = 2
 SHARED_VERBS = ("sample", "train", "doctor", "launch")

@@ -35,7 +35,7 @@ def train(
 
     from ..config.loading import load
     from ..config.training import TrainConfig
-    from ..parallel.agreement import told_once
+    from ..parallel.launched import told_once
     from ..train.run import TrainRun
     from ..train.step import StepReport
 
@@ -47,8 +47,9 @@ def train(
         loaded = load(config, TrainConfig, overrides)
     run = TrainRun(loaded, resume, dry_run)
     is_first = run.ranks.is_first
+    plan = run.plan()
     if is_first:
-        print(*run.plan(), sep="\n", flush=True)
+        print(*plan, sep="\n", flush=True)
     if dry_run:
         return
     is_quiet = None if is_first else True

@@ -56,6 +56,13 @@ class Report(NamedTuple):
         return [first, *shown, *([f"  and {rest} more; log.jsonl names all of them"] if rest else [])]
 
 
+def joined(reports: Iterable[Report]) -> Report:
+    """What several readers have read."""
+    parts = list(reports)
+    failed = {path: reason for part in parts for path, reason in part.failed.items()}
+    return Report(sum(part.read for part in parts), sum(part.replaced for part in parts), failed)
+
+
 @dataclass
 class Sample:
     """A sample on its way."""

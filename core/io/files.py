@@ -15,6 +15,10 @@ from pathlib import Path
 
 from ..errors import DuosoraError, MediaError
 
+MAX_TEXT_BYTES = 16_000_000
+"""Of an index or a configuration: as JSON a hostile one takes forty times as much."""
+TEMPORARY = ".duosora-"
+"""How the names of unfinished files begin."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -31,10 +35,11 @@ def atomic_write(
     """
     target = Path(path)
     refuse_existing(target, overwrite, error)
-    if target.is_dir():
-        raise error(f"{target}: is a folder, expected the name of a file to write")
-    missing = [parent for parent in target.parents if not parent.exists()]
-    temporary = target.with_name(f".duosora-{secrets.token_hex(4)}{target.suffix}")
+    with _naming(target, error):
+        if target.is_dir():
+            raise error(f"{target}: is a folder, expected the name of a file to write")
+        missing = [parent for parent in target.parents if not parent.exists()]
+    temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(4)}{target.suffix}")
     is_done = False
     try:
         with _naming(target, error):
@@ -58,6 +63,23 @@ def refuse_existing(path: Path, overwrite: bool, error: type[DuosoraError] = Med
     """Raise `error` when `path` exists and may not be replaced: for callers that must know before long work begins."""
     if not overwrite and os.path.lexists(path):
         raise error(f"{path}: exists already and is kept; choose another name or add --overwrite")
+
+
+def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
+    """The text of a file of at most `limit` bytes. Raises: OSError; ValueError when it is larger or no UTF-8."""
+    with path.open("rb") as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    return raw.decode("utf-8")
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Temporary files in a folder: of runs that were killed outright, or that still write."""
+    try:
+        return sorted(path for path in folder.glob(f"{TEMPORARY}*") if path.is_file())
+    except OSError:
+        return []
 
 
 def sync(path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import struct
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -21,8 +22,8 @@ import numpy as np
 
 from ..errors import CheckpointError
 
-MAX_HEADER_BYTES = 25_000_000
-"""Enough for a quarter of a million tensors, more than any real file has; a hostile one takes thirty times as much as
+MAX_HEADER_BYTES = 16_000_000
+"""Enough for a hundred thousand tensors, more than any real file has; a hostile one takes forty times as much as
 Python's objects."""
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 32
@@ -105,8 +106,8 @@ def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON object hook that refuses a key written twice; json itself would silently keep the last one."""
     table = dict(pairs)
     if len(table) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"{next(key for key in keys if keys.count(key) > 1)!r} is written twice")
+        counts = Counter(key for key, _ in pairs)
+        raise ValueError(f"{next(key for key, count in counts.items() if count > 1)!r} is written twice")
     return table
 
 

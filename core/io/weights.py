@@ -21,8 +21,16 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError
-from .files import atomic_write, refuse_existing, sync
-from .safetensors_format import CODES, Entry, build_header, read_header, unique_keys
+from .files import atomic_write, read_text, refuse_existing, sync
+from .safetensors_format import (
+    CODES,
+    LENGTH_BYTES,
+    MAX_HEADER_BYTES,
+    Entry,
+    build_header,
+    read_header,
+    unique_keys,
+)
 
 Tensors: TypeAlias = "Mapping[str, np.ndarray] | StreamedTensors"
 
@@ -32,6 +40,7 @@ INDEX_SUFFIX = ".safetensors.index.json"
 FOREIGN_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 CONVERT_FIRST = "convert it first (duosora convert FILE --to FOLDER)"
 
+_PART = re.compile(r"-[0-9]{1,9}-of-([0-9]{1,9})\.[a-z]+$")
 _CHUNK = 1 << 20
 """Elements checked at a time; a mask of this many bytes stays in the processor's cache."""
 _EXPONENT_BITS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
@@ -125,8 +134,14 @@ def open_weights(path: str | os.PathLike[str]) -> WeightsReader:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
     if found.name.endswith(".index.json"):
         return _open_sharded(found, str(path))
-    header = read_header(found)
-    return WeightsReader(str(path), {name: (found, entry) for name, entry in header.entries.items()}, header.metadata)
+    return open_file(found, str(path))
+
+
+def open_file(path: Path, source: str | None = None) -> WeightsReader:
+    """Open one file of this format, whatever its name is; `source` is what errors call it, None its path."""
+    header = read_header(path)
+    entries = {name: (path, entry) for name, entry in header.entries.items()}
+    return WeightsReader(source or str(path), entries, header.metadata)
 
 
 def open_joined_weights(folder: str | os.PathLike[str]) -> WeightsReader:
@@ -175,7 +190,7 @@ def save_weights(
     described = _described(target, tensors)
     if target.suffix == SUFFIX:
         with atomic_write(target, overwrite, CheckpointError) as temporary:
-            _write_file(temporary, tensors, described, metadata or {})
+            _write_file(temporary, target, tensors, described, metadata or {})
         return
     shards = _split(described, shard_size)
     names = [f"{stem}{SUFFIX}"]
@@ -271,6 +286,7 @@ def _find_in_folder(folder: Path) -> Path:
     for suffix in (INDEX_SUFFIX, SUFFIX):
         candidates = [name for name in names if name.endswith(suffix)]
         if len(candidates) == 1:
+            refuse_part(folder, candidates[0])
             return folder / candidates[0]
         if candidates:
             raise CheckpointError(
@@ -283,6 +299,16 @@ def _find_in_folder(folder: Path) -> Path:
     raise CheckpointError(
         f"{folder}: holds no weights, expected {STEMS[0]}{SUFFIX}, {STEMS[1]}{SUFFIX} or an index with shards"
     )
+
+
+def refuse_part(folder: Path, name: str) -> None:
+    """Raise CheckpointError where the only file of a folder says that it is one of several."""
+    found = _PART.search(name)
+    if found and int(found[1]) > 1:
+        raise CheckpointError(
+            f"{folder}: holds {name} alone, one of {int(found[1])} files, without the index that joins them; "
+            "download or convert again, or name the file"
+        )
 
 
 def _open_sharded(index: Path, source: str) -> WeightsReader:
@@ -312,7 +338,7 @@ def _open_sharded(index: Path, source: str) -> WeightsReader:
 def _read_index(index: Path) -> dict[str, str]:
     """The index's weight_map: tensor name -> shard name."""
     try:
-        table = json.loads(index.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        table = json.loads(read_text(index), object_pairs_hook=unique_keys)
     except OSError as error:
         raise CheckpointError(f"{index}: cannot be read ({error.strerror or error})") from error
     except (ValueError, RecursionError) as error:
@@ -375,12 +401,21 @@ def _split(described: Mapping[str, Description], shard_size: int | None) -> list
 
 
 def _write_file(
-    path: Path, tensors: Tensors, described: Mapping[str, Description], metadata: Mapping[str, str]
+    path: Path, target: Path, tensors: Tensors, described: Mapping[str, Description], metadata: Mapping[str, str]
 ) -> None:
-    """Write the tensors that `described` names, wide dtypes first, so that each begins at a multiple of its width."""
+    """Write the tensors that `described` names, wide dtypes first, so that each begins at a multiple of its width.
+
+    `target` is what errors call the file.
+    """
     ordered = sorted(described.items(), key=lambda item: -item[1][1].itemsize)
+    header = build_header(((name, shape, dtype) for name, (shape, dtype) in ordered), metadata)
+    if len(header) > LENGTH_BYTES + MAX_HEADER_BYTES:
+        raise CheckpointError(
+            f"{target}: {len(described)} tensors need a header of {len(header)} bytes, more than is read again; "
+            "write shards, or shorter names"
+        )
     with path.open("wb") as file:
-        file.write(build_header(((name, shape, dtype) for name, (shape, dtype) in ordered), metadata))
+        file.write(header)
         for name, description in ordered:
             if isinstance(tensors, StreamedTensors):
                 written = sum(file.write(chunk.data) for chunk in tensors.chunks(name))
@@ -410,7 +445,7 @@ def _save_folder(
     with ExitStack() as stack:
         temporaries = {path: stack.enter_context(atomic_write(path, overwrite, CheckpointError)) for path in targets}
         for name, described in shards.items():
-            _write_file(temporaries[folder / name], tensors, described, metadata)
+            _write_file(temporaries[folder / name], folder / name, tensors, described, metadata)
         if index in temporaries:
             temporaries[index].write_text(_index_text(shards), encoding="utf-8")
             for temporary in temporaries.values():
@@ -424,7 +459,7 @@ def _save_folder(
 
 def _files_of(folder: Path, stem: str) -> list[Path]:
     """The files of earlier weights with that stem."""
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         return []
     shard = re.compile(re.escape(stem) + r"-\d+-of-\d+" + re.escape(SUFFIX))
     whole = {f"{stem}{SUFFIX}", f"{stem}{INDEX_SUFFIX}"}

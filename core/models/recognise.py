@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError, ConfigError
+from ..io.files import read_text
 from ..io.weights import open_weights
 from ..layout import FreshWeights, Layout, Weights
 from . import mt5, opensora_t2v, wfvae
@@ -112,12 +113,12 @@ def recognise(folder: Path) -> Part:
 def read_config(file: Path) -> dict[str, Any]:
     """A config.json. Raises CheckpointError when it is missing or not a JSON object."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(read_text(file))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{file}: no such file; a model folder holds config.json beside its safetensors"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file}: holds {type(config).__name__} instead of a JSON object")

@@ -6,8 +6,7 @@ Where one process is alone, nothing is sent and errors go their way.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +14,6 @@ import numpy as np
 from .. import errors
 from ..errors import DuosoraError
 from .group import Group
-from .launched import launched
 from .messages import pack, unpack
 
 T = TypeVar("T")
@@ -44,17 +42,6 @@ def agreed(group: Group, work: Callable[[], T]) -> T:
     values: list[T] = []
     exchange(group, lambda: values.append(work()))
     return values[0]
-
-
-@contextmanager
-def told_once() -> Iterator[None]:
-    """For processes that have not met yet: a DuosoraError inside is that of all on this machine, and the first of them
-    tells it."""
-    try:
-        yield
-    except DuosoraError as error:
-        error.is_told = launched().local_rank > 0
-        raise
 
 
 def _exchange(group: Group, work: Callable[[], bytes]) -> list[bytes]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
-from ..errors import ConfigError
+from ..errors import ConfigError, DuosoraError
 
 
 @dataclass(frozen=True)
@@ -66,3 +67,14 @@ def is_scheduler(environment: Mapping[str, str] = os.environ) -> bool:
 def own_device(device: str, local_rank: int) -> str:
     """The device of this process: "cuda" and "npu" without a number become the one with the process's number."""
     return f"{device}:{local_rank}" if device in ("cuda", "npu") else device
+
+
+@contextmanager
+def told_once() -> Iterator[None]:
+    """For processes that have not met yet: a DuosoraError inside is that of all on this machine, and the first of them
+    tells it."""
+    try:
+        yield
+    except DuosoraError as error:
+        error.is_told = launched().local_rank > 0
+        raise

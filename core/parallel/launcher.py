@@ -110,6 +110,12 @@ def environment(launch: Launch, port: int, local_rank: int) -> dict[str, str]:
     return {name: str(value) for name, value in told.items()}
 
 
+def scheduler(launch: Launch, port: int) -> tuple[Sequence[str], dict[str, str]]:
+    """Command line and variables of the process of node 0 in which MindSpore's cluster keeps its register."""
+    told = _cluster(launch, port) | {"MS_ROLE": "MS_SCHED", "RANK_ID": 0}
+    return (sys.executable, "-P", "-c", _SCHEDULER), {name: str(value) for name, value in told.items()}
+
+
 def defaults(launch: Launch, own: Mapping[str, str]) -> dict[str, str]:
     """Variables that a process gets where the launcher's environment does not have them."""
     wanted = {
@@ -120,6 +126,17 @@ def defaults(launch: Launch, own: Mapping[str, str]) -> dict[str, str]:
         "GLOG_v": 3,  # MindSpore's workers warn at every attempt to meet
     }
     return {name: str(value) for name, value in wanted.items() if name not in own}
+
+
+def free_port() -> int:
+    """One that is free, as the next one is, where doctor calls the roll."""
+    while True:
+        with socket.socket() as free, socket.socket() as following:
+            free.bind(("127.0.0.1", 0))
+            port = int(free.getsockname()[1])
+            with suppress(OSError, OverflowError):
+                following.bind(("127.0.0.1", port + 1))
+                return port
 
 
 def run(launch: Launch, out: TextIO | None = None, err: TextIO | None = None) -> int:
@@ -213,7 +230,7 @@ class _Job:
 
     def _start(self, guarded: Callable[[int], None]) -> None:
         launch = self.launch
-        port = _free_port() if launch.port is None else launch.port
+        port = free_port() if launch.port is None else launch.port
         logs = launch.log_folder
         self._say(
             f"{launch.processes} processes, ranks {launch.ranks[0]} to {launch.ranks[-1]} of {launch.world}, "
@@ -230,9 +247,7 @@ class _Job:
             return process
 
         if launch.backend == "mindspore" and launch.node == 0:
-            told = {name: str(value) for name, value in _cluster(launch, port).items()}
-            command = (sys.executable, "-P", "-c", _SCHEDULER)
-            self.scheduler = start("scheduler", command, told | {"MS_ROLE": "MS_SCHED", "RANK_ID": "0"})
+            self.scheduler = start("scheduler", *scheduler(launch, port))
         for local_rank, rank in enumerate(launch.ranks):
             process = start(f"rank {rank}", launch.program, environment(launch, port, local_rank))
             self.ranks.append(process)
@@ -303,16 +318,21 @@ class _Job:
         if not self.failed:
             return 1 if self.late else 0
         cause = min(self.failed, key=_remoteness)
-        errors = [line for line in cause.lines() if line.startswith(ERROR_MARK)] if cause.code == USER_ERROR else []
-        if errors:
-            self.console.show_error(errors[-1])
+        if cause.code == USER_ERROR and (error := self._user_error()):
+            self.console.show_error(error)
             return USER_ERROR
         if not self.console.follows(cause):
-            self._say(f"the end of {cause.log}:")
-            print(*deque(cause.lines(), TAIL_LINES), sep="\n", file=self.err)
+            tail = deque(cause.lines(), TAIL_LINES)
+            self._say(f"the end of {cause.log}:" if tail else f"{cause.log} is empty")
+            print(*(f"{line}\n" for line in tail), sep="", end="", file=self.err)
         how = f"exit code {cause.code}" if cause.code > 0 else _signal_name(-cause.code)
         self._say(f"{cause.name} of {self.launch.world} on {socket.gethostname()} ended with {how}; see {cause.log}")
         return cause.code if cause.code > 0 else 128 - cause.code
+
+    def _user_error(self) -> str | None:
+        """The line that says what to mend; of ranks with the same mistake one says it."""
+        lines = (line for rank in self.failed if rank.code == USER_ERROR for line in rank.lines())
+        return next((line for line in lines if line.startswith(ERROR_MARK)), None)
 
     def _say(self, text: str) -> None:
         print(f"launch: {text}", file=self.err, flush=True)
@@ -427,17 +447,6 @@ def _num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def _free_port() -> int:
-    """One that is free, as the next one is, where doctor calls the roll."""
-    while True:
-        with socket.socket() as free, socket.socket() as following:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
-            with suppress(OSError, OverflowError):
-                following.bind(("127.0.0.1", port + 1))
-                return port
 
 
 def _check_free(port: int) -> None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import fcntl
+import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
+from pydantic import ValidationError
 
 from .. import backend as backends
 from ..config.data import DataSettings
 from ..config.settings import resolved
 from ..config.training import TrainConfig
+from ..data.fetching import Report, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.weights import open_weights
 from ..layout import FreshWeights
-from ..parallel.agreement import agreed, exchange, told_once
+from ..parallel.agreement import agreed, exchange
 from ..parallel.group import Ranks
-from ..parallel.launched import launched
+from ..parallel.launched import launched, told_once
 from ..parallel.plan import Plan as RankPlan
 from ..parallel.plan import make_plan as make_rank_plan
 from ..pipelines.settings import default_dtype
@@ -74,7 +77,10 @@ class TrainRun:
         self.parts = train_parts(config)
 
     def plan(self) -> list[str]:
-        """What the run is about to do, a line per subject."""
+        """What the run is about to do, a line per subject; all ranks make it."""
+        return agreed(self.ranks.world, self._describe)
+
+    def _describe(self) -> list[str]:
         config, parts = self.config, self.parts
         trained = parts.trained
         lines = [
@@ -108,7 +114,9 @@ class TrainRun:
     def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> Outcome:
         config, ranks = self.config, self.ranks
         log = agreed(ranks.world, lambda: self._open_folder(say) if ranks.is_first else None)
-        task, loader = make_task(config, self.backend, self.parts, self.start, self.dtype, ranks)
+        task, loader = agreed(
+            ranks.world, lambda: make_task(config, self.backend, self.parts, self.start, self.dtype, ranks)
+        )
         if loader is not None:
             say(f"reading    {loader.describe()}")
         guard = Guard(config.guard.on_bad_step, config.guard.spike_factor, config.guard.max_skips)
@@ -116,15 +124,22 @@ class TrainRun:
         plan = make_plan(config)
         memory = self.backend.peak_memory_bytes
         loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say, memory, ranks)
+        own = None if loader is None else loader.report
+        reports: list[Any] = []
         try:
             if self.found.path is not None:
                 loop.resume(self.found)
-            return loop.run(on_step)
+            outcome = loop.run(on_step)
+            reports = exchange(ranks.world, lambda: own and own())
+        except BaseException:
+            reports = [own and own()]  # others may not be there to be asked
+            raise
         finally:
             if loader is not None:
                 loader.close()
-                for line in loader.report().lines():
-                    say(line)
+            for line in joined(Report(*each) for each in reports if each).lines():
+                say(line)
+        return outcome
 
     def _open_folder(self, say: Callable[[str], None]) -> StepLog:
         """Make the run's folder ready, which the first rank does for all."""
@@ -141,7 +156,7 @@ class TrainRun:
         """What the first rank finds: looking for damage reads all files."""
 
         def find() -> Any:
-            if not self.ranks.is_first:
+            if self.ranks.world.index:
                 return None
             found = self._find(resume)
             if found.path is not None:
@@ -257,8 +272,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
 def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     """Raises: ConfigError naming the settings that differ from the run's and would make it another one."""
-    before = _flat(read_state(checkpoint)["run"]["config"])
-    now = _flat(settings)
+    before, now = _flat(_settings_of(checkpoint)), _flat(settings)
     changed = [
         f"{name} = {now.get(name)!r} was {before.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -270,6 +284,15 @@ def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> Non
             f"{checkpoint}: was made with other settings: {'; '.join(changed)}; "
             "set them back, or start a new run with start.weights"
         )
+
+
+def _settings_of(checkpoint: Path) -> Mapping[str, Any]:
+    """The settings of the run that made a checkpoint; those that it did not know yet have their defaults."""
+    settings: Mapping[str, Any] = read_state(checkpoint)["run"]["config"]
+    try:
+        return resolved(TrainConfig.model_validate_json(json.dumps(settings)))
+    except ValidationError:  # it knew some that are no more
+        return settings
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

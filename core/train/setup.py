@@ -116,7 +116,9 @@ def _autoencoder(
         ),
     )
     held_out = agreed(ranks.world, lambda: _held_out(config, spec.compression, NO_PATCHES, ranks))
-    loader = agreed(ranks.world, lambda: _share(config, spec.compression, NO_PATCHES, ranks))
+    loader = agreed(
+        ranks.world, lambda: _share(config, spec.compression, NO_PATCHES, ranks) if ranks.leads_team else None
+    )
     return AutoencoderTask(spec, trainer, backend, settings, config.seed, held_out, ranks), loader
 
 
@@ -138,7 +140,7 @@ def _denoiser(
     assert parts.text_encoder is not None
     assert parts.vae is not None
     assert parts.tokenizer is not None
-    spec, vae = parts.trained.spec, parts.vae.spec
+    spec, vae_part, vae = parts.trained.spec, parts.vae, parts.vae.spec
     pipeline = TextToVideo(
         backend,
         Parts(parts.trained, parts.text_encoder, parts.vae, parts.tokenizer),
@@ -149,24 +151,25 @@ def _denoiser(
     if spec.is_inpaint != (config.data.masks is not None):
         wish = "needs data.masks" if spec.is_inpaint else "has no use for data.masks"
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
-    inputs = agreed(ranks.world, lambda: _inputs(config, backend, parts, dtype, ranks))
+    inputs = agreed(ranks.world, lambda: _inputs(config, backend, parts, dtype, ranks) if ranks.leads_team else None)
     options = train_options(config, dtype)
     trainer = agreed(ranks.world, lambda: backend.train_denoiser(spec, start.weights, options, ranks))
     channels = parts.text_encoder.spec.d_model
     held_out = agreed(ranks.world, lambda: _held_out(config, vae.compression, spec.patch, ranks, channels))
-    loader = agreed(
-        ranks.world, lambda: _share(config, vae.compression, spec.patch, ranks, channels, _latents(config, parts))
-    )
+
+    def open_share() -> Loader | None:
+        if not ranks.leads_team:
+            return None
+        latents = open_latent_cache(config.caches, vae_part, config.data, config.seed, spec.is_inpaint)
+        return _share(config, vae.compression, spec.patch, ranks, channels, latents)
+
+    loader = agreed(ranks.world, open_share)
     showing = Showing(pipeline, config.show.prompts, config.show, config.seed) if config.show.prompts else None
     return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks), loader
 
 
-def _inputs(
-    config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks
-) -> DiffusionInputs | None:
+def _inputs(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks) -> DiffusionInputs:
     """For the leader of a team."""
-    if not ranks.leads_team:
-        return None
     assert parts.text_encoder is not None
     assert parts.tokenizer is not None
     stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, config.max_tokens)
@@ -175,11 +178,6 @@ def _inputs(
     options = InputOptions(config.objective.noise_offset, config.objective.condition_noise)
     is_inpaint = parts.trained.spec.is_inpaint
     return DiffusionInputs(config.seed, texts, clips, make_objective(config), options, is_inpaint)
-
-
-def _latents(config: TrainConfig, parts: TrainParts) -> LatentCache | None:
-    assert parts.vae is not None
-    return open_latent_cache(config.caches, parts.vae, config.data, config.seed, parts.trained.spec.is_inpaint)
 
 
 def text_encoder(
@@ -214,10 +212,8 @@ def _share(
     ranks: Ranks,
     channels: int | None = None,
     latents: LatentCache | None = None,
-) -> Loader | None:
+) -> Loader:
     """For the leader of a team, its share of the clips."""
-    if not ranks.leads_team:
-        return None
     plan = ranks.plan
     return open_loader(config, compression, patch, channels, latents, plan.data, plan.place(ranks.rank).data)
 

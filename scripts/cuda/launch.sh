@@ -27,7 +27,7 @@ choose_port
 failed_log() { # torchrun reports the first failure as its root cause
     local rank
     rank=$(sed -n '/Root Cause/,$ s/.*local_rank: \([0-9]*\).*/\1/p' "$LOGS/launcher.log" | head -n 1)
-    ls "$LOGS"/*/attempt_0/"$rank"/stderr.log
+    ls -t "$LOGS"/*/attempt_0/"$rank"/stderr.log | head -n 1
 }
 
 run_job torchrun \

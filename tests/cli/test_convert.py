@@ -1,17 +1,22 @@
 """`duosora convert`, and `duosora inspect` of what it reads."""
 
+import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from duosora.convert.naming import Named
+from duosora.convert.writers import write
 from duosora.core.cli.main import main
+from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.models import mt5, wfvae
@@ -117,6 +122,43 @@ def test_verify_sees_one_changed_bit(duosora: Callable, hub: Path) -> None:
     assert "only what duosora convert wrote" in duosora("convert", file, "--verify").err
 
 
+def test_sums_of_other_weights_are_seen(duosora: Callable, hub: Path) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / "x.safetensors").code == 0
+    sums = hub / "x.safetensors.sums.json"
+    table = json.loads(sums.read_text())
+    sums.write_text(json.dumps(table | {"more": table["shared.weight"]}))
+    assert "'more' is in only one of" in duosora("convert", hub / "x.safetensors", "--verify").err
+    sums.write_text(json.dumps(table) + " " * 10**6)
+    assert "it has more than" in duosora("convert", hub / "x.safetensors", "--verify").err
+
+
+def test_what_was_written_is_read_again(duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write_badly(target: Path, *rest: Any) -> None:
+        write(target, *rest)
+        content = bytearray(target.read_bytes())
+        content[-1] ^= 1
+        target.write_bytes(content)
+
+    monkeypatch.setattr("duosora.convert.commands.write", write_badly)
+    outcome = duosora("convert", hub / "mt5", "--to", hub / "x.safetensors")
+    assert outcome.code == 2
+    assert "is not what was written" in outcome.err
+
+
+def test_old_sums_go_with_the_weights_they_describe(
+    duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / "x.pth").code == 0
+
+    def fail(*arguments: object) -> None:
+        raise CheckpointError("the disk is full")
+
+    monkeypatch.setattr("duosora.convert.commands.save_sums", fail)
+    assert duosora("convert", hub / "mt5", "--to", hub / "x.pth", "--overwrite", "--dtype", "bf16").code == 2
+    assert (hub / "x.pth").exists()
+    assert not (hub / "x.pth.sums.json").exists()
+
+
 def test_shards_keep_to_their_size(duosora: Callable, hub: Path) -> None:
     outcome = duosora("convert", hub / "mt5", "--to", hub / "out", "--shard-size", "100KB")
     assert outcome.code == 0, outcome.err
@@ -162,6 +204,78 @@ def test_an_interrupted_run_leaves_nothing_that_looks_finished(
     with pytest.raises(OSError, match="Input/output"):
         main()
     assert sorted(hub.rglob("*")) == before
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_bars_count_bytes(hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Terminal()
+    monkeypatch.setattr("duosora.core.progress.PATIENCE_SECONDS", 0)
+    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr("sys.argv", ["duosora", "convert", str(hub / "mt5"), "--to", str(hub / "x.pth")])
+    with pytest.raises(SystemExit) as leaving:
+        main()
+    assert not leaving.value.code
+    for what in ("writing", "reading again"):
+        assert re.search(what + r": .*0.00/[0-9.]+[kM].*B/s", screen.getvalue())
+
+
+def test_the_source_can_be_the_target(duosora: Callable, hub: Path) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / "one.safetensors").code == 0
+    (hub / "link.safetensors").symlink_to(hub / "one.safetensors")
+    before = (hub / "one.safetensors").read_bytes()
+    assert duosora("convert", hub / "link.safetensors", "--to", hub / "link.safetensors").code == 2
+    for name, dtype in (("link", "bf16"), ("one", "keep")):
+        same = hub / f"{name}.safetensors"
+        assert duosora("convert", same, "--to", same, "--overwrite", "--dtype", dtype).code == 0
+        assert duosora("convert", same, "--verify").code == 0
+    assert not (hub / "link.safetensors").is_symlink(), "the link is replaced and not what it leads to"
+    assert (hub / "one.safetensors").read_bytes() == before
+    for _ in range(2):
+        assert duosora("convert", hub / "one.safetensors", "--to", hub / "f", "--overwrite").code == 0
+        outcome = duosora("convert", hub / "f", "--to", hub / "f", "--overwrite", "--shard-size", "100KB")
+        assert outcome.code == 0, outcome.err
+        assert duosora("convert", hub / "f", "--verify").code == 0
+    assert set(open_weights(hub / "f")) == set(mt5.TINY.layout())
+
+
+@pytest.mark.parametrize("names", [["x" * 300], ["x" * 300, "y"], ["mt5", "pytorch_model.bin", "y"]])
+def test_places_that_cannot_be_are_one_line(duosora: Callable, hub: Path, names: list[str]) -> None:
+    place = hub.joinpath(*names)
+    for arguments in (["convert", place, "--to", hub / "y"], ["convert", place, "--verify"], ["inspect", place]):
+        outcome = duosora(*arguments)
+        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome.err
+    for ending in (".safetensors", ".pth", ".ckpt", ""):
+        outcome = duosora("convert", hub / "mt5", "--to", f"{place}{ending}")
+        assert (outcome.code, len(outcome.err.splitlines())) == (2, 1), outcome.err
+        assert "cannot be written" in outcome.err
+
+
+def test_inspect_leaves_tensors_alone(duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert duosora("convert", hub / "mt5", "--to", hub / "x.ckpt").code == 0
+    torch.save({"a": torch.ones(2)}, hub / "old.pt", _use_new_zipfile_serialization=False)
+    (hub / "shards").mkdir()
+    torch.save({"shared.weight": torch.ones(2)}, hub / "shards/x.bin")
+    (hub / "shards/x.bin.index.json").write_text(json.dumps({"weight_map": {"shared.weight": "x.bin"}}))
+
+    def read(*arguments: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr("duosora.convert.readers.stored._read", read)
+    for place, form in (
+        ("vae", "torch"),
+        ("x.ckpt", "MindSpore"),
+        ("old.pt", "torch (before 1.6)"),
+        ("shards", "torch, in shards"),
+    ):
+        outcome = duosora("inspect", hub / place)
+        assert outcome.code == 0, outcome.err
+        assert f": {form}, " in outcome.out
+        assert "dtypes: " in outcome.out
+        assert "model: " in outcome.out
 
 
 def test_converting_needs_no_framework(hub: Path) -> None:

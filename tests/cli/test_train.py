@@ -3,6 +3,7 @@
 import fcntl
 import json
 import resource
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -70,6 +71,44 @@ def test_the_plan_counts_tokens_and_says_what_the_run_goes_on_from(train: Callab
     assert "at step 2" in train("--dry-run").out
 
 
+@pytest.mark.parametrize("rank", [0, 3])
+def test_the_plan_of_several_processes_is_printed_once_and_waits_for_nobody(
+    train: Callable, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:
+    for name, value in (("RANK", rank), ("WORLD_SIZE", 8), ("LOCAL_RANK", rank)):
+        monkeypatch.setenv(name, str(value))
+    outcome = train("--dry-run", settings=("accumulate=8", "parallel.sequence=2", "parallel.zero=3"))
+    assert outcome.code == 0, outcome.err
+    line = "processes  8 = data 4 x sequence 2, weights, optimiser state, averages and gradients split, 2 of 8 micro-b"
+    assert (line in outcome.out) == (rank == 0) == bool(outcome.out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("accumulate=6",), "accumulate = 6: its micro-batches are not shared evenly by the 4 of 4 processes"),
+        (("accumulate=6",), "set a multiple of 4, or start 1, 2, 3 or 6 processes"),
+        (("accumulate=4", "parallel.sequence=3"), "does not divide 4 processes; parallel.sequence works with 1, 2, 4"),
+        (("accumulate=4", "autoencoder={}", "parallel.sequence=2"), "an autoencoder has no tokens to share"),
+        (("accumulate=4", "data.mega_batch=3"), "data.mega_batch = 3: does not divide accumulate = 4"),
+        (("accumulate=nought",), "accumulate=nought: expected a whole number"),
+    ],
+)
+def test_what_several_processes_cannot_share_is_told_by_one(
+    train: Callable, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    told = []
+    for rank in range(4):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        outcome = train(settings=settings)
+        assert outcome.code == 2
+        told.append(outcome.err)
+    assert message in told[0]
+    assert told[1:] == [""] * 3
+
+
 def test_a_run_logs_each_step_and_is_drawn(train: Callable, duosora: Callable, tmp_path: Path) -> None:
     outcome = train(settings=("max_steps=3", "batch_size=2", "validation.every=2", "validation.batches=1"))
     assert outcome.code == 0, outcome.err
@@ -106,6 +145,25 @@ def test_other_settings_are_refused_on_going_on_but_for_harmless_ones(train: Cal
     assert outcome.code == 0, outcome.err
     assert [line["step"] for line in lines(tmp_path)] == [1, 2]
     assert [path.name for path in (tmp_path / "run").glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_run_goes_on_where_the_version_that_began_it_knew_fewer_settings(train: Callable, tmp_path: Path) -> None:
+    assert train(settings=("max_steps=1",)).code == 0
+    found = Checkpoints(tmp_path / "run").newest()
+    assert found.path is not None
+    state = json.loads((found.path / "state.json").read_text())
+    del state["run"]["config"]["parallel"], state["run"]["config"]["data"]["mega_batch"]
+
+    def write(folder: Path) -> None:
+        shutil.copytree(found.path, folder, dirs_exist_ok=True)
+        (folder / "manifest.json").unlink()
+        (folder / "state.json").write_text(json.dumps(state))
+
+    older = Checkpoints(tmp_path / "older").save(1, write)
+    outcome = train("--resume", older, settings=("max_steps=2",))
+    assert outcome.code == 0, outcome.err
+    outcome = train("--resume", older, settings=("max_steps=2", "data.mega_batch=2", "accumulate=2"))
+    assert "data.mega_batch = 2 was 1" in outcome.err
 
 
 def test_a_run_begins_anew_only_where_none_was(train: Callable) -> None:

@@ -3,23 +3,29 @@
 import builtins
 import importlib
 import io
+import json
 import os
 import pickle
 import pickletools
 import struct
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from duosora.convert.readers.opening import open_checkpoint
-from duosora.convert.readers.pickles import MAX_BYTES, read_pickle
+from duosora.convert.readers.pickles import MAX_BYTES, MAX_OPCODES, read_pickle
+from duosora.convert.readers.stored import Piece, Stored, StoredTensor, view_of
+from duosora.convert.writers import write
 from duosora.core.errors import CheckpointError
+from duosora.core.io.files import MAX_TEXT_BYTES
 
-from .damage import Runs, mutate, read_all, whole_files
+from .damage import Arrays, Runs, mutate, read_all, whole_files
 
 PAYLOADS = {
     "os.system": Runs(os.system, "touch harm"),
@@ -63,6 +69,7 @@ def test_payloads_are_named_and_not_run(
 
 
 MARK_CALLS = {
+    "a name that is not even called": b"\x80\x02}X\x01\x00\x00\x00acos\nsystem\ns.",
     "inst": b"(S'touch harm'\nios\nsystem\n.",
     "obj": b"(cos\nsystem\nS'touch harm'\no.",
     "reduce with a made name": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch harm\x85R.",
@@ -87,25 +94,174 @@ def test_tricks_with_opcodes_are_refused(tmp_path: Path, monkeypatch: pytest.Mon
     assert not list(tmp_path.iterdir())
 
 
+def alike(number: int) -> bytes:
+    """A number as an opcode; the hashes of all of these are zero, and a table of them is searched for hours."""
+    return b"\x8a\x10" + (number * (2**61 - 1)).to_bytes(16, "little")
+
+
 SWELLING = {
     "tuples of tuples as a key": b"\x80\x02})" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"Ns.",
     "lists of lists": b"\x80\x02]" + b"".join(b"q\x00](h\x00h\x00e" for _ in range(60)) + b".",
+    "dictionaries that hold one twice": b"\x80\x02}q\x00"
+    + b"".join(b"0}q%c(X\x01\x00\x00\x00ah%cX\x01\x00\x00\x00bh%cu" % (n + 1, n, n) for n in range(21))
+    + b".",
     "a dictionary in itself": b"\x80\x02}q\x00X\x01\x00\x00\x00ah\x00s.",
     "a text of an exabyte": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 60) + b"a.",
     "a text of a gigabyte": b"\x80\x02X" + struct.pack("<I", 1 << 30) + b"a.",
-    "a frame of an exabyte": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"}.",
     "an endless number": b"\x80\x02I" + b"9" * 5000 + b"\n.",
     "a number of a megabyte": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20) + b".",
     "only marks": b"\x80\x02" + b"(" * 100_000,
-    "a huge memo": b"\x80\x02}r\xff\xff\xff\xff.",
+    "keys that Python hashes alike": b"\x80\x02}(" + b"".join(alike(n) + b"N" for n in range(9)) + b"u.",
+    "memos that Python hashes alike": b"\x80\x02}p" + str(2**61 - 1).encode() + b"\n.",
 }
 
 
 @pytest.mark.parametrize("content", SWELLING.values(), ids=SWELLING.keys())
 def test_nothing_swells_or_goes_on_for_ever(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(CheckpointError) as caught:
+    with pytest.raises(CheckpointError, match="damaged|too deeply|bytes") as caught:
         open_checkpoint(torch_zip(tmp_path / "x.pt", content))
     assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("ending", ["pth", "ckpt", "safetensors"])
+def test_tensors_are_not_without_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
+    path = tmp_path / f"x.{ending}"
+    write(path, Arrays({str(number): np.ones(1) for number in range(20_000)}), None, False)
+    assert len(open_checkpoint(path).weights) == 20_000
+    for reader in ("torch_files", "mindspore_files", "opening"):
+        monkeypatch.setattr(f"duosora.convert.readers.{reader}.MAX_TENSORS", 19_999)
+    with pytest.raises(CheckpointError, match=r"more than 19999 tensors|20000 tensors, expected 1 to 19999"):
+        open_checkpoint(path)
+
+
+def test_names_are_not_longer_than_any(tmp_path: Path) -> None:
+    for tree in (
+        {"a" * 1025: torch.ones(1)},
+        {"a" * 600: {"b" * 600: torch.ones(1)}},
+        {"a" * 2000: {"b": torch.ones(1)}},
+    ):
+        torch.save(tree, tmp_path / "x.pt")
+        with pytest.raises(CheckpointError, match="is longer than any"):
+            open_checkpoint(tmp_path / "x.pt")
+    torch.save({"a" * 1024: torch.ones(1)}, tmp_path / "x.pt")
+    assert len(open_checkpoint(tmp_path / "x.pt").weights) == 1
+
+
+def test_names_of_mindspore_take_no_more_than_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "x.ckpt", Arrays({"a" * 4096: np.ones(1), "b": np.ones(1)}), None, False)
+    with pytest.raises(CheckpointError, match="is longer than any"):
+        open_checkpoint(tmp_path / "x.ckpt")
+    monkeypatch.setattr("duosora.convert.readers.mindspore_files._MAX_TEXTS", 4096)
+    with pytest.raises(CheckpointError, match="names of 41[0-9]* bytes before its end"):
+        open_checkpoint(tmp_path / "x.ckpt")
+    write(tmp_path / "y.ckpt", Arrays({"a" * 4097: np.ones(1)}), None, False)
+    with pytest.raises(CheckpointError, match="a name of 4097 bytes"):
+        open_checkpoint(tmp_path / "y.ckpt")
+
+
+def test_a_name_written_twice_is_found_at_once(tmp_path: Path) -> None:
+    header = b"{" + b"".join(b'"%x":0,' % number for number in range(200_000)) + b'"30d3f":0}'
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+    with pytest.raises(CheckpointError, match="'30d3f' is written twice"):  # comparing each with each takes an hour
+        open_checkpoint(tmp_path / "x.safetensors")
+
+
+def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
+    for ending in ("pth", "safetensors"):
+        write(tmp_path / f"x.{ending}", Arrays(), None, False)
+        with pytest.raises(CheckpointError, match="no weights found|0 tensors, expected"):
+            open_checkpoint(tmp_path / f"x.{ending}")
+
+
+HARMLESS = {
+    "a frame of an exabyte": b"\x80\x04\x95" + struct.pack("<Q", 1 << 60) + b"}.",
+    "a huge memo": b"\x80\x02}r\xff\xff\xff\xff.",
+    "a namespace made of a large one again and again": b"\x80\x02}("
+    + b"".join(b"M" + struct.pack("<H", n) + b"N" for n in range(65536))
+    + b"uq\x00"
+    + b"cargparse\nNamespace\n)Rh\x00b0" * 100_000
+    + b".",
+}
+
+
+@pytest.mark.parametrize("content", HARMLESS.values(), ids=HARMLESS.keys())
+def test_what_only_seems_large_is_passed_over(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(CheckpointError, match="no weights found"):
+        open_checkpoint(torch_zip(tmp_path / "x.pt", content))
+
+
+def test_a_small_file_cannot_become_a_huge_one(tmp_path: Path) -> None:
+    torch.save({str(number): torch.ones(1).expand(1 << 20) for number in range(20)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="repeat stored numbers too often"):
+        open_checkpoint(tmp_path / "x.pt")
+    storage = torch.ones(1 << 20)
+    torch.save({str(number): storage for number in range(8)}, tmp_path / "tied.pt")
+    assert len(open_checkpoint(tmp_path / "tied.pt").weights) == 8
+
+
+def test_columns_of_a_matrix_cannot_be_read_for_days(tmp_path: Path) -> None:
+    storage = torch.ones(1 << 20)
+    torch.save({str(number): storage[:: (1 << 20) - 1] for number in range(40)}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="repeat stored numbers too often"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+def test_one_number_cannot_fill_the_memory(tmp_path: Path) -> None:
+    piece = Piece(tmp_path, 0, 1 << 30)
+    with pytest.raises(CheckpointError, match="repeats stored numbers too often for a weight"):
+        view_of("x", piece, (2**28 + 2**24 + 1,), (0,), 0, np.dtype(np.float32))
+    assert view_of("x", piece, (2**28 + 2**24,), (0,), 0, np.dtype(np.float32)).nbytes > piece.nbytes
+
+
+def test_a_file_that_becomes_shorter_is_an_error(tmp_path: Path) -> None:
+    weights = open_checkpoint(saved_zip(tmp_path)).weights
+    os.truncate(tmp_path / "x.pt", 100)
+    with pytest.raises(CheckpointError, match="ends inside tensor 'a'"):
+        weights.read_bytes("a", 0, 24)
+
+
+def test_two_numbers_far_apart_need_no_memory(tmp_path: Path) -> None:
+    distance = 1 << 30
+    with (tmp_path / "sparse").open("wb") as file:
+        for number, place in ((1.5, 0), (2.5, 4 * distance)):
+            file.seek(place)
+            file.write(struct.pack("<f", number))
+    piece = Piece(tmp_path / "sparse", 0, 4 * distance + 4)
+    stored = Stored("sparse", {"a": StoredTensor((2,), np.dtype(np.float32), (piece,), (distance,))})
+    tracemalloc.start()
+    try:
+        np.testing.assert_array_equal(stored["a"], [1.5, 2.5])
+        assert tracemalloc.get_traced_memory()[1] < 100 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_huge_index_is_refused(tmp_path: Path) -> None:
+    for name in ("pytorch_model.bin.index.json", "model.safetensors.index.json"):
+        (tmp_path / name).write_text(" " * (MAX_TEXT_BYTES + 1))
+        with pytest.raises(CheckpointError, match=f"more than {MAX_TEXT_BYTES} bytes"):
+            open_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize("shard", ["../x.bin", "/x.bin", "a\\x.bin", "", ".", "x" * 300, "a\0b", "gone.bin"])
+def test_a_shard_that_is_no_file_beside_its_index_is_refused(tmp_path: Path, shard: str) -> None:
+    index = tmp_path / "in" / "pytorch_model.bin.index.json"
+    index.parent.mkdir()
+    torch.save({"a": torch.ones(1)}, tmp_path / "x.bin")
+    index.write_text(json.dumps({"weight_map": {"a": shard}}))
+    with pytest.raises(CheckpointError, match="beside its index|no such file|cannot be read"):
+        open_checkpoint(index)
+
+
+@pytest.mark.parametrize("ending", ["bin", "safetensors"])
+def test_one_shard_alone_is_no_model(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"model-00002-of-00003.{ending}"
+    write(path, Arrays(a=np.ones(2, np.float32)), None, False)
+    with pytest.raises(CheckpointError, match="one of 3 files, without the index"):
+        open_checkpoint(tmp_path)
+    assert set(open_checkpoint(path).weights) == {"a"}
+    path.rename(tmp_path / f"model-00001-of-00001.{ending}")
+    assert set(open_checkpoint(tmp_path).weights) == {"a"}
 
 
 @pytest.mark.parametrize("name", ["a\nb", "\ud800", "\0"])
@@ -119,6 +275,13 @@ def test_two_paths_to_one_name_are_refused(tmp_path: Path) -> None:
     torch.save({"a": {"b": torch.ones(2)}, "a.b": torch.zeros(2)}, tmp_path / "x.pt")
     with pytest.raises(CheckpointError, match=r"two tensors are called 'a\.b'"):
         open_checkpoint(tmp_path / "x.pt")
+
+
+def test_a_pickle_has_not_opcodes_without_number() -> None:
+    content = b"\x80\x02" + b"N0" * (MAX_OPCODES // 2) + b"}."
+    with pytest.raises(CheckpointError, match=f"more than {MAX_OPCODES} opcodes"):
+        read_pickle(io.BytesIO(content), "x")
+    assert read_pickle(io.BytesIO(content[:-4] + b"}."), "x") == {}
 
 
 def test_a_pickle_has_a_largest_size(tmp_path: Path) -> None:
@@ -143,7 +306,7 @@ def rewritten(path: Path, change: Callable[[str, bytes], list[tuple[str, bytes]]
 
 def test_a_compressed_member_is_refused(tmp_path: Path) -> None:
     bomb = rewritten(saved_zip(tmp_path), lambda name, held: [(name, held + b"\0" * 10**7)], zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="compressed"):
+    with pytest.raises(CheckpointError, match="is compressed or encrypted"):
         open_checkpoint(bomb)
 
 
@@ -176,6 +339,55 @@ def test_members_that_share_bytes_are_refused(tmp_path: Path) -> None:
         open_checkpoint(path)
 
 
+def lying(shape: str, strides: str, offset: int = 0) -> bytes:
+    """A tensor of eight floats that says it is another."""
+    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08tQ"
+    rest = f"I{offset}\n(".encode() + shape.encode() + b"t(" + strides.encode() + b"t\x89ccollections\nOrderedDict\n)R"
+    return b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tRs."
+
+
+def local(name: bytes, content: bytes) -> bytes:
+    """A member where it lies: its own header and its bytes."""
+    size = len(content)
+    return struct.pack("<4s5H3L2H", b"PK\x03\x04", 0, 0, 0, 0, 0, 0, size, size, len(name), 0) + name + content
+
+
+def listed(body: bytes, sizes: dict[bytes, int], flags: int = 0, packed: int = 0) -> bytes:
+    """A zip file with a directory that says what it likes about the members in its body."""
+    directory = b""
+    for name, size in sizes.items():
+        place = body.index(name) - 30
+        numbers = (0, 0, flags, 0, 0, 0, 0, size + packed, size, len(name), 0, 0, 0, 0, 0, place)
+        directory += struct.pack("<4s6H3L5H2L", b"PK\x01\x02", *numbers) + name
+    end = (0, 0, len(sizes), len(sizes), len(directory), len(body), 0)
+    return body + directory + struct.pack("<4s4H2LH", b"PK\x05\x06", *end)
+
+
+PICKLE = local(b"a/data.pkl", lying("I2\n", "I1\n"))
+FIRST = local(b"a/data/0", bytes(32))
+SIZES = {b"a/data.pkl": len(PICKLE) - 40, b"a/data/0": 32}
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (listed(PICKLE + local(b"a/b", FIRST), {**SIZES, b"a/b": len(FIRST)}), "shares bytes with another"),
+        (listed(PICKLE + FIRST, {**SIZES, b"a/data/0": 40}), "members and directory share bytes"),
+        (listed(PICKLE + FIRST, {**SIZES, b"a/data/0": 4000}), "is cut off"),
+        (listed(PICKLE + FIRST, SIZES, flags=1), "compressed or encrypted"),
+        (listed(PICKLE + FIRST, SIZES, packed=1), "announces two sizes"),
+        (listed(PICKLE + FIRST, SIZES).replace(b"a/data/0", b"a/data/x", 1), "described in two ways"),
+    ],
+)
+def test_a_directory_that_lies_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    honest = tmp_path / "honest.pt"
+    honest.write_bytes(listed(PICKLE + FIRST, SIZES))
+    assert set(open_checkpoint(honest).weights) == {"a"}
+    (tmp_path / "x.pt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=problem):
+        open_checkpoint(tmp_path / "x.pt")
+
+
 def test_a_directory_that_promises_millions_of_members_is_refused(tmp_path: Path) -> None:
     path = torch_zip(tmp_path / "x.pt", pickle.dumps({}, 2))
     content = path.read_bytes()
@@ -184,15 +396,8 @@ def test_a_directory_that_promises_millions_of_members_is_refused(tmp_path: Path
     locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
     last = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 65535, 65535, 2**32 - 1, 2**32 - 1, 0)
     path.write_bytes(content[:end] + end_64 + locator + last)
-    with pytest.raises(CheckpointError, match="members"):
+    with pytest.raises(CheckpointError, match="more than any checkpoint"):
         open_checkpoint(path)
-
-
-def lying(shape: str, strides: str, offset: int = 0) -> bytes:
-    """A tensor of eight floats that says it is another."""
-    storage = b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08tQ"
-    rest = f"I{offset}\n(".encode() + shape.encode() + b"t(" + strides.encode() + b"t\x89ccollections\nOrderedDict\n)R"
-    return b"\x80\x02}X\x01\x00\x00\x00actorch._utils\n_rebuild_tensor_v2\n(" + storage + rest + b"tRs."
 
 
 @pytest.mark.parametrize(
@@ -217,6 +422,12 @@ def test_tensors_cannot_reach_outside_their_storage(tmp_path: Path, shape: str, 
         open_checkpoint(path)
     honest = torch_zip(tmp_path / "y.pt", lying("I2\nI4\n", "I4\nI1\n"), **{"data/0": bytes(32)})
     assert open_checkpoint(honest).weights.shape("a") == (2, 4)
+
+
+def test_functions_are_not_handed_arguments_without_number(tmp_path: Path) -> None:
+    content = lying("I8\n", "I1\n").replace(b"OrderedDict\n)RtR", b"OrderedDict\n)R" + b"N" * 20 + b"tR")
+    with pytest.raises(CheckpointError, match="damaged"):
+        open_checkpoint(torch_zip(tmp_path / "x.pt", content, **{"data/0": bytes(32)}))
 
 
 @pytest.fixture(scope="module")
@@ -255,6 +466,78 @@ def test_random_damage_is_an_error_of_one_line_or_harmless(tmp_path: Path, whole
     refused = [error for error in errors if error is not None]
     assert len(refused) >= 10
     assert all(len(error) < 2000 for error in refused)
+
+
+def test_big_endian_files_are_refused(tmp_path: Path) -> None:
+    def turned(name: str, held: bytes) -> list[tuple[str, bytes]]:
+        return [(name, b"big" if name.endswith("byteorder") else held)]
+
+    with pytest.raises(CheckpointError, match="saved with big-endian numbers"):
+        open_checkpoint(rewritten(saved_zip(tmp_path), turned))
+    torch.save({"a": torch.ones(2)}, tmp_path / "y.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "y.pt").read_bytes()
+    place = content.index(b"\x88", content.index(b"little_endian"))
+    (tmp_path / "y.pt").write_bytes(content[:place] + b"\x89" + content[place + 1 :])
+    with pytest.raises(CheckpointError, match="saved with big-endian numbers"):
+        open_checkpoint(tmp_path / "y.pt")
+
+
+def test_programs_are_no_checkpoints(tmp_path: Path) -> None:
+    path = torch_zip(tmp_path / "x.pt", pickle.dumps({}, 2), **{"code/__torch__.py": b"import os"})
+    with pytest.raises(CheckpointError, match="is a TorchScript program"):
+        open_checkpoint(path)
+
+
+def test_bytes_after_a_legacy_file_are_refused(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    (tmp_path / "x.pt").write_bytes((tmp_path / "x.pt").read_bytes() + b"more")
+    with pytest.raises(CheckpointError, match="4 bytes at its end belong to no tensor"):
+        open_checkpoint(tmp_path / "x.pt")
+
+
+@pytest.mark.parametrize(("table", "name"), [({"a": "x.bin"}, "b"), ({"a": "x.bin", "b": "x.bin", "c": "x.bin"}, "c")])
+def test_shards_that_differ_from_their_index_are_refused(tmp_path: Path, table: dict[str, str], name: str) -> None:
+    torch.save({"a": torch.ones(1), "b": torch.ones(1)}, tmp_path / "x.bin")
+    (tmp_path / "x.bin.index.json").write_text(json.dumps({"weight_map": table}))
+    with pytest.raises(CheckpointError, match=f"shard x.bin and the index differ at '{name}'"):
+        open_checkpoint(tmp_path / "x.bin.index.json")
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message, shorter than 128 bytes."""
+    return bytes([number << 3 | 2, len(content)]) + content
+
+
+def value(tag: str, dims: bytes, content: bytes, kind: bytes = b"Float32") -> bytes:
+    """A tensor in a file of MindSpore, whose axes are shorter than 128."""
+    axes = b"".join(bytes([8, axis]) for axis in dims)
+    return field(1, field(1, tag.encode()) + field(2, axes + field(2, kind) + field(3, content)))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (
+            value("a", b"\x01", bytes(4)) + value("a", b"\x01", bytes(4), b"Float64"),
+            "slices of tensor 'a' do not agree",
+        ),
+        (value("a", b"\x01" * 33, bytes(4)), "too many axes"),
+        (value("a", b"\x01", bytes(4))[:-1], "is cut off"),
+        (field(1, field(1, b"") * 63), "has no tensor"),
+        (b"\x0a\xd0\x0f" + field(1, b"") * 1000, "more than 64 fields of a tensor"),
+        (b"\x0a\xd3\x0f\x12\xd0\x0f" + field(2, b"") * 1000, "more than 64 fields of a tensor"),
+        (value("a", b"\x02", bytes(4)), "has 4 bytes"),
+        (value("a", b"\x01", bytes(4), b"Int4"), "unknown type"),
+        (field(1, field(1, b"a")), "has no tensor"),
+        (field(1, field(1, b"a") + field(3, b"table")), "only tensors are read"),
+        (field(2, b"a"), "begins with"),
+        (value("a", b"", bytes(4)) + field(2, b"a"), "or an encrypted one"),
+    ],
+)
+def test_values_of_mindspore_that_make_no_tensor_are_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+    (tmp_path / "x.ckpt").write_bytes(content)
+    with pytest.raises(CheckpointError, match=problem):
+        open_checkpoint(tmp_path / "x.ckpt")
 
 
 def test_mindspore_files_that_lie_are_refused(tmp_path: Path, whole: dict[str, bytes]) -> None:

@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
 
 from duosora.convert.names import NAMES
-from duosora.convert.naming import Named, Plan, _plan, guess, plan
-from duosora.convert.rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, inverse
+from duosora.convert.naming import Named, Plan, apply, guess, plan
+from duosora.convert.rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, inverse, pattern_of
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import WeightsReader, open_weights, save_weights
 from duosora.core.models import mt5, opensora_t2v, wfvae
@@ -25,12 +26,16 @@ def reader(folder: Path, tensors: dict[str, np.ndarray]) -> WeightsReader:
     return open_weights(folder / "x.safetensors")
 
 
-def made(source: WeightsReader, rules: tuple[Rule, ...], keep_names: bool = False) -> dict[str, np.ndarray]:
-    found, unknown = _plan(list(source), "opensora_t2v", rules)
-    assert keep_names or not unknown
+def made(
+    source: WeightsReader, rules: tuple[Rule, ...], known: frozenset[str] = NAMES["opensora_t2v"].patterns()
+) -> dict[str, np.ndarray]:
+    found, unknown = apply(rules, list(source), known)
+    assert not unknown
     named = Named(source, found, None)
     return {
-        name: np.concatenate(list(named.chunks(name))).view(named.dtype(name)).reshape(named.shape(name))
+        name: np.concatenate([np.empty(0, np.uint8), *named.chunks(name)])
+        .view(named.dtype(name))
+        .reshape(named.shape(name))
         for name in named
     }
 
@@ -56,6 +61,48 @@ def test_split_undoes_merge(tmp_path: Path) -> None:
     assert inverse(inverse((split,))) == (split,)
 
 
+BOTH_WAYS = (
+    Merge(("b.{}.q", "b.{}.k", "b.{}.v"), "b.{}.qkv"),
+    Split("b.{}.both", ("b.{}.gate", "b.{}.value")),
+    Transpose("b.{}.linear", "b.{}.matrix", (1, 0)),
+    Transpose("conv.{}.kernel", "conv.{}.weight", (2, 3, 4, 1, 0)),
+    Rename("old.{*}", "new.{*}"),
+)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_rules_and_their_inverse_change_no_bit(tmp_path: Path, seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    dtype = [np.float32, ml_dtypes.bfloat16, np.float16, np.int64, np.bool_, np.complex64, np.uint8, np.float64][seed]
+
+    def tensor(*shape: int) -> np.ndarray:
+        raw = generator.integers(0, 256, (*shape, np.dtype(dtype).itemsize), np.uint8)
+        return raw.view(dtype)[..., 0]
+
+    tensors: dict[str, np.ndarray] = {"old.a.3": tensor(), "old.b": tensor(0, 4), "kept.7.weight": tensor(3)}
+    for block in (0, 11):
+        size, width = generator.integers(1, 9, 2)
+        tensors |= {f"b.{block}.{part}": tensor(size, width) for part in "qkv"}
+        tensors |= {f"b.{block}.both": tensor(2 * size, width, 2), f"b.{block}.linear": tensor(size, width)}
+        tensors[f"conv.{block}.kernel"] = tensor(*generator.integers(1, 5, 5))
+    there = frozenset(
+        ["b.{}.qkv", "b.{}.gate", "b.{}.value", "b.{}.matrix", "conv.{}.weight", "new.a.{}", "new.b", "kept.{}.weight"]
+    )
+    between = made(reader(tmp_path, tensors), BOTH_WAYS, there)
+    assert set(map(pattern_of, between)) == there
+    back = made(reader(tmp_path, between), inverse(BOTH_WAYS), frozenset(map(pattern_of, tensors)))
+    assert set(back) == set(tensors)
+    for name, array in tensors.items():
+        assert (back[name].shape, back[name].dtype) == (array.shape, array.dtype)
+        assert back[name].tobytes() == array.tobytes(), name
+
+
+def test_parts_of_two_dtypes_are_not_joined(tmp_path: Path) -> None:
+    parts = {"a.q": np.ones(2, np.float32), "a.k": np.ones(2, np.float16)}
+    with pytest.raises(CheckpointError, match=r"a\.q .* cannot be joined with a\.k"):
+        made(reader(tmp_path, parts), (Merge(("a.q", "a.k"), "a.qk"),), frozenset(["a.qk"]))
+
+
 @pytest.mark.parametrize("axes", [(1, 0), (2, 0, 1), (1, 2, 3, 0)])
 def test_the_inverse_of_transpose_undoes_it(axes: tuple[int, ...]) -> None:
     rule = Transpose("a", "b", axes)
@@ -79,7 +126,7 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
 def test_the_names_of_every_layout_stay_and_are_recognised(tmp_path: Path, model: str) -> None:
     for spec in NAMES[model].family.presets.values():
         names = list(spec.layout())
-        found, unknown = _plan(names, model, NAMES[model].rules)
+        found, unknown = apply(NAMES[model].rules, names, NAMES[model].patterns())
         assert not unknown
         assert {new: origin.names for new, origin in found.origins.items()} == {name: (name,) for name in names}
         assert guess(names) == (model, len(names))
@@ -109,7 +156,7 @@ def sources(found: Plan) -> dict[str, str]:
     ],
 )
 def test_other_spellings_are_known(model: str, old: str, new: str) -> None:
-    found, unknown = _plan([old], model, NAMES[model].rules)
+    found, unknown = apply(NAMES[model].rules, [old], NAMES[model].patterns())
     assert not unknown
     assert sources(found) == {new: old}
 

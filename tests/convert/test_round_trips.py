@@ -2,8 +2,12 @@
 
 import argparse
 import collections
+import enum
+import hashlib
 import io
 import json
+import sys
+import types
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -17,13 +21,14 @@ import torch
 
 from duosora.convert.commands import convert
 from duosora.convert.readers.mindspore_files import read_ckpt
-from duosora.convert.readers.opening import open_checkpoint
+from duosora.convert.readers.opening import is_foreign, open_checkpoint
 from duosora.convert.readers.stored import Piece, Stored, StoredTensor
 from duosora.convert.writers import write
 from duosora.convert.writers.mindspore_files import write_ckpt
 from duosora.convert.writers.torch_files import write_zip
 from duosora.core.backend import get
 from duosora.core.converting import Request
+from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights, save_weights
 
 LEGACY_DTYPES = [
@@ -92,6 +97,7 @@ def test_weights_are_found_inside_a_training_state(tmp_path: Path, is_zip: bool)
         "device": torch.device("cpu"),
         "size": torch.Size([2, 3]),
         "seen": {1, 2},
+        "table": collections.defaultdict(None, {1: 2}),
     }
     torch.save(state, tmp_path / "x.pt", _use_new_zipfile_serialization=is_zip)
     opened = open_checkpoint(tmp_path / "x.pt")
@@ -121,6 +127,22 @@ def test_wrappers_are_known(tmp_path: Path, wrap: Any, wrapper: tuple[str, ...])
     opened = open_checkpoint(tmp_path / "mp_rank_00_model_states.pt")
     assert opened.wrapper == wrapper
     assert_equal(opened.weights, saved)
+
+
+def test_sums_are_those_of_the_bytes(tmp_path: Path) -> None:
+    held = {"large": np.random.default_rng(0).standard_normal(1_200_000).astype(np.float32), "small": np.arange(3.0)}
+    save_weights(tmp_path / "x.safetensors", held)
+    convert(Request(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none"))
+    table = json.loads((tmp_path / "y.pth.sums.json").read_text())
+    assert {name: entry["sha256"] for name, entry in table.items()} == {
+        name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in held.items()
+    }
+
+
+def test_an_optimiser_is_no_model(tmp_path: Path) -> None:
+    torch.save({"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 3}, tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="no weights found in it; its keys are optimizer, epoch"):
+        open_checkpoint(tmp_path / "x.pt")
 
 
 def test_shards_of_torch_are_joined_by_their_index(tmp_path: Path) -> None:
@@ -194,6 +216,23 @@ def test_mindspore_slices_are_joined(tmp_path: Path, monkeypatch: pytest.MonkeyP
     np.testing.assert_array_equal(open_checkpoint(tmp_path / "x.ckpt").weights["a"], array)
 
 
+def test_what_older_versions_of_mindspore_wrote_is_read(tmp_path: Path) -> None:
+    scalar = b"\x0a\x18\x0a\x01a\x12\x13\x08\x00\x12\x07Float32\x1a\x04" + np.float32(2.5).tobytes()
+    scalar = bytes([scalar[0], len(scalar) - 2, *scalar[2:6], len(scalar) - 7, *scalar[7:]])
+    (tmp_path / "x.ckpt").write_bytes(scalar)
+    np.testing.assert_array_equal(open_checkpoint(tmp_path / "x.ckpt").weights["a"], np.float32(2.5), strict=True)
+    (tmp_path / "x.ckpt").write_bytes(scalar + b"crc_num" + bytes(10))
+    assert set(open_checkpoint(tmp_path / "x.ckpt").weights) == {"a"}
+
+
+def test_a_legacy_view_begins_inside_its_storage(tmp_path: Path) -> None:
+    torch.save({"a": torch.arange(8.0)[:4]}, tmp_path / "x.pt", _use_new_zipfile_serialization=False)
+    content = (tmp_path / "x.pt").read_bytes()
+    assert content.count(b"K\x08N") == 1
+    (tmp_path / "x.pt").write_bytes(content.replace(b"K\x08N", b"K\x08(X\x01\x00\x00\x00vK\x02K\x04t"))
+    np.testing.assert_array_equal(open_checkpoint(tmp_path / "x.pt").weights["a"], [2, 3, 4, 5])
+
+
 @pytest.mark.parametrize("ending", ["pth", "ckpt"])
 def test_tensors_beyond_four_gigabytes_have_the_right_place(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
@@ -228,6 +267,102 @@ def test_casting_keeps_integers_and_refuses_what_does_not_fit(tmp_path: Path) ->
             Request(source=tmp_path / "x.safetensors", target=tmp_path / "h.safetensors", model="none", dtype="fp16")
         )
     assert not (tmp_path / "h.safetensors").exists()
+
+
+def test_an_infinity_hides_no_number_that_becomes_one(tmp_path: Path) -> None:
+    save_weights(tmp_path / "x.safetensors", {"a": np.array([np.inf, 1e6], np.float32)})
+    with pytest.raises(CheckpointError, match="numbers too large for float16"):
+        convert(Request(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
+    save_weights(tmp_path / "z.safetensors", {"a": np.array([np.inf, np.nan, -np.inf], np.float32)})
+    convert(Request(source=tmp_path / "z.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
+    np.testing.assert_array_equal(
+        torch.load(tmp_path / "y.pth", weights_only=True)["a"].numpy(), [np.inf, np.nan, -np.inf]
+    )
+
+
+@pytest.mark.parametrize("asked", ["fp32", "fp16", "bf16"])
+def test_numbers_are_rounded_as_torch_does(tmp_path: Path, asked: str) -> None:
+    bits = torch.randint(-(2**31), 2**31, (1 << 18,), generator=torch.Generator().manual_seed(0), dtype=torch.int32)
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16)  # every number of 16 bits, subnormal ones too
+    spread = torch.cat(
+        [bits.view(torch.float32), every.view(torch.float16).float(), every.view(torch.bfloat16).float()]
+    )
+    half_way = (every.view(torch.float16).float() + every.roll(1).view(torch.float16).float()) / 2
+    held = {
+        "wide": torch.cat([spread, half_way]),
+        "brain": every.view(torch.bfloat16),
+        "half": every.view(torch.float16),
+        "tiny": torch.arange(256, dtype=torch.uint8).view(torch.float8_e4m3fn),
+    }
+    dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[asked]
+    held = {name: tensor[tensor.to(dtype).float().isfinite()] for name, tensor in held.items()}
+    torch.save(held, tmp_path / "x.pt")
+    convert(Request(source=tmp_path / "x.pt", target=tmp_path / "y.pth", model="none", dtype=asked))
+    found = torch.load(tmp_path / "y.pth", weights_only=True)
+    for name, tensor in held.items():
+        assert found[name].dtype == dtype
+        assert raw(found[name]) == raw(tensor.to(dtype)), name
+
+
+def test_the_content_says_what_a_file_is(tmp_path: Path) -> None:
+    save_weights(tmp_path / "x.safetensors", {"a": np.ones(2, np.float32)})
+    (tmp_path / "x.safetensors").rename(tmp_path / "named.ckpt")
+    assert open_checkpoint(tmp_path / "named.ckpt").format == "safetensors"
+    torch.save({"a": torch.ones(2)}, tmp_path / "named.safetensors")
+    for name in ("named.ckpt", "named.safetensors"):
+        assert is_foreign(tmp_path / name), "so inspect shows it, too"
+        assert_equal(open_checkpoint(tmp_path / name).weights, {"a": torch.ones(2)})
+
+
+def test_shards_have_no_average_to_ask_for(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.bin")
+    (tmp_path / "x.bin.index.json").write_text(json.dumps({"weight_map": {"a": "x.bin"}}))
+    with pytest.raises(CheckpointError, match="leave out --ema"):
+        open_checkpoint(tmp_path / "x.bin.index.json", ema=True)
+
+
+def test_enumerations_of_megatron_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("megatron.core.enums")
+    kind = enum.Enum("ModelType", {"encoder_or_decoder": 1}, module="megatron.core.enums")
+    module.ModelType = kind  # type: ignore[attr-defined]
+    state = {"model": {"a": torch.ones(2)}, "args": argparse.Namespace(model_type=kind(1), dtype=torch.bfloat16)}
+    with monkeypatch.context() as patch:
+        for name in ("megatron", "megatron.core", "megatron.core.enums"):
+            patch.setitem(sys.modules, name, module)
+        torch.save(state, tmp_path / "model_optim_rng.pt")
+    opened = open_checkpoint(tmp_path / "model_optim_rng.pt")
+    assert_equal(opened.weights, {"a": torch.ones(2)})
+    assert opened.tree["args"]["model_type"].name == "megatron.core.enums.ModelType"
+
+
+@pytest.mark.parametrize("limit", [1, 64, 1 << 20])
+def test_windows_are_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    monkeypatch.setattr("duosora.convert.readers.stored.WINDOW_BYTES", limit)
+    base = torch.randn(7, 9, 40, generator=torch.Generator().manual_seed(0))
+    views = {
+        "column": base[:, :, 3],
+        "corner": base[5:, 7:, 38:],
+        "turned": base.permute(2, 0, 1)[::13],
+        "steps": base[::3, ::4, ::19],
+        "one": base[2, 3, 4:5],
+    }
+    torch.save(views, tmp_path / "x.pt")
+    assert_equal(open_checkpoint(tmp_path / "x.pt").weights, views)
+
+
+@pytest.mark.parametrize(("ending", "whose"), [("pth", "torch"), ("ckpt", "MindSpore")])
+def test_dtypes_that_a_format_does_not_have_are_refused(tmp_path: Path, ending: str, whose: str) -> None:
+    dtype = ml_dtypes.float8_e4m3fnuz if ending == "pth" else ml_dtypes.float8_e5m2
+    with pytest.raises(CheckpointError, match=rf"x\.{ending}: tensor 'a' is float8_\w+, which {whose} cannot hold"):
+        write(tmp_path / f"x.{ending}", _Chunked({"a": np.ones(2, dtype)}), None, False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_header_that_nobody_reads_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("duosora.core.io.weights.MAX_HEADER_BYTES", 1000)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: 1 tensors need .* more than is read again"):
+        save_weights(tmp_path / "x.safetensors", {"a" * 1000: np.ones(2)})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_window_reads_its_own_numbers(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from duosora.core.layout import FreshWeights
-from duosora.core.models import opensora_t2v, wfvae
+from duosora.core.models import mt5, opensora_t2v, wfvae
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel import budget
 from duosora.core.parallel.counting import attention_bytes
@@ -19,7 +19,7 @@ T2V = opensora_t2v.PRESETS["opensora_plan_v1_3_t2v"]
 WFVAE = wfvae.PRESETS["wfvae_d8_4x8x8"]
 
 
-def num_parameters(spec: OpenSoraT2VSpec | wfvae.WFVAESpec) -> int:
+def num_parameters(spec: OpenSoraT2VSpec | mt5.MT5Spec | wfvae.WFVAESpec) -> int:
     return sum(math.prod(weight.shape) for weight in spec.layout().values())
 
 
@@ -42,7 +42,7 @@ def rows(heading: str) -> list[list[str]]:
 def test_the_sampling_plans_are_as_counted() -> None:
     tokens = num_tokens(93, 640, 640)
     assert f"{tokens:,} tokens" in PAGE
-    for devices, split, videos, own, heads, memory, sent, bfloats in rows("Sampling 93x640x640"):
+    for devices, split, videos, own, heads, weights, widest, sent in rows("Sampling 93x640x640"):
         data, cfg, sequence = map(int, split.split(" x "))
         plan = make_plan(int(devices), sequence, has_cfg=cfg == 2)
         assert (plan.data, plan.cfg) == (data, cfg)
@@ -50,9 +50,9 @@ def test_the_sampling_plans_are_as_counted() -> None:
         assert (int(videos), int(own.replace(",", ""))) == (data, Blocks(tokens, sequence).length)
         blocks = Blocks(T2V.num_attention_heads, sequence)
         assert heads == f"{blocks.length}" + (f", {blocks.padding} of zeros" if blocks.padding else "")
-        assert memory == gigabytes(2 * num_parameters(T2V))
-        assert sent == gigabytes(budget.inference_bytes(T2V, batch, tokens, sequence))
-        assert bfloats == gigabytes(budget.call_bytes(T2V, batch, tokens, sequence))
+        assert weights == gigabytes(2 * num_parameters(T2V))
+        assert widest == gigabytes(budget.inference_bytes(T2V, batch, tokens, sequence))
+        assert sent == gigabytes(budget.call_bytes(T2V, batch, tokens, sequence))
 
 
 def test_the_training_plans_are_as_counted() -> None:
@@ -99,6 +99,8 @@ def test_numbers_in_the_text_are_as_counted() -> None:
     kept = f"{budget.KEPT['bf16']} bytes"
     assert kept in PAGE
     assert f"{budget.KEPT['fp32']} in fp32" in PAGE
+    assert f"about {budget.WORKING} numbers" in PAGE
+    assert f"{gigabytes(2 * num_parameters(mt5.PRESETS['mt5_xxl']))} GB" in PAGE
 
 
 def test_shares_are_parts_of_the_whole() -> None:

@@ -1,7 +1,6 @@
 """Runs one of the programs beside this file on several processes of this machine, as users launch theirs."""
 
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -9,10 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from duosora.core.parallel import launcher
+
 PROGRAMS = Path(__file__).parent / "programs"
+QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 SECONDS = 300
 """After which a test gives up; programs take a few."""
-QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 
 
 def run(program: str, backend: str, world: int, *arguments: object) -> list[str]:
@@ -36,20 +37,17 @@ def run(program: str, backend: str, world: int, *arguments: object) -> list[str]
 
 @contextmanager
 def started(program: str, backend: str, world: int, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
-    """The processes of the ranks, without a launcher that looks after them; those left at the end are killed."""
-    command = [sys.executable, str(PROGRAMS / program), backend, *map(str, arguments)]
-    common = os.environ | QUIET
-    port = _free_port()
-    if backend == "torch":
-        common |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(world)}
-        roles = [{"RANK": str(i), "LOCAL_RANK": str(i)} for i in range(world)]
-    else:
-        common |= {"MS_WORKER_NUM": str(world), "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": str(port)}
-        roles = [{"MS_ROLE": "MS_WORKER", "MS_NODE_ID": str(i), "RANK_ID": str(i)} for i in range(world)]
-        roles.append({"MS_ROLE": "MS_SCHED", "RANK_ID": "0"})  # as msrun does
+    """The processes of the ranks without a launcher that looks after them; killed at the end if still there."""
+    command = (sys.executable, str(PROGRAMS / program), backend, *map(str, arguments))
+    launch = launcher.Launch(program=command, processes=world, backend=backend)
+    port = launcher.free_port()
+    common = os.environ | QUIET | launcher.defaults(launch, os.environ)
+    roles = [(command, launcher.environment(launch, port, rank)) for rank in range(world)]
+    if backend == "mindspore":
+        roles.append(launcher.scheduler(launch, port))
     processes = [
-        subprocess.Popen(command, env=common | role, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        for role in roles
+        subprocess.Popen(words, env=common | told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        for words, told in roles
     ]
     try:
         yield processes[:world]
@@ -57,9 +55,3 @@ def started(program: str, backend: str, world: int, *arguments: object) -> Itera
         for process in processes:
             process.kill()
             process.wait()
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

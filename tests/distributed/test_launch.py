@@ -102,8 +102,9 @@ def test_a_rank_that_is_killed_is_named_and_its_children_end(job: Job) -> None:
     assert "signal 9 (SIGKILL" in err
 
 
-def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(job: Job) -> None:
-    code, out, err = job.run("stand_in.py", "user_error")
+@pytest.mark.parametrize("behaviour", ["user_error", "user_error:1", "misses_the_first"])
+def test_a_mistake_of_the_user_is_one_line_and_exit_code_2(job: Job, behaviour: str) -> None:
+    code, out, err = job.run("stand_in.py", behaviour)
     assert code == 2
     assert out == ""
     assert [line for line in err.splitlines() if not line.startswith("launch: 2 processes")] == [
@@ -160,6 +161,38 @@ def test_a_rank_killed_while_others_wait_for_it_ends_the_job(job: Job, backend: 
     assert "sum 2.0" in err
     assert code == 128 + signal.SIGKILL
     assert "rank 1 of 2" in err
+
+
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+def test_training_saves_and_leaves_when_it_is_asked_to(job: Job, backend: str, tmp_path: Path) -> None:
+    pytest.importorskip(backend)
+    run = tmp_path / "run"
+    settings = (
+        "data.kind=moving_shapes",
+        "data.workers=0",
+        "accumulate=2",
+        "max_steps=100000",
+        "checkpoints.every=null",
+    )
+    words = [word for setting in settings for word in ("--set", setting)]
+    options = ("-n", "2", "--backend", backend, "--log-dir", str(job.folder))
+    started = subprocess.Popen(
+        [sys.executable, "-m", "duosora", "launch", *options, "--", "train", *words, "--out", str(run)],
+        env=os.environ | {MARK: job.mark, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until = time.monotonic() + 2 * PATIENCE
+    while not ((run / "log.jsonl").exists() and '"step"' in (run / "log.jsonl").read_text("utf-8")):
+        assert time.monotonic() < until
+        assert started.poll() is None, started.communicate()
+        time.sleep(0.1)
+    started.send_signal(signal.SIGTERM)
+    out, err = started.communicate(timeout=PATIENCE)
+    assert started.returncode == 0, err
+    assert "the same command goes on from there" in out
+    assert len(list(run.glob("checkpoint-*/manifest.json"))) == 1
 
 
 def test_a_verb_runs_on_several_processes(job: Job) -> None:

@@ -1,6 +1,7 @@
 """`duosora train` on several processes is the run of one: its losses, its checkpoints, how it is left and how it fails.
 
-What ranks say to each other is tested in tests/core/test_many_ranks.py; here are real processes and their ends.
+What ranks say to each other is tested in tests/core/test_many_ranks.py; here are real processes and their ends, which
+are the same code for both backends, and tried with one.
 """
 
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,17 +22,17 @@ from duosora.core.train.logs import read_log
 TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off", "learning_rate.peak=1e-3")
 SHARED = ("accumulate=4", "data.mega_batch=2")
 STEPS, SAVED = 4, 2
+MEASURED = (f"validation.every={STEPS}", "validation.batches=1")
 TOLERANCE = 1e-5
 
 
-@pytest.fixture(scope="module", params=["torch"])
-def name(request: pytest.FixtureRequest) -> str:
-    """Of a backend whose training is shared by ranks."""
-    return str(request.param)
-
-
-def arguments(folder: Path, *settings: str) -> list[object]:
-    return ["train", *(part for setting in (*TINY, *SHARED, *settings) for part in ("--set", setting)), "--out", folder]
+def arguments(name: str, folder: Path, *settings: str) -> list[object]:
+    return [
+        "train",
+        *(part for setting in (*TINY, *SHARED, f"compute.name={name}", *settings) for part in ("--set", setting)),
+        "--out",
+        folder,
+    ]
 
 
 def losses(folder: Path) -> dict[int, float]:
@@ -47,14 +49,11 @@ def validation(folder: Path) -> list[float]:
     ]
 
 
-MEASURED = (f"validation.every={STEPS}", "validation.batches=1")
-
-
 @pytest.fixture(scope="module")
 def alone(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     folder = tmp_path_factory.mktemp(name) / "alone"
-    ranks.run("cli.py", name, 1, *arguments(folder, f"max_steps={STEPS}", *MEASURED))
+    ranks.run("cli.py", name, 1, *arguments(name, folder, f"max_steps={STEPS}", *MEASURED))
     return folder
 
 
@@ -65,7 +64,7 @@ def on_four(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     shown = ("show.every=2", 'show.prompts=["a star"]', "show.sampler.steps=2", "show.video.frames=1")
     size = ("show.video.height=64", "show.video.width=64")
     settings = (f"max_steps={SAVED}", "parallel.sequence=2", *shown, *size)
-    ranks.run("cli.py", name, 4, *arguments(folder, *settings))
+    ranks.run("cli.py", name, 4, *arguments(name, folder, *settings))
     return folder
 
 
@@ -87,16 +86,16 @@ def test_each_of_four_processes_writes_a_part_and_the_first_speaks(on_four: Path
     assert [path.name for path in (on_four / "samples").iterdir()] == [f"step-{SAVED}_0.png"]
 
 
-@pytest.mark.parametrize(("world", "sequence"), [(1, 1), (2, 1), (2, 2)])
+@pytest.mark.parametrize("world", [1, 2])
 def test_a_run_goes_on_with_another_number_of_processes(
-    name: str, world: int, sequence: int, alone: Path, on_four: Path, tmp_path: Path
+    name: str, world: int, alone: Path, on_four: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(on_four, folder)
-    settings = (f"max_steps={STEPS}", f"parallel.sequence={sequence}", *MEASURED)
-    said = ranks.run("cli.py", name, world, *arguments(folder, *settings))
+    settings = (f"max_steps={STEPS}", *MEASURED)
+    said = ranks.run("cli.py", name, world, *arguments(name, folder, *settings))
     assert f"finished {STEPS} steps: {folder / f'checkpoint-{STEPS}'}" in said[0]
-    assert said[1:] == [""] * (world - 1)
+    assert not any("finished" in other or "reading" in other for other in said[1:])
     assert_continues(folder, alone)
 
 
@@ -108,9 +107,10 @@ def wait(processes: list[subprocess.Popen[str]], is_so: Callable[[], bool]) -> N
         time.sleep(0.005)
 
 
+@pytest.mark.parametrize("name", ["torch"])
 def test_a_run_is_left_by_all_processes_when_one_is_asked_to(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    with ranks.started("cli.py", name, 2, *arguments(folder, "max_steps=1000000")) as processes:
+    with ranks.started("cli.py", name, 2, *arguments(name, folder, "max_steps=1000000")) as processes:
         log = folder / "log.jsonl"
         wait(processes, lambda: log.exists() and len(read_log(log)) >= 2)
         processes[1].send_signal(signal.SIGTERM)
@@ -122,27 +122,29 @@ def test_a_run_is_left_by_all_processes_when_one_is_asked_to(name: str, tmp_path
     assert list(losses(folder)) == list(range(1, step + 1))
 
 
+@pytest.mark.parametrize("name", ["torch"])
 def test_a_process_killed_while_all_save_leaves_whole_checkpoints(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = ("max_steps=1000000", "checkpoints.every=1", "checkpoints.in_background=true")
-    with ranks.started("cli.py", name, 2, *arguments(folder, *settings)) as processes:
+    with ranks.started("cli.py", name, 2, *arguments(name, folder, *settings)) as processes:
         wait(processes, lambda: (folder / "checkpoint-1").exists() and bool(list(folder.glob(f"{UNFINISHED}*/*"))))
         processes[1].kill()
-        processes[0].communicate(timeout=ranks.SECONDS)
-    assert processes[0].returncode not in (0, None)
+        with suppress(subprocess.TimeoutExpired):  # time to do harm in, before it is ended as by a launcher
+            processes[0].wait(5)
     found = Checkpoints(folder).newest()
     assert found.path is not None
     assert found.passed_over == ()
-    ranks.run("cli.py", name, 1, *arguments(folder, f"max_steps={found.step + 1}", *settings[1:]))
+    ranks.run("cli.py", name, 1, *arguments(name, folder, f"max_steps={found.step + 1}", *settings[1:]))
     assert Checkpoints(folder).newest().step == found.step + 1
     assert not list(folder.glob(f"{UNFINISHED}*"))
 
 
+@pytest.mark.parametrize("name", ["torch"])
 def test_a_full_disk_on_one_process_ends_all_in_one_line(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     settings = ("max_steps=1", "checkpoints.every=1")
     full = ("cli_on_full_disk.py", name, 2, 1, 1 << 20)
-    with ranks.started(*full, *arguments(folder, *settings)) as processes:
+    with ranks.started(*full, *arguments(name, folder, *settings)) as processes:
         said = [process.communicate(timeout=ranks.SECONDS)[0] for process in processes]
     assert [process.returncode for process in processes] == [2, 2], said
     assert "".join(said).count("duosora: ") == 1

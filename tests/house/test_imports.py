@@ -49,7 +49,18 @@ def test_every_module_imports_without_a_framework(package: str) -> None:
 
 @pytest.mark.parametrize(
     "verb",
-    [[], ["sample"], ["reconstruct"], ["evaluate"], ["convert"], ["inspect"], ["check"], ["doctor"], ["data", "check"]],
+    [
+        [],
+        ["sample"],
+        ["reconstruct"],
+        ["evaluate"],
+        ["convert"],
+        ["inspect"],
+        ["check"],
+        ["doctor"],
+        ["launch"],
+        ["data", "check"],
+    ],
     ids=" ".join,
 )
 def test_help_imports_nothing_heavy(verb: list[str]) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import mindspore
 import ml_dtypes
 import numpy as np
 import pytest
@@ -78,6 +79,12 @@ def test_arrays_keep_their_numbers_both_ways() -> None:
     values[:] = 0
     got[0] = 7
     assert tensor.asnumpy()[0] not in (0, 7), "memory is shared"
+
+
+def test_an_older_mindspore_does_not_compile(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mindspore, "__version__", "2.7.1")
+    with pytest.raises(ConfigError, match=r"needs MindSpore 2\.10 or newer, not 2\.7\.1"):
+        backend.build(TINY, FreshWeights(TINY.layout(), 0), compile=True)
 
 
 def test_a_compiled_denoiser_gives_the_same_numbers(backend: Backend) -> None:

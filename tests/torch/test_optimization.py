@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from duosora.backends.torch.distributed.zero import Replicas
 from duosora.backends.torch.optimization import (
     OTHER_OPTIMIZERS,
     Optimization,
@@ -17,6 +18,7 @@ from duosora.backends.torch.optimization import (
     make_trainable,
     recompute,
 )
+from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
 
 
@@ -75,3 +77,21 @@ def test_an_optimizer_of_a_library_goes_on_bit_for_bit(tmp_path: Path, monkeypat
     for optimization in (first, second):
         step(optimization)
     assert torch.equal(first.parameters["weight"], second.parameters["weight"])
+
+
+@pytest.mark.parametrize("seen_elsewhere", [True, False])
+def test_all_ranks_lower_the_scale_of_the_loss_when_one_has_to(seen_elsewhere: bool) -> None:
+    class Others(Alone):
+        def any(self, flag: bool) -> bool:
+            return flag or seen_elsewhere
+
+    parameters = make_trainable(nn.Linear(2, 2), ())
+    optimization = Optimization(
+        parameters, AdamW(), device="cpu", scales_loss=True, max_grad_norm=None, shards=Replicas(Others())
+    )
+    scale = optimization.scaler.get_scale()
+    optimization.backward(sum(parameter.sum() for parameter in parameters.values()))
+    update = optimization.update(lr=1e-3, ema_decay=None, reject_above=float("inf"))
+    assert update.applied is not seen_elsewhere
+    assert update.loss_scale_was_too_high is seen_elsewhere
+    assert optimization.scaler.get_scale() == (scale / 2 if seen_elsewhere else scale)

@@ -145,7 +145,7 @@ class OpenSoraT2V(nn.Cell):
 
     def project(self, x: Tensor, embedded_timestep: Tensor) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, p * p * Cout)."""
-        table = self.scale_shift_table + embedded_timestep[:, None]  # (B, 2, D)
+        table = self.scale_shift_table + embedded_timestep.unsqueeze(1)  # (B, 2, D)
         shift, scale = table[:, :1], table[:, 1:]
         return self.proj_out(modulate(self.norm_out(x), shift, scale))
 

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Sequence
 from datetime import timedelta
+from weakref import WeakSet
 
 import torch
 import torch.distributed as dist
@@ -40,7 +41,8 @@ def connect(plan: Plan, device: str) -> Ranks:
         for ranks in groups:
             if len(ranks) == 1:
                 continue
-            made = dist.group.WORLD if len(ranks) == plan.world else dist.new_group(ranks, timeout=TIMEOUT)
+            # Never torch's own group of all: fully_shard holds on to that one, see _leave.
+            made = dist.new_group(ranks, timeout=TIMEOUT)
             if here.rank in ranks:
                 mine = DeviceGroup(ranks, here.rank, device, made)
         return mine
@@ -59,6 +61,10 @@ def connect(plan: Plan, device: str) -> Ranks:
     )
 
 
+_groups: WeakSet[DeviceGroup] = WeakSet()
+"""All that are in use."""
+
+
 class DeviceGroup:
     """A core.parallel.group.Group of more than one rank."""
 
@@ -66,6 +72,7 @@ class DeviceGroup:
         """rank: of this process in the world."""
         self.ranks, self.index, self.device, self.group = tuple(ranks), tuple(ranks).index(rank), device, group
         self.bytes_sent = 0
+        _groups.add(self)
 
     @property
     def size(self) -> int:
@@ -135,6 +142,8 @@ def _join(device: str) -> None:
     carrier = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}.get(kind)
     if carrier is None:
         raise BackendMissing(f"several processes on {device!r}: torch's groups are for cpu and cuda here")
+    if kind == "cuda":
+        torch.cuda.set_device(device)  # what torch makes for itself, and fully_shard, lie there
     # Where no launcher says who is the master, the processes are on this machine.
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
     try:
@@ -146,5 +155,12 @@ def _join(device: str) -> None:
 
 
 def _leave() -> None:
+    """End the groups, and with them gloo's threads, before Python ends.
+
+    A thread that is late in letting go of an exchange's tensors asks for the interpreter's lock; when Python has ended
+    meanwhile, that aborts the process. Threads end with the last reference to their group.
+    """
     if dist.is_initialized():
         dist.destroy_process_group()
+    for group in _groups:
+        group.group = None

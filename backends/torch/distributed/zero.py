@@ -7,6 +7,7 @@ Source: Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO); Zhao et al. 2023, arXi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -27,7 +28,7 @@ from ..precision import to_tensor
 BUCKET_SIZE = 1 << 25
 """Elements of gradients that are added up at a time."""
 
-Result = TypeVar("Result")
+_Result = TypeVar("_Result")
 
 
 class Replicas:
@@ -84,7 +85,7 @@ class Shards:
         return whole[(slice(None),) * axis + (slice(own.start, own.stop),)].copy()
 
     def collect(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The sums over the ranks; own parts."""
+        """The sums over the ranks of what each has found; own parts. All ranks call together."""
         # fully_shard has averaged them.
         return {name: _part(gradient).mul_(self.group.size) for name, gradient in gradients.items()}
 
@@ -142,6 +143,8 @@ class _Sharded(nn.Module):
             raise BackendMissing(
                 f"parallel.zero = {zero} needs torch 2.6 or newer, not {torch.__version__}; parallel.zero = 0 works"
             ) from error
+        # The text's keys and values are views of what a linear map gives; nothing changes them in place.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         world: Any = dist.group.WORLD
         count = shards.group.size
         options: dict[str, Any] = {
@@ -155,7 +158,7 @@ class _Sharded(nn.Module):
         self.to_empty(device=device)
         self._units: list[Any] = [module for module in self.modules() if isinstance(module, FSDPModule)]
 
-    def forward(self, call: Callable[[], Result]) -> Result:
+    def forward(self, call: Callable[[], _Result]) -> _Result:
         return call()
 
     def settle(self) -> None:

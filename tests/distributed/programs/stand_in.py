@@ -37,7 +37,10 @@ match behaviour:
     case "killed":
         own_children()
         os.kill(os.getpid(), signal.SIGKILL)
-    case "user_error":
+    case "misses_the_first" if RANK:
+        sys.exit(1)
+    case "user_error" | "misses_the_first":
+        time.sleep(0.5)
         print("duosora: a.yaml: steps: expected a number, not 'many'", file=sys.stderr)
         sys.exit(2)
     case "deaf":
