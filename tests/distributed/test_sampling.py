@@ -85,7 +85,8 @@ CLIPS += [("nearest", 9), ("8x8x8", 9), ("groupnorm", 5)]
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_ranks_decode_a_clip_together(name: str, world: int) -> None:
-    said = json.loads(ranks.run("decode.py", name, world, json.dumps(CLIPS))[0].splitlines()[-1])
+    lines = ranks.run("decode.py", name, world, json.dumps(CLIPS))[0].splitlines()
+    said = json.loads(next(line for line in lines if line.startswith("{")))  # MindSpore has a last word after it
     far = {clip: value for clip, value in said["differences"].items() if value > TOLERANCE}
     assert not far
     assert len(said["differences"]) == 10 * 3 + 1
