@@ -15,6 +15,7 @@ from duosora.core.parallel.group import Group
 
 from ..layers import cat
 from ..streaming import Stream
+from ..video import channels_innermost
 
 
 class RelayStream(Stream):
@@ -56,7 +57,7 @@ class RelayStream(Stream):
 
     def _relay(self, layer: Hashable, frames: Tensor, count: int) -> list[Tensor]:
         """Hand on a chunk's last frames; returns those of the chunk before, none for the clip's first."""
-        handed = self.group.shift(frames[:, :, frames.shape[2] - count :])
+        handed = channels_innermost(self.group.shift(frames[:, :, frames.shape[2] - count :]))
         if self.group.index:
             return [handed]
         before = self._take(layer)

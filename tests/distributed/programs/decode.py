@@ -1,4 +1,5 @@
-"""Decodes clips of many lengths with all ranks together; rank 0 prints how far each is from one rank's, as JSON."""
+"""Decodes clips of many lengths with all ranks together; rank 0 prints how far each is from one rank's whole clip, and
+whether it is that of one rank in the same chunks bit for bit, as JSON."""
 
 import json
 import sys
@@ -8,7 +9,9 @@ import numpy as np
 
 from duosora.core import backend as backends
 from duosora.core import random
+from duosora.core.backend import Backend, Model
 from duosora.core.layout import FreshWeights
+from duosora.core.maths.tiling import Chunk, relayed_chunks
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.parallel.launched import launched
 from duosora.core.parallel.plan import make_plan
@@ -42,11 +45,23 @@ SPECS = {
 }
 
 
+def in_chunks(backend: Backend, vae: Model, latents: np.ndarray, rounds: list[list[Chunk]]) -> np.ndarray | None:
+    """The clip on one rank, in the chunks that several ranks take side by side; None where they do not."""
+    chunks = [chunk for row in rounds for chunk in row if chunk.start < chunk.stop]
+    stream, frames = vae.stream(), []
+    for chunk in chunks:
+        stream.advance(chunk is chunks[-1])
+        with backend.inference():
+            part = backend.asarray(latents[:, :, chunk.start : chunk.stop])
+            frames.append(backend.to_numpy(vae.decode(part, stream)))
+    return np.concatenate(frames, 2) if frames else None
+
+
 def main() -> None:
     backend = backends.get(sys.argv[1], "cpu")
     world = launched().world
     ranks = backend.connect(make_plan(world, sequence=world))
-    differences = {}
+    differences, exact = {}, {}
     for kind, frames in json.loads(sys.argv[2]):
         spec = SPECS[kind]
         vae = backend.build(spec, FreshWeights(spec.layout(), seed=1))
@@ -61,7 +76,10 @@ def main() -> None:
             )
             assert one.shape == many.shape, (one.shape, many.shape)
             differences[f"{kind} {frames} {name}"] = float(np.abs(one - many).max() / np.ptp(one))
-    print(json.dumps({"differences": differences, "sent": ranks.team.bytes_sent}))
+            if not options.tiles and spec.streams_exactly:
+                same = in_chunks(backend, vae, latents, relayed_chunks(frames, options.chunk, world))
+                exact[f"{kind} {frames} {name}"] = same is None or bool((same == many).all())
+    print(json.dumps({"differences": differences, "exact": exact, "sent": ranks.team.bytes_sent}))
 
 
 if __name__ == "__main__":
