@@ -23,7 +23,7 @@ def run(program: str, backend: str, world: int, *arguments: object) -> list[str]
         launch = ["launch", "--backend", backend, "-n", str(world), "--log-dir", logs]
         done = subprocess.run(
             [sys.executable, "-m", "duosora", *launch, "--", *command],
-            env=os.environ | QUIET,
+            env=_own() | QUIET,
             capture_output=True,
             text=True,
             timeout=SECONDS,
@@ -35,13 +35,19 @@ def run(program: str, backend: str, world: int, *arguments: object) -> list[str]
     return said
 
 
+def _own() -> dict[str, str]:
+    """This process's environment without what MindSpore puts there, if an earlier test has loaded it."""
+    return {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", "GLOG_v")}
+
+
 @contextmanager
 def started(program: str, backend: str, world: int, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
     """The processes of the ranks without a launcher that looks after them; killed at the end if still there."""
     command = (sys.executable, str(PROGRAMS / program), backend, *map(str, arguments))
     launch = launcher.Launch(program=command, processes=world, backend=backend)
     port = launcher.free_port()
-    common = os.environ | QUIET | launcher.defaults(launch, os.environ)
+    common = _own() | QUIET
+    common |= launcher.defaults(launch, common)
     roles = [(command, launcher.environment(launch, port, rank)) for rank in range(world)]
     if backend == "mindspore":
         roles.append(launcher.scheduler(launch, port))

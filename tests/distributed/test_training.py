@@ -161,7 +161,9 @@ def test_an_autoencoder_and_its_discriminator_learn_as_on_one_process(name: str,
     for ours, theirs in zip(expected["reports"], found["reports"], strict=True):
         assert ours.keys() == theirs.keys()
         for term in ours:
-            np.testing.assert_allclose(theirs[term], ours[term], rtol=1e-4, atol=1e-6, err_msg=term)
+            # A discriminator's norms of few numbers blow rounding up, in its gradients most.
+            rtol = 1e-3 if term == "grad_norm" else 1e-4
+            np.testing.assert_allclose(theirs[term], ours[term], rtol=rtol, atol=1e-6, err_msg=term)
         np.testing.assert_allclose(theirs["loss"], ours["loss"], rtol=TOLERANCE)
     assert not found["refused"]
     judges = state(one, "discriminator"), state(two, "discriminator")
