@@ -37,9 +37,9 @@ tiny: $(VENV)/installed-torch
 		--json runs/tiny/judge.json --picture runs/tiny/judge.png
 
 # Two processes of one thread each: on two cores half the time of one process with two threads, which wait for each other.
-# Tests that share what is costly to make stay together (tests/distributed/conftest.py).
+# The tests of a file, which may share what is costly to make, stay in one of them.
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadgroup
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check
