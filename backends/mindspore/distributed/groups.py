@@ -7,6 +7,7 @@ tests. What is counted is what the collective proper sends.
 from __future__ import annotations
 
 import os
+import socket
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -53,20 +54,23 @@ def connect(plan: Plan, device: str) -> Ranks:
 
     def own(groups: Sequence[tuple[int, ...]]) -> Group:
         """The one of the groups that this rank is in; only its members may make it."""
-        (ranks,) = (each for each in groups if here.rank in each)
-        if len(ranks) == 1:
+        ranks = next((each for each in groups if here.rank in each), ())
+        if len(ranks) <= 1:
             return Alone()
         is_world = len(ranks) == plan.world
         return DeviceGroup(ranks, here.rank, device, GlobalComm.WORLD_COMM_GROUP if is_world else _made(ranks))
 
+    world = own([tuple(range(plan.world))])
+    hosts = [name.decode() for name in world.share(socket.gethostname().encode())]
     return Ranks(
         plan,
         here.rank,
-        world=own([tuple(range(plan.world))]),
+        world=world,
         data=own(plan.data_groups()),
         cfg=own(plan.cfg_groups()),
         sequence=own(plan.sequence_groups()),
         team=own(plan.teams()),
+        leaders=own(plan.leaders(hosts)),
     )
 
 

@@ -151,6 +151,7 @@ def main(backend_name: str, folder: str, sequence: str, *cases: str) -> None:
     """A case is NAME-zeroN or NAME-zeroN-from-FOLDER."""
     backend = get(backend_name, "cpu")
     ranks = backend.connect(make_plan(launched().world, int(sequence)))
+    assert ranks.leaders.size == (ranks.plan.data if ranks.leads_team else 1), "all are on one machine"
     for case in cases:
         name, _, start = case.partition("-from-")
         zero = int(name[-1])
