@@ -24,7 +24,8 @@ from ..io.tokenizer import Tokenizer
 from ..io.video import read_video, write_video
 from ..io.weights import save_weights
 from ..models.recognise import COMPANIONS, TINY_FOLDER, open_part
-from ..parallel.launched import launched
+from ..parallel.agreement import agreed
+from ..parallel.launched import launched, told_once
 from ..parallel.plan import make_plan
 from ..progress import progress
 from ..samplers import Sampler
@@ -65,13 +66,19 @@ class SampleRun:
         """prompts: what is asked for; None: the config's."""
         self.config = config
         self.overwrite = overwrite or config.output.overwrite
-        parallel = config.parallel
-        split = make_plan(launched().world, parallel.sequence, parallel.cfg)
         self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
-        if parallel.cfg and not self.guidance.is_on:
-            raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
-        self.backend = backends.get(config.backend.name, config.backend.device)
-        self.ranks = self.backend.connect(split)
+        with told_once():
+            parallel = config.parallel
+            split = make_plan(launched().world, parallel.sequence, parallel.cfg)
+            if parallel.cfg and not self.guidance.is_on:
+                raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
+            self.backend = backends.get(config.backend.name, config.backend.device)
+            self.ranks = self.backend.connect(split)
+        # Nobody writes before all have seen that nothing is in the way.
+        agreed(self.ranks.world, lambda: self._settle(prompts))
+
+    def _settle(self, prompts: list[Prompt] | None) -> None:
+        config = self.config
         self.pipeline = TextToVideo(
             self.backend,
             self._parts(),
@@ -128,8 +135,6 @@ class SampleRun:
         self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
     ) -> Iterator[Path]:
         """Make this process's videos; the path of each comes when it is complete on the disk."""
-        # Nobody writes before all have seen that nothing is in the way.
-        self.ranks.world.barrier()
         for job, latent in self.latents(on_step, on_warning):
             if self.ranks.leads_team:
                 self._write(job, latent)

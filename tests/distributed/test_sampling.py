@@ -72,6 +72,16 @@ def test_halves_of_guidance_and_tokens_are_shared(name: str, alone: Path, tmp_pa
     assert json.loads(sidecar.read_text())["config"]["parallel"] == {"sequence": 1, "cfg": False}
 
 
+def test_what_stands_in_the_way_is_told_once(tmp_path: Path) -> None:
+    (tmp_path / "a-star_42.mp4").touch()
+    options = [part for each in settings("torch", tmp_path, ("a ring", "a star")) for part in ("--set", each)]
+    with ranks.started("cli.py", "torch", 2, "sample", "--config", CONFIG, *options) as processes:
+        said = [process.communicate(timeout=ranks.SECONDS)[0] for process in processes]
+    assert [process.returncode for process in processes] == [2, 2]
+    assert "".join(said).count("a-star_42.mp4: exists already and is kept") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["a-star_42.mp4"]
+
+
 def test_processes_that_the_sequence_does_not_divide_are_refused(tmp_path: Path) -> None:
     config = load(CONFIG, SampleConfig, settings("torch", tmp_path, ("a star",), ("sampler.guidance=1",)))
     config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"sequence": 2})})
