@@ -77,7 +77,7 @@ def create(device: str = "auto") -> MindSporeBackend:
     if device == "auto":
         device = "npu" if mindspore.get_context("device_target") == "Ascend" else "cpu"
     here = launched()
-    device = own_device(device, here.local_rank)
+    device = own_device(device, here)
     kind, _, number = device.partition(":")
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))

@@ -70,7 +70,7 @@ def create(device: str = "auto") -> TorchBackend:
     if device == "auto":
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         device = accelerator.type if accelerator else "cpu"
-    device = own_device(device, launched().local_rank)
+    device = own_device(device, launched())
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:

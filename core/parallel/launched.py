@@ -64,9 +64,9 @@ def is_scheduler(environment: Mapping[str, str] = os.environ) -> bool:
     return environment.get("MS_ROLE") == "MS_SCHED"
 
 
-def own_device(device: str, local_rank: int) -> str:
-    """The device of this process: "cuda" and "npu" without a number become the one with the process's number."""
-    return f"{device}:{local_rank}" if device in ("cuda", "npu") else device
+def own_device(device: str, here: Launched) -> str:
+    """The device of a process: of several, "cuda" and "npu" without a number become the one with its own number."""
+    return f"{device}:{here.local_rank}" if here.world > 1 and device in ("cuda", "npu") else device
 
 
 @contextmanager

@@ -17,6 +17,13 @@ from duosora.core.parallel import launcher
 PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = 60
 """Seconds within which a job must end, whatever happens."""
+START = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv.insert(1, "launch")
+runpy.run_module("duosora", run_name="__main__", alter_sys=True)
+"""
+"""`duosora launch` as from a terminal: where tests run in a shell's background, Ctrl-C is switched off for all."""
 MARK = "DUOSORA_TEST_MARK"
 
 
@@ -29,7 +36,7 @@ class Job:
     def start(self, program: str, *arguments: str, options: tuple[str, ...] = ()) -> subprocess.Popen[str]:
         words = ["-n", "2", "--log-dir", str(self.folder), *options, "--", str(PROGRAMS / program), *arguments]
         return subprocess.Popen(
-            [sys.executable, "-m", "duosora", "launch", *words],
+            [sys.executable, "-c", START, *words],
             env=os.environ | {MARK: self.mark},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

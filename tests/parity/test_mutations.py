@@ -61,8 +61,8 @@ FAULTS = {
     ),
     "another frame kept for doubling": Fault(
         f"{TORCH}/streaming.py",
-        "self._keep(layer, window, num_window - 1, num_window)",
-        "self._keep(layer, window, 0, 1)",
+        "self._keep(layer, frames, frames.shape[2] - 1, frames.shape[2])",
+        "self._keep(layer, frames, 0, 1)",
         "wfvae/tiling_trilinear",
     ),
     "frames interpolated towards the wrong side": Fault(
