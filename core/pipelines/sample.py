@@ -122,9 +122,9 @@ class SampleRun:
                 f"videos     {len(list(jobs))} of {pixels} pixels = {latents} latents = {sizes.tokens.num_tokens} "
                 f"tokens, {self.config.video.fps:g} frames a second"
             )
-        if self.ranks.plan.world > 1:
-            data, cfg, sequence = self.ranks.plan.data, self.ranks.plan.cfg, self.ranks.plan.sequence
-            lines.append(f"processes  {data * cfg * sequence} = data {data} x cfg {cfg} x sequence {sequence}")
+        split = self.ranks.plan
+        if split.world > 1:
+            lines.append(f"processes  {split.world} = data {split.data} x cfg {split.cfg} x sequence {split.sequence}")
         lines.append(f"seeds      {', '.join(dict.fromkeys(str(job.seed) for job in self.jobs))}")
         fresh = [part.source for part in (parts.denoiser, parts.text_encoder, parts.vae) if part.is_fresh]
         if fresh:
