@@ -65,10 +65,12 @@ class Case:
             self.raw: dict[str, Any] = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case ({error})") from error
+        if not isinstance(self.raw, dict):
+            raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case (needs an object)")
 
     @property
     def name(self) -> str:
-        return str(self.raw["case"])
+        return str(self.raw.get("case", f"{self.family}/{self.folder.name}"))
 
     @property
     def family(self) -> str:
@@ -145,7 +147,7 @@ class Case:
         if comparison.where is not None:
             keep = np.broadcast_to(comparison.where, error.shape)
             error, ratio = error[keep], ratio[keep]
-        if not np.all(np.isfinite(got64)) and np.all(np.isfinite(expected64)):
+        if np.any(~np.isfinite(got64) & np.isfinite(expected64)):
             return Verdict(label, float("inf"), float("inf"))
         if error.size == 0:
             return Verdict(label, 0.0, 0.0)
