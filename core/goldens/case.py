@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..io.weights import open_weights
 from ..layout import GivenWeights
 
@@ -129,6 +130,10 @@ class Case:
             weights[name] = (center + (2 * uniform - 1) * half_width).astype(np.float32)
         return weights
 
+    def holds(self, comparison: Comparison) -> bool:
+        """Whether there is something to compare with: runners compute all that cases of a family may record."""
+        return comparison.name in self.tensors or comparison.expected is not None
+
     def judge(self, comparison: Comparison, slack: float = 1.0) -> Verdict:
         """Compare with the golden tensor at the case's own tolerance, times `slack`.
 
@@ -164,6 +169,15 @@ class Case:
             per_step = self.tensors[max_abs.removeprefix("per step: tensor ")].astype(np.float64)
             max_abs = per_step.reshape(-1, *[1] * (expected.ndim - 1))
         return max_abs + (tolerance.get("rel") or 0.0) * np.abs(expected.astype(np.float64))
+
+
+def check_options(config: Mapping[str, Any], source: str, known: Collection[str]) -> None:
+    """Raises: ConfigError naming an option that no runner follows: a case that sets it was made by other rules."""
+    for name in config:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            raise ConfigError(f"{source}: {name} = {config[name]!r}: unknown option{hint}")
 
 
 def find_cases(folder: Path) -> Iterator[Case]:

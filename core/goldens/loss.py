@@ -8,13 +8,25 @@ from typing import Any
 import numpy as np
 
 from ..backend import Backend
+from ..models.config_json import choice
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..models.wfvae import WFVAESpec
 from ..samplers.schedule import FlowSchedule, Schedule
 from ..train.ema import EmaSchedule
 from ..train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, FlowObjective
 from ..train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
-from .case import Case, Comparison
+from .case import Case, Comparison, check_options
+
+DIFFUSION_OPTIONS = ("prediction_type", "zero_snr", "snr_gamma", "mask", "noise_offset", "ts")
+FLOW_OPTIONS = ("rf_scheduler", "weighting_scheme", "mask", "logit_mean", "logit_std", "mode_scale")
+DISCRIMINATOR_OPTIONS = ("input_nc", "ndf", "n_layers")
+AUTOENCODER_OPTIONS = ("vae", "variants", "trainer_defaults")
+VARIANT_OPTIONS = ("kw", "step", "oi", "wav", "weights")
+LOSS_OPTIONS = (
+    *("disc_start", "loss_type", "logvar_init", "kl_weight", "wavelet_weight", "perceptual_weight"),
+    *("disc_weight", "disc_factor", "disc_loss"),
+)
+EMA_OPTIONS = ("decay", "update_after_step")
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
@@ -32,6 +44,8 @@ def _run_diffusion(case: Case, backend: Backend) -> Iterator[Comparison]:
     loss_of = backend.function("diffusion_loss")
     outputs = case.outputs()
     for tag, config in case.config.items():
+        known = FLOW_OPTIONS if config.get("rf_scheduler") else DIFFUSION_OPTIONS
+        check_options(config, f"{case.name}, {tag}", known)
         noise = case.tensors["noise"]
         if config.get("noise_offset"):
             noise = noise + np.float32(config["noise_offset"]) * case.tensors["noise_offset_draw"]
@@ -77,6 +91,7 @@ def _flow(config: Mapping[str, Any], timesteps: np.ndarray) -> tuple[Any, np.nda
 
 def _run_discriminator(case: Case, backend: Backend) -> Iterator[Comparison]:
     config = case.config
+    check_options(config, case.name, DISCRIMINATOR_OPTIONS)
     spec = PatchDiscriminatorSpec(base_channels=config.get("ndf", 64), num_layers=config["n_layers"])
     video = case.tensors["x"]
     with backend.inference():
@@ -91,6 +106,7 @@ def _run_discriminator(case: Case, backend: Backend) -> Iterator[Comparison]:
 
 def _run_autoencoder(case: Case, backend: Backend) -> Iterator[Comparison]:
     """The reconstruction that all variants start from, and one step of each at learning rate 0."""
+    check_options(case.config, case.name, AUTOENCODER_OPTIONS)
     spec = WFVAESpec.from_config(case.config["vae"], case.name)
     with backend.inference():
         tensors = (backend.asarray(case.tensors[name]) for name in ("x", "posterior_noise"))
@@ -104,6 +120,9 @@ def _run_variant(
     case: Case, backend: Backend, spec: WFVAESpec, tag: str, variant: Mapping[str, Any]
 ) -> Iterator[Comparison]:
     settings = variant["kw"]
+    check_options(variant, f"{case.name}, {tag}", VARIANT_OPTIONS)
+    check_options(settings, f"{case.name}, {tag}", LOSS_OPTIONS)
+    choice(dict(settings), f"{case.name}, {tag}", "perceptual_weight", (0, 0.0), 0.0)  # no case holds a VGG
     losses = AutoencoderLosses(
         loss=settings.get("loss_type", "l1"),
         kl_weight=settings.get("kl_weight", 1.0),
@@ -169,6 +188,7 @@ def _parameter(name: str) -> str:
 def _run_ema(case: Case) -> Iterator[Comparison]:
     parameters = case.tensors["params"].astype(np.float64)
     for tag, config in case.config.items():
+        check_options(config, f"{case.name}, {tag}", EMA_OPTIONS)
         schedule = EmaSchedule(
             decay=config["decay"],
             warms_up="update_after_step" in config,

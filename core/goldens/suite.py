@@ -55,7 +55,8 @@ def run_case(case: Case, backend: Backend, slack: float = 1.0) -> Result:
     try:
         runner = importlib.import_module(f"{__package__}.{case.family}")
         with nullcontext() if case.family in TRAINING else backend.inference():
-            verdicts = [case.judge(comparison, slack) for comparison in runner.run(case, backend)]
+            comparisons = (each for each in runner.run(case, backend) if case.holds(each))
+            verdicts = [case.judge(comparison, slack) for comparison in comparisons]
         computed = {verdict.name.split(" ")[0] for verdict in verdicts}
         forgotten = [Verdict(f"{name} (not computed)", float("inf"), float("inf")) for name in case.outputs()]
         verdicts += [verdict for verdict in forgotten if verdict.name.split(" ")[0] not in computed]

@@ -62,3 +62,46 @@ def test_nan_where_the_golden_is_a_number_fails_beside_a_golden_nan(tmp_path: Pa
     case = Case(copy.folder)
     assert case.judge(Comparison("loss", np.array([1.0, np.nan, 2.0]))).passed
     assert not case.judge(Comparison("loss", np.array([np.nan, np.nan, 2.0]))).passed
+
+
+UNKNOWN = {
+    "loss/ema": ("vae_ema", "power"),
+    "loss/vae_gan": ("variants", "before_disc", "kw", "disc_num_layers"),
+    "data/frame_index": ("force", "ood_img_ratio"),
+    "data/length_sampler": ("grouped", "megabatch"),
+    "t2v/inpaint_masks": ("processor", "spatial_ratio"),
+    "t2v/rope3d": ("plain", "base"),
+    "t2v/sparse_mask": ("n1", "window"),
+    "sched/tables": ("ddpm", "snr_gamma"),
+    "pipeline/t2v": ("scheduler", "shift"),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_an_option_that_no_runner_follows_is_refused_by_name(name: str, tmp_path: Path, torch: Backend):
+    copy = Copy(name, tmp_path)
+    *path, option = UNKNOWN[name]
+    config = copy.raw["config"]
+    for key in path:
+        config = config[key]
+    config[option] = 3
+    assert f"{option} = 3: unknown option" in copy.run(torch).error
+
+
+def test_an_unknown_form_of_cleaned_captions_is_refused(tmp_path: Path, torch: Backend):
+    copy = Copy("data/text_clean", tmp_path)
+    copy.raw["results"][0]["str_latin"] = "a dog"
+    assert "str_latin = 'a dog': unknown option" in copy.run(torch).error
+
+
+def test_a_perceptual_loss_without_its_network_is_refused(tmp_path: Path, torch: Backend):
+    copy = Copy("loss/vae_gan", tmp_path)
+    copy.raw["config"]["variants"]["before_disc"]["kw"]["perceptual_weight"] = 1.0
+    assert "perceptual_weight = 1.0" in copy.run(torch).error
+
+
+def test_what_a_runner_computes_beyond_the_record_is_not_compared(tmp_path: Path, torch: Backend):
+    copy = Copy("sched/tables", tmp_path)
+    for name in ("flow.timesteps", "flow.sigmas"):
+        del copy.raw["tensors"][name], copy.tensors[name]
+    assert copy.run(torch).passed
