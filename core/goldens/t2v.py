@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     model = None
     for name in case.outputs():
         if match := MODEL.fullmatch(name):
-            spec = replace(OpenSoraT2VSpec.from_config(case.config), rope_shares_tables=True)
+            spec = upstream_spec(case.config, case.name)
             model = model or backend.build(spec, case.weights())
             yield from _run_model(case, backend, spec, model, match["prefix"])
         elif match := ROTATED.fullmatch(name):
@@ -51,6 +52,11 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
             yield Comparison(name, _compressed(case, match["prefix"]))
         elif match := PROCESSED.fullmatch(name):
             yield Comparison(name, _processed(case, match["prefix"], match["kind"], match["part"]))
+
+
+def upstream_spec(config: Mapping[str, Any], source: str) -> OpenSoraT2VSpec:
+    """The model of a config as upstream runs it, with its rotary cache."""
+    return replace(OpenSoraT2VSpec.from_config(config, source), rope_shares_tables=True)
 
 
 def _run_model(case: Case, backend: Backend, spec: OpenSoraT2VSpec, model: Model, prefix: str) -> Iterator[Comparison]:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from duosora.core.backend import Backend, get
+from duosora.core.goldens import pipeline
 from duosora.core.goldens.case import Case, Comparison
 from duosora.core.goldens.suite import Result, run_case
+from duosora.core.maths import gaussian
+from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.models.wfvae import WFVAESpec
+from duosora.core.pipelines.autoencode import encode_chunks, scale_latents
+from duosora.core.samplers.schedule import Schedule
+from duosora.core.shapes import LatentShape
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
+LINEAR_TO_NOISE = Schedule(zero_terminal_snr=True)
 
 
 @pytest.fixture(scope="module")
@@ -105,3 +114,99 @@ def test_what_a_runner_computes_beyond_the_record_is_not_compared(tmp_path: Path
     for name in ("flow.timesteps", "flow.sigmas"):
         del copy.raw["tensors"][name], copy.tensors[name]
     assert copy.run(torch).passed
+
+
+TRAIN_OUTPUTS = ("loss", "step1.proj_out.bias")
+
+
+@pytest.fixture
+def train(tmp_path: Path) -> Copy:
+    copy = Copy("train/adamw_3steps", tmp_path)
+    copy.raw["config"]["steps"] = 1
+    copy.keep_outputs(*TRAIN_OUTPUTS)
+    return copy
+
+
+def test_training_on_samples_compares_the_prediction_less_the_noise_on_upstreams_rotary_tables(
+    train: Copy, torch: Backend
+):
+    config = train.raw["config"]
+    config |= {"prediction_type": "sample", "snr_gamma": None}
+    config["model"]["interpolation_scale_h"] = 2.0  # the latents are as high as wide
+    given = {name: train.tensors[name][0] for name in ("x0", "noise", "timesteps", "encoder_hidden_states")}
+    times = given["timesteps"]
+    noisy = LINEAR_TO_NOISE.add_noise(given["x0"], given["noise"], times)
+    spec = replace(OpenSoraT2VSpec.from_config(config["model"]), rope_shares_tables=True)
+    with torch.inference():
+        model = torch.build(spec, Case(GOLDENS / "train/adamw_3steps").weights())
+        text, mask = given["encoder_hidden_states"][:, 0], train.tensors["encoder_attention_mask"][0][:, 0]
+        condition = model.condition(
+            torch.asarray(text), mask, LatentShape(*noisy.shape[2:]), train.tensors["attention_mask"]
+        )
+        told = model(torch.asarray(noisy), torch.asarray(times.astype(np.float32)), condition)
+    errors = (torch.to_numpy(told) - given["noise"] - given["x0"]) ** 2
+    valid = np.broadcast_to(train.tensors["attention_mask"][:, None], errors.shape)
+    train.put("loss", np.array([(errors * valid).sum() / valid.sum()]), "output")
+    train.raw["tolerance"]["loss"] = {"max_abs": 1e-5, "rel": 2e-5}
+    train.keep_outputs("loss")
+    result = train.run(torch)
+    assert not result.error
+    assert {verdict.name: verdict.passed for verdict in result.verdicts}["loss"]
+
+
+def test_a_warm_up_begins_at_a_rate_of_zero(train: Copy, torch: Backend):
+    train.raw["config"] |= {"lr_scheduler": "constant_with_warmup", "lr_warmup_steps": 3}
+    weights = load_file(train.folder / "weights.safetensors")
+    train.put("step1.proj_out.bias", weights["proj_out.bias"], "output")
+    train.keep_outputs("step1.proj_out.bias")
+    result = train.run(torch)
+    assert not result.error
+    assert {verdict.name: verdict.max_error for verdict in result.verdicts}["step1.proj_out.bias"] == 0.0
+
+
+@pytest.mark.parametrize("option", [{"lr_scheduler": "piecewise"}, {"gradient_accumulation_steps": 2}])
+def test_an_option_of_training_that_nothing_follows_is_refused(option: dict[str, Any], train: Copy, torch: Backend):
+    train.raw["config"] |= option
+    assert next(iter(option)) in train.run(torch).error
+
+
+@pytest.fixture
+def inpaint(tmp_path: Path) -> Copy:
+    copy = Copy("pipeline/inpaint", tmp_path)
+    config = copy.raw["config"]
+    copy.raw["config"] = {name: config[name] for name in ("text_encoder", "transformer", "vae", "scheduler", "i2v")}
+    return copy
+
+
+def test_without_crop_for_hw_the_clip_follows_the_picture(inpaint: Copy, torch: Backend):
+    inpaint.raw["config"]["i2v"] |= {"crop_for_hw": False, "num_frames": 1, "height": 8, "width": 8}
+    noise = np.random.default_rng(0)
+    for name, shape in (("vae_noise", (1, 4, 1, 4, 8)), ("initial_latents", (1, 4, 1, 4, 8))):
+        inpaint.put(f"i2v.{name}", noise.standard_normal(shape).astype(np.float32), "input")
+    inpaint.put("i2v.noises", noise.standard_normal((3, 1, 4, 1, 4, 8)).astype(np.float32), "input")
+    inpaint.run(torch)
+    case = Case(inpaint.folder)
+    with torch.inference():
+        got = {each.name: each.got for each in pipeline.run(case, torch)}["i2v.model_inputs"]
+        spec = WFVAESpec.from_config(case.config["vae"])
+        vae = torch.build(spec, case.weights("weights_vae"))
+        clip = case.tensors["image0"][4:36, 3:67].transpose(2, 0, 1)[None, :, None] / np.float32(127.5) - 1
+        moments = encode_chunks(torch, vae, spec, clip)
+    expected = scale_latents(spec, gaussian.sample(moments, case.tensors["i2v.vae_noise"]))
+    np.testing.assert_allclose(got[0, :1, 4:8], expected, atol=2e-5)
+    np.testing.assert_array_equal(got[0, :1, 8:], np.zeros((1, 4, 1, 4, 8)))
+
+
+@pytest.mark.parametrize(
+    ("option", "told"), [({"noise_strength": 0.1}, "noise_strength = 0.1"), ({"enable_tiling": True}, "enable_tiling")]
+)
+def test_an_option_of_sampling_that_nothing_follows_is_refused(
+    option: dict[str, Any], told: str, inpaint: Copy, torch: Backend
+):
+    inpaint.raw["config"]["i2v"] |= option
+    assert told in inpaint.run(torch).error
+
+
+def test_as_many_pictures_as_frames_need_to_be_told_which_count(inpaint: Copy, torch: Backend):
+    inpaint.raw["config"]["i2v"]["conditional_pixel_values_path"] = ["image0"] * 9
+    assert "mask_type must say which count" in inpaint.run(torch).error
