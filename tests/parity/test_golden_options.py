@@ -210,3 +210,42 @@ def test_an_option_of_sampling_that_nothing_follows_is_refused(
 def test_as_many_pictures_as_frames_need_to_be_told_which_count(inpaint: Copy, torch: Backend):
     inpaint.raw["config"]["i2v"]["conditional_pixel_values_path"] = ["image0"] * 9
     assert "mask_type must say which count" in inpaint.run(torch).error
+
+
+def test_pixel_weights_of_several_clips_and_colours_all_count(tmp_path: Path, torch: Backend):
+    copy = Copy("loss/vae_gan", tmp_path)
+    copy.raw["config"]["variants"] = {"pixel_weights": copy.raw["config"]["variants"]["pixel_weights"]}
+    for name in ("x", "posterior_noise", "recon"):
+        copy.tensors[name] = np.repeat(copy.tensors[name], 2, axis=0)
+    weights = np.random.default_rng(0).uniform(0.1, 2.0, (18, 3, 1, 1)).astype(np.float32)
+    copy.put("pixel_weights.weights", weights, "input")
+    errors = np.abs(copy.tensors["x"] - copy.tensors["recon"]).swapaxes(1, 2).reshape(18, 3, 32, 32)
+    copy.put("pixel_weights.log.train/rec_loss", np.array((errors * weights).sum() / 18), "output")
+    copy.raw["tolerance"]["pixel_weights.log.train/rec_loss"] = {"max_abs": 0.0, "rel": 1e-4}
+    copy.keep_outputs("pixel_weights.log.train/rec_loss")
+    result = copy.run(torch)
+    assert not result.error
+    assert {each.name: each.passed for each in result.verdicts}["pixel_weights.log.train/rec_loss"]
+
+
+@pytest.mark.parametrize(
+    ("scheme", "timesteps"),
+    [("logit_normal", [696, 488, 268]), ("mode", [609, 365, 289]), ("cosmap", [260, 772, 839])],
+)
+def test_timesteps_of_flows_follow_from_the_recorded_draws(
+    scheme: str, timesteps: list[int], tmp_path: Path, torch: Backend
+):
+    """The draws and timesteps are those of the recorded case loss/diffusion_t2v."""
+    copy = Copy("loss/ema", tmp_path)
+    options = {"rf_scheduler": True, "weighting_scheme": scheme, "mask": "ones"}
+    copy.raw["config"] = {"rf": options | {"logit_mean": 0.3, "logit_std": 0.7, "mode_scale": 1.29}}
+    copy.raw["tensors"], copy.tensors = {}, {}
+    for name in ("x0", "noise", "model_pred"):
+        copy.put(name, np.zeros((3, 4, 2, 4, 6), np.float32), "input")
+    copy.put("ones", np.ones((3, 2, 4, 6), np.float32), "input")
+    copy.put("rf_uniform_draw", np.array([0.74025273, 0.22862041, 0.1611564], np.float32), "input")
+    copy.put("rf_normal_draw", np.array([-1.60757494, -0.35774577, 1.00824153], np.float32), "input")
+    copy.put("rf.timesteps", np.array(timesteps, np.float32), "output")
+    assert copy.run(torch).passed
+    copy.put("rf.timesteps", np.array(timesteps, np.float32) + 1, "output")
+    assert not copy.run(torch).passed
