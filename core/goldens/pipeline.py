@@ -92,7 +92,7 @@ class _Run:
         size = (options["height"], options["width"])
         if images and not options["crop_for_hw"]:
             images = fitted(images, None, options["max_hxw"])
-            size = images[0].shape[:2]
+            size = (images[0].shape[0], images[0].shape[1])
         self.images = tuple(images)
         self.video = VideoShape(options["num_frames"], *size)
         self.guidance = Guidance(options["guidance_scale"], options.get("guidance_rescale", 0.0))

@@ -71,7 +71,8 @@ def fitted(images: Sequence[np.ndarray], size: tuple[int, int] | None, max_area:
 
 
 def _like_first(image: np.ndarray, max_area: int, height: int, width: int) -> np.ndarray:
-    box = whole_strides(*size_within_area(*image.shape[1:3], max_area), STRIDE)
+    """One image (1, H, W, 3) by its own proportions where that gives height x width, else cut to them."""
+    box = whole_strides(*size_within_area(image.shape[1], image.shape[2], max_area), STRIDE)
     if (box.height, box.width) == (height, width):
         return resize_to_area(image, max_area, STRIDE)
     return center_crop_resize(image, height, width)
