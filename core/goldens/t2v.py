@@ -131,7 +131,9 @@ def _per_head(bias: np.ndarray, heads: int) -> np.ndarray:
 
 def _compressed(case: Case, prefix: str) -> np.ndarray:
     mask, expected = case.tensors[f"{prefix}mask"], case.tensors[f"{prefix}compressed"]
-    return compress_mask(mask, expected.shape[1], mask.shape[-1] // expected.shape[-1])
+    # A side that is no multiple of the factor may give too large a one.
+    space = min(mask.shape[axis] // expected.shape[axis] for axis in (-2, -1))
+    return compress_mask(mask, expected.shape[1], space)
 
 
 def _processed(case: Case, prefix: str, kind: str, part: str) -> np.ndarray:

@@ -249,3 +249,10 @@ def test_timesteps_of_flows_follow_from_the_recorded_draws(
     assert copy.run(torch).passed
     copy.put("rf.timesteps", np.array(timesteps, np.float32) + 1, "output")
     assert not copy.run(torch).passed
+
+
+def test_a_mask_whose_sides_are_no_multiples_of_the_latents_is_compressed(tmp_path: Path, torch: Backend):
+    copy = Copy("t2v/inpaint_masks", tmp_path)
+    copy.put("comp0.mask", np.ones((1, 1, 5, 24, 20), np.float32), "input")
+    copy.put("comp0.compressed", np.ones((1, 4, 2, 3, 2), np.float32), "output")
+    assert copy.run(torch).passed
