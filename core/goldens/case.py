@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..io.weights import open_weights
 from ..layout import GivenWeights
 
@@ -65,10 +66,12 @@ class Case:
             self.raw: dict[str, Any] = json.loads((folder / "case.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case ({error})") from error
+        if not isinstance(self.raw, dict):
+            raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case (needs an object)")
 
     @property
     def name(self) -> str:
-        return str(self.raw["case"])
+        return str(self.raw.get("case", f"{self.family}/{self.folder.name}"))
 
     @property
     def family(self) -> str:
@@ -127,6 +130,10 @@ class Case:
             weights[name] = (center + (2 * uniform - 1) * half_width).astype(np.float32)
         return weights
 
+    def holds(self, comparison: Comparison) -> bool:
+        """Whether there is something to compare with: runners compute all that cases of a family may record."""
+        return comparison.name in self.tensors or comparison.expected is not None
+
     def judge(self, comparison: Comparison, slack: float = 1.0) -> Verdict:
         """Compare with the golden tensor at the case's own tolerance, times `slack`.
 
@@ -145,7 +152,7 @@ class Case:
         if comparison.where is not None:
             keep = np.broadcast_to(comparison.where, error.shape)
             error, ratio = error[keep], ratio[keep]
-        if not np.all(np.isfinite(got64)) and np.all(np.isfinite(expected64)):
+        if np.any(~np.isfinite(got64) & np.isfinite(expected64)):
             return Verdict(label, float("inf"), float("inf"))
         if error.size == 0:
             return Verdict(label, 0.0, 0.0)
@@ -162,6 +169,15 @@ class Case:
             per_step = self.tensors[max_abs.removeprefix("per step: tensor ")].astype(np.float64)
             max_abs = per_step.reshape(-1, *[1] * (expected.ndim - 1))
         return max_abs + (tolerance.get("rel") or 0.0) * np.abs(expected.astype(np.float64))
+
+
+def check_options(config: Mapping[str, Any], source: str, known: Collection[str]) -> None:
+    """Raises: ConfigError naming an option that no runner follows: a case that sets it was made by other rules."""
+    for name in config:
+        if name not in known:
+            near = get_close_matches(name, known, n=1)
+            hint = f", did you mean {near[0]!r}?" if near else f"; known are {', '.join(known)}"
+            raise ConfigError(f"{source}: {name} = {config[name]!r}: unknown option{hint}")
 
 
 def find_cases(folder: Path) -> Iterator[Case]:

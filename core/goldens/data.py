@@ -26,8 +26,19 @@ from ..data.transforms import Transform
 from ..errors import ConfigError
 from ..maths.resize import size_within_area, whole_strides
 from ..shapes import Compression, Patch, VideoShape
-from .case import Case, Comparison
+from .case import Case, Comparison, check_options
 
+SELECTION_OPTIONS = (
+    *("num_frames", "train_fps", "force_resolution", "max_height", "max_width", "max_hxw", "min_hxw", "hw_stride"),
+    *("drop_short_ratio", "speed_factor", "sp_size", "total_batch_size"),
+)
+ORDER_OPTIONS = ("world_size", "batch_size", "group_data", "initial_global_step", "gradient_accumulation_size")
+CAPTION_FORMS = ("list_chinese", "list_nochinese", "str_chinese", "str_nochinese")
+TRANSFORM_OPTIONS = ("force_resolution_size", "max_hxw", "hw_stride")
+COLLATE_OPTIONS = (
+    *("train_batch_size", "group_data", "force_resolution", "num_frames", "max_height", "max_width"),
+    *("ae_stride", "ae_stride_t", "patch_size", "patch_size_t"),
+)
 PYTHON_SEED, TORCH_SEED = 5, 42
 COMPRESSION = Compression(4, 8)
 HABITS = UpstreamHabits(
@@ -82,6 +93,7 @@ class UpstreamDraws:
 
 def _run_selection(case: Case) -> Iterator[Comparison]:
     for tag, config in case.config.items():
+        check_options(config, f"{case.name}, {tag}", SELECTION_OPTIONS)
         chosen = _select(case.raw["annotations"], config)
         expected = case.raw["results"][tag]
         found = {
@@ -136,6 +148,7 @@ def _settings(config: Mapping[str, Any]) -> DataSettings:
 def _run_order(case: Case) -> Iterator[Comparison]:
     lengths = case.raw["lengths"]
     for tag, config in case.config.items():
+        check_options(config, f"{case.name}, {tag}", ORDER_OPTIONS)
         order = upstream_order(
             lengths, config["world_size"], config["batch_size"], UpstreamDraws(), config["group_data"]
         )
@@ -145,6 +158,7 @@ def _run_order(case: Case) -> Iterator[Comparison]:
 
 def _run_captions(case: Case) -> Iterator[Comparison]:
     for number, entry in enumerate(case.raw["results"]):
+        check_options(entry, f"{case.name}, result {number}", ("in", *CAPTION_FORMS))
         for form in entry.keys() - {"in"}:
             as_list, keep_chinese = form.startswith("list"), form.endswith("_chinese")
             cleaned = clean_caption(entry["in"], keep_chinese, as_list)
@@ -154,6 +168,7 @@ def _run_captions(case: Case) -> Iterator[Comparison]:
 def _run_transforms(case: Case) -> Iterator[Comparison]:
     for tag in case.tags():
         config = case.config[tag]
+        check_options(config, f"{case.name}, {tag}", TRANSFORM_OPTIONS)
         frames = case.get(tag, "video_uint8").transpose(0, 2, 3, 1)
         for kind, size in (("force", tuple(config["force_resolution_size"])), ("maxhw", None)):
             for form, in_levels in (("float", False), ("uint8", True)):
@@ -171,6 +186,7 @@ def _run_transforms(case: Case) -> Iterator[Comparison]:
 
 def _run_collate(case: Case) -> Iterator[Comparison]:
     config = case.config
+    check_options(config, case.name, COLLATE_OPTIONS)
     clips = [case.tensors[name] for name, entry in case.raw["tensors"].items() if entry["role"] == "input"]
     compression = Compression(config["ae_stride_t"], config["ae_stride"])
     patch = Patch(config["patch_size_t"], config["patch_size"])

@@ -8,13 +8,26 @@ from typing import Any
 import numpy as np
 
 from ..backend import Backend
+from ..models.config_json import choice
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..models.wfvae import WFVAESpec
-from ..samplers.schedule import FlowSchedule, Schedule
+from ..samplers.schedule import Schedule
 from ..train.ema import EmaSchedule
-from ..train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, FlowObjective
+from ..train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, Draws, FlowObjective
 from ..train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
-from .case import Case, Comparison
+from ..train.timesteps import TimestepDraw
+from .case import Case, Comparison, check_options
+
+DIFFUSION_OPTIONS = ("prediction_type", "zero_snr", "snr_gamma", "mask", "noise_offset", "ts")
+FLOW_OPTIONS = ("rf_scheduler", "weighting_scheme", "mask", "logit_mean", "logit_std", "mode_scale")
+DISCRIMINATOR_OPTIONS = ("input_nc", "ndf", "n_layers")
+AUTOENCODER_OPTIONS = ("vae", "variants", "trainer_defaults")
+VARIANT_OPTIONS = ("kw", "step", "oi", "wav", "weights")
+LOSS_OPTIONS = (
+    *("disc_start", "loss_type", "logvar_init", "kl_weight", "wavelet_weight", "perceptual_weight"),
+    *("disc_weight", "disc_factor", "disc_loss"),
+)
+EMA_OPTIONS = ("decay", "update_after_step")
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
@@ -32,12 +45,15 @@ def _run_diffusion(case: Case, backend: Backend) -> Iterator[Comparison]:
     loss_of = backend.function("diffusion_loss")
     outputs = case.outputs()
     for tag, config in case.config.items():
+        known = FLOW_OPTIONS if config.get("rf_scheduler") else DIFFUSION_OPTIONS
+        check_options(config, f"{case.name}, {tag}", known)
         noise = case.tensors["noise"]
         if config.get("noise_offset"):
             noise = noise + np.float32(config["noise_offset"]) * case.tensors["noise_offset_draw"]
         if config.get("rf_scheduler"):
-            draws, told = _flow(config, case.tensors[f"{tag}.timesteps"])
-            yield Comparison(f"{tag}.timesteps", told)
+            uniform, normal = (case.tensors[f"rf_{kind}_draw"] for kind in ("uniform", "normal"))
+            draws = _flow(config, f"{case.name}, {tag}", uniform, normal)
+            yield Comparison(f"{tag}.timesteps", draws.timesteps)
         else:
             draws = _objective(config).at(case.tensors[config["ts"]])
         batch = DiffusionBatch(
@@ -65,18 +81,24 @@ def _objective(config: Mapping[str, Any]) -> DiffusionObjective:
     )
 
 
-def _flow(config: Mapping[str, Any], timesteps: np.ndarray) -> tuple[Any, np.ndarray]:
-    """Coefficients at the recorded draws, and the timesteps of our grid nearest to them."""
-    scheme = config["weighting_scheme"]
+def _flow(config: Mapping[str, Any], source: str, uniform: np.ndarray, normal: np.ndarray) -> Draws:
+    """Timesteps and coefficients from the recorded draws (B,) of both kinds, of which a scheme takes one."""
+    rest = dict(config)
+    scheme = choice(rest, source, "weighting_scheme", ("logit_normal", "mode", *FLOW_WEIGHTINGS))
+    draw = TimestepDraw(
+        kind=scheme if scheme in ("logit_normal", "mode") else "uniform",
+        logit_mean=config["logit_mean"],
+        logit_std=config["logit_std"],
+        mode_scale=config["mode_scale"],
+    )
     objective = FlowObjective(weighting=scheme if scheme in FLOW_WEIGHTINGS else "none", on_grid=True)
-    grid = FlowSchedule().sigmas
-    nearest = np.abs(grid[:, None] * 1000 - timesteps).argmin(axis=0)
-    draws = objective.at(grid[nearest])
-    return draws, draws.timesteps
+    drawn = normal if scheme == "logit_normal" else uniform
+    return objective.at(objective.sigmas(np.array([draw.shaped(number) for number in drawn.tolist()])))
 
 
 def _run_discriminator(case: Case, backend: Backend) -> Iterator[Comparison]:
     config = case.config
+    check_options(config, case.name, DISCRIMINATOR_OPTIONS)
     spec = PatchDiscriminatorSpec(base_channels=config.get("ndf", 64), num_layers=config["n_layers"])
     video = case.tensors["x"]
     with backend.inference():
@@ -91,6 +113,7 @@ def _run_discriminator(case: Case, backend: Backend) -> Iterator[Comparison]:
 
 def _run_autoencoder(case: Case, backend: Backend) -> Iterator[Comparison]:
     """The reconstruction that all variants start from, and one step of each at learning rate 0."""
+    check_options(case.config, case.name, AUTOENCODER_OPTIONS)
     spec = WFVAESpec.from_config(case.config["vae"], case.name)
     with backend.inference():
         tensors = (backend.asarray(case.tensors[name]) for name in ("x", "posterior_noise"))
@@ -104,6 +127,9 @@ def _run_variant(
     case: Case, backend: Backend, spec: WFVAESpec, tag: str, variant: Mapping[str, Any]
 ) -> Iterator[Comparison]:
     settings = variant["kw"]
+    check_options(variant, f"{case.name}, {tag}", VARIANT_OPTIONS)
+    check_options(settings, f"{case.name}, {tag}", LOSS_OPTIONS)
+    choice(dict(settings), f"{case.name}, {tag}", "perceptual_weight", (0, 0.0), 0.0)  # no case holds a VGG
     losses = AutoencoderLosses(
         loss=settings.get("loss_type", "l1"),
         kl_weight=settings.get("kl_weight", 1.0),
@@ -114,13 +140,14 @@ def _run_variant(
         discriminator_max_grad_norm=None,
         logvar=settings.get("logvar_init", 0.0),
     )
-    weights = case.tensors.get(f"{tag}.weights")  # (T, 1, 1, 1): upstream folds frames into the batch
+    video = case.tensors["x"]
+    weights = case.tensors[f"{tag}.weights"] if variant.get("weights") else None
     batch = AutoencoderBatch(
-        video=case.tensors["x"],
+        video=video,
         posterior_noise=case.tensors["posterior_noise"],
         update="discriminator" if variant["oi"] else "generator",
         adversarial=variant["step"] >= settings["disc_start"],
-        pixel_weights=None if weights is None else weights[None, None, :, 0],
+        pixel_weights=None if weights is None else _of_pixels(weights, len(video)),
     )
     options = TrainOptions(max_grad_norm=None, keeps_ema=False)
     trainer = backend.train_autoencoder(
@@ -138,6 +165,12 @@ def _run_variant(
             yield Comparison(name, moments[_parameter(part.removeprefix("grad."))] / share)
         elif part.removeprefix("log.train/") in logged:
             yield Comparison(name, np.array(logged[part.removeprefix("log.train/")]))
+
+
+def _of_pixels(weights: np.ndarray, clips: int) -> np.ndarray:
+    """Weights (B * T, C, H, W), upstream's frames being folded into the batch, as they broadcast over the video."""
+    of_clips = weights[None] if len(weights) == 1 else weights.reshape(clips, -1, *weights.shape[1:])
+    return of_clips.swapaxes(1, 2)
 
 
 def _logged(report: StepReport, losses: AutoencoderLosses, adversarial: bool) -> dict[str, float]:
@@ -169,6 +202,7 @@ def _parameter(name: str) -> str:
 def _run_ema(case: Case) -> Iterator[Comparison]:
     parameters = case.tensors["params"].astype(np.float64)
     for tag, config in case.config.items():
+        check_options(config, f"{case.name}, {tag}", EMA_OPTIONS)
         schedule = EmaSchedule(
             decay=config["decay"],
             warms_up="update_after_step" in config,

@@ -9,29 +9,43 @@ from typing import Any
 import numpy as np
 
 from ..backend import Backend, Model
+from ..errors import ConfigError
+from ..models.config_json import choice
 from ..models.mt5 import MT5Spec
-from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..models.wfvae import WFVAESpec
 from ..pipelines.autoencode import decode_chunks, to_uint8, unscale_latents
-from ..pipelines.conditioning import Conditioning, condition_frames, place_frames
+from ..pipelines.conditioning import Conditioning, condition_frames, fitted, place_frames
 from ..pipelines.denoise import Guidance, Step, denoise
 from ..samplers import Sampler
 from ..shapes import VideoShape
-from .case import Case, Comparison
+from .case import Case, Comparison, check_options
 from .sched import sampler_from_upstream
+from .t2v import upstream_spec
+
+PARTS = ("text_encoder", "transformer", "vae", "scheduler")
+OPTIONS = (
+    *("prompt", "negative_prompt", "max_sequence_length", "num_samples_per_prompt"),
+    *("num_frames", "height", "width", "num_inference_steps", "guidance_scale", "guidance_rescale"),
+)
+CONDITION_OPTIONS = (
+    *("conditional_pixel_values_path", "conditional_pixel_values_indices", "crop_for_hw", "max_hxw"),
+    *("noise_strength", "mask_type"),
+)
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Every recorded tensor of every tag."""
     config = case.config
     encoder = backend.build(MT5Spec.from_config(config["text_encoder"]), case.weights("weights_text_encoder"))
-    denoiser_spec = OpenSoraT2VSpec.from_config(config["transformer"])
+    denoiser_spec = upstream_spec(config["transformer"], case.name)
+    known = OPTIONS + (CONDITION_OPTIONS if denoiser_spec.is_inpaint else ())
     denoiser = backend.build(denoiser_spec, case.weights("weights_transformer"))
     vae_spec = WFVAESpec.from_config(config["vae"])
     vae = backend.build(vae_spec, case.weights("weights_vae"))
     for tag, options in config.items():
-        if not isinstance(options, dict) or "num_inference_steps" not in options:
+        if tag in PARTS:
             continue
+        check_options(options, f"{case.name}, {tag}", known)
         run_ = _Run(case, tag, options, backend)
         states = run_.text_states(encoder)
         yield Comparison(f"{tag}.prompt_embeds", states[:, None])
@@ -74,7 +88,13 @@ class _Run:
 
     def __init__(self, case: Case, tag: str, options: dict[str, Any], backend: Backend) -> None:
         self.case, self.tag, self.options, self.backend = case, tag, options, backend
-        self.video = VideoShape(options["num_frames"], options["height"], options["width"])
+        images = [case.tensors[name] for name in options.get("conditional_pixel_values_path", ())]
+        size = (options["height"], options["width"])
+        if images and not options["crop_for_hw"]:
+            images = fitted(images, None, options["max_hxw"])
+            size = (images[0].shape[0], images[0].shape[1])
+        self.images = tuple(images)
+        self.video = VideoShape(options["num_frames"], *size)
         self.guidance = Guidance(options["guidance_scale"], options.get("guidance_rescale", 0.0))
 
     def has(self, name: str) -> bool:
@@ -97,8 +117,19 @@ class _Run:
 
     def frames(self, vae: Model, vae_spec: WFVAESpec) -> np.ndarray:
         """(B, C + M, T, H, W) condition channels."""
-        images = [self.case.tensors[name] for name in self.options["conditional_pixel_values_path"]]
-        given = Conditioning(tuple(images), self.options["conditional_pixel_values_indices"])
-        placed = place_frames(given, self.video)
+        placed = place_frames(self._given(), self.video)
         noise = self.get("vae_noise")
         return np.stack([condition_frames(self.backend, vae, vae_spec, placed, row) for row in noise])
+
+    def _given(self) -> Conditioning:
+        """Raises: ConfigError for what depends on draws that cases do not record."""
+        options, source = dict(self.options), f"{self.case.name}, {self.tag}"
+        choice(options, source, "noise_strength", (0, 0.0), 0.0)
+        if len(self.images) != self.video.frames:
+            return Conditioning(self.images, options["conditional_pixel_values_indices"])
+        # The mask decides then, whatever the indices say; the original takes a single image for i2v.
+        inferred = "i2v" if len(self.images) == 1 else "random_temporal"
+        kind = choice(options, source, "mask_type", ("t2iv", "i2v", "transition", "clear", None), inferred) or inferred
+        if kind == "random_temporal":
+            raise ConfigError(f"{source}: {len(self.images)} images for as many frames: mask_type must say which count")
+        return Conditioning(self.images, mask_type=kind)

@@ -21,7 +21,7 @@ import numpy as np
 from .. import samplers
 from ..errors import ConfigError
 from ..samplers import FlowSchedule, Sampler, Schedule
-from .case import Case, Comparison
+from .case import Case, Comparison, check_options
 
 RUN_TENSOR = re.compile(r"(?P<tag>.+)\.n(?P<steps>\d+)\.timesteps")
 
@@ -72,6 +72,13 @@ PARAMETERS_OF_SWITCHES = {
     "base_image_seq_len",
     "max_image_seq_len",
 }
+TABLE_OPTIONS = (
+    *("trained_betas", *SCHEDULE_KEYS),
+    # Without effect on the tables:
+    *("variance_type", "clip_sample", "prediction_type", "thresholding", "timestep_spacing", "steps_offset"),
+    *("set_alpha_to_one", *sorted(PARAMETERS_OF_SWITCHES)),
+)
+SCRIPT_OPTIONS = ("sample_method", "prediction_type", "rescale_betas_zero_snr", "v1_5_scheduler")
 FROM_SIGMAS_ALONE = ("euler", "euler_ancestral")
 WITHOUT_ZERO_SNR = ("pndm", "deis")
 """Samplers that upstream builds without the zero-SNR flag, which then decides the spacing only."""
@@ -82,8 +89,9 @@ def sampler_from_upstream(settings: Mapping[str, Any], steps: int) -> Sampler:
 
     settings: sample_method, prediction_type, rescale_betas_zero_snr and, where given, v1_5_scheduler.
 
-    Raises: ConfigError for an unknown sample_method, or one that cannot take the other options.
+    Raises: ConfigError for an unknown sample_method, one that cannot take the other options, or an unknown option.
     """
+    check_options(settings, "scheduler", SCRIPT_OPTIONS)
     kind = samplers.resolve(settings["sample_method"])
     if kind.objectives == ("flow",):
         return samplers.create(kind.name, steps)  # upstream hands it no option at all
@@ -172,6 +180,7 @@ def _replay(case: Case, prefix: str, sampler: Sampler) -> Iterator[Comparison]:
 def _run_tables(case: Case) -> Iterator[Comparison]:
     clean, noise, timesteps = (case.tensors[name] for name in ("x0", "noise", "timesteps"))
     for tag, config in case.config.items():
+        check_options(config, f"{case.name}, {tag}", TABLE_OPTIONS)
         _refuse_unless_implemented("the tables", "trained_betas", config["trained_betas"])
         schedule = Schedule(**_renamed(config, SCHEDULE_KEYS))
         recorded = case.tensors[f"{tag}.alphas_cumprod"].astype(np.float64)

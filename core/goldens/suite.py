@@ -20,6 +20,9 @@ RUNNERS = ("data", "loss", "mt5", "pipeline", "sched", "t2v", "train", "wfvae")
 TRAINING = ("loss", "train")
 """Those of them that need gradients."""
 
+UNREADABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What a case of another form comes to, deep in a runner or a framework."""
+
 
 @dataclass(frozen=True)
 class Result:
@@ -45,17 +48,24 @@ def is_implemented(case: Case) -> bool:
 
 
 def run_case(case: Case, backend: Backend, slack: float = 1.0) -> Result:
-    """Compute every output tensor of a case and judge it; a tensor that nothing computes counts as failed."""
+    """Compute every output tensor of a case and judge it; a tensor that nothing computes counts as failed.
+
+    A case that its runner cannot make sense of is an error in the result, so that the others are run all the same.
+    """
     try:
         runner = importlib.import_module(f"{__package__}.{case.family}")
         with nullcontext() if case.family in TRAINING else backend.inference():
-            verdicts = [case.judge(comparison, slack) for comparison in runner.run(case, backend)]
+            comparisons = (each for each in runner.run(case, backend) if case.holds(each))
+            verdicts = [case.judge(comparison, slack) for comparison in comparisons]
         computed = {verdict.name.split(" ")[0] for verdict in verdicts}
         forgotten = [Verdict(f"{name} (not computed)", float("inf"), float("inf")) for name in case.outputs()]
         verdicts += [verdict for verdict in forgotten if verdict.name.split(" ")[0] not in computed]
         return Result(case.name, tuple(verdicts))
     except DuosoraError as error:
         return Result(case.name, error=str(error))
+    except UNREADABLE as error:
+        told = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return Result(case.name, error=f"{case.folder}: cannot be run as a case of {case.family} ({told})")
 
 
 def run_manifest(file: Path) -> Result:

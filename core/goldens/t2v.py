@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from ..maths.rope import rope_tables
 from ..maths.skiparse import AttentionPlan, attention_plan
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..shapes import LatentShape, TokenGrid
-from .case import Case, Comparison
+from .case import Case, Comparison, check_options
 
 MODEL = re.compile(r"(?P<prefix>(?:.+\.)?)output")
 INNER = re.compile(r"inter\.(?P<part>.+)")
@@ -29,6 +30,9 @@ SPARSE = re.compile(r"(?P<prefix>(?P<tag>.+)\.)group_(?P<group>False|True)\.(?P<
 COMPRESSED = re.compile(r"(?P<prefix>(?:.+\.)?)compressed")
 PROCESSED = re.compile(r"(?P<prefix>(?:.+\.)?)(?P<kind>[^.]+)\.(?P<part>mask|masked)")
 
+ROTATION_OPTIONS = ("batch", "t", "h", "w", "heads", "head_dim", "interpolation_scale_thw")
+BIAS_OPTIONS = ("batch", "tokens", "text_len", "sparse_n", "head_num")
+MASK_OPTIONS = ("min_clear_ratio", "max_clear_ratio", "python_random_seed")
 UPSTREAM_PADDING_BIAS = -9980.0
 
 
@@ -37,7 +41,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     model = None
     for name in case.outputs():
         if match := MODEL.fullmatch(name):
-            spec = replace(OpenSoraT2VSpec.from_config(case.config), rope_shares_tables=True)
+            spec = upstream_spec(case.config, case.name)
             model = model or backend.build(spec, case.weights())
             yield from _run_model(case, backend, spec, model, match["prefix"])
         elif match := ROTATED.fullmatch(name):
@@ -48,6 +52,11 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
             yield Comparison(name, _compressed(case, match["prefix"]))
         elif match := PROCESSED.fullmatch(name):
             yield Comparison(name, _processed(case, match["prefix"], match["kind"], match["part"]))
+
+
+def upstream_spec(config: Mapping[str, Any], source: str) -> OpenSoraT2VSpec:
+    """The model of a config as upstream runs it, with its rotary cache."""
+    return replace(OpenSoraT2VSpec.from_config(config, source), rope_shares_tables=True)
 
 
 def _run_model(case: Case, backend: Backend, spec: OpenSoraT2VSpec, model: Model, prefix: str) -> Iterator[Comparison]:
@@ -86,6 +95,7 @@ def _run_model(case: Case, backend: Backend, spec: OpenSoraT2VSpec, model: Model
 def _rotated(case: Case, backend: Backend, tag: str) -> np.ndarray:
     """Tokens (N, B, A, K) turned to their positions by the backend's own function."""
     config = case.config[tag]
+    check_options(config, f"{case.name}, {tag}", ROTATION_OPTIONS)
     grid = TokenGrid(config["t"], config["h"], config["w"])
     tables = rope_tables(grid, config["head_dim"], tuple(config["interpolation_scale_thw"]), shares_tables=True)
     rotate = backend.function("rotate")
@@ -95,6 +105,7 @@ def _rotated(case: Case, backend: Backend, tag: str) -> np.ndarray:
 
 def _sparse_bias(case: Case, tag: str, is_group: bool, part: str) -> np.ndarray:
     config = case.config[tag]
+    check_options(config, f"{case.name}, {tag}", BIAS_OPTIONS)
     k, heads = config["sparse_n"], config["head_num"]
     if part == "enc":
         return _per_head(np.tile(case.get(tag, "encoder_bias"), (k, 1, 1)), heads)
@@ -120,12 +131,15 @@ def _per_head(bias: np.ndarray, heads: int) -> np.ndarray:
 
 def _compressed(case: Case, prefix: str) -> np.ndarray:
     mask, expected = case.tensors[f"{prefix}mask"], case.tensors[f"{prefix}compressed"]
-    return compress_mask(mask, expected.shape[1], mask.shape[-1] // expected.shape[-1])
+    # A side that is no multiple of the factor may give too large a one.
+    space = min(mask.shape[axis] // expected.shape[axis] for axis in (-2, -1))
+    return compress_mask(mask, expected.shape[1], space)
 
 
 def _processed(case: Case, prefix: str, kind: str, part: str) -> np.ndarray:
     """The mask (T, 1, H, W) of one kind, or the pixels (T, C, H, W) that it leaves."""
     options = case.config["processor"]
+    check_options(options, f"{case.name}, processor", MASK_OPTIONS)
     pixels = case.tensors[f"{prefix}pixels"]
     draw = random.Random(options["python_random_seed"])
     frames = frame_mask(kind, len(pixels), draw, options["min_clear_ratio"], options["max_clear_ratio"])

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from ..backend import Backend
+from ..errors import ConfigError
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..samplers.schedule import Schedule
 from ..train.ema import EmaSchedule
+from ..train.learning_rate import LearningRate
 from ..train.objectives import DiffusionObjective
 from ..train.step import AdamW, DiffusionBatch, TrainOptions
-from .case import Case, Comparison
+from .case import Case, Comparison, check_options
+from .t2v import upstream_spec
+
+OPTIONS = (
+    *("model", "optimizer", "max_grad_norm", "snr_gamma", "prediction_type", "rescale_betas_zero_snr"),
+    *("lr_scheduler", "lr_warmup_steps", "steps"),
+)
+OPTIMIZER_OPTIONS = ("lr", "betas", "weight_decay", "eps")
+POLYNOMIAL_END = 1e-7
+"""The rate at which the original's `polynomial` ends."""
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Compute every output tensor of a case of this family."""
     config = case.config
-    spec = OpenSoraT2VSpec.from_config(config["model"], case.name)
+    check_options(config, case.name, OPTIONS)
+    spec = upstream_spec(config["model"], case.name)
     settings = config["optimizer"]
+    check_options(settings, f"{case.name}, optimizer", OPTIMIZER_OPTIONS)
+    rate = _learning_rate(config, case.name)
     options = TrainOptions(
         optimizer=AdamW(betas=tuple(settings["betas"]), eps=settings["eps"], weight_decay=settings["weight_decay"]),
         max_grad_norm=config["max_grad_norm"],
@@ -29,19 +44,35 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         kind=config["prediction_type"],
         schedule=Schedule(zero_terminal_snr=config["rescale_betas_zero_snr"]),
         snr_gamma=config["snr_gamma"],
+        adds_noise_to_sample=True,
     )
     trainer = backend.train_denoiser(spec, case.weights(), options)
     yield from _first_gradients(case, backend, spec, options, objective)
     ema = EmaSchedule()
     losses, norms = [], []
     for number in range(config["steps"]):
-        report = trainer.step([_batch(case, objective, number)], settings["lr"], ema.at(number + 1))
+        report = trainer.step([_batch(case, objective, number)], rate.at(number), ema.at(number + 1))
         losses.append(report.loss)
         norms.append(report.grad_norm)
         yield from _watched(case, f"step{number + 1}", trainer.saved().weights(use_ema=False))
     yield from _watched(case, "ema", trainer.saved().weights(use_ema=True))
     yield Comparison("loss", np.array(losses))
     yield Comparison("grad_norm", np.array(norms))
+
+
+def _learning_rate(config: Mapping[str, Any], source: str) -> LearningRate:
+    """The original's schedules; its `constant` knows no warm-up."""
+    kind, peak = config.get("lr_scheduler", "constant"), config["optimizer"]["lr"]
+    kinds = ("constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial")
+    if kind not in kinds:
+        raise ConfigError(f"{source}: lr_scheduler = {kind!r}: needs one of {', '.join(kinds)}")
+    return LearningRate(
+        peak=peak,
+        kind=kind.removesuffix("_with_warmup"),
+        warmup_steps=0 if kind == "constant" else config.get("lr_warmup_steps", 0),
+        total_steps=config["steps"],
+        floor=POLYNOMIAL_END / peak if kind == "polynomial" else 0.0,
+    )
 
 
 def _first_gradients(

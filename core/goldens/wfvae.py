@@ -24,7 +24,7 @@ from ..pipelines.autoencode import (
     to_unit,
     unscale_latents,
 )
-from .case import Case, Comparison
+from .case import Case, Comparison, check_options
 
 CLIP_TAG = re.compile(r"(?P<tag>.+)\.x")
 COEFFICIENTS = {
@@ -34,6 +34,7 @@ COEFFICIENTS = {
     "dec_l2_coeffs": "decoder.connect_l2",
 }
 L2_SYNTHESIS = "decoder.inverse_wavelet_transform_l2"
+TILING_OPTIONS = ("t_chunk_enc", "t_chunk_dec", "enc_chunks", "dec_chunks", "results")
 SMALLEST_CHUNK = 1
 
 
@@ -46,6 +47,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         yield from _run_haar(case, backend)
         return
     spec = WFVAESpec.from_config(case.config, case.name)
+    check_options(case.raw.get("tiling", {}), f"{case.name}, tiling", TILING_OPTIONS)
     vae = backend.build(spec, case.weights())
     if "pixels01" in case.tensors:
         yield from _run_wrapper(case, backend, vae, spec)

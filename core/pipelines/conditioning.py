@@ -18,7 +18,7 @@ from ..backend import Backend, Model
 from ..errors import ConfigError, ShapeError
 from ..maths import gaussian
 from ..maths.masks import compress_mask, frame_mask, masked_pixels
-from ..maths.resize import center_crop_resize, resize_to_area
+from ..maths.resize import center_crop_resize, resize_to_area, size_within_area, whole_strides
 from ..models.wfvae import WFVAESpec
 from ..shapes import VideoShape
 from .autoencode import encode_chunks, from_uint8, scale_latents
@@ -40,7 +40,8 @@ class Conditioning:
     indices: Sequence[int] | None = None
     """Where they go; None: one image first, two at both ends, a clip from the start."""
     mask_type: str | None = None
-    """For as many images as frames: which of them are kept, one of core.maths.masks.MASK_TYPES; None: continuation."""
+    """For as many images as frames: which of them are kept, one of core.maths.masks.MASK_TYPES; None: continuation,
+    and of a single one i2v."""
     noise_strength: float = 0.0
     """About how much normal noise is put on given pixels, in units of [-1, 1]."""
 
@@ -58,11 +59,23 @@ class PlacedFrames:
 
 def fitted(images: Sequence[np.ndarray], size: tuple[int, int] | None, max_area: int) -> list[np.ndarray]:
     """Images (H, W, 3) uint8 cut and resized to `size`, or, where that is None, shrunk to max_area pixels and cut to
-    the stride, all to the size that the first one gets."""
-    if size is None:
-        height, width = resize_to_area(images[0][None], max_area, STRIDE).shape[1:3]
-        size = (height, width)
-    return [center_crop_resize(image[None], *size)[0] for image in images]
+    the stride.
+
+    Images that get another size by the latter than the first one are brought to its size as by the former.
+    """
+    if size is not None:
+        return [center_crop_resize(image[None], *size)[0] for image in images]
+    first = resize_to_area(images[0][None], max_area, STRIDE)[0]
+    height, width = first.shape[:2]
+    return [first, *(_like_first(image[None], max_area, height, width)[0] for image in images[1:])]
+
+
+def _like_first(image: np.ndarray, max_area: int, height: int, width: int) -> np.ndarray:
+    """One image (1, H, W, 3) by its own proportions where that gives height x width, else cut to them."""
+    box = whole_strides(*size_within_area(image.shape[1], image.shape[2], max_area), STRIDE)
+    if (box.height, box.width) == (height, width):
+        return resize_to_area(image, max_area, STRIDE)
+    return center_crop_resize(image, height, width)
 
 
 def place_frames(given: Conditioning, video: VideoShape, seed: int = 0) -> PlacedFrames:
@@ -75,7 +88,7 @@ def place_frames(given: Conditioning, video: VideoShape, seed: int = 0) -> Place
     pixels = np.zeros((*video, 3), np.uint8)
     if len(images) == video.frames and given.indices is None:
         pixels[:] = images
-        kind = given.mask_type or "continuation"
+        kind = given.mask_type or ("i2v" if len(images) == 1 else "continuation")
         draw = python_random.Random(seed)
         mask = frame_mask(kind, video.frames, draw, CONTINUATION_CLEAR, CONTINUATION_CLEAR)
         return PlacedFrames(pixels, mask, given.noise_strength)

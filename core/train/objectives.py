@@ -108,8 +108,11 @@ class FlowObjective:
 
     def draw(self, seed: int, samples: Sequence[int], step: int) -> Draws:
         """Timesteps and coefficients of samples, each by its own stream."""
-        shares = np.array(self.timesteps.draw(seed, samples, step))
-        return self.at(self._grid[self._index(shares)] if self.on_grid else self.schedule.shifted(1.0 - shares))
+        return self.at(self.sigmas(np.array(self.timesteps.draw(seed, samples, step))))
+
+    def sigmas(self, shares: np.ndarray) -> np.ndarray:
+        """Shares of noise (B,) at numbers u (B,) from 0, the noisiest, up to 1."""
+        return self._grid[self._index(shares)] if self.on_grid else self.schedule.shifted(1.0 - shares)
 
     def at(self, sigmas: np.ndarray) -> Draws:
         """The coefficients at shares of noise (B,) in (0, 1]."""

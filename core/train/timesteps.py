@@ -47,12 +47,16 @@ class TimestepDraw:
 
     def _draw(self, seed: int, sample: int, step: int) -> float:
         stream = random.stream(seed, "timestep", sample, step)
-        if self.kind == "logit_normal":
-            return 1.0 / (1.0 + exp(-(self.logit_mean + self.logit_std * stream.standard_normal())))
-        u = stream.random()
+        u = self.shaped(stream.standard_normal() if self.kind == "logit_normal" else stream.random())
         if self.kind == "stratified":
             order = random.stream(seed, "timestep strata", 0, step).permutation(self.global_batch)
             return float((order[sample % self.global_batch] + u) / self.global_batch)
-        if self.kind == "mode":
-            return 1.0 - u - self.mode_scale * (cos(pi * u / 2) ** 2 - 1.0 + u)
         return u
+
+    def shaped(self, draw: float) -> float:
+        """u from a draw: of logit_normal a unit normal one, of the others uniform in [0, 1)."""
+        if self.kind == "logit_normal":
+            return 1.0 / (1.0 + exp(-(self.logit_mean + self.logit_std * draw)))
+        if self.kind == "mode":
+            return 1.0 - draw - self.mode_scale * (cos(pi * draw / 2) ** 2 - 1.0 + draw)
+        return draw
