@@ -256,11 +256,11 @@ def _record_texts(source: Source, channels: int | None) -> RecordTexts | None:
 def _held_out(
     config: TrainConfig, compression: Compression, patch: Patch, ranks: Ranks, channels: int | None = None
 ) -> HeldOut | None:
-    """What a run is measured on, which all leaders of teams read and all ranks take part in."""
+    """What a run is measured on: leaders of teams read their share, and all ranks take part."""
     if not _is_measured(config):
         return None
     loader = held_out_loader(config, compression, patch, channels) if ranks.leads_team else None
-    return HeldOut(loader, config.validation.batches)
+    return HeldOut(loader, config.validation.batches, ranks)
 
 
 def _is_measured(config: TrainConfig) -> bool:
