@@ -7,6 +7,7 @@ name it goes on from the state that the other saved.
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ CASES = {
     "frozen": (EVEN, replace(OPTIONS, frozen=("caption_projection", "transformer_blocks.1.", "pos_embed")), 2),
     "half": (EVEN, replace(OPTIONS, dtype="fp16"), 2),
     "bf16": (EVEN, replace(OPTIONS, dtype="bf16"), 2),
+    "compiled": (EVEN, replace(OPTIONS, compile=True), 2),
 }
 SHAPE = (3, 6, 6)
 """Of the latents: 27 tokens."""
@@ -77,9 +79,18 @@ def own(ranks: Ranks, numbers: range) -> list[int]:
     return list(numbers)[ranks.plan.place(ranks.rank).data :: ranks.plan.data]
 
 
+def leave_out_code_generation() -> None:
+    """What of torch.compile takes the most time, and has no part in what the ranks do."""
+    import torch
+
+    torch.compile = partial(torch.compile, backend="aot_eager")
+
+
 def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | None, zero: int) -> None:
     spec, options, steps = CASES[case.split("-")[0]]
     options = replace(options, zero=zero)
+    if options.compile:
+        leave_out_code_generation()
     first = 0
     if start is None:
         trainer = backend.train_denoiser(spec, awake(spec), options, ranks)
