@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from writing import save
 
 from duosora.core.backend import Backend, get
-from duosora.core.io.weights import STEMS, Shard, index_shards, open_weights, save_shard
+from duosora.core.io.weights import open_weights
 from duosora.core.layout import FreshWeights, GivenWeights, Weights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.group import Ranks
@@ -134,20 +135,6 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
     said["state_bytes"] = [int(each) for each in ranks.world.share(str(state_bytes(trainer)).encode())]
     if ranks.is_first:
         (folder / "said.json").write_text(json.dumps(said))
-
-
-def save(trainer: Any, ranks: Ranks, folder: Path) -> None:
-    """As core.train does: each rank writes its part of the models and of the optimiser's state."""
-    shard = Shard(ranks.rank, ranks.world.size)
-    saved = trainer.saved()
-    saved.save(folder)
-    for name, use_ema in (("model", False), ("average", True)):
-        save_shard(folder / name, saved.weights(use_ema), shard)
-    ranks.world.barrier()
-    if ranks.is_first and shard.count > 1:
-        for place, stem in ((folder, "optimizer"), (folder / "model", STEMS[0]), (folder / "average", STEMS[0])):
-            index_shards(place, shard.count, stem)
-    ranks.world.barrier()
 
 
 def state_bytes(trainer: Any) -> int:
