@@ -140,10 +140,9 @@ class AutoencoderTrainStep:
         return StepReport(loss, update.grad_norm, update.applied, parts, updated)
 
     def evaluate(self, batch: AutoencoderBatch, use_ema: bool) -> float:
-        """The generator's loss without its adversarial part, nothing changed; of many data ranks' batches the mean."""
+        """The generator's loss without its adversarial part, nothing changed."""
         with self.inference_model(use_ema):
-            loss = float(self._generator_loss(replace(batch, adversarial=False))[0])
-        return float(np.mean(joined(self.ranks, np.array([loss]))))
+            return float(self._generator_loss(replace(batch, adversarial=False))[0])
 
     @contextmanager
     def inference_model(self, use_ema: bool) -> Iterator[nn.Cell]:

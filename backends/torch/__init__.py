@@ -268,7 +268,7 @@ def _check_sharded(options: TrainOptions) -> None:
     if options.optimizer_name != "adamw":
         problem = f"optimizer.name = {options.optimizer_name!r} looks at whole weights"
     elif options.compile:
-        problem = "compile.compile = true makes graphs of whole weights"
+        problem = "compute.compile = true makes graphs of whole weights"
     else:
         return
     raise ConfigError(f"{problem}, which parallel.zero = {options.zero} cuts into slices; set parallel.zero: 0")

@@ -79,10 +79,9 @@ class DiffusionTrainStep:
         return StepReport(loss, update.grad_norm, update.applied, {"loss": loss})
 
     def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
-        """The loss of a batch, nothing changed; of many data ranks' batches the mean."""
+        """The loss of this team's batch, nothing changed; all ranks call together."""
         with self.inference_model(use_ema), torch.no_grad():
-            loss = float(self._loss(batch))
-        return float(np.mean(joined(self.ranks, np.array([loss]))))
+            return float(self._loss(batch))
 
     @contextmanager
     def inference_model(self, use_ema: bool) -> Iterator[nn.Module]:

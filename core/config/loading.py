@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from ..errors import ConfigError
+from ..io.files import read_written
 from .problems import Keys, describe_problems, place_of, shown
 from .settings import Settings, group_in
 from .yaml12 import parse_yaml
@@ -41,15 +42,7 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise ConfigError(f"{path}: there is no such file") from error
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is not UTF-8 text at byte {error.start}; save it in UTF-8") from error
-    values = parse_yaml(text, str(path))
+    values = parse_yaml(read_written(path, ConfigError), str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MediaError
+from ..io.files import read_written
 from .records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadRow, CropBox, Record
 
 ROW_FORMATS = (".json", ".jsonl", ".csv", ".parquet")
@@ -70,7 +71,7 @@ class _ListLine:
 
 
 def _list_lines(file: Path) -> Iterator[_ListLine]:
-    for number, line in enumerate(_text(file).splitlines(), start=1):
+    for number, line in enumerate(read_written(file, MediaError).splitlines(), start=1):
         parts = [part.strip() for part in line.split(",")]
         if not line.strip() or line.lstrip().startswith("#"):
             continue
@@ -105,7 +106,7 @@ def _read_rows(file: Path, root: Path, embeddings: Path | None, found: Annotatio
 
 def _json_rows(file: Path) -> Iterator[Any]:
     try:
-        rows = json.loads(_text(file))
+        rows = json.loads(read_written(file, MediaError))
     except (ValueError, RecursionError) as error:
         raise MediaError(f"{file}: is not JSON ({error})") from error
     if not isinstance(rows, list):
@@ -114,7 +115,8 @@ def _json_rows(file: Path) -> Iterator[Any]:
 
 
 def _jsonl_rows(file: Path) -> Iterator[Any]:
-    for line in _text(file).split("\n"):  # splitlines() would also split at separators that JSON texts may hold
+    # splitlines() would also split at separators that JSON texts may hold.
+    for line in read_written(file, MediaError).split("\n"):
         if line.strip():
             try:
                 yield json.loads(line)
@@ -123,7 +125,7 @@ def _jsonl_rows(file: Path) -> Iterator[Any]:
 
 
 def _csv_rows(file: Path) -> Iterator[Any]:
-    rows = csv.DictReader(io.StringIO(_text(file), newline=""), skipinitialspace=True)
+    rows = csv.DictReader(io.StringIO(read_written(file, MediaError), newline=""), skipinitialspace=True)
     if "path" not in (rows.fieldnames or ()):
         raise MediaError(f"{file}: the first line names the columns, and one of them is path; see docs/data.md")
     try:
@@ -259,14 +261,3 @@ def _folder_records(folder: Path) -> list[Record]:
     if not files:
         raise MediaError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)})")
     return [Record(path=file, name=str(file.relative_to(folder)), origin=str(folder)) for file in files]
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise MediaError(f"{file}: there is no such file") from error
-    except OSError as error:
-        raise MediaError(f"{file}: cannot be read ({error.strerror or error})") from error
-    except UnicodeDecodeError as error:
-        raise MediaError(f"{file}: is not UTF-8 text at byte {error.start}; save it in UTF-8") from error

@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import MediaError
+from ..io.files import sha256
 from ..io.weights import WeightsReader
 from ..layout import Constant, Weights
 from ..models.recognise import Part
@@ -21,7 +22,6 @@ FileIdentity = Literal["stat", "content"]
 
 SAMPLE_BYTES = 4096
 """Of each tensor, at its beginning, middle and end, go into the fingerprint of a model."""
-READ_BYTES = 1 << 20
 
 
 def text_fingerprint(text: str) -> str:
@@ -41,20 +41,11 @@ def file_fingerprint(path: Path, name: str, by: FileIdentity = "stat") -> str:
     """
     try:
         if by == "content":
-            return bytes_fingerprint(path)
+            return sha256(path)
         stat = path.stat()
     except OSError as error:
         raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
     return json_fingerprint([name, stat.st_size, stat.st_mtime_ns])
-
-
-def bytes_fingerprint(path: Path) -> str:
-    """Of all bytes of a file. Raises: OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(READ_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def model_fingerprint(part: Part) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from itertools import count, islice, tee
 from typing import NamedTuple
 
 import numpy as np
@@ -98,14 +99,19 @@ class Loader:
         return -(-self.order.per_epoch * self.order.world // self.order.accumulation)
 
     def batches(self, start_step: int = 0) -> Iterator[list[ClipBatch]]:
-        """The micro-batches of each optimiser step from a step on, without end.
+        """The micro-batches of each optimiser step from a step on, without end. Raises: as of_steps."""
+        return self.of_steps(count(start_step))
+
+    def of_steps(self, steps: Iterable[int]) -> Iterator[list[ClipBatch]]:
+        """The micro-batches of each of some optimiser steps.
 
         Raises: MediaError when all records of a bucket fail.
         """
         window: deque[_Begun] = deque()
-        coming = self._micro_batches(start_step)
+        begun_steps, made_steps = tee(steps)
+        coming = (self.order.micro_batch(step, part) for step in begun_steps for part in self.parts)
         try:
-            while True:
+            for _ in made_steps:
                 yield [self._next(window, coming) for _ in self.parts]
         finally:
             for begun in window:
@@ -161,15 +167,8 @@ class Loader:
             return 0
         return max(self.settings.prefetch, -(-self.settings.workers // self.order.batch))
 
-    def _micro_batches(self, step: int) -> Iterator[MicroBatch]:
-        while True:
-            for part in self.parts:
-                yield self.order.micro_batch(step, part)
-            step += 1
-
     def _next(self, window: deque[_Begun], coming: Iterator[MicroBatch]) -> ClipBatch:
-        while len(window) <= self._ahead:
-            micro_batch = next(coming)
+        for micro_batch in islice(coming, 1 + self._ahead - len(window)):
             entries = zip(micro_batch.places, micro_batch.samples, strict=True)
             begun = [self._fetcher.begin(place, number, micro_batch.epoch) for place, number in entries]
             window.append(_Begun(micro_batch, begun))

@@ -1,4 +1,4 @@
-"""Writing files whole or not at all.
+"""Reading files, and writing them whole or not at all.
 
 Every file goes to a hidden temporary name beside its target and is renamed when it is complete and on the disk. Whoever
 looks at the target sees the old file or the new one. A process killed outright leaves at most a `.duosora-*` file.
@@ -7,6 +7,7 @@ looks at the target sees the old file or the new one. A process killed outright 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -72,6 +73,24 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     if len(raw) > limit:
         raise ValueError(f"it has more than {limit} bytes")
     return raw.decode("utf-8")
+
+
+def read_written(path: Path, error: type[DuosoraError]) -> str:
+    """The text of a file that somebody wrote, UTF-8 with or without a mark at its beginning. Raises: `error`."""
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as problem:
+        raise error(f"{path}: there is no such file") from problem
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror or problem})") from problem
+    except UnicodeDecodeError as problem:
+        raise error(f"{path}: is not UTF-8 text at byte {problem.start}; save it in UTF-8") from problem
+
+
+def sha256(path: Path) -> str:
+    """Of all bytes of a file, in hexadecimal. Raises: OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unfinished(folder: Path) -> list[Path]:

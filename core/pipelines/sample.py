@@ -20,10 +20,8 @@ from ..errors import ConfigError, NumericsError
 from ..io.files import atomic_write, refuse_existing
 from ..io.images import read_image, write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
-from ..io.tokenizer import Tokenizer
 from ..io.video import read_video, write_video
 from ..io.weights import save_weights
-from ..models.recognise import COMPANIONS, TINY_FOLDER, open_part
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..parallel.plan import make_plan
@@ -33,9 +31,9 @@ from ..shapes import VideoShape
 from .autoencode import to_uint8
 from .conditioning import Conditioning, PlacedFrames, condition_for_seed, fitted, place_frames
 from .denoise import Guidance, Step
-from .settings import decode_options, default_dtype, make_sampler
+from .settings import decode_options, default_dtype, make_sampler, open_parts
 from .text import EncodedTexts
-from .text_to_video import Parts, Precision, Request, TextToVideo
+from .text_to_video import Precision, Request, TextToVideo
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 
@@ -81,7 +79,7 @@ class SampleRun:
         config = self.config
         self.pipeline = TextToVideo(
             self.backend,
-            self._parts(),
+            open_parts(config.model),
             self._precision(),
             config.prompts.max_tokens,
             decode_options(config.decode.chunk, config.decode.tile),
@@ -160,22 +158,6 @@ class SampleRun:
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 of one video."""
         return np.stack(list(self._frames(job, latent)))
-
-    def _parts(self) -> Parts:
-        model = self.config.model
-        companions = COMPANIONS.get(model.denoiser, (None, None))
-        names = {"text_encoder": model.text_encoder or companions[0], "vae": model.vae or companions[1]}
-        for kind, name in names.items():
-            if name is None:
-                raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
-        text_encoder = open_part("text_encoder", str(names["text_encoder"]))
-        tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
-        return Parts(
-            denoiser=open_part("denoiser", model.denoiser),
-            text_encoder=text_encoder,
-            vae=open_part("vae", str(names["vae"])),
-            tokenizer=Tokenizer.open(tokenizer),
-        )
 
     def _precision(self) -> Precision:
         options = self.config.backend

@@ -4,16 +4,42 @@ from __future__ import annotations
 
 from .. import samplers
 from ..backend import Backend
-from ..config.schema import SamplerSettings, TileSettings
+from ..config.schema import ModelSettings, SamplerSettings, TileSettings
 from ..errors import ConfigError
+from ..io.tokenizer import Tokenizer
+from ..models.recognise import COMPANIONS, TINY_FOLDER, open_part
 from ..samplers import LINEAR, STABLE_DIFFUSION, Sampler
 from .autoencode import DecodeOptions, SpatialTiles
+from .text_to_video import Parts
 
 SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION}
 PUBLISHED_OBJECTIVE, PUBLISHED_SCHEDULE = "v_prediction", "linear"
 """Of Open-Sora Plan v1.3, which has zero terminal SNR too."""
 PIXELS_PER_LATENT = 8
 """Along each side, in every published autoencoder."""
+
+
+def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = False) -> Parts:
+    """Find the models of a pipeline; a denoiser's preset has the others too, and a text encoder its tokeniser.
+
+    seed: of a denoiser that is drawn anew. needs_text_weights: refuse a text encoder that is.
+    Raises: as open_part and Tokenizer.open, and ConfigError for a model that is not named.
+    """
+    companions = COMPANIONS.get(model.denoiser, (None, None))
+    names = {"text_encoder": model.text_encoder or companions[0], "vae": model.vae or companions[1]}
+    for kind, name in names.items():
+        if name is None:
+            raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
+    text_encoder = open_part("text_encoder", str(names["text_encoder"]))
+    if needs_text_weights and text_encoder.is_fresh and text_encoder.source != "tiny":
+        raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
+    tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
+    return Parts(
+        denoiser=open_part("denoiser", model.denoiser, seed),
+        text_encoder=text_encoder,
+        vae=open_part("vae", str(names["vae"])),
+        tokenizer=Tokenizer.open(tokenizer),
+    )
 
 
 def default_dtype(backend: Backend) -> str:

@@ -83,21 +83,21 @@ class AutoencoderTask:
         """PSNR in dB of held-out clips through the mean of their latents, of the weights and of their average."""
         if self.held_out is None:
             return {}
-        clips = agreed(self.ranks.world, lambda: list(self._pixels()))
-        measures = {"psnr": self._psnr(clips, use_ema=False)}
+        held_out = self.held_out
+        clips = agreed(self.ranks.world, lambda: list(_pixels(held_out)))
+        measures = {"psnr": self._psnr(held_out, clips, use_ema=False)}
         if self.trainer.keeps_ema:
-            measures["psnr_ema"] = self._psnr(clips, use_ema=True)
+            measures["psnr_ema"] = self._psnr(held_out, clips, use_ema=True)
         return measures
 
     def show(self, folder: Path, step: int) -> None:
-        """Write the first held-out clips, each beside its reconstruction, as <folder>/step-<step>_<number>.mp4."""
-        if self.held_out is None:
+        """Write the first held-out clips, each beside its reconstruction, as <folder>/step-<step>_<number>.mp4; the
+        first rank, who has them, does it for all."""
+        if self.held_out is None or not self.ranks.is_first:
             return
-        first = agreed(self.ranks.world, lambda: next(self._pixels()))
+        first = next(_pixels(self.held_out))
         with self.trainer.inference_model(use_ema=self.trainer.keeps_ema) as model:
             pairs = np.concatenate([to_uint8(first), to_uint8(self._through(model, first))], axis=3)
-        if not self.ranks.is_first:
-            return
         for number, frames in enumerate(pairs):
             if len(frames) == 1:
                 write_image(folder / f"step-{step}_{number}.png", frames[0], overwrite=True)
@@ -112,20 +112,21 @@ class AutoencoderTask:
         settings = self.settings
         return settings.discriminator_factor > 0 and step >= settings.discriminator_start
 
-    def _pixels(self) -> Iterator[np.ndarray]:
-        assert self.held_out is not None
-        for clips in self.held_out.clips():
-            assert clips.pixels is not None
-            yield clips.pixels
-
-    def _psnr(self, clips: list[np.ndarray], use_ema: bool) -> float:
+    def _psnr(self, held_out: HeldOut, clips: list[np.ndarray], use_ema: bool) -> float:
         with self.trainer.inference_model(use_ema) as model:
             values = [
                 psnr(np.concatenate(to_uint8(self._through(model, video))), np.concatenate(to_uint8(video)))
                 for video in clips
             ]
-        return float(np.mean(np.concatenate(values)))
+        total, frames = held_out.of_all([(each.sum(), len(each)) for each in values]).sum(0)
+        return float(total / frames)
 
     def _through(self, model: Model, video: np.ndarray) -> np.ndarray:
         mean, _ = gaussian.split_moments(encode_chunks(self.backend, model, self.spec, video))
         return np.concatenate(list(decode_chunks(self.backend, model, self.spec, mean)), axis=2)
+
+
+def _pixels(held_out: HeldOut) -> Iterator[np.ndarray]:
+    for clips in held_out.clips():
+        assert clips.pixels is not None
+        yield clips.pixels

@@ -8,7 +8,6 @@ ranks each writes, flushes and hashes files of its own; the first one does all e
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,12 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..io.files import atomic_write, sync
+from ..io.files import atomic_write, sha256, sync
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"checkpoint-(\d+)")
 UNFINISHED, ASIDE = ".duosora-", ".set-aside"
-BLOCK_BYTES = 1 << 22
 
 Entry = dict[str, Any]
 """What the manifest says of a file."""
@@ -184,7 +182,7 @@ def problem_of(path: Path) -> str | None:
             file = path / name
             if not file.is_file() or file.stat().st_size != entry["size"]:
                 return f"{name} is missing or cut off"
-            if _sha256(file) != entry["sha256"]:
+            if sha256(file) != entry["sha256"]:
                 return f"{name} was changed or damaged"
     except FileNotFoundError:
         return f"{MANIFEST} is missing: saving was cut off"
@@ -224,12 +222,4 @@ def _remove(path: Path) -> None:
 
 
 def _entry(file: Path) -> Entry:
-    return {"size": file.stat().st_size, "sha256": _sha256(file)}
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+    return {"size": file.stat().st_size, "sha256": sha256(file)}

@@ -78,9 +78,9 @@ class DenoiserTask:
         if self.held_out is None:
             return {}
         batches = self._feeding.feed(self.held_out.clips, 0).batches
-        measures = {"loss": float(np.mean([self.trainer.evaluate(batch, use_ema=False) for batch in batches]))}
+        measures = {"loss": self._loss(self.held_out, batches, use_ema=False)}
         if self.trainer.keeps_ema:
-            measures["loss_ema"] = float(np.mean([self.trainer.evaluate(batch, use_ema=True) for batch in batches]))
+            measures["loss_ema"] = self._loss(self.held_out, batches, use_ema=True)
         return measures
 
     def show(self, folder: Path, step: int) -> None:
@@ -112,3 +112,6 @@ class DenoiserTask:
     def write_models(self, saved: Saved, folder: Path, shard: Shard) -> None:
         """Write a rank's part of `model` and `model_ema`, in the hub's form."""
         write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema, shard)
+
+    def _loss(self, held_out: HeldOut, batches: Sequence[DiffusionBatch], use_ema: bool) -> float:
+        return float(np.mean(held_out.of_all([self.trainer.evaluate(batch, use_ema) for batch in batches])))

@@ -14,9 +14,10 @@ from ..io.tokenizer import Tokenizer
 from ..layout import FreshWeights
 from ..models.lpips import open_lpips
 from ..models.patch_discriminator import PatchDiscriminatorSpec
-from ..models.recognise import COMPANIONS, TINY_FOLDER, Part, open_part
+from ..models.recognise import Part, open_part
 from ..parallel.agreement import agreed
 from ..parallel.group import Group, Ranks
+from ..pipelines.settings import open_parts
 from ..pipelines.text_to_video import Parts, Precision, TextToVideo
 from ..samplers.schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule
 from ..shapes import Compression, Patch
@@ -53,26 +54,12 @@ class TrainParts:
 
 
 def train_parts(config: TrainConfig) -> TrainParts:
-    """Find the models. Raises: as open_part, and ConfigError for one that is not named."""
-    model = config.model
+    """Find the models. Raises: as open_parts and open_lpips."""
     if config.autoencoder is not None:
-        trained = open_part("vae", str(model.vae or "tiny"), config.seed)
+        trained = open_part("vae", str(config.model.vae or "tiny"), config.seed)
         return TrainParts(trained, None, None, None, _perceptual(config.autoencoder))
-    companions = COMPANIONS.get(model.denoiser, (None, None))
-    names = {"text_encoder": model.text_encoder or companions[0], "vae": model.vae or companions[1]}
-    for kind, name in names.items():
-        if name is None:
-            raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
-    text_encoder = open_part("text_encoder", str(names["text_encoder"]))
-    if text_encoder.is_fresh and text_encoder.source != "tiny":
-        raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
-    tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
-    return TrainParts(
-        trained=open_part("denoiser", model.denoiser, config.seed),
-        text_encoder=text_encoder,
-        vae=open_part("vae", str(names["vae"])),
-        tokenizer=Tokenizer.open(tokenizer),
-    )
+    parts = open_parts(config.model, config.seed, needs_text_weights=True)
+    return TrainParts(parts.denoiser, parts.text_encoder, parts.vae, parts.tokenizer)
 
 
 def make_task(
@@ -256,11 +243,11 @@ def _record_texts(source: Source, channels: int | None) -> RecordTexts | None:
 def _held_out(
     config: TrainConfig, compression: Compression, patch: Patch, ranks: Ranks, channels: int | None = None
 ) -> HeldOut | None:
-    """What a run is measured on, which all leaders of teams read and all ranks take part in."""
+    """What a run is measured on: leaders of teams read their share, and all ranks take part."""
     if not _is_measured(config):
         return None
     loader = held_out_loader(config, compression, patch, channels) if ranks.leads_team else None
-    return HeldOut(loader, config.validation.batches)
+    return HeldOut(loader, config.validation.batches, ranks)
 
 
 def _is_measured(config: TrainConfig) -> bool:

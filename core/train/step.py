@@ -170,7 +170,7 @@ class TrainStep(Protocol, Generic[Batch]):
         """
 
     def evaluate(self, batch: Batch, use_ema: bool) -> float:
-        """The loss of a batch, nothing changed."""
+        """The loss of this team's batch, nothing changed. All ranks call together."""
 
     def inference_model(self, use_ema: bool) -> AbstractContextManager[Any]:
         """A context in which the model, or the average of its weights, is called like one of `Backend.build`."""

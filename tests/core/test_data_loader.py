@@ -130,6 +130,15 @@ def test_what_hangs_or_crashes_does_not_take_the_loader_down() -> None:
     assert [batch.sources for (batch,) in again] == [batch.sources for batch in batches[5:]]
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_some_steps_are_those_of_the_whole_run(workers: int) -> None:
+    source = NumberedSource(9)
+    with loader(source, SETTINGS.model_copy(update={"workers": workers}), accumulation=2) as made:
+        some = list(made.of_steps([1, 4, 4]))
+    whole = steps(loader(source, accumulation=2), 5)
+    assert_equal(some, [whole[1], whole[4], whole[4]])
+
+
 def test_a_bucket_without_a_good_clip_stops_the_run() -> None:
     bad = dict.fromkeys(range(3), "raises")
     with loader(NumberedSource(3, bad)) as made, pytest.raises(MediaError, match="all 3 clips of 5 x 16 x 16 failed"):

@@ -22,7 +22,7 @@ from duosora.core.train.logs import read_log
 TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off", "learning_rate.peak=1e-3")
 SHARED = ("accumulate=4", "data.mega_batch=2")
 STEPS, SAVED = 4, 2
-MEASURED = (f"validation.every={STEPS}", "validation.batches=1")
+MEASURED = (f"validation.every={STEPS}", "validation.batches=3")
 TOLERANCE = 1e-5
 
 

@@ -9,10 +9,12 @@ Source: Jacobs et al. 2023, arXiv:2309.14509 (DeepSpeed-Ulysses).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 from torch.nn.functional import pad
@@ -29,7 +31,7 @@ class SequenceAttend:
     """Attention of a rank's block of tokens to those of all ranks, by another Attend."""
 
     def __init__(self, attend: Attend, group: Group) -> None:
-        self.attend, self.group = attend, group
+        self.attend, self.group, self._all_to_all = attend, group, _between_graphs(all_to_all)
 
     def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
         heads, num_tokens = q.shape[2], arrangement.num_tokens
@@ -43,12 +45,12 @@ class SequenceAttend:
     def _to_heads(self, x: Tensor) -> Tensor:
         """A block of tokens (B, n, A, K) -> all tokens with padding and some heads (B, n * size, A / size, K)."""
         padding = Blocks(x.shape[2], self.group.size).padding
-        return all_to_all(pad(x, (0, 0, 0, padding)), self.group, 2, 1)
+        return self._all_to_all(pad(x, (0, 0, 0, padding)), self.group, 2, 1)
 
     def _to_tokens(self, x: Tensor, length: int) -> Tensor:
         """All tokens and some heads (B, N, a, K) -> a block of tokens and all heads (B, length, a * size, K)."""
         padding = length * self.group.size - x.shape[1]
-        return all_to_all(pad(x, (0, 0, 0, 0, 0, padding)), self.group, 1, 2)
+        return self._all_to_all(pad(x, (0, 0, 0, 0, 0, padding)), self.group, 1, 2)
 
 
 class SequenceParallel(nn.Module):
@@ -59,7 +61,7 @@ class SequenceParallel(nn.Module):
 
     def __init__(self, model: OpenSoraT2V, group: Group) -> None:
         super().__init__()
-        self.model, self.group = model, group
+        self.model, self.group, self._gather = model, group, _between_graphs(gather)
 
     def condition(
         self, text: Tensor, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None
@@ -75,7 +77,7 @@ class SequenceParallel(nn.Module):
         modulation, embedded_timestep = model.adaln_single(timestep, condition.frequencies)
         x = self._block(model.embed(latents), 1)
         patches = model.project(model.transform(x, modulation, condition), embedded_timestep)
-        whole = gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
+        whole = self._gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
         return model.assemble(whole, condition.grid)
 
     def _block(self, x: Tensor, axis: int) -> Tensor:
@@ -95,6 +97,14 @@ def all_to_all(x: Tensor, group: Group, split: int, concat: int) -> Tensor:
 def gather(x: Tensor, group: Group, axis: int) -> Tensor:
     """Group.gather with its gradient for what all ranks compute alike from the whole: the own part's."""
     return _Gather.apply(x, group, axis)
+
+
+def _between_graphs(exchange: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """For torch.compile, whose graphs cannot hold an exchange: it would be traced anew whenever the bytes are counted.
+
+    Not said where the function is defined, as it loads the compiler, which takes a second.
+    """
+    return torch.compiler.disable(exchange)
 
 
 class _AllToAll(Function):

@@ -7,12 +7,11 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from writing import save
 
 from duosora.core.backend import Backend, get
-from duosora.core.io.weights import STEMS, Shard, index_shards, save_shard
 from duosora.core.layout import FreshWeights
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import TINY
@@ -50,24 +49,10 @@ def run(backend: Backend, ranks: Ranks, dtype: str, folder: Path) -> None:
         broken.video[0] = np.nan
     said = {"evaluated": trainer.evaluate(batch(2000, "generator"), use_ema=True), "reports": reports}
     assert len(set(ranks.world.share(json.dumps(said).encode()))) == 1, "ranks report different things"
-    save(trainer, ranks, folder)
+    save(trainer, ranks, folder, ("optimizer", "discriminator_optimizer", "discriminator"))
     said["refused"] = trainer.step([broken] * (MICRO_BATCHES // ranks.plan.data), LR, DECAY).applied
     if ranks.is_first:
         (folder / "said.json").write_text(json.dumps(said))
-
-
-def save(trainer: Any, ranks: Ranks, folder: Path) -> None:
-    shard = Shard(ranks.rank, ranks.world.size)
-    saved = trainer.saved()
-    saved.save(folder)
-    for name, use_ema in (("model", False), ("average", True)):
-        save_shard(folder / name, saved.weights(use_ema), shard)
-    ranks.world.barrier()
-    if ranks.is_first and shard.count > 1:
-        for stem in ("optimizer", "discriminator_optimizer", "discriminator"):
-            index_shards(folder, shard.count, stem)
-        for name in ("model", "average"):
-            index_shards(folder / name, shard.count, STEMS[0])
 
 
 def main(backend_name: str, folder: str, *dtypes: str) -> None:

@@ -7,13 +7,15 @@ name it goes on from the state that the other saved.
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from writing import save
 
 from duosora.core.backend import Backend, get
-from duosora.core.io.weights import STEMS, Shard, index_shards, open_weights, save_shard
+from duosora.core.io.weights import open_weights
 from duosora.core.layout import FreshWeights, GivenWeights, Weights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.group import Ranks
@@ -41,6 +43,7 @@ CASES = {
     "frozen": (EVEN, replace(OPTIONS, frozen=("caption_projection", "transformer_blocks.1.", "pos_embed")), 2),
     "half": (EVEN, replace(OPTIONS, dtype="fp16"), 2),
     "bf16": (EVEN, replace(OPTIONS, dtype="bf16"), 2),
+    "compiled": (EVEN, replace(OPTIONS, compile=True), 2),
 }
 SHAPE = (3, 6, 6)
 """Of the latents: 27 tokens."""
@@ -77,9 +80,18 @@ def own(ranks: Ranks, numbers: range) -> list[int]:
     return list(numbers)[ranks.plan.place(ranks.rank).data :: ranks.plan.data]
 
 
+def leave_out_code_generation() -> None:
+    """What of torch.compile takes the most time, and has no part in what the ranks do."""
+    import torch
+
+    torch.compile = partial(torch.compile, backend="aot_eager")
+
+
 def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | None, zero: int) -> None:
     spec, options, steps = CASES[case.split("-")[0]]
     options = replace(options, zero=zero)
+    if options.compile:
+        leave_out_code_generation()
     first = 0
     if start is None:
         trainer = backend.train_denoiser(spec, awake(spec), options, ranks)
@@ -123,20 +135,6 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
     said["state_bytes"] = [int(each) for each in ranks.world.share(str(state_bytes(trainer)).encode())]
     if ranks.is_first:
         (folder / "said.json").write_text(json.dumps(said))
-
-
-def save(trainer: Any, ranks: Ranks, folder: Path) -> None:
-    """As core.train does: each rank writes its part of the models and of the optimiser's state."""
-    shard = Shard(ranks.rank, ranks.world.size)
-    saved = trainer.saved()
-    saved.save(folder)
-    for name, use_ema in (("model", False), ("average", True)):
-        save_shard(folder / name, saved.weights(use_ema), shard)
-    ranks.world.barrier()
-    if ranks.is_first and shard.count > 1:
-        for place, stem in ((folder, "optimizer"), (folder / "model", STEMS[0]), (folder / "average", STEMS[0])):
-            index_shards(place, shard.count, stem)
-    ranks.world.barrier()
 
 
 def state_bytes(trainer: Any) -> int:

@@ -1,0 +1,36 @@
+"""Which models a run finds, and what it says of those that it cannot."""
+
+from pathlib import Path
+
+import pytest
+
+from duosora.core.config.schema import ModelSettings
+from duosora.core.errors import ConfigError
+from duosora.core.models.recognise import TINY_FOLDER
+from duosora.core.pipelines.settings import open_parts
+
+TINY_DENOISER = str(TINY_FOLDER / "denoiser")
+
+
+def test_a_preset_brings_its_companions() -> None:
+    parts = open_parts(ModelSettings())
+    assert {parts.denoiser.source, parts.text_encoder.source, parts.vae.source} == {"tiny"}
+
+
+def test_what_is_named_takes_the_place_of_a_companion() -> None:
+    vae = TINY_FOLDER / "vae"
+    parts = open_parts(ModelSettings(denoiser=TINY_DENOISER, text_encoder=Path("tiny"), vae=vae))
+    assert (parts.denoiser.source, parts.text_encoder.source, parts.vae.source) == (TINY_DENOISER, "tiny", str(vae))
+
+
+@pytest.mark.parametrize(("named", "missing"), [({}, "text_encoder"), ({"text_encoder": Path("tiny")}, "vae")])
+def test_a_folder_has_no_companions(named: dict[str, Path], missing: str) -> None:
+    with pytest.raises(ConfigError, match=f"model.{missing}: name its folder, as model.denoiser = .* is one too"):
+        open_parts(ModelSettings(denoiser=TINY_DENOISER, **named))
+
+
+def test_a_text_encoder_without_weights_is_refused_where_they_are_needed() -> None:
+    model = ModelSettings(denoiser="opensora_plan_v1_3_t2v", tokenizer=TINY_FOLDER)
+    assert open_parts(model).text_encoder.is_fresh
+    with pytest.raises(ConfigError, match="model.text_encoder: name the folder of its weights; mt5_xxl alone has none"):
+        open_parts(model, needs_text_weights=True)
