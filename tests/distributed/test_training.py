@@ -22,12 +22,20 @@ from duosora.core.train.step import TrainOptions
 TOLERANCE = 1e-5
 HALF = "even-zero2-on-2x2"
 """Whose state after half of its steps others go on from."""
+DEEPSPEED_HALF = "even-deepspeed-on-2x2"
+"""The same for those who go on without DeepSpeed."""
 RUNS = {
     "torch": {
         (1, 1): ("even-zero0", "uneven-zero0", "inpaint-zero0", "frozen-zero0", "half-zero0"),
-        (4, 2): ("even-zero0", "even-zero2", "even-zero3", "uneven-zero2", "frozen-zero3", "recomputed-zero3"),
-        (2, 1): ("even-zero0", "even-zero2", "even-zero3", "half-zero2", f"even-zero3-from-{HALF}"),
-        (2, 2): ("even-zero0", "even-zero2", "even-zero3", "inpaint-zero3", "uneven-zero0"),
+        (4, 2): (
+            "even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "uneven-zero2", "uneven-deepspeed",
+            "frozen-zero3", "frozen-deepspeed", "recomputed-zero3", "recomputed-deepspeed",
+        ),
+        (2, 1): (
+            "even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "half-zero2", "half-deepspeed",
+            f"even-zero3-from-{HALF}", f"even-zero2-from-{DEEPSPEED_HALF}", f"even-deepspeed-from-{HALF}",
+        ),
+        (2, 2): ("even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "inpaint-zero3", "uneven-zero0"),
     },
     "mindspore": {  # slow on a CPU, and in fp16 much slower
         (1, 1): ("even-zero0", "uneven-zero0", "frozen-zero0"),
@@ -35,9 +43,12 @@ RUNS = {
         (2, 1): ("even-zero2", "frozen-zero0", f"even-zero2-from-{HALF}"),
         (2, 2): ("even-zero2", "frozen-zero2", "recomputed-zero2"),
     },
-}
+}  # fmt: skip
 """Of each backend, by the number of processes, and of those that share tokens."""
-RESUMED_ALONE = f"even-zero0-from-{HALF}"
+RESUMED_ALONE = {
+    "torch": (f"even-zero0-from-{HALF}", f"even-zero0-from-{DEEPSPEED_HALF}"),
+    "mindspore": (f"even-zero0-from-{HALF}",),
+}
 MODELS = ("model", "average")
 REFERENCES = {"recomputed": "even"}
 """Whose numbers others are to have; else one process's run of the same name."""
@@ -52,7 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         folder = tmp_path_factory.mktemp(name)
         for (world, sequence), cases in RUNS[name].items():
             ranks.run("train_denoiser.py", name, world, folder, sequence, *cases)
-        ranks.run("train_denoiser.py", name, 1, folder, 1, RESUMED_ALONE)
+        ranks.run("train_denoiser.py", name, 1, folder, 1, *RESUMED_ALONE[name])
         return folder
 
     return folder
@@ -76,7 +87,7 @@ CASES = [
     (backend, f"{case}-on-{world // sequence}x{sequence}")
     for backend, runs in RUNS.items()
     for (world, sequence), cases in runs.items()
-    for case in (cases if world > 1 else (RESUMED_ALONE,))
+    for case in (cases if world > 1 else RESUMED_ALONE[backend])
 ]
 
 
@@ -114,9 +125,10 @@ def test_each_rank_holds_its_share_of_the_optimisers_state(folder: Path, case: s
 
 def test_uneven_weights_cost_no_more_than_a_slice_each(folder: Path) -> None:
     (whole,) = said(folder / "uneven-zero0-on-1x1")["state_bytes"]
-    shares = said(folder / "uneven-zero2-on-2x2")["state_bytes"]
-    assert whole <= sum(shares) < 1.01 * whole
-    assert max(shares) < 1.1 * whole / 4
+    for split in ("zero2", "deepspeed"):
+        shares = said(folder / f"uneven-{split}-on-2x2")["state_bytes"]
+        assert whole <= sum(shares) < 1.01 * whole
+        assert max(shares) < 1.1 * whole / 4
 
 
 def test_each_rank_writes_its_share(folder: Path) -> None:
@@ -126,7 +138,9 @@ def test_each_rank_writes_its_share(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "case"), [("torch", "frozen-zero3-on-2x2"), ("mindspore", "frozen-zero2-on-1x2")], indirect=["name"]
+    ("name", "case"),
+    [("torch", "frozen-zero3-on-2x2"), ("torch", "frozen-deepspeed-on-2x2"), ("mindspore", "frozen-zero2-on-1x2")],
+    indirect=["name"],
 )
 def test_frozen_weights_stay(folder: Path, case: str) -> None:
     one, many = folder / "frozen-zero0-on-1x1", folder / case
@@ -140,7 +154,11 @@ def test_frozen_weights_stay(folder: Path, case: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [(TrainOptions(compile=True), "compile = true"), (TrainOptions(optimizer_name="prodigy"), "prodigy")],
+    [
+        (TrainOptions(compile=True), "compile = true"),
+        (TrainOptions(optimizer_name="prodigy"), "prodigy"),
+        (TrainOptions(engine="deepspeed", optimizer_name="prodigy"), "prodigy"),
+    ],
 )
 def test_what_needs_whole_weights_is_refused_with_slices(options: TrainOptions, reason: str) -> None:
     class Two(Alone):
