@@ -126,7 +126,9 @@ class DiffusionTrainStep:
         if self.ranks.world.size == 1 or options.zero == 0:
             return Replicas(self.ranks.world)
         if options.engine == "deepspeed":
-            raise ConfigError("parallel.engine = deepspeed is for torch; leave it out: MindSpore splits the state itself")
+            raise ConfigError(
+                "parallel.engine = deepspeed is for torch; leave it out: MindSpore splits the state itself"
+            )
         if options.zero != 2:
             raise ConfigError(
                 f"parallel.zero = {options.zero}: MindSpore has 0 and 2 here; it holds the weights on every rank"

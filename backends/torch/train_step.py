@@ -44,7 +44,7 @@ class DiffusionTrainStep:
         recompute(self.model.transformer_blocks, options.recompute_every)
         if self._sharded:
             self._sharded.settle()
-        self._forward = torch.compile(self.network) if options.compile else self.network
+        self._forward: Any = torch.compile(self.network) if options.compile else self.network
         self.optimization = Optimization(
             trainable,
             options.optimizer,

@@ -1,6 +1,7 @@
 """Training on several ranks gives what one process gives: losses, norms, weights, averages, and what is saved."""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import ranks
 
 from duosora.core.backend import get
-from duosora.core.errors import ConfigError
+from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, WeightsReader, open_weights
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
@@ -117,18 +118,32 @@ def test_a_run_is_that_of_one_process(folder: Path, case: str) -> None:
     assert all(ours.shape(tensor) == theirs.shape(tensor) for tensor in ours)
 
 
-@pytest.mark.parametrize(("case", "world"), [("even-zero2-on-2x1", 2), ("even-zero2-on-1x2", 2), (HALF, 4)])
+@pytest.mark.parametrize(
+    ("name", "case", "world"),
+    [
+        *(
+            (name, case, world)
+            for name in RUNS
+            for case, world in (("even-zero2-on-2x1", 2), ("even-zero2-on-1x2", 2), (HALF, 4))
+        ),
+        ("torch", "even-deepspeed-on-2x1", 2),
+        ("torch", DEEPSPEED_HALF, 4),
+    ],
+    indirect=["name"],
+)
 def test_each_rank_holds_its_share_of_the_optimisers_state(folder: Path, case: str, world: int) -> None:
     (whole,) = said(folder / "even-zero0-on-1x1")["state_bytes"]
     assert said(folder / case)["state_bytes"] == [whole // world] * world
 
 
-def test_uneven_weights_cost_no_more_than_a_slice_each(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "split"), [("torch", "zero2"), ("torch", "deepspeed"), ("mindspore", "zero2")], indirect=["name"]
+)
+def test_uneven_weights_cost_no_more_than_a_slice_each(folder: Path, split: str) -> None:
     (whole,) = said(folder / "uneven-zero0-on-1x1")["state_bytes"]
-    for split in ("zero2", "deepspeed"):
-        shares = said(folder / f"uneven-{split}-on-2x2")["state_bytes"]
-        assert whole <= sum(shares) < 1.01 * whole
-        assert max(shares) < 1.1 * whole / 4
+    shares = said(folder / f"uneven-{split}-on-2x2")["state_bytes"]
+    assert whole <= sum(shares) < 1.01 * whole
+    assert max(shares) < 1.1 * whole / 4
 
 
 def test_each_rank_writes_its_share(folder: Path) -> None:
@@ -161,14 +176,33 @@ def test_frozen_weights_stay(folder: Path, case: str) -> None:
     ],
 )
 def test_what_needs_whole_weights_is_refused_with_slices(options: TrainOptions, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"{reason}.*set parallel.zero: 0"):
+        train_on_two(options)
+
+
+def test_deepspeed_is_refused_what_it_does_not_do_here() -> None:
+    with pytest.raises(ConfigError, match="zero = 3 is fully_shard's here; set parallel.engine: fully_shard"):
+        train_on_two(TrainOptions(engine="deepspeed", zero=3))
+
+
+def test_where_deepspeed_is_missing_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "")  # which are set, and go back to what they were
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(
+        BackendMissing, match=r'pip install "duosora\[deepspeed\]", or set parallel.engine: fully_shard'
+    ):
+        train_on_two(TrainOptions(engine="deepspeed"))
+
+
+def train_on_two(options: TrainOptions) -> None:
     class Two(Alone):
         size = 2
 
     spec = OpenSoraT2VSpec(
         num_layers=1, num_attention_heads=1, attention_head_dim=6, in_channels=4, out_channels=4, caption_channels=4
     )
-    with pytest.raises(ConfigError, match=f"{reason}.*set parallel.zero: 0"):
-        get("torch", "cpu").train_denoiser(spec, FreshWeights(spec.layout(), 0), options, Ranks(Plan(2), world=Two()))
+    get("torch", "cpu").train_denoiser(spec, FreshWeights(spec.layout(), 0), options, Ranks(Plan(2), world=Two()))
 
 
 def test_an_autoencoder_and_its_discriminator_learn_as_on_one_process(name: str, tmp_path: Path) -> None:
