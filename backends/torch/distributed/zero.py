@@ -142,9 +142,7 @@ class _Stretches(Shards):
         return {name: self._own(parameter) for name, parameter in parameters.items()}
 
     def cut(self, name: str, whole: np.ndarray) -> np.ndarray:
-        """A copy of this rank's part of an array in the shape of a weight."""
-        if not self._parameters[name].requires_grad:
-            return whole.copy()
+        """A copy of this rank's stretch of an array in the shape of a weight that learns."""
         start, length = self._place(name)
         return whole.reshape(-1)[start : start + length].copy()
 
