@@ -374,6 +374,8 @@ def _deepspeed(device: torch.device) -> Any:
             f'parallel.engine = deepspeed: it does not load ({reason}); pip install "duosora[deepspeed]", or set '
             "parallel.engine: fully_shard"
         ) from error
+    # It calls torch by names that are going out of use, which is its own affair.
+    warnings.filterwarnings("ignore", "`torch.distributed.* is deprecated", FutureWarning)
     # On CPUs it would compile a kernel at every first start, for exchanges in inference.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
