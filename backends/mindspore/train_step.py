@@ -55,7 +55,7 @@ class DiffusionTrainStep:
             max_grad_norm=options.max_grad_norm,
             keeps_ema=options.keeps_ema,
             scales_loss=options.dtype == "fp16",
-            shards=self._shards(options.zero),
+            shards=self._shards(options),
         )
 
     def step(
@@ -121,11 +121,17 @@ class DiffusionTrainStep:
         """Overwrite the average of the weights."""
         self.optimization.load_weights(weights, use_ema=True)
 
-    def _shards(self, zero: int) -> Replicas | Shards:
-        if self.ranks.world.size == 1 or zero == 0:
+    def _shards(self, options: TrainOptions) -> Replicas | Shards:
+        if self.ranks.world.size == 1 or options.zero == 0:
             return Replicas(self.ranks.world)
-        if zero != 2:
-            raise ConfigError(f"parallel.zero = {zero}: MindSpore has 0 and 2 here; it holds the weights on every rank")
+        if options.engine == "deepspeed":
+            raise ConfigError(
+                "parallel.engine = deepspeed is for torch; leave it out: MindSpore splits the state itself"
+            )
+        if options.zero != 2:
+            raise ConfigError(
+                f"parallel.zero = {options.zero}: MindSpore has 0 and 2 here; it holds the weights on every rank"
+            )
         return Shards(parameter_shapes(self.model), self.ranks.world)
 
     def _loss(self, batch: DiffusionBatch) -> Tensor:

@@ -32,7 +32,7 @@ from .compiling import compile_forward
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
-from .distributed.zero import Shards, _Sharded
+from .distributed.zero import Shards, _Partitioned, _Sharded
 from .forms import compare_forms
 from .layers import parameter_shapes, set_parameter
 from .models.lpips import LPIPS
@@ -134,6 +134,11 @@ class TorchBackend:
             model = _shared(self._build(spec, weights, "fp32", attend), ranks.sequence)
             return DiffusionTrainStep(model, self.device, options, ranks)
         _check_sharded(options)
+        if options.engine == "deepspeed":
+            model = self._build(spec, weights, "fp32", attend)
+            network = _shared(model, ranks.sequence)
+            partitioned = _Partitioned(network, dict(model.named_parameters()), ranks.world, self.device)
+            return DiffusionTrainStep(partitioned, self.device, options, ranks)
         sharded = self._build_sharded(spec, weights, attend, ranks, options.zero)
         return DiffusionTrainStep(sharded, self.device, options, ranks)
 
@@ -264,10 +269,14 @@ def _empty(spec: Any, attend: kernels.Attend) -> Any:
 
 
 def _check_sharded(options: TrainOptions) -> None:
-    """Raises: ConfigError for what does not go with weights in slices."""
+    """Raises: ConfigError for what does not go with weights, or with an optimiser's state, in slices."""
+    if options.engine == "deepspeed" and options.zero == 3:
+        raise ConfigError(
+            "parallel.zero = 3 is fully_shard's here; set parallel.engine: fully_shard, or parallel.zero: 2"
+        )
     if options.optimizer_name != "adamw":
         problem = f"optimizer.name = {options.optimizer_name!r} looks at whole weights"
-    elif options.compile:
+    elif options.compile and options.engine == "fully_shard":
         problem = "compute.compile = true makes graphs of whole weights"
     else:
         return

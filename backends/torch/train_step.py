@@ -19,7 +19,7 @@ from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
 from .distributed.sequence_parallel import SequenceParallel
-from .distributed.zero import Replicas, _Gathered, _Sharded
+from .distributed.zero import Replicas, _Partitioned, _Sharded
 from .layers import autocast
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import TORCH_DTYPES, to_array, to_tensor
@@ -30,11 +30,13 @@ STATE = "optimizer"
 class DiffusionTrainStep:
     """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
 
-    def __init__(self, model: nn.Module, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
-        """model: a denoiser, or what shares its tokens or its weights among the ranks. ranks: that train together."""
+    def __init__(
+        self, model: nn.Module | _Partitioned, device: str, options: TrainOptions, ranks: Ranks | None = None
+    ) -> None:
+        """model: a denoiser, or what shares its tokens or its state among the ranks. ranks: that train together."""
         self.device, self.ranks = device, ranks or Ranks()
-        self._sharded = model if isinstance(model, _Sharded) else None
-        self.network: Any = model.network if isinstance(model, _Sharded) else model
+        self._sharded = model if isinstance(model, _Sharded | _Partitioned) else None
+        self.network: Any = self._sharded.network if self._sharded else model
         """Called like a denoiser."""
         self.model = _inner(self.network)
         self.dtype = TORCH_DTYPES[options.dtype]
@@ -42,7 +44,7 @@ class DiffusionTrainStep:
         recompute(self.model.transformer_blocks, options.recompute_every)
         if self._sharded:
             self._sharded.settle()
-        self._forward = torch.compile(self.network) if options.compile else self.network
+        self._forward: Any = torch.compile(self.network) if options.compile else self.network
         self.optimization = Optimization(
             trainable,
             options.optimizer,
@@ -92,7 +94,7 @@ class DiffusionTrainStep:
                 yield self.network
                 return
             try:
-                yield _Gathered(self._sharded)
+                yield self._sharded.for_inference()
             finally:
                 self._sharded.release()
 

@@ -175,6 +175,8 @@ class TrainingParallelSettings(ParallelSettings):
     zero: Literal[0, 2, 3] = 2
     """What they split instead of holding it each: 0 nothing, 2 optimiser state, averages and gradients, 3 the weights
     too."""
+    engine: Literal["fully_shard", "deepspeed"] = "fully_shard"
+    """Who splits it on torch: torch itself, or DeepSpeed, which needs `duosora[deepspeed]` and `zero: 2`."""
 
 
 class ValidationSettings(Settings):

@@ -297,4 +297,5 @@ def train_options(config: TrainConfig, dtype: str) -> TrainOptions:
         frozen=config.start.frozen,
         compile=config.compute.compile,
         zero=config.parallel.zero,
+        engine=config.parallel.engine,
     )

@@ -112,6 +112,8 @@ class TrainOptions:
     zero: int = 2
     """What many ranks split instead of holding it each: 0 nothing, 2 optimiser state, averages and gradients, 3 the
     parameters too. Rajbhandari et al. 2020, arXiv:1910.02054."""
+    engine: str = "fully_shard"
+    """Who splits it on torch: fully_shard or deepspeed, which has 2 here."""
 
 
 @dataclass(frozen=True, kw_only=True)

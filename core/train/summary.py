@@ -48,6 +48,8 @@ def describe_processes(config: TrainConfig, split: Plan) -> list[str]:
         return []
     share = config.accumulate // split.data
     spread = ZERO[config.parallel.zero] if config.autoencoder is None else ZERO[0]
+    if spread == ZERO[2] and config.parallel.engine == "deepspeed":
+        spread += " by DeepSpeed"
     return [
         f"processes  {split.world} = data {split.data} x sequence {split.sequence}, {spread}, {share} of "
         f"{config.accumulate} micro-batches each"

@@ -1,6 +1,7 @@
 """Training on several ranks gives what one process gives: losses, norms, weights, averages, and what is saved."""
 
 import json
+import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import ranks
 
 from duosora.core.backend import get
-from duosora.core.errors import ConfigError
+from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, WeightsReader, open_weights
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
@@ -22,12 +23,23 @@ from duosora.core.train.step import TrainOptions
 TOLERANCE = 1e-5
 HALF = "even-zero2-on-2x2"
 """Whose state after half of its steps others go on from."""
+DEEPSPEED_HALF = "even-deepspeed-on-2x2"
+"""The same for those who go on without DeepSpeed."""
 RUNS = {
     "torch": {
         (1, 1): ("even-zero0", "uneven-zero0", "inpaint-zero0", "frozen-zero0", "half-zero0"),
-        (4, 2): ("even-zero0", "even-zero2", "even-zero3", "uneven-zero2", "frozen-zero3", "recomputed-zero3"),
-        (2, 1): ("even-zero0", "even-zero2", "even-zero3", "half-zero2", f"even-zero3-from-{HALF}"),
-        (2, 2): ("even-zero0", "even-zero2", "even-zero3", "inpaint-zero3", "uneven-zero0", "compiled-zero0"),
+        (4, 2): (
+            "even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "uneven-zero2", "uneven-deepspeed",
+            "frozen-zero3", "frozen-deepspeed", "recomputed-zero3", "recomputed-deepspeed",
+        ),
+        (2, 1): (
+            "even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "half-zero2", "half-deepspeed",
+            f"even-zero3-from-{HALF}", f"even-zero2-from-{DEEPSPEED_HALF}", f"even-deepspeed-from-{HALF}",
+        ),
+        (2, 2): (
+            "even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "inpaint-zero3", "uneven-zero0",
+            "compiled-zero0",
+        ),
     },
     "mindspore": {  # slow on a CPU, and in fp16 much slower
         (1, 1): ("even-zero0", "uneven-zero0", "frozen-zero0"),
@@ -35,9 +47,12 @@ RUNS = {
         (2, 1): ("even-zero2", "frozen-zero0", f"even-zero2-from-{HALF}"),
         (2, 2): ("even-zero2", "frozen-zero2", "recomputed-zero2"),
     },
-}
+}  # fmt: skip
 """Of each backend, by the number of processes, and of those that share tokens."""
-RESUMED_ALONE = f"even-zero0-from-{HALF}"
+RESUMED_ALONE = {
+    "torch": (f"even-zero0-from-{HALF}", f"even-zero0-from-{DEEPSPEED_HALF}"),
+    "mindspore": (f"even-zero0-from-{HALF}",),
+}
 MODELS = ("model", "average")
 REFERENCES = {"recomputed": "even", "compiled": "even"}
 """Whose first numbers others are to have; else one process's run of the same name."""
@@ -52,7 +67,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         folder = tmp_path_factory.mktemp(name)
         for (world, sequence), cases in RUNS[name].items():
             ranks.run("train_denoiser.py", name, world, folder, sequence, *cases)
-        ranks.run("train_denoiser.py", name, 1, folder, 1, RESUMED_ALONE)
+        ranks.run("train_denoiser.py", name, 1, folder, 1, *RESUMED_ALONE[name])
         return folder
 
     return folder
@@ -76,7 +91,7 @@ CASES = [
     (backend, f"{case}-on-{world // sequence}x{sequence}")
     for backend, runs in RUNS.items()
     for (world, sequence), cases in runs.items()
-    for case in (cases if world > 1 else (RESUMED_ALONE,))
+    for case in (cases if world > 1 else RESUMED_ALONE[backend])
 ]
 
 
@@ -106,15 +121,30 @@ def test_a_run_is_that_of_one_process(folder: Path, case: str) -> None:
     assert all(ours.shape(tensor) == theirs.shape(tensor) for tensor in ours)
 
 
-@pytest.mark.parametrize(("case", "world"), [("even-zero2-on-2x1", 2), ("even-zero2-on-1x2", 2), (HALF, 4)])
+@pytest.mark.parametrize(
+    ("name", "case", "world"),
+    [
+        *(
+            (name, case, world)
+            for name in RUNS
+            for case, world in (("even-zero2-on-2x1", 2), ("even-zero2-on-1x2", 2), (HALF, 4))
+        ),
+        ("torch", "even-deepspeed-on-2x1", 2),
+        ("torch", DEEPSPEED_HALF, 4),
+    ],
+    indirect=["name"],
+)
 def test_each_rank_holds_its_share_of_the_optimisers_state(folder: Path, case: str, world: int) -> None:
     (whole,) = said(folder / "even-zero0-on-1x1")["state_bytes"]
     assert said(folder / case)["state_bytes"] == [whole // world] * world
 
 
-def test_uneven_weights_cost_no_more_than_a_slice_each(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "split"), [("torch", "zero2"), ("torch", "deepspeed"), ("mindspore", "zero2")], indirect=["name"]
+)
+def test_uneven_weights_cost_no_more_than_a_slice_each(folder: Path, split: str) -> None:
     (whole,) = said(folder / "uneven-zero0-on-1x1")["state_bytes"]
-    shares = said(folder / "uneven-zero2-on-2x2")["state_bytes"]
+    shares = said(folder / f"uneven-{split}-on-2x2")["state_bytes"]
     assert whole <= sum(shares) < 1.01 * whole
     assert max(shares) < 1.1 * whole / 4
 
@@ -126,7 +156,9 @@ def test_each_rank_writes_its_share(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "case"), [("torch", "frozen-zero3-on-2x2"), ("mindspore", "frozen-zero2-on-1x2")], indirect=["name"]
+    ("name", "case"),
+    [("torch", "frozen-zero3-on-2x2"), ("torch", "frozen-deepspeed-on-2x2"), ("mindspore", "frozen-zero2-on-1x2")],
+    indirect=["name"],
 )
 def test_frozen_weights_stay(folder: Path, case: str) -> None:
     one, many = folder / "frozen-zero0-on-1x1", folder / case
@@ -140,17 +172,40 @@ def test_frozen_weights_stay(folder: Path, case: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "reason"),
-    [(TrainOptions(compile=True), "compute.compile = true"), (TrainOptions(optimizer_name="prodigy"), "prodigy")],
+    [
+        (TrainOptions(compile=True), "compute.compile = true"),
+        (TrainOptions(optimizer_name="prodigy"), "prodigy"),
+        (TrainOptions(engine="deepspeed", optimizer_name="prodigy"), "prodigy"),
+    ],
 )
 def test_what_needs_whole_weights_is_refused_with_slices(options: TrainOptions, reason: str) -> None:
+    with pytest.raises(ConfigError, match=f"{reason}.*set parallel.zero: 0"):
+        train_on_two(options)
+
+
+def test_deepspeed_is_refused_what_it_does_not_do_here() -> None:
+    with pytest.raises(ConfigError, match="zero = 3 is fully_shard's here; set parallel.engine: fully_shard"):
+        train_on_two(TrainOptions(engine="deepspeed", zero=3))
+
+
+def test_where_deepspeed_is_missing_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DS_ACCELERATOR", "")  # which are set, and go back to what they were
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setitem(sys.modules, "deepspeed", None)
+    with pytest.raises(
+        BackendMissing, match=r'pip install "duosora\[deepspeed\]", or set parallel.engine: fully_shard'
+    ):
+        train_on_two(TrainOptions(engine="deepspeed"))
+
+
+def train_on_two(options: TrainOptions) -> None:
     class Two(Alone):
         size = 2
 
     spec = OpenSoraT2VSpec(
         num_layers=1, num_attention_heads=1, attention_head_dim=6, in_channels=4, out_channels=4, caption_channels=4
     )
-    with pytest.raises(ConfigError, match=f"{reason}.*set parallel.zero: 0"):
-        get("torch", "cpu").train_denoiser(spec, FreshWeights(spec.layout(), 0), options, Ranks(Plan(2), world=Two()))
+    get("torch", "cpu").train_denoiser(spec, FreshWeights(spec.layout(), 0), options, Ranks(Plan(2), world=Two()))
 
 
 def test_an_autoencoder_and_its_discriminator_learn_as_on_one_process(name: str, tmp_path: Path) -> None:

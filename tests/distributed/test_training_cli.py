@@ -86,16 +86,26 @@ def test_each_of_four_processes_writes_a_part_and_the_first_speaks(on_four: Path
     assert [path.name for path in (on_four / "samples").iterdir()] == [f"step-{SAVED}_0.png"]
 
 
-@pytest.mark.parametrize("world", [1, 2])
-def test_a_run_goes_on_with_another_number_of_processes(
-    name: str, world: int, alone: Path, on_four: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("name", "world", "engine"),
+    [
+        ("torch", 1, "fully_shard"),
+        ("torch", 2, "deepspeed"),
+        ("mindspore", 1, "fully_shard"),
+        ("mindspore", 2, "fully_shard"),
+    ],
+    indirect=["name"],
+)
+def test_a_run_goes_on_with_another_number_of_processes_and_engine(
+    name: str, world: int, engine: str, alone: Path, on_four: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     shutil.copytree(on_four, folder)
-    settings = (f"max_steps={STEPS}", *MEASURED)
+    settings = (f"max_steps={STEPS}", f"parallel.engine={engine}", *MEASURED)
     said = ranks.run("cli.py", name, world, *arguments(name, folder, *settings))
+    assert ("split by DeepSpeed" in said[0]) == (engine == "deepspeed")
     assert f"finished {STEPS} steps: {folder / f'checkpoint-{STEPS}'}" in said[0]
-    assert not any("finished" in other or "reading" in other for other in said[1:])
+    assert not any(word in other for other in said[1:] for word in ("finished", "reading", "DeepSpeed"))
     assert_continues(folder, alone)
 
 

@@ -21,10 +21,17 @@ class Two(Alone):
     size = 2
 
 
-def test_zero_3_is_refused_with_what_there_is() -> None:
-    with pytest.raises(ConfigError, match="parallel.zero = 3: MindSpore has 0 and 2 here"):
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (TrainOptions(zero=3), "parallel.zero = 3: MindSpore has 0 and 2 here"),
+        (TrainOptions(engine="deepspeed"), "parallel.engine = deepspeed is for torch; leave it out"),
+    ],
+)
+def test_what_mindspore_does_not_split_is_refused_with_what_there_is(options: TrainOptions, reason: str) -> None:
+    with pytest.raises(ConfigError, match=reason):
         get("mindspore", "cpu").train_denoiser(
-            SPEC, FreshWeights(SPEC.layout(), 0), TrainOptions(zero=3), Ranks(Plan(2), world=Two())
+            SPEC, FreshWeights(SPEC.layout(), 0), options, Ranks(Plan(2), world=Two())
         )
 
 

@@ -1,15 +1,18 @@
 """How the weights of a model in training, their gradients, averages and optimiser state lie on the ranks.
 
 Replicas: every rank has all of them (one process, zero = 0). Shards: each has a slice of each (zero = 2 and 3), which
-torch's fully_shard brings together around each block of the model.
-Source: Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO); Zhao et al. 2023, arXiv:2304.11277 (FSDP).
+torch's fully_shard brings together around each block of the model. Stretches: every rank has the weights, and a stretch
+of all else (zero = 2), as DeepSpeed cuts it.
+Source: Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO, DeepSpeed); Zhao et al. 2023, arXiv:2304.11277 (FSDP).
 """
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,6 +23,7 @@ from torch.nn.functional import pad
 
 from duosora.core.errors import BackendMissing
 from duosora.core.parallel.group import Group
+from duosora.core.parallel.launched import launched
 from duosora.core.parallel.plan import Blocks
 from duosora.core.parallel.zero import owners, split_axis
 
@@ -60,6 +64,9 @@ class Replicas:
         """The tensors that this rank is to write; core.parallel.zero.owners says which. All ranks call together."""
         owner = owners({name: part.nbytes for name, part in parts.items()}, self.group.size)
         return {name: part for name, part in parts.items() if owner[name] == self.group.index}
+
+    def _spread(self) -> None:
+        """Bring own parts that have changed to all who compute with them: they are those."""
 
     def _added(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         total = self.group.reduce(torch.cat([gradient.reshape(-1) for gradient in gradients.values()]))
@@ -107,6 +114,9 @@ class Shards:
                 mine[name] = whole.to("cpu", copy=True)
         return mine
 
+    def _spread(self) -> None:
+        """Bring own parts that have changed to all who compute with them: fully_shard does, at each call."""
+
     def _whole(self, name: str, part: Tensor) -> Tensor:
         axis, blocks = self._cut(name)
         missing = blocks.length - part.shape[axis]
@@ -117,6 +127,62 @@ class Shards:
         shape = self.shapes[name]
         axis = split_axis(shape, self.group.size)
         return axis, Blocks(shape[axis], self.group.size)
+
+
+class _Stretches(Shards):
+    """Each rank holds a stretch of all weights that learn, laid end to end, of some weights none; frozen ones whole."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], optimizer: Any, group: Group) -> None:
+        """parameters: of the model, by name. optimizer: what DeepSpeed has made of those that learn."""
+        super().__init__({name: tuple(parameter.shape) for name, parameter in parameters.items()}, group)
+        self._parameters, self._optimizer = dict(parameters), optimizer
+
+    def own(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
+        """This rank's stretches of the weights (n,), for the optimiser; `_spread` brings them into the weights."""
+        return {name: self._own(parameter) for name, parameter in parameters.items()}
+
+    def cut(self, name: str, whole: np.ndarray) -> np.ndarray:
+        """A copy of this rank's stretch of an array in the shape of a weight that learns."""
+        start, length = self._place(name)
+        return whole.reshape(-1)[start : start + length].copy()
+
+    def collect(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The sums over the ranks of what each has found, own stretches; DeepSpeed holds them, and forgets them now."""
+        learned = {name: parameter for name, parameter in self._parameters.items() if parameter.requires_grad}
+        own = {name: self._gradient(parameter) for name, parameter in learned.items()}
+        self._optimizer.averaged_gradients.clear()
+        torch._foreach_mul_(list(own.values()), self.group.size)  # it has averaged them
+        return own
+
+    @torch.no_grad()
+    def _spread(self) -> None:
+        """Bring own parts that have changed to all who compute with them. All ranks call together."""
+        self._optimizer.update_lp_params()
+
+    def _own(self, parameter: nn.Parameter) -> nn.Parameter:
+        if not parameter.requires_grad:
+            return parameter
+        held: Any = parameter
+        return nn.Parameter(held._hp_mapping.hp_fragment.detach() if held._hp_mapping else parameter.new_empty(0))
+
+    def _gradient(self, parameter: nn.Parameter) -> Tensor:
+        held: Any = parameter
+        if not held._hp_mapping:
+            return parameter.new_empty(0)
+        return held._hp_mapping.get_lp_grad_fragment(held._index_in_param_group).reshape(-1)
+
+    def _place(self, name: str) -> tuple[int, int]:
+        """Where this rank's stretch of a weight begins in it, and how long it is."""
+        mapping = self._parameters[name]._hp_mapping  # type: ignore[attr-defined]
+        return (mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel) if mapping else (0, 0)
+
+    def _whole(self, name: str, part: Tensor) -> Tensor:
+        parameter = self._parameters[name]
+        if not parameter.requires_grad:
+            return part
+        whole = part.new_zeros(parameter.numel())
+        whole.narrow(0, *self._place(name)).copy_(part)
+        return self.group.reduce(whole).view(parameter.shape)
 
 
 class _Sharded(nn.Module):
@@ -177,6 +243,10 @@ class _Sharded(nn.Module):
         """Set a weight's own slice."""
         _part(parameter).copy_(to_tensor(self.shards.cut(name, array)))
 
+    def for_inference(self) -> nn.Module:
+        """What is called like the model itself, by all ranks together."""
+        return _Gathered(self)
+
     def release(self) -> None:
         """Put weights that a call without a backward pass has left together back into slices."""
         for unit in self._units:
@@ -200,6 +270,115 @@ class _Gathered(nn.Module):
         # fully_shard keeps its buffers, and tensors made in inference mode would be of no use in training.
         with torch.inference_mode(False), torch.no_grad():
             return self.sharded(call)
+
+
+class _Partitioned:
+    """A model that every rank has, while DeepSpeed splits what belongs to its learning, and the entrance to it.
+
+    DeepSpeed adds gradients up while a backward pass runs, and each rank keeps a stretch of the sums. Its own step,
+    clipping, loss scale and checkpoints are not used.
+    """
+
+    def __init__(self, network: nn.Module, parameters: Mapping[str, nn.Parameter], group: Group, device: str) -> None:
+        """parameters: of the network, under the layout's names. group: all ranks that train together."""
+        self.network: Any = network
+        self._parameters, self._group, self._device = dict(parameters), group, torch.device(device)
+
+    def settle(self) -> None:
+        """Once before the first call, when it is known which weights learn: they move into one piece of memory.
+
+        Raises: BackendMissing when DeepSpeed is not there.
+        """
+        deepspeed = _deepspeed(self._device)
+        learned = [parameter for parameter in self._parameters.values() if parameter.requires_grad]
+        self._engine, optimizer, _, _ = deepspeed.initialize(
+            args=SimpleNamespace(device_rank=self._device.index or 0),
+            model=_Entrance(self.network),
+            optimizer=torch.optim.AdamW(learned),
+            mpu=_OneModelEach(self._group),
+            config={
+                "train_micro_batch_size_per_gpu": 1,  # for its own reports
+                "gradient_accumulation_steps": 1,  # the loss is divided already
+                "zero_optimization": {
+                    "stage": 2,
+                    "overlap_comm": self._device.type != "cpu",
+                    "reduce_bucket_size": BUCKET_SIZE,
+                },
+            },
+        )
+        self.shards = _Stretches(self._parameters, optimizer, self._group)
+
+    def __call__(self, call: Callable[[], _Result]) -> _Result:
+        return self._engine(call)
+
+    def keep_gathered(self, yes: bool) -> None:
+        """Whether another backward pass with the same weights follows, to whose gradients the next one's are added."""
+        self._engine.set_gradient_accumulation_boundary(not yes)
+
+    def for_inference(self) -> nn.Module:
+        """What is called like the model itself."""
+        return self.network
+
+    def release(self) -> None:
+        """After inference: nothing has moved."""
+
+
+class _Entrance(nn.Module):
+    """What DeepSpeed takes for the model: its forward is whatever is done with the model."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, call: Callable[[], _Result]) -> _Result:
+        return call()
+
+
+class _OneModelEach:
+    """What DeepSpeed asks about the ranks: each has the whole model, and gradients are those of all.
+
+    Without it DeepSpeed would make a group of its own, with a shorter time-out.
+    """
+
+    def __init__(self, group: Group) -> None:
+        self._group = group
+
+    def get_data_parallel_group(self) -> Any:
+        return dist.group.WORLD
+
+    def get_data_parallel_world_size(self) -> int:
+        return self._group.size
+
+    def get_data_parallel_rank(self) -> int:
+        return self._group.index
+
+    def get_model_parallel_group(self) -> None:
+        return None
+
+    def get_model_parallel_world_size(self) -> int:
+        return 1
+
+    def get_model_parallel_rank(self) -> int:
+        return 0
+
+
+def _deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, told what it would guess or ask its own launcher's environment for."""
+    os.environ["DS_ACCELERATOR"] = device.type
+    os.environ.setdefault("LOCAL_RANK", str(launched().local_rank))
+    try:
+        import deepspeed
+    except (ImportError, OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise BackendMissing(
+            f'parallel.engine = deepspeed: it does not load ({reason}); pip install "duosora[deepspeed]", or set '
+            "parallel.engine: fully_shard"
+        ) from error
+    # It calls torch by names that are going out of use, which is its own affair.
+    warnings.filterwarnings("ignore", "`torch.distributed.* is deprecated", FutureWarning)
+    # On CPUs it would compile a kernel at every first start, for exchanges in inference.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed
 
 
 def _part(tensor: Tensor) -> Tensor:

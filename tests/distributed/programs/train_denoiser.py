@@ -87,9 +87,10 @@ def leave_out_code_generation() -> None:
     torch.compile = partial(torch.compile, backend="aot_eager")
 
 
-def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | None, zero: int) -> None:
-    spec, options, steps = CASES[case.split("-")[0]]
-    options = replace(options, zero=zero)
+def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | None) -> None:
+    kind, split = case.split("-")
+    spec, options, steps = CASES[kind]
+    options = replace(options, engine=split) if split == "deepspeed" else replace(options, zero=int(split[-1]))
     if options.compile:
         leave_out_code_generation()
     first = 0
@@ -146,15 +147,14 @@ def state_bytes(trainer: Any) -> int:
 
 
 def main(backend_name: str, folder: str, sequence: str, *cases: str) -> None:
-    """A case is NAME-zeroN or NAME-zeroN-from-FOLDER."""
+    """A case is NAME-zeroN or NAME-deepspeed, and what it goes on from, -from-FOLDER."""
     backend = get(backend_name, "cpu")
     ranks = backend.connect(make_plan(launched().world, int(sequence)))
     assert ranks.leaders.size == (ranks.plan.data if ranks.leads_team else 1), "all are on one machine"
     for case in cases:
         name, _, start = case.partition("-from-")
-        zero = int(name[-1])
         place = Path(folder) / f"{case}-on-{ranks.plan.data}x{ranks.plan.sequence}"
-        run(backend, ranks, name, place, Path(folder) / start / "half-way" if start else None, zero)
+        run(backend, ranks, name, place, Path(folder) / start / "half-way" if start else None)
 
 
 if __name__ == "__main__":
