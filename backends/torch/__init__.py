@@ -270,10 +270,6 @@ def _empty(spec: Any, attend: kernels.Attend) -> Any:
 
 def _check_sharded(options: TrainOptions) -> None:
     """Raises: ConfigError for what does not go with weights, or with an optimiser's state, in slices."""
-    if options.engine == "deepspeed" and options.zero == 3:
-        raise ConfigError(
-            "parallel.zero = 3 is fully_shard's here; set parallel.engine: fully_shard, or parallel.zero: 2"
-        )
     if options.optimizer_name != "adamw":
         problem = f"optimizer.name = {options.optimizer_name!r} looks at whole weights"
     elif options.compile and options.engine == "fully_shard":

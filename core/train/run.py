@@ -233,6 +233,7 @@ def split_ranks(config: TrainConfig, world: int) -> RankPlan:
             f"parallel.sequence = {config.parallel.sequence}: an autoencoder has no tokens to share; set it to 1, and "
             "all processes read different clips"
         )
+    _check_engine(config)
     if config.accumulate % config.data.mega_batch:
         raise ConfigError(
             f"data.mega_batch = {config.data.mega_batch}: does not divide accumulate = {config.accumulate}"
@@ -246,6 +247,19 @@ def split_ranks(config: TrainConfig, world: int) -> RankPlan:
             f"{', '.join(fitting[:-1])} or {fitting[-1]} processes"
         )
     return split
+
+
+def _check_engine(config: TrainConfig) -> None:
+    """Raises: ConfigError when DeepSpeed is to split what it does not split here."""
+    if config.parallel.engine != "deepspeed":
+        return
+    if config.autoencoder is not None:
+        raise ConfigError("parallel.engine = deepspeed: no process splits an autoencoder's state; leave it out")
+    if config.parallel.zero != 2:
+        raise ConfigError(
+            f"parallel.zero = {config.parallel.zero}: parallel.engine = deepspeed has 2 only; set that, or leave the "
+            "engine out"
+        )
 
 
 def _divisors(number: int) -> list[int]:
