@@ -57,6 +57,9 @@ run_job() {
         else
             lonely=0
         fi
+        if [ "$lonely" -gt 10 ] && [ -n "$(ranks)" ]; then
+            echo "launch: a rank of another machine is gone; $LOGS/scheduler.log says which" >&2
+        fi
         if [ "$lonely" -gt 10 ] || [ "$SECONDS" -gt "${leave_until:-$SECONDS}" ]; then end_all; fi
     done
     local code=0 log

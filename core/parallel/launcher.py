@@ -309,8 +309,19 @@ class _Job:
         if self.machines is None or not self.ranks or self.late:
             return False
         if self.failed:
-            return time.monotonic() < self.end_at
+            patience = 0.0 if self._is_explained() else self.launch.grace_seconds
+            return time.monotonic() < self.end_at + patience
         return self.launch.node == 0 and len(self.done) < self.launch.nodes - 1
+
+    def _is_explained(self) -> bool:
+        """Whether the cause has been told; a user's error is by one rank of one machine, which may be slow to end."""
+        return self._cause().code != USER_ERROR or self._users_line() is not None
+
+    def _cause(self) -> Failure:
+        return min(self.failed, key=lambda failure: failure.remoteness)
+
+    def _users_line(self) -> str | None:
+        return next((each.text for each in self.failed if each.text.startswith(ERROR_MARK)), None)
 
     def _look(self) -> None:
         """Wait a little for one that ends."""
@@ -403,9 +414,8 @@ class _Job:
             self._say(f"{self.late}: still there {self.why_late}, and killed")
         if not self.failed:
             return 1 if self.late else 0
-        cause = min(self.failed, key=lambda failure: failure.remoteness)
-        errors = (each.text for each in self.failed if each.text.startswith(ERROR_MARK))
-        if cause.code == USER_ERROR and (error := next(errors, None)):
+        cause = self._cause()
+        if cause.code == USER_ERROR and (error := self._users_line()):
             self.console.show_error(error)
             return USER_ERROR
         process = self.whose.get(cause)
@@ -463,12 +473,13 @@ class _Console:
 def _failure(process: _Process, world: int) -> Failure:
     """What there is to say of a process that has failed; of ranks with the same user's error one has its line."""
     follows_others = (signal.SIGABRT, signal.SIGTERM, signal.SIGINT)
+    remoteness = 0 if process.code < 0 and -process.code not in follows_others else 2
+    if process.code in (USER_ERROR, -signal.SIGTERM):  # asked to end while it was ending
+        line = next((line for line in process.lines() if line.startswith(ERROR_MARK)), None)
+        if line is not None:
+            return Failure(line, USER_ERROR, 1)
     if process.code == USER_ERROR:
         remoteness = 1
-        if line := next((line for line in process.lines() if line.startswith(ERROR_MARK)), None):
-            return Failure(line, USER_ERROR, remoteness)
-    else:
-        remoteness = 0 if process.code < 0 and -process.code not in follows_others else 2
     how = f"exit code {process.code}" if process.code > 0 else _signal_name(-process.code)
     text = f"{process.name} of {world} on {socket.gethostname()} ended with {how}; see {process.log}"
     return Failure(text, process.code if process.code > 0 else 128 - process.code, remoteness)

@@ -186,8 +186,9 @@ def test_a_launcher_that_is_killed_ends_the_other_machine(job: Job, victim: int)
 
 
 def test_a_mistake_of_the_user_is_told_on_both_machines(job: Job) -> None:
+    """By the rank that has it, which is slow to end, while another has done so."""
     port = launcher.free_port()
-    nodes = [job.start("stand_in.py", "user_error:1", options=of_two(node, port)) for node in range(2)]
+    nodes = [job.start("stand_in.py", "slow_user_error", options=of_two(node, port)) for node in range(2)]
     assert ends(nodes) == [(2, "duosora: a.yaml: steps: expected a number, not 'many'")] * 2
 
 
