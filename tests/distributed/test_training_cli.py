@@ -1,7 +1,7 @@
 """`duosora train` on several processes is the run of one: its losses, its checkpoints, how it is left and how it fails.
 
-What ranks say to each other is tested in tests/core/test_many_ranks.py; here are real processes and their ends, which
-are the same code for both backends, and tried with one.
+What ranks say to each other is tested in tests/core/test_many_ranks.py; here are real processes and their ends. Where
+these are the same code for both backends one is tried; where frameworks have a part in them, both.
 """
 
 import os
