@@ -44,13 +44,22 @@ run_job() {
     trap 'ask_to_leave TERM' TERM HUP
     trap 'ask_to_leave INT' INT
     trap 'end_all' EXIT
-    local lonely=0
+    local lonely=0 registers=
     while kill -0 "$launcher" 2>/dev/null; do
         sleep 1 &
         wait $! || true # a trap runs at once
         note_ranks
-        # msrun waits for its scheduler, which takes long to see that the workers are gone.
-        if [ -s "$LOGS/ranks" ] && [ -z "$(ranks)" ]; then lonely=$((lonely + 1)); else lonely=0; fi
+        # msrun waits for its scheduler, which takes long to see that the workers are gone; and for workers whose
+        # scheduler has left, because those of another machine are gone.
+        if has_scheduler; then registers=yes; fi
+        if [ -s "$LOGS/ranks" ] && { [ -z "$(ranks)" ] || { [ "$registers" = yes ] && ! has_scheduler; }; }; then
+            lonely=$((lonely + 1))
+        else
+            lonely=0
+        fi
+        if [ "$lonely" -gt 10 ] && [ -n "$(ranks)" ]; then
+            echo "launch: a rank of another machine is gone; $LOGS/scheduler.log says which" >&2
+        fi
         if [ "$lonely" -gt 10 ] || [ "$SECONDS" -gt "${leave_until:-$SECONDS}" ]; then end_all; fi
     done
     local code=0 log
@@ -71,6 +80,15 @@ ranks() {
         if [ "$(cat "/proc/$pid/comm" 2>/dev/null)" != tail ] &&
             grep -qszE '^(LOCAL_RANK=|MS_ROLE=MS_WORKER)' "/proc/$pid/environ"; then echo "$pid"; fi
     done
+}
+
+# Whether msrun has its scheduler, on the first machine.
+has_scheduler() {
+    local pid
+    for pid in $(pgrep -P "$launcher"); do
+        if grep -qszx MS_ROLE=MS_SCHED "/proc/$pid/environ"; then return 0; fi
+    done
+    return 1
 }
 
 # "process id, number of the rank" a line, while it can still be known.

@@ -34,6 +34,7 @@ def launch(
         str | None,
         typer.Option(metavar="HOST:PORT", help="Where the processes meet: node 0 and a port of it that is free."),
     ] = None,
+    meet: Annotated[float, typer.Option(min=0, help="Seconds in which all machines must have started.")] = 600.0,
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds from asking the others to end, when one has failed, to killing them.")
     ] = 10.0,
@@ -61,6 +62,7 @@ def launch(
         host=host,
         port=port,
         log_folder=log_dir or _new_folder(),
+        meet_seconds=meet,
         grace_seconds=grace,
         leave_seconds=leave,
         linger_seconds=linger,

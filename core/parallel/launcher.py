@@ -2,7 +2,8 @@
 
 What they are told is what torchrun and msrun tell, see launched.py. None outlives the others or the launcher: each has
 a process group of its own, which is killed when its process has ended, and a small guard kills them all when the
-launcher is gone without a word.
+launcher is gone without a word. On several machines the launchers start theirs when all are there, and end them
+together, see machines.py.
 """
 
 from __future__ import annotations
@@ -24,15 +25,14 @@ from pathlib import Path
 from typing import TextIO
 
 from ..errors import ConfigError
+from .machines import ERROR_MARK, PORT_AFTER, USER_ERROR, Done, Failure, Machines
 
-USER_ERROR = 2
-"""Exit code of a process whose last line says what its user is to mend."""
-ERROR_MARK = "duosora: "
-"""How that line begins."""
 TAIL_LINES = 30
 SECONDS_BETWEEN_LOOKS = 0.1
 SETTLE_SECONDS = 2.0
 """After a failure, before the others are asked to end: those that fail by themselves in that time may be the cause."""
+SECONDS_BEFORE_NAMING = 10.0
+"""Of waiting for other machines, before it is said which."""
 RENDEZVOUS_SECONDS = 600
 COLLECTIVE_SECONDS = 1800
 """MindSpore's own is 30 s on a CPU, little where one rank writes a video; the launcher sees the dead anyway."""
@@ -72,6 +72,8 @@ class Launch:
     """From passing on SIGTERM or SIGINT, upon which training saves, to killing."""
     linger_seconds: float = 1800.0
     """How long the others may go on when one has ended well."""
+    meet_seconds: float = 600.0
+    """In which all machines must have started."""
 
     @property
     def world(self) -> int:
@@ -83,13 +85,15 @@ class Launch:
         return range(self.node * self.processes, (self.node + 1) * self.processes)
 
     def check(self) -> None:
-        """Raises: ConfigError when nodes, address and port do not go together, or the port is taken."""
+        """Raises: ConfigError when nodes, address and port do not go together, or a port is taken."""
         if not 0 <= self.node < self.nodes:
             raise ConfigError(f"node {self.node} of {self.nodes}: nodes are numbered from 0 to {self.nodes - 1}")
         if self.nodes > 1 and self.port is None:
             raise ConfigError(f"{self.nodes} nodes: name host and port of node 0, the same on all of them")
         if self.node == 0 and self.port is not None:
             _check_free(self.port)
+            if self.nodes > 1:
+                _check_free(self.port + PORT_AFTER)
 
 
 def environment(launch: Launch, port: int, local_rank: int) -> dict[str, str]:
@@ -205,8 +209,14 @@ class _Job:
         self.scheduler: _Process | None = None
         self.running: set[_Process] = set()
         self.ended: queue.SimpleQueue[_Process] = queue.SimpleQueue()
-        self.failed: list[_Process] = []
-        """In the order in which they ended, before the launcher killed any."""
+        self.machines: Machines | None = None
+        """The others."""
+        self.done: set[int] = set()
+        """Other nodes whose ranks have ended well."""
+        self.failed: list[Failure] = []
+        """In the order in which they were heard of, before the launcher killed any."""
+        self.whose: dict[Failure, _Process] = {}
+        """Of this machine."""
         self.asked: deque[int] = deque()
         """Signals that came."""
         self.is_leaving = self.is_ending = False
@@ -216,17 +226,55 @@ class _Job:
         """Ranks that were killed because time was up, and since when it ran."""
 
     def run(self) -> int:
-        with _signals(self.asked), _guard() as guarded:
+        with _signals(self.asked), _guard() as guarded, self._line_to_others():
             try:
-                self._start(guarded)
-                while any(rank in self.running for rank in self.ranks):
+                if self._meet():
+                    self._start(guarded)
+                while self._goes_on():
                     self._look()
                     self._pass_signals_on()
                     self._keep_time()
             finally:
                 self._kill_all()
                 self.console.show(is_last=True)
-        return self._outcome()
+            return self._outcome()
+
+    @contextmanager
+    def _line_to_others(self) -> Iterator[None]:
+        launch = self.launch
+        if launch.nodes == 1:
+            yield
+            return
+        assert launch.port is not None
+        alike = {"nodes": launch.nodes, "processes": launch.processes, "backend": launch.backend}
+        self.machines = Machines(launch.node, launch.nodes, alike, launch.host, launch.port + PORT_AFTER)
+        try:
+            yield
+        finally:
+            self.machines.close()
+
+    def _meet(self) -> bool:
+        """Wait for the other machines; whether all have come, and ranks are to be started."""
+        if self.machines is None:
+            return True
+        began, is_named = time.monotonic(), False
+        while not self.machines.all_there.wait(SECONDS_BETWEEN_LOOKS):
+            self._listen()
+            waited = time.monotonic() - began
+            if self.asked:
+                name = signal.Signals(self.asked[0]).name
+                text = f"{name} came to the launcher of node {self.launch.node} before all machines had come"
+                self._fail(Failure(text, 128 + self.asked[0], 2))
+            elif waited > self.launch.meet_seconds and not self.machines.is_waited_for:
+                advice = "start all within that time, each with its own --node, and let them reach that port"
+                text = f"{ERROR_MARK}after {self.launch.meet_seconds:g} s {self.machines.absent()}; {advice}"
+                self._fail(Failure(text, USER_ERROR, 1))
+            elif waited > SECONDS_BEFORE_NAMING and not is_named:
+                is_named = True
+                self._say(f"waiting: {self.machines.absent()}")
+            if self.failed:
+                return False
+        return True
 
     def _start(self, guarded: Callable[[int], None]) -> None:
         launch = self.launch
@@ -254,20 +302,62 @@ class _Job:
             if rank == 0:
                 self.console.follow(process)
 
+    def _goes_on(self) -> bool:
+        """Whether ranks of this machine run, or there may be more to hear from others: node 0 stays for the last."""
+        if any(rank in self.running for rank in self.ranks):
+            return True
+        if self.machines is None or not self.ranks or self.late:
+            return False
+        if self.failed:
+            patience = 0.0 if self._is_explained() else self.launch.grace_seconds
+            return time.monotonic() < self.end_at + patience
+        return self.launch.node == 0 and len(self.done) < self.launch.nodes - 1
+
+    def _is_explained(self) -> bool:
+        """Whether the cause has been told; a user's error is by one rank of one machine, which may be slow to end."""
+        return self._cause().code != USER_ERROR or self._users_line() is not None
+
+    def _cause(self) -> Failure:
+        return min(self.failed, key=lambda failure: failure.remoteness)
+
+    def _users_line(self) -> str | None:
+        return next((each.text for each in self.failed if each.text.startswith(ERROR_MARK)), None)
+
     def _look(self) -> None:
         """Wait a little for one that ends."""
         with suppress(queue.Empty):
             process = self.ended.get(timeout=SECONDS_BETWEEN_LOOKS)
             self.running.discard(process)
             self._note_end(process)
+        self._listen()
         self.console.show()
 
     def _note_end(self, process: _Process) -> None:
         if process.code:
-            self.failed.append(process)
-            self.end_at = min(self.end_at, time.monotonic() + SETTLE_SECONDS)
+            failure = _failure(process, self.launch.world)
+            self.whose[failure] = process
+            self._fail(failure)
         elif process is not self.scheduler:
             self._limit(self.launch.linger_seconds, f"after {process.name} had ended")
+            if self.machines and not self.failed and all(rank not in self.running for rank in self.ranks):
+                self.machines.tell(Done(self.launch.node))
+
+    def _fail(self, failure: Failure, is_heard: bool = False) -> None:
+        """is_heard: from another machine; node 0 passes it on."""
+        self.failed.append(failure)
+        self.end_at = min(self.end_at, time.monotonic() + SETTLE_SECONDS)
+        if self.machines and not (is_heard and self.launch.node):
+            self.machines.tell(failure)
+
+    def _listen(self) -> None:
+        """What other machines have said."""
+        while self.machines and not self.machines.heard.empty():
+            said = self.machines.heard.get()
+            if isinstance(said, Failure):
+                self._fail(said, is_heard=True)
+            else:
+                self.done.add(said.node)
+                self._limit(self.launch.linger_seconds, f"after all of node {said.node} had ended")
 
     def _pass_signals_on(self) -> None:
         while self.asked:
@@ -295,8 +385,15 @@ class _Job:
             if not self.is_leaving:  # else they have been asked, and are about to save
                 self._signal_ranks(signal.SIGTERM)
         if now >= self.kill_at:
-            self.late = ", ".join(rank.name for rank in self.ranks if rank in self.running)
+            self.late = ", ".join(self._late())
             self._kill_all()
+            if self.machines and not self.failed:
+                self.machines.tell(Failure(f"{self.late}: still there {self.why_late}, and killed", 1, 2))
+
+    def _late(self) -> list[str]:
+        """Those who are waited for: ranks of this machine, and other nodes when there are none."""
+        ranks = [rank.name for rank in self.ranks if rank in self.running]
+        return ranks or [f"node {node}" for node in range(1, self.launch.nodes) if node not in self.done]
 
     def _kill_all(self) -> None:
         for process in self.running:
@@ -317,22 +414,17 @@ class _Job:
             self._say(f"{self.late}: still there {self.why_late}, and killed")
         if not self.failed:
             return 1 if self.late else 0
-        cause = min(self.failed, key=_remoteness)
-        if cause.code == USER_ERROR and (error := self._user_error()):
+        cause = self._cause()
+        if cause.code == USER_ERROR and (error := self._users_line()):
             self.console.show_error(error)
             return USER_ERROR
-        if not self.console.follows(cause):
-            tail = deque(cause.lines(), TAIL_LINES)
-            self._say(f"the end of {cause.log}:" if tail else f"{cause.log} is empty")
+        process = self.whose.get(cause)
+        if process is not None and not self.console.follows(process):
+            tail = deque(process.lines(), TAIL_LINES)
+            self._say(f"the end of {process.log}:" if tail else f"{process.log} is empty")
             print(*(f"{line}\n" for line in tail), sep="", end="", file=self.err)
-        how = f"exit code {cause.code}" if cause.code > 0 else _signal_name(-cause.code)
-        self._say(f"{cause.name} of {self.launch.world} on {socket.gethostname()} ended with {how}; see {cause.log}")
-        return cause.code if cause.code > 0 else 128 - cause.code
-
-    def _user_error(self) -> str | None:
-        """The line that says what to mend; of ranks with the same mistake one says it."""
-        lines = (line for rank in self.failed if rank.code == USER_ERROR for line in rank.lines())
-        return next((line for line in lines if line.startswith(ERROR_MARK)), None)
+        self._say(cause.text)
+        return cause.code
 
     def _say(self, text: str) -> None:
         print(f"launch: {text}", file=self.err, flush=True)
@@ -378,13 +470,19 @@ class _Console:
             print(line, file=self.err, flush=True)
 
 
-def _remoteness(process: _Process) -> int:
-    """From the cause, among processes that failed within moments: one that was killed or crashed brings others down,
-    and one with a user's error may take longer to end than those that miss it."""
+def _failure(process: _Process, world: int) -> Failure:
+    """What there is to say of a process that has failed; of ranks with the same user's error one has its line."""
     follows_others = (signal.SIGABRT, signal.SIGTERM, signal.SIGINT)
-    if process.code < 0 and -process.code not in follows_others:
-        return 0
-    return 1 if process.code == USER_ERROR else 2
+    remoteness = 0 if process.code < 0 and -process.code not in follows_others else 2
+    if process.code in (USER_ERROR, -signal.SIGTERM):  # asked to end while it was ending
+        line = next((line for line in process.lines() if line.startswith(ERROR_MARK)), None)
+        if line is not None:
+            return Failure(line, USER_ERROR, 1)
+    if process.code == USER_ERROR:
+        remoteness = 1
+    how = f"exit code {process.code}" if process.code > 0 else _signal_name(-process.code)
+    text = f"{process.name} of {world} on {socket.gethostname()} ended with {how}; see {process.log}"
+    return Failure(text, process.code if process.code > 0 else 128 - process.code, remoteness)
 
 
 def _signal_name(number: int) -> str:

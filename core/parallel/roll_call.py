@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
-from typing import Any
 
 from ..errors import BackendMissing
 from .launched import Launched
-
-SECONDS_BETWEEN_TRIES = 0.2
-ANSWER_SECONDS = 10.0
-"""Longer than it takes rank 0 to answer once the time for the others is up."""
+from .lines import ANSWER_SECONDS, SECONDS_BETWEEN_TRIES, receive, send
 
 
 def roll_call(here: Launched, host: str, port: int, seconds: float) -> list[str]:
@@ -50,13 +45,13 @@ def _call(here: Launched, own: str, port: int, until: float) -> dict[int, str]:
             try:
                 line, _ = server.accept()
                 line.settimeout(ANSWER_SECONDS)
-                rank, name = _receive(line)
+                rank, name = receive(line)
             except (OSError, ValueError):  # time is up, or somebody else knocked
                 continue
             hosts[rank] = name
             lines.append(line)
         for line in lines:
-            _send(line, sorted(hosts.items()))
+            send(line, sorted(hosts.items()))
             line.close()
     return hosts
 
@@ -67,19 +62,10 @@ def _answer(here: Launched, own: str, host: str, port: int, until: float) -> dic
     while time.monotonic() < until:
         try:
             with socket.create_connection((host, port), timeout=until - time.monotonic()) as line:
-                _send(line, [here.rank, own])
+                send(line, [here.rank, own])
                 line.settimeout(until - time.monotonic() + ANSWER_SECONDS)
-                return dict(_receive(line))
+                return dict(receive(line))
         except (OSError, ValueError) as error:
             reason = str(error)
             time.sleep(SECONDS_BETWEEN_TRIES)
     raise BackendMissing(f"rank {here.rank} on {own} does not reach rank 0 at {host}:{port}: {reason}")
-
-
-def _send(line: socket.socket, message: Any) -> None:
-    line.sendall(json.dumps(message).encode() + b"\n")
-
-
-def _receive(line: socket.socket) -> Any:
-    with line.makefile("rb") as stream:
-        return json.loads(stream.readline())

@@ -34,12 +34,14 @@ from .learning_rate import LearningRate
 from .logs import StepLog
 from .loop import Loop, Outcome, Plan, read_state
 from .model_folders import MODEL
+from .saving import not_shared
 from .setup import make_task, train_parts
 from .start import Start, start_from
 from .step import StepReport
 from .summary import describe_processes, describe_training
 
 LOCK = ".lock"
+CONFIG = "config.yaml"
 HARMLESS = (
     *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
     *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
@@ -114,6 +116,7 @@ class TrainRun:
     def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> Outcome:
         config, ranks = self.config, self.ranks
         log = agreed(ranks.world, lambda: self._open_folder(say) if ranks.is_first else None)
+        agreed(ranks.world, self._refuse_other_folder)
         task, loader = agreed(
             ranks.world, lambda: make_task(config, self.backend, self.parts, self.start, self.dtype, ranks)
         )
@@ -147,10 +150,15 @@ class TrainRun:
         self.checkpoints.clean()
         for path in self.checkpoints.set_aside(self.found):
             say(f"set aside  {path}, which is to be written anew")
-        with atomic_write(config.folder / "config.yaml", overwrite=True, error=CheckpointError) as temporary:
+        with atomic_write(config.folder / CONFIG, overwrite=True, error=CheckpointError) as temporary:
             text = yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True)
             temporary.write_text(text, encoding="utf-8")
         return StepLog(config.folder, config.tensorboard)
+
+    def _refuse_other_folder(self) -> None:
+        """Raises: CheckpointError where this rank does not see what the first one has written."""
+        if not (self.config.folder / CONFIG).is_file():
+            raise not_shared(self.config.folder)
 
     def _find_together(self, resume: str) -> Found:
         """What the first rank finds: looking for damage reads all files."""

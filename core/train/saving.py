@@ -22,6 +22,11 @@ Write = Callable[[Path, Shard], None]
 """Writes a rank's part into the folder of a checkpoint."""
 
 
+def not_shared(folder: Path) -> CheckpointError:
+    """What to raise where a run's folder lacks what the first rank has just written there."""
+    return CheckpointError(f"{folder}: is not the same on all machines; name a folder that they share")
+
+
 class Saving:
     """The checkpoint that is being written, of which there is one at a time. All ranks make the same calls.
 
@@ -75,7 +80,7 @@ class Saving:
 
     def _write_part(self, step: int, folder: Path, write: Write, shard: Shard) -> Mapping[str, Entry]:
         if not folder.is_dir():
-            raise CheckpointError(f"{folder.parent}: is not the same on all machines; name a folder that they share")
+            raise not_shared(folder.parent)
         with self.checkpoints.naming(step):
             write(folder, shard)
             return entries(folder, shard.file("*"))

@@ -41,6 +41,44 @@ def _own() -> dict[str, str]:
 
 
 @contextmanager
+def machines(
+    count: int, program: str, backend: str, world: int, *arguments: object
+) -> Iterator[list[subprocess.Popen[str]]]:
+    """`duosora launch` as on each of several machines, all of which are this one; killed at the end if still there."""
+    with tempfile.TemporaryDirectory() as logs:
+        options = ["--backend", backend, "-n", str(world // count), "--log-dir", logs, "--nodes", str(count)]
+        options += ["--address", f"127.0.0.1:{launcher.free_port()}"]
+        command = [str(PROGRAMS / program), backend, *map(str, arguments)]
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "duosora", "launch", *options, "--node", str(node), "--", *command],
+                env=_own() | QUIET,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for node in range(count)
+        ]
+        try:
+            yield processes
+        finally:
+            for process in processes:
+                process.kill()
+                process.wait()
+
+
+def last_rank(launched: subprocess.Popen[str]) -> int:
+    """Process id of the last of the ranks that a launcher has started."""
+    children = Path(f"/proc/{launched.pid}/task/{launched.pid}/children").read_text().split()
+    ranks = {}
+    for child in children:
+        for variable in Path(f"/proc/{child}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(b"RANK="):
+                ranks[int(variable.removeprefix(b"RANK="))] = int(child)
+    return ranks[max(ranks)]
+
+
+@contextmanager
 def started(program: str, backend: str, world: int, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
     """The processes of the ranks without a launcher that looks after them; killed at the end if still there."""
     command = (sys.executable, str(PROGRAMS / program), backend, *map(str, arguments))

@@ -153,6 +153,77 @@ def test_ranks_end_with_a_launcher_that_is_killed(job: Job) -> None:
     job.assert_none_left()
 
 
+def of_two(node: int, port: int, *more: str) -> tuple[str, ...]:
+    """Options of one of two machines, of a process each; both are this one."""
+    return ("-n", "1", "--nodes", "2", "--node", str(node), "--address", f"127.0.0.1:{port}", *more)
+
+
+def ends(nodes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Exit codes of launchers, and what they said of the end."""
+    said = [node.communicate(timeout=PATIENCE)[1] for node in nodes]
+    return [(node.returncode, text.splitlines()[-1]) for node, text in zip(nodes, said, strict=True)]
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_rank_that_is_killed_ends_both_machines_which_say_so(job: Job, victim: int) -> None:
+    port = launcher.free_port()
+    nodes = [job.start("stand_in.py", f"killed:{victim}", options=of_two(node, port)) for node in range(2)]
+    for code, said in ends(nodes):
+        assert code == 128 + signal.SIGKILL
+        assert f"rank {victim} of 2 on {socket.gethostname()} ended with signal 9" in said
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_launcher_that_is_killed_ends_the_other_machine(job: Job, victim: int) -> None:
+    port = launcher.free_port()
+    nodes = [job.start("stand_in.py", "save", options=of_two(node, port)) for node in range(2)]
+    job.wait_for("ready")
+    nodes[victim].kill()
+    codes, said = zip(*ends(nodes), strict=True)
+    assert codes[1 - victim] == 1
+    assert f"the launcher of node {victim} on" in said[1 - victim]
+    assert "is gone" in said[1 - victim]
+
+
+def test_a_mistake_of_the_user_is_told_on_both_machines(job: Job) -> None:
+    """By the rank that has it, which is slow to end, while another has done so."""
+    port = launcher.free_port()
+    nodes = [job.start("stand_in.py", "slow_user_error", options=of_two(node, port)) for node in range(2)]
+    assert ends(nodes) == [(2, "duosora: a.yaml: steps: expected a number, not 'many'")] * 2
+
+
+def test_the_first_machine_stays_until_the_last_has_ended(job: Job) -> None:
+    port = launcher.free_port()
+    options = [of_two(node, port, "--linger", "1") for node in range(2)]
+    nodes = [job.start("stand_in.py", "tell:0", options=each) for each in options]
+    for code, said in ends(nodes):
+        assert code == 1
+        assert "still there 1 s after" in said
+
+
+def test_a_machine_that_does_not_come_is_named(job: Job) -> None:
+    started = job.start("stand_in.py", "tell", options=of_two(0, launcher.free_port(), "--meet", "1"))
+    ((code, said),) = ends([started])
+    assert code == 2
+    assert "duosora: after 1 s nodes 1 of 2 have not come to 127.0.0.1" in said
+    assert not (job.folder / "rank_0.log").exists()
+
+
+def test_a_first_machine_that_does_not_come_is_named(job: Job) -> None:
+    started = job.start("stand_in.py", "tell", options=of_two(1, launcher.free_port(), "--meet", "1"))
+    ((code, said),) = ends([started])
+    assert code == 2
+    assert "duosora: after 1 s node 0 has not answered at 127.0.0.1" in said
+
+
+def test_machines_that_were_started_differently_are_told(job: Job) -> None:
+    port = launcher.free_port()
+    options = [of_two(0, port), (*of_two(1, port), "-n", "3")]
+    for code, said in ends([job.start("stand_in.py", "tell", options=each) for each in options]):
+        assert code == 2
+        assert "was started with 3 processes, node 0 on" in said
+
+
 def test_a_port_in_use_is_named(job: Job) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]

@@ -1,15 +1,15 @@
 """`duosora train` on several processes is the run of one: its losses, its checkpoints, how it is left and how it fails.
 
-What ranks say to each other is tested in tests/core/test_many_ranks.py; here are real processes and their ends, which
-are the same code for both backends, and tried with one.
+What ranks say to each other is tested in tests/core/test_many_ranks.py; here are real processes and their ends. Where
+these are the same code for both backends one is tried; where frameworks have a part in them, both.
 """
 
+import os
 import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -132,21 +132,36 @@ def test_a_run_is_left_by_all_processes_when_one_is_asked_to(name: str, tmp_path
     assert list(losses(folder)) == list(range(1, step + 1))
 
 
-@pytest.mark.parametrize("name", ["torch"])
-def test_a_process_killed_while_all_save_leaves_whole_checkpoints(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "machines"), [("torch", 1), ("torch", 2), ("mindspore", 1)])
+def test_a_process_killed_while_all_save_ends_the_job_and_leaves_whole_checkpoints(
+    name: str, machines: int, tmp_path: Path
+) -> None:
+    pytest.importorskip(name)
     folder = tmp_path / "run"
     settings = ("max_steps=1000000", "checkpoints.every=1", "checkpoints.in_background=true")
-    with ranks.started("cli.py", name, 2, *arguments(name, folder, *settings)) as processes:
-        wait(processes, lambda: (folder / "checkpoint-1").exists() and bool(list(folder.glob(f"{UNFINISHED}*/*"))))
-        processes[1].kill()
-        with suppress(subprocess.TimeoutExpired):  # time to do harm in, before it is ended as by a launcher
-            processes[0].wait(5)
+    with ranks.machines(machines, "cli.py", name, 2, *arguments(name, folder, *settings)) as launchers:
+        wait(launchers, lambda: (folder / "checkpoint-1").exists() and bool(list(folder.glob(f"{UNFINISHED}*/*"))))
+        os.kill(ranks.last_rank(launchers[-1]), signal.SIGKILL)
+        errors = [launcher.communicate(timeout=60)[1] for launcher in launchers]
+    assert [launcher.returncode for launcher in launchers] == [128 + signal.SIGKILL] * machines, errors
+    assert all("rank 1 of 2 on" in error for error in errors)
     found = Checkpoints(folder).newest()
     assert found.path is not None
     assert found.passed_over == ()
     ranks.run("cli.py", name, 1, *arguments(name, folder, f"max_steps={found.step + 1}", *settings[1:]))
     assert Checkpoints(folder).newest().step == found.step + 1
     assert not list(folder.glob(f"{UNFINISHED}*"))
+
+
+@pytest.mark.parametrize("name", ["torch"], scope="module")
+def test_two_machines_train_as_one_process(alone: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with ranks.machines(2, "cli.py", "torch", 2, *arguments("torch", folder, f"max_steps={STEPS}", *MEASURED)) as both:
+        said = [each.communicate(timeout=ranks.SECONDS) for each in both]
+    assert [each.returncode for each in both] == [0, 0], said
+    assert f"finished {STEPS} steps" in said[0][0]
+    assert said[1][0] == ""
+    assert_continues(folder, alone)
 
 
 @pytest.mark.parametrize("name", ["torch"])

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.parallel.group import Alone, Group, Ranks
+from duosora.core.parallel.interfaces import interface_towards
 from duosora.core.parallel.launched import launched
 from duosora.core.parallel.plan import Plan
 
@@ -145,12 +146,16 @@ def _join(device: str) -> None:
     if kind == "cuda":
         torch.cuda.set_device(device)  # what torch makes for itself, and fully_shard, lie there
     # Where no launcher says who is the master, the processes are on this machine.
-    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    master = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    # By itself gloo tells others the address of this machine's name, which may be none or 127.0.1.1.
+    if (interface := interface_towards(master)) is not None:
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     try:
         dist.init_process_group(carrier, timeout=TIMEOUT)
     except (RuntimeError, ValueError, dist.DistError) as error:
         reason = str(error).splitlines()[0]
-        raise BackendMissing(f"the processes of this run do not find together: {reason}") from error
+        advice = "; on several machines GLOO_SOCKET_IFNAME names the interface between them" if "gloo" in reason else ""
+        raise BackendMissing(f"the processes of this run do not find together: {reason}{advice}") from error
     atexit.register(_leave)
 
 

@@ -43,6 +43,11 @@ match behaviour:
         time.sleep(0.5)
         print("duosora: a.yaml: steps: expected a number, not 'many'", file=sys.stderr)
         sys.exit(2)
+    case "slow_user_error" if RANK:
+        print("duosora: a.yaml: steps: expected a number, not 'many'", file=sys.stderr, flush=True)
+        hang()
+    case "slow_user_error":
+        sys.exit(2)
     case "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print("ready", flush=True)
