@@ -189,6 +189,8 @@ class Machines:
                     self.heard.put(_KINDS[kind](*content))
         except OSError as error:
             reason = error.strerror or str(error)
+        except ValueError:  # cut off within a message
+            pass
         if not (has_ended or self._is_closed):
             self.heard.put(Failure(f"the launcher of node {node} on {name} is gone: {reason}", 1, 0))
 

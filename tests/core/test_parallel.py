@@ -1,4 +1,4 @@
-"""Who does what on how many ranks: plans, dealt ranges, blocks of a sequence, owners of tensors."""
+"""Who does what on how many ranks: plans, dealt ranges, blocks of a sequence, owners of tensors; and by what way."""
 
 import numpy as np
 import pytest
@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duosora.core.errors import ConfigError
+from duosora.core.parallel import interfaces
 from duosora.core.parallel.group import Alone, Ranks
 from duosora.core.parallel.micro_batches import joined
 from duosora.core.parallel.plan import Blocks, Plan, even_parts, make_plan
@@ -127,3 +128,12 @@ def test_rows_of_micro_batches_are_joined_in_the_order_of_one_process(plan: Plan
     own = [np.ascontiguousarray(rows[plan.place(rank).data :: plan.data]) for rank in range(plan.world)]
     ranks = Ranks(plan, world=Told([each.tobytes() for each in own]))
     np.testing.assert_array_equal(joined(ranks, own[0]), rows)
+
+
+def test_the_interface_towards_a_host_is_the_one_with_the_address_that_it_is_reached_from(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert interfaces.interface_towards("127.0.0.1") is None  # nothing to name
+    assert interfaces.interface_towards("no.such.host.invalid") is None
+    monkeypatch.setattr(interfaces, "LOOPBACK", "none is")
+    assert interfaces.interface_towards("127.0.0.1") == "lo"
