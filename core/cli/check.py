@@ -30,7 +30,10 @@ def check(
 
     from ..backend import get
     from ..goldens.suite import Result, find_all, is_implemented, run_case, run_manifest
+    from ..io.files import refuse_unwritable
 
+    if as_json:
+        refuse_unwritable(as_json, overwrite=True)
     manifests, cases = find_all(folder)
     runnable = [case for case in cases if is_implemented(case)]
     later: dict[str, int] = {}

@@ -50,10 +50,10 @@ def check(
     from ..config.training import TrainConfig
     from ..data.check import check_annotations
     from ..errors import ConfigError
-    from ..io.files import atomic_write, refuse_existing
+    from ..io.files import atomic_write, refuse_unwritable
 
     if report is not None:
-        refuse_existing(report, overwrite)
+        refuse_unwritable(report, overwrite)
     run = load(config, TrainConfig, settings or [])
     given = run.data
     if config is None and given.max_area is None and given.height is None and given.width is None:

@@ -45,7 +45,7 @@ def evaluate(
     from ..config.loading import load
     from ..config.schema import EvaluateConfig
     from ..config.settings import resolved
-    from ..io.files import atomic_write, refuse_existing
+    from ..io.files import atomic_write, refuse_unwritable
     from ..pipelines.evaluate import Report, prepare
 
     overrides = list(settings or [])
@@ -53,7 +53,7 @@ def evaluate(
     overrides += [f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None]
     settled = load(config, EvaluateConfig, overrides)
     if report is not None:
-        refuse_existing(report, overwrite)
+        refuse_unwritable(report, overwrite)
     run = prepare(reference, generated, settled)
     print(*run.plan(), sep="\n", flush=True)
     outcomes = tqdm(run.outcomes(), total=len(run.pairs), unit="pair", dynamic_ncols=True, disable=None)

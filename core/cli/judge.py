@@ -31,7 +31,7 @@ def judge(
     from ..config.loading import load
     from ..config.schema import SampleConfig
     from ..data.shape_judge import Tally
-    from ..io.files import atomic_write
+    from ..io.files import atomic_write, refuse_unwritable
     from ..io.images import write_image
     from ..pipelines.denoise import Step
     from ..pipelines.judge import held_out_prompts, judging_run, sheet
@@ -39,6 +39,9 @@ def judge(
     overrides = list(settings or [])
     if backend is not None:
         overrides.append(f"backend.name={json.dumps(backend)}")
+    for output in (picture, report):
+        if output is not None:
+            refuse_unwritable(output, overwrite=True)
     asked = held_out_prompts(prompts)
     run = judging_run(load(config, SampleConfig, overrides), asked)
     print(*run.plan(), sep="\n", flush=True)

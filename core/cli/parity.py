@@ -34,9 +34,12 @@ def parity(
 
     from ..config.loading import load
     from ..config.schema import SampleConfig
-    from ..io.files import atomic_write
+    from ..io.files import atomic_write, refuse_unwritable
     from ..pipelines.parity import TwinRuns
 
+    for file in (report, page):
+        if file is not None:
+            refuse_unwritable(file, overwrite=True)
     settled = load(config, SampleConfig, list(settings or []))
     twins = [TwinRuns(settled, (reference, other), each) for each in dtype or ["fp32"]]
     reports = [twin.compare() for twin in twins]

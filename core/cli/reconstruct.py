@@ -36,7 +36,7 @@ def reconstruct(
     from ..config.loading import load
     from ..config.schema import ReconstructConfig
     from ..config.settings import resolved
-    from ..io.files import atomic_write, refuse_existing
+    from ..io.files import atomic_write, refuse_unwritable
     from ..io.images import write_image
     from ..io.video import write_video
     from ..pipelines.reconstruct import prepare
@@ -47,7 +47,7 @@ def reconstruct(
     settled = load(config, ReconstructConfig, overrides)
     report_file = out.with_suffix(".json")
     for path in (out, report_file):
-        refuse_existing(path, overwrite)
+        refuse_unwritable(path, overwrite)
     run = prepare(source, settled)
     print(*run.plan(), sep="\n", flush=True)
     frames = tqdm(run.frames(), total=run.clip.shape.frames, unit="frame", dynamic_ncols=True)

@@ -21,6 +21,7 @@ DType = Literal["fp32", "bf16", "fp16"]
 Reader = Literal["pyav", "decord"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+FrameRate = Annotated[float, Field(ge=0.001, le=1000)]
 
 PROMPT_TEMPLATE = "high quality, high aesthetic, {}"
 NEGATIVE_PROMPT = (
@@ -117,7 +118,7 @@ class VideoSettings(Settings):
     """Pixels, a multiple of 8 and of the patches."""
     width: Count = 640
     """Pixels, a multiple of 8 and of the patches."""
-    fps: Positive = 18.0
+    fps: FrameRate = 18.0
     """Frames per second of the file; the model does not see it."""
 
 

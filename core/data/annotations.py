@@ -105,8 +105,9 @@ def _read_rows(file: Path, root: Path, embeddings: Path | None, found: Annotatio
 
 
 def _json_rows(file: Path) -> Iterator[Any]:
+    text = read_written(file, MediaError)
     try:
-        rows = json.loads(read_written(file, MediaError))
+        rows = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise MediaError(f"{file}: is not JSON ({error})") from error
     if not isinstance(rows, list):
@@ -125,14 +126,16 @@ def _jsonl_rows(file: Path) -> Iterator[Any]:
 
 
 def _csv_rows(file: Path) -> Iterator[Any]:
-    rows = csv.DictReader(io.StringIO(read_written(file, MediaError), newline=""), skipinitialspace=True)
+    # Strict: a quote that is never closed would make one cell of all that follows.
+    text = io.StringIO(read_written(file, MediaError), newline="")
+    rows = csv.DictReader(text, skipinitialspace=True, strict=True)
     if "path" not in (rows.fieldnames or ()):
         raise MediaError(f"{file}: the first line names the columns, and one of them is path; see docs/data.md")
     try:
         for row in rows:
             yield f"has more cells than the {len(rows.fieldnames or ())} columns" if None in row else row
     except csv.Error as error:
-        raise MediaError(f"{file}, line {rows.line_num}: is not CSV ({error})") from error
+        raise MediaError(f"{file}, after line {rows.line_num}: is not CSV ({error})") from error
 
 
 def _parquet_rows(file: Path) -> Iterator[Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config.data import DataSettings
+from ..errors import MediaError
 from ..shapes import Compression, VideoShape
 from .annotations import read_annotations
 from .embedding_folder import embedding_path
@@ -82,6 +83,8 @@ def check_annotations(
     """
     check_settings(settings, compression)
     found = read_annotations(files, settings.root)
+    if not found.records and not found.bad:
+        raise MediaError(f"{', '.join(map(str, files))}: holds no record of a clip")
     findings = [Finding(bad.name, bad.origin, "bad row", bad.reason) for bad in found.bad]
     source = FileSource(found.records, settings.reader)
     planned: Counter[VideoShape] = Counter()

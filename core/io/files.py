@@ -31,14 +31,12 @@ def atomic_write(
 
     The temporary has the suffix of `path`, so that libraries that choose a format by name choose the right one. Missing
     parent folders are made, and removed again when the block fails.
-    Raises: `error` when `path` exists and `overwrite` is off (before the block runs), is a folder, cannot be written,
-    or the disk is full.
+    Raises: `error` when `path` exists and `overwrite` is off, is a folder or lies where nothing can be written (before
+    the block runs), or when the disk is full.
     """
     target = Path(path)
-    refuse_existing(target, overwrite, error)
+    refuse_unwritable(target, overwrite, error)
     with _naming(target, error):
-        if target.is_dir():
-            raise error(f"{target}: is a folder, expected the name of a file to write")
         missing = [parent for parent in target.parents if not parent.exists()]
     temporary = target.with_name(f"{TEMPORARY}{secrets.token_hex(4)}{target.suffix}")
     is_done = False
@@ -61,9 +59,25 @@ def atomic_write(
 
 
 def refuse_existing(path: Path, overwrite: bool, error: type[DuosoraError] = MediaError) -> None:
-    """Raise `error` when `path` exists and may not be replaced: for callers that must know before long work begins."""
+    """Raise `error` when `path` exists and may not be replaced."""
     if not overwrite and os.path.lexists(path):
         raise error(f"{path}: exists already and is kept; choose another name or add --overwrite")
+
+
+def refuse_unwritable(path: Path, overwrite: bool, error: type[DuosoraError] = MediaError) -> None:
+    """Raise `error` when a file cannot be written: for callers that must know before long work begins.
+
+    It exists and may not be replaced, is a folder, or its folder is none, or does not let this process write.
+    """
+    refuse_existing(path, overwrite, error)
+    with _naming(path, error):
+        if path.is_dir():
+            raise error(f"{path}: is a folder, expected the name of a file to write")
+        place = next(parent for parent in path.parents if os.path.lexists(parent))
+        if not place.is_dir():
+            raise error(f"{path}: cannot be written ({place} is no folder)")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise error(f"{path}: cannot be written (the folder {place} is read-only here)")
 
 
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:

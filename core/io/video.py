@@ -25,6 +25,8 @@ READERS = ("pyav", "decord")
 BT709 = 1
 """Code, in the H.264 standard, of the colour matrix, primaries and transfer curve of HD video."""
 LIMITED_RANGE = 1
+FASTEST = 1_000_000
+"""Frames per second that are written; what FFmpeg counts time in is an int."""
 SAME_BYTES = {"x264-params": "asm=SSE4.2"}
 """x264 165 gives now and then another file for the same frames with its AVX-512 code (seen on an AMD EPYC: three files
 in forty runs), and one and the same with AVX2 and SSE4.2; the latter is on every x86-64 CPU since 2010."""
@@ -139,13 +141,14 @@ def write_video(
     target = Path(path)
     if target.suffix.lower() != ".mp4":
         raise MediaError(f"{target}: videos are written as .mp4; give the file that ending")
-    if not (math.isfinite(fps) and fps > 0):
-        raise MediaError(f"{target}: {fps} frames per second: needs a number above 0")
+    rate = Fraction(fps).limit_denominator(1001) if math.isfinite(fps) else Fraction(0)
+    if not 0 < rate <= FASTEST:
+        raise MediaError(f"{target}: {fps} frames per second: needs a number from 0.001 to {FASTEST}")
     with atomic_write(target, overwrite) as temporary:
         try:
             # faststart puts the index in front, so that a browser plays while it still loads
             with av.open(str(temporary), "w", format="mp4", options={"movflags": "+faststart"}) as container:
-                _encode(container, target, frames, Fraction(fps).limit_denominator(1001), crf)
+                _encode(container, target, frames, rate, crf)
         except av.FFmpegError as error:
             if isinstance(error, OSError):
                 raise

@@ -165,4 +165,8 @@ def _indices(given: Conditioning, num_frames: int) -> list[int]:
     for index in given.indices:
         if not -num_frames <= index < num_frames:
             raise ShapeError(f"condition.indices: {index} is outside a clip of {num_frames} frames")
+    places = [index % num_frames for index in given.indices]
+    for index, place in zip(given.indices, places, strict=True):
+        if places.count(place) > 1:
+            raise ConfigError(f"condition.indices: {index} is given twice in a clip of {num_frames} frames")
     return list(given.indices)

@@ -16,8 +16,8 @@ from .. import backend as backends
 from .. import random
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved
-from ..errors import ConfigError, NumericsError
-from ..io.files import atomic_write, refuse_existing
+from ..errors import ConfigError, NumericsError, ShapeError
+from ..io.files import atomic_write, refuse_unwritable
 from ..io.images import read_image, write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
 from ..io.video import read_video, write_video
@@ -90,7 +90,8 @@ class SampleRun:
         self.jobs = self._jobs(read_prompts(config.prompts.sources) if prompts is None else prompts)
         for job in self.jobs:
             self.pipeline.sizes(job.video)
-            refuse_existing(job.output, self.overwrite)
+            for output in self._outputs(job):
+                refuse_unwritable(output, self.overwrite)
 
     def sampler(self) -> Sampler:
         """A fresh sampler as configured."""
@@ -210,7 +211,10 @@ class SampleRun:
                 f"{paths[0]}: model.denoiser = {config.model.denoiser} makes videos from text only; "
                 "images and videos need an inpaint model (any93x640x640_i2v)"
             )
-        if Path(paths[0]).suffix.lower() in VIDEO_SUFFIXES:
+        videos = [path for path in paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
+        if videos and len(paths) > 1:
+            raise ConfigError(f"{videos[0]}: is one of {len(paths)} conditions; give pictures, or one video alone")
+        if videos:
             frames, _ = read_video(paths[0], slice(0, config.video.frames), reader=options.reader)
             if len(frames) < config.video.frames:
                 raise ConfigError(
@@ -220,7 +224,10 @@ class SampleRun:
         else:
             images = [read_image(path) for path in paths]
         size = (config.video.height, config.video.width) if options.crop else None
-        images = fitted(images, size, options.max_area)
+        try:
+            images = fitted(images, size, options.max_area)
+        except ShapeError as error:
+            raise ShapeError(f"{', '.join(paths)}: {error}") from error
         return Conditioning(tuple(images), options.indices, options.mask_type, options.noise_strength)
 
     def _encode(self, jobs: list[Job], on_warning: Callable[[str], None]) -> EncodedTexts:
@@ -249,6 +256,11 @@ class SampleRun:
         vae, spec = self.pipeline.model("vae"), self.pipeline.parts.vae.spec
         frames = condition_for_seed(self.backend, vae, spec, job.placed, job.seed, self.config.decode.chunk)
         return Request(job.text, job.negative, job.seed, frames)
+
+    def _outputs(self, job: Job) -> list[Path]:
+        """All files that `_write` makes; a picture and a video of one prompt and seed have the same sidecar."""
+        latents = [".safetensors"] if self.config.output.save_latents else []
+        return [job.output, *(job.output.with_suffix(suffix) for suffix in (*latents, ".json"))]
 
     def _write(self, job: Job, latent: np.ndarray) -> None:
         frames = self._frames(job, latent)
@@ -297,6 +309,7 @@ def _config_of(config: SampleConfig, job: Job) -> dict[str, Any]:
     settings = resolved(config)
     settings["prompts"]["sources"] = [job.prompt.text]
     settings["prompts"]["negative"] = job.negative
+    settings["condition"]["images"] = list(job.prompt.conditions) or settings["condition"]["images"]
     settings["seed"] = job.seed
     settings["samples_per_prompt"] = 1
     settings["parallel"] = SamplingParallelSettings().model_dump()

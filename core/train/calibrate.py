@@ -24,6 +24,7 @@ from ..maths import gaussian
 from ..models.recognise import CONFIG_FILE, open_part
 from ..models.wfvae import WFVAESpec
 from ..pipelines.settings import default_dtype
+from .checkpoints import MANIFEST
 from .encoders import ClipEncoder
 from .setup import NO_PATCHES
 
@@ -73,6 +74,10 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
     part = open_part("vae", str(folder))
     if part.is_fresh or not folder.is_dir():
         raise ConfigError(f"{folder}: calibrate needs the folder of a trained WFVAE")
+    if (folder.absolute().parent / MANIFEST).is_file():
+        raise ConfigError(
+            f"{folder}: is part of a checkpoint, which would count as damaged then; calibrate a copy of it"
+        )
     dtype = config.compute.frozen_dtype or default_dtype(backend)
     encoder = ClipEncoder(backend, part, dtype, config.compute.encode_chunk)
     with Loader(

@@ -36,7 +36,7 @@ from .loop import Loop, Outcome, Plan, read_state
 from .model_folders import MODEL
 from .saving import not_shared
 from .setup import make_task, train_parts
-from .start import Start, start_from
+from .start import Start, check_frozen, start_from
 from .step import StepReport
 from .summary import describe_processes, describe_training
 
@@ -186,6 +186,7 @@ class TrainRun:
 
     def _start(self) -> Start:
         settings, trained = self.config.start, self.parts.trained
+        check_frozen(trained.layout, settings.frozen)
         if self.found.path is not None:
             return Start(open_weights(self.found.path / MODEL), ())
         if settings.weights is None:

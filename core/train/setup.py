@@ -9,7 +9,7 @@ from ..config.training import AutoencoderSettings, TrainConfig
 from ..data.latent_cache import LatentCache
 from ..data.loader import Loader
 from ..data.sources import Source, open_source
-from ..errors import ConfigError
+from ..errors import ConfigError, DuosoraError
 from ..io.tokenizer import Tokenizer
 from ..layout import FreshWeights
 from ..models.lpips import open_lpips
@@ -135,6 +135,8 @@ def _denoiser(
         config.show.max_tokens,
         ranks=replace(ranks, team=ranks.world),  # all ranks together make what is shown
     )
+    if config.show.every is not None and not config.show.prompts:
+        raise ConfigError(f"show.every = {config.show.every}: needs show.prompts, or nothing is shown")
     if spec.is_inpaint != (config.data.masks is not None):
         wish = "needs data.masks" if spec.is_inpaint else "has no use for data.masks"
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
@@ -251,8 +253,10 @@ def _held_out(
 
 
 def _is_measured(config: TrainConfig) -> bool:
-    has_clips = config.validation.data is not None or config.data.kind == "moving_shapes"
-    return config.validation.every is not None and has_clips
+    every = config.validation.every
+    if every is not None and config.validation.data is None and config.data.kind != "moving_shapes":
+        raise ConfigError(f"validation.every = {every}: needs validation.data, or nothing is measured")
+    return every is not None
 
 
 def held_out_loader(
@@ -264,9 +268,12 @@ def held_out_loader(
     data = config.validation.data or config.data
     settings = data.model_copy(update={"caption_dropout": 0.0, "mega_batch": 1})
     seed = config.seed + HELD_OUT_SEED
-    source = open_source(settings, is_held_out=True)
-    text_of = _record_texts(source, channels)
-    return Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size, text_of=text_of)
+    try:
+        source = open_source(settings, is_held_out=True)
+        text_of = _record_texts(source, channels)
+        return Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size, text_of=text_of)
+    except DuosoraError as error:
+        raise type(error)(f"validation: {error}") from error
 
 
 def make_objective(config: TrainConfig) -> Objective:

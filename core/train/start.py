@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import LayoutError
-from ..layout import FreshWeights, Layout, Weights
+from ..errors import ConfigError, LayoutError
+from ..layout import Constant, FreshWeights, Layout, Weights
 
 SHOWN = 4
 
@@ -19,6 +19,17 @@ class Start(NamedTuple):
     weights: Weights
     report: tuple[str, ...]
     """A line each on what was taken, drawn freshly and not used."""
+
+
+def check_frozen(layout: Layout, frozen: tuple[str, ...]) -> None:
+    """See that beginnings of names, `start.frozen`, each keep some weights as they are and leave others to train.
+
+    Raises: LayoutError naming the beginning that no weight has; ConfigError when nothing is left.
+    """
+    _refuse_unknown(layout, "start.frozen", frozen)
+    learned = [name for name in layout if not isinstance(layout[name].init, Constant)]
+    if all(name.startswith(frozen) for name in learned):
+        raise ConfigError(f"start.frozen: names all weights of {layout.model}, so that none is left to train")
 
 
 class MixedWeights(Mapping[str, np.ndarray]):
@@ -53,9 +64,7 @@ def start_from(
     Raises: LayoutError naming them, or what `leave_out` names and nobody has.
     """
     left_out = {name for name in layout if name.startswith(leave_out)} if leave_out else set()
-    for beginning in leave_out:
-        if not any(name.startswith(beginning) for name in layout):
-            raise LayoutError(f"start.leave_out: no weight of {layout.model} begins with {beginning!r}")
+    _refuse_unknown(layout, "start.leave_out", leave_out)
     if not left_out and not allow_missing:
         return Start(file, (f"weights    all {len(layout)} from {file.source}",))
     alias_of = {target: alias for alias, target in layout.aliases.items()}
@@ -86,6 +95,12 @@ def start_from(
         if names:
             report.append(f"           {len(names)} {what}: {_some(names)}")
     return Start(MixedWeights(layout, given | grown, file, seed), tuple(report))
+
+
+def _refuse_unknown(layout: Layout, setting: str, beginnings: tuple[str, ...]) -> None:
+    for beginning in beginnings:
+        if not any(name.startswith(beginning) for name in layout):
+            raise LayoutError(f"{setting}: no weight of {layout.model} begins with {beginning!r}")
 
 
 def _some(names: list[str]) -> str:

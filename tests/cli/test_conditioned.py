@@ -72,9 +72,14 @@ def test_prompt_lines_bring_their_own_images(duosora: Callable, tmp_path: Path, 
     lines = image.parent / "prompts.jsonl"
     lines.write_text('{"prompt": "a dog", "image": "dog.png"}\n')
     out = tmp_path / "out"
-    outcome = duosora("sample", lines, *FAST, "-s", "video.frames=5", "-s", "condition.crop=true", "--out", out)
+    outcome = duosora("sample", lines, *FAST, "-s", "video.frames=5", "--out", out)
     assert outcome.code == 0, outcome.err
     assert sidecar(out)["conditions"] == [str(image)]
+    config = tmp_path / "again.yaml"
+    config.write_text(json.dumps(sidecar(out)["config"]))
+    again = duosora("sample", "--config", config, "--out", tmp_path / "again")
+    assert again.code == 0, again.err
+    assert (tmp_path / "again/a-dog_42.mp4").read_bytes() == (out / "a-dog_42.mp4").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -83,6 +88,10 @@ def test_prompt_lines_bring_their_own_images(duosora: Callable, tmp_path: Path, 
         (["condition.images=[{image},{image},{image}]"], "condition.indices must say which frames they are"),
         (["condition.images=[{image}]", "condition.indices=[0,1]"], "condition.indices has 2 entries for 1 images"),
         (["condition.images=[{image}]", "condition.indices=[9]"], "9 is outside a clip of 9 frames"),
+        (["condition.images=[{image},{image}]", "condition.indices=[0,-9]"], "0 is given twice in a clip of 9 frames"),
+        (["condition.images=[{clip},{image}]"], "city.mp4: is one of 2 conditions; give pictures, or one video alone"),
+        (["condition.images=[{image},{clip}]"], "city.mp4: is one of 2 conditions; give pictures, or one video alone"),
+        (["condition.images=[{image}]", "condition.max_area=999"], "dog.png: a picture of 26 x 37 pixels is too small"),
         (["condition.images=[{clip}]", "video.frames=41"], "has 33 frames, video.frames = 41 are needed"),
     ],
 )

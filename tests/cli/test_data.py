@@ -121,6 +121,9 @@ def test_missing_text_states_are_named(duosora: Callable, folder: Path) -> None:
         ("a.pkl", b"\x80\x04.", "pickle files can run code when they are read"),
         ("a.json", b"{}", "expected a list of records, got dict"),
         ("a.json", b"[", "is not JSON"),
+        ("a.json", b"[]", "a.json: holds no record of a clip"),
+        ("a.json", b"\xff", "a.json: is not UTF-8 text at byte 0"),
+        ("a.csv", b'path,caption\n1.mp4,"a\n2.mp4,b\n', "a.csv, after line 1: is not CSV (unexpected end of data)"),
         ("a.csv", b"file,caption\n1.mp4,a\n", "one of them is path"),
         ("a.txt", b"videos\n", "line 1: expected media_folder[,embedding_folder],annotation"),
         ("a.parquet", b"PAR1", "cannot be read as parquet"),
@@ -132,6 +135,7 @@ def test_unusable_files_are_one_line(duosora: Callable, tmp_path: Path, name: st
     outcome = duosora("data", "check", tmp_path / name, *SETTINGS)
     assert outcome.code == 2
     assert words in outcome.err
+    assert outcome.err.count(f"/{name}") == 1
     assert outcome.err.count("\n") == 1
 
 

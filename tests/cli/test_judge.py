@@ -53,6 +53,11 @@ def test_calibrating_writes_the_scale_of_the_latents_and_refuses_a_preset(duosor
     scale = read_config(tmp_path / "config.json")["scale"]
     assert len(scale) == 8
     assert np.all(np.abs(np.array(scale) - 1) > 1e-3)
+    (tmp_path.parent / "manifest.json").write_text("{}")
+    outcome = duosora("calibrate", tmp_path, *options)
+    (tmp_path.parent / "manifest.json").unlink()
+    assert outcome.code == 2
+    assert "is part of a checkpoint" in outcome.err
     outcome = duosora("calibrate", "tiny", *options)
     assert outcome.code == 2
     assert "needs the folder of a trained WFVAE" in outcome.err

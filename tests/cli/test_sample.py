@@ -89,6 +89,28 @@ def test_an_output_that_exists_is_kept(duosora: Callable, tmp_path: Path) -> Non
     assert len(read_video(target)[0]) == 5
 
 
+def test_a_picture_does_not_replace_what_lies_beside_the_video_of_its_prompt(duosora: Callable, tmp_path: Path) -> None:
+    precious = [tmp_path / name for name in ("a-star_42.json", "a-star_42.safetensors")]
+    for target in precious:
+        target.write_text("of the video")
+        outcome = duosora(
+            "sample", "a star", *FAST, "-s", "video.frames=1", "-s", "output.save_latents=true", "--out", tmp_path
+        )
+        assert outcome.code == 2
+        assert "a-star_42" in outcome.err
+        assert "exists already and is kept" in outcome.err
+        assert target.read_text() == "of the video"
+        target.unlink()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_models_are_loaded(duosora: Callable, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    outcome = duosora("sample", "a star", *FAST, "--out", tmp_path / "file", "--dry-run")
+    assert outcome.code == 2
+    assert outcome.err.endswith("file/a-star_42.mp4: cannot be written (" + str(tmp_path / "file") + " is no folder)\n")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -113,6 +135,8 @@ def test_an_output_that_exists_is_kept(duosora: Callable, tmp_path: Path) -> Non
         (["backend.attention=flash"], "attention = 'flash' needs an NVIDIA GPU"),
         (["prompts.template=no place"], "needs {} once"),
         (["seed=-1"], "seed"),
+        (["video.fps=1e-4"], "video.fps=1e-4: expected at least 0.001, got 0.0001"),
+        (["video.fps=1e12"], "video.fps=1e12: expected at most 1000"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused_in_one_line(

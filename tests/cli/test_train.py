@@ -266,3 +266,30 @@ def test_spikes_are_left_out_and_reported_with_their_files(train: Callable, tmp_
     for line in left_out:
         assert f"left out step {line['step']}: loss" in outcome.out
     assert outcome.out.count(".mp4") == len(left_out)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (("show.every=2",), "show.every = 2: needs show.prompts"),
+        (("validation.every=2",), "validation.every = 2: needs validation.data"),
+        (
+            (
+                *("validation.every=2", "validation.data.files=[tests/media/clips.json]", "validation.data.frames=9"),
+                *("validation.data.height=64", "validation.data.width=64", "validation.data.workers=0"),
+            ),
+            "validation: no clip can be trained on: 4 rare size",
+        ),
+        (("start.frozen=[transformer.]",), "start.frozen: no weight of"),
+    ],
+)
+def test_what_would_have_no_effect_or_no_clips_is_refused_in_one_line(
+    duosora: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(ROOT)
+    config = ROOT / "configs/train/example_t2v.yaml"
+    batch = ("batch_size=5", "data.workers=0", "tensorboard=off")
+    outcome = duosora("train", "--config", config, *given(*batch, *settings), "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert words in outcome.err
+    assert outcome.err.count("\n") == 1

@@ -9,7 +9,7 @@ import pytest
 
 from duosora.core.errors import CheckpointError, MediaError
 from duosora.core.io import files
-from duosora.core.io.files import atomic_write, refuse_existing
+from duosora.core.io.files import atomic_write, refuse_existing, refuse_unwritable
 
 
 def names_in(folder: Path) -> list[str]:
@@ -84,6 +84,21 @@ def test_a_dangling_link_counts_as_existing_and_is_replaced_not_followed(tmp_pat
         temporary.write_text("new")
     assert names_in(tmp_path) == ["link.txt"]
     assert not target.is_symlink()
+
+
+def test_a_place_where_nothing_can_be_written_is_told_before_any_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    refuse_unwritable(tmp_path / "new" / "er" / "a.txt", overwrite=False)
+    with pytest.raises(MediaError, match=r"file/new/a\.txt: cannot be written \(.*/file is no folder\)"):
+        refuse_unwritable(tmp_path / "file" / "new" / "a.txt", overwrite=False)
+    with pytest.raises(MediaError, match="is a folder, expected the name of a file"):
+        refuse_unwritable(tmp_path, overwrite=True)
+    monkeypatch.setattr(os, "access", lambda place, _: place != tmp_path)  # whoever runs the tests may write everywhere
+    with pytest.raises(MediaError, match=r"new/a\.txt: cannot be written \(the folder .* is read-only here\)"):
+        refuse_unwritable(tmp_path / "new" / "a.txt", overwrite=False)
+    assert names_in(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])

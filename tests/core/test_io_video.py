@@ -322,9 +322,9 @@ def test_an_existing_video_is_kept_unless_overwritten(tmp_path: Path) -> None:
     assert numbers_of(read_video(target)[0]) == [3]
 
 
-@pytest.mark.parametrize("fps", [0, -1, float("nan"), float("inf")])
+@pytest.mark.parametrize("fps", [0, -1, 1e-4, 1e12, 1e300, float("nan"), float("inf")])
 def test_an_impossible_rate_is_one_line(tmp_path: Path, fps: float) -> None:
-    with pytest.raises(MediaError, match="frames per second: needs a number above 0"):
+    with pytest.raises(MediaError, match="frames per second: needs a number from 0.001 to"):
         write_video(tmp_path / "a.mp4", [numbered_frame(0)], fps)
 
 

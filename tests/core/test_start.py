@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from duosora.core.errors import LayoutError
+from duosora.core.errors import ConfigError, LayoutError
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import TINY, TINY_INPAINT
-from duosora.core.train.start import start_from
+from duosora.core.models.wfvae import TINY as TINY_WFVAE
+from duosora.core.train.start import check_frozen, start_from
 
 LAYOUT, INPAINT = TINY.layout(), TINY_INPAINT.layout()
 SEED = 7
@@ -56,3 +57,14 @@ def test_missing_and_unknown_weights_are_refused_by_name(file: GivenWeights) -> 
         start_from(LAYOUT, more, SEED, allow_missing=True)
     with pytest.raises(LayoutError, match="no weight of .* begins with 'proj_in'"):
         start_from(LAYOUT, file, SEED, leave_out=("proj_in",))
+
+
+def test_what_is_frozen_must_be_there_and_leave_something_to_train() -> None:
+    check_frozen(LAYOUT, ())
+    check_frozen(LAYOUT, ("transformer_blocks.", "proj_out."))
+    with pytest.raises(LayoutError, match=r"start\.frozen: no weight of .* begins with 'transformer\.'"):
+        check_frozen(LAYOUT, ("proj_out.", "transformer."))
+    parts = tuple({f"{name.partition('.')[0]}." for name in TINY_WFVAE.layout() if "wavelet" not in name})
+    for layout, frozen in ((LAYOUT, ("",)), (TINY_WFVAE.layout(), parts)):
+        with pytest.raises(ConfigError, match=r"start\.frozen: names all weights of .* none is left to train"):
+            check_frozen(layout, frozen)
