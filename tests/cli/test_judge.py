@@ -41,23 +41,36 @@ def test_the_judged_prompts_are_always_the_same_and_never_trained_on() -> None:
         held_out_prompts(1000)
 
 
-def test_calibrating_writes_the_scale_of_the_latents_and_refuses_a_preset(duosora: Callable, tmp_path: Path) -> None:
+CALIBRATE = (
+    *("--config", ROOT / "configs/train/tiny_wfvae.yaml", "--clips", 4),
+    *("--set", "compute.device=cpu", "--set", "data.workers=0"),
+)
+
+
+def write_autoencoder(folder: Path) -> None:
     fresh = FreshWeights(TINY.layout(), 3)
-    save_weights(tmp_path, {name: fresh[name] for name in fresh})
-    (tmp_path / "config.json").write_text(json.dumps(TINY.to_config()))
-    config = ROOT / "configs/train/tiny_wfvae.yaml"
-    options = ("--config", config, "--clips", 4, "--set", "compute.device=cpu", "--set", "data.workers=0")
-    outcome = duosora("calibrate", tmp_path, *options)
+    save_weights(folder, {name: fresh[name] for name in fresh})
+    (folder / "config.json").write_text(json.dumps(TINY.to_config()))
+
+
+def test_calibrating_writes_the_scale_of_the_latents_and_refuses_a_preset(duosora: Callable, tmp_path: Path) -> None:
+    write_autoencoder(tmp_path)
+    outcome = duosora("calibrate", tmp_path, *CALIBRATE)
     assert outcome.code == 0, outcome.err
     assert "measured 4 clips" in outcome.out
     scale = read_config(tmp_path / "config.json")["scale"]
     assert len(scale) == 8
     assert np.all(np.abs(np.array(scale) - 1) > 1e-3)
-    (tmp_path.parent / "manifest.json").write_text("{}")
-    outcome = duosora("calibrate", tmp_path, *options)
-    (tmp_path.parent / "manifest.json").unlink()
-    assert outcome.code == 2
-    assert "is part of a checkpoint" in outcome.err
-    outcome = duosora("calibrate", "tiny", *options)
+    outcome = duosora("calibrate", "tiny", *CALIBRATE)
     assert outcome.code == 2
     assert "needs the folder of a trained WFVAE" in outcome.err
+
+
+def test_calibrating_leaves_a_checkpoint_as_it_is(duosora: Callable, tmp_path: Path) -> None:
+    write_autoencoder(tmp_path / "model")
+    before = (tmp_path / "model" / "config.json").read_bytes()
+    (tmp_path / "manifest.json").write_text("{}")
+    outcome = duosora("calibrate", tmp_path / "model", *CALIBRATE)
+    assert outcome.code == 2
+    assert "is part of a checkpoint" in outcome.err
+    assert (tmp_path / "model" / "config.json").read_bytes() == before
