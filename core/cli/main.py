@@ -26,6 +26,7 @@ from duosora.core.cli.sample import sample
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError
 from duosora.core.parallel.launched import launched, told_once
+from duosora.core.printable import one_line
 
 EXIT_USER_ERROR = 2
 SHARED_VERBS = ("sample", "train", "doctor", "launch")
@@ -86,5 +87,5 @@ def main() -> None:
 def report(error: DuosoraError) -> int:
     """Print an error as one line, unless another process of the run does; returns the exit code."""
     if not error.is_told:
-        print("duosora:", " ".join(str(error).split()), file=sys.stderr)
+        print("duosora:", one_line(error), file=sys.stderr)
     return EXIT_USER_ERROR

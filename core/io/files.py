@@ -10,14 +10,18 @@ import errno
 import hashlib
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 
 from ..errors import DuosoraError, MediaError
 
 MAX_TEXT_BYTES = 16_000_000
 """Of an index or a configuration: as JSON a hostile one takes forty times as much."""
+MAX_WRITTEN_BYTES = 64_000_000
+"""Of a file that somebody wrote or exported: prompts, settings, lists."""
 TEMPORARY = ".duosora-"
 """How the names of unfinished files begin."""
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -80,30 +84,57 @@ def refuse_unwritable(path: Path, overwrite: bool, error: type[DuosoraError] = M
             raise error(f"{path}: cannot be written (the folder {place} is read-only here)")
 
 
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read its bytes.
+
+    Raises: OSError; also for a named pipe, a device or a socket, whose reading could wait for ever.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe opens without waiting for its writer
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "is a pipe, a device or a socket, expected a regular file", str(path))
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     """The text of a file of at most `limit` bytes. Raises: OSError; ValueError when it is larger or no UTF-8."""
-    with path.open("rb") as file:
-        raw = file.read(limit + 1)
-    if len(raw) > limit:
-        raise ValueError(f"it has more than {limit} bytes")
-    return raw.decode("utf-8")
+    return _read(path, limit).decode("utf-8")
 
 
-def read_written(path: Path, error: type[DuosoraError]) -> str:
+def read_written(path: Path, error: type[DuosoraError], limit: int = MAX_WRITTEN_BYTES) -> str:
     """The text of a file that somebody wrote, UTF-8 with or without a mark at its beginning. Raises: `error`."""
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        raw = _read(path, limit)
     except FileNotFoundError as problem:
         raise error(f"{path}: there is no such file") from problem
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror or problem})") from problem
+    except ValueError as problem:
+        raise error(f"{path}: cannot be read ({problem}); split it, or name the right file") from problem
+    try:
+        return raw.decode("utf-8-sig")
     except UnicodeDecodeError as problem:
-        raise error(f"{path}: is not UTF-8 text at byte {problem.start}; save it in UTF-8") from problem
+        line = raw.count(b"\n", 0, problem.start) + 1
+        raise error(f"{path}:{line}: is not UTF-8 text; save the file in UTF-8") from problem
+
+
+def _read(path: Path, limit: int) -> bytes:
+    with open_regular(path) as file:
+        raw = file.read(limit + 1)
+    if len(raw) > limit:
+        raise ValueError(f"it has more than {limit} bytes")
+    return raw
 
 
 def sha256(path: Path) -> str:
     """Of all bytes of a file, in hexadecimal. Raises: OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

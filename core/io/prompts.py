@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ConfigError, MediaError
 from ..random import SEED_LIMIT
+from .files import read_written
 from .safetensors_format import unique_keys
 
 FILE_SUFFIXES = (".txt", ".jsonl")
@@ -82,26 +83,12 @@ def _read_source(source: str) -> Iterator[Prompt]:
         return
     read = _from_line if suffix == ".txt" else _from_json
     is_empty = True
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    for number, line in enumerate(read_written(path, MediaError).split("\n"), start=1):
         if line.strip():
             is_empty = False
             yield read(path, number, line.strip())
     if is_empty:
         raise MediaError(f"{path}: holds no prompt; write one a line")
-
-
-def _text(path: Path) -> str:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError as error:
-        raise MediaError(f"{path}: there is no such file (a prompt itself cannot end in {path.suffix})") from error
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise MediaError(f"{path}:{line}: is not UTF-8 text; save the file in UTF-8") from error
 
 
 def _from_line(path: Path, number: int, line: str) -> Prompt:

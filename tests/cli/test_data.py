@@ -122,7 +122,7 @@ def test_missing_text_states_are_named(duosora: Callable, folder: Path) -> None:
         ("a.json", b"{}", "expected a list of records, got dict"),
         ("a.json", b"[", "is not JSON"),
         ("a.json", b"[]", "a.json: holds no record of a clip"),
-        ("a.json", b"\xff", "a.json: is not UTF-8 text at byte 0"),
+        ("a.json", b"\xff", "a.json:1: is not UTF-8 text"),
         ("a.csv", b'path,caption\n1.mp4,"a\n2.mp4,b\n', "a.csv, after line 1: is not CSV (unexpected end of data)"),
         ("a.csv", b"file,caption\n1.mp4,a\n", "one of them is path"),
         ("a.txt", b"videos\n", "line 1: expected media_folder[,embedding_folder],annotation"),

@@ -147,3 +147,17 @@ def test_a_file_in_the_place_of_a_parent_folder_is_one_line(tmp_path: Path) -> N
     (tmp_path / "a").write_text("a file")
     with pytest.raises(MediaError, match=r"a/b\.txt: cannot be written"), atomic_write(tmp_path / "a" / "b.txt"):
         pytest.fail("the block must not run")
+
+
+@pytest.mark.parametrize("read", [files.read_text, files.sha256, lambda path: files.read_written(path, MediaError)])
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path: Path, read: Callable[[Path], str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises((OSError, MediaError), match="expected a regular file"):
+        read(tmp_path / "pipe")
+
+
+def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "endless.txt").open("wb") as file:
+        file.truncate(10**11)
+    with pytest.raises(MediaError, match=r"endless\.txt: cannot be read \(it has more than 64000000 bytes\)"):
+        files.read_written(tmp_path / "endless.txt", MediaError)
