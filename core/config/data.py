@@ -127,9 +127,9 @@ class DataSettings(Settings):
     """Clips for a WFVAE instead of a denoiser; needs height and width."""
     grouped: bool = True
     """Batches of one size each. Off: any clips together, padded to `frames`, height and width, with a mask."""
-    mega_batch: Count = 1
-    """So many neighbouring micro-batches of a step have one size, which it helps to be the number of processes that
-    read different clips: they then wait less for one another."""
+    mega_batch: Count | None = None
+    """So many neighbouring micro-batches of a step have one size; it must divide accumulate. Nothing: all of a step,
+    so that batch_size x accumulate alone decides which clips a step has."""
     min_bucket_batches: Annotated[int, Field(ge=0)] = 4
     """Sizes with fewer clips than so many batches of the whole run are dropped."""
     clean_captions: bool = True
