@@ -95,7 +95,8 @@ class DataSettings(Settings):
     """moving_shapes: so many clips, the same in every epoch, whose latents can be cached; nothing: new ones in every
     epoch."""
     files: tuple[Path, ...] = ()
-    """Annotations: upstream's .txt lists, .json, .jsonl, .csv, .parquet; or folders, whose videos have no captions."""
+    """Annotations: upstream's .txt lists, .json, .jsonl, .ndjson, .csv, .tsv, .parquet; or folders, whose videos
+    have no captions."""
     root: Path | None = None
     """Folder that the paths in annotations start from; nothing: that of the annotation. Lines of a .txt bring their
     own."""

@@ -59,8 +59,10 @@ class ReadJob:
     def _numbers(self, length: int, draw: np.random.Generator) -> np.ndarray:
         if self.frames is not None:
             return np.asarray(self.frames, np.int64)
+        start, num_frames = self.record.start, self.record.num_frames
+        end = length if num_frames is None else min(start + num_frames, length)
         try:
-            return stride_frames(length, self.settings, draw)
+            return start + stride_frames(end - start, self.settings, draw)
         except Unusable as unusable:
             raise MediaError(f"{self.record.path}: {unusable.detail}") from unusable
 

@@ -127,7 +127,7 @@ def test_missing_text_states_are_named(duosora: Callable, folder: Path) -> None:
         ("a.csv", b"file,caption\n1.mp4,a\n", "one of them is path"),
         ("a.txt", b"videos\n", "line 1: expected media_folder[,embedding_folder],annotation"),
         ("a.parquet", b"PAR1", "cannot be read as parquet"),
-        ("a.xml", b"", "annotations are .txt, .json, .jsonl, .csv, .parquet files"),
+        ("a.xml", b"", "annotations are .txt, .json, .jsonl, .ndjson, .csv, .tsv, .parquet files"),
     ],
 )
 def test_unusable_files_are_one_line(duosora: Callable, tmp_path: Path, name: str, content: bytes, words: str) -> None:
