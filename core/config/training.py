@@ -214,6 +214,8 @@ class CheckpointSettings(Settings):
     """Those at multiples of it stay as well."""
     in_background: bool = False
     """Write while training goes on, from a copy in the host's memory."""
+    changed_inputs: Literal["refuse", "accept"] = "refuse"
+    """Going on where an annotation, or a model that is used but not trained, is no longer what it was."""
 
 
 class GuardSettings(Settings):
