@@ -77,9 +77,12 @@ class SampleRun:
 
     def _settle(self, prompts: list[Prompt] | None) -> None:
         config = self.config
+        parts = open_parts(config.model)
+        for part in (parts.denoiser, parts.text_encoder, parts.vae):
+            part.check()
         self.pipeline = TextToVideo(
             self.backend,
-            open_parts(config.model),
+            parts,
             self._precision(),
             config.prompts.max_tokens,
             decode_options(config.decode.chunk, config.decode.tile),

@@ -21,6 +21,7 @@ from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.weights import open_weights
 from ..layout import FreshWeights
+from ..loading import check_headers
 from ..parallel.agreement import agreed, exchange
 from ..parallel.group import Ranks
 from ..parallel.launched import launched, told_once
@@ -69,7 +70,7 @@ class TrainRun:
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         agreed(self.ranks.world, self._settle)
         self.found = self._find_together(resume)
-        self.start = agreed(self.ranks.world, self._start)
+        self.start = agreed(self.ranks.world, self._checked_start)
 
     def _settle(self) -> None:
         config = self.config
@@ -77,6 +78,9 @@ class TrainRun:
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config)
+        for part in (self.parts.text_encoder, self.parts.vae):
+            if part is not None:
+                part.check()
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject; all ranks make it."""
@@ -183,6 +187,11 @@ class TrainRun:
                 f"{self.config.folder}: holds a run already; go on with --resume auto, or choose another --out"
             )
         return found
+
+    def _checked_start(self) -> Start:
+        start = self._start()
+        check_headers(self.parts.trained.layout, start.weights)
+        return start
 
     def _start(self) -> Start:
         settings, trained = self.config.start, self.parts.trained
