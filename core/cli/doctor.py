@@ -20,21 +20,29 @@ class Package:
     module: str
     distribution: str
     use: str
-    install: str
+    extra: str = ""
+    """Of pyproject.toml, that it belongs to; "" is duosora itself."""
 
 
 PACKAGES = (
-    Package("numpy", "numpy", "tables, noise, all of core", "pip install duosora"),
-    Package("sentencepiece", "sentencepiece", "tokeniser", "pip install duosora"),
-    Package("av", "av", "video files", "pip install duosora"),
-    Package("PIL", "pillow", "images", "pip install duosora"),
-    Package("torch", "torch", "backend torch", 'pip install "duosora[torch]"'),
-    Package(
-        "flash_attn", "flash-attn", "attention: flash, optional (CUDA)", "pip install flash-attn --no-build-isolation"
-    ),
-    Package("mindspore", "mindspore", "backend mindspore", 'pip install "duosora[mindspore]"'),
-    Package("mindone", "mindone", "cross-check of MindSpore, optional", 'pip install "duosora[mindone]"'),
-    Package("decord", "decord2", "reader: decord, optional", "pip install decord2"),
+    Package("numpy", "numpy", "tables, noise, all of core"),
+    Package("sentencepiece", "sentencepiece", "tokeniser"),
+    Package("safetensors", "safetensors", "messages between processes"),
+    Package("av", "av", "video files"),
+    Package("PIL", "pillow", "images"),
+    Package("torch", "torch", "backend torch", "torch"),
+    Package("mindspore", "mindspore", "backend mindspore", "mindspore"),
+    Package("ftfy", "ftfy", "training: clean captions", "train"),
+    Package("bs4", "beautifulsoup4", "training: clean captions", "train"),
+    Package("tensorboard", "tensorboard", "training: curves", "train"),
+    Package("matplotlib", "matplotlib", "duosora plot", "train"),
+    Package("pyarrow", "pyarrow", "annotations: .parquet", "parquet"),
+    Package("decord", "decord2", "reader: decord", "decord"),
+    Package("flash_attn", "flash-attn", "attention: flash (CUDA)", "flash-attn"),
+    Package("deepspeed", "deepspeed", "parallel.engine: deepspeed", "deepspeed"),
+    Package("bitsandbytes", "bitsandbytes", "optimizer: adamw_8bit (CUDA)", "optimizers"),
+    Package("prodigyopt", "prodigyopt", "optimizer: prodigy", "optimizers"),
+    Package("mindone", "mindone", "cross-check of MindSpore", "mindone"),
 )
 
 
@@ -78,13 +86,14 @@ def doctor(
 
     from ..ascend import ascend_report
     from ..backend import NAMES
+    from ..extras import install_command
 
     console = Console()
     console.print(f"duosora {__version__}, Python {platform.python_version()}, {platform.platform()}")
     table = Table("package", "version", "used for", "to install")
     for package in PACKAGES:
         version = _version(package)
-        install = "" if version else escape(package.install)  # its [torch] is no style
+        install = "" if version else escape(install_command(package.extra))  # its [torch] is no style
         table.add_row(package.distribution, version or "missing", package.use, install)
     console.print(table)
 

@@ -17,6 +17,7 @@ from ..backend import Backend, Model
 from ..config.schema import EvaluateConfig
 from ..data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..errors import ConfigError, DuosoraError, MediaError, NumericsError, ShapeError
+from ..io.video import check_reader
 from ..maths.metrics import PSNR_LIMIT, SSIM_SIGMA, SSIM_WINDOW, finite_psnr, psnr, ssim
 from ..models.lpips import LPIPSSpec, open_lpips
 from ..progress import progress
@@ -123,7 +124,8 @@ class Evaluation:
         config: EvaluateConfig,
         is_single: bool,
     ) -> None:
-        """With is_single, what is wrong with the pair is raised instead of reported."""
+        """With is_single, what is wrong with the pair is raised instead of reported. Raises: as check_reader."""
+        check_reader(config.reader)
         self.pairs, self.others, self.metrics, self.perceptual = pairs, others, metrics, perceptual
         self.config, self.is_single = config, is_single
 

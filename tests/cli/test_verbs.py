@@ -182,7 +182,7 @@ def test_parity_compares_blocks_and_videos(duosora: Callable, tmp_path: Path) ->
 
 
 def test_doctor_says_how_to_install_what_is_missing(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = doctor.Package("no_such_module", "absent", "nothing", 'pip install "duosora[torch]"')
+    absent = doctor.Package("no_such_module", "absent", "nothing", "torch")
     monkeypatch.setattr(doctor, "PACKAGES", (absent,))
     assert 'duosora[torch]"' in duosora("doctor").out
 
