@@ -23,6 +23,7 @@ from duosora.core.cli.parity import parity
 from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
+from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError
 from duosora.core.parallel.launched import launched, told_once
@@ -54,6 +55,7 @@ app.command()(inspect)
 app.command()(check)
 app.command()(parity)
 app.command()(doctor)
+app.command()(settings)
 app.add_typer(data)
 
 
