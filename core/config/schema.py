@@ -126,7 +126,7 @@ class PromptSettings(Settings):
     """What is asked for."""
 
     sources: tuple[str, ...] = ()
-    """Prompts, .txt files (one a line) and .jsonl files; those on the command line take their place."""
+    """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place."""
     template: str = PROMPT_TEMPLATE
     """Put around each prompt, which goes in place of {}."""
     negative: str = NEGATIVE_PROMPT
@@ -154,10 +154,12 @@ class DecodeSettings(Settings):
 
 
 class ConditionSettings(Settings):
-    """The frames that the inpaint model is given. A line of a .jsonl file brings its own instead."""
+    """The frames that the inpaint model is given. A prompt in a file may bring its own instead."""
 
     images: tuple[Path, ...] = ()
     """Pictures, or one video; none: text only."""
+    video: Path | None = None
+    """One video, whatever its name ends in, instead of images."""
     indices: tuple[int, ...] | None = None
     """Which frames they are, negative ones from the end; nothing: one first, two at both ends, a video in front."""
     mask_type: Literal["t2iv", "i2v", "transition", "continuation", "clear", "random_temporal"] | None = None
