@@ -127,7 +127,7 @@ class PromptSettings(Settings):
     """What to make."""
 
     sources: tuple[str, ...] = ()
-    """Prompts, .txt files (one a line) and .jsonl files; those on the command line take their place."""
+    """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place."""
     template: str = PROMPT_TEMPLATE
     """Text around each prompt; {} stands for the prompt."""
     negative: str = NEGATIVE_PROMPT
@@ -161,6 +161,8 @@ class ConditionSettings(Settings):
 
     images: tuple[Path, ...] = ()
     """Pictures, or one video. None: text only."""
+    video: Path | None = None
+    """One video, whatever its file ending, instead of images."""
     indices: tuple[int, ...] | None = None
     """Frame numbers of the pictures; negative numbers count from the end. Default: one picture is the first frame, two
     are the first and the last, a video comes first."""

@@ -19,7 +19,8 @@ from typing import Any
 from ..errors import MediaError
 from ..extras import needs_extra
 from ..io.files import read_written
-from .records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadRow, CropBox, Record
+from ..io.kinds import MEDIA_SUFFIXES, VIDEO_SUFFIXES, is_video
+from .records import BadRow, CropBox, Record
 
 ROW_FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 FORMATS = (".txt", *ROW_FORMATS)
@@ -167,8 +168,8 @@ def record_of(row: Any, root: Path, origin: str, embeddings: Path | None = None)
     name = given.get("path")
     if not isinstance(name, str):
         return BadRow(origin, origin, "has no path")
-    if Path(name).suffix.lower() not in VIDEO_SUFFIXES + IMAGE_SUFFIXES:
-        known = ", ".join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
+    if Path(name).suffix.lower() not in MEDIA_SUFFIXES:
+        known = ", ".join(MEDIA_SUFFIXES)
         return BadRow(name, origin, f"is neither a video nor a picture by its name; known are {known}")
     try:
         return _record(given, name, root, origin, embeddings)
@@ -260,7 +261,7 @@ def _whole(value: Any, name: str, least: int = 1) -> int | None:
 
 def _folder_records(folder: Path) -> list[Record]:
     """All videos below a folder, in the order of their names."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if is_video(file) and file.is_file())
     if not files:
         raise MediaError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)})")
     return [Record(path=file, name=str(file.relative_to(folder)), origin=str(folder)) for file in files]
