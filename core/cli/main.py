@@ -5,10 +5,12 @@ Verbs import what they need when they run, so that `--help` answers at once and 
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
 
+from duosora.core.cli.arguments import read_paths, refuse_other_encodings
 from duosora.core.cli.cache import cache
 from duosora.core.cli.calibrate import calibrate
 from duosora.core.cli.check import check
@@ -30,6 +32,11 @@ from duosora.core.parallel.launched import launched, told_once
 from duosora.core.printable import one_line
 
 EXIT_USER_ERROR = 2
+REFUSED_BY_THE_SYSTEM = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE),
+}
+"""What is about files and not about this program, wherever it happens."""
 SHARED_VERBS = ("sample", "train", "doctor", "launch")
 """Those that many processes can work on together."""
 
@@ -57,6 +64,7 @@ app.command()(parity)
 app.command()(doctor)
 app.command()(settings)
 app.add_typer(data)
+read_paths(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -79,11 +87,20 @@ def _global(
 
 
 def main() -> None:
-    """Entry point: a DuosoraError becomes one line on stderr and exit code 2; anything else keeps its traceback."""
+    """Entry point: a DuosoraError becomes one line on stderr and exit code 2; anything else keeps its traceback.
+
+    Only a file that the operating system refuses is one line too, as it is named.
+    """
     try:
+        with told_once():
+            refuse_other_encodings(sys.argv[1:])
         app()
     except DuosoraError as error:
         sys.exit(report(error))
+    except OSError as error:
+        if error.filename is None or error.errno not in REFUSED_BY_THE_SYSTEM:
+            raise
+        sys.exit(report(DuosoraError(f"{error.filename}: {error.strerror}")))
 
 
 def report(error: DuosoraError) -> int:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..random import SEED_LIMIT
-from .settings import Settings
+from .settings import FolderOrPreset, Settings
 
 DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
@@ -33,7 +33,7 @@ NEGATIVE_PROMPT = (
 class ModelSettings(Settings):
     """The weights."""
 
-    denoiser: str = "tiny"
+    denoiser: FolderOrPreset = "tiny"
     """A preset, or the folder of a T2V or inpaint model (config.json and safetensors)."""
     text_encoder: Path | None = None
     """Folder of the mT5 encoder. Presets bring their own."""
@@ -214,7 +214,7 @@ class SampleConfig(Settings):
 class ReconstructConfig(Settings):
     """Encode a video or a picture with the autoencoder and decode it again."""
 
-    vae: str = "tiny"
+    vae: FolderOrPreset = "tiny"
     """A preset, or the folder of a WFVAE (config.json and safetensors)."""
     backend: Literal["torch", "mindspore"] = "torch"
     """The framework."""

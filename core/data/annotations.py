@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..errors import MediaError
 from ..extras import needs_extra
 from ..io.files import read_written
 from ..io.kinds import MEDIA_SUFFIXES, VIDEO_SUFFIXES, is_video
+from ..io.paths import given_path
 from .records import BadRow, CropBox, Record
 
 ROW_FORMATS = (".json", ".jsonl", ".csv", ".parquet")
@@ -82,14 +84,18 @@ def _list_lines(file: Path) -> Iterator[_ListLine]:
             raise MediaError(
                 f"{file}, line {number}: expected media_folder[,embedding_folder],annotation; got {line!r}"
             )
-        places = [_beside(file, part) for part in parts]
+        try:
+            places = [_beside(file, part) for part in parts]
+        except ValueError as error:
+            raise MediaError(f"{file}, line {number}: {error}") from error
         yield _ListLine(places[0], places[1] if len(parts) == 3 else None, places[-1])
 
 
 def _beside(file: Path, name: str) -> Path:
     """A path that a list names: from the list's own folder or, as upstream has it, from the current one."""
-    beside = file.parent / name
-    return beside if beside.exists() or not Path(name).exists() else Path(name)
+    path = given_path(name)
+    beside = file.parent / path
+    return beside if os.path.exists(beside) or not os.path.exists(path) else path
 
 
 def _read_rows(file: Path, root: Path, embeddings: Path | None, found: Annotations) -> None:
@@ -184,7 +190,7 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
     cut = _numbers(given.get("cut", [0]), "cut")
     own = given.get("text_embed")
     return Record(
-        path=root / name,
+        path=root / given_path(name),
         name=name,
         captions=_captions(given.get("caption", given.get("cap"))),
         height=_whole(given.get("height", size.get("height")), "height"),
@@ -194,7 +200,7 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
         start=_whole(given.get("start", cut[0] if cut else 0), "start", least=0) or 0,
         crop=_crop(given.get("crop")),
         aesthetic=_number(given.get("aesthetic", given.get("aes")), "aesthetic", least=-math.inf),
-        embeddings=root / own if isinstance(own, str) else embeddings,
+        embeddings=root / given_path(own) if isinstance(own, str) else embeddings,
         origin=origin,
     )
 

@@ -19,6 +19,7 @@ from ..config.training import TrainConfig
 from ..data.fetching import Report, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
+from ..io.paths import given_path
 from ..io.weights import open_weights
 from ..layout import FreshWeights
 from ..parallel.agreement import agreed, exchange
@@ -176,7 +177,7 @@ class TrainRun:
 
     def _find(self, resume: str) -> Found:
         if resume not in ("auto", "none"):
-            return open_checkpoint(Path(resume))
+            return open_checkpoint(_checkpoint_path(resume))
         found = self.checkpoints.newest()
         if resume == "none" and (found.path or found.passed_over):
             raise CheckpointError(
@@ -199,6 +200,13 @@ class TrainRun:
             raise ConfigError("start.fresh and start.weights exclude each other")
         file = open_weights(settings.weights)
         return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+
+
+def _checkpoint_path(text: str) -> Path:
+    try:
+        return given_path(text)
+    except ValueError as error:
+        raise ConfigError(f"--resume: {error}") from error
 
 
 @contextmanager
