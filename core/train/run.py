@@ -251,7 +251,7 @@ def split_ranks(config: TrainConfig, world: int) -> RankPlan:
             "all processes read different clips"
         )
     _check_engine(config)
-    if config.accumulate % config.data.mega_batch:
+    if config.data.mega_batch and config.accumulate % config.data.mega_batch:
         raise ConfigError(
             f"data.mega_batch = {config.data.mega_batch}: does not divide accumulate = {config.accumulate}"
         )
@@ -303,7 +303,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
 def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     """Raises: ConfigError naming the settings that differ from the run's and would make it another one."""
-    before, now = _flat(_settings_of(checkpoint)), _flat(settings)
+    before, now = _comparable(_settings_of(checkpoint)), _comparable(settings)
     changed = [
         f"{name} = {now.get(name)!r} was {before.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -324,6 +324,12 @@ def _settings_of(checkpoint: Path) -> Mapping[str, Any]:
         return resolved(TrainConfig.model_validate_json(json.dumps(settings)))
     except ValidationError:  # it knew some that are no more
         return settings
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their dotted names; those that follow from others have their values."""
+    flat = _flat(settings)
+    return flat | {"data.mega_batch": flat.get("data.mega_batch") or flat.get("accumulate")}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
