@@ -67,7 +67,7 @@ def doctor(
     ] = 1,
     cfg: Annotated[bool, typer.Option("--cfg", help="With --distributed: groups as parallel.cfg makes them.")] = False,
     wait: Annotated[
-        float, typer.Option(min=0, help="With --distributed: seconds after which processes count as absent.")
+        float, typer.Option(min=0, max=86400, help="With --distributed: seconds after which processes count as absent.")
     ] = 60.0,
 ) -> None:
     """Report what is here and what is missing.
@@ -110,6 +110,7 @@ def doctor(
 
 def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
     """Every collective between the processes of this run, in a table that rank 0 prints."""
+    import socket
     import statistics
 
     from rich.console import Console
@@ -118,9 +119,8 @@ def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_secon
     from ..backend import get
     from ..errors import ConfigError
     from ..parallel import links
-    from ..parallel.launched import is_scheduler, launched, meeting_point
+    from ..parallel.launched import launched
     from ..parallel.plan import make_plan
-    from ..parallel.roll_call import roll_call
 
     here = launched()
     if here.world == 1:
@@ -129,10 +129,9 @@ def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_secon
             "duosora launch -n 8 -- doctor --distributed, or with torchrun or msrun"
         )
     plan = make_plan(here.world, sequence, has_cfg)
-    host, port = meeting_point()
-    hosts = [] if is_scheduler() else roll_call(here, host, port + 1, wait_seconds)
     backend = get(name, device)
-    ranks = backend.connect(plan)
+    ranks = backend.connect(plan, wait_seconds)
+    hosts = [each.decode() for each in ranks.world.share(socket.gethostname().encode())]
     wrong = []
     table = Table("ranks", "operation", "tensor", "time", "GB/s")
     for each in links.measure(backend, ranks):

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..parallel.roll_call import MEET_SECONDS
 from ..random import SEED_LIMIT
 from .settings import FolderOrPreset, Settings
 
@@ -21,6 +22,7 @@ DType = Literal["fp32", "bf16", "fp16"]
 Reader = Literal["pyav", "decord"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
 FrameRate = Annotated[float, Field(ge=0.001, le=1000)]
 
 PROMPT_TEMPLATE = "high quality, high aesthetic, {}"
@@ -77,6 +79,8 @@ class ParallelSettings(Settings):
     sequence: Count = 1
     """Processes that split the tokens of one network call (sequence parallelism). The other factor of the number of
     processes runs different samples."""
+    meet_seconds: Seconds = MEET_SECONDS
+    """Seconds to wait until all processes have started. Then those that are there name the absent ones and end."""
 
 
 class SamplingParallelSettings(ParallelSettings):

@@ -80,7 +80,7 @@ class SampleRun:
             if parallel.cfg and not self.guidance.is_on:
                 raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
             self.backend = backends.get(config.backend.name, config.backend.device)
-            self.ranks = self.backend.connect(split)
+        self.ranks = self.backend.connect(split, parallel.meet_seconds)
         # Nobody writes before all have seen that nothing is in the way.
         agreed(self.ranks.world, lambda: self._settle(prompts))
 

@@ -66,7 +66,7 @@ class TrainRun:
         with told_once():
             split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
-        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split)
+        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         agreed(self.ranks.world, self._settle)
         self.found = self._find_together(resume)
