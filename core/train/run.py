@@ -19,6 +19,7 @@ from ..config.training import TrainConfig
 from ..data.fetching import Report, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
+from ..io.paths import given_path
 from ..io.weights import open_weights
 from ..layout import FreshWeights
 from ..loading import check_headers
@@ -66,7 +67,7 @@ class TrainRun:
         with told_once():
             split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
-        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split)
+        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         agreed(self.ranks.world, self._settle)
         self.found = self._find_together(resume)
@@ -180,7 +181,7 @@ class TrainRun:
 
     def _find(self, resume: str) -> Found:
         if resume not in ("auto", "none"):
-            return open_checkpoint(Path(resume))
+            return open_checkpoint(_checkpoint_path(resume))
         found = self.checkpoints.newest()
         if resume == "none" and (found.path or found.passed_over):
             raise CheckpointError(
@@ -208,6 +209,13 @@ class TrainRun:
             raise ConfigError("start.fresh and start.weights exclude each other")
         file = open_weights(settings.weights)
         return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+
+
+def _checkpoint_path(text: str) -> Path:
+    try:
+        return given_path(text)
+    except ValueError as error:
+        raise ConfigError(f"--resume: {error}") from error
 
 
 @contextmanager
@@ -252,7 +260,7 @@ def split_ranks(config: TrainConfig, world: int) -> RankPlan:
             "all processes read different clips"
         )
     _check_engine(config)
-    if config.accumulate % config.data.mega_batch:
+    if config.data.mega_batch and config.accumulate % config.data.mega_batch:
         raise ConfigError(
             f"data.mega_batch = {config.data.mega_batch}: does not divide accumulate = {config.accumulate}"
         )
@@ -304,7 +312,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
 def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     """Raises: ConfigError naming the settings that differ from the run's and would make it another one."""
-    before, now = _flat(_settings_of(checkpoint)), _flat(settings)
+    before, now = _comparable(_settings_of(checkpoint)), _comparable(settings)
     changed = [
         f"{name} = {now.get(name)!r} was {before.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -325,6 +333,12 @@ def _settings_of(checkpoint: Path) -> Mapping[str, Any]:
         return resolved(TrainConfig.model_validate_json(json.dumps(settings)))
     except ValidationError:  # it knew some that are no more
         return settings
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their dotted names; those that follow from others have their values."""
+    flat = _flat(settings)
+    return flat | {"data.mega_batch": flat.get("data.mega_batch") or flat.get("accumulate")}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
