@@ -20,6 +20,7 @@ from duosora.core.parallel.group import Alone, Ranks
 from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import TrainOptions
 
+pytestmark = pytest.mark.processes
 TOLERANCE = 1e-5
 HALF = "even-zero2-on-2x2"
 """Whose state after half of its steps others go on from."""
