@@ -25,9 +25,10 @@ from duosora.core.cli.parity import parity
 from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
+from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError
-from duosora.core.parallel.launched import launched, told_once
+from duosora.core.parallel.launched import launched, told_once, unset
 from duosora.core.printable import one_line
 
 EXIT_USER_ERROR = 2
@@ -36,8 +37,10 @@ REFUSED_BY_THE_SYSTEM = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE),
 }
 """What is about files and not about this program, wherever it happens."""
-SHARED_VERBS = ("sample", "train", "doctor", "launch")
+SHARED_VERBS = ("sample", "train", "doctor")
 """Those that many processes can work on together."""
+STARTING_VERB = "launch"
+"""The one that starts them, whatever its own environment says."""
 
 app = typer.Typer(
     name="duosora",
@@ -61,6 +64,7 @@ app.command()(inspect)
 app.command()(check)
 app.command()(parity)
 app.command()(doctor)
+app.command()(settings)
 app.add_typer(data)
 read_paths(app)
 
@@ -75,12 +79,14 @@ def _global(
 
         typer.echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand == STARTING_VERB:
+        return  # whose processes are told anew
     processes = launched().world
     if processes > 1 and context.invoked_subcommand not in SHARED_VERBS:
         with told_once():
             raise ConfigError(
                 f"duosora {context.invoked_subcommand} works in one process, and {processes} were started; "
-                "start it without a launcher"
+                f"start it without a launcher, or where there was none: {unset()}"
             )
 
 

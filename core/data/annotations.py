@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MediaError
+from ..extras import needs_extra
 from ..io.files import read_written
 from ..io.kinds import MEDIA_SUFFIXES, VIDEO_SUFFIXES, is_video
 from ..io.paths import given_path
@@ -52,7 +53,8 @@ def read_annotations(files: Iterable[Path], root: Path | None = None) -> Annotat
     """Read annotation files and folders of videos, in their order.
 
     root: the folder that paths start from; None: that of the file which names them.
-    Raises: MediaError when a file is missing, of an unknown format, or cannot be parsed as a whole.
+    Raises: MediaError when a file is missing, of an unknown format, or cannot be parsed as a whole;
+    PackageMissing for a .parquet without pyarrow.
     """
     found = Annotations()
     for file in files:
@@ -146,11 +148,9 @@ def _csv_rows(file: Path) -> Iterator[Any]:
 
 
 def _parquet_rows(file: Path) -> Iterator[Any]:
-    try:
+    with needs_extra("parquet", f"{file}: reading parquet"):
         import pyarrow.parquet as parquet
         from pyarrow import ArrowException
-    except ImportError as error:
-        raise MediaError(f'{file}: reading parquet needs pyarrow: pip install "duosora[parquet]" ({error})') from error
     if not file.is_file():
         raise MediaError(f"{file}: there is no such file")
     try:

@@ -18,6 +18,7 @@ from ..backend import Backend, Model
 from ..config.schema import EvaluateConfig
 from ..errors import ConfigError, DuosoraError, MediaError, NumericsError, ShapeError
 from ..io.kinds import MEDIA_SUFFIXES, is_video
+from ..io.video import check_reader
 from ..maths.metrics import PSNR_LIMIT, SSIM_SIGMA, SSIM_WINDOW, finite_psnr, psnr, ssim
 from ..models.lpips import LPIPSSpec, open_lpips
 from ..progress import progress
@@ -128,7 +129,8 @@ class Evaluation:
         config: EvaluateConfig,
         is_single: bool,
     ) -> None:
-        """With is_single, what is wrong with the pair is raised instead of reported."""
+        """With is_single, what is wrong with the pair is raised instead of reported. Raises: as check_reader."""
+        check_reader(config.reader)
         self.pairs, self.others, self.metrics, self.perceptual = pairs, others, metrics, perceptual
         self.config, self.is_single = config, is_single
 

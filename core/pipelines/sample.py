@@ -80,15 +80,18 @@ class SampleRun:
             if parallel.cfg and not self.guidance.is_on:
                 raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
             self.backend = backends.get(config.backend.name, config.backend.device)
-            self.ranks = self.backend.connect(split)
+        self.ranks = self.backend.connect(split, parallel.meet_seconds)
         # Nobody writes before all have seen that nothing is in the way.
         agreed(self.ranks.world, lambda: self._settle(prompts))
 
     def _settle(self, prompts: list[Prompt] | None) -> None:
         config = self.config
+        parts = open_parts(config.model)
+        for part in (parts.denoiser, parts.text_encoder, parts.vae):
+            part.check()
         self.pipeline = TextToVideo(
             self.backend,
-            open_parts(config.model),
+            parts,
             self._precision(),
             config.prompts.max_tokens,
             decode_options(config.decode.chunk, config.decode.tile),

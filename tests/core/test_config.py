@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from duosora.core.config.loading import load
 from duosora.core.config.schema import ReconstructConfig, SampleConfig
 from duosora.core.config.settings import Settings, list_settings, resolved
+from duosora.core.config.verbs import SCHEMAS
 from duosora.core.errors import ConfigError
 
 
@@ -386,14 +387,14 @@ def test_resolved_settings_are_plain_and_load_to_the_same(tmp_path: Path) -> Non
 def test_every_setting_is_listed_with_its_type_default_and_text() -> None:
     listed = {setting.path: setting for setting in list_settings(Config)}
     assert list(listed)[:3] == ["sampler.steps", "sampler.rate", "sampler.kind"]
-    assert listed["sampler.steps"] == ("sampler.steps", "whole number", 50, "Calls of the network.")
+    assert listed["sampler.steps"] == ("sampler.steps", "whole number >= 1, <= 1000", 50, "Calls of the network.")
     types = {path.rpartition(".")[2]: setting.type for path, setting in listed.items()}
     assert types["kind"] == "euler | heun"
     assert types["on"] == "true | false"
-    assert types["folder"] == "path | nothing"
+    assert types["folder"] == "path | null"
     assert types["sizes"] == "list of whole number"
     assert types["either"] == "whole number | auto"
-    assert types["tile"] == "settings | nothing"
+    assert types["tile"] == "settings | null"
     assert listed["sampler.tile.size"].text == "How large."
     assert "video" not in listed
 
@@ -418,6 +419,6 @@ def test_the_defaults_pass_their_own_checks(tmp_path: Path, schema: type[Setting
     assert load(tmp_path / "defaults.json", schema) == schema()
 
 
-@pytest.mark.parametrize("schema", [SampleConfig, ReconstructConfig])
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 def test_every_setting_is_documented(schema: type[Settings]) -> None:
     assert [setting.path for setting in list_settings(schema) if not setting.text] == []
