@@ -18,8 +18,10 @@ from typing import Any
 
 from ..errors import MediaError
 from ..io.files import read_written
+from ..io.kinds import MEDIA_SUFFIXES, VIDEO_SUFFIXES, is_video
+from ..io.paths import given_path
 from ..printable import one_line, short_name
-from .records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadRow, CropBox, Record
+from .records import BadRow, CropBox, Record
 from .rows import ROW_FORMATS, rows_of
 
 FORMATS = (".txt", *ROW_FORMATS)
@@ -41,8 +43,6 @@ MISSING = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
 """What stands in tables where there is nothing, in any case."""
 MAX_CAPTION = 10_000
 """Letters; text encoders read some 2,000."""
-MAX_NAME_BYTES, MAX_PATH_BYTES = 255, 4095
-"""Of a file name and of a path; file systems have no longer ones."""
 
 
 @dataclass
@@ -57,7 +57,8 @@ def read_annotations(files: Iterable[Path], root: Path | None = None) -> Annotat
     """Read annotation files and folders of videos, in their order.
 
     root: the folder that paths start from; None: that of the file which names them.
-    Raises: MediaError when a file is missing, of an unknown format, or cannot be parsed as a whole.
+    Raises: MediaError when a file is missing, of an unknown format, or cannot be parsed as a whole;
+    PackageMissing for a .parquet without pyarrow.
     """
     found = Annotations()
     for file in files:
@@ -95,17 +96,18 @@ def _list_lines(file: Path) -> Iterator[_ListLine]:
             raise MediaError(
                 f"{file}, line {number}: expected media_folder[,embedding_folder],annotation; got {short_name(line)!r}"
             )
-        for part in parts:
-            if reason := _no_path(part):
-                raise MediaError(f"{file}, line {number}: {short_name(part)} {reason}")
-        places = [_beside(file, part) for part in parts]
+        try:
+            places = [_beside(file, part) for part in parts]
+        except ValueError as error:
+            raise MediaError(f"{file}, line {number}: {error}") from error
         yield _ListLine(places[0], places[1] if len(parts) == 3 else None, places[-1])
 
 
 def _beside(file: Path, name: str) -> Path:
     """A path that a list names: from the list's own folder or, as upstream has it, from the current one."""
-    beside = file.parent / name
-    return beside if beside.exists() or not Path(name).exists() else Path(name)
+    path = given_path(name)
+    beside = file.parent / path
+    return beside if os.path.exists(beside) or not os.path.exists(path) else path
 
 
 def _read_rows(file: Path, root: Path, embeddings: Path | None, found: Annotations) -> None:
@@ -133,10 +135,8 @@ def record_of(row: Any, root: Path, origin: str, embeddings: Path | None = None)
     name = given.get("path")
     if not isinstance(name, str):
         return BadRow(origin, origin, "has no path")
-    if reason := _no_path(name, root):
-        return BadRow(short_name(name), origin, f"its path {reason}")
-    if Path(name).suffix.lower() not in VIDEO_SUFFIXES + IMAGE_SUFFIXES:
-        known = ", ".join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
+    if Path(name).suffix.lower() not in MEDIA_SUFFIXES:
+        known = ", ".join(MEDIA_SUFFIXES)
         return BadRow(short_name(name), origin, f"is neither a video nor a picture by its name; known are {known}")
     try:
         return _record(given, name, root, origin, embeddings)
@@ -148,14 +148,12 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
     size = given.get("resolution")
     size = size if isinstance(size, Mapping) else {}  # a number: the pixels of a frame, which height and width tell
     own = given.get("text_embed")
-    if isinstance(own, str) and (reason := _no_path(own, root)):
-        raise ValueError(f"text_embed {reason}")
     start, end = _span(given)
     length = _whole(given.get("num_frames"), "num_frames")
     if end is not None:
         length = end - start if length is None else min(length, end - start)
     return Record(
-        path=root / name,
+        path=_placed(root, name),
         name=name,
         captions=_captions(next((given[column] for column in CAPTION_COLUMNS if column in given), None)),
         height=_whole(given.get("height", size.get("height")), "height"),
@@ -165,7 +163,7 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
         start=start,
         crop=_crop(given.get("crop")),
         aesthetic=_number(given.get("aesthetic", given.get("aes")), "aesthetic", least=-math.inf),
-        embeddings=root / own if isinstance(own, str) else embeddings,
+        embeddings=_placed(root, own) if isinstance(own, str) else embeddings,
         origin=origin,
     )
 
@@ -189,17 +187,9 @@ def _is_missing(value: Any) -> bool:
     return value is None or (isinstance(value, float) and math.isnan(value))
 
 
-def _no_path(name: str, root: Path | None = None) -> str | None:
-    """Why a file cannot be called so."""
-    if "\0" in name:
-        return "holds a NUL character"
-    try:
-        whole = os.fsencode(name if root is None else root / name)
-    except UnicodeEncodeError:
-        return "holds half a character (a lone surrogate)"
-    if len(whole) > MAX_PATH_BYTES or any(len(part) > MAX_NAME_BYTES for part in whole.split(b"/")):
-        return f"is too long: a name has at most {MAX_NAME_BYTES} bytes, a path {MAX_PATH_BYTES}"
-    return None
+def _placed(root: Path, name: str) -> Path:
+    """A path of an annotation. Raises: ValueError for one that cannot be."""
+    return given_path(name if name.startswith("~") else root / name)
 
 
 def _captions(value: Any) -> tuple[str, ...]:
@@ -271,7 +261,7 @@ def _whole(value: Any, name: str, least: int = 1) -> int | None:
 
 def videos_below(folder: Path) -> list[Path]:
     """All videos below a folder, in the order of their names."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+    return sorted(file for file in folder.rglob("*") if is_video(file) and file.is_file())
 
 
 def _folder_records(folder: Path) -> list[Record]:

@@ -15,6 +15,7 @@ from ..errors import MediaError
 from ..io.files import sha256
 from ..io.weights import WeightsReader
 from ..layout import Constant, Weights
+from ..loading import check_headers
 from ..models.recognise import Part
 
 FileIdentity = Literal["stat", "content"]
@@ -62,7 +63,7 @@ def weights_fingerprint(spec: Any, weights: Weights) -> str:
     """The same of a spec and its weights. Raises: as model_fingerprint."""
     layout = spec.layout()
     digest = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True, default=str).encode())
-    held = layout.check({name: weights.shape(name) for name in weights}, weights.source)
+    held = check_headers(layout, weights)
     for name, held_name in sorted(held.items()):
         if held_name is None or isinstance(layout[name].init, Constant):
             continue

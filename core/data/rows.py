@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..errors import MediaError
+from ..extras import needs_extra
 from ..io.files import open_regular
 from ..printable import one_line
 
@@ -163,11 +164,9 @@ def _columns(file: Path, header: str) -> tuple[list[str], str]:
 
 
 def _parquet_rows(file: Path) -> Iterator[Any]:
-    try:
+    with needs_extra("parquet", f"{file}: reading parquet"):
         import pyarrow.parquet as parquet
         from pyarrow import ArrowException
-    except ImportError as error:
-        raise MediaError(f'{file}: reading parquet needs pyarrow: pip install "duosora[parquet]" ({error})') from error
     with _opened(file):  # pyarrow would wait for a pipe
         pass
     try:

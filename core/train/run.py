@@ -18,8 +18,10 @@ from ..config.training import TrainConfig
 from ..data.fetching import Report, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
+from ..io.paths import given_path
 from ..io.weights import open_weights
 from ..layout import FreshWeights
+from ..loading import check_headers
 from ..parallel.agreement import agreed, exchange
 from ..parallel.group import Ranks
 from ..parallel.launched import launched, told_once
@@ -59,11 +61,11 @@ class TrainRun:
         with told_once():
             split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
-        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split)
+        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         agreed(self.ranks.world, self._settle)
         self.found = self._find_together(resume)
-        self.start = agreed(self.ranks.world, self._start)
+        self.start = agreed(self.ranks.world, self._checked_start)
 
     def _settle(self) -> None:
         config = self.config
@@ -71,6 +73,9 @@ class TrainRun:
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config)
+        for part in (self.parts.text_encoder, self.parts.vae):
+            if part is not None:
+                part.check()
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject; all ranks make it."""
@@ -188,13 +193,18 @@ class TrainRun:
 
     def _find(self, resume: str) -> Found:
         if resume not in ("auto", "none"):
-            return open_checkpoint(Path(resume))
+            return open_checkpoint(_checkpoint_path(resume))
         found = self.checkpoints.newest()
         if resume == "none" and (found.path or found.passed_over):
             raise CheckpointError(
                 f"{self.config.folder}: holds a run already; go on with --resume auto, or choose another --out"
             )
         return found
+
+    def _checked_start(self) -> Start:
+        start = self._start()
+        check_headers(self.parts.trained.layout, start.weights)
+        return start
 
     def _start(self) -> Start:
         settings, trained = self.config.start, self.parts.trained
@@ -211,6 +221,13 @@ class TrainRun:
             raise ConfigError("start.fresh and start.weights exclude each other")
         file = open_weights(settings.weights)
         return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+
+
+def _checkpoint_path(text: str) -> Path:
+    try:
+        return given_path(text)
+    except ValueError as error:
+        raise ConfigError(f"--resume: {error}") from error
 
 
 @contextmanager
