@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ..random import SEED_LIMIT
+from .media import MediaSettings
 from .settings import Settings
 
 DType = Literal["fp32", "bf16", "fp16"]
@@ -199,6 +200,7 @@ class SampleConfig(Settings):
     prompts: PromptSettings = PromptSettings()
     decode: DecodeSettings = DecodeSettings()
     condition: ConditionSettings = ConditionSettings()
+    media: MediaSettings = MediaSettings()
     parallel: SamplingParallelSettings = SamplingParallelSettings()
     output: OutputSettings = OutputSettings()
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] = 42
@@ -237,6 +239,7 @@ class ReconstructConfig(Settings):
     """Sample the latents with this seed, as upstream always does. Default: take the mean of their distribution."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs the package decord2."""
+    media: MediaSettings = MediaSettings()
     crf: Annotated[int, Field(ge=0, le=51)] = 18
     """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
 
@@ -263,3 +266,4 @@ class EvaluateConfig(Settings):
     """Resize and crop both clips to this width in pixels. Default: the files' own size."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs the package decord2."""
+    media: MediaSettings = MediaSettings()

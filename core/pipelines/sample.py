@@ -20,7 +20,7 @@ from ..errors import ConfigError, NumericsError, ShapeError
 from ..io.files import atomic_write, refuse_unwritable
 from ..io.images import read_image, write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
-from ..io.video import read_video, write_video
+from ..io.video import open_video, write_video
 from ..io.weights import save_weights
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
@@ -215,14 +215,15 @@ class SampleRun:
         if videos and len(paths) > 1:
             raise ConfigError(f"{videos[0]}: is one of {len(paths)} conditions; give pictures, or one video alone")
         if videos:
-            frames, _ = read_video(paths[0], slice(0, config.video.frames), reader=options.reader)
+            with open_video(paths[0], options.reader, config.media) as video:
+                frames = video.read(video.at_one_rate(config.video.fps)[: config.video.frames])
             if len(frames) < config.video.frames:
                 raise ConfigError(
                     f"{paths[0]}: has {len(frames)} frames, video.frames = {config.video.frames} are needed"
                 )
             images = list(frames)
         else:
-            images = [read_image(path) for path in paths]
+            images = [read_image(path, config.media) for path in paths]
         size = (config.video.height, config.video.width) if options.crop else None
         try:
             images = fitted(images, size, options.max_area)
