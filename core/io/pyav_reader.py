@@ -42,7 +42,7 @@ class PyAVReader(VideoReader):
             self.timeline = timeline_of(self._index, self._stream, path)
             self.display = display_of(first, self._stream)
             self.height, self.width = self.display.size
-            self.is_transparent, self.hdr = has_transparency(first), HDR.get(first.color_trc)
+            self.is_transparent, self.hdr = has_transparency(first), HDR.get(self._stream.codec_context.color_trc)
             self._check(media)
         except av.FFmpegError as error:
             self.close()
@@ -144,8 +144,8 @@ class PyAVReader(VideoReader):
 
     def _pixels(self, frame: Any, width: int) -> np.ndarray:
         """RGB (H, W, 3) of a frame that is not turned yet, with square pixels."""
-        if hdr := HDR.get(frame.color_trc):
-            return tone_mapped(self._converted(frame, "rgb48le", width), hdr)
+        if self.hdr:
+            return tone_mapped(self._converted(frame, "rgb48le", width), self.hdr)
         if has_transparency(frame):
             return over_background(self._converted(frame, "rgba", width), self._media)
         return self._converted(frame, "rgb24", width)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import platform
+import struct
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -26,6 +27,8 @@ READERS = ("pyav", "decord")
 BT709 = 1
 """Code, in the H.264 standard, of the colour matrix, primaries and transfer curve of HD video."""
 LIMITED_RANGE = 1
+BEGINNING = 24
+"""Bytes of a file that tell a WebP, GIF or PNG and its size."""
 FASTEST = 1_000_000
 """Frames per second that are written; what FFmpeg counts time in is an int."""
 SAME_BYTES = {"x264-params": "asm=SSE4.2"}
@@ -46,13 +49,15 @@ def open_video(path: str | os.PathLike[str], reader: str = "pyav", media: MediaS
         is_odd = place.exists() and not place.is_dir()
         raise MediaError(f"{place}: {'is a pipe or a device, no regular file' if is_odd else 'there is no such file'}")
     head = _beginning(place)
-    if head[:4] == b"RIFF" and head[8:] == b"WEBP":
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         from .webp_reader import WebPReader
 
         return WebPReader(place, media)
-    if head[:4] == b"GIF8":  # FFmpeg decodes a frame before it says how large they are
-        width, height = (int.from_bytes(head[start : start + 2], "little") for start in (6, 8))
-        media.check_size(place, height, width)
+    # Of these two FFmpeg decodes a frame before it says how large they are.
+    for magic, sides, start in ((b"GIF8", "<HH", 6), (b"\x89PNG", ">II", 16)):
+        if head.startswith(magic) and len(head) == BEGINNING:
+            width, height = struct.unpack_from(sides, head, start)
+            media.check_size(place, height, width)
     if reader == "decord":
         from .decord_reader import open_with_decord
 
@@ -65,7 +70,7 @@ def open_video(path: str | os.PathLike[str], reader: str = "pyav", media: MediaS
 def _beginning(path: Path) -> bytes:
     try:
         with open_regular(path) as file:
-            return file.read(12)
+            return file.read(BEGINNING)
     except OSError as error:
         raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
 

@@ -386,6 +386,7 @@ def test_frames_with_too_many_pixels_are_refused_before_they_are_decoded(
     encode(tmp_path / "a.mp4")
     animation(tmp_path / "a.webp", 255)
     animation(tmp_path / "a.gif", 255)
+    animation(tmp_path / "a.png", 255)
     content = bytearray((tmp_path / "a.gif").read_bytes())
     content[6:10] = b"\xff\xff\xff\xff"
     (tmp_path / "large.gif").write_bytes(content)
@@ -396,6 +397,7 @@ def test_frames_with_too_many_pixels_are_refused_before_they_are_decoded(
             ("a.mp4", few, "has 32 x 56 pixels, more than 700 in all (max_pixels"),
             ("a.webp", few, "has 24 x 32 pixels, more than 700"),
             ("a.gif", few, "has 24 x 32 pixels, more than 700"),
+            ("a.png", few, "has 24 x 32 pixels, more than 700"),
             ("large.gif", MediaSettings(), "has 65535 x 65535 pixels"),
         ):
             with pytest.raises(MediaError, match=re.escape(words)):
@@ -468,6 +470,27 @@ def test_colours_come_back(tmp_path: Path) -> None:
         context = container.streams.video[0].codec_context
         assert context.pix_fmt == "yuv420p"
         assert context.colorspace == context.color_primaries == context.color_trc == context.color_range == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "red", "blue"), [(1, 0.2126, 0.0722), (5, 0.299, 0.114), (6, 0.299, 0.114), (9, 0.2627, 0.0593)]
+)
+def test_the_colour_matrix_of_a_file_is_used(tmp_path: Path, code: int, red: float, blue: float) -> None:
+    """BT.709, both forms of BT.601, and BT.2020 in standard range; by the formula that they share."""
+    r, g, b = PATCHES.T / 255
+    luma = red * r + (1 - red - blue) * g + blue * b
+    chroma = (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)
+    planes = np.rint([16 + 219 * luma, *(128 + 224 * part for part in chroma)]).astype(np.uint8)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=8, options={"qp": "0"})
+        stream.height, stream.width, stream.pix_fmt = 32, 16 * len(PATCHES), "yuv444p"
+        stream.codec_context.colorspace = code
+        pixels = planes.repeat(16, axis=1)[:, None].repeat(32, axis=1)
+        frame = av.VideoFrame.from_ndarray(pixels, format="yuv444p")
+        frame.colorspace = code
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    frames, _ = read_video(tmp_path / "a.mp4")
+    assert np.abs(frames[0, 16, 8::16].astype(int) - PATCHES).max() <= 4  # another matrix is off by more than 15
 
 
 def test_a_video_with_the_full_range_of_values_is_not_stretched(tmp_path: Path) -> None:
