@@ -20,9 +20,10 @@ from ..core.io.weights import STEMS
 from ..core.models.recognise import CONFIG_FILE, family_of, read_config
 from ..core.progress import byte_progress
 from .names import NAMES
-from .naming import MODELS, UNNAMED, Named, Plan, guess, plan
+from .naming import MODELS, UNNAMED, Named, Plan, apply, guess, plan
 from .readers.opening import Checkpoint, is_foreign, open_checkpoint
 from .readers.stored import StoredTensor
+from .soundness import refuse_unsound
 from .sums import SUMS_SUFFIX, Summed, check_sums, read_sums, save_sums, sums_file
 from .writers import MINDSPORE_SUFFIX, is_file_name, write
 
@@ -50,6 +51,7 @@ def convert(request: Request) -> list[str]:
     tensors = Named(opened.weights, made, DTYPES[request.dtype])
     stem = STEMS[0] if made.model == UNNAMED else NAMES[made.model].stem
     config = _config(opened, made, tensors)
+    refuse_unsound(opened.weights, made)
     lines = [*_told(opened), *_planned(made, tensors, request)]
     if is_file_name(request.target):
         refuse_existing(request.target, request.overwrite, CheckpointError)
@@ -77,7 +79,7 @@ def verify(path: Path) -> list[str]:
 
 
 def describe(path: Path, list_tensors: bool) -> list[str]:
-    """What a file of another format holds, in lines. Raises CheckpointError."""
+    """What a file of another format holds, in lines. Raises CheckpointError, also where it cannot be a model's."""
     opened = open_checkpoint(path)
     weights = opened.weights
     lines = _told(opened)
@@ -87,6 +89,8 @@ def describe(path: Path, list_tensors: bool) -> list[str]:
     if list_tensors:
         lines += [f"  {name}  {list(weights.shape(name))}  {weights.dtype(name)}" for name in weights]
     model, count = guess(list(weights))
+    if model != UNNAMED:
+        refuse_unsound(weights, apply(NAMES[model].rules, list(weights), NAMES[model].patterns(), model)[0])
     title = (
         "unknown" if model == UNNAMED else f"its names are those of {NAMES[model].title} ({count} of {len(weights)})"
     )

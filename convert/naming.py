@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..core.errors import CheckpointError
-from ..core.io.weights import is_finite
+from ..core.io.weights import is_finite, is_float
+from ..core.layout import QUANTISED, hold_scales
 from .names import NAMES
 from .readers.stored import CHUNK_BYTES, Source, Stored
 from .rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, fill, match, pattern_of
@@ -70,10 +71,11 @@ def plan(source: Source, model: str | None) -> Plan:
         )
     found, unknown = apply(NAMES[chosen].rules, names, NAMES[chosen].patterns(), chosen)
     if unknown:
+        advice = QUANTISED if hold_scales(unknown, names) else ""
         looks = f"{guessed} ({count} of {len(names)} names)" if guessed != UNNAMED else "no known model"
         raise CheckpointError(
             f"{source.source}: {len(unknown)} tensors are unknown to {chosen}: {_some(unknown)}; "
-            f"it looks like {looks}; choose with --model ({', '.join(MODELS)})"
+            f"it looks like {looks}; choose with --model ({', '.join(MODELS)}){advice}"
         )
     return found
 
@@ -180,7 +182,7 @@ class Named:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         kept = self._source.dtype(self._origins[name].names[0])
-        return self._dtype if self._dtype is not None and _is_float(kept) else kept
+        return self._dtype if self._dtype is not None and is_float(kept) else kept
 
     def nbytes_of(self, name: str) -> int:
         return prod(self.shape(name)) * self.dtype(name).itemsize
@@ -225,10 +227,6 @@ def _cast(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
         if not is_finite(cast) and (np.isfinite(values) & ~np.isfinite(cast)).any():
             raise CheckpointError(f"{where} has numbers too large for {dtype}; choose another --dtype, or keep")
     return cast
-
-
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.name.startswith("float8")
 
 
 def _nbytes(source: Source, name: str) -> int:

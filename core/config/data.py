@@ -131,9 +131,9 @@ class DataSettings(Settings):
     grouped: bool = True
     """All clips of a batch have the same size. Off: any clips share a batch, padded to `frames`, height and width, with
     a mask."""
-    mega_batch: Count = 1
-    """Number of neighbouring micro-batches of one size. Set it to the number of data-parallel processes, so that they
-    wait less for one another."""
+    mega_batch: Count | None = None
+    """Number of neighbouring micro-batches of one size; it must divide `accumulate`. Default: all of a step, so that
+    batch_size * accumulate alone decides which clips a step has."""
     min_bucket_batches: Annotated[int, Field(ge=0)] = 4
     """Drop sizes that have clips for fewer batches than this, counted over the whole run."""
     clean_captions: bool = True
@@ -153,6 +153,6 @@ class DataSettings(Settings):
     prefetch: Count = 2
     """Micro-batches to read ahead."""
     reader: Reader = "pyav"
-    """The library that reads videos. decord needs the package decord2."""
+    """The library that reads videos. decord needs `duosora[decord]`."""
     media: MediaSettings = MediaSettings()
     upstream: UpstreamHabits = UpstreamHabits()

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from ..printable import short_name
 from .settings import Settings, list_settings
 
 Keys = tuple[str, ...]
@@ -16,7 +17,7 @@ Keys = tuple[str, ...]
 
 def place_of(override: str) -> str:
     """An override as it begins an error line."""
-    return f"--set {' '.join(override.split())}"
+    return f"--set {short_name(override)}"
 
 
 def describe_problems(

@@ -107,7 +107,7 @@ class OptimizerSettings(Settings):
     """The optimiser."""
 
     name: Literal["adamw", "adamw_8bit", "prodigy"] = "adamw"
-    """adamw_8bit needs bitsandbytes, prodigy needs prodigyopt."""
+    """adamw_8bit (bitsandbytes) and prodigy (prodigyopt) need `duosora[optimizers]`."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of the running averages of the gradient and of its square."""
     eps: Positive = 1e-15

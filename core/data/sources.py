@@ -17,7 +17,7 @@ from ..config.media import DEFAULTS, MediaSettings
 from ..errors import ConfigError, MediaError
 from ..io.images import read_image
 from ..io.timeline import Timeline
-from ..io.video import open_video
+from ..io.video import check_reader, open_video
 from ..io.video_reader import Note
 from . import moving_shapes
 from .annotations import read_annotations
@@ -92,6 +92,8 @@ class FileOpener:
     """Opens media files."""
 
     def __init__(self, reader: str = "pyav", media: MediaSettings = DEFAULTS) -> None:
+        """Raises: as check_reader; a reading process would call every clip unreadable instead."""
+        check_reader(reader)
         self.reader, self.media = reader, media
 
     def __call__(self, record: Record, draw: np.random.Generator) -> OpenedClip:

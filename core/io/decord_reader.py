@@ -15,16 +15,25 @@ from PIL import Image
 
 from ..config.media import MediaSettings
 from ..errors import MediaError
+from ..extras import needs_extra, require
 from .orientation import angle
 from .pyav_reader import PyAVReader
 from .timeline import Timeline
 from .video_reader import VideoReader
 
+_WISH = ("reader 'decord'", "leave the reader at 'pyav'")
+"""What needs the package, and how to do without."""
+
+
+def require_decord() -> None:
+    """Raises: PackageMissing without decord, which is not imported."""
+    require("decord", "decord", *_WISH)
+
 
 def open_with_decord(path: Path, media: MediaSettings) -> VideoReader:
     """Open a video with decord; with PyAV where decord would lose transparency or HDR.
 
-    Raises: MediaError when it cannot be read, or decord is not installed.
+    Raises: MediaError when it cannot be read; PackageMissing.
     """
     decord = _import_decord()
     described = PyAVReader(path, media)
@@ -71,10 +80,6 @@ class DecordReader(VideoReader):
 
 
 def _import_decord() -> Any:
-    try:
+    with needs_extra("decord", *_WISH):
         import decord
-    except ImportError as error:
-        raise MediaError(
-            "reader 'decord' is not installed: pip install decord2, or leave the reader at 'pyav'"
-        ) from error
     return decord

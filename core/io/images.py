@@ -87,6 +87,13 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, overwrite: bool
         Image.fromarray(image).save(temporary, format=kind, **options)
 
 
+def count_images(path: str | os.PathLike[str], media: MediaSettings = DEFAULTS) -> int:
+    """How many pictures a file holds: more than one in an animation. Raises: as read_image."""
+    with opened_image(Path(path), media) as image, quiet():
+        # Cameras put small copies of the same picture into .jpg files, as further "frames".
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
 def _open(file: IO[bytes]) -> Image.Image:
     """Without Pillow's own limit of pixels: that of the settings comes next."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None

@@ -8,8 +8,8 @@ import numpy as np
 
 ROUNDING_SECONDS = 1e-3
 """Matroska rounds time stamps to milliseconds."""
-STEADY = 0.5
-"""Frames; where every frame is nearer to its place at one rate, choosing by count and by time is the same."""
+STEADY = 0.25
+"""Frames; where each is nearer to its place at one rate, choosing by count is as good as by time."""
 SAME_RATE = 0.01
 """Part by which a rate that the container states may differ from that of its time stamps."""
 

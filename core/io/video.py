@@ -36,15 +36,24 @@ SAME_BYTES = {"x264-params": "asm=SSE4.2"}
 in forty runs), and one and the same with AVX2 and SSE4.2; the latter is on every x86-64 CPU since 2010."""
 
 
+def check_reader(reader: str) -> None:
+    """Refuse a reader before a file is opened. Raises: ConfigError for an unknown one, PackageMissing."""
+    if reader not in READERS:
+        raise ConfigError(f"reader {reader!r}: there are {' and '.join(READERS)}")
+    if reader == "decord":
+        from .decord_reader import require_decord
+
+        require_decord()
+
+
 def open_video(path: str | os.PathLike[str], reader: str = "pyav", media: MediaSettings = DEFAULTS) -> VideoReader:
     """Open a video, or an animated picture, with one of READERS. An animated WebP is always read by Pillow.
 
     Raises: MediaError when the file is missing, holds no video, is cut off, cannot be decoded, or is refused by the
-    settings; ConfigError for an unknown reader.
+    settings; ConfigError for an unknown reader; PackageMissing for one that is not installed.
     """
     place = Path(path)
-    if reader not in READERS:
-        raise ConfigError(f"reader {reader!r}: there are {' and '.join(READERS)}")
+    check_reader(reader)
     if not place.is_file():
         is_odd = place.exists() and not place.is_dir()
         raise MediaError(f"{place}: {'is a pipe or a device, no regular file' if is_odd else 'there is no such file'}")

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config.media import DEFAULTS, MediaSettings
-from ..data.records import IMAGE_SUFFIXES
 from ..io.images import read_image
+from ..io.kinds import is_image
 from ..io.video import open_video
 from ..maths.resize import center_crop_resize
 from ..shapes import VideoShape
@@ -53,8 +53,3 @@ def whole_clip(path: Path, every: int = 1, reader: str = "pyav", media: MediaSet
     with open_video(path, reader, media) as video:
         shape = VideoShape(-(-len(video.at_one_rate()) // every), video.height, video.width)
         return Clip(path, shape, video.fps / every, every, media)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file is a picture by its name; any other is taken for a video."""
-    return path.suffix.lower() in IMAGE_SUFFIXES

@@ -58,6 +58,7 @@ def prepare(source: Path, config: ReconstructConfig) -> Reconstruction:
     """The reconstruction of a file as configured; nothing is loaded yet. Raises: as open_clip, and for the model."""
     backend = backends.get(config.backend, config.device)
     part = open_part("vae", config.vae)
+    part.check()
     size = (config.height, config.width)
     clip = open_clip(source, part.spec, config.frames, config.every, size, config.reader, config.media)
     return Reconstruction(

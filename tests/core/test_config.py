@@ -293,7 +293,7 @@ def test_nothing_after_the_sign_is_the_empty_text_and_null_is_nothing() -> None:
         ("data.0.path=x", "--set data.0.path=x: data is a list and has no settings inside"),
         ("sampler.name={} at night", "--set sampler.name={} at night: is not valid YAML "),
         ("video={size: 1, size: 2}", "--set video={size: 1, size: 2}:1: size is set twice"),
-        ("sampler.name=\udcff", "--set sampler.name=\udcff: is not valid YAML (special characters are not allowed)"),
+        ("sampler.name=\udcff", "--set sampler.name=\\udcff: is not valid YAML (special characters are not allowed)"),
     ],
 )
 def test_a_wrong_override_is_named_itself(tmp_path: Path, override: str, message: str) -> None:

@@ -19,6 +19,7 @@ from duosora.core.io.weights import open_weights
 from duosora.core.train.checkpoints import UNFINISHED, Checkpoints
 from duosora.core.train.logs import read_log
 
+pytestmark = pytest.mark.processes
 TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off", "learning_rate.peak=1e-3")
 SHARED = ("accumulate=4", "data.mega_batch=2")
 STEPS, SAVED = 4, 2
