@@ -25,7 +25,7 @@ from .timeline import Timeline
 TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
 """FFmpeg draws text files as pictures of an old terminal."""
 CANNOT_SEEK = ("apng",)
-"""All packets claim to be keyframes, and later ones hold only what changed."""
+"""All packets claim to be keyframes, but later ones hold only what changed; FFmpeg refuses to seek."""
 
 
 @dataclass(frozen=True)

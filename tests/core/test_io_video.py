@@ -366,6 +366,18 @@ def test_animated_pictures_are_videos_with_their_times(tmp_path: Path, ending: s
         assert [note.kind for note in video.notes] == ["variable rate"]
 
 
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_frames_that_hold_only_what_changed_are_whole_in_any_order(tmp_path: Path, ending: str) -> None:
+    frames = [Image.new("RGB", (64, 48), (200, 40, 40)) for _ in range(6)]
+    for number, frame in enumerate(frames):
+        frame.paste((0, 250, 0), (8 * number, 8, 8 * number + 8, 16))
+    options: dict[str, Any] = {"lossless": True} if ending == "webp" else {}
+    frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:], duration=100, **options)
+    for number in (4, 1, 5, 0, 3, 2):
+        got = read_video(tmp_path / f"a.{ending}", [number])[0][0]
+        assert np.abs(got.astype(int) - np.asarray(frames[number])).max() <= 6
+
+
 @pytest.mark.parametrize("reader", ["pyav", "decord"])
 @pytest.mark.parametrize(("ending", "alpha"), [("gif", 0), ("webp", 128), ("png", 128)])
 @pytest.mark.usefixtures("decord")
