@@ -43,6 +43,7 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
     from ..errors import LayoutError
     from ..io.weights import open_weights
     from ..models.recognise import recognise
+    from ..printable import short_name
 
     if converting.get().is_foreign(path):
         print("\n".join(converting.get().describe(path, list_tensors)))
@@ -53,7 +54,7 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
     print(f"  dtypes: {_counts(str(reader.dtype(name)) for name in reader)}")
     if list_tensors:
         for name in reader:
-            print(f"  {name}  {list(shapes[name])}  {reader.dtype(name)}")
+            print(f"  {short_name(name)}  {list(shapes[name])}  {reader.dtype(name)}")
     config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists():
         print(f"  model: {_guess(shapes)} (no {config.name} beside it)")
@@ -93,7 +94,8 @@ def _facts(spec: Any) -> list[str]:
 
 
 def _guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The model that most of the names belong to."""
+    """The model that most of the names belong to, or those that are found below a prefix."""
+    from .. import converting
     from ..models.recognise import FAMILIES
 
     overlap = {
@@ -102,7 +104,7 @@ def _guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
     }
     title = max(overlap, key=lambda name: overlap[name])
     if overlap[title] < len(shapes) / 2:
-        return "unknown"
+        return "; ".join(converting.get().likely_models(shapes))
     return f"its names are those of {title} ({overlap[title]} of {len(shapes)})"
 
 
