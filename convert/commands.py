@@ -22,10 +22,11 @@ from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
 from .matching import Plan
 from .names import NAMES
-from .naming import MODELS, UNNAMED, Named, plan
+from .naming import MODELS, UNNAMED, Named, plan, plan_of
 from .prefixes import find_fits
 from .readers.opening import Checkpoint, is_foreign, open_checkpoint
 from .readers.stored import StoredTensor
+from .soundness import refuse_unsound
 from .sums import SUMS_SUFFIX, Summed, check_sums, read_sums, save_sums, sums_file
 from .writers import MINDSPORE_SUFFIX, is_file_name, write
 
@@ -54,6 +55,7 @@ def convert(request: Request) -> list[str]:
     tensors = Named(opened.weights, made, DTYPES[request.dtype])
     stem = STEMS[0] if made.model == UNNAMED else NAMES[made.model].stem
     config = _config(opened, made, tensors)
+    refuse_unsound(opened.weights, made)
     lines = [*_told(opened), *_planned(made, tensors, request)]
     if is_file_name(request.target):
         refuse_existing(request.target, request.overwrite, CheckpointError)
@@ -81,7 +83,7 @@ def verify(path: Path) -> list[str]:
 
 
 def describe(path: Path, list_tensors: bool) -> list[str]:
-    """What a file of another format holds, in lines. Raises CheckpointError."""
+    """What a file of another format holds, in lines. Raises CheckpointError, also where it cannot be a model's."""
     opened = open_checkpoint(path)
     weights = opened.weights
     lines = _told(opened)
@@ -91,6 +93,8 @@ def describe(path: Path, list_tensors: bool) -> list[str]:
     if list_tensors:
         lines += [f"  {short_name(name)}  {list(weights.shape(name))}  {weights.dtype(name)}" for name in weights]
     fits = find_fits(weights)
+    for fit in fits:
+        refuse_unsound(weights, plan_of({name: name for name in weights}, fit, fits)[0])
     choice = " --model MODEL" if len(fits) > 1 else ""
     models = [f"  model: {model}" for model in likely_models(weights)]
     return [*lines, *models, f"  to use it: duosora convert {one_line(path)} --to FOLDER{choice}"]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import CheckpointError
-from ..core.io.weights import is_finite
-from ..core.printable import short_name
+from ..core.io.weights import is_finite, is_float
+from ..core.layout import QUANTISED, hold_scales, some_names
 from .matching import Origin, Plan, apply, without_wrappers
 from .names import NAMES
 from .prefixes import Fit, find_fits, is_state
@@ -19,7 +20,6 @@ from .readers.stored import CHUNK_BYTES, Source, Stored
 UNNAMED = "none"
 """The family of weights that keep their names, whatever they are."""
 MODELS = (*NAMES, UNNAMED)
-SHOWN_NAMES = 6
 
 
 def guess(names: list[str]) -> tuple[str, int]:
@@ -40,23 +40,31 @@ def plan(source: Source, model: str | None, strip: str | None = None) -> Plan:
         return Plan(UNNAMED, {name: Origin((full,)) for name, full in below.items()}, dropped, ())
     fits = find_fits(below)
     fit = _chosen(fits, model, list(below), source.source)
-    wanted, unknown = _sorted(below, fit, fits, dropped)
-    found, unmatched = apply(NAMES[fit.model].rules, list(wanted), NAMES[fit.model].patterns(), fit.model)
-    if unknown := [*unknown, *(wanted[name] for name in unmatched)]:
+    found, unknown = plan_of(below, fit, fits)
+    if unknown:
+        advice = QUANTISED if hold_scales(unknown, list(source)) else ""
         looks = str(fits[0]) if fits else "no known model"
         raise CheckpointError(
-            f"{source.source}: {len(unknown)} tensors are unknown to {fit.model}: {_some(unknown)}; "
-            f"it looks like {looks}; choose with --model ({', '.join(MODELS)})"
+            f"{source.source}: {len(unknown)} tensors are unknown to {fit.model}: {some_names(unknown)}; "
+            f"it looks like {looks}; choose with --model ({', '.join(MODELS)}){advice}"
         )
-    return Plan(
-        fit.model,
-        {
-            new: Origin(tuple(wanted[name] for name in origin.names), origin.axes, origin.part)
-            for new, origin in found.origins.items()
-        },
-        {**{wanted[name]: reason for name, reason in found.dropped.items()}, **dropped},
-        tuple((wanted[first], wanted[second]) for first, second in found.ties),
-    )
+    return replace(found, dropped={**found.dropped, **dropped})
+
+
+def plan_of(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[Plan, list[str]]:
+    """The plan for one of the models that names fit, and the names that it leaves unknown.
+
+    `below` leads from names without the prefix that the user gave to whole names.
+    """
+    wanted, doubled, dropped = _sorted(below, fit, fits)
+    found, unmatched = apply(NAMES[fit.model].rules, list(wanted), NAMES[fit.model].patterns(), fit.model)
+    origins = {
+        new: replace(origin, names=tuple(wanted[name] for name in origin.names))
+        for new, origin in found.origins.items()
+    }
+    dropped |= {wanted[name]: reason for name, reason in found.dropped.items()}
+    ties = tuple((wanted[first], wanted[second]) for first, second in found.ties)
+    return Plan(fit.model, origins, dropped, ties), [*doubled, *(wanted[name] for name in unmatched)]
 
 
 def _stripped(source: Source, strip: str | None) -> tuple[dict[str, str], dict[str, str]]:
@@ -69,7 +77,7 @@ def _stripped(source: Source, strip: str | None) -> tuple[dict[str, str], dict[s
     below = {name[len(prefix) :]: name for name in source if name.startswith(prefix) and name != prefix}
     if not below:
         raise CheckpointError(
-            f"{source.source}: --strip {strip}: no name begins with it; there are {_some(list(source))}"
+            f"{source.source}: --strip {strip}: no name begins with it; there are {some_names(list(source))}"
         )
     return below, {name: f"not below {prefix}" for name in source if not name.startswith(prefix) or name == prefix}
 
@@ -85,19 +93,17 @@ def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) ->
         return fitting[0]
     if model is None:
         raise CheckpointError(
-            f"{where}: its names ({_some(names)}) belong to no model that is known ({', '.join(NAMES)}); "
+            f"{where}: its names ({some_names(names)}) belong to no model that is known ({', '.join(NAMES)}); "
             f"--model {UNNAMED} converts it with its names as they are"
         )
     return Fit(model, "", 0, len(names))
 
 
-def _sorted(
-    below: Mapping[str, str], fit: Fit, fits: list[Fit], dropped: dict[str, str]
-) -> tuple[dict[str, str], list[str]]:
-    """The model's names without prefix, to whole names; and whole names that would be the model's a second time.
-
-    Adds to `dropped` what lies beside the model.
+def _sorted(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[dict[str, str], list[str], dict[str, str]]:
+    """The model's names without prefix, to whole names; whole names that would be the model's a second time; and what
+    lies beside the model, to the reason why it is left out.
     """
+    dropped: dict[str, str] = {}
     others = {other.prefix: other.model for other in fits if other.model != fit.model and not fit.prefix}
     wanted: dict[str, str] = {}
     outside: dict[str, str] = {}
@@ -119,7 +125,7 @@ def _sorted(
     made, _ = apply(NAMES[fit.model].rules, list(outside), NAMES[fit.model].patterns())
     doubled += [outside[name] for origin in made.origins.values() for name in origin.names]
     dropped |= dict.fromkeys(outside.values(), f"not below {fit.prefix}")
-    return wanted, doubled
+    return wanted, doubled, dropped
 
 
 class Named:
@@ -165,7 +171,7 @@ class Named:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         kept = self._source.dtype(self._origins[name].names[0])
-        return self._dtype if self._dtype is not None and _is_float(kept) else kept
+        return self._dtype if self._dtype is not None and is_float(kept) else kept
 
     def nbytes_of(self, name: str) -> int:
         return prod(self.shape(name)) * self.dtype(name).itemsize
@@ -212,10 +218,6 @@ def _cast(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
     return cast
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.name.startswith("float8")
-
-
 def _nbytes(source: Source, name: str) -> int:
     return prod(source.shape(name)) * source.dtype(name).itemsize
 
@@ -232,8 +234,3 @@ def _same(source: Source, first: str, second: str) -> bool:
         for place in range(0, total, CHUNK_BYTES)
         for count in (min(CHUNK_BYTES, total - place),)
     )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(short_name(name) for name in names[:SHOWN_NAMES])
-    return shown + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "")

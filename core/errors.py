@@ -38,3 +38,7 @@ class NumericsError(DuosoraError):
 
 class BackendMissing(DuosoraError):
     """The asked-for framework or device is not there."""
+
+
+class PackageMissing(DuosoraError):
+    """An optional package is not installed or does not load."""

@@ -31,7 +31,7 @@ from .distributed.zero import Replicas, Shards
 from .precision import to_array, to_weight
 
 OTHER_OPTIMIZERS: dict[str, tuple[str, str, str]] = {}
-"""Module, class and package of the optimisers that libraries bring: none for MindSpore."""
+"""Module, class and extra of the optimisers that libraries bring: none for MindSpore."""
 PLACEHOLDER_RATE = 1.0
 """Until the first step brings its own."""
 _EXPONENTIAL = ("exp_avg", "exp_avg_sq")

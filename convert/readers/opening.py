@@ -10,7 +10,7 @@ from typing import Any
 
 from ...core.errors import CheckpointError
 from ...core.io.files import open_regular, read_text
-from ...core.io.kinds import DISTRIBUTED, NUM_BYTES, other_kind
+from ...core.io.first_bytes import DISTRIBUTED, NUM_BYTES, other_kind
 from ...core.io.safetensors_format import LENGTH_BYTES, unique_keys
 from ...core.io.weights import FOREIGN_SUFFIXES, INDEX_SUFFIX, SUFFIX, open_file, open_weights, refuse_part
 from .archive import LOCAL_MAGIC

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from ...core.errors import CheckpointError
 from ...core.io.files import open_regular
-from ...core.io.kinds import DISTRIBUTED
+from ...core.io.first_bytes import DISTRIBUTED
 from ...core.printable import one_line, short_name
 from .archive import Member, member_names, read_members
 from .pickles import MAX_BYTES, read_pickle

@@ -20,21 +20,29 @@ class Package:
     module: str
     distribution: str
     use: str
-    install: str
+    extra: str = ""
+    """Of pyproject.toml, that it belongs to; "" is duosora itself."""
 
 
 PACKAGES = (
-    Package("numpy", "numpy", "tables, noise, all of core", "pip install duosora"),
-    Package("sentencepiece", "sentencepiece", "tokeniser", "pip install duosora"),
-    Package("av", "av", "video files", "pip install duosora"),
-    Package("PIL", "pillow", "images", "pip install duosora"),
-    Package("torch", "torch", "backend torch", 'pip install "duosora[torch]"'),
-    Package(
-        "flash_attn", "flash-attn", "attention: flash, optional (CUDA)", "pip install flash-attn --no-build-isolation"
-    ),
-    Package("mindspore", "mindspore", "backend mindspore", 'pip install "duosora[mindspore]"'),
-    Package("mindone", "mindone", "cross-check of MindSpore, optional", 'pip install "duosora[mindone]"'),
-    Package("decord", "decord2", "reader: decord, optional", "pip install decord2"),
+    Package("numpy", "numpy", "tables, noise, all of core"),
+    Package("sentencepiece", "sentencepiece", "tokeniser"),
+    Package("safetensors", "safetensors", "messages between processes"),
+    Package("av", "av", "video files"),
+    Package("PIL", "pillow", "images"),
+    Package("torch", "torch", "backend torch", "torch"),
+    Package("mindspore", "mindspore", "backend mindspore", "mindspore"),
+    Package("ftfy", "ftfy", "training: clean captions", "train"),
+    Package("bs4", "beautifulsoup4", "training: clean captions", "train"),
+    Package("tensorboard", "tensorboard", "training: curves", "train"),
+    Package("matplotlib", "matplotlib", "duosora plot", "train"),
+    Package("pyarrow", "pyarrow", "annotations: .parquet", "parquet"),
+    Package("decord", "decord2", "reader: decord", "decord"),
+    Package("flash_attn", "flash-attn", "attention: flash (CUDA)", "flash-attn"),
+    Package("deepspeed", "deepspeed", "parallel.engine: deepspeed", "deepspeed"),
+    Package("bitsandbytes", "bitsandbytes", "optimizer: adamw_8bit (CUDA)", "optimizers"),
+    Package("prodigyopt", "prodigyopt", "optimizer: prodigy", "optimizers"),
+    Package("mindone", "mindone", "cross-check of MindSpore", "mindone"),
 )
 
 
@@ -59,7 +67,7 @@ def doctor(
     ] = 1,
     cfg: Annotated[bool, typer.Option("--cfg", help="With --distributed: groups as parallel.cfg makes them.")] = False,
     wait: Annotated[
-        float, typer.Option(min=0, help="With --distributed: seconds after which processes count as absent.")
+        float, typer.Option(min=0, max=86400, help="With --distributed: seconds after which processes count as absent.")
     ] = 60.0,
 ) -> None:
     """Report what is here and what is missing.
@@ -78,13 +86,14 @@ def doctor(
 
     from ..ascend import ascend_report
     from ..backend import NAMES
+    from ..extras import install_command
 
     console = Console()
     console.print(f"duosora {__version__}, Python {platform.python_version()}, {platform.platform()}")
     table = Table("package", "version", "used for", "to install")
     for package in PACKAGES:
         version = _version(package)
-        install = "" if version else escape(package.install)  # its [torch] is no style
+        install = "" if version else escape(install_command(package.extra))  # its [torch] is no style
         table.add_row(package.distribution, version or "missing", package.use, install)
     console.print(table)
 
@@ -101,6 +110,7 @@ def doctor(
 
 def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
     """Every collective between the processes of this run, in a table that rank 0 prints."""
+    import socket
     import statistics
 
     from rich.console import Console
@@ -109,9 +119,8 @@ def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_secon
     from ..backend import get
     from ..errors import ConfigError
     from ..parallel import links
-    from ..parallel.launched import is_scheduler, launched, meeting_point
+    from ..parallel.launched import launched
     from ..parallel.plan import make_plan
-    from ..parallel.roll_call import roll_call
 
     here = launched()
     if here.world == 1:
@@ -120,10 +129,9 @@ def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_secon
             "duosora launch -n 8 -- doctor --distributed, or with torchrun or msrun"
         )
     plan = make_plan(here.world, sequence, has_cfg)
-    host, port = meeting_point()
-    hosts = [] if is_scheduler() else roll_call(here, host, port + 1, wait_seconds)
     backend = get(name, device)
-    ranks = backend.connect(plan)
+    ranks = backend.connect(plan, wait_seconds)
+    hosts = [each.decode() for each in ranks.world.share(socket.gethostname().encode())]
     wrong = []
     table = Table("ranks", "operation", "tensor", "time", "GB/s")
     for each in links.measure(backend, ranks):

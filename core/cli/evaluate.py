@@ -37,7 +37,8 @@ def evaluate(
 ) -> None:
     """Measure PSNR, SSIM and LPIPS of generated clips against their references.
 
-    Per frame, averaged per clip and over clips. Exit code 1 when a pair of two folders could not be compared.
+    Per frame, averaged per clip and over clips. Exit code 1 when a pair of two folders could not be compared, 2 when
+    none could.
     """
     from rich.console import Console
     from tqdm import tqdm
@@ -45,8 +46,9 @@ def evaluate(
     from ..config.loading import load
     from ..config.schema import EvaluateConfig
     from ..config.settings import resolved
+    from ..errors import MediaError
     from ..io.files import atomic_write, refuse_unwritable
-    from ..pipelines.evaluate import Report, prepare
+    from ..pipelines.evaluate import Report, prepare, told_problems
 
     overrides = list(settings or [])
     given = {"metrics": metrics and metrics.split(","), "lpips": lpips and str(lpips), "backend": backend}
@@ -74,6 +76,8 @@ def evaluate(
     console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     console.print(_table(found, run.metrics))
     print(f"{len(found.measured)} of {len(found.outcomes)} pairs compared")
+    if not found.measured:
+        raise MediaError(f"nothing was compared; {told_problems(found.problems)}")
     if found.problems:
         raise typer.Exit(1)
 

@@ -1,9 +1,9 @@
-"""`duosora inspect`: what a file or folder holds, without loading its tensors."""
+"""`duosora inspect`: what a file or folder holds, with little of its tensors read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,8 +40,8 @@ def inspect(
 def _inspect_one(path: Path, list_tensors: bool) -> bool:
     """Print one model; whether its weights fit it."""
     from .. import converting
-    from ..errors import LayoutError
     from ..io.weights import open_weights
+    from ..layout import Constant
     from ..models.recognise import recognise
     from ..printable import short_name
 
@@ -57,20 +57,35 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
             print(f"  {short_name(name)}  {list(shapes[name])}  {reader.dtype(name)}")
     config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists():
-        print(f"  model: {_guess(shapes)} (no {config.name} beside it)")
-        return True
+        title, layout = _guess(reader)
+        print(f"  model: {title} (no {config.name} beside it)")
+        return _is_sound(layout, reader)
     part = recognise(path)
     print(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
     for line in _facts(part.spec):
         print(f"  {line}")
-    try:
-        held = part.layout.check(shapes, str(path))
-    except LayoutError as error:
-        print(f"  DOES NOT FIT: {error}")
+    if not _is_sound(part.layout, reader):
         return False
-    left_out = sum(name is None for name in held.values())
+    left_out = sum(isinstance(weight.init, Constant) and name not in reader for name, weight in part.layout.items())
     print("  complete" + (f" ({left_out} constant filters left out, which is fine)" if left_out else ""))
     return True
+
+
+def _is_sound(layout: Any, reader: Any) -> bool:
+    """Print what is wrong with weights, if anything is."""
+    from ..errors import CheckpointError, LayoutError
+    from ..loading import check_headers, check_zeros
+    from ..printable import one_line
+
+    try:
+        check_zeros(layout, reader, check_headers(layout, reader))
+    except LayoutError as error:
+        print(f"  DOES NOT FIT: {one_line(error)}")
+    except CheckpointError as error:
+        print(f"  DAMAGED: {one_line(error)}")
+    else:
+        return True
+    return False
 
 
 def _facts(spec: Any) -> list[str]:
@@ -93,19 +108,23 @@ def _facts(spec: Any) -> list[str]:
     return [f"{time}x{space}x{space} compression, {spec.latent_dim} latent channels, {spec.norm_type}"]
 
 
-def _guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The model that most of the names belong to, or those that are found below a prefix."""
+def _guess(reader: Any) -> tuple[str, Any]:
+    """The model that most of the names belong to, and as a layout what is known of them."""
     from .. import converting
+    from ..layout import Layout
     from ..models.recognise import FAMILIES
 
-    overlap = {
-        family.title: max(len(shapes.keys() & spec.layout().keys()) for spec in family.presets.values())
-        for family in FAMILIES
-    }
-    title = max(overlap, key=lambda name: overlap[name])
-    if overlap[title] < len(shapes) / 2:
-        return "; ".join(converting.get().likely_models(shapes))
-    return f"its names are those of {title} ({overlap[title]} of {len(shapes)})"
+    others = ("",)  # all names begin so
+    found, best = "", Layout("an unknown model", {}, ignores=others)
+    for family in FAMILIES:
+        layouts = [spec.layout() for spec in family.presets.values()]
+        count = max(len(reader.keys() & layout.keys()) for layout in layouts)
+        if count >= max(len(reader) / 2, len(best) + 1):
+            found = f"its names are those of {family.title} ({count} of {len(reader)})"
+            drawn = {name: weight for layout in layouts for name, weight in layout.items()}
+            known = {name: replace(drawn[name], shape=reader.shape(name)) for name in reader if name in drawn}
+            best = Layout(family.title, known, ignores=others)
+    return found or "; ".join(converting.get().likely_models(reader)), best
 
 
 def _counts(values: Any) -> str:

@@ -5,10 +5,12 @@ Verbs import what they need when they run, so that `--help` answers at once and 
 
 from __future__ import annotations
 
+import errno
 import sys
 
 import typer
 
+from duosora.core.cli.arguments import read_paths, refuse_other_encodings
 from duosora.core.cli.cache import cache
 from duosora.core.cli.calibrate import calibrate
 from duosora.core.cli.check import check
@@ -23,14 +25,22 @@ from duosora.core.cli.parity import parity
 from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
+from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError
-from duosora.core.parallel.launched import launched, told_once
+from duosora.core.parallel.launched import launched, told_once, unset
 from duosora.core.printable import one_line
 
 EXIT_USER_ERROR = 2
-SHARED_VERBS = ("sample", "train", "doctor", "launch")
+REFUSED_BY_THE_SYSTEM = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE),
+}
+"""What is about files and not about this program, wherever it happens."""
+SHARED_VERBS = ("sample", "train", "doctor")
 """Those that many processes can work on together."""
+STARTING_VERB = "launch"
+"""The one that starts them, whatever its own environment says."""
 
 app = typer.Typer(
     name="duosora",
@@ -54,7 +64,9 @@ app.command()(inspect)
 app.command()(check)
 app.command()(parity)
 app.command()(doctor)
+app.command()(settings)
 app.add_typer(data)
+read_paths(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -67,21 +79,32 @@ def _global(
 
         typer.echo(__version__)
         raise typer.Exit
+    if context.invoked_subcommand == STARTING_VERB:
+        return  # whose processes are told anew
     processes = launched().world
     if processes > 1 and context.invoked_subcommand not in SHARED_VERBS:
         with told_once():
             raise ConfigError(
                 f"duosora {context.invoked_subcommand} works in one process, and {processes} were started; "
-                "start it without a launcher"
+                f"start it without a launcher, or where there was none: {unset()}"
             )
 
 
 def main() -> None:
-    """Entry point: a DuosoraError becomes one line on stderr and exit code 2; anything else keeps its traceback."""
+    """Entry point: a DuosoraError becomes one line on stderr and exit code 2; anything else keeps its traceback.
+
+    Only a file that the operating system refuses is one line too, as it is named.
+    """
     try:
+        with told_once():
+            refuse_other_encodings(sys.argv[1:])
         app()
     except DuosoraError as error:
         sys.exit(report(error))
+    except OSError as error:
+        if error.filename is None or error.errno not in REFUSED_BY_THE_SYSTEM:
+            raise
+        sys.exit(report(DuosoraError(f"{error.filename}: {error.strerror}")))
 
 
 def report(error: DuosoraError) -> int:

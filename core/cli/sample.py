@@ -11,7 +11,7 @@ import typer
 def sample(
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(help="Prompts, .txt files (one a line) or .jsonl files; instead of the config's."),
+        typer.Argument(help="Prompts, or files of them (.txt, .jsonl, .json, .csv, .tsv); instead of the config's."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/sample/*.yaml.")

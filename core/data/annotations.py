@@ -11,14 +11,18 @@ import csv
 import io
 import json
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import MediaError
+from ..extras import needs_extra
 from ..io.files import read_written
-from .records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadRow, CropBox, Record
+from ..io.kinds import MEDIA_SUFFIXES, VIDEO_SUFFIXES, is_video
+from ..io.paths import given_path
+from .records import BadRow, CropBox, Record
 
 ROW_FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 FORMATS = (".txt", *ROW_FORMATS)
@@ -49,7 +53,8 @@ def read_annotations(files: Iterable[Path], root: Path | None = None) -> Annotat
     """Read annotation files and folders of videos, in their order.
 
     root: the folder that paths start from; None: that of the file which names them.
-    Raises: MediaError when a file is missing, of an unknown format, or cannot be parsed as a whole.
+    Raises: MediaError when a file is missing, of an unknown format, or cannot be parsed as a whole;
+    PackageMissing for a .parquet without pyarrow.
     """
     found = Annotations()
     for file in files:
@@ -79,14 +84,18 @@ def _list_lines(file: Path) -> Iterator[_ListLine]:
             raise MediaError(
                 f"{file}, line {number}: expected media_folder[,embedding_folder],annotation; got {line!r}"
             )
-        places = [_beside(file, part) for part in parts]
+        try:
+            places = [_beside(file, part) for part in parts]
+        except ValueError as error:
+            raise MediaError(f"{file}, line {number}: {error}") from error
         yield _ListLine(places[0], places[1] if len(parts) == 3 else None, places[-1])
 
 
 def _beside(file: Path, name: str) -> Path:
     """A path that a list names: from the list's own folder or, as upstream has it, from the current one."""
-    beside = file.parent / name
-    return beside if beside.exists() or not Path(name).exists() else Path(name)
+    path = given_path(name)
+    beside = file.parent / path
+    return beside if os.path.exists(beside) or not os.path.exists(path) else path
 
 
 def _read_rows(file: Path, root: Path, embeddings: Path | None, found: Annotations) -> None:
@@ -139,11 +148,9 @@ def _csv_rows(file: Path) -> Iterator[Any]:
 
 
 def _parquet_rows(file: Path) -> Iterator[Any]:
-    try:
+    with needs_extra("parquet", f"{file}: reading parquet"):
         import pyarrow.parquet as parquet
         from pyarrow import ArrowException
-    except ImportError as error:
-        raise MediaError(f'{file}: reading parquet needs pyarrow: pip install "duosora[parquet]" ({error})') from error
     if not file.is_file():
         raise MediaError(f"{file}: there is no such file")
     try:
@@ -167,8 +174,8 @@ def record_of(row: Any, root: Path, origin: str, embeddings: Path | None = None)
     name = given.get("path")
     if not isinstance(name, str):
         return BadRow(origin, origin, "has no path")
-    if Path(name).suffix.lower() not in VIDEO_SUFFIXES + IMAGE_SUFFIXES:
-        known = ", ".join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
+    if Path(name).suffix.lower() not in MEDIA_SUFFIXES:
+        known = ", ".join(MEDIA_SUFFIXES)
         return BadRow(name, origin, f"is neither a video nor a picture by its name; known are {known}")
     try:
         return _record(given, name, root, origin, embeddings)
@@ -183,7 +190,7 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
     cut = _numbers(given.get("cut", [0]), "cut")
     own = given.get("text_embed")
     return Record(
-        path=root / name,
+        path=root / given_path(name),
         name=name,
         captions=_captions(given.get("caption", given.get("cap"))),
         height=_whole(given.get("height", size.get("height")), "height"),
@@ -193,7 +200,7 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
         start=_whole(given.get("start", cut[0] if cut else 0), "start", least=0) or 0,
         crop=_crop(given.get("crop")),
         aesthetic=_number(given.get("aesthetic", given.get("aes")), "aesthetic", least=-math.inf),
-        embeddings=root / own if isinstance(own, str) else embeddings,
+        embeddings=root / given_path(own) if isinstance(own, str) else embeddings,
         origin=origin,
     )
 
@@ -260,7 +267,7 @@ def _whole(value: Any, name: str, least: int = 1) -> int | None:
 
 def _folder_records(folder: Path) -> list[Record]:
     """All videos below a folder, in the order of their names."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.rglob("*") if is_video(file) and file.is_file())
     if not files:
         raise MediaError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)})")
     return [Record(path=file, name=str(file.relative_to(folder)), origin=str(folder)) for file in files]

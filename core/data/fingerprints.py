@@ -15,6 +15,7 @@ from ..errors import MediaError
 from ..io.files import sha256
 from ..io.weights import WeightsReader
 from ..layout import Constant, Weights
+from ..loading import check_headers
 from ..models.recognise import Part
 
 FileIdentity = Literal["stat", "content"]
@@ -58,7 +59,7 @@ def model_fingerprint(part: Part) -> str:
     weights = part.open()
     layout = part.layout
     digest = hashlib.sha256(json.dumps(asdict(part.spec), sort_keys=True, default=str).encode())
-    held = layout.check({name: weights.shape(name) for name in weights}, weights.source)
+    held = check_headers(layout, weights)
     for name, held_name in sorted(held.items()):
         if held_name is None or isinstance(layout[name].init, Constant):
             continue

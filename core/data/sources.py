@@ -15,7 +15,7 @@ from .. import random
 from ..config.data import DataSettings
 from ..errors import ConfigError, MediaError
 from ..io.images import read_image
-from ..io.video import open_video
+from ..io.video import check_reader, open_video
 from . import moving_shapes
 from .annotations import read_annotations
 from .records import BadRow, Record
@@ -78,6 +78,8 @@ class FileOpener:
     """Opens media files."""
 
     def __init__(self, reader: str = "pyav") -> None:
+        """Raises: as check_reader; a reading process would call every clip unreadable instead."""
+        check_reader(reader)
         self.reader = reader
 
     def __call__(self, record: Record, draw: np.random.Generator) -> OpenedClip:

@@ -12,7 +12,16 @@ from typing import Any
 import numpy as np
 
 from ..errors import MediaError
+from ..extras import needs_extra, require
 from .video import VideoReader
+
+_WISH = ("reader 'decord'", "leave the reader at 'pyav'")
+"""What needs the package, and how to do without."""
+
+
+def require_decord() -> None:
+    """Raises: PackageMissing without decord, which is not imported."""
+    require("decord", "decord", *_WISH)
 
 
 class DecordReader(VideoReader):
@@ -43,10 +52,6 @@ class DecordReader(VideoReader):
 
 
 def _import_decord() -> Any:
-    try:
+    with needs_extra("decord", *_WISH):
         import decord
-    except ImportError as error:
-        raise MediaError(
-            "reader 'decord' is not installed: pip install decord2, or leave the reader at 'pyav'"
-        ) from error
     return decord

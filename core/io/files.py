@@ -103,8 +103,11 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
-    """The text of a file of at most `limit` bytes. Raises: OSError; ValueError when it is larger or no UTF-8."""
-    return _read(path, limit).decode("utf-8")
+    """The text of a file of at most `limit` bytes, UTF-8 with or without a mark at its beginning.
+
+    Raises: OSError; ValueError when it is larger or no UTF-8.
+    """
+    return _read(path, limit).decode("utf-8-sig")
 
 
 def read_written(path: Path, error: type[DuosoraError], limit: int = MAX_WRITTEN_BYTES) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -46,10 +48,24 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, overwrite: bool
         Image.fromarray(image).save(temporary, format=kind, **options)
 
 
+def count_images(path: str | os.PathLike[str]) -> int:
+    """How many pictures a file holds: more than one in an animation. Raises: as read_image."""
+    with _opened(Path(path)) as image:
+        # Cameras put small copies of the same picture into .jpg files, as further "frames".
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
 def _load(path: Path) -> Image.Image:
+    with _opened(path) as image:
+        return ImageOps.exif_transpose(image)
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An open file; what Pillow finds wrong with it becomes one line."""
     try:
         with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
+            yield image
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
     except _PILLOW_ERRORS as error:

@@ -97,15 +97,24 @@ class VideoReader(ABC):
         self.close()
 
 
+def check_reader(reader: str) -> None:
+    """Refuse a reader before a file is opened. Raises: ConfigError for an unknown one, PackageMissing."""
+    if reader not in READERS:
+        raise ConfigError(f"reader {reader!r}: there are {' and '.join(READERS)}")
+    if reader == "decord":
+        from .decord_reader import require_decord
+
+        require_decord()
+
+
 def open_video(path: str | os.PathLike[str], reader: str = "pyav") -> VideoReader:
     """Open a video with one of READERS.
 
     Raises: MediaError when the file is missing, holds no video, is cut off or cannot be decoded; ConfigError for an
-    unknown reader.
+    unknown reader; PackageMissing for one that is not installed.
     """
     place = Path(path)
-    if reader not in READERS:
-        raise ConfigError(f"reader {reader!r}: there are {' and '.join(READERS)}")
+    check_reader(reader)
     if not place.is_file():
         raise MediaError(f"{place}: there is no such file")
     if reader == "decord":

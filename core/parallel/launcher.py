@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import queue
+import random
 import signal
 import socket
 import subprocess
@@ -34,6 +35,9 @@ SETTLE_SECONDS = 2.0
 SECONDS_BEFORE_NAMING = 10.0
 """Of waiting for other machines, before it is said which."""
 RENDEZVOUS_SECONDS = 600
+PORTS = range(20000, 30000, 3)
+"""Below those that systems give to clients."""
+LAST_PORT = 65535 - PORT_AFTER
 COLLECTIVE_SECONDS = 1800
 """MindSpore's own is 30 s on a CPU, little where one rank writes a video; the launcher sees the dead anyway."""
 
@@ -90,10 +94,11 @@ class Launch:
             raise ConfigError(f"node {self.node} of {self.nodes}: nodes are numbered from 0 to {self.nodes - 1}")
         if self.nodes > 1 and self.port is None:
             raise ConfigError(f"{self.nodes} nodes: name host and port of node 0, the same on all of them")
+        if self.port is not None and self.port > LAST_PORT:
+            raise ConfigError(f"port {self.port}: expected one up to {LAST_PORT}, as the two after it are used too")
         if self.node == 0 and self.port is not None:
-            _check_free(self.port)
-            if self.nodes > 1:
-                _check_free(self.port + PORT_AFTER)
+            for port in range(self.port, self.port + (PORT_AFTER if self.nodes > 1 else 1) + 1):
+                _check_free(port)
 
 
 def environment(launch: Launch, port: int, local_rank: int) -> dict[str, str]:
@@ -128,19 +133,17 @@ def defaults(launch: Launch, own: Mapping[str, str]) -> dict[str, str]:
         "MS_CPU_COMM_OP_TIMEOUT": COLLECTIVE_SECONDS,
         "MS_TOPO_TIMEOUT": RENDEZVOUS_SECONDS,
         "GLOG_v": 3,  # MindSpore's workers warn at every attempt to meet
+        "DUOSORA_JOB": os.getpid(),  # by which ranks know that one speaks for all
     }
     return {name: str(value) for name, value in wanted.items() if name not in own}
 
 
 def free_port() -> int:
-    """One that is free, as the next one is, where doctor calls the roll."""
+    """One that is free, as the next one is, where the roll is called; not of those that systems give to clients."""
     while True:
-        with socket.socket() as free, socket.socket() as following:
-            free.bind(("127.0.0.1", 0))
-            port = int(free.getsockname()[1])
-            with suppress(OSError, OverflowError):
-                following.bind(("127.0.0.1", port + 1))
-                return port
+        port = random.choice(PORTS)
+        if all(_reason_against(each) is None for each in (port, port + 1)):
+            return port
 
 
 def run(launch: Launch, out: TextIO | None = None, err: TextIO | None = None) -> int:
@@ -548,13 +551,19 @@ def _num_cores() -> int:
 
 
 def _check_free(port: int) -> None:
+    if (reason := _reason_against(port)) is not None:
+        raise ConfigError(
+            f"port {port} of this machine {reason}; name another, or on one node none, and a free one is taken"
+        )
+
+
+def _reason_against(port: int) -> str | None:
+    """Why nobody can listen on that port."""
     with socket.socket() as probe:
         # As servers do: a port whose last connections are still winding down is free.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind(("", port))
         except OSError as error:
-            taken = "is in use by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
-            raise ConfigError(
-                f"port {port} of this machine {taken}; name another, or on one node none, and a free one is taken"
-            ) from error
+            return "is in use by another process" if error.errno == errno.EADDRINUSE else f"cannot be used: {error}"
+    return None

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.records import IMAGE_SUFFIXES
 from ..io.images import read_image
+from ..io.kinds import is_image
 from ..io.video import open_video
 from ..maths.resize import center_crop_resize
 from ..shapes import VideoShape
@@ -50,8 +50,3 @@ def whole_clip(path: Path, every: int = 1, reader: str = "pyav") -> Clip:
     with open_video(path, reader) as video:
         shape = VideoShape(-(-len(video) // every), video.height, video.width)
         return Clip(path, shape, video.fps / every, every)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file is a picture by its name; any other is taken for a video."""
-    return path.suffix.lower() in IMAGE_SUFFIXES

@@ -56,6 +56,7 @@ def prepare(source: Path, config: ReconstructConfig) -> Reconstruction:
     """The reconstruction of a file as configured; nothing is loaded yet. Raises: as open_clip, and for the model."""
     backend = backends.get(config.backend, config.device)
     part = open_part("vae", config.vae)
+    part.check()
     clip = open_clip(source, part.spec, config.frames, config.every, (config.height, config.width), config.reader)
     return Reconstruction(
         backend,

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendMissing, CheckpointError
+from ..errors import CheckpointError, PackageMissing
+from ..extras import needs_extra
 from ..io.files import atomic_write
 
 LOG = "log.jsonl"
@@ -19,7 +20,7 @@ class StepLog:
     """The file log.jsonl of a run, a line for each event; `step` counts optimiser steps made."""
 
     def __init__(self, folder: Path, tensorboard: str = "auto") -> None:
-        """tensorboard: on, off, or auto for on where it is installed. Raises: BackendMissing for on where it is not."""
+        """tensorboard: on, off, or auto for on where it is installed. Raises: PackageMissing for on where it is not."""
         self.path = folder / LOG
         self._writer = _tensorboard_writer(folder, tensorboard)
 
@@ -75,9 +76,10 @@ def _tensorboard_writer(folder: Path, wish: str) -> Any:
         return None
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its compatibility layer announces itself otherwise
     try:
-        from tensorboard.summary import Writer
-    except ImportError as error:
+        with needs_extra("train", "tensorboard = on", "set tensorboard: off"):
+            from tensorboard.summary import Writer
+    except PackageMissing:
         if wish == "on":
-            raise BackendMissing('tensorboard = on: pip install "duosora[train]"') from error
+            raise
         return None
     return Writer(str(folder / "tensorboard"))

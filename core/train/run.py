@@ -19,8 +19,10 @@ from ..config.training import TrainConfig
 from ..data.fetching import Report, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
+from ..io.paths import given_path
 from ..io.weights import open_weights
 from ..layout import FreshWeights
+from ..loading import check_headers
 from ..parallel.agreement import agreed, exchange
 from ..parallel.group import Ranks
 from ..parallel.launched import launched, told_once
@@ -65,11 +67,11 @@ class TrainRun:
         with told_once():
             split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
-        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split)
+        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         agreed(self.ranks.world, self._settle)
         self.found = self._find_together(resume)
-        self.start = agreed(self.ranks.world, self._start)
+        self.start = agreed(self.ranks.world, self._checked_start)
 
     def _settle(self) -> None:
         config = self.config
@@ -77,6 +79,9 @@ class TrainRun:
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config)
+        for part in (self.parts.text_encoder, self.parts.vae):
+            if part is not None:
+                part.check()
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject; all ranks make it."""
@@ -176,13 +181,18 @@ class TrainRun:
 
     def _find(self, resume: str) -> Found:
         if resume not in ("auto", "none"):
-            return open_checkpoint(Path(resume))
+            return open_checkpoint(_checkpoint_path(resume))
         found = self.checkpoints.newest()
         if resume == "none" and (found.path or found.passed_over):
             raise CheckpointError(
                 f"{self.config.folder}: holds a run already; go on with --resume auto, or choose another --out"
             )
         return found
+
+    def _checked_start(self) -> Start:
+        start = self._start()
+        check_headers(self.parts.trained.layout, start.weights)
+        return start
 
     def _start(self) -> Start:
         settings, trained = self.config.start, self.parts.trained
@@ -199,6 +209,13 @@ class TrainRun:
             raise ConfigError("start.fresh and start.weights exclude each other")
         file = open_weights(settings.weights)
         return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+
+
+def _checkpoint_path(text: str) -> Path:
+    try:
+        return given_path(text)
+    except ValueError as error:
+        raise ConfigError(f"--resume: {error}") from error
 
 
 @contextmanager
@@ -243,7 +260,7 @@ def split_ranks(config: TrainConfig, world: int) -> RankPlan:
             "all processes read different clips"
         )
     _check_engine(config)
-    if config.accumulate % config.data.mega_batch:
+    if config.data.mega_batch and config.accumulate % config.data.mega_batch:
         raise ConfigError(
             f"data.mega_batch = {config.data.mega_batch}: does not divide accumulate = {config.accumulate}"
         )
@@ -295,7 +312,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
 def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
     """Raises: ConfigError naming the settings that differ from the run's and would make it another one."""
-    before, now = _flat(_settings_of(checkpoint)), _flat(settings)
+    before, now = _comparable(_settings_of(checkpoint)), _comparable(settings)
     changed = [
         f"{name} = {now.get(name)!r} was {before.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -316,6 +333,12 @@ def _settings_of(checkpoint: Path) -> Mapping[str, Any]:
         return resolved(TrainConfig.model_validate_json(json.dumps(settings)))
     except ValidationError:  # it knew some that are no more
         return settings
+
+
+def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by their dotted names; those that follow from others have their values."""
+    flat = _flat(settings)
+    return flat | {"data.mega_batch": flat.get("data.mega_batch") or flat.get("accumulate")}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from duosora.convert.naming import Named
+from duosora.convert.readers import stored
 from duosora.convert.writers import write
 from duosora.core.cli.main import main
 from duosora.core.errors import CheckpointError
@@ -254,17 +255,22 @@ def test_places_that_cannot_be_are_one_line(duosora: Callable, hub: Path, names:
         assert "cannot be written" in outcome.err
 
 
-def test_inspect_leaves_tensors_alone(duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inspect_reads_the_beginnings_of_tensors_only(
+    duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert duosora("convert", hub / "mt5", "--to", hub / "x.ckpt").code == 0
     torch.save({"a": torch.ones(2)}, hub / "old.pt", _use_new_zipfile_serialization=False)
     (hub / "shards").mkdir()
     torch.save({"shared.weight": torch.ones(2)}, hub / "shards/x.bin")
     (hub / "shards/x.bin.index.json").write_text(json.dumps({"weight_map": {"shared.weight": "x.bin"}}))
 
-    def read(*arguments: object) -> None:
-        raise AssertionError
+    real = stored._read
 
-    monkeypatch.setattr("duosora.convert.readers.stored._read", read)
+    def read(piece: Any, start: int, count: int, name: str) -> np.ndarray:
+        assert start + count <= 4096
+        return real(piece, start, count, name)
+
+    monkeypatch.setattr(stored, "_read", read)
     for place, form in (
         ("vae", "torch"),
         ("x.ckpt", "MindSpore"),

@@ -168,6 +168,11 @@ def test_a_run_goes_on_where_the_version_that_began_it_knew_fewer_settings(train
     assert "data.mega_batch = 2 was 1" in outcome.err
 
 
+def test_the_mega_batch_that_follows_from_the_other_settings_may_be_written_out(train: Callable) -> None:
+    assert train(settings=("max_steps=1", "data.mega_batch=1")).code == 0  # as runs before it had a default
+    assert train(settings=("max_steps=2",)).code == 0
+
+
 def test_a_run_begins_anew_only_where_none_was(train: Callable) -> None:
     assert train("--resume", "none", settings=("max_steps=1",)).code == 0
     outcome = train("--resume", "none", settings=("max_steps=1",))

@@ -22,6 +22,8 @@ from duosora.convert.readers.opening import open_checkpoint
 from duosora.convert.readers.pickles import MAX_BYTES, MAX_OPCODES, read_pickle
 from duosora.convert.readers.stored import Piece, Stored, StoredTensor, view_of
 from duosora.convert.writers import write
+from duosora.convert.writers.mindspore_files import write_ckpt
+from duosora.convert.writers.torch_files import write_zip
 from duosora.core.errors import CheckpointError
 from duosora.core.io.files import MAX_TEXT_BYTES
 
@@ -213,13 +215,13 @@ def test_names_are_not_longer_than_any(tmp_path: Path) -> None:
 
 
 def test_names_of_mindspore_take_no_more_than_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "x.ckpt", Arrays({"a" * 4096: np.ones(1), "b": np.ones(1)}), None, False)
+    write_ckpt(tmp_path / "x.ckpt", Arrays({"a" * 4096: np.ones(1), "b": np.ones(1)}))
     with pytest.raises(CheckpointError, match="is longer than any"):
         open_checkpoint(tmp_path / "x.ckpt")
     monkeypatch.setattr("duosora.convert.readers.mindspore_files._MAX_TEXTS", 4096)
     with pytest.raises(CheckpointError, match="names of 41[0-9]* bytes before its end"):
         open_checkpoint(tmp_path / "x.ckpt")
-    write(tmp_path / "y.ckpt", Arrays({"a" * 4097: np.ones(1)}), None, False)
+    write_ckpt(tmp_path / "y.ckpt", Arrays({"a" * 4097: np.ones(1)}))
     with pytest.raises(CheckpointError, match="a name of 4097 bytes"):
         open_checkpoint(tmp_path / "y.ckpt")
 
@@ -232,8 +234,9 @@ def test_a_name_written_twice_is_found_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
+    write_zip(tmp_path / "x.pth", Arrays())
+    write(tmp_path / "x.safetensors", Arrays(), None, False)
     for ending in ("pth", "safetensors"):
-        write(tmp_path / f"x.{ending}", Arrays(), None, False)
         with pytest.raises(CheckpointError, match="no weights found|0 tensors, expected"):
             open_checkpoint(tmp_path / f"x.{ending}")
 

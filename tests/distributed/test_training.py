@@ -12,7 +12,7 @@ import pytest
 import ranks
 
 from duosora.core.backend import get
-from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.errors import ConfigError, PackageMissing
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, WeightsReader, open_weights
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
@@ -20,6 +20,7 @@ from duosora.core.parallel.group import Alone, Ranks
 from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import TrainOptions
 
+pytestmark = pytest.mark.processes
 TOLERANCE = 1e-5
 HALF = "even-zero2-on-2x2"
 """Whose state after half of its steps others go on from."""
@@ -58,9 +59,12 @@ REFERENCES = {"recomputed": "even", "compiled": "even"}
 """Whose first numbers others are to have; else one process's run of the same name."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder with what all runs of a backend have left, which are made when it is first asked for."""
+    """A folder with what all runs of a backend have left, which are made when it is first asked for.
+
+    Once in a session: pytest goes from file to file for one backend, then for the other, and ends modules on the way.
+    """
 
     @cache
     def folder(name: str) -> Path:
@@ -188,7 +192,7 @@ def test_where_deepspeed_is_missing_it_is_said_how_to_get_it(monkeypatch: pytest
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(
-        BackendMissing, match=r'pip install "duosora\[deepspeed\]", or set parallel.engine: fully_shard'
+        PackageMissing, match=r'pip install "duosora\[deepspeed\]", or set parallel.engine: fully_shard'
     ):
         train_on_two(TrainOptions(engine="deepspeed"))
 
