@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..printable import short_name
 from .files import atomic_write, open_regular, read_text, refuse_existing, sync
+from .first_bytes import DISTRIBUTED
 from .safetensors_format import (
     CODES,
     LENGTH_BYTES,
@@ -332,6 +333,8 @@ def _find_in_folder(folder: Path) -> Path:
     foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
     if foreign:
         raise CheckpointError(f"{folder}: only safetensors are read; found {_some(foreign)}; {CONVERT_FIRST}")
+    if any(entry.suffix == ".distcp" for entry in folder.iterdir()):
+        raise CheckpointError(f"{folder}: {DISTRIBUTED}")
     raise CheckpointError(
         f"{folder}: holds no weights, expected {STEMS[0]}{SUFFIX}, {STEMS[1]}{SUFFIX} or an index with shards"
     )
