@@ -14,6 +14,7 @@ import pytest
 
 from duosora.core.parallel import launcher
 
+pytestmark = pytest.mark.processes
 PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = 60
 """Seconds within which a job must end, whatever happens."""

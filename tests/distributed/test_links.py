@@ -13,6 +13,7 @@ from duosora.core.parallel.group import Alone, Ranks
 from duosora.core.parallel.plan import Plan
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("backend", "processes", "sequence", "kinds"),
     [("torch", 4, 2, ("world, 4", "data, 2", "sequence, 2")), ("mindspore", 2, 1, ("world, 2",))],

@@ -220,6 +220,7 @@ def run_line(line: Path, *words: object, logs: Path, **environment: str) -> subp
     return subprocess.CompletedProcess(words, started.returncode, out, err)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_line_samples_on_two_processes(folder: str, models: Path, tmp_path: Path) -> None:
     pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
@@ -251,6 +252,7 @@ def training(folder: str, run: Path, *settings: str) -> list[object]:
     ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_training_line_saves_and_leaves_on_sigterm(folder: str, tmp_path: Path) -> None:
     pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
@@ -268,6 +270,7 @@ def test_a_training_line_saves_and_leaves_on_sigterm(folder: str, tmp_path: Path
     assert "the same command goes on from there" in out
 
 
+@pytest.mark.processes
 def test_a_killed_rank_ends_the_line_with_its_log(tmp_path: Path) -> None:
     run, logs = tmp_path / "run", tmp_path / "logs"
     started = start_line(*training("cuda", run, "max_steps=100000"), logs=logs)
