@@ -29,6 +29,7 @@ from ..parallel.launched import launched, told_once
 from ..parallel.plan import Plan as RankPlan
 from ..parallel.plan import make_plan as make_rank_plan
 from ..pipelines.settings import default_dtype
+from ..printable import say
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .ema import EmaSchedule
 from .guard import Guard
@@ -107,7 +108,7 @@ class TrainRun:
         return lines
 
     def run(
-        self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = print
+        self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = say
     ) -> Outcome:
         """Train, from the checkpoint if there is one.
 
