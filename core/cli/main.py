@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -29,7 +30,7 @@ from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError
 from duosora.core.parallel.launched import launched, told_once, unset
-from duosora.core.printable import one_line
+from duosora.core.printable import one_line, say
 
 EXIT_USER_ERROR = 2
 REFUSED_BY_THE_SYSTEM = {
@@ -77,7 +78,7 @@ def _global(
     if version:
         from duosora import __version__
 
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
     if context.invoked_subcommand == STARTING_VERB:
         return  # whose processes are told anew
@@ -95,6 +96,9 @@ def main() -> None:
 
     Only a file that the operating system refuses is one line too, as it is named.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not in UTF-8 cannot show every name
     try:
         with told_once():
             refuse_other_encodings(sys.argv[1:])
@@ -110,5 +114,5 @@ def main() -> None:
 def report(error: DuosoraError) -> int:
     """Print an error as one line, unless another process of the run does; returns the exit code."""
     if not error.is_told:
-        print("duosora:", one_line(error), file=sys.stderr)
+        say(f"duosora: {one_line(error)}", file=sys.stderr)
     return EXIT_USER_ERROR

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .media import MediaSettings
 from .schema import Count, Positive, Reader
 from .settings import Settings
 
@@ -154,4 +155,5 @@ class DataSettings(Settings):
     """Micro-batches to read ahead."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()
     upstream: UpstreamHabits = UpstreamHabits()

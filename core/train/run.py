@@ -28,6 +28,7 @@ from ..parallel.launched import launched, told_once
 from ..parallel.plan import Plan as RankPlan
 from ..parallel.plan import make_plan as make_rank_plan
 from ..pipelines.settings import default_dtype
+from ..printable import say
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .continuing import accepted, refuse_other_settings
 from .ema import EmaSchedule
@@ -102,7 +103,7 @@ class TrainRun:
         return lines
 
     def run(
-        self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = print
+        self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = say
     ) -> Outcome:
         """Train, from the checkpoint if there is one.
 

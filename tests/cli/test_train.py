@@ -99,6 +99,7 @@ def test_the_plan_of_several_processes_is_printed_once_and_waits_for_nobody(
 def test_what_several_processes_cannot_share_is_told_by_one(
     train: Callable, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], message: str
 ) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # a launcher that shows what the first one says
     monkeypatch.setenv("WORLD_SIZE", "4")
     told = []
     for rank in range(4):
