@@ -38,3 +38,7 @@ class NumericsError(DuosoraError):
 
 class BackendMissing(DuosoraError):
     """The asked-for framework or device is not there."""
+
+
+class OutOfMemory(DuosoraError):
+    """The memory of the host or of a device does not hold what was asked for."""

@@ -24,7 +24,8 @@ from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
 from duosora.core.cli.train import train
-from duosora.core.errors import ConfigError, DuosoraError
+from duosora.core.errors import ConfigError, DuosoraError, OutOfMemory
+from duosora.core.memory import out_of_memory, savings
 from duosora.core.parallel.launched import launched, told_once, unset
 from duosora.core.printable import one_line
 
@@ -84,8 +85,22 @@ def main() -> None:
     """Entry point: a DuosoraError becomes one line on stderr and exit code 2; anything else keeps its traceback."""
     try:
         app()
-    except DuosoraError as error:
-        sys.exit(report(error))
+    except Exception as error:
+        told = error if isinstance(error, DuosoraError) else out_of_memory(error)
+        if told is None:
+            raise
+    else:
+        return
+    if isinstance(told, OutOfMemory):
+        told = _with_advice(told)
+    sys.exit(report(told))
+
+
+def _with_advice(error: OutOfMemory) -> OutOfMemory:
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    advised = OutOfMemory(f"{error}; {savings(verb)}")
+    advised.is_told = error.is_told
+    return advised
 
 
 def report(error: DuosoraError) -> int:
