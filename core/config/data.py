@@ -97,7 +97,8 @@ class DataSettings(Settings):
     """moving_shapes: draw this many clips and repeat them every epoch, so that their latents can be cached. Default:
     new clips every epoch."""
     files: tuple[Path, ...] = ()
-    """Annotations (upstream's .txt lists, .json, .jsonl, .csv, .parquet), or folders, whose videos have no captions."""
+    """Annotations (upstream's .txt lists, .json, .jsonl, .ndjson, .csv, .tsv, .parquet), or folders, whose videos have
+    no captions."""
     root: Path | None = None
     """Folder that paths in annotations are relative to. Default: the annotation's folder. Lines of a .txt list name
     their own."""

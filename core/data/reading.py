@@ -64,8 +64,10 @@ class ReadJob:
             if clip.timeline is not None and clip.timeline.is_variable:
                 return self._by_time(clip.timeline, moments)
             return moments.astype(np.int64)
+        start, num_frames = self.record.start, self.record.num_frames
+        end = len(clip) if num_frames is None else min(start + num_frames, len(clip))
         try:
-            return stride_frames(len(clip), self.settings, draw)
+            return start + stride_frames(end - start, self.settings, draw)
         except Unusable as unusable:
             raise MediaError(f"{self.record.path}: {unusable.detail}") from unusable
 

@@ -186,7 +186,7 @@ def usable_length(frames: int, time: int, sp_size: int, least: int = UPSTREAM_LE
 
 
 def stride_frames(length: int, settings: DataSettings, draw: np.random.Generator) -> np.ndarray:
-    """An autoencoder's clip from a file of so many frames: `frames` of them at a stride, from anywhere, (T,).
+    """An autoencoder's clip out of so many frames: `frames` of them at a stride, from anywhere, (T,).
 
     Raises: Unusable when the file is too short for the stride that was drawn.
     """

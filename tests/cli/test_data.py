@@ -160,7 +160,7 @@ def test_files_that_are_read_in_a_way_of_their_own_are_named(
         ("a.csv", b"file,caption\n1.mp4,a\n", "one of them is path"),
         ("a.txt", b"videos\n", "line 1: expected media_folder[,embedding_folder],annotation"),
         ("a.parquet", b"PAR1", "cannot be read as parquet"),
-        ("a.xml", b"", "annotations are .txt, .json, .jsonl, .csv, .parquet files"),
+        ("a.xml", b"", "annotations are .txt, .json, .jsonl, .ndjson, .csv, .tsv, .parquet files"),
     ],
 )
 def test_unusable_files_are_one_line(duosora: Callable, tmp_path: Path, name: str, content: bytes, words: str) -> None:
