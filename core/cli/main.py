@@ -29,7 +29,6 @@ from duosora.core.cli.sample import sample
 from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError, OutOfMemory
-from duosora.core.memory import out_of_memory, savings
 from duosora.core.parallel.launched import launched, told_once, unset
 from duosora.core.printable import one_line, say
 
@@ -118,11 +117,15 @@ def _told(error: Exception) -> DuosoraError | None:
     elif isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED_BY_THE_SYSTEM:
         told = DuosoraError(f"{error.filename}: {error.strerror}")
     else:
+        from duosora.core.memory import out_of_memory  # it loads numpy, which --help does without
+
         told = out_of_memory(error)
     return _with_advice(told) if isinstance(told, OutOfMemory) else told
 
 
 def _with_advice(error: OutOfMemory) -> OutOfMemory:
+    from duosora.core.memory import savings
+
     verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
     advised = OutOfMemory(f"{error}; {savings(verb)}")
     advised.is_told = error.is_told
