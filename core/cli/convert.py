@@ -56,6 +56,7 @@ def convert(
     """
     from .. import converting
     from ..errors import ConfigError
+    from ..printable import say
 
     if verify == (to is not None):
         raise ConfigError("convert: either --to says where to write, or --verify that SOURCE is compared with its sums")
@@ -76,7 +77,7 @@ def convert(
             dry_run=dry_run,
         )
         lines = converter.convert(request)
-    print("\n".join(lines))
+    say(*lines)
 
 
 def _num_bytes(text: str) -> int:

@@ -43,31 +43,31 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
     from ..io.weights import open_weights
     from ..layout import Constant
     from ..models.recognise import recognise
-    from ..printable import short_name
+    from ..printable import say, short_name
 
     if converting.get().is_foreign(path):
-        print("\n".join(converting.get().describe(path, list_tensors)))
+        say(*converting.get().describe(path, list_tensors))
         return True
     reader = open_weights(path)
     shapes = {name: reader.shape(name) for name in reader}
-    print(f"{path}: {len(shapes)} tensors, {sum(map(prod, shapes.values())):,} numbers, {_size(reader.nbytes)}")
-    print(f"  dtypes: {_counts(str(reader.dtype(name)) for name in reader)}")
+    say(f"{path}: {len(shapes)} tensors, {sum(map(prod, shapes.values())):,} numbers, {_size(reader.nbytes)}")
+    say(f"  dtypes: {_counts(str(reader.dtype(name)) for name in reader)}")
     if list_tensors:
         for name in reader:
-            print(f"  {short_name(name)}  {list(shapes[name])}  {reader.dtype(name)}")
+            say(f"  {short_name(name)}  {list(shapes[name])}  {reader.dtype(name)}")
     config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists():
         title, layout = _guess(reader)
-        print(f"  model: {title} (no {config.name} beside it)")
+        say(f"  model: {title} (no {config.name} beside it)")
         return _is_sound(layout, reader)
     part = recognise(path)
-    print(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
+    say(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
     for line in _facts(part.spec):
-        print(f"  {line}")
+        say(f"  {line}")
     if not _is_sound(part.layout, reader):
         return False
     left_out = sum(isinstance(weight.init, Constant) and name not in reader for name, weight in part.layout.items())
-    print("  complete" + (f" ({left_out} constant filters left out, which is fine)" if left_out else ""))
+    say("  complete" + (f" ({left_out} constant filters left out, which is fine)" if left_out else ""))
     return True
 
 
@@ -75,14 +75,14 @@ def _is_sound(layout: Any, reader: Any) -> bool:
     """Print what is wrong with weights, if anything is."""
     from ..errors import CheckpointError, LayoutError
     from ..loading import check_headers, check_zeros
-    from ..printable import one_line
+    from ..printable import one_line, say
 
     try:
         check_zeros(layout, reader, check_headers(layout, reader))
     except LayoutError as error:
-        print(f"  DOES NOT FIT: {one_line(error)}")
+        say(f"  DOES NOT FIT: {one_line(error)}")
     except CheckpointError as error:
-        print(f"  DAMAGED: {one_line(error)}")
+        say(f"  DAMAGED: {one_line(error)}")
     else:
         return True
     return False

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import sys
+from io import TextIOWrapper
 
 import typer
 
@@ -27,9 +28,10 @@ from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
 from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
-from duosora.core.errors import ConfigError, DuosoraError
+from duosora.core.errors import ConfigError, DuosoraError, OutOfMemory
+from duosora.core.memory import out_of_memory, savings
 from duosora.core.parallel.launched import launched, told_once, unset
-from duosora.core.printable import one_line
+from duosora.core.printable import one_line, say
 
 EXIT_USER_ERROR = 2
 REFUSED_BY_THE_SYSTEM = {
@@ -77,7 +79,7 @@ def _global(
     if version:
         from duosora import __version__
 
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
     if context.invoked_subcommand == STARTING_VERB:
         return  # whose processes are told anew
@@ -95,20 +97,40 @@ def main() -> None:
 
     Only a file that the operating system refuses is one line too, as it is named.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not in UTF-8 cannot show every name
     try:
         with told_once():
             refuse_other_encodings(sys.argv[1:])
         app()
-    except DuosoraError as error:
-        sys.exit(report(error))
-    except OSError as error:
-        if error.filename is None or error.errno not in REFUSED_BY_THE_SYSTEM:
+    except Exception as error:
+        told = _told(error)
+        if told is None:
             raise
-        sys.exit(report(DuosoraError(f"{error.filename}: {error.strerror}")))
+        sys.exit(report(told))
+
+
+def _told(error: Exception) -> DuosoraError | None:
+    """What is the user's to mend; None for our own slips."""
+    if isinstance(error, DuosoraError):
+        told: DuosoraError | None = error
+    elif isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED_BY_THE_SYSTEM:
+        told = DuosoraError(f"{error.filename}: {error.strerror}")
+    else:
+        told = out_of_memory(error)
+    return _with_advice(told) if isinstance(told, OutOfMemory) else told
+
+
+def _with_advice(error: OutOfMemory) -> OutOfMemory:
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    advised = OutOfMemory(f"{error}; {savings(verb)}")
+    advised.is_told = error.is_told
+    return advised
 
 
 def report(error: DuosoraError) -> int:
     """Print an error as one line, unless another process of the run does; returns the exit code."""
     if not error.is_told:
-        print("duosora:", one_line(error), file=sys.stderr)
+        say(f"duosora: {one_line(error)}", file=sys.stderr)
     return EXIT_USER_ERROR

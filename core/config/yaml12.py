@@ -73,7 +73,8 @@ class _Loader(yaml.SafeLoader):
         else:
             raise self._wrong(event, f"*{event.anchor} is inside what it stands for")
         if self._size > MOST:
-            raise self._wrong(event, f"with every alias written out it has more than {MOST} characters")
+            most = f"at most {MOST // NODE} values or {MOST} characters"
+            raise self._wrong(event, f"holds too much: {most}, with every alias written out")
         return node
 
     def compose_scalar_node(self, anchor: Any) -> Any:

@@ -283,7 +283,7 @@ def holds_only_zeros(tensors: ReadableTensors, name: str) -> bool:
     total, start, count = prod(tensors.shape(name)) * dtype.itemsize, 0, _FIRST_BYTES
     while start < total:
         part = tensors.read_bytes(name, start, min(count, total - start))
-        if not is_all_zero(part.view(dtype)):
+        if part.any() and not is_all_zero(part.view(dtype)):  # zeros may have a sign, but those of a hole have none
             return False
         start, count = start + part.size, min(4 * count, _MOST_BYTES)
     return total > 0
@@ -317,7 +317,7 @@ def _find_in_folder(folder: Path) -> Path:
     """The file or index to read in a folder."""
     for stem in STEMS:
         for name in (f"{stem}{SUFFIX}", f"{stem}{INDEX_SUFFIX}"):
-            if (folder / name).is_file():
+            if (folder / name).exists():
                 return folder / name
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
     for suffix in (INDEX_SUFFIX, SUFFIX):

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from ..errors import BackendMissing
+from ..printable import say
 from .launched import Launched, told_once, way_out
 from .lines import ANSWER_SECONDS, SECONDS_BETWEEN_TRIES, receive, send
 
@@ -138,7 +139,7 @@ def _answer(here: Launched, own: str, host: str, port: int, until: float) -> dic
 @contextmanager
 def _said_after(text: Callable[[], str]) -> Iterator[None]:
     """Print it when what is inside takes longer than some seconds."""
-    timer = threading.Timer(SECONDS_BEFORE_SAYING, lambda: print(text(), file=sys.stderr, flush=True))
+    timer = threading.Timer(SECONDS_BEFORE_SAYING, lambda: say(text(), file=sys.stderr))
     timer.daemon = True
     timer.start()
     try:

@@ -25,6 +25,7 @@ from ..io.weights import save_weights
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..parallel.plan import make_plan
+from ..printable import say
 from ..progress import progress
 from ..samplers import Sampler
 from ..shapes import VideoShape
@@ -146,7 +147,7 @@ class SampleRun:
         self._notes[line] = None
 
     def run(
-        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
+        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = say
     ) -> Iterator[Path]:
         """Make this process's videos; the path of each comes when it is complete on the disk."""
         for job, latent in self.latents(on_step, on_warning):
@@ -159,7 +160,7 @@ class SampleRun:
         self.ranks.world.barrier()
 
     def latents(
-        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
+        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = say
     ) -> Iterator[tuple[Job, np.ndarray]]:
         """The latents (C, t, h, w) of each of this process's videos, of which `frames` makes pixels."""
         batches = self._batches()
@@ -227,9 +228,9 @@ class SampleRun:
                 "images and videos need an inpaint model (any93x640x640_i2v)"
             )
         if is_video:
-            images = read_clip(paths[0], config.video.frames, options.reader)
+            images = read_clip(paths[0], config.video.frames, options.reader, config.media, config.video.fps)
         else:
-            images = read_pictures(paths, self._note)
+            images = read_pictures(paths, self._note, config.media)
         size = (config.video.height, config.video.width) if options.crop else None
         try:
             images = fitted(images, size, options.max_area)

@@ -25,6 +25,7 @@ from ..errors import CheckpointError, DuosoraError
 from ..io.weights import Shard, open_weights
 from ..parallel.agreement import agreed
 from ..parallel.group import Ranks
+from ..printable import say
 from .checkpoints import Checkpoints, Found
 from .ema import EmaSchedule
 from .feeding import Fed, Feeding
@@ -118,7 +119,7 @@ class Loop:
         log: StepLog | None,
         guard: Guard,
         identity: Mapping[str, Any],
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = say,
         peak_memory_bytes: Callable[[], int | None] = lambda: None,
         ranks: Ranks | None = None,
     ) -> None:

@@ -26,6 +26,7 @@ from duosora.convert.writers.mindspore_files import write_ckpt
 from duosora.convert.writers.torch_files import write_zip
 from duosora.core.errors import CheckpointError
 from duosora.core.io.files import MAX_TEXT_BYTES
+from duosora.core.io.weights import save_weights
 
 from .damage import Arrays, Runs, mutate, read_all, whole_files
 
@@ -235,7 +236,7 @@ def test_a_name_written_twice_is_found_at_once(tmp_path: Path) -> None:
 
 def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
     write_zip(tmp_path / "x.pth", Arrays())
-    write(tmp_path / "x.safetensors", Arrays(), None, False)
+    save_weights(tmp_path / "x.safetensors", {})
     for ending in ("pth", "safetensors"):
         with pytest.raises(CheckpointError, match="no weights found|0 tensors, expected"):
             open_checkpoint(tmp_path / f"x.{ending}")

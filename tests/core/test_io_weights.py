@@ -345,7 +345,9 @@ def test_a_tensor_in_two_shards_or_in_none_of_the_index_is_refused(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-@pytest.mark.parametrize("name", ["a.safetensors", "model.safetensors.index.json", "model/1.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["a.safetensors", "model.safetensors.index.json", "model/1.safetensors", "model/model.safetensors"]
+)
 def test_only_regular_files_are_opened(tmp_path: Path, make: Callable[[Path], None], name: str) -> None:
     (tmp_path / "model").mkdir()
     _write_index(tmp_path / "model", {"weight_map": {"a": "1.safetensors"}})

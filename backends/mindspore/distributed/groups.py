@@ -27,6 +27,7 @@ from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import ROLE, is_scheduler, launched, meeting_point, way_out
 from duosora.core.parallel.plan import Plan
 from duosora.core.parallel.roll_call import roll_call, wait_for_listener
+from duosora.core.printable import say
 
 from ..precision import to_array, to_tensor
 
@@ -224,11 +225,10 @@ def _keep_register(device: str, meet_seconds: float) -> None:
     """What the scheduler does, which stays in init() until its workers have left."""
     host, port = meeting_point("mindspore")
     workers = os.environ.get("MS_WORKER_NUM", "?")
-    print(
+    say(
         f"this process is the scheduler of {workers} MindSpore workers at {host}:{port}, which must come within "
         f"{meet_seconds:g} s; {way_out()}",
         file=sys.stderr,
-        flush=True,
     )
     _init(device, meet_seconds)
 
