@@ -73,11 +73,12 @@ def _num_bytes(text: str) -> int:
     import re
 
     from ..errors import ConfigError
+    from ..printable import short_name
 
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     size = 0.0
     if found:
         size = float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")
     if size < 1:
-        raise ConfigError(f"--shard-size {text}: expected a size like 5GB or 500MB")
+        raise ConfigError(f"--shard-size {short_name(text)}: expected a size like 5GB or 500MB")
     return int(size)
