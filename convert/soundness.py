@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from ..core.io.weights import holds_only_zeros
 from ..core.loading import refuse_integers, refuse_zeros
+from .matching import Plan
 from .names import NAMES
-from .naming import UNNAMED, Plan
+from .naming import UNNAMED
 from .readers.stored import Source
 from .rules import pattern_of
 

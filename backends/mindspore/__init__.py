@@ -41,6 +41,7 @@ from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
 from .forms import compare_forms
 from .layers import _settle_forms, cat, parameter_shapes, set_parameter
+from .memory import is_out_of_memory as is_out_of_memory
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V

@@ -36,6 +36,7 @@ from .distributed.streaming import RelayStream
 from .distributed.zero import Shards, _Partitioned, _Sharded
 from .forms import compare_forms
 from .layers import parameter_shapes, set_parameter
+from .memory import is_out_of_memory as is_out_of_memory
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V

@@ -34,6 +34,16 @@ def convert(
         bool | None,
         typer.Option("--ema/--no-ema", help="Take the moving average, or not; by default where there is one."),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the weights are inside the file, as state_dict.gen_model. Found when left out."),
+    ] = None,
+    strip: Annotated[
+        str | None,
+        typer.Option(
+            help="What stands before the names, as transformer; other names are left out. Found when left out."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and leave.")] = False,
     verify: Annotated[
@@ -61,6 +71,8 @@ def convert(
             dtype=dtype.value,
             shard_size=_num_bytes(shard_size),
             ema=ema,
+            key=key,
+            strip=strip,
             overwrite=overwrite,
             dry_run=dry_run,
         )
@@ -79,6 +91,6 @@ def _num_bytes(text: str) -> int:
     size = 0.0
     if found:
         size = float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")
-    if size < 1:
+    if not 1 <= size < 2**63:
         raise ConfigError(f"--shard-size {short_name(text)}: expected a size like 5GB or 500MB")
     return int(size)

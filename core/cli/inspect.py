@@ -110,11 +110,12 @@ def _facts(spec: Any) -> list[str]:
 
 def _guess(reader: Any) -> tuple[str, Any]:
     """The model that most of the names belong to, and as a layout what is known of them."""
+    from .. import converting
     from ..layout import Layout
     from ..models.recognise import FAMILIES
 
     others = ("",)  # all names begin so
-    found, best = "unknown", Layout("an unknown model", {}, ignores=others)
+    found, best = "", Layout("an unknown model", {}, ignores=others)
     for family in FAMILIES:
         layouts = [spec.layout() for spec in family.presets.values()]
         count = max(len(reader.keys() & layout.keys()) for layout in layouts)
@@ -123,7 +124,7 @@ def _guess(reader: Any) -> tuple[str, Any]:
             drawn = {name: weight for layout in layouts for name, weight in layout.items()}
             known = {name: replace(drawn[name], shape=reader.shape(name)) for name in reader if name in drawn}
             best = Layout(family.title, known, ignores=others)
-    return found, best
+    return found or "; ".join(converting.get().likely_models(reader)), best
 
 
 def _counts(values: Any) -> str:

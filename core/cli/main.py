@@ -28,7 +28,7 @@ from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
 from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
-from duosora.core.errors import ConfigError, DuosoraError
+from duosora.core.errors import ConfigError, DuosoraError, OutOfMemory
 from duosora.core.parallel.launched import launched, told_once, unset
 from duosora.core.printable import one_line, say
 
@@ -103,12 +103,33 @@ def main() -> None:
         with told_once():
             refuse_other_encodings(sys.argv[1:])
         app()
-    except DuosoraError as error:
-        sys.exit(report(error))
-    except OSError as error:
-        if error.filename is None or error.errno not in REFUSED_BY_THE_SYSTEM:
+    except Exception as error:
+        told = _told(error)
+        if told is None:
             raise
-        sys.exit(report(DuosoraError(f"{error.filename}: {error.strerror}")))
+        sys.exit(report(told))
+
+
+def _told(error: Exception) -> DuosoraError | None:
+    """What is the user's to mend; None for our own slips."""
+    if isinstance(error, DuosoraError):
+        told: DuosoraError | None = error
+    elif isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED_BY_THE_SYSTEM:
+        told = DuosoraError(f"{error.filename}: {error.strerror}")
+    else:
+        from duosora.core.memory import out_of_memory  # it loads numpy, which --help does without
+
+        told = out_of_memory(error)
+    return _with_advice(told) if isinstance(told, OutOfMemory) else told
+
+
+def _with_advice(error: OutOfMemory) -> OutOfMemory:
+    from duosora.core.memory import savings
+
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    advised = OutOfMemory(f"{error}; {savings(verb)}")
+    advised.is_told = error.is_told
+    return advised
 
 
 def report(error: DuosoraError) -> int:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from ..parallel.roll_call import MEET_SECONDS
 from ..random import SEED_LIMIT
+from .media import MediaSettings
 from .settings import FolderOrPreset, Settings
 
 DType = Literal["fp32", "bf16", "fp16"]
@@ -205,6 +206,7 @@ class SampleConfig(Settings):
     prompts: PromptSettings = PromptSettings()
     decode: DecodeSettings = DecodeSettings()
     condition: ConditionSettings = ConditionSettings()
+    media: MediaSettings = MediaSettings()
     parallel: SamplingParallelSettings = SamplingParallelSettings()
     output: OutputSettings = OutputSettings()
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] = 42
@@ -243,6 +245,7 @@ class ReconstructConfig(Settings):
     """Sample the latents with this seed, as upstream always does. Default: take the mean of their distribution."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()
     crf: Annotated[int, Field(ge=0, le=51)] = 18
     """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
 
@@ -269,3 +272,4 @@ class EvaluateConfig(Settings):
     """Resize and crop both clips to this width in pixels. Default: the files' own size."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()

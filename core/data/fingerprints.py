@@ -56,9 +56,13 @@ def model_fingerprint(part: Part) -> str:
     not be read. How a folder is cut into shards, and constants and foreign weights in it, do not matter.
     Raises: CheckpointError and LayoutError as opening and checking the weights do.
     """
-    weights = part.open()
-    layout = part.layout
-    digest = hashlib.sha256(json.dumps(asdict(part.spec), sort_keys=True, default=str).encode())
+    return weights_fingerprint(part.spec, part.open())
+
+
+def weights_fingerprint(spec: Any, weights: Weights) -> str:
+    """The same of a spec and its weights. Raises: as model_fingerprint."""
+    layout = spec.layout()
+    digest = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True, default=str).encode())
     held = check_headers(layout, weights)
     for name, held_name in sorted(held.items()):
         if held_name is None or isinstance(layout[name].init, Constant):

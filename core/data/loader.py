@@ -130,6 +130,10 @@ class Loader:
             return line
         return f"{line}; left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}"
 
+    def counts(self) -> dict[str, int]:
+        """Records of the source, and the clips among them that are trained on."""
+        return {"records": len(self._fetcher.source), "clips": len(self.plan)}
+
     def report(self) -> Report:
         """What has been read so far, and what failed and why."""
         return self._fetcher.report()

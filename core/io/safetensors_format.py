@@ -23,6 +23,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..printable import short_name
 from .files import open_regular
+from .first_bytes import FOREIGN, FOREIGN_STARTS, NUM_BYTES, other_kind
 
 MAX_HEADER_BYTES = 16_000_000
 """Enough for a hundred thousand tensors, more than any real file has; a hostile one takes forty times as much as
@@ -143,6 +144,8 @@ def _read_raw(path: Path) -> tuple[bytes, int]:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
+            _refuse_other_kinds(path, file.read(NUM_BYTES))
+            file.seek(0)
             length = file.read(LENGTH_BYTES)
             if len(length) < LENGTH_BYTES:
                 raise CheckpointError(f"{path}: has {size} bytes, too few for a safetensors file; {_SHORT}")
@@ -154,6 +157,15 @@ def _read_raw(path: Path) -> tuple[bytes, int]:
             return file.read(num_bytes), size
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _refuse_other_kinds(path: Path, start: bytes) -> None:
+    """Raise CheckpointError where the first bytes tell that a file is of another kind."""
+    if start[LENGTH_BYTES:][:1] == b"{":
+        return
+    kind = FOREIGN if start.startswith(FOREIGN_STARTS) else other_kind(path, start)
+    if kind is not None:
+        raise CheckpointError(f"{path}: {kind}")
 
 
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:

@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..printable import short_name
 from .files import atomic_write, open_regular, read_text, refuse_existing, sync
+from .first_bytes import DISTRIBUTED
 from .safetensors_format import (
     CODES,
     LENGTH_BYTES,
@@ -282,7 +283,7 @@ def holds_only_zeros(tensors: ReadableTensors, name: str) -> bool:
     total, start, count = prod(tensors.shape(name)) * dtype.itemsize, 0, _FIRST_BYTES
     while start < total:
         part = tensors.read_bytes(name, start, min(count, total - start))
-        if not is_all_zero(part.view(dtype)):
+        if part.any() and not is_all_zero(part.view(dtype)):  # zeros may have a sign, but those of a hole have none
             return False
         start, count = start + part.size, min(4 * count, _MOST_BYTES)
     return total > 0
@@ -316,7 +317,7 @@ def _find_in_folder(folder: Path) -> Path:
     """The file or index to read in a folder."""
     for stem in STEMS:
         for name in (f"{stem}{SUFFIX}", f"{stem}{INDEX_SUFFIX}"):
-            if (folder / name).is_file():
+            if (folder / name).exists():
                 return folder / name
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
     for suffix in (INDEX_SUFFIX, SUFFIX):
@@ -332,6 +333,8 @@ def _find_in_folder(folder: Path) -> Path:
     foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
     if foreign:
         raise CheckpointError(f"{folder}: only safetensors are read; found {_some(foreign)}; {CONVERT_FIRST}")
+    if any(entry.suffix == ".distcp" for entry in folder.iterdir()):
+        raise CheckpointError(f"{folder}: {DISTRIBUTED}")
     raise CheckpointError(
         f"{folder}: holds no weights, expected {STEMS[0]}{SUFFIX}, {STEMS[1]}{SUFFIX} or an index with shards"
     )

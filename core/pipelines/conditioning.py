@@ -16,12 +16,13 @@ import numpy as np
 
 from .. import random
 from ..backend import Backend, Model
+from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ConditionSettings
 from ..errors import ConfigError, MediaError, ShapeError
 from ..io.images import count_images, read_image
 from ..io.kinds import ANIMATION_SUFFIXES, is_video
 from ..io.prompts import Prompt
-from ..io.video import read_video
+from ..io.video import open_video
 from ..maths import gaussian
 from ..maths.masks import compress_mask, frame_mask, masked_pixels
 from ..maths.resize import center_crop_resize, resize_to_area, size_within_area, whole_strides
@@ -83,24 +84,32 @@ def condition_files(prompt: Prompt, options: ConditionSettings) -> tuple[tuple[s
     return paths, bool(videos)
 
 
-def read_clip(path: str, num_frames: int, reader: str) -> list[np.ndarray]:
-    """The first frames (H, W, 3) uint8 of a video. Raises: MediaError; ConfigError when it has fewer."""
-    frames, _ = read_video(path, slice(0, num_frames), reader=reader)
+def read_clip(
+    path: str, num_frames: int, reader: str, media: MediaSettings = DEFAULTS, fps: float | None = None
+) -> list[np.ndarray]:
+    """The first frames (H, W, 3) uint8 of a video; where its rate varies, those that a player shows at `fps`.
+
+    Raises: MediaError; ConfigError when it has fewer.
+    """
+    with open_video(path, reader, media) as video:
+        frames = video.read(video.at_one_rate(fps)[:num_frames])
     if len(frames) < num_frames:
         raise ConfigError(f"{path}: has {len(frames)} frames, video.frames = {num_frames} are needed")
     return list(frames)
 
 
-def read_pictures(paths: Sequence[str], note: Callable[[str], None]) -> list[np.ndarray]:
+def read_pictures(
+    paths: Sequence[str], note: Callable[[str], None], media: MediaSettings = DEFAULTS
+) -> list[np.ndarray]:
     """Pictures (H, W, 3) uint8; of an animation the first, which `note` is told. Raises: MediaError."""
     images = []
     for path in paths:
         try:
-            images.append(read_image(path))
+            images.append(read_image(path, media))
         except MediaError as error:
             hint = "; a video belongs under the key video" if is_video(Path(path)) else ""
             raise MediaError(f"{error}{hint}") from error
-        if (count := count_images(path)) > 1:
+        if (count := count_images(path, media)) > 1:
             note(f"{path}: holds {count} pictures, of which the first is taken; under the key video all are read")
     return images
 

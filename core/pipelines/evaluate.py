@@ -199,7 +199,7 @@ class Evaluation:
         return self.perceptual.distances(frames, reference)
 
     def _open(self, path: Path, every: int) -> Clip:
-        whole = whole_clip(path, every, self.config.reader)
+        whole = whole_clip(path, every, self.config.reader, self.config.media)
         frames = self.config.frames or whole.shape.frames
         if frames > whole.shape.frames:
             raise MediaError(f"{path}: has {whole.shape.frames} frames (every {every}), {frames} are asked for")

@@ -228,9 +228,9 @@ class SampleRun:
                 "images and videos need an inpaint model (any93x640x640_i2v)"
             )
         if is_video:
-            images = read_clip(paths[0], config.video.frames, options.reader)
+            images = read_clip(paths[0], config.video.frames, options.reader, config.media, config.video.fps)
         else:
-            images = read_pictures(paths, self._note)
+            images = read_pictures(paths, self._note, config.media)
         size = (config.video.height, config.video.width) if options.crop else None
         try:
             images = fitted(images, size, options.max_area)

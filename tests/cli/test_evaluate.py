@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from duosora.core.backend import get
 from duosora.core.config.schema import EvaluateConfig
@@ -213,6 +214,17 @@ def test_frames_and_sizes_can_be_brought_together(duosora: Callable, tmp_path: P
         for name, numbers in (("long.mp4", (0, 2, 4)), ("cut.mp4", (0, 1, 2)))
     )
     assert pair["psnr"]["mean"] == pytest.approx(psnr(frames, expected).mean())
+
+
+def test_transparent_and_huge_pictures(duosora: Callable, tmp_path: Path) -> None:
+    for name, hidden in (("a.png", 10), ("b.png", 200)):
+        Image.new("RGBA", (16, 16), (hidden, hidden, hidden, 0)).save(tmp_path / name)
+    report = tmp_path / "report.json"
+    assert duosora("evaluate", tmp_path / "a.png", tmp_path / "b.png", "--json", report).code == 0
+    assert read_report(report)["mean"] == {"psnr": 100.0, "ssim": 1.0}
+    outcome = duosora("evaluate", tmp_path / "a.png", tmp_path / "b.png", "--set", "media.max_pixels=255")
+    assert outcome.code == 2
+    assert "a.png: has 16 x 16 pixels, more than 255 in all (max_pixels in the group media)" in outcome.err
 
 
 def test_only_the_metrics_that_are_named_are_measured(duosora: Callable, tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from duosora.core.parallel import launcher, roll_call
+from duosora.core.launch.ports import free_port
+from duosora.core.parallel import roll_call
 
 SOON = ("--set", "parallel.meet_seconds=0.5")
 
@@ -26,7 +27,7 @@ def test_it_says_soon_for_whom_it_waits_and_ends(
     backend: str, rank: int, verb: str, duosora: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(backend)
-    port = launcher.free_port()
+    port = free_port()
     if backend == "torch":
         leave(monkeypatch, RANK=rank, WORLD_SIZE=2, LOCAL_RANK=rank, MASTER_PORT=port)
     else:
@@ -42,7 +43,7 @@ def test_it_says_soon_for_whom_it_waits_and_ends(
 
 def test_mindspores_scheduler_that_is_not_there_is_named(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("mindspore")
-    leave(monkeypatch, MS_WORKER_NUM=1, MS_ROLE="MS_WORKER", MS_SCHED_PORT=launcher.free_port())
+    leave(monkeypatch, MS_WORKER_NUM=1, MS_ROLE="MS_WORKER", MS_SCHED_PORT=free_port())
     outcome = duosora("sample", "--backend", "mindspore", *SOON)
     assert outcome.code == 2
     assert "waiting for MindSpore's scheduler at 127.0.0.1" in outcome.err
@@ -63,7 +64,7 @@ def test_mindspores_scheduler_says_what_it_is_and_waits_no_longer_than_the_other
     monkeypatch.setattr(groups, "init", no_worker_comes)
     monkeypatch.setenv("MS_TOPO_TIMEOUT", "7")  # so that it is taken back after the test
     monkeypatch.delenv("MS_TOPO_TIMEOUT")
-    leave(monkeypatch, RANK_ID=0, MS_WORKER_NUM=2, MS_ROLE="MS_SCHED", MS_SCHED_PORT=launcher.free_port())
+    leave(monkeypatch, RANK_ID=0, MS_WORKER_NUM=2, MS_ROLE="MS_SCHED", MS_SCHED_PORT=free_port())
     outcome = duosora("sample", "--backend", "mindspore", "--set", "parallel.meet_seconds=90")
     assert outcome.code == 2
     assert "this process is the scheduler of 2 MindSpore workers at 127.0.0.1" in outcome.err

@@ -105,6 +105,13 @@ def test_all_frames_of_an_animation_are_read_under_the_key_of_a_video(tmp_path: 
         read_clip(str(clip), 5, "pyav")
 
 
+def test_frames_whose_times_vary_are_those_shown_at_the_rate_of_the_video(tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (32, 32), (70 * number,) * 3) for number in range(3)]
+    pictures[0].save(tmp_path / "x.gif", save_all=True, append_images=pictures[1:], duration=[100, 300, 100])
+    frames = read_clip(str(tmp_path / "x.gif"), 5, "pyav", fps=10)
+    assert [int(frame.mean()) // 70 for frame in frames] == [0, 1, 1, 1, 2]
+
+
 def test_every_ending_is_of_one_kind() -> None:
     assert not set(kinds.VIDEO_SUFFIXES) & set(kinds.IMAGE_SUFFIXES)
     assert {".gif", ".m4v", ".ts", ".3gp", ".flv", ".wmv", ".mpg", ".mpeg"} <= set(kinds.VIDEO_SUFFIXES)

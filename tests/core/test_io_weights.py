@@ -154,11 +154,11 @@ def test_a_hub_cache_whose_shards_are_links_out_of_the_folder_reads(tmp_path: Pa
 
 ONE = entry([2], 0, 8)
 DAMAGED = {
-    "empty": (b"", "has 0 bytes, too few"),
-    "seven bytes": (b"1234567", "has 7 bytes, too few"),
+    "empty": (b"", "is empty"),
+    "seven bytes": (b"\0" * 7, "has 7 bytes, too few"),
     "header longer than the file": (struct.pack("<Q", 100) + b"{}", "has 10 bytes but announces a header of 100"),
-    "a pickle": (b"\x80\x02}q\x00(X\x01\x00\x00\x00aq", "announces a header of .* no safetensors file"),
-    "a zip file": (b"PK\x03\x04" + bytes(40), "announces a header of .* no safetensors file"),
+    "a pickle": (b"\x80\x02}q\x00(X\x01\x00\x00\x00aq", "is no safetensors file but one of torch"),
+    "a zip file": (b"PK\x03\x04" + bytes(40), "is no safetensors file but one of torch"),
     "header of a terabyte": (struct.pack("<Q", 10**12) + b"{}", "announces a header of 1000000000000 bytes"),
     "not JSON": (file_bytes(b'{"a": }'), "header is not valid JSON"),
     "not UTF-8": (file_bytes(b'{"\xff": 1}'), "not UTF-8 text at byte 2"),
@@ -345,7 +345,9 @@ def test_a_tensor_in_two_shards_or_in_none_of_the_index_is_refused(
 
 
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
-@pytest.mark.parametrize("name", ["a.safetensors", "model.safetensors.index.json", "model/1.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["a.safetensors", "model.safetensors.index.json", "model/1.safetensors", "model/model.safetensors"]
+)
 def test_only_regular_files_are_opened(tmp_path: Path, make: Callable[[Path], None], name: str) -> None:
     (tmp_path / "model").mkdir()
     _write_index(tmp_path / "model", {"weight_map": {"a": "1.safetensors"}})

@@ -8,13 +8,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from duosora.core.errors import BackendMissing
-from duosora.core.parallel import launcher, roll_call
+from duosora.core.launch.ports import free_port
+from duosora.core.parallel import roll_call
 from duosora.core.parallel.launched import Launched
 
 
 @pytest.fixture
 def port() -> int:
-    return launcher.free_port()
+    return free_port()
 
 
 def call_roll(port: int, world: int, present: Sequence[int], seconds: float) -> list[Callable[[], None]]:

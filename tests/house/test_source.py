@@ -45,7 +45,7 @@ def test_everything_that_is_printed_goes_through_one_place() -> None:
     """ruff forbids print(); these are the other ways to a terminal."""
     ways = {
         "tqdm.write(": ["core/printable.py"],
-        "Console(": ["core/cli/tables.py", "core/parallel/launcher.py"],
+        "Console(": ["core/cli/tables.py", "core/launch/launcher.py"],
         "typer.echo(": [],
         "sys.stdout.write(": [],
         "rich.table import": ["core/cli/tables.py"],

@@ -16,14 +16,14 @@ from dataclasses import astuple, dataclass
 from queue import SimpleQueue
 from typing import Any
 
-from .lines import ANSWER_SECONDS, SECONDS_BETWEEN_TRIES, messages, send
+from ..parallel.lines import ANSWER_SECONDS, SECONDS_BETWEEN_TRIES, messages, send
 
 USER_ERROR = 2
 """Exit code of a process whose last line says what its user is to mend."""
 ERROR_MARK = "duosora: "
 """How that line begins."""
 PORT_AFTER = 2
-"""The launchers' port is the second after that where ranks meet; doctor calls the roll on the one between."""
+"""The launchers' port is the second after that where ranks meet; the roll is called on the one between."""
 SILENCE_SECONDS = 120
 """Longer than a switch takes to find another way."""
 _SECONDS_BETWEEN_PROBES = 10
