@@ -10,6 +10,7 @@ from ..data.latent_cache import LatentCache
 from ..data.loader import Loader
 from ..data.sources import Source, open_source
 from ..errors import ConfigError, DuosoraError
+from ..io.prompts import read_prompts
 from ..io.tokenizer import Tokenizer
 from ..layout import FreshWeights
 from ..models.lpips import open_lpips
@@ -137,6 +138,7 @@ def _denoiser(
     )
     if config.show.every is not None and not config.show.prompts:
         raise ConfigError(f"show.every = {config.show.every}: needs show.prompts, or nothing is shown")
+    shown = agreed(ranks.world, lambda: _shown_prompts(config))
     if spec.is_inpaint != (config.data.masks is not None):
         wish = "needs data.masks" if spec.is_inpaint else "has no use for data.masks"
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
@@ -153,8 +155,12 @@ def _denoiser(
         return _share(config, vae.compression, spec.patch, ranks, channels, latents)
 
     loader = agreed(ranks.world, open_share)
-    showing = Showing(pipeline, config.show.prompts, config.show, config.seed) if config.show.prompts else None
+    showing = Showing(pipeline, shown, config.show, config.seed) if shown else None
     return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks), loader
+
+
+def _shown_prompts(config: TrainConfig) -> tuple[str, ...]:
+    return tuple(prompt.text for prompt in read_prompts(config.show.prompts)) if config.show.prompts else ()
 
 
 def _inputs(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks) -> DiffusionInputs:

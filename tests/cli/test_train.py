@@ -303,6 +303,8 @@ def test_spikes_are_left_out_and_reported_with_their_files(train: Callable, tmp_
     ("settings", "words"),
     [
         (("show.every=2",), "show.every = 2: needs show.prompts"),
+        (("show.every=2", 'show.prompts=["a city", " "]'), "prompt 2 is blank"),
+        (("show.every=2", "show.prompts=[absent.csv]"), "absent.csv: there is no such file"),
         (("validation.every=2",), "validation.every = 2: needs validation.data"),
         (
             (
