@@ -156,7 +156,8 @@ def get(name: str, device: str = "auto") -> Backend:
     if name not in NAMES:
         raise BackendMissing(f"backend {name!r}: there are {' and '.join(NAMES)}")
     if name not in available():
-        raise BackendMissing(f"backend {name!r} is not installed: {install_command(name)}")
+        instead = "".join(f", or use {other!r}, which is" for other in available())
+        raise BackendMissing(f"backend {name!r} is not installed: {install_command(name)}{instead}")
     module = importlib.import_module(f"duosora.backends.{name}")
     return module.create(device)
 
