@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 
 import av
 import numpy as np
-import psutil
 
 from duosora.core.config.data import DataSettings
 from duosora.core.data.loader import Loader
 from duosora.core.data.sources import open_source
+from duosora.core.extras import needs_extra
 from duosora.core.shapes import Compression, Patch
 
 MEDIA = sorted((Path(__file__).parents[1] / "tests" / "media").glob("*.mp4"))
@@ -123,6 +123,8 @@ def print_speed(annotation: Path, count: int, sides: list[int], repeat: int) -> 
 
 def resident() -> tuple[float, list[float]]:
     """MiB of this process and of each reading process."""
+    with needs_extra("test", "benchmarks/data.py"):
+        import psutil
     this = psutil.Process()
     return this.memory_info().rss / MIB, sorted(child.memory_info().rss / MIB for child in this.children())
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from .extras import install_command
+
 DRIVER = Path("/usr/local/Ascend/driver/version.info")
 TOOLKITS = (Path("/usr/local/Ascend/ascend-toolkit/latest"), Path("/usr/local/Ascend/latest"))
 CANN_OF_MINDSPORE = {
@@ -44,7 +46,7 @@ def _pairing(cann: str | None) -> str:
     try:
         mindspore = metadata.version("mindspore")
     except metadata.PackageNotFoundError:
-        return 'Ascend: MindSpore is not installed: pip install "duosora[mindspore]"'
+        return f"Ascend: MindSpore is not installed: {install_command('mindspore')}"
     wanted = CANN_OF_MINDSPORE.get(mindspore)
     if wanted is None:
         return f"Ascend: not checked: which CANN MindSpore {mindspore} belongs to"

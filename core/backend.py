@@ -14,9 +14,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from .errors import BackendMissing
+from .extras import install_command
 from .layout import Weights
 from .parallel.group import Group, Ranks
 from .parallel.plan import Plan
+from .parallel.roll_call import MEET_SECONDS
 from .train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
 
 NAMES = ("torch", "mindspore")
@@ -50,11 +52,11 @@ class Backend(Protocol):
     def inference(self) -> AbstractContextManager[Any]:
         """A context in which no gradients are kept."""
 
-    def connect(self, plan: Plan) -> Ranks:
+    def connect(self, plan: Plan, meet_seconds: float = MEET_SECONDS) -> Ranks:
         """Join the processes that were started together with this one.
 
         Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find
-        together.
+        together in that time.
         """
 
     def build(
@@ -82,7 +84,7 @@ class Backend(Protocol):
 
         ranks: that train together. Each hands its own data's micro-batches to `step`, the ranks of a team the same
         ones; reports, and what `evaluate` gives, are the same on all.
-        Raises: as build; BackendMissing for an optimiser whose library is not installed.
+        Raises: as build; PackageMissing for an optimiser whose library is not installed.
         """
 
     def train_autoencoder(
@@ -154,7 +156,7 @@ def get(name: str, device: str = "auto") -> Backend:
     if name not in NAMES:
         raise BackendMissing(f"backend {name!r}: there are {' and '.join(NAMES)}")
     if name not in available():
-        raise BackendMissing(f'backend {name!r} is not installed: pip install "duosora[{name}]"')
+        raise BackendMissing(f"backend {name!r} is not installed: {install_command(name)}")
     module = importlib.import_module(f"duosora.backends.{name}")
     return module.create(device)
 

@@ -38,3 +38,11 @@ class NumericsError(DuosoraError):
 
 class BackendMissing(DuosoraError):
     """The asked-for framework or device is not there."""
+
+
+class PackageMissing(DuosoraError):
+    """An optional package is not installed or does not load."""
+
+
+class OutOfMemory(DuosoraError):
+    """The memory of the host or of a device does not hold what was asked for."""

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, cat
 from torch.nn.functional import scaled_dot_product_attention
 
-from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.errors import ConfigError
+from duosora.core.extras import needs_extra
 from duosora.core.maths.rope import NUM_PARTS
 from duosora.core.maths.skiparse import AttentionPlan, Run, TextPlan
 
@@ -120,7 +121,7 @@ class FlashAttend(KernelAttend):
 def make_attend(name: str, device: str, dtype: str) -> Attend:
     """The attention of a kernel's name, one of KERNELS or "auto", for a device and a compute dtype.
 
-    Raises: ConfigError for an unknown name and for a device or dtype that the kernel is not made for; BackendMissing
+    Raises: ConfigError for an unknown name and for a device or dtype that the kernel is not made for; PackageMissing
     when its package is not installed or does not load.
     """
     if name in ("auto", "sdpa"):
@@ -209,11 +210,6 @@ def _fits_flash(device: str) -> bool:
 
 
 def _flash_function() -> Any:
-    try:
+    with needs_extra("flash-attn", "attention = 'flash'", "use 'sdpa'"):
         from flash_attn import flash_attn_func
-    except (ImportError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise BackendMissing(
-            f"attention = 'flash': flash-attn does not load ({reason}); pip install flash-attn, or use 'sdpa'"
-        ) from error
     return flash_attn_func

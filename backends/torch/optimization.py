@@ -18,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from duosora.core.errors import BackendMissing, CheckpointError, ConfigError
-from duosora.core.io.files import atomic_write
+from duosora.core.errors import CheckpointError, ConfigError
+from duosora.core.extras import needs_extra
+from duosora.core.io.files import atomic_write, read_json
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
 from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
@@ -28,10 +29,10 @@ from .distributed.zero import Replicas, Shards
 from .precision import to_array, to_tensor, to_weight
 
 OTHER_OPTIMIZERS = {
-    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", "bitsandbytes"),
-    "prodigy": ("prodigyopt", "Prodigy", "prodigyopt"),
+    "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", "optimizers"),
+    "prodigy": ("prodigyopt", "Prodigy", "optimizers"),
 }
-"""Module, class and package of the optimisers that libraries bring."""
+"""Module, class and extra of the optimisers that libraries bring."""
 PLACEHOLDER_RATE = 1.0
 """Until the first step brings its own; not 0, which Prodigy refuses."""
 
@@ -282,7 +283,7 @@ def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[
     """
     file = folder / f"{name}.json"
     try:
-        rest = json.loads(file.read_text(encoding="utf-8"))
+        rest = read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as an optimiser's state ({error})") from error
     file = folder / f"{name}{SUFFIX}"
@@ -319,14 +320,10 @@ def _optimizer(name: str, parameters: list[nn.Parameter], options: AdamW) -> tor
         return torch.optim.AdamW(parameters, lr=PLACEHOLDER_RATE, **settings)
     if name not in OTHER_OPTIMIZERS:
         raise ConfigError(f"optimizer.name = {name!r}: needs one of adamw, {', '.join(OTHER_OPTIMIZERS)}")
-    module, kind, package = OTHER_OPTIMIZERS[name]
-    try:
-        return getattr(importlib.import_module(module), kind)(parameters, lr=PLACEHOLDER_RATE, **settings)
-    except (ImportError, OSError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise BackendMissing(
-            f"optimizer.name = {name!r}: {package} does not load ({reason}); pip install {package}"
-        ) from error
+    module, kind, extra = OTHER_OPTIMIZERS[name]
+    with needs_extra(extra, f"optimizer.name = {name!r}", "use adamw"):
+        optimizer = getattr(importlib.import_module(module), kind)
+    return optimizer(parameters, lr=PLACEHOLDER_RATE, **settings)
 
 
 def _numbers_of(group: Mapping[str, Any]) -> dict[str, float]:

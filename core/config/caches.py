@@ -12,19 +12,19 @@ from .settings import Settings
 
 
 class CacheSettings(Settings):
-    """Text states and latents that are computed once instead of in every epoch."""
+    """Precomputed text embeddings and latents."""
 
     text: Path | None = None
-    """Folder of the text states; nothing: captions are encoded while training."""
+    """Folder of text embeddings. Default: encode captions during training."""
     latents: Path | None = None
-    """Folder of the latents' moments; nothing: clips are encoded while training. It fixes what is random about a clip,
-    such as the crop in time, and an inpaint model cannot use it."""
+    """Folder of latent moments. Default: encode clips during training. A cache fixes what is random about a clip, such
+    as its temporal crop; inpaint models cannot use it."""
     text_dtype: DType = "bf16"
-    """The number format in which text states are stored."""
+    """Dtype of the stored text embeddings."""
     latents_dtype: DType = "fp32"
-    """The number format in which moments are stored."""
+    """Dtype of the stored moments."""
     shard_mb: Annotated[int, Field(ge=1)] = 256
-    """About the size of a file. So much waits in memory to be written, and is computed again after an interruption."""
+    """Approximate size of a file. This much waits in memory, and is computed again after an interruption."""
     identify: Literal["stat", "content"] = "stat"
-    """How a clip's file is known again: by its size and time of change, or by all its bytes, which are read each time
-    then."""
+    """How a changed clip is noticed: by the file's size and modification time, or by its content, which is then read
+    every time."""

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .media import MediaSettings
 from .schema import Count, Positive, Reader
 from .settings import Settings
 
@@ -18,136 +19,141 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ImageMaskWeights(Settings):
-    """How often a picture is given or hidden, in proportion to each other; all zero: equally often."""
+    """Relative frequency of each mask for pictures. All zero: equal frequency."""
 
     t2iv: Weight = 0.0
-    """Hidden: made from the text alone."""
+    """Nothing is given; the picture is made from the text alone."""
     clear: Weight = 0.0
-    """Given as it is."""
+    """The whole picture is given."""
 
 
 class VideoMaskWeights(Settings):
-    """How often each kind of frames is given, in proportion to each other; all zero: equally often."""
+    """Relative frequency of each mask for videos. All zero: equal frequency."""
 
     t2iv: Weight = 1.0
-    """None: made from the text alone."""
+    """No frame is given; the video is made from the text alone."""
     i2v: Weight = 8.0
-    """The first."""
+    """The first frame is given."""
     transition: Weight = 8.0
-    """First and last."""
+    """The first and the last frame are given."""
     continuation: Weight = 2.0
-    """The first few."""
+    """The first few frames are given."""
     clear: Weight = 0.0
-    """All."""
+    """All frames are given."""
     random_temporal: Weight = 1.0
-    """A few anywhere."""
+    """A few random frames are given."""
 
 
 class MaskSettings(Settings):
-    """Which frames an inpaint model is given."""
+    """The frames that an inpaint model gets in training."""
 
     video: VideoMaskWeights = VideoMaskWeights()
     image: ImageMaskWeights = ImageMaskWeights()
     min_clear: Share = 0.0
-    """Of a video's frames, given at least by `continuation` and `random_temporal`."""
+    """Smallest share of a video's frames that `continuation` and `random_temporal` give."""
     max_clear: Share = 1.0
-    """Of a video's frames, given at most by them."""
+    """Largest share of a video's frames that they give."""
     default_text: Share = 0.5
-    """Of the captions that are dropped, replaced by a general sentence instead of nothing."""
+    """Share of the dropped captions that become a general sentence instead of an empty text."""
 
 
 class StrideSettings(Settings):
-    """Clips for an autoencoder: whole videos, without captions, frames taken at a stride from anywhere."""
+    """Clips for an autoencoder: from videos without captions, at a frame stride, from a random start."""
 
     sample_rate: Count = 2
-    """Every so many-th frame."""
+    """Take every n-th frame."""
     dynamic_sample: bool = False
-    """Draw the stride anew for each clip, from 1 to `sample_rate`."""
+    """Draw the stride of each clip from 1 to `sample_rate`."""
     random_window: bool = False
-    """Cut height x width pixels out of each clip, anywhere, instead of resizing the whole of it: more different
-    content for the same work."""
+    """Crop a random window of height x width pixels instead of resizing the whole frame. It shows more varied content
+    for the same work."""
 
 
 class UpstreamHabits(Settings):
-    """Habits of Open-Sora Plan v1.3 that are not right, for whoever needs its data exactly. docs/data.md explains."""
+    """Faults of Open-Sora Plan v1.3's data pipeline, for runs that must reproduce it exactly. docs/data.md explains
+    them."""
 
     always_29_frames: bool = False
-    """Videos of fewer than 29 frames are dropped even where `frames` is smaller (quirk Q34)."""
+    """Drop videos of fewer than 29 frames even if `frames` is smaller (quirk Q34)."""
     speed_up_unplanned: bool = False
-    """`speed_factor` counts when a clip is read, and not when its length is planned (quirk Q35)."""
+    """Apply `speed_factor` when a clip is read but not when its length is planned (quirk Q35)."""
     last_start_unused: bool = False
-    """The crop in time never starts at the last place where it would fit (quirk Q36)."""
+    """Never start a temporal crop at the last possible frame (quirk Q36)."""
     captions_as_lists: bool = False
-    """Captions are cleaned as the text of a list that holds them (quirk Q15)."""
+    """Clean captions as the printed form of a list that holds them (quirk Q15)."""
     size_before_crop: bool = False
-    """Sizes are planned from the annotation's height and width also where it names a crop."""
+    """Plan sizes from the annotation's height and width even if it names a crop."""
     mixed_groups: bool = False
-    """The rest of a bucket shares its mega-batch with the next bucket; of mixed batches the minority is replaced."""
+    """Let the rest of a bucket share its mega-batch with the next bucket, and replace the minority of mixed batches."""
 
 
 class DataSettings(Settings):
     """Clips, pictures and their captions."""
 
     kind: Literal["files", "moving_shapes"] = "files"
-    """moving_shapes: drawn by the project itself, for the tiny model; of this group then only batches, captions and
-    workers count, and for an autoencoder frames, height and width."""
+    """moving_shapes draws the clips of the tiny model's world. It uses only the settings for batches, captions and
+    workers, and for an autoencoder frames, height and width."""
     drawn_clips: Count | None = None
-    """moving_shapes: so many clips, the same in every epoch, whose latents can be cached; nothing: new ones in every
-    epoch."""
+    """moving_shapes: draw this many clips and repeat them every epoch, so that their latents can be cached. Default:
+    new clips every epoch."""
     files: tuple[Path, ...] = ()
-    """Annotations: upstream's .txt lists, .json, .jsonl, .csv, .parquet; or folders, whose videos have no captions."""
+    """Annotations (upstream's .txt lists, .json, .jsonl, .ndjson, .csv, .tsv, .parquet), or folders, whose videos have
+    no captions."""
     root: Path | None = None
-    """Folder that the paths in annotations start from; nothing: that of the annotation. Lines of a .txt bring their
-    own."""
+    """Folder that paths in annotations are relative to. Default: the annotation's folder. Lines of a .txt list name
+    their own."""
     probe: bool = False
-    """Open files whose annotation lacks size, rate or number of frames, and read them there."""
+    """Open files whose annotation lacks size, frame rate or number of frames, and read them there."""
     frames: Count = 93
-    """1 + a multiple of the autoencoder's temporal factor; longer videos are cut at random, shorter ones to the
-    nearest number that fits."""
+    """1 + a multiple of the autoencoder's temporal factor. Longer videos are cropped at a random start, shorter ones to
+    the nearest length that fits."""
     min_frames: Count = 29
-    """Videos of fewer frames after resampling are dropped; where `frames` is smaller, that counts."""
+    """Drop videos of fewer frames after resampling; never more than `frames`."""
     fps: Positive = 18.0
-    """Videos are resampled to so many frames per second."""
+    """Resample videos to this frame rate."""
     drop_short: Share = 1.0
-    """Of the videos shorter than `frames`, dropped: 1 all, 0 none."""
+    """Share of the videos shorter than `frames` that is dropped: 1 all, 0 none."""
     speed_factor: Annotated[float, Field(ge=1)] = 1.0
-    """Videos longer than `frames` are sped up by up to so much."""
+    """Speed up videos longer than `frames` by at most this factor."""
     height: Count | None = None
-    """Pixels. With height and width alone every clip is cut to their proportions and resized to them."""
+    """Pixels. With height and width, but no max_area, every clip is cropped to their aspect ratio and resized to
+    them."""
     width: Count | None = None
-    """Pixels."""
+    """Pixels; see height."""
     max_area: Count | None = None
-    """Clips keep their proportions: they are shrunk to so many pixels and cut to multiples of `stride`. Height and
-    width are then the largest sides, which ungrouped batches are padded to."""
+    """Keep aspect ratios: scale clips down to at most this many pixels and crop them to multiples of `stride`. Height
+    and width then limit the sides, and batches that are not grouped are padded to them."""
     min_area: Count | None = None
-    """Smaller clips are dropped; nothing: a quarter of max_area."""
+    """Drop clips of fewer pixels. Default: a quarter of max_area."""
     stride: Count = 32
-    """Pixels; both sides are multiples of it."""
+    """Both sides are multiples of this many pixels."""
     autoencoder: StrideSettings | None = None
-    """Clips for a WFVAE instead of a denoiser; needs height and width."""
+    """Read clips for a WFVAE instead of a denoiser; needs height and width."""
     grouped: bool = True
-    """Batches of one size each. Off: any clips together, padded to `frames`, height and width, with a mask."""
-    mega_batch: Count = 1
-    """So many neighbouring micro-batches of a step have one size, which it helps to be the number of processes that
-    read different clips: they then wait less for one another."""
+    """All clips of a batch have the same size. Off: any clips share a batch, padded to `frames`, height and width, with
+    a mask."""
+    mega_batch: Count | None = None
+    """Number of neighbouring micro-batches of one size; it must divide `accumulate`. Default: all of a step, so that
+    batch_size * accumulate alone decides which clips a step has."""
     min_bucket_batches: Annotated[int, Field(ge=0)] = 4
-    """Sizes with fewer clips than so many batches of the whole run are dropped."""
+    """Drop sizes that have clips for fewer batches than this, counted over the whole run."""
     clean_captions: bool = True
-    """Take web addresses, file names, odd signs and the like out of captions, and write them in lower case."""
+    """Remove web addresses, file names and odd characters from captions, and write them in lower case."""
     keep_chinese: bool = True
-    """Leave Chinese in cleaned captions; mT5 reads it."""
+    """Keep Chinese characters when captions are cleaned; mT5 reads them."""
     aesthetic_sentences: bool = True
-    """Add a sentence to the captions of very well and very badly rated clips."""
+    """Add a sentence to the captions of clips with a very high or a very low aesthetic score."""
     caption_dropout: Share = 0.1
-    """Of the captions, replaced by nothing, which guidance needs."""
+    """Share of the captions replaced by an empty text, which classifier-free guidance needs."""
     masks: MaskSettings | None = None
-    """Inpaint models: the frames they are given. Frames are then resized in whole levels, as upstream does there."""
+    """Inpaint models: the frames that they get. Frames are then resized in 8-bit steps, as upstream does there."""
     workers: Annotated[int, Field(ge=0)] = 2
-    """Processes that read. 0 reads inside the training process, without protection from files that hang or crash."""
+    """Processes that read clips. 0 reads in the training process, which a file that hangs or crashes then stops."""
     timeout_seconds: Positive = 60.0
-    """A clip that takes longer to read is replaced, and its process ended."""
+    """Replace a clip that takes longer to read, and end its process."""
     prefetch: Count = 2
-    """Micro-batches read ahead."""
+    """Micro-batches to read ahead."""
     reader: Reader = "pyav"
-    """The library that reads videos; decord needs the package decord2."""
+    """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()
     upstream: UpstreamHabits = UpstreamHabits()

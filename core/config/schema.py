@@ -13,14 +13,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..parallel.roll_call import MEET_SECONDS
 from ..random import SEED_LIMIT
-from .settings import Settings
+from .media import MediaSettings
+from .settings import FolderOrPreset, Settings
 
 DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
 Reader = Literal["pyav", "decord"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
 FrameRate = Annotated[float, Field(ge=0.001, le=1000)]
 
 PROMPT_TEMPLATE = "high quality, high aesthetic, {}"
@@ -31,112 +34,116 @@ NEGATIVE_PROMPT = (
 
 
 class ModelSettings(Settings):
-    """Where the weights are."""
+    """The weights."""
 
-    denoiser: str = "tiny"
+    denoiser: FolderOrPreset = "tiny"
     """A preset, or the folder of a T2V or inpaint model (config.json and safetensors)."""
     text_encoder: Path | None = None
-    """Folder of the mT5 encoder; a preset has its own."""
+    """Folder of the mT5 encoder. Presets bring their own."""
     tokenizer: Path | None = None
-    """Folder of spiece.model; nothing: the text encoder's folder."""
+    """Folder that holds spiece.model. Default: the text encoder's folder."""
     vae: Path | None = None
-    """Folder of the WFVAE; a preset has its own."""
+    """Folder of the WFVAE. Presets bring their own."""
 
 
 class DTypeSettings(Settings):
-    """The number format of each part."""
+    """The compute dtype of each part."""
 
     denoiser: DType | None = None
-    """Of the transformer; published samples were made with all parts in fp16. Nothing: bf16 on an accelerator, else
-    fp32."""
+    """Transformer dtype. Default: bf16 on accelerators, fp32 on CPUs. The published samples used fp16 for all parts."""
     text_encoder: DType | None = None
-    """Of mT5."""
+    """mT5 dtype. Default: bf16 on accelerators, fp32 on CPUs."""
     vae: DType | None = None
-    """Of the autoencoder."""
+    """Autoencoder dtype. Default: bf16 on accelerators, fp32 on CPUs."""
 
 
 class BackendSettings(Settings):
-    """What computes."""
+    """The framework and the device."""
 
     name: Literal["torch", "mindspore"] = "torch"
     """The framework."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, npu, ...; auto takes an accelerator when there is one."""
+    """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     dtype: DTypeSettings = DTypeSettings()
     attention: Literal["auto", "sdpa", "math", "flash"] = "auto"
-    """The attention kernel; math is the formula written out, flash needs fp16 or bf16, and flash-attn on a GPU."""
+    """The attention kernel. math writes the formula out; flash needs fp16 or bf16, and on a GPU the package
+    flash-attn."""
     compile: bool = False
-    """Compile the denoiser (torch.compile, mindspore.jit): the first step of each size takes longer, the others are
-    faster."""
+    """Compile the denoiser (torch.compile, mindspore.jit). The first step of each size takes longer, later steps
+    less."""
 
 
 class ParallelSettings(Settings):
-    """How the processes that torchrun, msrun or `duosora launch` started share the work; what is made is the same."""
+    """How the processes of a run share its work. The launcher (torchrun, msrun or `duosora launch`) sets their number;
+    the result does not depend on it."""
 
     sequence: Count = 1
-    """Processes that share the tokens of each network call; what is left over works on other samples."""
+    """Processes that split the tokens of one network call (sequence parallelism). The other factor of the number of
+    processes runs different samples."""
+    meet_seconds: Seconds = MEET_SECONDS
+    """Seconds to wait until all processes have started. Then those that are there name the absent ones and end."""
 
 
 class SamplingParallelSettings(ParallelSettings):
-    """How the processes of a sampling run share the work."""
+    """How the processes of a sampling run share its work."""
 
     cfg: bool = False
-    """Each half of guidance has processes of its own."""
+    """Run the two halves of classifier-free guidance on different processes."""
 
 
 class SamplerSettings(Settings):
-    """How noise becomes latents."""
+    """The sampler and its noise schedule."""
 
     name: str = "euler_ancestral"
-    """One of duosora.core.samplers, or upstream's name of it."""
+    """A sampler of duosora.core.samplers; upstream's names work too."""
     steps: Count = 100
-    """Calls of the network."""
+    """Sampling steps."""
     objective: Literal["epsilon", "v_prediction", "sample", "flow"] | None = None
-    """What the network was trained to predict; nothing: v_prediction, as the published models, or flow for flow
-    samplers."""
+    """What the network predicts. Default: v_prediction, as the published models do; flow for flow samplers."""
     schedule: Literal["linear", "scaled_linear"] | None = None
-    """The noise schedule it was trained on; nothing: linear, as the published models. Not for flow samplers."""
+    """The noise schedule of training. Default: linear, as in the published models. Flow samplers have none."""
     zero_terminal_snr: bool | None = None
-    """Whether the schedule's last timestep was noise only; nothing: yes, as the published models. Not for flow
+    """Whether the last training timestep is pure noise. Default: yes, as in the published models. Not for flow
     samplers."""
     spacing: Literal["leading", "trailing", "linspace"] | None = None
-    """Which training timesteps are used; nothing: trailing with zero terminal SNR, else leading."""
+    """How training timesteps are chosen. Default: trailing with zero terminal SNR, otherwise leading."""
     shift: Positive | None = None
-    """Flow samplers: above 1, more steps at high noise."""
+    """Flow samplers: values above 1 spend more steps at high noise."""
     guidance: Annotated[float, Field(ge=0)] = 7.5
-    """Scale of classifier-free guidance; 1 and below switch it off, which halves the work."""
+    """Classifier-free guidance scale. 1 or less switches guidance off, which halves the work."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """How far guided predictions are brought back to the spread of unguided ones."""
+    """How much of the guided prediction's standard deviation is scaled back to that of the unguided one (0 to 1)."""
 
 
 class VideoSettings(Settings):
-    """What is made."""
+    """Size, length and frame rate."""
 
     frames: Count = 93
-    """1 + a multiple of 4; 1 makes a picture."""
+    """1 + a multiple of 4. 1 makes a picture."""
     height: Count = 352
-    """Pixels, a multiple of 8 and of the patches."""
+    """Pixels; a multiple of 8 times the patch size."""
     width: Count = 640
-    """Pixels, a multiple of 8 and of the patches."""
+    """Pixels; a multiple of 8 times the patch size."""
     fps: FrameRate = 18.0
-    """Frames per second of the file; the model does not see it."""
+    """Frame rate of the file. The model does not see it."""
 
 
 class PromptSettings(Settings):
-    """What is asked for."""
+    """What to make."""
 
     sources: tuple[str, ...] = ()
-    """Prompts, .txt files (one a line) and .jsonl files; those on the command line take their place."""
+    """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place."""
     template: str = PROMPT_TEMPLATE
-    """Put around each prompt, which goes in place of {}."""
+    """Text around each prompt; {} stands for the prompt."""
     negative: str = NEGATIVE_PROMPT
-    """What guidance leads away from, where a prompt has no negative of its own."""
+    """Negative prompt for guidance. A prompt's own negative prompt takes its place."""
     max_tokens: Count = 512
     """Longer prompts are cut."""
 
 
 class TileSettings(Settings):
-    """Decoding in parts of the picture, to save memory. Blended borders are not exactly what one piece gives."""
+    """Decode the picture in overlapping tiles to save memory. Blended borders differ slightly from decoding in one
+    piece."""
 
     size: Count = 256
     """Height and width of a tile in pixels."""
@@ -145,48 +152,52 @@ class TileSettings(Settings):
 
 
 class DecodeSettings(Settings):
-    """From latents to frames."""
+    """Decoding latents to frames."""
 
     chunk: Count | None = 2
-    """Latent frames decoded at a time, exact at any number; nothing decodes all at once and needs the most memory."""
+    """Latent frames per decoding chunk; the result is the same for any number. null decodes the whole clip at once and
+    needs the most memory."""
     tile: TileSettings | None = None
-    """Nothing: whole pictures."""
+    """Default: no tiles."""
 
 
 class ConditionSettings(Settings):
-    """The frames that the inpaint model is given. A line of a .jsonl file brings its own instead."""
+    """The frames that an inpaint model gets. A line of a prompt file can bring its own."""
 
     images: tuple[Path, ...] = ()
-    """Pictures, or one video; none: text only."""
+    """Pictures, or one video. None: text only."""
+    video: Path | None = None
+    """One video, whatever its file ending, instead of images."""
     indices: tuple[int, ...] | None = None
-    """Which frames they are, negative ones from the end; nothing: one first, two at both ends, a video in front."""
+    """Frame numbers of the pictures; negative numbers count from the end. Default: one picture is the first frame, two
+    are the first and the last, a video comes first."""
     mask_type: Literal["t2iv", "i2v", "transition", "continuation", "clear", "random_temporal"] | None = None
-    """For a video as long as the result: which of its frames are kept; nothing: continuation."""
+    """For a video as long as the result: which of its frames are kept. Default: continuation."""
     noise_strength: Annotated[float, Field(ge=0)] = 0.0
-    """About how much normal noise is put on given pixels, in units of [-1, 1]."""
+    """Mean strength of the Gaussian noise added to the given pixels, which range from -1 to 1."""
     crop: bool = False
-    """Cut pictures to video.height and video.width; off, the size follows the first picture."""
+    """Crop pictures to video.height and video.width. Off: the size of the video follows the first picture."""
     max_area: Count = 236544
-    """With crop off: pictures are shrunk to at most this many pixels."""
+    """With crop off: pictures are scaled down to at most this many pixels."""
     reader: Reader = "pyav"
-    """The library that reads videos; decord needs the package decord2."""
+    """The library that reads videos. decord needs `duosora[decord]`."""
 
 
 class OutputSettings(Settings):
-    """What is written."""
+    """Files to write."""
 
     folder: Path = Path("outputs")
-    """Made when missing."""
+    """Created if missing."""
     overwrite: bool = False
-    """Replace files that exist; off, they are kept and the run is refused."""
+    """Replace existing files. Off: a run that would replace files is refused."""
     crf: Annotated[int, Field(ge=0, le=51)] = 18
-    """x264's quality: 0 lossless, 18 hardly visible, 51 worst."""
+    """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
     save_latents: bool = False
-    """Also write the latents, as safetensors."""
+    """Also write the latents as safetensors."""
 
 
 class SampleConfig(Settings):
-    """Text, and pictures where the model takes them, to video."""
+    """Sample videos or pictures from text, and from pictures where the model takes them."""
 
     model: ModelSettings = ModelSettings()
     backend: BackendSettings = BackendSettings()
@@ -195,67 +206,70 @@ class SampleConfig(Settings):
     prompts: PromptSettings = PromptSettings()
     decode: DecodeSettings = DecodeSettings()
     condition: ConditionSettings = ConditionSettings()
+    media: MediaSettings = MediaSettings()
     parallel: SamplingParallelSettings = SamplingParallelSettings()
     output: OutputSettings = OutputSettings()
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] = 42
-    """The same seed gives the same video on every backend and any number of ranks."""
+    """The same seed gives the same video on every backend and any number of processes."""
     samples_per_prompt: Count = 1
-    """Each with a seed of its own, counted up from `seed`."""
+    """Samples per prompt; their seeds count up from `seed`."""
     batch_size: Count = 1
-    """Videos made at the same time; it does not change them."""
+    """Videos per network call. It does not change the videos."""
 
 
 class ReconstructConfig(Settings):
-    """A video or a picture through the autoencoder and back."""
+    """Encode a video or a picture with the autoencoder and decode it again."""
 
-    vae: str = "tiny"
+    vae: FolderOrPreset = "tiny"
     """A preset, or the folder of a WFVAE (config.json and safetensors)."""
     backend: Literal["torch", "mindspore"] = "torch"
     """The framework."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, npu, ...; auto takes an accelerator when there is one."""
+    """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     dtype: DType | None = None
-    """Nothing: bf16 on an accelerator, else fp32."""
+    """Default: bf16 on accelerators, fp32 on CPUs."""
     frames: Count | None = None
-    """How many frames; nothing: all of them, cut to 1 + a multiple of 4."""
+    """Number of frames. Default: all, cut to 1 + a multiple of 4."""
     every: Count = 1
-    """Take every so many-th frame."""
+    """Take every n-th frame."""
     height: Count | None = None
-    """Pixels, a multiple of 8; nothing: the file's own, cut to one."""
+    """Pixels, a multiple of 8. Default: the file's height, cropped to a multiple of 8."""
     width: Count | None = None
-    """Pixels, a multiple of 8; nothing: the file's own, cut to one."""
+    """Pixels, a multiple of 8. Default: the file's width, cropped to a multiple of 8."""
     chunk: Count | None = 2
-    """Latent frames at a time, exact at any number; nothing works on the whole clip at once and needs the most
-    memory."""
+    """Latent frames per chunk; the result is the same for any number. null processes the whole clip at once and needs
+    the most memory."""
     tile: TileSettings | None = None
-    """Nothing: whole pictures."""
+    """Default: no tiles."""
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] | None = None
-    """Nothing takes the mean of the latents' distribution; a seed draws from it, as upstream always does."""
+    """Sample the latents with this seed, as upstream always does. Default: take the mean of their distribution."""
     reader: Reader = "pyav"
-    """The library that reads videos; decord needs the package decord2."""
+    """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()
     crf: Annotated[int, Field(ge=0, le=51)] = 18
-    """x264's quality: 0 lossless, 18 hardly visible, 51 worst."""
+    """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
 
 
 class EvaluateConfig(Settings):
-    """Clips against those that they should equal."""
+    """Compare clips with their references."""
 
     metrics: Annotated[tuple[Literal["psnr", "ssim", "lpips"], ...], Field(min_length=1)] | None = None
-    """Which figures; nothing: psnr and ssim, and lpips where its folder is given."""
+    """Default: psnr and ssim, and lpips if its folder is given."""
     lpips: Path | None = None
-    """Folder with a backbone (VGG16 or AlexNet) and its LPIPS heads as safetensors; docs/evaluation.md says how to make
+    """Folder of a backbone (VGG16 or AlexNet) and its LPIPS heads as safetensors; docs/evaluation.md says how to make
     it."""
     backend: Literal["torch", "mindspore"] = "torch"
-    """The framework, which only LPIPS needs."""
+    """The framework; only LPIPS uses it."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, npu, ...; auto takes an accelerator when there is one."""
+    """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     frames: Count | None = None
-    """Compare the first so many; nothing: all, and both must have as many."""
+    """Compare the first n frames. Default: all; both clips must have the same number."""
     every: Count = 1
-    """Take every so many-th frame of the reference, as the generated clip was made with."""
+    """Take every n-th frame of the reference, as `duosora reconstruct` did."""
     height: Count | None = None
-    """Pixels that both are cut and resized to; nothing: the files' own."""
+    """Resize and crop both clips to this height in pixels. Default: the files' own size."""
     width: Count | None = None
-    """Pixels that both are cut and resized to; nothing: the files' own."""
+    """Resize and crop both clips to this width in pixels. Default: the files' own size."""
     reader: Reader = "pyav"
-    """The library that reads videos; decord needs the package decord2."""
+    """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()

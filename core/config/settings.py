@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
+
+from ..io.paths import given_path
+
+FolderOrPreset = Annotated[str, AfterValidator(lambda name: str(given_path(name)))]
+"""The name of a preset, or a path, read like those that are nothing else."""
 
 
 class Settings(BaseModel):
@@ -16,6 +21,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _read_paths(cls, value: Any) -> Any:
+        """Every path of every group is one that a person wrote."""
+        if isinstance(value, Path):
+            return given_path(value)
+        if isinstance(value, tuple) and any(isinstance(each, Path) for each in value):
+            return tuple(map(given_path, value))
+        return value
 
 
 class Setting(NamedTuple):
@@ -47,7 +62,8 @@ def _list_settings(schema: type[Settings], prefix: str) -> Iterator[Setting]:
         path, group = f"{prefix}{name}", group_in(field.annotation)
         if group is not field.annotation:  # a plain setting, or a group that may be left out as a whole
             default = None if field.is_required() else field.get_default(call_default_factory=True)
-            yield Setting(path, _type_name(field.annotation), default, " ".join((field.description or "").split()))
+            kind = _bounded(_type_name(field.annotation), field.metadata)
+            yield Setting(path, kind, default, " ".join((field.description or "").split()))
         if group is not None:
             yield from _list_settings(group, f"{path}.")
 
@@ -65,7 +81,7 @@ def _type_name(annotation: Any) -> str:
     """A type in the words of the documentation."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _type_name(parts[0])
+        return _bounded(_type_name(parts[0]), (limit for info in parts[1:] for limit in info.metadata))
     if origin is Literal:
         return " | ".join(map(str, parts))
     if origin in (Union, UnionType):
@@ -73,8 +89,19 @@ def _type_name(annotation: Any) -> str:
     if origin in (tuple, list):
         return f"list of {_type_name(parts[0])}"
     if annotation is NoneType:
-        return "nothing"
+        return "null"
     return "settings" if group_in(annotation) else _TYPE_NAMES.get(annotation, str(annotation))
+
+
+def _bounded(name: str, limits: Iterable[Any]) -> str:
+    """A type with the limits of its values, such as `number > 0`."""
+    bounds = [
+        f"{sign} {getattr(limit, key)}"
+        for limit in limits
+        for key, sign in (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"))
+        if hasattr(limit, key)
+    ]
+    return f"{name} {', '.join(bounds)}".strip()
 
 
 _TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true | false", Path: "path"}

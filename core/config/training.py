@@ -22,181 +22,186 @@ Whole = Annotated[int, Field(ge=0)]
 
 
 class StartSettings(Settings):
-    """The weights to begin with."""
+    """Initial weights."""
 
     weights: Path | None = None
-    """Folder of a model: a published one, or `model` or `model_ema` in a checkpoint. Nothing: those of the preset."""
+    """Folder of a model: a published one, or `model` or `model_ema` of a checkpoint. Default: the preset's weights."""
     fresh: bool = False
-    """Draw all weights freshly, also where the preset comes with trained ones."""
+    """Initialise all weights at random, even if the preset has trained ones."""
     leave_out: tuple[str, ...] = ()
-    """Beginnings of the names of weights that are drawn freshly instead of taken."""
+    """Name prefixes of weights that are initialised at random instead of loaded."""
     allow_missing: bool = False
-    """Draw weights that the folder does not hold, such as the condition's when a text-to-video model becomes an inpaint
-    model. Off, each must be there."""
+    """Initialise weights that the folder does not hold, such as the conditioning layers when a text-to-video model
+    becomes an inpaint model. Off: every weight must be there."""
     frozen: tuple[str, ...] = ()
-    """Beginnings of the names of weights that are not trained."""
+    """Name prefixes of weights that are not trained."""
 
 
 class TimestepSettings(Settings):
-    """Which noise levels are trained on."""
+    """The distribution of training timesteps."""
 
     kind: Literal["uniform", "stratified", "logit_normal", "mode"] = "stratified"
-    """stratified: every step has one sample in each of as many equal parts as it has samples."""
+    """stratified: each step draws one timestep from each of n equal ranges, n being its number of samples."""
     logit_mean: float = 0.0
-    """Of logit_normal."""
+    """Mean for logit_normal."""
     logit_std: Positive = 1.0
-    """Of logit_normal."""
+    """Standard deviation for logit_normal."""
     mode_scale: float = 1.29
-    """Of mode."""
+    """Scale for mode."""
 
 
 class ObjectiveSettings(Settings):
-    """What the denoiser learns to predict."""
+    """The training objective of the denoiser."""
 
     kind: Literal["epsilon", "v_prediction", "sample", "flow"] = "v_prediction"
-    """The noise, the velocity, the clean latents, or the velocity of a straight flow."""
+    """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow."""
     schedule: Literal["linear", "scaled_linear", "cogvideox"] = "linear"
-    """The noise schedule. Not for flow."""
+    """The noise schedule. Not used by flow."""
     zero_terminal_snr: bool = True
-    """The last timestep is noise only. Not for flow."""
+    """Rescale the schedule so that the last timestep is pure noise. Not used by flow."""
     snr_gamma: Positive | None = 5.0
-    """Min-SNR weighting; nothing: all errors count alike. Not for flow."""
+    """Gamma of min-SNR weighting. null: no weighting. Not used by flow."""
     shift: Positive = 1.0
-    """flow: above 1, more samples at high noise."""
+    """flow: values above 1 draw more timesteps at high noise."""
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
-    """flow: how errors weigh along the way."""
+    """flow: loss weight over the timesteps."""
     timesteps: TimestepSettings = TimestepSettings()
     noise_offset: Number = 0.0
-    """Strength of a further draw of noise that a whole channel shares."""
+    """Strength of an additional noise value that all pixels of a channel share."""
     condition_noise: bool = False
-    """Inpaint: put a little noise on most of the given pixels."""
+    """Inpaint models: add a little noise to most conditioning frames."""
 
 
 class AutoencoderSettings(Settings):
-    """The losses of an autoencoder."""
+    """The losses of the autoencoder."""
 
     loss: Literal["l1", "l2"] = "l1"
-    """Of the pixels."""
+    """The reconstruction loss on pixels."""
     squared_weight: Number = 0.0
-    """Of squared errors on top of those."""
+    """Weight of an additional squared-error loss."""
     kl_weight: Number = 1e-6
-    """Of the latents' distance from normal noise."""
+    """Weight of the KL divergence of the latents."""
     wavelet_weight: Number = 0.1
-    """Of the difference between the encoder's and the decoder's inner wavelet bands."""
+    """Weight of the wavelet loss between the encoder's and the decoder's inner sub-bands."""
     perceptual_weight: Number = 0.0
-    """Of LPIPS; above 0 it needs `perceptual_backbone`."""
+    """Weight of LPIPS; above 0 it needs `perceptual_backbone`."""
     perceptual_backbone: Path | None = None
-    """Folder with the weights of VGG16 and of the LPIPS heads; docs/evaluation.md says how to make it."""
+    """Folder with VGG16 and the LPIPS heads; docs/evaluation.md says how to make it."""
     discriminator_weight: Number = 0.5
-    """Of the adversarial loss, on top of the adaptive weight."""
+    """Weight of the adversarial loss, multiplied by the adaptive weight."""
     discriminator_factor: Number = 1.0
-    """0 leaves the adversarial loss out."""
+    """0 switches the adversarial loss off."""
     discriminator_start: Whole = 0
-    """Optimiser steps before it counts; from then on every other step is the discriminator's."""
+    """Optimiser step at which the adversarial loss starts. From then on every second step trains the discriminator."""
     discriminator_loss: Literal["hinge", "vanilla"] = "hinge"
-    """The form of the adversarial loss."""
+    """Form of the adversarial loss."""
     discriminator_weight_decay: Number = 0.01
-    """Of the discriminator's optimiser."""
+    """Weight decay of the discriminator's optimiser."""
     discriminator_max_grad_norm: Positive | None = 1.0
-    """Larger gradients of the discriminator are scaled down to it; nothing: never."""
+    """Clip the discriminator's gradient norm to this. null: no clipping."""
     logvar: float = 0.0
-    """Logarithm of the variance that pixel errors are measured in."""
+    """Log variance of the pixel likelihood."""
 
 
 class OptimizerSettings(Settings):
     """The optimiser."""
 
     name: Literal["adamw", "adamw_8bit", "prodigy"] = "adamw"
-    """adamw_8bit needs bitsandbytes, prodigy needs prodigyopt."""
+    """adamw_8bit (bitsandbytes) and prodigy (prodigyopt) need `duosora[optimizers]`."""
     betas: tuple[Share, Share] = (0.9, 0.999)
-    """How slowly its two averages of the gradients change."""
+    """Decay rates of the running averages of the gradient and of its square."""
     eps: Positive = 1e-15
-    """Added to the root of the second."""
+    """Added to the denominator for numerical stability."""
     weight_decay: Number = 0.01
-    """On every weight, biases and norms too, as upstream has it."""
+    """Applied to every weight, biases and norms included, as upstream does."""
     max_grad_norm: Positive | None = 1.0
-    """Larger gradients are scaled down to it; nothing: never."""
+    """Clip the gradient norm to this. null: no clipping."""
 
 
 class LearningRateSettings(Settings):
-    """The learning rate over the run."""
+    """The learning rate schedule."""
 
     peak: Positive = 1e-5
-    """The highest."""
+    """The highest learning rate."""
     kind: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "hold_cosine"] = "constant"
-    """After the warm-up. hold_cosine: constant for `hold` of the steps, then half a cosine."""
+    """Shape after the warm-up. hold_cosine stays constant for the share `hold` of the steps, then follows half a
+    cosine."""
     warmup_steps: Whole = 0
-    """Steps over which it rises from 0."""
+    """Steps of linear warm-up from 0."""
     floor: Share = 0.0
-    """Where falling ends, as a part of the peak."""
+    """Final learning rate as a fraction of the peak."""
     cycles: Count = 1
-    """Of cosine_with_restarts."""
+    """Number of cycles of cosine_with_restarts."""
     power: Positive = 1.0
-    """Of polynomial."""
+    """Exponent of polynomial."""
     hold: Annotated[float, Field(ge=0, lt=1)] = 0.5
-    """Of hold_cosine."""
+    """Constant share of hold_cosine."""
 
 
 class EmaSettings(Settings):
-    """An average of the weights, which samples better than the weights themselves."""
+    """Exponential moving average of the weights, which usually samples better than the weights themselves."""
 
     decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
-    """At most."""
+    """The largest decay."""
     warms_up: bool = True
-    """Begin as a plain average."""
+    """Start as a plain mean and raise the decay with the number of steps."""
     start_step: Whole = 0
-    """Until then it is a copy."""
+    """Until this step the average is a copy of the weights."""
 
 
 class ComputeSettings(Settings):
-    """What computes, and how."""
+    """Framework, device and precision."""
 
     name: Literal["torch", "mindspore"] = "torch"
     """The framework."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, npu, ...; auto takes an accelerator when there is one."""
+    """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     dtype: DType | None = None
-    """Of the passes; weights and optimiser stay fp32. Nothing: bf16 on an accelerator, else fp32."""
+    """Dtype of the forward and backward pass; weights and optimiser state stay fp32. Default: bf16 on accelerators,
+    fp32 on CPUs."""
     frozen_dtype: DType | None = None
-    """Of the text encoder and the autoencoder where they are not trained; nothing: as dtype."""
+    """Dtype of the frozen text encoder and autoencoder. Default: `dtype`."""
     attention: Literal["auto", "sdpa", "math", "flash"] = "auto"
     """The attention kernel."""
     recompute_every: Whole = 0
-    """Compute the activations of every so many-th block again instead of keeping them: 1 all blocks, 0 none."""
+    """Recompute the activations of every n-th block in the backward pass instead of storing them (gradient
+    checkpointing): 1 all blocks, 0 none."""
     compile: bool = False
-    """Compile the model; the first steps take long."""
+    """Compile the model. The first steps take long."""
     encode_chunk: Count | None = None
-    """Latent frames that the autoencoder encodes at a time, exact at any number; nothing: whole clips."""
+    """Latent frames per chunk when the autoencoder encodes; the result is the same for any number. null: whole
+    clips."""
 
 
 class TrainingParallelSettings(ParallelSettings):
-    """How the processes of a training run share the work."""
+    """How the processes of a training run share its work."""
 
     zero: Literal[0, 2, 3] = 2
-    """What they split instead of holding it each: 0 nothing, 2 optimiser state, averages and gradients, 3 the weights
-    too."""
+    """ZeRO stage: 0 shards nothing, 2 shards optimiser state, averages and gradients, 3 shards the weights too."""
     engine: Literal["fully_shard", "deepspeed"] = "fully_shard"
-    """Who splits it on torch: torch itself, or DeepSpeed, which needs `duosora[deepspeed]` and `zero: 2`."""
+    """What shards the state on torch: torch's own fully_shard, or DeepSpeed, which needs `duosora[deepspeed]` and
+    `zero: 2`."""
 
 
 class ValidationSettings(Settings):
-    """Measures on clips that are not trained on."""
+    """Loss on held-out clips."""
 
     every: Count | None = None
-    """Optimiser steps; nothing: never."""
+    """Interval in optimiser steps. Default: never."""
     data: DataSettings | None = None
-    """The clips; nothing: moving shapes of held-out combinations, where moving shapes are trained on."""
+    """The held-out clips. Default when training on moving shapes: combinations of shape and motion that are left out of
+    training."""
     batches: Count = 4
-    """Micro-batches; always the same, with the same noise."""
+    """Number of micro-batches. Each validation uses the same clips and the same noise."""
 
 
 class ShowSettings(Settings):
-    """Videos sampled while training."""
+    """Sample videos during training."""
 
     every: Count | None = None
-    """Optimiser steps; nothing: never."""
+    """Interval in optimiser steps. Default: never."""
     prompts: tuple[str, ...] = ()
-    """What is asked for."""
+    """The prompts."""
     max_tokens: Count = 512
     """Longer prompts are cut."""
     sampler: SamplerSettings = SamplerSettings()
@@ -204,31 +209,34 @@ class ShowSettings(Settings):
 
 
 class CheckpointSettings(Settings):
-    """Where a run can go on."""
+    """When checkpoints are written and which ones are kept."""
 
     every: Count | None = 1000
-    """Optimiser steps; nothing: only at the end and when it is asked to leave."""
+    """Interval in optimiser steps. null: only at the end and when the run is stopped by a signal."""
     keep: Count = 3
-    """The newest that stay."""
+    """Keep the newest n checkpoints."""
     keep_every: Count | None = None
-    """Those at multiples of it stay as well."""
+    """Also keep every checkpoint at a multiple of this step."""
     in_background: bool = False
-    """Write while training goes on, from a copy in the host's memory."""
+    """Copy the state to host memory and write it while training continues."""
+    changed_inputs: Literal["refuse", "accept"] = "refuse"
+    """What to do on resuming when an annotation, or a model that is used but not trained, has changed."""
 
 
 class GuardSettings(Settings):
-    """Bad steps: NaN, infinity, gradients far out of the ordinary."""
+    """Handling of bad steps: NaN, infinity, gradient spikes."""
 
     on_bad_step: Literal["stop", "skip"] = "stop"
-    """Either way the weights stay as they were."""
+    """stop ends the run, skip drops the step. Either way a bad step leaves the weights unchanged."""
     spike_factor: Annotated[float, Field(gt=1)] | None = None
-    """A gradient norm so many times the median of the last hundred is a spike; nothing: only NaN and infinity count."""
+    """A step is a spike when its gradient norm exceeds the median of the last hundred by this factor. null: only NaN
+    and infinity are bad."""
     max_skips: Count = 10
-    """So many bad steps in a row end the run."""
+    """End the run after this many bad steps in a row."""
 
 
 class TrainConfig(Settings):
-    """A denoiser, or with `autoencoder` a WFVAE, from clips."""
+    """Train a denoiser, or, with the group `autoencoder`, a WFVAE."""
 
     model: ModelSettings = ModelSettings()
     autoencoder: AutoencoderSettings | None = None
@@ -246,19 +254,19 @@ class TrainConfig(Settings):
     compute: ComputeSettings = ComputeSettings()
     parallel: TrainingParallelSettings = TrainingParallelSettings()
     batch_size: Count = 1
-    """Clips of a micro-batch."""
+    """Clips per micro-batch."""
     accumulate: Count = 1
-    """Micro-batches of an optimiser step of the whole run; several processes share them evenly, so that a run is the
-    same on any number."""
+    """Micro-batches per optimiser step, counted over all processes. Processes share them evenly, so a run gives the
+    same result on any number of processes."""
     max_steps: Count = 100000
     """Optimiser steps of the whole run."""
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] = 1234
-    """Decides everything that is random."""
+    """Seed of everything random."""
     validation: ValidationSettings = ValidationSettings()
     show: ShowSettings = ShowSettings()
     checkpoints: CheckpointSettings = CheckpointSettings()
     guard: GuardSettings = GuardSettings()
     tensorboard: Literal["auto", "on", "off"] = "auto"
-    """Also write TensorBoard's file; auto: where it is installed."""
+    """Also log to TensorBoard. auto: if it is installed."""
     folder: Path = Path("runs/train")
-    """Of the run."""
+    """The folder of the run."""

@@ -14,7 +14,7 @@ from urllib.parse import unquote_plus
 
 from .. import random
 from ..config.data import DataSettings
-from ..errors import ConfigError
+from ..extras import needs_extra
 from .records import Record
 
 GOOD_LOOKS, BAD_LOOKS = 5.75, 4.25
@@ -40,7 +40,7 @@ class Captioner:
     """Makes the captions of one training run."""
 
     def __init__(self, settings: DataSettings, seed: int) -> None:
-        """Raises: ConfigError when captions are to be cleaned and the libraries for it are not installed."""
+        """Raises: PackageMissing when captions are to be cleaned and the libraries for it are not installed."""
         self.settings, self.seed = settings, seed
         if settings.clean_captions:
             _libraries()
@@ -114,7 +114,7 @@ def clean_caption(caption: str, keep_chinese: bool = True, as_list: bool = False
     """A caption as the published models were trained with it.
 
     as_list: clean the text of a list that holds the caption, brackets and quotes included, as upstream does (Q15).
-    Raises: ConfigError when ftfy or BeautifulSoup is not installed.
+    Raises: PackageMissing when ftfy or BeautifulSoup is not installed.
     """
     repair, text_of_html = _libraries()
     text = str([caption]) if as_list else caption
@@ -132,14 +132,9 @@ def clean_caption(caption: str, keep_chinese: bool = True, as_list: bool = False
 @lru_cache(maxsize=1)
 def _libraries() -> tuple[Callable[[str], str], Callable[[str], str]]:
     """Repair broken encodings; take the text out of HTML."""
-    try:
+    with needs_extra("train", "cleaning captions", "set data.clean_captions=false"):
         import ftfy
         from bs4 import BeautifulSoup
-    except ImportError as error:
-        raise ConfigError(
-            'cleaning captions needs ftfy and beautifulsoup4: pip install "duosora[train]", or set '
-            "data.clean_captions=false"
-        ) from error
     return ftfy.fix_text, lambda text: BeautifulSoup(text, features="html.parser").text
 
 

@@ -1,4 +1,8 @@
-"""Arrays and settings as bytes, to be shared by the ranks of a group: a safetensors file with JSON in it, no pickle."""
+"""Arrays and settings as bytes, to be shared by the ranks of a group: a safetensors file with JSON in it, no pickle.
+
+Packed by the safetensors library, which does it in memory; files of weights, which come from strangers, are read by
+`core.io` (docs/architecture.md says why there are two).
+"""
 
 from __future__ import annotations
 

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import BackendMissing, CheckpointError
-from ..io.files import atomic_write
+from ..errors import CheckpointError, PackageMissing
+from ..extras import needs_extra
+from ..io.files import atomic_write, open_regular
 
 LOG = "log.jsonl"
 
@@ -19,7 +20,7 @@ class StepLog:
     """The file log.jsonl of a run, a line for each event; `step` counts optimiser steps made."""
 
     def __init__(self, folder: Path, tensorboard: str = "auto") -> None:
-        """tensorboard: on, off, or auto for on where it is installed. Raises: BackendMissing for on where it is not."""
+        """tensorboard: on, off, or auto for on where it is installed. Raises: PackageMissing for on where it is not."""
         self.path = folder / LOG
         self._writer = _tensorboard_writer(folder, tensorboard)
 
@@ -52,13 +53,14 @@ class StepLog:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a log; a run may be writing it, and may have been killed in the middle of a line."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
+    with open_regular(path) as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
     return lines
 
 
@@ -75,9 +77,10 @@ def _tensorboard_writer(folder: Path, wish: str) -> Any:
         return None
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # its compatibility layer announces itself otherwise
     try:
-        from tensorboard.summary import Writer
-    except ImportError as error:
+        with needs_extra("train", "tensorboard = on", "set tensorboard: off"):
+            from tensorboard.summary import Writer
+    except PackageMissing:
         if wish == "on":
-            raise BackendMissing('tensorboard = on: pip install "duosora[train]"') from error
+            raise
         return None
     return Writer(str(folder / "tensorboard"))

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import BackendMissing, CheckpointError
+from ..errors import CheckpointError
+from ..extras import needs_extra
 from ..io.files import atomic_write
 from .logs import LOG, read_log
 
@@ -23,7 +24,7 @@ Line = dict[str, Any]
 def plot_run(folder: Path, output: Path, overwrite: bool = True) -> int:
     """Draw a run as a PNG; returns the number of steps in it. The run may still be going on.
 
-    Raises: CheckpointError when the folder holds no log; BackendMissing without matplotlib.
+    Raises: CheckpointError when the folder holds no log; PackageMissing without matplotlib.
     """
     path = folder / LOG
     if not path.is_file():
@@ -50,10 +51,8 @@ def smoothed(values: np.ndarray, share: float = SMOOTHING) -> np.ndarray:
 
 
 def _figure(steps: Sequence[Line], validation: Sequence[Line], title: str) -> Any:
-    try:
+    with needs_extra("train", "duosora plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise BackendMissing('duosora plot needs matplotlib: pip install "duosora[train]"') from error
     learners = _by_learner(steps)
     measures = sorted({name for line in validation for name in line} - {"event", "step"})
     others = [name for name in measures if not name.startswith("loss")]

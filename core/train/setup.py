@@ -266,12 +266,20 @@ def held_out_loader(
     if not _is_measured(config):
         return None
     data = config.validation.data or config.data
-    settings = data.model_copy(update={"caption_dropout": 0.0, "mega_batch": 1})
+    settings = data.model_copy(update={"caption_dropout": 0.0})
     seed = config.seed + HELD_OUT_SEED
     try:
         source = open_source(settings, is_held_out=True)
-        text_of = _record_texts(source, channels)
-        return Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size, text_of=text_of)
+        return Loader(
+            source,
+            settings,
+            seed,
+            compression,
+            patch,
+            micro_batch=config.batch_size,
+            mixes_sizes=True,
+            text_of=_record_texts(source, channels),
+        )
     except DuosoraError as error:
         raise type(error)(f"validation: {error}") from error
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pool import Pool
 
-from duosora.core.parallel import launcher
+from duosora.core.launch import environment
+from duosora.core.launch.ports import free_port
 
 PROGRAMS = Path(__file__).parent / "programs"
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
@@ -53,7 +54,7 @@ def machines(
     """`duosora launch` as on each of several machines, all of which are this one; killed at the end if still there."""
     with tempfile.TemporaryDirectory() as logs:
         options = ["--backend", backend, "-n", str(world // count), "--log-dir", logs, "--nodes", str(count)]
-        options += ["--address", f"127.0.0.1:{launcher.free_port()}"]
+        options += ["--address", f"127.0.0.1:{free_port()}"]
         command = [str(PROGRAMS / program), backend, *map(str, arguments)]
         processes = [
             subprocess.Popen(
@@ -88,13 +89,13 @@ def last_rank(launched: subprocess.Popen[str]) -> int:
 def started(program: str, backend: str, world: int, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
     """The processes of the ranks without a launcher that looks after them; killed at the end if still there."""
     command = (sys.executable, str(PROGRAMS / program), backend, *map(str, arguments))
-    launch = launcher.Launch(program=command, processes=world, backend=backend)
-    port = launcher.free_port()
+    launch = environment.Launch(program=command, processes=world, backend=backend)
+    port = free_port()
     common = own_environment()
-    common |= launcher.defaults(launch, common)
-    roles = [(command, launcher.environment(launch, port, rank)) for rank in range(world)]
+    common |= environment.defaults(launch, common)
+    roles = [(command, environment.environment(launch, port, rank)) for rank in range(world)]
     if backend == "mindspore":
-        roles.append(launcher.scheduler(launch, port))
+        roles.append(environment.scheduler(launch, port))
     processes = [
         subprocess.Popen(words, env=common | told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for words, told in roles

@@ -9,7 +9,7 @@ import pytest
 import ranks
 
 from duosora.core.config.loading import load
-from duosora.core.config.schema import SampleConfig
+from duosora.core.config.schema import SampleConfig, SamplingParallelSettings
 from duosora.core.errors import ConfigError
 from duosora.core.io.video import read_video
 from duosora.core.io.weights import open_weights
@@ -70,7 +70,7 @@ def test_halves_of_guidance_and_tokens_are_shared(name: str, alone: Path, tmp_pa
     on_many(name, 4, tmp_path, PROMPTS, "parallel.cfg=true", "parallel.sequence=2")
     assert difference(alone, tmp_path) <= TOLERANCE
     sidecar = next(iter(tmp_path.glob("*.json")))
-    assert json.loads(sidecar.read_text())["config"]["parallel"] == {"sequence": 1, "cfg": False}
+    assert json.loads(sidecar.read_text())["config"]["parallel"] == SamplingParallelSettings().model_dump()
 
 
 def test_what_stands_in_the_way_is_told_once(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import ranks
 
 from duosora.core.backend import get
-from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.errors import ConfigError, PackageMissing
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, WeightsReader, open_weights
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
@@ -192,7 +192,7 @@ def test_where_deepspeed_is_missing_it_is_said_how_to_get_it(monkeypatch: pytest
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(
-        BackendMissing, match=r'pip install "duosora\[deepspeed\]", or set parallel.engine: fully_shard'
+        PackageMissing, match=r'pip install "duosora\[deepspeed\]", or set parallel.engine: fully_shard'
     ):
         train_on_two(TrainOptions(engine="deepspeed"))
 

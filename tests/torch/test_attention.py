@@ -9,7 +9,7 @@ import torch
 
 from duosora.backends.torch import attention
 from duosora.backends.torch.attention import FlashAttend, KernelAttend, make_attend, place_plan, place_text
-from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.errors import ConfigError, PackageMissing
 from duosora.core.maths.rope import rope_tables
 from duosora.core.maths.skiparse import attention_plan, text_plan, with_mask
 from duosora.core.shapes import TokenGrid
@@ -172,7 +172,7 @@ def test_flash_that_does_not_load_is_named_with_the_way_out(monkeypatch: pytest.
     monkeypatch.setattr(attention, "_fits_flash", lambda device: True)
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     with pytest.raises(
-        BackendMissing, match=r"'flash': flash-attn does not load .*pip install flash-attn, or use 'sdpa'"
+        PackageMissing, match=r"'flash' needs flash_attn, .*\[flash-attn\]\" --no-build-isolation, or use 'sdpa'"
     ):
         make_attend("flash", "cuda", "bf16")
 

@@ -18,6 +18,7 @@ from duosora.backends.torch.optimization import (
     make_trainable,
     recompute,
 )
+from duosora.core.errors import PackageMissing
 from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
 
@@ -77,6 +78,16 @@ def test_an_optimizer_of_a_library_goes_on_bit_for_bit(tmp_path: Path, monkeypat
     for optimization in (first, second):
         step(optimization)
     assert torch.equal(first.parameters["weight"], second.parameters["weight"])
+
+
+@pytest.mark.parametrize("name", OTHER_OPTIMIZERS)
+def test_a_library_that_is_missing_is_named_with_its_extra(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = OTHER_OPTIMIZERS[name][0]
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(
+        PackageMissing, match=rf"'{name}' needs {module}, .*: pip install \"duosora\[optimizers\]\", or use adamw"
+    ):
+        Optimization({"weight": nn.Parameter(torch.zeros(2))}, AdamW(), device="cpu", name=name)
 
 
 @pytest.mark.parametrize("seen_elsewhere", [True, False])

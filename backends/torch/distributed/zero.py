@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from duosora.core.errors import BackendMissing
+from duosora.core.extras import needs_extra
 from duosora.core.parallel.group import Group
 from duosora.core.parallel.launched import launched
 from duosora.core.parallel.plan import Blocks
@@ -287,7 +288,7 @@ class _Partitioned:
     def settle(self) -> None:
         """Once before the first call, when it is known which weights learn: they move into one piece of memory.
 
-        Raises: BackendMissing when DeepSpeed is not there.
+        Raises: PackageMissing when DeepSpeed is not there.
         """
         deepspeed = _deepspeed(self._device)
         learned = [parameter for parameter in self._parameters.values() if parameter.requires_grad]
@@ -366,14 +367,8 @@ def _deepspeed(device: torch.device) -> Any:
     """DeepSpeed, told what it would guess or ask its own launcher's environment for."""
     os.environ["DS_ACCELERATOR"] = device.type
     os.environ.setdefault("LOCAL_RANK", str(launched().local_rank))
-    try:
+    with needs_extra("deepspeed", "parallel.engine = deepspeed", "set parallel.engine: fully_shard"):
         import deepspeed
-    except (ImportError, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise BackendMissing(
-            f'parallel.engine = deepspeed: it does not load ({reason}); pip install "duosora[deepspeed]", or set '
-            "parallel.engine: fully_shard"
-        ) from error
     # It calls torch by names that are going out of use, which is its own affair.
     warnings.filterwarnings("ignore", "`torch.distributed.* is deprecated", FutureWarning)
     # On CPUs it would compile a kernel at every first start, for exchanges in inference.
