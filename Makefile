@@ -1,8 +1,9 @@
 # make demo   a first video from a prompt, and a real clip through the autoencoder, into outputs/demo; BACKEND=mindspore
 #             does it with MindSpore
 # make tiny   train the tiny models of core/models/tiny from nothing, into runs/tiny; goes on where it was ended
-# make test   lint, types, import rules and every test: what CI runs
-# make lint   the same without the tests
+# make test   lint, types, import rules and every test: what CI runs; about ten minutes on two cores
+# make quick  the same without the tests that start several processes, compile, install, or take long: two minutes
+# make lint   the same without any test
 # make parity measure how far MindSpore is from torch, into docs/parity.md
 # make clean  remove .venv and caches
 #
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP_FILES := pyproject.toml constraints.txt setup.py
 
-.PHONY: demo tiny test lint parity clean
+.PHONY: demo tiny test quick lint parity clean
 
 demo: $(VENV)/installed-$(BACKEND)
 	$(BIN)/duosora sample --backend $(BACKEND) --config configs/sample/tiny.yaml --overwrite --out outputs/demo
@@ -37,9 +38,15 @@ tiny: $(VENV)/installed-torch
 		--json runs/tiny/judge.json --picture runs/tiny/judge.png
 
 # Two processes of one thread each: on two cores half the time of one process with two threads, which wait for each other.
-# The tests of a file, which may share what is costly to make, stay in one of them.
+# The tests of a file, which may share what is costly to make, stay in one of them; so do all that share a set of ranks.
+# ORDER=reversed, or a number to shuffle by: no test depends on what ran before it.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile --durations=10 $(if $(ORDER),--order=$(ORDER))
+
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile
+	$(PYTEST)
+
+quick: lint
+	$(PYTEST) -m "not processes and not slow and not install"
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -18,15 +18,19 @@ from ..core.errors import CheckpointError, ConfigError
 from ..core.io.files import atomic_write, refuse_existing, unfinished
 from ..core.io.weights import STEMS
 from ..core.models.recognise import CONFIG_FILE, family_of, read_config
+from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
+from .matching import Plan
 from .names import NAMES
-from .naming import MODELS, UNNAMED, Named, Plan, guess, plan
+from .naming import MODELS, UNNAMED, Named, plan, plan_of
+from .prefixes import find_fits
 from .readers.opening import Checkpoint, is_foreign, open_checkpoint
 from .readers.stored import StoredTensor
+from .soundness import refuse_unsound
 from .sums import SUMS_SUFFIX, Summed, check_sums, read_sums, save_sums, sums_file
 from .writers import MINDSPORE_SUFFIX, is_file_name, write
 
-__all__ = ["convert", "describe", "is_foreign", "verify"]
+__all__ = ["convert", "describe", "is_foreign", "likely_models", "verify"]
 
 DTYPES: Mapping[str, np.dtype[Any] | None] = {
     "bf16": np.dtype(ml_dtypes.bfloat16),
@@ -39,17 +43,19 @@ MINDSPORE_LIMIT = 2 << 30
 _HEADER_ROOM = 16 << 20
 _TREE_DEPTH = 3
 _TREE_KEYS = 12
+_ASIDE_LETTERS = 500
 
 
 def convert(request: Request) -> list[str]:
     """Convert and read the result again. Raises: as core.converting.Converter says."""
     if request.model is not None and request.model not in MODELS:
         raise ConfigError(f"--model {request.model}: there are {', '.join(MODELS)}")
-    opened = open_checkpoint(request.source, request.ema)
-    made = plan(opened.weights, request.model)
+    opened = open_checkpoint(request.source, request.ema, request.key)
+    made = plan(opened.weights, request.model, request.strip)
     tensors = Named(opened.weights, made, DTYPES[request.dtype])
     stem = STEMS[0] if made.model == UNNAMED else NAMES[made.model].stem
     config = _config(opened, made, tensors)
+    refuse_unsound(opened.weights, made)
     lines = [*_told(opened), *_planned(made, tensors, request)]
     if is_file_name(request.target):
         refuse_existing(request.target, request.overwrite, CheckpointError)
@@ -77,7 +83,7 @@ def verify(path: Path) -> list[str]:
 
 
 def describe(path: Path, list_tensors: bool) -> list[str]:
-    """What a file of another format holds, in lines. Raises CheckpointError."""
+    """What a file of another format holds, in lines. Raises CheckpointError, also where it cannot be a model's."""
     opened = open_checkpoint(path)
     weights = opened.weights
     lines = _told(opened)
@@ -85,22 +91,35 @@ def describe(path: Path, list_tensors: bool) -> list[str]:
         lines += ["  tree:", *_branches(opened.tree, "    ")]
     lines.append(f"  dtypes: {_dtypes(weights)}")
     if list_tensors:
-        lines += [f"  {name}  {list(weights.shape(name))}  {weights.dtype(name)}" for name in weights]
-    model, count = guess(list(weights))
-    title = (
-        "unknown" if model == UNNAMED else f"its names are those of {NAMES[model].title} ({count} of {len(weights)})"
-    )
-    return [*lines, f"  model: {title}", f"  to use it: duosora convert {path} --to FOLDER"]
+        lines += [f"  {short_name(name)}  {list(weights.shape(name))}  {weights.dtype(name)}" for name in weights]
+    fits = find_fits(weights)
+    for fit in fits:
+        refuse_unsound(weights, plan_of({name: name for name in weights}, fit, fits)[0])
+    choice = " --model MODEL" if len(fits) > 1 else ""
+    models = [f"  model: {model}" for model in likely_models(weights)]
+    return [*lines, *models, f"  to use it: duosora convert {one_line(path)} --to FOLDER{choice}"]
+
+
+def likely_models(names: Iterable[str]) -> list[str]:
+    """The models whose names these are, in words for each."""
+    lines = []
+    for fit in find_fits(names):
+        below = f" below {fit.prefix}" if fit.prefix else ""
+        lines.append(f"its names{below} are those of {NAMES[fit.model].title} ({fit.count} of {fit.total})")
+    return lines or ["unknown"]
 
 
 def _told(opened: Checkpoint) -> list[str]:
     """Format, size and wrapper."""
     weights = opened.weights
     numbers = sum(prod(weights.shape(name)) for name in weights)
-    lines = [f"{opened.path}: {opened.format}, {len(weights)} tensors, {numbers:,} numbers, {_size(weights.nbytes)}"]
+    held = f"{len(weights)} tensors, {numbers:,} numbers, {_size(weights.nbytes)}"
+    lines = [f"{one_line(opened.path)}: {opened.format}, {held}"]
     if opened.wrapper:
         beside = " (the moving average)" if opened.has_average and "ema" in opened.wrapper[0] else ""
-        lines.append(f"  wrapper: {' > '.join(opened.wrapper)}{beside}")
+        lines.append(f"  wrapper: {' > '.join(map(short_name, opened.wrapper))}{beside}")
+    if opened.aside:
+        lines.append(f"  left aside: {one_line('; '.join(opened.aside), _ASIDE_LETTERS)}")
     return lines
 
 
@@ -110,9 +129,10 @@ def _planned(made: Plan, tensors: Named, request: Request) -> list[str]:
     changed = [(origin.names, name) for name, origin in made.origins.items() if origin.names != (name,)]
     if changed:
         names, new = changed[0]
-        lines.append(f"  renamed: {len(changed)} ({' + '.join(names)} -> {new}{', ...' if len(changed) > 1 else ''})")
+        old = " + ".join(map(short_name, names))
+        lines.append(f"  renamed: {len(changed)} ({old} -> {short_name(new)}{', ...' if len(changed) > 1 else ''})")
     for reason, count in Counter(made.dropped.values()).items():
-        lines.append(f"  left out: {count} ({reason})")
+        lines.append(f"  left out: {count} ({short_name(reason)})")
     lines.append(f"  writes: {request.target}, {len(tensors)} tensors, {_size(tensors.nbytes)}")
     if request.target.suffix == MINDSPORE_SUFFIX and tensors.nbytes >= MINDSPORE_LIMIT:
         lines.append("  note: MindSpore itself reads no .ckpt of 2 GiB or more; safetensors have no limit")
@@ -165,7 +185,7 @@ def _branches(tree: Any, indent: str, depth: int = 1) -> Iterator[str]:
     """The keys of a saved tree, so deep as there is something to see."""
     items = list(tree.items())
     for key, value in items[:_TREE_KEYS]:
-        yield f"{indent}{str(key)[:80]}: {_shown(value)}"
+        yield f"{indent}{one_line(key, 80)}: {_shown(value)}"
         if isinstance(value, dict) and depth < _TREE_DEPTH and any(isinstance(part, dict) for part in value.values()):
             yield from _branches(value, f"{indent}  ", depth + 1)
     if len(items) > _TREE_KEYS:
@@ -182,8 +202,8 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return f"list of {len(value)}"
     if isinstance(value, str | int | float | bool | type(None)):
-        return repr(value)[:80]
-    return getattr(value, "name", type(value).__name__)
+        return one_line(repr(value[:80] if isinstance(value, str) else value), 80)
+    return one_line(getattr(value, "name", type(value).__name__), 80)
 
 
 def _dtypes(weights: Any) -> str:

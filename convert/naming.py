@@ -3,138 +3,129 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from ..core.errors import CheckpointError
-from ..core.io.weights import is_finite
+from ..core.io.weights import is_finite, is_float
+from ..core.layout import QUANTISED, hold_scales, some_names
+from .matching import Origin, Plan, apply, without_wrappers
 from .names import NAMES
+from .prefixes import Fit, find_fits, is_state
 from .readers.stored import CHUNK_BYTES, Source, Stored
-from .rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, fill, match, pattern_of
 
 UNNAMED = "none"
 """The family of weights that keep their names, whatever they are."""
 MODELS = (*NAMES, UNNAMED)
-SHOWN_NAMES = 6
-PREFIXES = ("module.", "_orig_mod.", "_fsdp_wrapped_module.")
-"""What training on several devices and compiling put into names; taken out wherever a part of a name begins."""
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How one tensor is made: from one source tensor, or several that are joined."""
-
-    names: tuple[str, ...]
-    axes: tuple[int, ...] | None = None
-    part: tuple[int, int] | None = None
-    """Which of how many equal parts of the first axis."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What becomes of every tensor of a source."""
-
-    model: str
-    origins: Mapping[str, Origin]
-    """New name to where it comes from, in the order of the source."""
-    dropped: Mapping[str, str]
-    """Left-out name to the reason."""
-    ties: tuple[tuple[str, str], ...]
-    """Names of the source that must hold the same numbers."""
 
 
 def guess(names: list[str]) -> tuple[str, int]:
-    """The model that most of the names belong to, and how many do; `none` where it is fewer than half."""
-    known = {model: len(names) - len(apply(NAMES[model].rules, names, NAMES[model].patterns())[1]) for model in NAMES}
-    best = max(known, key=lambda model: known[model])
-    return (best, known[best]) if known[best] * 2 > len(names) else (UNNAMED, known[best])
+    """The model that most of the names belong to, and how many do; `none` where no model has half of them."""
+    fits = find_fits(names)
+    return (fits[0].model, fits[0].count) if fits else (UNNAMED, 0)
 
 
-def plan(source: Source, model: str | None) -> Plan:
-    """Find the rule for every tensor. `model` is one of MODELS, None guesses.
+def plan(source: Source, model: str | None, strip: str | None = None) -> Plan:
+    """Find the rule for every tensor. `model` is one of MODELS, None guesses; `strip` is what stands before the names,
+    None finds it.
 
-    Raises: CheckpointError naming the tensors that no rule knows and the model that they look like.
+    Raises: CheckpointError naming the tensors that no rule knows and the model that they look like, or the models
+    between which the names leave a choice.
     """
-    names = list(source)
-    guessed, count = guess(names)
+    below, dropped = _stripped(source, strip)
     if model == UNNAMED:
-        return Plan(UNNAMED, {name: Origin((name,)) for name in names}, {}, ())
-    chosen = model or guessed
-    if chosen == UNNAMED:
+        return Plan(UNNAMED, {name: Origin((full,)) for name, full in below.items()}, dropped, ())
+    fits = find_fits(below)
+    fit = _chosen(fits, model, list(below), source.source)
+    found, unknown = plan_of(below, fit, fits)
+    if unknown:
+        advice = QUANTISED if hold_scales(unknown, list(source)) else ""
+        looks = str(fits[0]) if fits else "no known model"
         raise CheckpointError(
-            f"{source.source}: its names ({_some(names)}) belong to no model that is known ({', '.join(NAMES)}); "
+            f"{source.source}: {len(unknown)} tensors are unknown to {fit.model}: {some_names(unknown)}; "
+            f"it looks like {looks}; choose with --model ({', '.join(MODELS)}){advice}"
+        )
+    return replace(found, dropped={**found.dropped, **dropped})
+
+
+def plan_of(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[Plan, list[str]]:
+    """The plan for one of the models that names fit, and the names that it leaves unknown.
+
+    `below` leads from names without the prefix that the user gave to whole names.
+    """
+    wanted, doubled, dropped = _sorted(below, fit, fits)
+    found, unmatched = apply(NAMES[fit.model].rules, list(wanted), NAMES[fit.model].patterns(), fit.model)
+    origins = {
+        new: replace(origin, names=tuple(wanted[name] for name in origin.names))
+        for new, origin in found.origins.items()
+    }
+    dropped |= {wanted[name]: reason for name, reason in found.dropped.items()}
+    ties = tuple((wanted[first], wanted[second]) for first, second in found.ties)
+    return Plan(fit.model, origins, dropped, ties), [*doubled, *(wanted[name] for name in unmatched)]
+
+
+def _stripped(source: Source, strip: str | None) -> tuple[dict[str, str], dict[str, str]]:
+    """Names without the prefix that the user gives, to whole names; and the names that do not begin with it."""
+    if not strip:
+        return {name: name for name in source}, {}
+    prefix = f"{strip.removesuffix('.')}."
+    if not any(name.startswith(prefix) for name in source):
+        prefix = strip
+    below = {name[len(prefix) :]: name for name in source if name.startswith(prefix) and name != prefix}
+    if not below:
+        raise CheckpointError(
+            f"{source.source}: --strip {strip}: no name begins with it; there are {some_names(list(source))}"
+        )
+    return below, {name: f"not below {prefix}" for name in source if not name.startswith(prefix) or name == prefix}
+
+
+def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) -> Fit:
+    fitting = [fit for fit in fits if model in (None, fit.model)]
+    if len(fitting) > 1:
+        raise CheckpointError(
+            f"{where}: holds several models: {', '.join(map(str, fitting))}; choose with "
+            "--model, or with --strip PREFIX (--key NAME for a branch of the file)"
+        )
+    if fitting:
+        return fitting[0]
+    if model is None:
+        raise CheckpointError(
+            f"{where}: its names ({some_names(names)}) belong to no model that is known ({', '.join(NAMES)}); "
             f"--model {UNNAMED} converts it with its names as they are"
         )
-    found, unknown = apply(NAMES[chosen].rules, names, NAMES[chosen].patterns(), chosen)
-    if unknown:
-        looks = f"{guessed} ({count} of {len(names)} names)" if guessed != UNNAMED else "no known model"
-        raise CheckpointError(
-            f"{source.source}: {len(unknown)} tensors are unknown to {chosen}: {_some(unknown)}; "
-            f"it looks like {looks}; choose with --model ({', '.join(MODELS)})"
-        )
-    return found
+    return Fit(model, "", 0, len(names))
 
 
-def apply(
-    rules: tuple[Rule, ...], names: list[str], known: frozenset[str], model: str = UNNAMED
-) -> tuple[Plan, list[str]]:
-    """What rules make of names: the plan, and the names that none of them turns into one of the `known` patterns."""
-    held = {_without_prefixes(name): name for name in names}
-    origins: dict[str, Origin] = {}
+def _sorted(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[dict[str, str], list[str], dict[str, str]]:
+    """The model's names without prefix, to whole names; whole names that would be the model's a second time; and what
+    lies beside the model, to the reason why it is left out.
+    """
     dropped: dict[str, str] = {}
-    ties: list[tuple[str, str]] = []
-    unknown = sorted(set(names) - set(held.values()))  # two names that are one without their prefixes
-    for name, full_name in held.items():
-        rule, gaps = _rule_for(name, rules) if pattern_of(name) not in known else (None, ())
-        made: dict[str, Origin] = {}
-        if rule is None:
-            made[name] = Origin((full_name,))
-        elif isinstance(rule, Drop):
-            dropped[full_name] = rule.why
-            continue
-        elif isinstance(rule, Tied):
-            if rule.new in held:
-                dropped[full_name] = f"the same as {rule.new}"
-                ties.append((full_name, held[rule.new]))
-                continue
-            made[rule.new] = Origin((full_name,))
-        elif isinstance(rule, Rename | Transpose):
-            axes = rule.axes if isinstance(rule, Transpose) else None
-            made[fill(rule.new, gaps)] = Origin((full_name,), axes)
-        elif isinstance(rule, Split):
-            for number, new in enumerate(rule.new):
-                made[fill(new, gaps)] = Origin((full_name,), part=(number, len(rule.new)))
+    others = {other.prefix: other.model for other in fits if other.model != fit.model and not fit.prefix}
+    wanted: dict[str, str] = {}
+    outside: dict[str, str] = {}
+    doubled: list[str] = []
+    for name, full in below.items():
+        bare = without_wrappers(name)
+        inner = bare.removeprefix(fit.prefix)
+        other = next((prefix for prefix in others if prefix and bare.startswith(prefix)), None)
+        if other:
+            dropped[full] = f"of {others[other]}"
+        elif not bare.startswith(fit.prefix):
+            outside[bare] = full
+        elif is_state(inner):
+            dropped[full] = "state of the training"
+        elif inner in wanted:
+            doubled.append(full)
         else:
-            parts = tuple(fill(old, gaps) for old in rule.old)
-            if not set(parts) <= held.keys():
-                unknown.append(full_name)
-                continue
-            if name == parts[0]:
-                made[fill(rule.new, gaps)] = Origin(tuple(held[part] for part in parts))
-        for new, origin in made.items():
-            if pattern_of(new) not in known or new in origins:
-                unknown.append(full_name)
-            else:
-                origins[new] = origin
-    return Plan(model, origins, dropped, tuple(ties)), unknown
-
-
-def _without_prefixes(name: str) -> str:
-    for prefix in PREFIXES:
-        name = f".{name}".replace(f".{prefix}", ".").removeprefix(".")
-    return name
-
-
-def _rule_for(name: str, rules: tuple[Rule, ...]) -> tuple[Rule | None, tuple[str, ...]]:
-    for rule in rules:
-        for old in rule.old if isinstance(rule, Merge) else (rule.old,):
-            gaps = match(old, name)
-            if gaps is not None:
-                return rule, gaps
-    return None, ()
+            wanted[inner] = full
+    made, _ = apply(NAMES[fit.model].rules, list(outside), NAMES[fit.model].patterns())
+    doubled += [outside[name] for origin in made.origins.values() for name in origin.names]
+    dropped |= dict.fromkeys(outside.values(), f"not below {fit.prefix}")
+    return wanted, doubled, dropped
 
 
 class Named:
@@ -180,7 +171,7 @@ class Named:
 
     def dtype(self, name: str) -> np.dtype[Any]:
         kept = self._source.dtype(self._origins[name].names[0])
-        return self._dtype if self._dtype is not None and _is_float(kept) else kept
+        return self._dtype if self._dtype is not None and is_float(kept) else kept
 
     def nbytes_of(self, name: str) -> int:
         return prod(self.shape(name)) * self.dtype(name).itemsize
@@ -227,10 +218,6 @@ def _cast(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
     return cast
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
-    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.name.startswith("float8")
-
-
 def _nbytes(source: Source, name: str) -> int:
     return prod(source.shape(name)) * source.dtype(name).itemsize
 
@@ -247,8 +234,3 @@ def _same(source: Source, first: str, second: str) -> bool:
         for place in range(0, total, CHUNK_BYTES)
         for count in (min(CHUNK_BYTES, total - place),)
     )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(name[:120] for name in names[:SHOWN_NAMES])
-    return shown + (f" and {len(names) - SHOWN_NAMES} more" if len(names) > SHOWN_NAMES else "")

@@ -18,6 +18,7 @@ from .extras import install_command
 from .layout import Weights
 from .parallel.group import Group, Ranks
 from .parallel.plan import Plan
+from .parallel.roll_call import MEET_SECONDS
 from .train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
 
 NAMES = ("torch", "mindspore")
@@ -51,11 +52,11 @@ class Backend(Protocol):
     def inference(self) -> AbstractContextManager[Any]:
         """A context in which no gradients are kept."""
 
-    def connect(self, plan: Plan) -> Ranks:
+    def connect(self, plan: Plan, meet_seconds: float = MEET_SECONDS) -> Ranks:
         """Join the processes that were started together with this one.
 
         Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find
-        together.
+        together in that time.
         """
 
     def build(

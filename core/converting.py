@@ -6,6 +6,7 @@ Other people's file formats are a room of their own, so that core knows one form
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -26,6 +27,10 @@ class Request:
     """Bytes at which a new shard of a folder begins."""
     ema: bool | None = None
     """Whether the moving average is taken; None takes it where there is one."""
+    key: str | None = None
+    """The way to the weights inside the file, its parts joined by dots; None looks for them."""
+    strip: str | None = None
+    """What stands before the names; None compares with the names of the models."""
     overwrite: bool = False
     dry_run: bool = False
     """Say what would be written, and write nothing."""
@@ -49,6 +54,9 @@ class Converter(Protocol):
 
     def describe(self, path: Path, list_tensors: bool) -> list[str]:
         """What a file of another format holds, in lines; no tensor is read. Raises CheckpointError."""
+
+    def likely_models(self, names: Iterable[str]) -> list[str]:
+        """The models whose names these are, below which prefix, in words for each."""
 
 
 def get() -> Converter:

@@ -42,3 +42,7 @@ class BackendMissing(DuosoraError):
 
 class PackageMissing(DuosoraError):
     """An optional package is not installed or does not load."""
+
+
+class OutOfMemory(DuosoraError):
+    """The memory of the host or of a device does not hold what was asked for."""

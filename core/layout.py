@@ -6,17 +6,21 @@ Names are those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from . import random
 from .errors import LayoutError
+from .printable import short_name
 
 SHOWN_NAMES = 4
+_SCALE_PARTS = ("scale", "SCB", "absmax", "quant_map", "zero_point", "qzeros")
+"""In the names of what tools for quantising put beside a weight."""
+QUANTISED = "; quantised weights with scales are not read, use the file in bf16, fp16 or fp32"
 
 
 @dataclass(frozen=True)
@@ -113,9 +117,6 @@ class Layout(Mapping[str, Weight]):
     weights: Mapping[str, Weight]
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Second names under which files may hold a weight once more (tied embeddings), to the name in the layout."""
-    embeddings: tuple[str, ...] = ()
-    """Weights without which the model cannot tell its inputs apart; all zeros there mean a file that was filled
-    wrongly."""
     ignores: tuple[str, ...] = ()
     """Beginnings of names that files may hold besides (the decoder of an encoder-decoder)."""
 
@@ -157,12 +158,13 @@ class Layout(Mapping[str, Weight]):
             if name not in self.weights and name not in self.aliases and not name.startswith(self.ignores)
         ]
         problems = [
-            f"{len(names)} {what} ({_some(names)})"
+            f"{len(names)} {what} ({some_names(names)})"
             for what, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshapen))
             if names
         ]
         if problems:
-            raise LayoutError(f"{source} does not fit {self.model}: {', '.join(problems)}")
+            advice = QUANTISED if hold_scales(unexpected, self.weights) else ""
+            raise LayoutError(f"{source} does not fit {self.model}: {', '.join(problems)}{advice}")
         return found
 
     def fresh_weight(self, name: str, seed: int) -> np.ndarray:
@@ -183,6 +185,8 @@ class Weights(Protocol):
 
     def shape(self, name: str) -> tuple[int, ...]: ...
 
+    def dtype(self, name: str) -> np.dtype[Any]: ...
+
 
 class GivenWeights(dict[str, np.ndarray]):
     """Weights that are in memory already."""
@@ -193,6 +197,9 @@ class GivenWeights(dict[str, np.ndarray]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self[name].shape
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self[name].dtype
 
 
 class FreshWeights(Mapping[str, np.ndarray]):
@@ -215,14 +222,27 @@ class FreshWeights(Mapping[str, np.ndarray]):
     def shape(self, name: str) -> tuple[int, ...]:
         return self.layout[name].shape
 
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
 
 def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "a scalar"
 
 
-def _some(names: list[str]) -> str:
+def hold_scales(unknown: Iterable[str], known: Container[str]) -> bool:
+    """Whether some unknown names are those of scales beside known weights, which are quantised then."""
+    for name in unknown:
+        owner, _, last = name.rpartition(".")
+        if any(part in last for part in _SCALE_PARTS) and f"{owner.removesuffix('.weight')}.weight" in known:
+            return True
+    return False
+
+
+def some_names(names: Sequence[str]) -> str:
+    """The first few of many names, for a message."""
     rest = len(names) - SHOWN_NAMES
-    return ", ".join(names[:SHOWN_NAMES]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(short_name, names[:SHOWN_NAMES])) + (f" and {rest} more" if rest > 0 else "")
 
 
 class WeightList(dict[str, Weight]):

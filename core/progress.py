@@ -8,6 +8,8 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from .printable import short_name
+
 T = TypeVar("T")
 
 PATIENCE_SECONDS = 1.0
@@ -16,6 +18,7 @@ PATIENCE_SECONDS = 1.0
 
 def progress(items: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterator[T]:
     """Hand on the items, with a bar that goes away when they are done."""
+    what = short_name(what)
     yield from tqdm(items, desc=what, unit=unit, total=total, delay=PATIENCE_SECONDS, leave=False, disable=None)
 
 
@@ -23,7 +26,7 @@ def progress(items: Iterable[T], what: str, unit: str, total: int | None = None)
 def byte_progress(total: int, what: str) -> Iterator[Callable[[int], object]]:
     """Give a function to tell how many more bytes are done; the bar goes away at the end."""
     with tqdm(
-        desc=what,
+        desc=short_name(what),
         unit="B",
         unit_scale=True,
         unit_divisor=1024,

@@ -30,6 +30,7 @@ from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.roll_call import MEET_SECONDS
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
@@ -40,6 +41,7 @@ from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
 from .forms import compare_forms
 from .layers import _settle_forms, cat, parameter_shapes, set_parameter
+from .memory import is_out_of_memory as is_out_of_memory
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -119,8 +121,8 @@ class MindSporeBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return nullcontext()  # MindSpore keeps gradients only inside of a function that is asked for them
 
-    def connect(self, plan: Plan) -> Ranks:
-        return groups.connect(plan, self.device)
+    def connect(self, plan: Plan, meet_seconds: float = MEET_SECONDS) -> Ranks:
+        return groups.connect(plan, self.device, meet_seconds)
 
     def build(
         self,

@@ -15,7 +15,7 @@ from mindspore import Tensor, nn
 from duosora.core.errors import ConfigError
 from duosora.core.io.weights import Shard
 from duosora.core.parallel.group import Ranks
-from duosora.core.parallel.micro_batches import joined
+from duosora.core.parallel.micro_batches import joined, weights
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
@@ -65,16 +65,18 @@ class DiffusionTrainStep:
         ema_decay: float | None = None,
         reject_above: float = float("inf"),
     ) -> StepReport:
-        """One optimiser step over micro-batches, whose gradients are averaged; as many on every rank."""
+        """One optimiser step over micro-batches, as many on every rank: down the mean loss over all their latents."""
         self.model.set_train()
-        share = len(batches) * self.ranks.data.size
+        count = len(batches) * self.ranks.data.size
+        shares = weights(self.ranks, [batch.num_valid for batch in batches]).tolist()
 
-        def share_of(batch: DiffusionBatch) -> tuple[Tensor, dict[str, Tensor]]:
-            loss = self._loss(batch)
-            return loss / share, {"loss": loss}
+        def part(batch: DiffusionBatch, share: float) -> tuple[Tensor, dict[str, Tensor]]:
+            loss = self._loss(batch) * share
+            return loss / count, {"loss": loss}
 
         def gradients() -> float:
-            losses = [float(self.optimization.backward(partial(share_of, batch))["loss"]) for batch in batches]
+            parts = [partial(part, *each) for each in zip(batches, shares, strict=True)]
+            losses = [float(self.optimization.backward(each)["loss"]) for each in parts]
             return float(np.mean(joined(self.ranks, np.array(losses))))
 
         loss, update = self.optimization.take(gradients, lr, ema_decay, reject_above)

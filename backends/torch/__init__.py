@@ -24,6 +24,7 @@ from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.roll_call import MEET_SECONDS
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
@@ -35,6 +36,7 @@ from .distributed.streaming import RelayStream
 from .distributed.zero import Shards, _Partitioned, _Sharded
 from .forms import compare_forms
 from .layers import parameter_shapes, set_parameter
+from .memory import is_out_of_memory as is_out_of_memory
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
@@ -104,8 +106,8 @@ class TorchBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
-    def connect(self, plan: Plan) -> Ranks:
-        return groups.connect(plan, self.device)
+    def connect(self, plan: Plan, meet_seconds: float = MEET_SECONDS) -> Ranks:
+        return groups.connect(plan, self.device, meet_seconds)
 
     def build(
         self,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from duosora.core.io.weights import Shard
 from duosora.core.parallel.group import Ranks
-from duosora.core.parallel.micro_batches import joined
+from duosora.core.parallel.micro_batches import joined, weights
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
@@ -63,17 +63,18 @@ class DiffusionTrainStep:
         ema_decay: float | None = None,
         reject_above: float = float("inf"),
     ) -> StepReport:
-        """One optimiser step over micro-batches, whose gradients are averaged; as many on every rank."""
+        """One optimiser step over micro-batches, as many on every rank: down the mean loss over all their latents."""
         self.model.train()
-        share = len(batches) * self.ranks.data.size
+        count = len(batches) * self.ranks.data.size
+        shares = weights(self.ranks, [batch.num_valid for batch in batches]).tolist()
 
         def gradients() -> float:
             losses = []
-            for number, batch in enumerate(batches, 1):
+            for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
                 if self._sharded:
                     self._sharded.keep_gathered(number < len(batches))
-                loss = self._loss(batch)
-                self.optimization.backward(loss / share)
+                loss = self._loss(batch) * share
+                self.optimization.backward(loss / count)
                 losses.append(float(loss.detach()))
             return float(np.mean(joined(self.ranks, np.array(losses))))
 

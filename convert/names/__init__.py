@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ...core.io.weights import STEMS
+from ...core.layout import Zeros
 from ...core.models.recognise import FAMILIES, Family
 from ..rules import Rule, pattern_of
 from . import mt5, opensora_t2v, wfvae
@@ -27,6 +28,12 @@ class Names:
     def patterns(self) -> frozenset[str]:
         """The names that stay: those of the layouts of all presets, with `{}` for numbers."""
         return frozenset(pattern_of(name) for spec in self.family.presets.values() for name in spec.layout())
+
+    def zeros(self) -> frozenset[str]:
+        """Those of them that a fresh model has as zeros."""
+        layouts = [spec.layout() for spec in self.family.presets.values()]
+        drawn = ((name, weight) for layout in layouts for name, weight in layout.items())
+        return frozenset(pattern_of(name) for name, weight in drawn if isinstance(weight.init, Zeros))
 
 
 _BY_KIND = {family.kind: family for family in FAMILIES}

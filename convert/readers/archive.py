@@ -9,15 +9,20 @@ from __future__ import annotations
 
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from ...core.errors import CheckpointError
+from ...core.io.files import open_regular
+from ...core.printable import short_name
 
 MAX_MEMBERS = 200_000
 MAX_DIRECTORY_BYTES = 64 << 20
 LOCAL_MAGIC = b"PK\x03\x04"
+_CENTRAL_MAGIC = b"PK\x01\x02"
 
 _END = struct.Struct("<4s4H2LH")
 _END_64 = struct.Struct("<4sQ2H2L4Q")
@@ -39,10 +44,24 @@ class Member:
 
 def read_members(path: Path) -> dict[str, Member]:
     """The members of a zip file by name. Raises CheckpointError when the file is damaged or not as torch writes it."""
+    with _opened(path) as archive:
+        return archive.members()
+
+
+def member_names(path: Path) -> list[str]:
+    """The names in the directory of a zip file, unchecked: to tell what kind of file it is.
+
+    Raises: CheckpointError when the file cannot be read or has no directory.
+    """
+    with _opened(path) as archive:
+        return archive.names()
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[_Archive]:
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            return _Archive(path, file, size).members()
+        with open_regular(path) as file:
+            yield _Archive(path, file, os.fstat(file.fileno()).st_size)
     except struct.error as error:
         raise CheckpointError(f"{path}: its zip directory is cut off; copy or download the file again") from error
     except OSError as error:
@@ -58,7 +77,21 @@ class _Archive:
     def fail(self, what: str) -> CheckpointError:
         return CheckpointError(f"{self.path}: {what}; copy, download or save the file again")
 
-    def members(self) -> dict[str, Member]:
+    def names(self) -> list[str]:
+        _, directory, count = self.listing()
+        names: list[str] = []
+        place = 0
+        while len(names) < count and directory[place : place + 4] == _CENTRAL_MAGIC:
+            if place + _CENTRAL.size > len(directory):
+                break
+            sizes = _CENTRAL.unpack_from(directory, place)[10:13]
+            start = place + _CENTRAL.size
+            names.append(directory[start : start + sizes[0]].decode("utf-8", "replace"))
+            place = start + sum(sizes)
+        return names
+
+    def listing(self) -> tuple[int, bytes, int]:
+        """Where the directory begins, its bytes, and how many members it announces."""
         count, directory_size, directory_offset = self.directory()
         if count > MAX_MEMBERS or directory_size > MAX_DIRECTORY_BYTES:
             raise self.fail(
@@ -66,13 +99,16 @@ class _Archive:
             )
         if directory_offset + directory_size > self.size:
             raise self.fail("its zip directory lies outside the file")
-        directory = self.at(directory_offset, directory_size)
+        return directory_offset, self.at(directory_offset, directory_size), count
+
+    def members(self) -> dict[str, Member]:
+        directory_offset, directory, count = self.listing()
         members: dict[str, Member] = {}
         place = 0
         for _ in range(count):
             member, place = self.member(directory, place)
             if member.name in members:
-                raise self.fail(f"two zip members are called {member.name!r}")
+                raise self.fail(f"two zip members are called {short_name(member.name)!r}")
             members[member.name] = member
         self.check_apart(members, directory_offset)
         return members
@@ -114,23 +150,23 @@ class _Archive:
         raw_name = directory[place : place + name_size]
         extra = directory[place + name_size : place + name_size + extra_size]
         place += name_size + extra_size + comment_size
-        if magic != b"PK\x01\x02" or place > len(directory):
+        if magic != _CENTRAL_MAGIC or place > len(directory):
             raise self.fail("its zip directory is damaged")
         name = self.name(raw_name)
         if flags & _ENCRYPTED or method:
-            raise self.fail(f"zip member {name!r} is compressed or encrypted, which torch does not do")
+            raise self.fail(f"zip member {short_name(name)!r} is compressed or encrypted, which torch does not do")
         unpacked, packed, offset = self.wide(name, extra, [unpacked, packed, offset])
         if packed != unpacked:
-            raise self.fail(f"zip member {name!r} announces two sizes")
+            raise self.fail(f"zip member {short_name(name)!r} announces two sizes")
         if offset + _LOCAL.size > self.size:
-            raise self.fail(f"zip member {name!r} lies outside the file")
+            raise self.fail(f"zip member {short_name(name)!r} lies outside the file")
         header = _LOCAL.unpack(self.at(offset, _LOCAL.size))
         local_name, local_extra = header[9], header[10]
         if header[0] != LOCAL_MAGIC or header[3] or self.file.read(local_name) != raw_name:
-            raise self.fail(f"zip member {name!r} is described in two ways")
+            raise self.fail(f"zip member {short_name(name)!r} is described in two ways")
         start = offset + _LOCAL.size + local_name + local_extra
         if start + unpacked > self.size:
-            raise self.fail(f"zip member {name!r} is cut off")
+            raise self.fail(f"zip member {short_name(name)!r} is cut off")
         return Member(name, start, unpacked), place
 
     def name(self, raw: bytes) -> str:
@@ -139,7 +175,7 @@ class _Archive:
         except UnicodeDecodeError as error:
             raise self.fail("a zip member has a name that is no UTF-8") from error
         if not name or name.startswith("/") or "\\" in name or "\0" in name or ":" in name or ".." in name.split("/"):
-            raise self.fail(f"zip member {name!r} has a name that leads out of the file")
+            raise self.fail(f"zip member {short_name(name)!r} has a name that leads out of the file")
         return name
 
     def wide(self, name: str, extra: bytes, values: list[int]) -> list[int]:
@@ -155,14 +191,14 @@ class _Archive:
                 return values
             place += 4 + size
         if wanted:
-            raise self.fail(f"zip member {name!r} is larger than its directory can say")
+            raise self.fail(f"zip member {short_name(name)!r} is larger than its directory can say")
         return values
 
     def check_apart(self, members: dict[str, Member], directory_offset: int) -> None:
         end = 0
         for member in sorted(members.values(), key=lambda member: (member.offset, member.nbytes)):
             if member.offset - _LOCAL.size - len(member.name.encode()) < end:
-                raise self.fail(f"zip member {member.name!r} shares bytes with another")
+                raise self.fail(f"zip member {short_name(member.name)!r} shares bytes with another")
             end = member.offset + member.nbytes
         if end > directory_offset:
             raise self.fail("zip members and directory share bytes")

@@ -21,6 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from ...core.errors import CheckpointError
+from ...core.io.files import open_regular
 from .stored import MAX_TENSORS, Piece, StoredTensor
 
 TYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
@@ -66,7 +67,7 @@ def read_ckpt(path: Path) -> dict[str, Any]:
     Raises: CheckpointError when the file is damaged, encrypted, or holds something else than tensors.
     """
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             return _Reader(path, file, os.fstat(file.fileno()).st_size).read()
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error

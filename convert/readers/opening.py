@@ -9,13 +9,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ...core.errors import CheckpointError
-from ...core.io.files import read_text
+from ...core.io.files import open_regular, read_text
+from ...core.io.first_bytes import DISTRIBUTED, NUM_BYTES, other_kind
 from ...core.io.safetensors_format import LENGTH_BYTES, unique_keys
 from ...core.io.weights import FOREIGN_SUFFIXES, INDEX_SUFFIX, SUFFIX, open_file, open_weights, refuse_part
 from .archive import LOCAL_MAGIC
 from .mindspore_files import FIRST_BYTE, read_ckpt
 from .stored import MAX_TENSORS, Source, Stored, StoredTensor, check_repeats
-from .torch_files import LEGACY_START, read_legacy, read_zip
+from .torch_files import LEGACY_START, LEGACY_TEXT_START, read_legacy, read_zip
 from .unwrapping import unwrap
 
 TORCH_INDEX_SUFFIX = ".bin.index.json"
@@ -34,6 +35,8 @@ class Checkpoint:
     weights: Source
     tree: Any
     """All that was saved, tensors as StoredTensor; None for formats that hold tensors only."""
+    aside: tuple[str, ...] = ()
+    """What of it is not among the weights, in words."""
 
 
 def is_foreign(path: Path) -> bool:
@@ -42,8 +45,8 @@ def is_foreign(path: Path) -> bool:
     return not found.name.endswith((SUFFIX, INDEX_SUFFIX)) or _is_of_torch(found)
 
 
-def open_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
-    """Open weights; headers and descriptions are read, tensors are not. `ema` as in unwrap.
+def open_checkpoint(path: Path, ema: bool | None = None, key: str | None = None) -> Checkpoint:
+    """Open weights; headers and descriptions are read, tensors are not. `ema` and `key` as in unwrap.
 
     Raises: CheckpointError when nothing usable is there or a file is damaged.
     """
@@ -52,6 +55,8 @@ def open_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
     if is_index or _is_safetensors(found):
         if ema:
             raise CheckpointError(f"{path}: such files hold no moving average beside the weights; leave out --ema")
+        if key:
+            raise CheckpointError(f"{path}: has no branches; leave out --key, or name a prefix with --strip")
         if found.name.endswith(TORCH_INDEX_SUFFIX):
             return _open_shards(found)
         is_named = found.name.endswith((SUFFIX, INDEX_SUFFIX))
@@ -60,9 +65,9 @@ def open_checkpoint(path: Path, ema: bool | None = None) -> Checkpoint:
             raise CheckpointError(f"{path}: holds {len(weights)} tensors, expected 1 to {MAX_TENSORS}")
         return Checkpoint(found, "safetensors", (), False, weights, None)
     form, tree = _read(found)
-    unwrapped = unwrap(tree, str(path), ema)
+    unwrapped = unwrap(tree, str(path), ema, key)
     stored = _stored(str(path), unwrapped.tensors)
-    return Checkpoint(found, form, unwrapped.wrapper, unwrapped.has_average, stored, tree)
+    return Checkpoint(found, form, unwrapped.wrapper, unwrapped.has_average, stored, tree, unwrapped.aside)
 
 
 def _stored(source: str, tensors: Mapping[str, StoredTensor]) -> Stored:
@@ -94,20 +99,22 @@ def _find_file(path: Path) -> Path:
             raise CheckpointError(
                 f"{path}: holds {len(candidates)} checkpoints ({', '.join(candidates[:4])}); name one"
             )
+    held = [entry for entry in path.iterdir() if entry.name == ".metadata" or entry.suffix == ".distcp"]
+    if held:
+        raise CheckpointError(f"{path}: {DISTRIBUTED}")
     raise CheckpointError(f"{path}: holds no weights, expected one of {SUFFIX}, {', '.join(FOREIGN_SUFFIXES)}")
 
 
 def _start(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(len(LEGACY_START))
+        with open_regular(path) as file:
+            return file.read(NUM_BYTES)
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _is_of_torch(path: Path) -> bool:
-    start = _start(path)
-    return start.startswith(LOCAL_MAGIC) or start == LEGACY_START
+    return _start(path).startswith((LOCAL_MAGIC, LEGACY_START, LEGACY_TEXT_START))
 
 
 def _is_safetensors(path: Path) -> bool:
@@ -117,14 +124,19 @@ def _is_safetensors(path: Path) -> bool:
 
 def _read(path: Path) -> tuple[str, Any]:
     start = _start(path)
+    if path.suffix == ".distcp":  # such a file begins as one of torch, and holds many
+        raise CheckpointError(f"{path}: {DISTRIBUTED}")
     if start.startswith(LOCAL_MAGIC):
         return "torch", read_zip(path)
-    if start.startswith(b"\x80"):
+    if start.startswith((b"\x80", LEGACY_TEXT_START)):
         return "torch (before 1.6)", read_legacy(path)
+    kind = other_kind(path, start)
+    if kind is not None:
+        raise CheckpointError(f"{path}: {kind}")
     if start[:1] == bytes([FIRST_BYTE]):
         return "MindSpore", read_ckpt(path)
     raise CheckpointError(
-        f"{path}: is no checkpoint of torch, MindSpore or safetensors; it begins with {start.hex(' ') or 'nothing'}"
+        f"{path}: is no checkpoint of torch, MindSpore or safetensors; it begins with {start[:14].hex(' ')}"
     )
 
 

@@ -1,9 +1,9 @@
 """Reading the pickles inside torch files without unpickling: an interpreter of the opcodes that builds plain data.
 
 Nothing named in a file is ever imported or called. A global is a name; the few names that checkpoints need stand for
-functions of this module that build dictionaries, texts and descriptions of tensors. Any other name ends the reading.
-pickletools, of Python itself, takes the opcodes apart and runs nothing.
-Source: the comments in Python's pickletools; torch/serialization.py and torch/_utils.py for what the names mean.
+functions of ours (rebuilding.py). What any other name makes is noted by that name; names known from files that run code
+end the reading. pickletools, of Python itself, takes the opcodes apart and runs nothing.
+Source: the comments in Python's pickletools; torch/serialization.py for what stands outside of the pickle.
 """
 
 from __future__ import annotations
@@ -11,136 +11,24 @@ from __future__ import annotations
 import pickletools
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import IO, Any, BinaryIO, NoReturn, cast
 
-import ml_dtypes
-import numpy as np
-
 from ...core.errors import CheckpointError
+from ...core.printable import short_name
+from .dangerous import is_dangerous
+from .rebuilding import FUNCTIONS, Allowance, few, fill, is_count, set_array, set_numpy_type
+from .torch_types import dtype_of, unread_width
+from .values import Array, Global, Namespace, NumpyType, Opaque, Storage, TensorView
 
 MAX_BYTES = 64 << 20
 """Of one pickle. The description of a large training state takes a few megabytes; tensors lie outside."""
 MAX_OPCODES = 2_000_000
-MAX_DIMENSIONS = 32
-MAX_ARGUMENTS = 16
 _MAX_LONG_BYTES = 64
+_MAX_GLOBAL = 1000
+"""Letters; texts of megabytes would be looked through a million times."""
 _MAX_KEY = 1 << 60
 
 _MARK = object()
-_SCALARS = (str, int, float, bool, bytes, type(None))
-
-STORAGE_DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
-    {
-        "DoubleStorage": np.dtype(np.float64),
-        "FloatStorage": np.dtype(np.float32),
-        "HalfStorage": np.dtype(np.float16),
-        "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
-        "LongStorage": np.dtype(np.int64),
-        "IntStorage": np.dtype(np.int32),
-        "ShortStorage": np.dtype(np.int16),
-        "CharStorage": np.dtype(np.int8),
-        "ByteStorage": np.dtype(np.uint8),
-        "BoolStorage": np.dtype(np.bool_),
-        "ComplexFloatStorage": np.dtype(np.complex64),
-        "UntypedStorage": np.dtype(np.uint8),
-    }
-)
-TORCH_DTYPES: Mapping[str, np.dtype[Any]] = MappingProxyType(
-    {
-        "float64": np.dtype(np.float64),
-        "float32": np.dtype(np.float32),
-        "float16": np.dtype(np.float16),
-        "bfloat16": np.dtype(ml_dtypes.bfloat16),
-        "int64": np.dtype(np.int64),
-        "int32": np.dtype(np.int32),
-        "int16": np.dtype(np.int16),
-        "int8": np.dtype(np.int8),
-        "uint8": np.dtype(np.uint8),
-        "uint16": np.dtype(np.uint16),
-        "uint32": np.dtype(np.uint32),
-        "uint64": np.dtype(np.uint64),
-        "bool": np.dtype(np.bool_),
-        "complex64": np.dtype(np.complex64),
-        "float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
-        "float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
-    }
-)
-INERT = frozenset(
-    [
-        "torch.device",
-        "torch.Size",
-        "torch.nn.parameter.Parameter",
-        "torch.Tensor",
-        "numpy.dtype",
-        "numpy.ndarray",
-        "numpy.core.multiarray.scalar",
-        "numpy.core.multiarray._reconstruct",
-        "numpy._core.multiarray.scalar",
-        "numpy._core.multiarray._reconstruct",
-        "_codecs.encode",
-        "pathlib.PosixPath",
-        "pathlib.PurePosixPath",
-        "pathlib._local.PosixPath",
-        "builtins.set",
-        "builtins.frozenset",
-        "__builtin__.set",
-        "collections.defaultdict",
-        "collections.Counter",
-        "signal.Signals",
-        "megatron.core.enums.ModelType",
-        "megatron.core.transformer.enums.AttnBackend",
-        "megatron.core.rerun_state_machine.RerunDiagnostic",
-        "megatron.core.rerun_state_machine.RerunMode",
-        "megatron.core.rerun_state_machine.RerunState",
-    ]
-)
-"""Names that training states hold and no weight needs: what is made of them stays a description that nobody opens."""
-
-
-@dataclass(frozen=True)
-class Global:
-    """A name that the file mentions."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Storage:
-    """A run of numbers outside the pickle."""
-
-    key: str
-    dtype: np.dtype[Any]
-    numel: int
-    """As announced; what the file holds is checked where it is read."""
-    start: int = 0
-    """Where a view of another storage begins, in elements (legacy files)."""
-
-
-@dataclass(frozen=True)
-class TensorView:
-    """A tensor as torch describes it: a window on a storage. Offsets and strides count elements."""
-
-    storage: Storage
-    dtype: np.dtype[Any]
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclass
-class Namespace:
-    """What an argparse.Namespace holds."""
-
-    values: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class Opaque:
-    """Something that is not looked into."""
-
-    name: str
 
 
 class Window:
@@ -171,14 +59,18 @@ class Window:
         self._left -= count
 
 
-def read_pickle(file: BinaryIO, source: str, limit: int = MAX_BYTES) -> Any:
+def read_pickle(
+    file: BinaryIO, source: str, limit: int = MAX_BYTES, widths: dict[str, tuple[str, int]] | None = None
+) -> Any:
     """Build what one pickle of at most `limit` bytes describes and leave the file behind it.
 
-    Dictionaries, lists, tuples, texts and numbers become themselves, tensors a TensorView, storages a Storage.
-    Raises: CheckpointError when the pickle is damaged, too large, or names anything that is not allowed.
+    Dictionaries, lists, tuples, texts and numbers become themselves, everything else one of values.py. `widths` is
+    filled with the type and the bytes per number of every storage that is mentioned.
+    Raises: CheckpointError when the pickle is damaged or too large, names what runs code, or reads a storage in two
+    ways.
     """
     try:
-        return _Machine(source).run(Window(file, source, limit))
+        return _Machine(source, {} if widths is None else widths).run(Window(file, source, limit))
     except CheckpointError:
         raise
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, EOFError, struct.error) as error:
@@ -190,10 +82,12 @@ def read_pickle(file: BinaryIO, source: str, limit: int = MAX_BYTES) -> Any:
 class _Machine:
     """The stack and memo of one pickle."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, widths: dict[str, tuple[str, int]]) -> None:
         self.source = source
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.widths = widths
+        self.allowance = Allowance(MAX_BYTES)
 
     def run(self, window: Window) -> Any:
         for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("IO[bytes]", window))):
@@ -252,30 +146,30 @@ class _Machine:
 
     def push_dict(self) -> None:
         values = self.pop_to_mark()
-        table: dict[Any, Any] = {}
-        _fill(table, values)
-        self.push(table)
-
-    def push_frozenset(self) -> None:
-        self.pop_to_mark()
-        self.push(Opaque("builtins.frozenset"))
+        self.push({})
+        self.set_items(values)
 
     def set_items(self, values: list[Any]) -> None:
+        if len(values) % 2:
+            raise ValueError("a key without value")
         target = self.top((dict, Opaque))
         if isinstance(target, dict):
-            _fill(target, values)
+            fill(target, values[::2], values[1::2])
+        else:
+            target.parts.extend(values)
 
     def append(self, values: list[Any]) -> None:
         target = self.top((list, Opaque))
-        if isinstance(target, list):
-            target.extend(values)
+        (target if isinstance(target, list) else target.parts).extend(values)
 
     def push_global(self, module: Any, name: Any) -> None:
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("a global without a name")
+        if len(module) + len(name) > _MAX_GLOBAL:
+            raise ValueError("a global of that length")
         full = f"{module}.{name}"
-        if full not in _FUNCTIONS and full not in INERT and _dtype_of(full) is None:
-            self.refuse(f"the name {full[:120]!r}")
+        if is_dangerous(full):
+            self.refuse(f"the name {short_name(full)!r}")
         self.push(Global(full))
 
     def push_short_global(self) -> None:
@@ -284,27 +178,105 @@ class _Machine:
 
     def reduce(self) -> None:
         arguments, function = self.pop(), self.pop()
-        if not isinstance(function, Global) or not isinstance(arguments, tuple):
+        self.push(self.made(function, arguments))
+
+    def new_with_names(self) -> None:
+        names, arguments, function = self.pop(), self.pop(), self.pop()
+        if not isinstance(names, dict):
+            raise TypeError("not arguments with names")
+        made = self.made(function, (*few(arguments), *([names] if names else [])))
+        self.push(made)
+
+    def instance(self, module_and_name: str) -> None:
+        """What protocol 0 makes of a class, and arguments since a mark."""
+        arguments = tuple(self.pop_to_mark())
+        self.push_global(*module_and_name.split(" ", 1))
+        self.push(self.made(self.pop(), arguments))
+
+    def instance_of_first(self) -> None:
+        function, *arguments = self.pop_to_mark()
+        self.push(self.made(function, tuple(arguments)))
+
+    def made(self, function: Any, arguments: Any) -> Any:
+        """What a call stands for: plain data, a tensor, or a note of its name."""
+        if not isinstance(arguments, tuple):
+            raise TypeError("arguments that are no tuple")
+        if isinstance(function, Opaque):
+            return Opaque(function.name, [function, arguments])
+        if not isinstance(function, Global):
             self.refuse("a call of something that is not a name")
-        if function.name in INERT:
-            self.push(Opaque(function.name))
-            return
-        make = _FUNCTIONS.get(function.name)
-        if make is None:
-            self.refuse(f"a call of {function.name}")
-        self.push(make(*_few(arguments)))
+        if function.name in _GETTERS:
+            return self.attribute(*few(arguments))
+        make = FUNCTIONS.get(function.name)
+        if make is not None:
+            return make(self.allowance, *few(arguments))
+        if dtype_of(function.name) is not None:
+            raise TypeError("a call of a dtype")
+        return Opaque(function.name, [arguments])
+
+    def attribute(self, holder: Any, name: Any) -> Opaque:
+        """A member of a class, as enumerations are written."""
+        if (
+            not isinstance(holder, Global | Opaque)
+            or not isinstance(name, str)
+            or not self.is_member(holder.name, name)
+        ):
+            self.refuse("a call of getattr")
+        if len(holder.name) + len(name) > _MAX_GLOBAL:
+            raise ValueError("a global of that length")
+        return Opaque(f"{holder.name}.{name}", [holder] if isinstance(holder, Opaque) else [])
+
+    def is_member(self, holder: str, name: str) -> bool:
+        """Whether a name is one of a class's own, or what protocols before 4 make an object with."""
+        return name == "__new__" or (name[:1] not in ("", "_") and not is_dangerous(f"{holder}.{name[:_MAX_GLOBAL]}"))
 
     def build(self) -> None:
+        """Hand a state to what was made. What a dictionary or a tensor carries beside its values is not wanted."""
         state = self.pop()
-        target = self.top((Namespace, dict, Opaque, TensorView))
+        target = self.top((Namespace, dict, Opaque, TensorView, Array, NumpyType))
         if isinstance(target, Namespace):
             if not isinstance(state, dict):  # its keys are not looked at: it may be built from a million times
                 raise TypeError("a namespace without names")
             target.values = state
-        # What an OrderedDict or a tensor carries beside its values (versions, attributes) is not wanted.
+        elif isinstance(target, Array):
+            set_array(self.allowance, target, state)
+        elif isinstance(target, NumpyType):
+            set_numpy_type(target, state)
+        elif isinstance(target, Opaque):
+            target.parts.append(state)
 
-    def push_storage(self) -> None:
-        self.push(_storage(*_few(self.pop())))
+    def push_outside(self) -> None:
+        """What a persistent id stands for: a storage, or, in old files, a class with its source."""
+        kind, *rest = few(self.pop())
+        if kind == "module" and rest and isinstance(rest[0], Global):
+            self.push(rest[0])
+        elif kind == "storage":
+            self.push(self.storage(*rest))
+        else:
+            raise TypeError("not a storage")
+
+    def storage(self, kind: Any, key: Any, location: Any, numel: Any, view: Any = None) -> Storage | Opaque:
+        """`view` is (key, offset, numel) of a part of it in legacy files."""
+        del location  # where it lay: cpu, cuda:0, npu:0
+        if not isinstance(kind, Global) or not isinstance(key, str) or not is_count(numel):
+            raise TypeError("not a storage")
+        dtype, width = dtype_of(kind.name), unread_width(kind.name)
+        if dtype is None and width is None:
+            raise TypeError("not a storage")
+        described = (str(dtype or kind.name), dtype.itemsize if dtype else width or 0)
+        if self.widths.setdefault(key, described) != described:
+            raise CheckpointError(
+                f"{self.source}: storage {short_name(key)!r} has two types ({self.widths[key][0]} and {described[0]}), "
+                "so its numbers can be read in two ways; save the tensors again, each with a storage of its own"
+            )
+        if dtype is None:
+            return Opaque(kind.name)
+        if view is None:
+            return Storage(key, dtype, numel)
+        _, offset, part = view
+        if not is_count(offset) or not is_count(part) or offset + part > numel:
+            raise ValueError("a view outside its storage")
+        return Storage(key, dtype, numel, offset)
 
     def remember(self, number: int | None) -> None:
         if number is not None and not 0 <= number < _MAX_KEY:
@@ -317,121 +289,18 @@ class _Machine:
     def pop_one(self) -> None:
         self.stack.pop()
 
+    def push_noted(self, name: str) -> None:
+        self.push(Opaque(name))
 
-def _fill(table: dict[Any, Any], values: list[Any]) -> None:
-    """Put keys and values in turn into a table.
+    def push_frozen(self) -> None:
+        self.push(Opaque("builtins.frozenset", self.pop_to_mark()))
 
-    Keys are plain, since hashing a nest of tuples can take for ever, and numbers small: large ones can be chosen so
-    that Python gives all of them one place in the table, and searches it a million times.
-    """
-    if len(values) % 2:
-        raise ValueError("a key without value")
-    for key, value in zip(values[::2], values[1::2], strict=True):
-        if not isinstance(key, _SCALARS):
-            raise TypeError("a key that is no text or number")
-        if isinstance(key, int) and abs(key) >= _MAX_KEY:
-            raise ValueError("a key of that size")
-        table[key] = value
+    def double(self) -> None:
+        value = self.pop()
+        self.stack += [value, value]
 
 
-def _dtype_of(name: str) -> np.dtype[Any] | None:
-    """The dtype that the name of a storage class or a torch dtype stands for."""
-    for prefix in ("torch.storage.", "torch.cuda.", "torch."):
-        if name.startswith(prefix):
-            last = name.removeprefix(prefix)
-            return STORAGE_DTYPES.get(last, TORCH_DTYPES.get(last) if prefix == "torch." else None)
-    return None
-
-
-def _storage(kind: Any, storage_class: Any, key: Any, location: Any, numel: Any, view: Any = None) -> Storage:
-    """What a persistent id stands for; `view` is (key, offset, numel) of a part of it in legacy files."""
-    del location
-    dtype = _dtype_of(storage_class.name) if isinstance(storage_class, Global) else None
-    if kind != "storage" or dtype is None or not isinstance(key, str) or not _is_count(numel):
-        raise TypeError("not a storage")
-    if view is None:
-        return Storage(key, dtype, numel)
-    _, offset, part = view
-    if not _is_count(offset) or not _is_count(part) or offset + part > numel:
-        raise ValueError("a view outside its storage")
-    return Storage(key, dtype, numel, offset)
-
-
-def _rebuild_tensor(storage: Any, offset: Any, shape: Any, strides: Any, *rest: Any) -> TensorView:
-    del rest  # requires_grad, hooks, metadata
-    if not isinstance(storage, Storage):
-        raise TypeError("not a storage")
-    return _view(storage, storage.dtype, offset, shape, strides)
-
-
-def _rebuild_tensor_v3(
-    storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, dtype: Any, *rest: Any
-) -> TensorView:
-    del grad, hooks, rest
-    found = _dtype_of(dtype.name) if isinstance(dtype, Global) else None
-    if not isinstance(storage, Storage) or found is None:
-        raise TypeError("not a storage")
-    return _view(storage, found, offset, shape, strides)
-
-
-def _view(storage: Storage, dtype: np.dtype[Any], offset: Any, shape: Any, strides: Any) -> TensorView:
-    for sizes in (shape, strides):
-        if not isinstance(sizes, tuple) or len(sizes) > MAX_DIMENSIONS or not all(map(_is_count, sizes)):
-            raise ValueError("not a shape")
-    if not _is_count(offset) or len(shape) != len(strides):
-        raise ValueError("not a shape")
-    return TensorView(storage, dtype, offset, shape, strides)
-
-
-def _rebuild_parameter(tensor: Any, *rest: Any) -> TensorView:
-    del rest
-    if not isinstance(tensor, TensorView):
-        raise TypeError("not a tensor")
-    return tensor
-
-
-def _rebuild_from_type(function: Any, kind: Any, arguments: Any, state: Any) -> TensorView:
-    del kind, state
-    if not isinstance(function, Global) or not isinstance(arguments, tuple):
-        raise TypeError("not a tensor")
-    make = _TENSOR_FUNCTIONS[function.name]
-    return make(*_few(arguments))
-
-
-def _ordered_dict() -> dict[Any, Any]:
-    return {}
-
-
-def _namespace() -> Namespace:
-    return Namespace()
-
-
-def _few(arguments: Any) -> tuple[Any, ...]:
-    """Arguments as few as the functions here have; handing on a million again and again would take for ever."""
-    if not isinstance(arguments, tuple) or len(arguments) > MAX_ARGUMENTS:
-        raise TypeError("not a list of arguments")
-    return arguments
-
-
-def _is_count(value: Any) -> bool:
-    return type(value) is int and 0 <= value < 2**62
-
-
-_TENSOR_FUNCTIONS: Mapping[str, Callable[..., TensorView]] = {
-    "torch._utils._rebuild_tensor": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
-    "torch._utils._rebuild_tensor_v3": _rebuild_tensor_v3,
-    "torch._utils._rebuild_parameter": _rebuild_parameter,
-    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
-}
-_FUNCTIONS: Mapping[str, Callable[..., Any]] = {
-    **_TENSOR_FUNCTIONS,
-    "torch._tensor._rebuild_from_type_v2": _rebuild_from_type,
-    "collections.OrderedDict": _ordered_dict,
-    "argparse.Namespace": _namespace,
-}
-"""Names that may be called, and what is done instead of calling them."""
-
+_GETTERS = ("builtins.getattr", "__builtin__.getattr")
 _PUSHED_AS_THEY_ARE = frozenset(
     {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
     | {"STRING", "BINSTRING", "SHORT_BINSTRING", "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
@@ -447,9 +316,9 @@ _ACTIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "EMPTY_DICT": lambda machine, argument: machine.push({}),
     "EMPTY_LIST": lambda machine, argument: machine.push([]),
     "EMPTY_TUPLE": lambda machine, argument: machine.push(()),
-    "EMPTY_SET": lambda machine, argument: machine.push(Opaque("builtins.set")),
-    "FROZENSET": lambda machine, argument: machine.push_frozenset(),
-    "ADDITEMS": lambda machine, argument: machine.pop_to_mark(),
+    "EMPTY_SET": lambda machine, argument: machine.push_noted("builtins.set"),
+    "FROZENSET": lambda machine, argument: machine.push_frozen(),
+    "ADDITEMS": lambda machine, argument: machine.append(machine.pop_to_mark()),
     "DICT": lambda machine, argument: machine.push_dict(),
     "LIST": lambda machine, argument: machine.push(machine.pop_to_mark()),
     "TUPLE": lambda machine, argument: machine.push(tuple(machine.pop_to_mark())),
@@ -464,8 +333,11 @@ _ACTIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "STACK_GLOBAL": lambda machine, argument: machine.push_short_global(),
     "REDUCE": lambda machine, argument: machine.reduce(),
     "NEWOBJ": lambda machine, argument: machine.reduce(),
+    "NEWOBJ_EX": lambda machine, argument: machine.new_with_names(),
+    "INST": lambda machine, argument: machine.instance(argument),
+    "OBJ": lambda machine, argument: machine.instance_of_first(),
     "BUILD": lambda machine, argument: machine.build(),
-    "BINPERSID": lambda machine, argument: machine.push_storage(),
+    "BINPERSID": lambda machine, argument: machine.push_outside(),
     "PUT": lambda machine, argument: machine.remember(argument),
     "BINPUT": lambda machine, argument: machine.remember(argument),
     "LONG_BINPUT": lambda machine, argument: machine.remember(argument),
@@ -473,7 +345,8 @@ _ACTIONS: Mapping[str, Callable[[_Machine, Any], Any]] = {
     "GET": lambda machine, argument: machine.recall(argument),
     "BINGET": lambda machine, argument: machine.recall(argument),
     "LONG_BINGET": lambda machine, argument: machine.recall(argument),
+    "DUP": lambda machine, argument: machine.double(),
     "POP": lambda machine, argument: machine.pop_one(),
     "POP_MARK": lambda machine, argument: machine.pop_to_mark(),
 }
-"""All opcodes that are read. EXT, INST, OBJ, NEWOBJ_EX, PERSID, DUP and buffers are none that torch writes."""
+"""All opcodes that are read. EXT, PERSID and buffers point to what lies in no file."""

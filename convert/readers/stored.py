@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ...core.errors import CheckpointError
+from ...core.io.files import open_regular
 
 CHUNK_BYTES = 4 << 20
 """Bytes that are read, hashed and written at a time."""
@@ -52,6 +53,8 @@ class Piece:
     path: Path
     offset: int
     nbytes: int
+    data: bytes | None = None
+    """What the offset counts from, where it is in memory already; None where the file has to be read."""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,31 @@ class StoredTensor:
     pieces: tuple[Piece, ...]
     strides: tuple[int, ...] | None = None
     """In elements; None where the elements lie in C order."""
+    held: np.dtype[Any] | None = None
+    """What the pieces hold, where it is cast to `dtype`."""
+    is_negative: bool = False
+    """Whether the tensor is the negative of what the pieces hold."""
+    is_conjugate: bool = False
 
     @property
     def nbytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def held_dtype(self) -> np.dtype[Any]:
+        return self.held or self.dtype
+
+    def values(self, raw: np.ndarray) -> np.ndarray:
+        """The tensor's bytes from a part of the pieces' bytes, both uint8."""
+        if not self.held and not self.is_negative and not self.is_conjugate:
+            return raw
+        values = raw.view(self.held_dtype)
+        if self.is_conjugate:
+            values = np.conj(values)
+        if self.is_negative:
+            values = -values
+        with np.errstate(over="ignore", invalid="ignore"):
+            return values.astype(self.dtype, copy=False).view(np.uint8)
 
 
 def view_of(
@@ -84,7 +108,7 @@ def view_of(
         )
     if prod(shape) * width > piece.nbytes + MAX_EXPANDED_BYTES:
         raise CheckpointError(f"{where}: its shape {shape} repeats stored numbers too often for a weight")
-    held = Piece(piece.path, piece.offset + offset * width, span * width)
+    held = replace(piece, offset=piece.offset + offset * width, nbytes=span * width)
     return StoredTensor(shape, dtype, (held,), None if _is_plain(shape, strides) else strides)
 
 
@@ -148,6 +172,11 @@ class Stored(Mapping[str, np.ndarray]):
     def read_bytes(self, name: str, start: int, count: int) -> np.ndarray:
         """A part of a tensor's bytes in C order, uint8. Raises CheckpointError when the file has become shorter."""
         tensor = self._tensors[name]
+        first, last = (place // tensor.dtype.itemsize * tensor.held_dtype.itemsize for place in (start, start + count))
+        return tensor.values(self._read_held(name, tensor, first, last - first))
+
+    def _read_held(self, name: str, tensor: StoredTensor, start: int, count: int) -> np.ndarray:
+        """A part of what the pieces hold, in C order."""
         if tensor.strides is not None:
             return self._gather(name, tensor)[start : start + count]
         parts, position, end = [], 0, start + count
@@ -164,7 +193,7 @@ class Stored(Mapping[str, np.ndarray]):
             self._gathered = None
             (piece,) = tensor.pieces
             assert tensor.strides is not None
-            array = np.empty(tensor.shape, tensor.dtype)
+            array = np.empty(tensor.shape, tensor.held_dtype)
             _read_window(array, piece, 0, tensor.strides, max(array.nbytes, WINDOW_BYTES), name)
             self._gathered = name, array.reshape(-1).view(np.uint8)
         return self._gathered[1]
@@ -191,10 +220,12 @@ def _read_window(array: np.ndarray, piece: Piece, start: int, strides: tuple[int
 
 def _read(piece: Piece, start: int, count: int, name: str) -> np.ndarray:
     """Bytes of a piece."""
+    if piece.data is not None:
+        return np.frombuffer(piece.data, np.uint8, count, piece.offset + start)
     buffer = np.empty(count, np.uint8)
     view, filled = buffer.data, 0
     try:
-        with piece.path.open("rb", buffering=0) as file:
+        with open_regular(piece.path) as file:
             file.seek(piece.offset + start)
             while filled < count:
                 got = file.readinto(view[filled:])

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from ...core.io.weights import StreamedTensors
-from ..readers.pickles import STORAGE_DTYPES, TORCH_DTYPES
+from ..readers.torch_types import STORAGE_DTYPES, TORCH_DTYPES
 
 ROOT = "archive"
 ALIGNMENT = 64
 """torch puts every storage at a multiple of this, so that it can be mapped."""
-_CLASSES = {dtype: name for name, dtype in STORAGE_DTYPES.items() if name != "UntypedStorage"}
+_CLASSES = {dtype: name for name, dtype in STORAGE_DTYPES.items() if not name.endswith("UntypedStorage")}
 DTYPES = {dtype: name for name, dtype in TORCH_DTYPES.items()}
 _LOCAL_HEADER = 30
 _ZIP64_EXTRA = 20

@@ -52,9 +52,10 @@ def latents(
 def _fill(kind: Any, config: Path | None, settings: list[str] | None, backend: str | None, dry_run: bool) -> None:
     from ..config.loading import load
     from ..config.training import TrainConfig
+    from ..printable import say
 
     overrides = [*(settings or []), *([] if backend is None else [f"compute.name={backend}"])]
     run = kind(load(config, TrainConfig, overrides))
-    print(*run.plan(), sep="\n", flush=True)
+    say(*run.plan())
     if not dry_run:
-        print(run.run())
+        say(run.run())

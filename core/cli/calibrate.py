@@ -25,9 +25,10 @@ def calibrate(
     """
     from ..config.loading import load
     from ..config.training import TrainConfig
+    from ..printable import say
     from ..train.calibrate import calibrate_folder
 
     spec, statistics = calibrate_folder(model, load(config, TrainConfig, settings or []), clips)
-    print(f"measured {statistics.num_clips} clips; {model / 'config.json'} has now")
+    say(f"measured {statistics.num_clips} clips; {model / 'config.json'} has now")
     for name, values in (("shift", spec.shift), ("scale", spec.scale)):
-        print(f"  {name} {' '.join(f'{value:.4f}' for value in values)}")
+        say(f"  {name} {' '.join(f'{value:.4f}' for value in values)}")

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-PIPE_WIDTH = 120
 
 
 def check(
@@ -25,12 +22,12 @@ def check(
 
     Compares it with the original implementations' numbers. Exit code 1 when one is outside its tolerance.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from ..backend import get
     from ..goldens.suite import Result, find_all, is_implemented, run_case, run_manifest
     from ..io.files import refuse_unwritable
+    from ..printable import say
+    from ..progress import progress
+    from .tables import show
 
     if as_json:
         refuse_unwritable(as_json, overwrite=True)
@@ -42,23 +39,12 @@ def check(
             later[case.family] = later.get(case.family, 0) + 1
     chosen = get(backend, device)
     results: list[Result] = [run_manifest(file) for file in manifests]
-    # Not cut to the 80 columns that a pipe is taken for.
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("golden cases", total=len(runnable))
-        for case in runnable:
-            progress.update(task, description=case.name)
-            results.append(run_case(case, chosen))
-            progress.advance(task)
-
-    console.print(_table(results, verbose))
-    for result in results:
-        if result.error:
-            console.print(f"ERROR {result.name}: {result.error}", soft_wrap=True, markup=False)
-    for family, count in sorted(later.items()):
-        console.print(f"not yet: {family} ({count} cases)")
+    results += [run_case(case, chosen) for case in progress(runnable, "golden cases", "case", len(runnable))]
+    show(_table(results, verbose))
+    say(*(f"ERROR {result.name}: {result.error}" for result in results if result.error))
+    say(*(f"not yet: {family} ({count} cases)" for family, count in sorted(later.items())))
     failed = [result for result in results if not result.passed]
-    console.print(
+    say(
         f"{len(results) - len(failed)} passed, {len(failed)} failed, {sum(later.values())} not yet "
         f"on {backend} ({chosen.device})"
     )
@@ -69,7 +55,7 @@ def check(
 
 
 def _table(results: list[Any], verbose: bool) -> Any:
-    from rich.table import Table
+    from .tables import Table
 
     table = Table("case", "tensor", "max error", "error / limit", "")
     for result in results:

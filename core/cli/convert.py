@@ -34,6 +34,16 @@ def convert(
         bool | None,
         typer.Option("--ema/--no-ema", help="Take the moving average, or not; by default where there is one."),
     ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(help="Where the weights are inside the file, as state_dict.gen_model. Found when left out."),
+    ] = None,
+    strip: Annotated[
+        str | None,
+        typer.Option(
+            help="What stands before the names, as transformer; other names are left out. Found when left out."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and leave.")] = False,
     verify: Annotated[
@@ -46,6 +56,7 @@ def convert(
     """
     from .. import converting
     from ..errors import ConfigError
+    from ..printable import say
 
     if verify == (to is not None):
         raise ConfigError("convert: either --to says where to write, or --verify that SOURCE is compared with its sums")
@@ -60,11 +71,13 @@ def convert(
             dtype=dtype.value,
             shard_size=_num_bytes(shard_size),
             ema=ema,
+            key=key,
+            strip=strip,
             overwrite=overwrite,
             dry_run=dry_run,
         )
         lines = converter.convert(request)
-    print("\n".join(lines))
+    say(*lines)
 
 
 def _num_bytes(text: str) -> int:
@@ -72,11 +85,12 @@ def _num_bytes(text: str) -> int:
     import re
 
     from ..errors import ConfigError
+    from ..printable import short_name
 
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     size = 0.0
     if found:
         size = float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")
-    if size < 1:
-        raise ConfigError(f"--shard-size {text}: expected a size like 5GB or 500MB")
+    if not 1 <= size < 2**63:
+        raise ConfigError(f"--shard-size {short_name(text)}: expected a size like 5GB or 500MB")
     return int(size)

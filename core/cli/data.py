@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-PIPE_WIDTH = 120
 SHOWN_ROWS = 40
 """Bad rows printed; the report file has all of them."""
 PUBLISHED_MAX_AREA = 236544
@@ -44,13 +42,13 @@ def check(
 
     Exit code 1 when there are any, 2 when an annotation cannot be read at all.
     """
-    from rich.console import Console
-
     from ..config.loading import load
     from ..config.training import TrainConfig
     from ..data.check import check_annotations
     from ..errors import ConfigError
     from ..io.files import atomic_write, refuse_unwritable
+    from ..printable import say
+    from .tables import show
 
     if report is not None:
         refuse_unwritable(report, overwrite)
@@ -62,14 +60,12 @@ def check(
         raise ConfigError("data.files: name annotations or folders, here or in the config; there is nothing to check")
     batch = None if config is None else run.batch_size * run.accumulate
     found = check_annotations(files or given.files, given, _compression(run), deep, run.seed, batch)
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
     for finding in found.findings[:SHOWN_ROWS]:
-        line = f"{finding.kind}: {finding.path} ({finding.origin}): {finding.reason}"
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(f"{finding.kind}: {finding.path} ({finding.origin}): {finding.reason}")
     if len(found.findings) > SHOWN_ROWS:
-        console.print(f"... and {len(found.findings) - SHOWN_ROWS} more; --report FILE writes all of them")
-    console.print(_table(found))
-    console.print(f"{found.rows} rows, {found.rows - found.num_bad} good, {found.num_bad} bad")
+        say(f"... and {len(found.findings) - SHOWN_ROWS} more; --report FILE writes all of them")
+    show(_table(found))
+    say(f"{found.rows} rows, {found.rows - found.num_bad} good, {found.num_bad} bad")
     if report is not None:
         with atomic_write(report, overwrite) as temporary:
             temporary.write_text(json.dumps(found.as_json(), indent=1, ensure_ascii=False), encoding="utf-8")
@@ -86,7 +82,7 @@ def _compression(run: Any) -> Any:
 
 
 def _table(found: Any) -> Any:
-    from rich.table import Table
+    from .tables import Table
 
     table = Table("", "rows")
     for shape, count in found.buckets.items():

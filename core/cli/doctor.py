@@ -67,7 +67,7 @@ def doctor(
     ] = 1,
     cfg: Annotated[bool, typer.Option("--cfg", help="With --distributed: groups as parallel.cfg makes them.")] = False,
     wait: Annotated[
-        float, typer.Option(min=0, help="With --distributed: seconds after which processes count as absent.")
+        float, typer.Option(min=0, max=86400, help="With --distributed: seconds after which processes count as absent.")
     ] = 60.0,
 ) -> None:
     """Report what is here and what is missing.
@@ -78,30 +78,26 @@ def doctor(
     if distributed:
         _test_links(backend, device, sequence, cfg, wait)
         return
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
     from duosora import __version__
 
     from ..ascend import ascend_report
     from ..backend import NAMES
     from ..extras import install_command
+    from ..printable import say
+    from .tables import Table, show
 
-    console = Console()
-    console.print(f"duosora {__version__}, Python {platform.python_version()}, {platform.platform()}")
+    say(f"duosora {__version__}, Python {platform.python_version()}, {platform.platform()}")
     table = Table("package", "version", "used for", "to install")
     for package in PACKAGES:
         version = _version(package)
-        install = "" if version else escape(install_command(package.extra))  # its [torch] is no style
+        install = "" if version else install_command(package.extra)
         table.add_row(package.distribution, version or "missing", package.use, install)
-    console.print(table)
+    show(table)
 
     working = [backend for backend in map(_working, NAMES) if backend]
-    for line in ascend_report():
-        print(line)
+    say(*ascend_report())
     if not working:
-        print('no backend works here: pip install "duosora[torch]" (GPU, CPU) or "duosora[mindspore]" (Ascend, CPU)')
+        say('no backend works here: pip install "duosora[torch]" (GPU, CPU) or "duosora[mindspore]" (Ascend, CPU)')
         raise typer.Exit(1)
     if npu_check:
         for each in working:
@@ -110,17 +106,16 @@ def doctor(
 
 def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
     """Every collective between the processes of this run, in a table that rank 0 prints."""
+    import socket
     import statistics
-
-    from rich.console import Console
-    from rich.table import Table
 
     from ..backend import get
     from ..errors import ConfigError
     from ..parallel import links
-    from ..parallel.launched import is_scheduler, launched, meeting_point
+    from ..parallel.launched import launched
     from ..parallel.plan import make_plan
-    from ..parallel.roll_call import roll_call
+    from ..printable import say
+    from .tables import Table, show
 
     here = launched()
     if here.world == 1:
@@ -129,10 +124,9 @@ def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_secon
             "duosora launch -n 8 -- doctor --distributed, or with torchrun or msrun"
         )
     plan = make_plan(here.world, sequence, has_cfg)
-    host, port = meeting_point()
-    hosts = [] if is_scheduler() else roll_call(here, host, port + 1, wait_seconds)
     backend = get(name, device)
-    ranks = backend.connect(plan)
+    ranks = backend.connect(plan, wait_seconds)
+    hosts = [each.decode() for each in ranks.world.share(socket.gethostname().encode())]
     wrong = []
     table = Table("ranks", "operation", "tensor", "time", "GB/s")
     for each in links.measure(backend, ranks):
@@ -143,19 +137,19 @@ def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_secon
     if ranks.is_first:
         split = f"data {plan.data} x cfg {plan.cfg} x sequence {plan.sequence}"
         machines = ", ".join(dict.fromkeys(hosts))
-        print(f"{here.world} ranks of {backend.name} on {backend.device}, {split}; machines: {machines}")
-        Console().print(table)
+        say(f"{here.world} ranks of {backend.name} on {backend.device}, {split}; machines: {machines}")
+        show(table)
         usual, slowest = statistics.median(pace.link), max(pace.link)
         last = pace.link.index(slowest)
         first = (last - 1) % here.world
-        print(
+        say(
             f"slowest link: rank {first} on {hosts[first]} to rank {last} on {hosts[last]}, {slowest * 1e3:.3f} ms for "
             f"4 MiB; the median is {usual * 1e3:.3f} ms"
         )
         for rank in links.slow(pace.work):
             times = pace.work[rank] / statistics.median_low(pace.work)
-            print(f"SLOW: rank {rank} on {hosts[rank]} takes {times:.1f} times the median for work of its own")
-        print("\n".join(dict.fromkeys(wrong)) or "every collective gives the right numbers on every rank")
+            say(f"SLOW: rank {rank} on {hosts[rank]} takes {times:.1f} times the median for work of its own")
+        say(*(dict.fromkeys(wrong) or ["every collective gives the right numbers on every rank"]))
     if wrong:
         raise typer.Exit(1)
 
@@ -180,21 +174,24 @@ def _working(name: str) -> Backend | None:
     """The backend, reported in a line, or None with the reason printed."""
     from ..backend import get
     from ..errors import DuosoraError
+    from ..printable import say
 
     try:
         backend = get(name)
     except DuosoraError as error:
-        print(f"backend {name}: {error}")
+        say(f"backend {name}: {error}")
         return None
     versions = ", ".join(f"{key} {value}" for key, value in backend.versions().items())
     memory = backend.device_memory_bytes()
     size = f", {memory / 2**30:.0f} GiB" if memory else ""
-    print(f"backend {name}: {versions}{size}; attention kernels: {', '.join(backend.attention_kernels())}")
+    say(f"backend {name}: {versions}{size}; attention kernels: {', '.join(backend.attention_kernels())}")
     return backend
 
 
 def _compare_forms(backend: Backend) -> None:
+    from ..printable import say
+
     for dtype in ("fp32", "fp16") if backend.on_host else ("fp32", "fp16", "bf16"):
         where = f"{backend.name} on {backend.device}, {dtype}"
         compared = [f"{where}, {name}: {far:.1e} from the plain way" for name, far in backend.compare_forms(dtype)]
-        print("\n".join(compared or [f"{where}: nothing is done in a way of its own"]))
+        say(*(compared or [f"{where}: nothing is done in a way of its own"]))

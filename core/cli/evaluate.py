@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-PIPE_WIDTH = 120
 SHOWN_ROWS = 40
 """Rows of a kind in the table; the report file has all of them."""
 DIGITS = {"psnr": 2, "ssim": 4, "lpips": 4}
@@ -37,16 +35,19 @@ def evaluate(
 ) -> None:
     """Measure PSNR, SSIM and LPIPS of generated clips against their references.
 
-    Per frame, averaged per clip and over clips. Exit code 1 when a pair of two folders could not be compared.
+    Per frame, averaged per clip and over clips. Exit code 1 when a pair of two folders could not be compared, 2 when
+    none could.
     """
-    from rich.console import Console
     from tqdm import tqdm
 
     from ..config.loading import load
     from ..config.schema import EvaluateConfig
     from ..config.settings import resolved
+    from ..errors import MediaError
     from ..io.files import atomic_write, refuse_unwritable
-    from ..pipelines.evaluate import Report, prepare
+    from ..pipelines.evaluate import Report, prepare, told_problems
+    from ..printable import say
+    from .tables import show
 
     overrides = list(settings or [])
     given = {"metrics": metrics and metrics.split(","), "lpips": lpips and str(lpips), "backend": backend}
@@ -55,7 +56,7 @@ def evaluate(
     if report is not None:
         refuse_unwritable(report, overwrite)
     run = prepare(reference, generated, settled)
-    print(*run.plan(), sep="\n", flush=True)
+    say(*run.plan())
     outcomes = tqdm(run.outcomes(), total=len(run.pairs), unit="pair", dynamic_ncols=True, disable=None)
     found = Report(tuple(outcomes))
     if report is not None:
@@ -71,25 +72,25 @@ def evaluate(
         }
         with atomic_write(report, overwrite) as temporary:
             temporary.write_text(json.dumps(said, indent=1, allow_nan=False), encoding="utf-8")
-    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
-    console.print(_table(found, run.metrics))
-    print(f"{len(found.measured)} of {len(found.outcomes)} pairs compared")
+    show(_table(found, run.metrics))
+    say(f"{len(found.measured)} of {len(found.outcomes)} pairs compared")
+    if not found.measured:
+        raise MediaError(f"nothing was compared; {told_problems(found.problems)}")
     if found.problems:
         raise typer.Exit(1)
 
 
 def _table(found: Any, metrics: tuple[str, ...]) -> Any:
-    from rich.table import Table
-    from rich.text import Text
+    from .tables import Table
 
     table = Table("pair", "frames", "size", *metrics, *(["problem"] if found.problems else []))
     for outcome in found.measured[:SHOWN_ROWS]:
         shape = outcome.shape
         figures = (_figure(metric, outcome.mean(metric)) for metric in metrics)
-        table.add_row(Text(outcome.pair.name), str(shape.frames), f"{shape.height}x{shape.width}", *figures)
+        table.add_row(outcome.name, str(shape.frames), f"{shape.height}x{shape.width}", *figures)
     empty = [""] * (2 + len(metrics))
     for outcome in found.problems[:SHOWN_ROWS]:
-        table.add_row(Text(outcome.pair.name), *empty, Text(outcome.problem), style="red")
+        table.add_row(outcome.name, *empty, outcome.problem, style="red")
     hidden = sum(max(0, len(rows) - SHOWN_ROWS) for rows in (found.measured, found.problems))
     if hidden:
         table.add_row(f"... {hidden} more, all in --json FILE")

@@ -1,9 +1,9 @@
-"""`duosora inspect`: what a file or folder holds, without loading its tensors."""
+"""`duosora inspect`: what a file or folder holds, with little of its tensors read."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,36 +40,52 @@ def inspect(
 def _inspect_one(path: Path, list_tensors: bool) -> bool:
     """Print one model; whether its weights fit it."""
     from .. import converting
-    from ..errors import LayoutError
     from ..io.weights import open_weights
+    from ..layout import Constant
     from ..models.recognise import recognise
+    from ..printable import say, short_name
 
     if converting.get().is_foreign(path):
-        print("\n".join(converting.get().describe(path, list_tensors)))
+        say(*converting.get().describe(path, list_tensors))
         return True
     reader = open_weights(path)
     shapes = {name: reader.shape(name) for name in reader}
-    print(f"{path}: {len(shapes)} tensors, {sum(map(prod, shapes.values())):,} numbers, {_size(reader.nbytes)}")
-    print(f"  dtypes: {_counts(str(reader.dtype(name)) for name in reader)}")
+    say(f"{path}: {len(shapes)} tensors, {sum(map(prod, shapes.values())):,} numbers, {_size(reader.nbytes)}")
+    say(f"  dtypes: {_counts(str(reader.dtype(name)) for name in reader)}")
     if list_tensors:
         for name in reader:
-            print(f"  {name}  {list(shapes[name])}  {reader.dtype(name)}")
+            say(f"  {short_name(name)}  {list(shapes[name])}  {reader.dtype(name)}")
     config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists():
-        print(f"  model: {_guess(shapes)} (no {config.name} beside it)")
-        return True
+        title, layout = _guess(reader)
+        say(f"  model: {title} (no {config.name} beside it)")
+        return _is_sound(layout, reader)
     part = recognise(path)
-    print(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
+    say(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
     for line in _facts(part.spec):
-        print(f"  {line}")
-    try:
-        held = part.layout.check(shapes, str(path))
-    except LayoutError as error:
-        print(f"  DOES NOT FIT: {error}")
+        say(f"  {line}")
+    if not _is_sound(part.layout, reader):
         return False
-    left_out = sum(name is None for name in held.values())
-    print("  complete" + (f" ({left_out} constant filters left out, which is fine)" if left_out else ""))
+    left_out = sum(isinstance(weight.init, Constant) and name not in reader for name, weight in part.layout.items())
+    say("  complete" + (f" ({left_out} constant filters left out, which is fine)" if left_out else ""))
     return True
+
+
+def _is_sound(layout: Any, reader: Any) -> bool:
+    """Print what is wrong with weights, if anything is."""
+    from ..errors import CheckpointError, LayoutError
+    from ..loading import check_headers, check_zeros
+    from ..printable import one_line, say
+
+    try:
+        check_zeros(layout, reader, check_headers(layout, reader))
+    except LayoutError as error:
+        say(f"  DOES NOT FIT: {one_line(error)}")
+    except CheckpointError as error:
+        say(f"  DAMAGED: {one_line(error)}")
+    else:
+        return True
+    return False
 
 
 def _facts(spec: Any) -> list[str]:
@@ -92,18 +108,23 @@ def _facts(spec: Any) -> list[str]:
     return [f"{time}x{space}x{space} compression, {spec.latent_dim} latent channels, {spec.norm_type}"]
 
 
-def _guess(shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """The model that most of the names belong to."""
+def _guess(reader: Any) -> tuple[str, Any]:
+    """The model that most of the names belong to, and as a layout what is known of them."""
+    from .. import converting
+    from ..layout import Layout
     from ..models.recognise import FAMILIES
 
-    overlap = {
-        family.title: max(len(shapes.keys() & spec.layout().keys()) for spec in family.presets.values())
-        for family in FAMILIES
-    }
-    title = max(overlap, key=lambda name: overlap[name])
-    if overlap[title] < len(shapes) / 2:
-        return "unknown"
-    return f"its names are those of {title} ({overlap[title]} of {len(shapes)})"
+    others = ("",)  # all names begin so
+    found, best = "", Layout("an unknown model", {}, ignores=others)
+    for family in FAMILIES:
+        layouts = [spec.layout() for spec in family.presets.values()]
+        count = max(len(reader.keys() & layout.keys()) for layout in layouts)
+        if count >= max(len(reader) / 2, len(best) + 1):
+            found = f"its names are those of {family.title} ({count} of {len(reader)})"
+            drawn = {name: weight for layout in layouts for name, weight in layout.items()}
+            known = {name: replace(drawn[name], shape=reader.shape(name)) for name in reader if name in drawn}
+            best = Layout(family.title, known, ignores=others)
+    return found or "; ".join(converting.get().likely_models(reader)), best
 
 
 def _counts(values: Any) -> str:

@@ -35,6 +35,7 @@ def judge(
     from ..io.images import write_image
     from ..pipelines.denoise import Step
     from ..pipelines.judge import held_out_prompts, judging_run, sheet
+    from ..printable import say
 
     overrides = list(settings or [])
     if backend is not None:
@@ -44,17 +45,17 @@ def judge(
             refuse_unwritable(output, overwrite=True)
     asked = held_out_prompts(prompts)
     run = judging_run(load(config, SampleConfig, overrides), asked)
-    print(*run.plan(), sep="\n", flush=True)
+    say(*run.plan())
     with tqdm(total=run.num_steps, desc="steps", unit="step", dynamic_ncols=True, disable=None) as bar:
 
         def advance(step: Step) -> None:
             bar.update()
 
-        clips = [run.frames(job, latent) for job, latent in run.latents(advance, tqdm.write)]
+        clips = [run.frames(job, latent) for job, latent in run.latents(advance, say)]
     tally = Tally.of((each.scene, frames) for each, frames in zip(asked, clips, strict=True))
     for name, rate in tally.rates().items():
-        print(f"{name:<11}{rate:6.1%}")
-    print("shapes asked for and seen:", json.dumps(tally.confusion("shape")))
+        say(f"{name:<11}{rate:6.1%}")
+    say(f"shapes asked for and seen: {json.dumps(tally.confusion('shape'))}")
     if picture is not None:
         write_image(picture, sheet(zip((each.prompt for each in asked), clips, strict=True)), overwrite=True)
     if report is not None:

@@ -26,7 +26,10 @@ def launch(
     ] = None,
     log_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder of rank_0.log, rank_1.log ...; by default one in logs, named by the time."),
+        typer.Option(
+            help="Folder of rank_0.log, rank_1.log ...; by default one in logs, named by the time, or "
+            "a temporary one where the current folder cannot be written."
+        ),
     ] = None,
     nodes: Annotated[int, typer.Option(min=1, help="Machines; the same command runs on each.")] = 1,
     node: Annotated[int, typer.Option(min=0, help="Number of this machine, from 0.")] = 0,
@@ -49,11 +52,12 @@ def launch(
 
     Shows what rank 0 says; all have their logs. When one fails the others are ended, and the exit code is its own.
     """
-    from ..parallel import launcher
+    from ..launch import launcher
+    from ..launch.environment import Launch
 
     program, chosen = _program(command, backend)
     host, port = _address(address)
-    job = launcher.Launch(
+    job = Launch(
         program=program,
         processes=processes,
         backend=chosen,
@@ -61,7 +65,7 @@ def launch(
         node=node,
         host=host,
         port=port,
-        log_folder=log_dir or _new_folder(),
+        log_folder=log_dir,
         meet_seconds=meet,
         grace_seconds=grace,
         leave_seconds=leave,
@@ -112,9 +116,3 @@ def _address(text: str | None) -> tuple[str, int | None]:
     if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(f"--address {text}: expected a host and a port, as in 10.0.0.1:29500")
     return host, int(port)
-
-
-def _new_folder() -> Path:
-    import time
-
-    return Path("logs") / time.strftime("%Y%m%d-%H%M%S")

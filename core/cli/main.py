@@ -5,10 +5,13 @@ Verbs import what they need when they run, so that `--help` answers at once and 
 
 from __future__ import annotations
 
+import errno
 import sys
+from io import TextIOWrapper
 
 import typer
 
+from duosora.core.cli.arguments import read_paths, refuse_other_encodings
 from duosora.core.cli.cache import cache
 from duosora.core.cli.calibrate import calibrate
 from duosora.core.cli.check import check
@@ -25,13 +28,20 @@ from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
 from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
-from duosora.core.errors import ConfigError, DuosoraError
-from duosora.core.parallel.launched import launched, told_once
-from duosora.core.printable import one_line
+from duosora.core.errors import ConfigError, DuosoraError, OutOfMemory
+from duosora.core.parallel.launched import launched, told_once, unset
+from duosora.core.printable import one_line, say
 
 EXIT_USER_ERROR = 2
-SHARED_VERBS = ("sample", "train", "doctor", "launch")
+REFUSED_BY_THE_SYSTEM = {
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EIO),
+    *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE),
+}
+"""What is about files and not about this program, wherever it happens."""
+SHARED_VERBS = ("sample", "train", "doctor")
 """Those that many processes can work on together."""
+STARTING_VERB = "launch"
+"""The one that starts them, whatever its own environment says."""
 
 app = typer.Typer(
     name="duosora",
@@ -57,6 +67,7 @@ app.command()(parity)
 app.command()(doctor)
 app.command()(settings)
 app.add_typer(data)
+read_paths(app)
 
 
 @app.callback(invoke_without_command=True)
@@ -67,27 +78,62 @@ def _global(
     if version:
         from duosora import __version__
 
-        typer.echo(__version__)
+        say(__version__)
         raise typer.Exit
+    if context.invoked_subcommand == STARTING_VERB:
+        return  # whose processes are told anew
     processes = launched().world
     if processes > 1 and context.invoked_subcommand not in SHARED_VERBS:
         with told_once():
             raise ConfigError(
                 f"duosora {context.invoked_subcommand} works in one process, and {processes} were started; "
-                "start it without a launcher"
+                f"start it without a launcher, or where there was none: {unset()}"
             )
 
 
 def main() -> None:
-    """Entry point: a DuosoraError becomes one line on stderr and exit code 2; anything else keeps its traceback."""
+    """Entry point: a DuosoraError becomes one line on stderr and exit code 2; anything else keeps its traceback.
+
+    Only a file that the operating system refuses is one line too, as it is named.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal that is not in UTF-8 cannot show every name
     try:
+        with told_once():
+            refuse_other_encodings(sys.argv[1:])
         app()
-    except DuosoraError as error:
-        sys.exit(report(error))
+    except Exception as error:
+        told = _told(error)
+        if told is None:
+            raise
+        sys.exit(report(told))
+
+
+def _told(error: Exception) -> DuosoraError | None:
+    """What is the user's to mend; None for our own slips."""
+    if isinstance(error, DuosoraError):
+        told: DuosoraError | None = error
+    elif isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED_BY_THE_SYSTEM:
+        told = DuosoraError(f"{error.filename}: {error.strerror}")
+    else:
+        from duosora.core.memory import out_of_memory  # it loads numpy, which --help does without
+
+        told = out_of_memory(error)
+    return _with_advice(told) if isinstance(told, OutOfMemory) else told
+
+
+def _with_advice(error: OutOfMemory) -> OutOfMemory:
+    from duosora.core.memory import savings
+
+    verb = next((word for word in sys.argv[1:] if not word.startswith("-")), "")
+    advised = OutOfMemory(f"{error}; {savings(verb)}")
+    advised.is_told = error.is_told
+    return advised
 
 
 def report(error: DuosoraError) -> int:
     """Print an error as one line, unless another process of the run does; returns the exit code."""
     if not error.is_told:
-        print("duosora:", one_line(error), file=sys.stderr)
+        say(f"duosora: {one_line(error)}", file=sys.stderr)
     return EXIT_USER_ERROR

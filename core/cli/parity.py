@@ -36,6 +36,7 @@ def parity(
     from ..config.schema import SampleConfig
     from ..io.files import atomic_write, refuse_unwritable
     from ..pipelines.parity import TwinRuns
+    from ..printable import say
 
     for file in (report, page):
         if file is not None:
@@ -44,7 +45,7 @@ def parity(
     twins = [TwinRuns(settled, (reference, other), each) for each in dtype or ["fp32"]]
     reports = [twin.compare() for twin in twins]
     text = _page(twins[0], reports)
-    print(text)
+    say(*text.splitlines())
     contents = {report: json.dumps([asdict(each) for each in reports], indent=1), page: text}
     for file, content in contents.items():
         if file is not None:

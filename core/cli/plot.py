@@ -13,8 +13,9 @@ def plot(
     out: Annotated[Path | None, typer.Option("--out", "-o", help="The PNG; else plot.png in the run's folder.")] = None,
 ) -> None:
     """Draw the loss, gradient norm, learning rate and throughput of a training run."""
+    from ..printable import say
     from ..train.plot import plot_run
 
     output = out or run / "plot.png"
     steps = plot_run(run, output)
-    print(f"wrote {output} ({steps} steps)")
+    say(f"wrote {output} ({steps} steps)")

@@ -40,6 +40,7 @@ def reconstruct(
     from ..io.images import write_image
     from ..io.video import write_video
     from ..pipelines.reconstruct import prepare
+    from ..printable import say
 
     overrides = list(settings or [])
     if backend is not None:
@@ -49,7 +50,7 @@ def reconstruct(
     for path in (out, report_file):
         refuse_unwritable(path, overwrite)
     run = prepare(source, settled)
-    print(*run.plan(), sep="\n", flush=True)
+    say(*run.plan())
     frames = tqdm(run.frames(), total=run.clip.shape.frames, unit="frame", dynamic_ncols=True)
     if run.clip.is_image:
         write_image(out, next(iter(frames)), overwrite)
@@ -58,9 +59,9 @@ def reconstruct(
     report: dict[str, Any] = run.quality.summary() | {"frames": list(run.clip.shape), "source": str(source)}
     with atomic_write(report_file, overwrite=True) as temporary:
         temporary.write_text(json.dumps(report | {"config": resolved(settled)}, indent=1), encoding="utf-8")
-    print(
+    say(
         "PSNR {psnr_mean:.2f} dB (lowest frame {psnr_min:.2f}), SSIM {ssim_mean:.4f} (lowest {ssim_min:.4f})".format(
             **report
         )
     )
-    print(f"wrote {out}")
+    say(f"wrote {out}")

@@ -11,7 +11,7 @@ import typer
 def sample(
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(help="Prompts, .txt files (one a line) or .jsonl files; instead of the config's."),
+        typer.Argument(help="Prompts, or files of them (.txt, .jsonl, .json, .csv, .tsv); instead of the config's."),
     ] = None,
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/sample/*.yaml.")
@@ -42,6 +42,7 @@ def sample(
     from ..config.schema import SampleConfig
     from ..pipelines.denoise import Step
     from ..pipelines.sample import SampleRun
+    from ..printable import say
 
     overrides = list(settings or [])
     for key, value in (("backend.name", backend), ("output.folder", out and str(out)), ("seed", seed)):
@@ -51,7 +52,7 @@ def sample(
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
     run = SampleRun(load(config, SampleConfig, overrides), overwrite)
     if run.ranks.is_first:
-        print(*run.plan(), sep="\n", flush=True)
+        say(*run.plan())
     if dry_run:
         return
     is_quiet = not run.ranks.is_first
@@ -60,5 +61,5 @@ def sample(
         def advance(step: Step) -> None:
             bar.update()
 
-        for path in run.run(advance, tqdm.write):
-            tqdm.write(f"wrote {path}")
+        for path in run.run(advance, say):
+            say(f"wrote {path}")

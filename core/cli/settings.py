@@ -17,7 +17,8 @@ def settings(
     """List settings with their types, defaults and meaning."""
     from ..config import reference
     from ..errors import ConfigError
+    from ..printable import say
 
     if markdown and path:
         raise ConfigError("--markdown prints the whole page; leave out the path")
-    print("\n".join(reference.markdown() if markdown else reference.text(path)))
+    say(*(reference.markdown() if markdown else reference.text(path)))

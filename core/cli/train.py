@@ -36,6 +36,7 @@ def train(
     from ..config.loading import load
     from ..config.training import TrainConfig
     from ..parallel.launched import told_once
+    from ..printable import say
     from ..train.run import TrainRun
     from ..train.step import StepReport
 
@@ -49,7 +50,7 @@ def train(
     is_first = run.ranks.is_first
     plan = run.plan()
     if is_first:
-        print(*plan, sep="\n", flush=True)
+        say(*plan)
     if dry_run:
         return
     is_quiet = None if is_first else True
@@ -66,10 +67,10 @@ def train(
             bar.set_postfix(loss=f"{report.loss:.4g}", refresh=False)
             bar.update()
 
-        outcome = run.run(advance, tqdm.write)
+        outcome = run.run(advance, say)
     if not is_first:
         return
     if outcome.is_finished:
-        print(f"finished {outcome.steps} steps: {outcome.checkpoint}")
+        say(f"finished {outcome.steps} steps: {outcome.checkpoint}")
     else:
-        print(f"left after step {outcome.steps}, saved in {outcome.checkpoint}; the same command goes on from there")
+        say(f"left after step {outcome.steps}, saved in {outcome.checkpoint}; the same command goes on from there")

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from .media import MediaSettings
 from .schema import Count, Positive, Reader
 from .settings import Settings
 
@@ -96,7 +97,8 @@ class DataSettings(Settings):
     """moving_shapes: draw this many clips and repeat them every epoch, so that their latents can be cached. Default:
     new clips every epoch."""
     files: tuple[Path, ...] = ()
-    """Annotations (upstream's .txt lists, .json, .jsonl, .csv, .parquet), or folders, whose videos have no captions."""
+    """Annotations (upstream's .txt lists, .json, .jsonl, .ndjson, .csv, .tsv, .parquet), or folders, whose videos have
+    no captions."""
     root: Path | None = None
     """Folder that paths in annotations are relative to. Default: the annotation's folder. Lines of a .txt list name
     their own."""
@@ -130,9 +132,9 @@ class DataSettings(Settings):
     grouped: bool = True
     """All clips of a batch have the same size. Off: any clips share a batch, padded to `frames`, height and width, with
     a mask."""
-    mega_batch: Count = 1
-    """Number of neighbouring micro-batches of one size. Set it to the number of data-parallel processes, so that they
-    wait less for one another."""
+    mega_batch: Count | None = None
+    """Number of neighbouring micro-batches of one size; it must divide `accumulate`. Default: all of a step, so that
+    batch_size * accumulate alone decides which clips a step has."""
     min_bucket_batches: Annotated[int, Field(ge=0)] = 4
     """Drop sizes that have clips for fewer batches than this, counted over the whole run."""
     clean_captions: bool = True
@@ -153,4 +155,5 @@ class DataSettings(Settings):
     """Micro-batches to read ahead."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()
     upstream: UpstreamHabits = UpstreamHabits()

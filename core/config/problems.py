@@ -9,14 +9,18 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from ..printable import short_name
 from .settings import Settings, list_settings
 
 Keys = tuple[str, ...]
 
+MOST_PROBLEMS = 20
+"""That are told; a list of the wrong kind can have as many as entries."""
+
 
 def place_of(override: str) -> str:
     """An override as it begins an error line."""
-    return f"--set {' '.join(override.split())}"
+    return f"--set {short_name(override)}"
 
 
 def describe_problems(
@@ -25,6 +29,8 @@ def describe_problems(
     """All that is wrong, each setting once, each place named once in front of what is wrong there."""
     problems: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for detail in error.errors(include_url=False):
+        if len(problems) > MOST_PROBLEMS:
+            break
         problems.setdefault(_path(detail, values), []).append(dict(detail))
     lines = []
     for path, details in problems.items():

@@ -13,14 +13,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..parallel.roll_call import MEET_SECONDS
 from ..random import SEED_LIMIT
-from .settings import Settings
+from .media import MediaSettings
+from .settings import FolderOrPreset, Settings
 
 DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
 Reader = Literal["pyav", "decord"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
+Seconds = Annotated[float, Field(gt=0, le=86400)]
 FrameRate = Annotated[float, Field(ge=0.001, le=1000)]
 
 PROMPT_TEMPLATE = "high quality, high aesthetic, {}"
@@ -33,7 +36,7 @@ NEGATIVE_PROMPT = (
 class ModelSettings(Settings):
     """The weights."""
 
-    denoiser: str = "tiny"
+    denoiser: FolderOrPreset = "tiny"
     """A preset, or the folder of a T2V or inpaint model (config.json and safetensors)."""
     text_encoder: Path | None = None
     """Folder of the mT5 encoder. Presets bring their own."""
@@ -77,6 +80,8 @@ class ParallelSettings(Settings):
     sequence: Count = 1
     """Processes that split the tokens of one network call (sequence parallelism). The other factor of the number of
     processes runs different samples."""
+    meet_seconds: Seconds = MEET_SECONDS
+    """Seconds to wait until all processes have started. Then those that are there name the absent ones and end."""
 
 
 class SamplingParallelSettings(ParallelSettings):
@@ -127,7 +132,7 @@ class PromptSettings(Settings):
     """What to make."""
 
     sources: tuple[str, ...] = ()
-    """Prompts, .txt files (one a line) and .jsonl files; those on the command line take their place."""
+    """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place."""
     template: str = PROMPT_TEMPLATE
     """Text around each prompt; {} stands for the prompt."""
     negative: str = NEGATIVE_PROMPT
@@ -161,6 +166,8 @@ class ConditionSettings(Settings):
 
     images: tuple[Path, ...] = ()
     """Pictures, or one video. None: text only."""
+    video: Path | None = None
+    """One video, whatever its file ending, instead of images."""
     indices: tuple[int, ...] | None = None
     """Frame numbers of the pictures; negative numbers count from the end. Default: one picture is the first frame, two
     are the first and the last, a video comes first."""
@@ -199,6 +206,7 @@ class SampleConfig(Settings):
     prompts: PromptSettings = PromptSettings()
     decode: DecodeSettings = DecodeSettings()
     condition: ConditionSettings = ConditionSettings()
+    media: MediaSettings = MediaSettings()
     parallel: SamplingParallelSettings = SamplingParallelSettings()
     output: OutputSettings = OutputSettings()
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] = 42
@@ -212,7 +220,7 @@ class SampleConfig(Settings):
 class ReconstructConfig(Settings):
     """Encode a video or a picture with the autoencoder and decode it again."""
 
-    vae: str = "tiny"
+    vae: FolderOrPreset = "tiny"
     """A preset, or the folder of a WFVAE (config.json and safetensors)."""
     backend: Literal["torch", "mindspore"] = "torch"
     """The framework."""
@@ -237,6 +245,7 @@ class ReconstructConfig(Settings):
     """Sample the latents with this seed, as upstream always does. Default: take the mean of their distribution."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()
     crf: Annotated[int, Field(ge=0, le=51)] = 18
     """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
 
@@ -263,3 +272,4 @@ class EvaluateConfig(Settings):
     """Resize and crop both clips to this width in pixels. Default: the files' own size."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs `duosora[decord]`."""
+    media: MediaSettings = MediaSettings()

@@ -7,7 +7,12 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
+
+from ..io.paths import given_path
+
+FolderOrPreset = Annotated[str, AfterValidator(lambda name: str(given_path(name)))]
+"""The name of a preset, or a path, read like those that are nothing else."""
 
 
 class Settings(BaseModel):
@@ -16,6 +21,16 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _read_paths(cls, value: Any) -> Any:
+        """Every path of every group is one that a person wrote."""
+        if isinstance(value, Path):
+            return given_path(value)
+        if isinstance(value, tuple) and any(isinstance(each, Path) for each in value):
+            return tuple(map(given_path, value))
+        return value
 
 
 class Setting(NamedTuple):

@@ -201,7 +201,7 @@ class ShowSettings(Settings):
     every: Count | None = None
     """Interval in optimiser steps. Default: never."""
     prompts: tuple[str, ...] = ()
-    """The prompts."""
+    """The prompts, or files of them."""
     max_tokens: Count = 512
     """Longer prompts are cut."""
     sampler: SamplerSettings = SamplerSettings()
@@ -219,6 +219,8 @@ class CheckpointSettings(Settings):
     """Also keep every checkpoint at a multiple of this step."""
     in_background: bool = False
     """Copy the state to host memory and write it while training continues."""
+    changed_inputs: Literal["refuse", "accept"] = "refuse"
+    """What to do on resuming when an annotation, or a model that is used but not trained, has changed."""
 
 
 class GuardSettings(Settings):

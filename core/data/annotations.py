@@ -1,27 +1,29 @@
 """Reading annotation files into records. docs/data.md documents every format and column.
 
-Upstream's .txt lists (`media_folder[,embedding_folder],annotation` per line) and .json files are read as they are; CSV,
-JSONL and parquet have one record a row. A row that makes no record is kept with its reason, so that one bad row of a
-million stops nothing and is still named.
+Upstream's .txt lists (`media_folder[,embedding_folder],annotation` per line) and .json files are read as they are, and
+so are hpcai's tables; JSONL and parquet have one record a row. A row that makes no record is kept with its reason, so
+that one bad row of a million stops nothing and is still named.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
+import os
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..errors import MediaError
-from ..extras import needs_extra
 from ..io.files import read_written
-from .records import IMAGE_SUFFIXES, VIDEO_SUFFIXES, BadRow, CropBox, Record
+from ..io.kinds import MEDIA_SUFFIXES, VIDEO_SUFFIXES, is_video
+from ..io.paths import given_path
+from ..printable import one_line, short_name
+from .records import BadRow, CropBox, Record
+from .rows import ROW_FORMATS, rows_of
 
-ROW_FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 FORMATS = (".txt", *ROW_FORMATS)
 COLUMNS = (
     "path",
@@ -35,7 +37,12 @@ COLUMNS = (
     "aesthetic",
     "text_embed",
 )
-"""Of CSV, JSONL and parquet; only `path` must be there. Upstream's keys are read as well."""
+"""Of tables, JSONL and parquet; only `path` must be there. Upstream's keys are read as well."""
+CAPTION_COLUMNS = ("caption", "cap", "text")
+MISSING = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
+"""What stands in tables where there is nothing, in any case."""
+MAX_CAPTION = 10_000
+"""Letters; text encoders read some 2,000."""
 
 
 @dataclass
@@ -65,6 +72,14 @@ def read_annotations(files: Iterable[Path], root: Path | None = None) -> Annotat
     return found
 
 
+def annotation_files(files: Iterable[Path]) -> Iterator[Path]:
+    """Annotation files and folders, and behind each list those that it names. Raises: as read_annotations."""
+    for file in files:
+        yield file
+        if file.suffix.lower() == ".txt" and not file.is_dir():
+            yield from (line.annotation for line in _list_lines(file))
+
+
 @dataclass(frozen=True)
 class _ListLine:
     media: Path
@@ -79,16 +94,20 @@ def _list_lines(file: Path) -> Iterator[_ListLine]:
             continue
         if len(parts) not in (2, 3) or not all(parts):
             raise MediaError(
-                f"{file}, line {number}: expected media_folder[,embedding_folder],annotation; got {line!r}"
+                f"{file}, line {number}: expected media_folder[,embedding_folder],annotation; got {short_name(line)!r}"
             )
-        places = [_beside(file, part) for part in parts]
+        try:
+            places = [_beside(file, part) for part in parts]
+        except ValueError as error:
+            raise MediaError(f"{file}, line {number}: {error}") from error
         yield _ListLine(places[0], places[1] if len(parts) == 3 else None, places[-1])
 
 
 def _beside(file: Path, name: str) -> Path:
     """A path that a list names: from the list's own folder or, as upstream has it, from the current one."""
-    beside = file.parent / name
-    return beside if beside.exists() or not Path(name).exists() else Path(name)
+    path = given_path(name)
+    beside = file.parent / path
+    return beside if os.path.exists(beside) or not os.path.exists(path) else path
 
 
 def _read_rows(file: Path, root: Path, embeddings: Path | None, found: Annotations) -> None:
@@ -97,7 +116,7 @@ def _read_rows(file: Path, root: Path, embeddings: Path | None, found: Annotatio
         raise MediaError(f"{file}: pickle files can run code when they are read; save the annotation as .json first")
     if suffix not in ROW_FORMATS:
         raise MediaError(f"{file}: annotations are {', '.join(FORMATS)} files, or folders of videos")
-    for number, row in enumerate(_ROWS[suffix](file), start=1):
+    for number, row in enumerate(rows_of(file), start=1):
         origin = f"{file}, record {number}"
         made = record_of(row, root, origin, embeddings)
         if isinstance(made, Record):
@@ -106,115 +125,97 @@ def _read_rows(file: Path, root: Path, embeddings: Path | None, found: Annotatio
             found.bad.append(made)
 
 
-def _json_rows(file: Path) -> Iterator[Any]:
-    text = read_written(file, MediaError)
-    try:
-        rows = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise MediaError(f"{file}: is not JSON ({error})") from error
-    if not isinstance(rows, list):
-        raise MediaError(f"{file}: expected a list of records, got {type(rows).__name__}")
-    yield from rows
-
-
-def _jsonl_rows(file: Path) -> Iterator[Any]:
-    # splitlines() would also split at separators that JSON texts may hold.
-    for line in read_written(file, MediaError).split("\n"):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                yield f"is not JSON ({error})"
-
-
-def _csv_rows(file: Path) -> Iterator[Any]:
-    # Strict: a quote that is never closed would make one cell of all that follows.
-    text = io.StringIO(read_written(file, MediaError), newline="")
-    rows = csv.DictReader(text, skipinitialspace=True, strict=True)
-    if "path" not in (rows.fieldnames or ()):
-        raise MediaError(f"{file}: the first line names the columns, and one of them is path; see docs/data.md")
-    try:
-        for row in rows:
-            yield f"has more cells than the {len(rows.fieldnames or ())} columns" if None in row else row
-    except csv.Error as error:
-        raise MediaError(f"{file}, after line {rows.line_num}: is not CSV ({error})") from error
-
-
-def _parquet_rows(file: Path) -> Iterator[Any]:
-    with needs_extra("parquet", f"{file}: reading parquet"):
-        import pyarrow.parquet as parquet
-        from pyarrow import ArrowException
-    if not file.is_file():
-        raise MediaError(f"{file}: there is no such file")
-    try:
-        with parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches():
-                yield from batch.to_pylist()
-    except (ArrowException, OSError) as error:
-        raise MediaError(f"{file}: cannot be read as parquet ({' '.join(str(error).split())})") from error
-
-
-_ROWS = {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows, ".parquet": _parquet_rows}
-
-
 def record_of(row: Any, root: Path, origin: str, embeddings: Path | None = None) -> Record | BadRow:
     """The record of one row, with our columns or upstream's keys; or why it makes none."""
     if isinstance(row, str):
-        return BadRow(origin, origin, row)
+        return BadRow(origin, origin, one_line(row))
     if not isinstance(row, Mapping):
         return BadRow(origin, origin, f"is {type(row).__name__}, expected a mapping of columns to values")
-    given = {key: value for key, value in row.items() if not _is_blank(value)}
+    given = {key: value for key, value in row.items() if not _is_missing(value)}
     name = given.get("path")
     if not isinstance(name, str):
         return BadRow(origin, origin, "has no path")
-    if Path(name).suffix.lower() not in VIDEO_SUFFIXES + IMAGE_SUFFIXES:
-        known = ", ".join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)
-        return BadRow(name, origin, f"is neither a video nor a picture by its name; known are {known}")
+    if os.path.splitext(name)[1].lower() not in MEDIA_SUFFIXES:
+        known = ", ".join(MEDIA_SUFFIXES)
+        return BadRow(short_name(name), origin, f"is neither a video nor a picture by its name; known are {known}")
     try:
         return _record(given, name, root, origin, embeddings)
     except ValueError as error:
-        return BadRow(name, origin, str(error))
+        return BadRow(short_name(name), origin, str(error))
 
 
 def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embeddings: Path | None) -> Record:
-    size = given.get("resolution", {})
-    if not isinstance(size, Mapping):
-        raise ValueError(f"resolution = {size!r}: expected height and width")
-    cut = _numbers(given.get("cut", [0]), "cut")
+    size = given.get("resolution")
+    size = size if isinstance(size, Mapping) else {}  # a number: the pixels of a frame, which height and width tell
     own = given.get("text_embed")
+    start, end = _span(given)
+    length = _whole(given.get("num_frames"), "num_frames")
+    if end is not None:
+        length = end - start if length is None else min(length, end - start)
     return Record(
-        path=root / name,
+        path=_placed(root, name),
         name=name,
-        captions=_captions(given.get("caption", given.get("cap"))),
+        captions=_captions(next((given[column] for column in CAPTION_COLUMNS if column in given), None)),
         height=_whole(given.get("height", size.get("height")), "height"),
         width=_whole(given.get("width", size.get("width")), "width"),
-        num_frames=_whole(given.get("num_frames"), "num_frames"),
+        num_frames=length,
         fps=_number(given.get("fps"), "fps"),
-        start=_whole(given.get("start", cut[0] if cut else 0), "start", least=0) or 0,
+        start=start,
         crop=_crop(given.get("crop")),
         aesthetic=_number(given.get("aesthetic", given.get("aes")), "aesthetic", least=-math.inf),
-        embeddings=root / own if isinstance(own, str) else embeddings,
+        embeddings=_placed(root, own) if isinstance(own, str) else embeddings,
         origin=origin,
     )
 
 
-def _is_blank(value: Any) -> bool:
-    return value is None or (isinstance(value, str) and not value.strip())
+def _span(given: Mapping[str, Any]) -> tuple[int, int | None]:
+    """The first frame of the file that belongs to the clip, and the first behind it that does not, where that is known.
+
+    Upstream's `cut` has both; where it knows no end it has 0.
+    """
+    cut = _numbers(given.get("cut", []), "cut")
+    start = _whole(given.get("start", cut[0] if cut else 0), "start", least=0) or 0
+    end = _whole(cut[1], "cut", least=0) if len(cut) > 1 else None
+    if end and end <= start:
+        raise ValueError(f"cut = {_shown(given['cut'])}: ends at frame {end}, before the clip begins at {start}")
+    return start, end or None
+
+
+def _is_missing(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.strip().lower() in MISSING
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _placed(root: Path, name: str) -> Path:
+    """A path of an annotation. Raises: ValueError for one that cannot be."""
+    return given_path(name if name.startswith("~") else os.path.join(root, name))  # a million times: no Path twice
 
 
 def _captions(value: Any) -> tuple[str, ...]:
-    """A text, a list of texts, or such a list written as JSON; blank ones are none."""
+    """A text, a list of texts, or such a list written as JSON; missing ones are none."""
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             value = [value]  # a caption that happens to begin with a bracket
     if value is None:
         return ()
     texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"caption = {value!r}: expected a text or a list of texts")
-    return tuple(text for text in texts if text.strip())
+    if not isinstance(texts, list) or not all(isinstance(text, str) or _is_missing(text) for text in texts):
+        raise ValueError(f"caption = {_shown(value)}: expected a text or a list of texts")
+    captions = tuple(text for text in texts if not _is_missing(text))
+    for caption in captions:
+        if len(caption) > MAX_CAPTION:
+            raise ValueError(f"its caption has {len(caption)} letters, at most {MAX_CAPTION} are read")
+        if not caption.isascii() and any("\ud800" <= letter <= "\udfff" for letter in caption):
+            raise ValueError("its caption holds half a character (a lone surrogate)")
+    return captions
+
+
+def _shown(value: Any) -> str:
+    """A value for a message."""
+    return short_name(reprlib.repr(value))
 
 
 def _crop(value: Any) -> CropBox | None:
@@ -222,17 +223,17 @@ def _crop(value: Any) -> CropBox | None:
         return None
     numbers = _numbers(value, "crop")
     if len(numbers) != 4:
-        raise ValueError(f"crop = {value!r}: expected x0, x1, y0, y1 in pixels")
+        raise ValueError(f"crop = {_shown(value)}: expected x0, x1, y0, y1 in pixels")
     box = CropBox(*(_whole(number, "crop", least=0) or 0 for number in numbers))
     if box.x0 >= box.x1 or box.y0 >= box.y1:
-        raise ValueError(f"crop = {value!r}: holds no pixel; expected x0 < x1 and y0 < y1")
+        raise ValueError(f"crop = {_shown(value)}: holds no pixel; expected x0 < x1 and y0 < y1")
     return box
 
 
 def _numbers(value: Any, name: str) -> list[float]:
     parts = value.strip("[]() ").replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
-        raise ValueError(f"{name} = {value!r}: expected numbers")
+        raise ValueError(f"{name} = {_shown(value)}: expected numbers")
     return [_number(part, name, least=-math.inf) or 0.0 for part in parts]
 
 
@@ -245,7 +246,7 @@ def _number(value: Any, name: str, least: float = 0.0) -> float | None:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number <= least:
-        raise ValueError(f"{name} = {value!r}: expected a number" + (" above 0" if least == 0 else ""))
+        raise ValueError(f"{name} = {_shown(value)}: expected a number" + (" above 0" if least == 0 else ""))
     return number
 
 
@@ -254,13 +255,17 @@ def _whole(value: Any, name: str, least: int = 1) -> int | None:
     if number is None:
         return None
     if number != int(number) or number < least:
-        raise ValueError(f"{name} = {value!r}: expected a whole number from {least} on")
+        raise ValueError(f"{name} = {_shown(value)}: expected a whole number from {least} on")
     return int(number)
 
 
-def _folder_records(folder: Path) -> list[Record]:
+def videos_below(folder: Path) -> list[Path]:
     """All videos below a folder, in the order of their names."""
-    files = sorted(file for file in folder.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file())
+    return sorted(file for file in folder.rglob("*") if is_video(file) and file.is_file())
+
+
+def _folder_records(folder: Path) -> list[Record]:
+    files = videos_below(folder)
     if not files:
         raise MediaError(f"{folder}: holds no video ({', '.join(VIDEO_SUFFIXES)})")
     return [Record(path=file, name=str(file.relative_to(folder)), origin=str(folder)) for file in files]

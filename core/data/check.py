@@ -35,6 +35,8 @@ class Finding(NamedTuple):
     kind: str
     """One of few words, to be counted."""
     reason: str
+    is_note: bool = False
+    """The row is trained on all the same."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class CheckReport:
 
     @property
     def num_bad(self) -> int:
-        """Rows with a finding."""
+        """Rows that would not be trained on, or are not as their annotation says."""
         return self.rows - sum(self.buckets.values())
 
     def counts(self) -> dict[str, int]:
@@ -86,7 +88,8 @@ def check_annotations(
     if not found.records and not found.bad:
         raise MediaError(f"{', '.join(map(str, files))}: holds no record of a clip")
     findings = [Finding(bad.name, bad.origin, "bad row", bad.reason) for bad in found.bad]
-    source = FileSource(found.records, settings.reader)
+    as_far_as_possible = settings.media.model_copy(update={"hdr": "tone_map"})
+    source = FileSource(found.records, settings.reader, media=as_far_as_possible)
     planned: Counter[VideoShape] = Counter()
     good: list[tuple[Record, VideoShape]] = []
     runner = make_runner(settings.workers, settings.timeout_seconds)
@@ -94,12 +97,13 @@ def check_annotations(
         for number, facts in probe(source, range(len(source)), runner, decodes_all):
             record = source.record(number)
             of_file = [*_file_findings(record, facts), *_embedding_findings(record)]
+            of_file += _notes(record, facts, refuses_hdr=settings.media.hdr == "refuse")
             if isinstance(facts, Facts) and settings.probe:
                 record = complete(record, facts)
             try:
                 shape = plan_shape(record, settings, compression, 1, RecordDraws(seed, number))
                 planned[shape] += 1
-                if not of_file:
+                if all(finding.is_note for finding in of_file):
                     good.append((record, shape))
             except Unusable as unusable:
                 of_file.append(Finding(record.name, record.origin, unusable.kind, unusable.detail))
@@ -142,6 +146,16 @@ def _file_findings(record: Record, facts: Facts | Failed) -> Iterator[Finding]:
         )
     if record.fps is not None and facts.fps and abs(record.fps / facts.fps - 1) > FPS_TOLERANCE:
         yield finding("other rate", f"has {facts.fps:g} frames per second, its annotation says {record.fps:g}")
+
+
+def _notes(record: Record, facts: Facts | Failed, refuses_hdr: bool) -> Iterator[Finding]:
+    """What is unusual about a file and, as a rule, read all the same."""
+    if isinstance(facts, Failed):
+        return
+    for kind, detail in facts.notes:
+        is_refused = kind == "HDR" and refuses_hdr
+        reason = f"{detail.partition(';')[0]}; set data.media.hdr to tone_map to train on it" if is_refused else detail
+        yield Finding(record.name, record.origin, kind, reason, is_note=not is_refused)
 
 
 def _embedding_findings(record: Record) -> Iterator[Finding]:

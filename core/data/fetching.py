@@ -26,7 +26,7 @@ from .plan import Plan
 from .pool import JobRunner
 from .reading import ReadJob
 from .records import Record
-from .selection import RecordDraws, Unusable, choose_frames
+from .selection import RecordDraws, Unusable, choose_moments
 from .sources import Source
 from .worker import Failed
 
@@ -173,26 +173,30 @@ class Fetcher:
         """A clip as a cache of latents knows it: with the first epoch's crop in time."""
         record = self.record(place)
         try:
-            frames = self._frames(place, 0)
+            moments = self._moments(place, 0)
         except MediaError:
-            frames = None  # reading it says why
+            moments = None  # reading it says why
         shape = self.plan.shape(place)
-        cut = {"frames": list(frames or ()), "crop": record.crop and list(record.crop), "shape": list(shape)}
+        cut = {
+            "frames": [int(moment) for moment in moments or ()],
+            "crop": record.crop and list(record.crop),
+            "shape": list(shape),
+        }
         return CachedClip(record.path, record.name, cut, record.is_drawn)
 
     def job(self, place: int, epoch: int) -> ReadJob:
         """What reads the record at a place. Raises: MediaError when its frames cannot be chosen."""
         draw = (self.seed, int(self.plan.numbers[place]), epoch)
-        frames, shape = self._frames(place, epoch), self.plan.shape(place)
-        return ReadJob(self.source.opener, self.record(place), frames, self.settings, shape, draw)
+        moments, shape = self._moments(place, epoch), self.plan.shape(place)
+        return ReadJob(self.source.opener, self.record(place), moments, self.settings, shape, draw)
 
-    def _frames(self, place: int, epoch: int) -> tuple[int, ...] | None:
-        """The frames of the file that a sample has; None: decided when it is read, at a stride."""
+    def _moments(self, place: int, epoch: int) -> tuple[float, ...] | None:
+        """Where in the file the frames of a sample are; None: decided when it is read, at a stride."""
         if self.settings.autoencoder is not None:
             return None
         record, draws = self.record(place), RecordDraws(self.seed, int(self.plan.numbers[place]), epoch)
         try:
-            chosen = choose_frames(record, self.settings, self.compression, self.sp_size, draws)
+            chosen = choose_moments(record, self.settings, self.compression, self.sp_size, draws)
         except Unusable as unusable:
             raise MediaError(f"{record.path}: {unusable.detail}") from unusable
         return tuple(chosen.tolist())
@@ -250,7 +254,7 @@ class Fetcher:
         job = self.job(sample.place, sample.epoch)
         if failed.is_for_good:
             self._known[job.draw[1]] = failed.reason
-        elif job.frames is not None:  # at a stride, each epoch has other frames
+        elif job.moments is not None:  # at a stride, each epoch has other frames
             self._known[_frames_key(job)] = failed.reason
         self._note(sample, failed.reason)
 
@@ -263,4 +267,4 @@ class Fetcher:
 
 def _frames_key(job: ReadJob) -> Hashable:
     """What a job reads; two jobs with equal keys fail alike."""
-    return job.draw[1], job.frames and (job.frames[0], len(job.frames))
+    return job.draw[1], job.moments and (job.moments[0], len(job.moments))

@@ -15,6 +15,7 @@ from ..errors import MediaError
 from ..io.files import sha256
 from ..io.weights import WeightsReader
 from ..layout import Constant, Weights
+from ..loading import check_headers
 from ..models.recognise import Part
 
 FileIdentity = Literal["stat", "content"]
@@ -55,10 +56,14 @@ def model_fingerprint(part: Part) -> str:
     not be read. How a folder is cut into shards, and constants and foreign weights in it, do not matter.
     Raises: CheckpointError and LayoutError as opening and checking the weights do.
     """
-    weights = part.open()
-    layout = part.layout
-    digest = hashlib.sha256(json.dumps(asdict(part.spec), sort_keys=True, default=str).encode())
-    held = layout.check({name: weights.shape(name) for name in weights}, weights.source)
+    return weights_fingerprint(part.spec, part.open())
+
+
+def weights_fingerprint(spec: Any, weights: Weights) -> str:
+    """The same of a spec and its weights. Raises: as model_fingerprint."""
+    layout = spec.layout()
+    digest = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True, default=str).encode())
+    held = check_headers(layout, weights)
     for name, held_name in sorted(held.items()):
         if held_name is None or isinstance(layout[name].init, Constant):
             continue

@@ -59,11 +59,13 @@ class Loader:
         readers: int = 1,
         reader: int = 0,
         sp_size: int = 1,
+        mixes_sizes: bool = False,
         text_of: TextOf | None = None,
         moments_of: MomentsOf | None = None,
     ) -> None:
         """accumulation: micro-batches of a step, of which one of several readers reads every so many-th; their number
-        divides it. sp_size: ranks that share the frames of one sample.
+        divides it. sp_size: ranks that share the frames of one sample. mixes_sizes: sizes follow each other in as small
+        parts as can be, whatever the settings say, so that the first few micro-batches show many of them.
 
         With moments_of no media file is opened, and the crop in time is the first epoch's in all of them.
         Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on.
@@ -86,7 +88,7 @@ class Loader:
         self.order = Order(
             self.plan.buckets.tolist(),
             seed,
-            settings.mega_batch,
+            self._mega_batch(micro_batch, accumulation, mixes_sizes),
             micro_batch,
             accumulation,
             settings.grouped,
@@ -96,7 +98,7 @@ class Loader:
     @property
     def steps_per_epoch(self) -> int:
         """Optimiser steps after which every sample was seen; the last one may reach into the next epoch."""
-        return -(-self.order.per_epoch * self.order.world // self.order.accumulation)
+        return -(-self.order.per_epoch // (self.order.batch * self.order.accumulation))
 
     def batches(self, start_step: int = 0) -> Iterator[list[ClipBatch]]:
         """The micro-batches of each optimiser step from a step on, without end. Raises: as of_steps."""
@@ -127,6 +129,10 @@ class Loader:
         if not left_out:
             return line
         return f"{line}; left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}"
+
+    def counts(self) -> dict[str, int]:
+        """Records of the source, and the clips among them that are trained on."""
+        return {"records": len(self._fetcher.source), "clips": len(self.plan)}
 
     def report(self) -> Report:
         """What has been read so far, and what failed and why."""
@@ -160,6 +166,13 @@ class Loader:
         for place in range(len(self.plan)):
             yield from self.captioner.possible(self.record(place))
 
+    def _mega_batch(self, micro_batch: int, accumulation: int, mixes_sizes: bool) -> int:
+        """Clips that lie together in the order as they have one size."""
+        if mixes_sizes:
+            has_one_size = not self.settings.grouped or len(self.plan.shapes) == 1
+            return 1 if has_one_size else micro_batch
+        return micro_batch * (self.settings.mega_batch or accumulation)
+
     @property
     def _ahead(self) -> int:
         """Micro-batches read ahead: at least as many as keep all processes busy."""
@@ -169,8 +182,8 @@ class Loader:
 
     def _next(self, window: deque[_Begun], coming: Iterator[MicroBatch]) -> ClipBatch:
         for micro_batch in islice(coming, 1 + self._ahead - len(window)):
-            entries = zip(micro_batch.places, micro_batch.samples, strict=True)
-            begun = [self._fetcher.begin(place, number, micro_batch.epoch) for place, number in entries]
+            entries = zip(micro_batch.places, micro_batch.samples, micro_batch.epochs, strict=True)
+            begun = [self._fetcher.begin(*entry) for entry in entries]
             window.append(_Begun(micro_batch, begun))
         for ahead in window:  # so that what stands in for a failed sample is read before it is needed
             for sample in ahead.samples:

@@ -1,8 +1,8 @@
-"""The order of samples: a pure function of the seed, the step and how it is split; no state goes from step to step.
+"""The order of samples: a pure function of the seed and the step; no state goes from step to step.
 
-A mega-batch is some neighbouring micro-batches of a step, all of one bucket, which several ranks read side by side.
-Buckets are shuffled, cut into mega-batches, the last one filled up with repeats; then the mega-batches are shuffled.
-Epoch follows epoch without end, and a step that accumulates may reach into the next one.
+A mega-batch is a step, or a part of it, whose samples are all of one bucket. Buckets are shuffled, cut into
+mega-batches, the last one filled up with repeats; then the mega-batches are shuffled. Epoch follows epoch without end,
+and a step that accumulates may reach into the next one.
 Source: Open-Sora Plan v1.3, get_length_grouped_indices of opensora/utils/dataset_utils.py.
 """
 
@@ -19,7 +19,8 @@ from .. import random
 class MicroBatch(NamedTuple):
     """What is read at once."""
 
-    epoch: int
+    epochs: list[int]
+    """Of its samples."""
     places: list[int]
     """Of the samples in the set."""
     samples: range
@@ -48,22 +49,21 @@ class EpochDraws:
         return int(self._generator.integers(count))
 
 
-def grouped_order(buckets: Sequence[Hashable], world: int, batch: int, draws: OrderDraws) -> np.ndarray:
-    """One epoch of samples, each with its bucket, as (mega-batches, world, batch) numbers; every sample is in it."""
-    size = world * batch
+def grouped_order(buckets: Sequence[Hashable], size: int, draws: OrderDraws) -> np.ndarray:
+    """One epoch of samples, each with its bucket, as (mega-batches, size) numbers; every sample is in it."""
     mega_batches = []
     for numbers in _by_bucket(buckets):
         shuffled = [numbers[place] for place in draws.permutation(len(numbers))]
         missing = -len(shuffled) % size
         shuffled += [numbers[draws.below(len(numbers))] for _ in range(missing)]
-        mega_batches.append(np.array(shuffled, np.int64).reshape(-1, batch, world).swapaxes(1, 2))
+        mega_batches.append(np.array(shuffled, np.int64).reshape(-1, size))
     joined = np.concatenate(mega_batches)
     return joined[np.asarray(draws.permutation(len(joined)), np.int64)]
 
 
-def plain_order(count: int, world: int, batch: int, draws: OrderDraws) -> np.ndarray:
-    """One epoch of samples of any bucket, as (mega-batches, world, batch) numbers; every sample is in it."""
-    return grouped_order(np.zeros(count, np.int64).tolist(), world, batch, draws)
+def plain_order(count: int, size: int, draws: OrderDraws) -> np.ndarray:
+    """One epoch of samples of any bucket, as (mega-batches, size) numbers; every sample is in it."""
+    return grouped_order(np.zeros(count, np.int64).tolist(), size, draws)
 
 
 def upstream_order(
@@ -120,40 +120,52 @@ def _of_one_size(part: list[int], buckets: Sequence[Hashable], draws: OrderDraws
 
 
 class Order:
-    """Which samples are read at a step. Two equal orders agree at every step, whichever steps were asked for."""
+    """Which samples are read at a step. Two equal orders agree at every step, whichever steps were asked for.
+
+    It is one sequence of samples, cut into steps and these into micro-batches. So how a step is cut changes nothing
+    else, as long as the mega-batches hold the same number of samples.
+    """
 
     def __init__(
         self,
         buckets: Sequence[int],
         seed: int,
-        world: int,
+        mega_batch: int,
         batch: int,
         accumulation: int,
         is_grouped: bool = True,
         is_upstream: bool = False,
     ) -> None:
-        """buckets: of each sample. world: micro-batches of a mega-batch. batch: samples of a micro-batch. accumulation:
-        micro-batches of a step."""
-        self.buckets, self.seed, self.world, self.batch, self.accumulation = buckets, seed, world, batch, accumulation
+        """buckets: of each sample. mega_batch: its samples, a multiple of `batch` where there is more than one bucket.
+        batch: samples of a micro-batch. accumulation: micro-batches of a step."""
+        self.buckets, self.seed, self.mega_batch = buckets, seed, mega_batch
+        self.batch, self.accumulation = batch, accumulation
         self.is_grouped, self.is_upstream = is_grouped, is_upstream
         self._epoch: tuple[int, np.ndarray] = (0, self._make(0))
         self.per_epoch = len(self._epoch[1])
-        """Mega-batches of an epoch; the same in every epoch."""
+        """Samples of an epoch, repeats included; the same in every epoch."""
 
     def micro_batch(self, step: int, part: int) -> MicroBatch:
         """A micro-batch of a step; part: from 0 to accumulation - 1."""
-        number = step * self.accumulation + part
-        mega_batch, rank = divmod(number, self.world)
-        epoch, place = divmod(mega_batch, self.per_epoch)
+        first = (step * self.accumulation + part) * self.batch
+        samples = range(first, first + self.batch)
+        return MicroBatch(
+            [number // self.per_epoch for number in samples], [self._place(number) for number in samples], samples
+        )
+
+    def _place(self, number: int) -> int:
+        """Of a sample of the run in the set."""
+        epoch, place = divmod(number, self.per_epoch)
         if self._epoch[0] != epoch:
             self._epoch = (epoch, self._make(epoch))
-        first = number * self.batch
-        return MicroBatch(epoch, self._epoch[1][place, rank].tolist(), range(first, first + self.batch))
+        return int(self._epoch[1][place])
 
     def _make(self, epoch: int) -> np.ndarray:
+        """An epoch's samples one behind the other."""
         draws = EpochDraws(self.seed, epoch)
         if self.is_upstream:
-            return upstream_order(self.buckets, self.world, self.batch, draws, self.is_grouped)
+            world = max(self.mega_batch // self.batch, 1)
+            return upstream_order(self.buckets, world, self.batch, draws, self.is_grouped).reshape(-1)
         if self.is_grouped:
-            return grouped_order(self.buckets, self.world, self.batch, draws)
-        return plain_order(len(self.buckets), self.world, self.batch, draws)
+            return grouped_order(self.buckets, self.mega_batch, draws).reshape(-1)
+        return plain_order(len(self.buckets), self.mega_batch, draws).reshape(-1)

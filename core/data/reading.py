@@ -11,10 +11,12 @@ import numpy as np
 from .. import random
 from ..config.data import DataSettings
 from ..errors import DuosoraError, MediaError
+from ..io.timeline import Timeline
+from ..io.video_reader import Note
 from ..shapes import VideoShape
 from .records import Record
-from .selection import Unusable, stride_frames
-from .sources import ClipOpener
+from .selection import Unusable, rate_of, stride_frames
+from .sources import ClipOpener, OpenedClip
 from .transforms import Transform, cut_out
 
 FRAMES_AT_ONCE = 8
@@ -31,8 +33,8 @@ class ReadJob:
 
     opener: ClipOpener
     record: Record
-    frames: tuple[int, ...] | None
-    """Numbers of the file's frames; None: at a stride, by the settings and the draw."""
+    moments: tuple[float, ...] | None
+    """As core.data.selection.choose_moments gives them; None: frames at a stride, by the settings and the draw."""
     settings: DataSettings
     shape: VideoShape
     """That the plan promises."""
@@ -47,7 +49,7 @@ class ReadJob:
         seed, number, epoch = self.draw
         draw = random.stream(seed, "clip", number, epoch)
         with closing(self._opened(draw)) as clip:
-            numbers = self._numbers(len(clip), draw)
+            numbers = self._numbers(clip, draw)
             return self._pixels(clip, numbers, (draw.random(), draw.random()))
 
     def _opened(self, draw: np.random.Generator) -> Any:
@@ -56,13 +58,33 @@ class ReadJob:
         except DuosoraError as error:
             raise UnreadableRecord(str(error)) from error
 
-    def _numbers(self, length: int, draw: np.random.Generator) -> np.ndarray:
-        if self.frames is not None:
-            return np.asarray(self.frames, np.int64)
+    def _numbers(self, clip: OpenedClip, draw: np.random.Generator) -> np.ndarray:
+        if self.moments is not None:
+            moments = np.asarray(self.moments)
+            if clip.timeline is not None and clip.timeline.is_variable:
+                return self._by_time(clip.timeline, moments)
+            return moments.astype(np.int64)
+        start, num_frames = self.record.start, self.record.num_frames
+        end = len(clip) if num_frames is None else min(start + num_frames, len(clip))
         try:
-            return stride_frames(length, self.settings, draw)
+            return start + stride_frames(end - start, self.settings, draw)
         except Unusable as unusable:
             raise MediaError(f"{self.record.path}: {unusable.detail}") from unusable
+
+    def _by_time(self, timeline: Timeline, moments: np.ndarray) -> np.ndarray:
+        """Where the rate varies, a record's frames and rate say how long it is, and moments are parts of that time."""
+        record, rate = self.record, rate_of(self.record)
+        start, stop = record.start, min(record.start + (record.num_frames or 0), len(timeline.starts))
+        if start >= stop:
+            raise MediaError(f"{record.path}: has no frame {start}, only 0 to {len(timeline.starts) - 1}")
+        seconds = (moments - start) / rate
+        lasts = timeline.time(stop) - timeline.time(start)
+        if seconds[-1] > lasts + 1 / rate:
+            raise MediaError(
+                f"{record.path}: its rate varies, and frames {start} to {stop - 1} last {lasts:.3g} s, not the "
+                f"{(stop - start) / rate:.3g} s that follow from its fps; set that to {timeline.rate(start, stop):.4g}"
+            )
+        return np.minimum(timeline.at(timeline.time(start) + seconds), stop - 1)
 
     def _pixels(self, clip: Any, numbers: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
         """corner: of a random window, as parts of the ways that it can be moved down and right."""
@@ -114,6 +136,8 @@ class Facts:
     width: int
     num_frames: int
     fps: float | None
+    """Of the record's part of the file."""
+    notes: tuple[Note, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -133,7 +157,13 @@ class ProbeJob:
                 end = len(clip) if self.record.num_frames is None else self.record.start + self.record.num_frames
                 for start in range(self.record.start, min(end, len(clip)), FRAMES_AT_ONCE):
                     clip.read(slice(start, min(start + FRAMES_AT_ONCE, end)))
-            return Facts(first.shape[1], first.shape[2], len(clip), getattr(clip, "fps", None))
+            return Facts(first.shape[1], first.shape[2], len(clip), self._rate(clip), tuple(clip.notes))
+
+    def _rate(self, clip: OpenedClip) -> float | None:
+        if clip.timeline is None:
+            return None
+        start, length = self.record.start, self.record.num_frames
+        return clip.timeline.rate(start, len(clip) if length is None else start + length)
 
 
 def _words(shape: VideoShape) -> str:

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".m4v", ".gif")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
-"""Upstream reads .mp4 and .jpg in lower case only; here case does not matter."""
+from ..io.kinds import is_video
 
 
 class CropBox(NamedTuple):
@@ -49,7 +47,7 @@ class Record:
 
     @property
     def is_video(self) -> bool:
-        return self.path.suffix.lower() in VIDEO_SUFFIXES
+        return is_video(self.path)
 
 
 class BadRow(NamedTuple):

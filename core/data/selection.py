@@ -126,16 +126,31 @@ def choose_frames(
     is_planning: bool = False,
 ) -> np.ndarray:
     """Numbers of the frames of the file, (T,). Raises: Unusable."""
+    return choose_moments(record, settings, compression, sp_size, draws, is_planning).astype(np.int64)
+
+
+def choose_moments(
+    record: Record,
+    settings: DataSettings,
+    compression: Compression,
+    sp_size: int,
+    draws: FrameDraws,
+    is_planning: bool = False,
+) -> np.ndarray:
+    """Moments of the file in frames of its rate, (T,) float64: 2.5 is in the middle of frame 2. Raises: Unusable.
+
+    In a file of constant rate they are the frames that they fall in; else core.data.reading finds these by time.
+    """
     if not record.is_video:
-        return np.zeros(1, np.int64)
+        return np.zeros(1)
     if record.num_frames is None:
         raise Unusable("no length", "has no num_frames; add it to the annotation or set data.probe")
     wanted = settings.frames
     interval = frame_interval(record.fps, settings.fps)
-    if record.num_frames > LONGEST * wanted * (_rate(record.fps) / settings.fps * settings.speed_factor):
+    if record.num_frames > LONGEST * wanted * (rate_of(record) / settings.fps * settings.speed_factor):
         raise Unusable("too long", f"is too long: {record.num_frames} frames, more than {LONGEST:g} times what is used")
     end = record.start + record.num_frames
-    frames = np.arange(record.start, end, interval).astype(np.int64)
+    frames = np.arange(record.start, end, interval, np.float64)
     frames = frames[frames < end]
     if not (is_planning and settings.upstream.speed_up_unplanned):
         frames = _sped_up(frames, wanted, settings.speed_factor)
@@ -171,7 +186,7 @@ def usable_length(frames: int, time: int, sp_size: int, least: int = UPSTREAM_LE
 
 
 def stride_frames(length: int, settings: DataSettings, draw: np.random.Generator) -> np.ndarray:
-    """An autoencoder's clip from a file of so many frames: `frames` of them at a stride, from anywhere, (T,).
+    """An autoencoder's clip out of so many frames: `frames` of them at a stride, from anywhere, (T,).
 
     Raises: Unusable when the file is too short for the stride that was drawn.
     """
@@ -210,3 +225,8 @@ def _check_proportion(height: int, width: int, target: float) -> None:
 
 def _rate(fps: float | None) -> float:
     return DEFAULT_FPS if fps is None else fps
+
+
+def rate_of(record: Record) -> float:
+    """Frames per second that a record is planned with."""
+    return _rate(record.fps)

@@ -13,9 +13,12 @@ import numpy as np
 
 from .. import random
 from ..config.data import DataSettings
+from ..config.media import DEFAULTS, MediaSettings
 from ..errors import ConfigError, MediaError
 from ..io.images import read_image
+from ..io.timeline import Timeline
 from ..io.video import check_reader, open_video
+from ..io.video_reader import Note
 from . import moving_shapes
 from .annotations import read_annotations
 from .records import BadRow, Record
@@ -25,7 +28,15 @@ FIXED_SEED = 0
 
 
 class OpenedClip(Protocol):
-    """A clip that is open; `core.io.video.VideoReader` is one."""
+    """A clip that is open; `core.io.video_reader.VideoReader` is one."""
+
+    @property
+    def timeline(self) -> Timeline | None:
+        """When its frames are shown; None where they have no time."""
+
+    @property
+    def notes(self) -> Sequence[Note]:
+        """What is unusual about it."""
 
     def __len__(self) -> int:
         """The number of frames."""
@@ -61,6 +72,9 @@ class Source(Protocol):
 class Frames:
     """A clip that lies in memory."""
 
+    timeline = None
+    notes = ()
+
     def __init__(self, frames: np.ndarray) -> None:
         self._frames = frames
 
@@ -77,23 +91,29 @@ class Frames:
 class FileOpener:
     """Opens media files."""
 
-    def __init__(self, reader: str = "pyav") -> None:
+    def __init__(self, reader: str = "pyav", media: MediaSettings = DEFAULTS) -> None:
         """Raises: as check_reader; a reading process would call every clip unreadable instead."""
         check_reader(reader)
-        self.reader = reader
+        self.reader, self.media = reader, media
 
     def __call__(self, record: Record, draw: np.random.Generator) -> OpenedClip:
         if record.is_video:
-            return open_video(record.path, self.reader)
-        return Frames(read_image(record.path)[None])
+            return open_video(record.path, self.reader, self.media)
+        return Frames(read_image(record.path, self.media)[None])
 
 
 class FileSource:
     """Records of media files."""
 
-    def __init__(self, records: Sequence[Record], reader: str = "pyav", bad: Sequence[BadRow] = ()) -> None:
+    def __init__(
+        self,
+        records: Sequence[Record],
+        reader: str = "pyav",
+        bad: Sequence[BadRow] = (),
+        media: MediaSettings = DEFAULTS,
+    ) -> None:
         """bad: rows of the annotations that make no record."""
-        self.opener = FileOpener(reader)
+        self.opener = FileOpener(reader, media)
         self.bad = tuple(bad)
         self._records = records
 
@@ -163,7 +183,7 @@ def open_source(settings: DataSettings, is_held_out: bool = False) -> Source:
     if not found.records:
         reason = f"; the first bad row: {found.bad[0].name} {found.bad[0].reason}" if found.bad else ""
         raise MediaError(f"{', '.join(map(str, settings.files))}: holds no record of a clip{reason}")
-    return FileSource(found.records, settings.reader, found.bad)
+    return FileSource(found.records, settings.reader, found.bad, settings.media)
 
 
 def fitted(settings: DataSettings) -> DataSettings:

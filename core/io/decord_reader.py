@@ -1,6 +1,7 @@
 """The decord reader, for who prefers it and has it installed; the package to install is decord2.
 
-Its frame numbers are off by a few in some MPEG program streams and in files with scrambled timestamps; PyAV's are not.
+What decord does not tell (time stamps, the shape of the pixels, mirrors) comes from PyAV. decord's frame numbers are
+off by a few in some MPEG program streams and in files with scrambled time stamps; PyAV's are not.
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
+from ..config.media import MediaSettings
 from ..errors import MediaError
 from ..extras import needs_extra, require
-from .video import VideoReader
+from .orientation import angle
+from .pyav_reader import PyAVReader
+from .timeline import Timeline
+from .video_reader import VideoReader
 
 _WISH = ("reader 'decord'", "leave the reader at 'pyav'")
 """What needs the package, and how to do without."""
@@ -24,24 +30,46 @@ def require_decord() -> None:
     require("decord", "decord", *_WISH)
 
 
+def open_with_decord(path: Path, media: MediaSettings) -> VideoReader:
+    """Open a video with decord; with PyAV where decord would lose transparency or HDR.
+
+    Raises: MediaError when it cannot be read; PackageMissing.
+    """
+    decord = _import_decord()
+    described = PyAVReader(path, media)
+    if described.is_transparent or described.hdr:
+        return described
+    return DecordReader(described, decord)
+
+
 class DecordReader(VideoReader):
     """A video read with decord; damaged frames come out as decord makes them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._video: Any = self._call(_import_decord().VideoReader, str(path))
-        self.fps = float(self._call(self._video.get_avg_fps))
-        self.height, self.width = self._call(self._video.__getitem__, 0).shape[:2]
-
-    def __len__(self) -> int:
-        return len(self._video)
+    def __init__(self, described: PyAVReader, decord: Any) -> None:
+        """described: the same file, which is closed. decord: the module."""
+        self.path, self.notes = described.path, described.notes
+        self.height, self.width = described.height, described.width
+        self._display = described.display
+        described.close()
+        self._video: Any = self._call(decord.VideoReader, str(self.path))
+        count = len(self._video)
+        is_alike = count == len(described)
+        self.timeline = described.timeline if is_alike else Timeline.constant(count, described.fps)
 
     def close(self) -> None:
         self._video = None
 
     def _decode(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         for number in numbers:
-            yield self._call(self._video.__getitem__, number).asnumpy()
+            yield self._shown(self._call(self._video.__getitem__, number).asnumpy())
+
+    def _shown(self, frame: np.ndarray) -> np.ndarray:
+        """A frame of decord's, which is turned by the angle of its display matrix without the mirrors of that."""
+        stored = np.rot90(frame, -round(angle(self._display.matrix) / 90))
+        size = (self._display.shown_width, self._display.height)
+        if (stored.shape[1], stored.shape[0]) != size:
+            stored = np.asarray(Image.fromarray(stored).resize(size, Image.Resampling.BICUBIC))
+        return self._display.orientation.apply(stored)
 
     def _call(self, function: Any, *arguments: Any) -> Any:
         try:

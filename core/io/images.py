@@ -1,33 +1,74 @@
-"""Reading and writing pictures: uint8 RGB, (H, W, 3), upright."""
+"""Reading and writing pictures: uint8 sRGB, (H, W, 3), upright."""
 
 from __future__ import annotations
 
 import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..config.media import DEFAULTS, MediaSettings
 from ..errors import MediaError
-from .files import atomic_write
+from .colour_profiles import in_srgb
+from .display import over_background
+from .files import atomic_write, open_regular
 
 WRITTEN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 JPEG_QUALITY = 95
-_PILLOW_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """A picture as uint8 (H, W, 3): turned as its EXIF says, transparency dropped, grey made RGB, 16 bits cut to 8.
+def read_image(path: str | os.PathLike[str], media: MediaSettings = DEFAULTS) -> np.ndarray:
+    """A picture as a viewer shows it, uint8 (H, W, 3) in sRGB.
 
-    Raises: MediaError when the file is missing, damaged, of an unknown kind, or absurdly large.
+    Turned as its EXIF says, its colour profile applied, what is transparent laid over the background of the settings,
+    grey made RGB, 16 bits cut to 8; of an animation the first frame.
+    Raises: MediaError when the file is missing, damaged, of an unknown kind, or larger than the settings allow.
     """
-    image = _load(Path(path))
-    if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey at 255 instead of scaling it
-        grey = (np.asarray(image) >> 8).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+    with opened_image(Path(path), media) as image, quiet():
+        image.load()
+        return to_rgb(_upright(image), media, str(path))
+
+
+def to_rgb(image: Image.Image, media: MediaSettings, source: str) -> np.ndarray:
+    """The pixels of a decoded picture, uint8 (H, W, 3), with its profile and transparency applied."""
     if image.mode in ("I", "F"):
-        raise MediaError(f"{path}: has 32-bit pixels; save it with 8 bits per colour")
-    return np.array(image.convert("RGB"))
+        raise MediaError(f"{source}: has 32-bit pixels; save it with 8 bits per colour")
+    colours, alpha = _split(image)
+    pixels = np.array(in_srgb(colours, image.info.get("icc_profile")))
+    return pixels if alpha is None else over_background(np.dstack([pixels, alpha]), media)
+
+
+@contextmanager
+def opened_image(path: Path, media: MediaSettings) -> Iterator[Image.Image]:
+    """A picture that is open and not decoded; what Pillow raises inside the block becomes a line about the file.
+
+    Raises: MediaError when it has more pixels than the settings allow, among others.
+    """
+    try:
+        with open_regular(path) as file:
+            image = _open(file)
+            media.check_size(path, image.height, image.width)
+            yield image
+    except MediaError:
+        raise
+    except FileNotFoundError as error:
+        raise MediaError(f"{path}: there is no such file") from error
+    except Exception as error:  # the readers of single formats raise anything for damaged files
+        reason = " ".join(str(error).split()).replace(str(path), "").strip(" :'")
+        raise MediaError(f"{path}: cannot be read as a picture ({reason or type(error).__name__})") from error
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep Pillow's warnings, on sizes, palettes and metadata, off the terminal."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray, overwrite: bool = False) -> None:
@@ -46,12 +87,39 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, overwrite: bool
         Image.fromarray(image).save(temporary, format=kind, **options)
 
 
-def _load(path: Path) -> Image.Image:
+def count_images(path: str | os.PathLike[str], media: MediaSettings = DEFAULTS) -> int:
+    """How many pictures a file holds: more than one in an animation. Raises: as read_image."""
+    with opened_image(Path(path), media) as image, quiet():
+        # Cameras put small copies of the same picture into .jpg files, as further "frames".
+        return 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+
+
+def _open(file: IO[bytes]) -> Image.Image:
+    """Without Pillow's own limit of pixels: that of the settings comes next."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image)
-    except FileNotFoundError as error:
-        raise MediaError(f"{path}: there is no such file") from error
-    except _PILLOW_ERRORS as error:
-        reason = " ".join(str(error).split())
-        raise MediaError(f"{path}: cannot be read as a picture ({reason})") from error
+        with quiet():
+            return Image.open(file)
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # anything, for damaged EXIF; viewers show such a picture as it is stored
+        return image
+
+
+def _split(image: Image.Image) -> tuple[Image.Image, np.ndarray | None]:
+    """Colours without alpha, and alpha (H, W) uint8 where something may be seen through."""
+    hidden = image.info.get("transparency")
+    if image.mode.startswith("I;16"):  # convert() would clip 16-bit grey at 255 instead of scaling it
+        grey = np.asarray(image)
+        alpha = None if hidden is None else np.where(grey == hidden, 0, 255).astype(np.uint8)
+        return Image.fromarray((grey >> 8).astype(np.uint8)), alpha
+    if hidden is None and image.mode not in ("RGBA", "RGBa", "LA", "La", "PA"):
+        return image, None
+    is_grey = image.mode in ("1", "L", "LA", "La")
+    image = image.convert("LA" if is_grey else "RGBA")
+    return image.convert("L" if is_grey else "RGB"), np.asarray(image.getchannel("A"))

@@ -1,18 +1,9 @@
-"""The PyAV reader: frame-exact access by the timestamps of the packets.
-
-All packets are listed once, without decoding (milliseconds). Sorted, their timestamps say which number a decoded
-frame has, so that a frame is found by going to the keyframe before it and decoding up to its timestamp. Computing
-timestamps from the average rate instead is wrong for most phone videos. Files whose packets cannot be trusted are
-decoded once from end to end when opened.
-"""
+"""The PyAV reader: frame-exact access by the time stamps of the packets (core.io.frame_index)."""
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain, islice, pairwise
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,57 +11,63 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from ..config.media import DEFAULTS, MediaSettings
 from ..errors import MediaError
-from .video import VideoReader
+from ..maths.tone_mapping import HDR, tone_mapped
+from .display import Display, over_background
+from .frame_index import index_by_decoding, index_frames, open_stream, timeline_of
+from .orientation import NO_TURN
+from .video_reader import Note, VideoReader
 
 BT601 = 5
 """FFmpeg's code of the colour matrix of standard definition."""
 CHECKED_FRAMES = 8
 """The first frames are compared with the index when a file is opened."""
-TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
-"""FFmpeg draws text files as pictures of an old terminal."""
-
-
-@dataclass(frozen=True)
-class FrameIndex:
-    """The timestamps of all frames in the order in which they are shown, and where decoding can begin."""
-
-    times: tuple[int | None, ...]
-    keyframes: tuple[int, ...]
-    """Frame numbers, rising, the first is 0; empty when frames can only be found by counting from the start."""
-
-    @cached_property
-    def number_at(self) -> dict[int | None, int]:
-        return {time: number for number, time in enumerate(self.times)}
-
-    def keyframe_before(self, number: int) -> int:
-        """The last frame at which decoding can begin to reach a frame."""
-        return self.keyframes[max(bisect_right(self.keyframes, number) - 1, 0)]
 
 
 class PyAVReader(VideoReader):
     """A video read with PyAV."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, media: MediaSettings = DEFAULTS) -> None:
+        self.path, self._media = path, media
         self._convert = VideoReformatter().reformat
         self._container: Any = None
         self._decoding: Iterator[Any] | None = None
         self._next = 0
         """The number of the next frame that _decoding will give."""
         try:
-            self._index = index_frames(path)
+            self._index = index_frames(path, media)
             self._reopen()
-            self.fps = self._read_fps()
-            self.height, self.width = self._read_beginning()
+            first = self._read_beginning()
+            self.timeline = timeline_of(self._index, self._stream, path)
+            self.display = display_of(first, self._stream)
+            self.height, self.width = self.display.size
+            self.is_transparent, self.hdr = has_transparency(first), HDR.get(self._stream.codec_context.color_trc)
+            self._check(media)
         except av.FFmpegError as error:
             self.close()
             raise MediaError(
                 f"{path}: cannot be read as a video ({error.strerror}); damaged or of another kind"
             ) from error
+        except BaseException:
+            self.close()
+            raise
+        self.notes = tuple(self._notes())
 
-    def __len__(self) -> int:
-        return len(self._index.times)
+    def _check(self, media: MediaSettings) -> None:
+        media.check_size(self.path, self.height, self.width)
+        if self.hdr and media.hdr == "refuse":
+            raise MediaError(
+                f"{self.path}: is HDR ({self.hdr}), which is refused; set hdr in the group media to tone_map to read "
+                "it in standard range"
+            )
+
+    def _notes(self) -> Iterator[Note]:
+        yield from self.display.notes()
+        if self.timeline.is_variable:
+            yield Note("variable rate", f"has {self.timeline.words()}; frames are chosen by their time stamps")
+        if self.hdr:
+            yield Note("HDR", f"is HDR ({self.hdr}); it is tone-mapped to standard range")
 
     def close(self) -> None:
         if self._container is not None:
@@ -79,13 +76,14 @@ class PyAVReader(VideoReader):
 
     def _decode(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
         for number in numbers:
-            array = self._array(self._frame(number))
-            if array.shape[:2] != (self.height, self.width):
+            frame = self._frame(number)
+            display = display_of(frame, self._stream)
+            if display.size != (self.height, self.width):
                 raise MediaError(
-                    f"{self.path}: frame {number} has {array.shape[0]} x {array.shape[1]} pixels but the first one "
+                    f"{self.path}: frame {number} has {display.size[0]} x {display.size[1]} pixels but the first one "
                     f"{self.height} x {self.width}; convert the video to one size first"
                 )
-            yield array
+            yield display.orientation.apply(self._pixels(frame, display.shown_width))
 
     def _frame(self, number: int) -> Any:
         """Decode one frame: going on, or from a keyframe, and if that fails from the start of the file."""
@@ -109,8 +107,8 @@ class PyAVReader(VideoReader):
             found = self._index.number_at.get(frame.pts) if self._index.keyframes else self._next
             if found is None:  # a frame in front of the keyframe that needs the ones before it
                 continue
-            if found < self._next:  # the timestamps do not rise from frame to frame
-                self._index = index_by_decoding(self.path)
+            if found < self._next:  # the time stamps do not rise from frame to frame
+                self._index = index_by_decoding(self.path, self._media)
                 return None
             if found > number:
                 return None
@@ -130,88 +128,48 @@ class PyAVReader(VideoReader):
 
     def _reopen(self) -> None:
         self.close()
-        self._container, self._stream = _open(self.path)
+        self._container, self._stream = open_stream(self.path, self._media)
         self._decoding, self._next = self._container.decode(self._stream), 0
 
-    def _read_beginning(self) -> tuple[int, int]:
-        """Height and width; and see whether the first frames come as the index says."""
+    def _read_beginning(self) -> Any:
+        """The first frame; and see whether the first ones come as the index says."""
         assert self._decoding is not None
         frames = list(islice(self._decoding, CHECKED_FRAMES))
         if not frames:
             raise MediaError(f"{self.path}: holds no frame that can be decoded")
         self._decoding = chain(frames, self._decoding)  # reading from the start decodes nothing twice
         if self._index.keyframes and tuple(frame.pts for frame in frames) != self._index.times[: len(frames)]:
-            self._index = index_by_decoding(self.path)
-        height, width = self._array(frames[0]).shape[:2]
-        return height, width
+            self._index = index_by_decoding(self.path, self._media)
+        return frames[0]
 
-    def _read_fps(self) -> float:
-        rate = self._stream.average_rate or self._stream.guessed_rate
-        if not rate:
-            raise MediaError(f"{self.path}: says no frame rate; convert it to .mp4 first")
-        return float(rate)
+    def _pixels(self, frame: Any, width: int) -> np.ndarray:
+        """RGB (H, W, 3) of a frame that is not turned yet, with square pixels."""
+        if self.hdr:
+            return tone_mapped(self._converted(frame, "rgb48le", width), self.hdr)
+        if has_transparency(frame):
+            return over_background(self._converted(frame, "rgba", width), self._media)
+        return self._converted(frame, "rgb24", width)
 
-    def _array(self, frame: Any) -> np.ndarray:
+    def _converted(self, frame: Any, kind: str, width: int) -> np.ndarray:
         # PyAV 14 forgets the file's matrix and range unless they are said and differ from those of the result.
-        picture = self._convert(
+        return self._convert(
             frame,
-            format="rgb24",
+            width=width,
+            format=kind,
             src_colorspace=frame.colorspace,
             dst_colorspace=BT601,  # RGB has no matrix, so it changes nothing
             src_color_range=frame.color_range,
-        )
-        return np.rot90(picture.to_ndarray(), round(frame.rotation / 90))  # phones store pictures lying and an angle
+            interpolation=None if width == frame.width else "BICUBIC",
+        ).to_ndarray()
 
 
-def index_frames(path: Path) -> FrameIndex:
-    """List the frames of a video.
-
-    Raises: MediaError when it holds no video or fewer frames than it announces; av.FFmpegError when it cannot be read.
-    """
-    container, stream = _open(path)
-    with container:
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        announced, reorders = stream.frames, stream.codec_context.has_b_frames
-        is_mp4 = "mp4" in container.format.name
-    if is_mp4 and len(packets) < announced:  # other containers count repeats, or do not know
-        raise MediaError(
-            f"{path}: is cut off: announces {announced} frames but holds {len(packets)}; copy or download it again"
-        )
-    shown = [(packet.pts, packet.is_keyframe) for packet in packets if not packet.is_discard]
-    times = [time for time, _ in shown]
-    # Timestamps rise in the order of the file exactly where frames are not reordered. Others are decoding times or
-    # scrambled: sorted, they do not say in which order the frames are shown.
-    trusted = None not in times and len(set(times)) == len(times) and (times == sorted(times)) != reorders
-    return _sorted_index(shown) if trusted else index_by_decoding(path)
+def display_of(frame: Any, stream: Any) -> Display:
+    """How a decoded frame of a stream is shown. What the container says of its pixels counts more than the frame."""
+    matrices = [bytes(data) for data in frame.side_data if data.type.name == "DISPLAYMATRIX"]
+    matrix = tuple(np.frombuffer(matrices[0], np.int32).tolist()) if matrices else NO_TURN
+    return Display(frame.height, frame.width, stream.sample_aspect_ratio, matrix)
 
 
-def index_by_decoding(path: Path) -> FrameIndex:
-    """List the frames of a video by decoding all of them, which is slow and always right."""
-    container, stream = _open(path)
-    with container:
-        shown = [(frame.pts, frame.key_frame) for frame in container.decode(stream)]
-    times = [time for time, _ in shown]
-    if None in times or any(later <= earlier for earlier, later in pairwise(times)):
-        return FrameIndex(tuple(times), keyframes=())
-    return _sorted_index(shown)
-
-
-def _sorted_index(shown: list[tuple[int, bool]]) -> FrameIndex:
-    shown = sorted(shown)
-    keyframes = [number for number, (_, is_keyframe) in enumerate(shown) if is_keyframe and number]
-    return FrameIndex(tuple(time for time, _ in shown), (0, *keyframes) if shown else ())
-
-
-def _open(path: Path) -> tuple[Any, Any]:
-    # A plain file whatever its name looks like; and nothing else is opened on its behalf (playlists name addresses).
-    container = av.open(f"file:{path}", container_options={"protocol_whitelist": "file"})
-    streams = [
-        stream for stream in container.streams.video if not stream.disposition & av.stream.Disposition.attached_pic
-    ]
-    codec = streams[0].codec_context if streams else None  # none either where the file does not say which one
-    if codec is None or codec.name in TEXT_CODECS:
-        container.close()
-        raise MediaError(f"{path}: holds no video that can be decoded")
-    # With threads for whole frames, whether a damaged one is marked as such depends on which thread is faster.
-    streams[0].thread_type = "SLICE"
-    return container, streams[0]
+def has_transparency(frame: Any) -> bool:
+    """Whether pixels may be seen through; FFmpeg's palettes always can."""
+    return frame.format.has_palette or any(component.is_alpha for component in frame.format.components)

@@ -11,7 +11,7 @@ import json
 import os
 import struct
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,6 +21,9 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError
+from ..printable import short_name
+from .files import open_regular
+from .first_bytes import FOREIGN, FOREIGN_STARTS, NUM_BYTES, other_kind
 
 MAX_HEADER_BYTES = 16_000_000
 """Enough for a hundred thousand tensors, more than any real file has; a hostile one takes forty times as much as
@@ -28,6 +31,8 @@ Python's objects."""
 LENGTH_BYTES = 8
 MAX_DIMENSIONS = 32
 """numpy 1 allows no more."""
+METADATA = "__metadata__"
+"""Of the header's entries the one that is no tensor."""
 
 DTYPES: Mapping[str, np.dtype[Any]] = {
     "BOOL": np.dtype(np.bool_),
@@ -83,7 +88,7 @@ def read_header(path: Path) -> Header:
     raw, size = _read_raw(path)
     table = _parse(path, raw)
     start = LENGTH_BYTES + len(raw)
-    metadata = _metadata(path, table.pop("__metadata__", {}))
+    metadata = _metadata(path, table.pop(METADATA, {}))
     entries = {name: _entry(path, name, described, start) for name, described in table.items()}
     _check_cover(path, entries, start, size)
     return Header(entries, metadata)
@@ -91,7 +96,7 @@ def read_header(path: Path) -> Header:
 
 def build_header(tensors: Iterable[tuple[str, tuple[int, ...], np.dtype[Any]]], metadata: Mapping[str, str]) -> bytes:
     """Length and header of a file whose tensors follow in this order, padded with blanks to a multiple of eight."""
-    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    table: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
     offset = 0
     for name, shape, dtype in tensors:
         end = offset + prod(shape) * dtype.itemsize
@@ -102,20 +107,45 @@ def build_header(tensors: Iterable[tuple[str, tuple[int, ...], np.dtype[Any]]], 
     return struct.pack("<Q", len(header)) + header
 
 
+def refuse_tensor(where: str, name: str, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
+    """Raise CheckpointError where a tensor cannot be written so that it is read again; `where` is what errors begin
+    with.
+    """
+    if name == METADATA:
+        raise CheckpointError(f"{where}: no tensor can be called {name!r}, which safetensors keeps for itself")
+    if not is_text(name):
+        raise CheckpointError(f"{where}: the name of tensor '{short_name(name)}' is not valid text; rename it")
+    if not is_possible(shape, dtype):
+        raise CheckpointError(f"{where}: tensor '{short_name(name)}' has the impossible shape {_shown(list(shape))}")
+
+
+def is_text(name: str) -> bool:
+    """Whether a name can be written in UTF-8: half a surrogate pair, which JSON can hold, cannot."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def is_possible(shape: Sequence[int], dtype: np.dtype[Any]) -> bool:
+    """Whether numpy has arrays of that shape; it limits empty ones by their other axes."""
+    return len(shape) <= MAX_DIMENSIONS and prod(size for size in shape if size) * dtype.itemsize < 2**63
+
+
 def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """JSON object hook that refuses a key written twice; json itself would silently keep the last one."""
     table = dict(pairs)
     if len(table) < len(pairs):
         counts = Counter(key for key, _ in pairs)
-        raise ValueError(f"{next(key for key, count in counts.items() if count > 1)!r} is written twice")
+        twice = next(key for key, count in counts.items() if count > 1)
+        raise ValueError(f"'{short_name(twice)}' is written twice")
     return table
 
 
 def _read_raw(path: Path) -> tuple[bytes, int]:
     """The JSON text of the header and the size of the whole file."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
+            _refuse_other_kinds(path, file.read(NUM_BYTES))
+            file.seek(0)
             length = file.read(LENGTH_BYTES)
             if len(length) < LENGTH_BYTES:
                 raise CheckpointError(f"{path}: has {size} bytes, too few for a safetensors file; {_SHORT}")
@@ -129,6 +159,15 @@ def _read_raw(path: Path) -> tuple[bytes, int]:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
+def _refuse_other_kinds(path: Path, start: bytes) -> None:
+    """Raise CheckpointError where the first bytes tell that a file is of another kind."""
+    if start[LENGTH_BYTES:][:1] == b"{":
+        return
+    kind = FOREIGN if start.startswith(FOREIGN_STARTS) else other_kind(path, start)
+    if kind is not None:
+        raise CheckpointError(f"{path}: {kind}")
+
+
 def _parse(path: Path, raw: bytes) -> dict[str, Any]:
     if not raw.startswith(b"{"):
         raise CheckpointError(f"{path}: its header does not begin with '{{', so it is no safetensors file")
@@ -138,6 +177,9 @@ def _parse(path: Path, raw: bytes) -> dict[str, Any]:
         raise CheckpointError(f"{path}: its header is not UTF-8 text at byte {error.start}; {_SHORT}") from error
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its header is not valid JSON ({error}); {_SHORT}") from error
+    for name in table:
+        if not is_text(name):
+            raise CheckpointError(f"{path}: the name of tensor '{short_name(name)}' is not valid text; {_SHORT}")
     return table
 
 
@@ -149,14 +191,14 @@ def _metadata(path: Path, described: Any) -> dict[str, str]:
 
 def _entry(path: Path, name: str, described: Any, start: int) -> Entry:
     """One line of the table, checked by itself."""
-    where = f"{path}: tensor {name!r}"
+    where = f"{path}: tensor '{short_name(name)}'"
     if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
         raise CheckpointError(f"{where}: its header entry must have dtype, shape and data_offsets and nothing else")
     code, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
     dtype = DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
         raise CheckpointError(f"{where}: unknown dtype {_shown(code)}; known are {', '.join(DTYPES)}")
-    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS or _span(shape) * dtype.itemsize >= 2**63:
+    if not _are_sizes(shape) or not is_possible(shape, dtype):
         raise CheckpointError(f"{where}: impossible shape {_shown(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2:
         raise CheckpointError(f"{where}: data_offsets must be two byte counts, not {_shown(offsets)}")
@@ -176,9 +218,10 @@ def _check_cover(path: Path, entries: Mapping[str, Entry], start: int, size: int
         if entry.offset != position:
             what = "overlaps with" if entry.offset < position else "leaves a hole after"
             raise CheckpointError(
-                f"{path}: tensor {name!r} {what} {before}; the header is wrong, download or convert the file again"
+                f"{path}: tensor '{short_name(name)}' {what} {before}; the header is wrong, download or convert "
+                "the file again"
             )
-        position, before = entry.offset + entry.nbytes, f"tensor {name!r}"
+        position, before = entry.offset + entry.nbytes, f"tensor '{short_name(name)}'"
     if position > size:
         raise CheckpointError(
             f"{path}: is cut off: {position} bytes are announced, {size} are there; copy or download it again"
@@ -191,11 +234,6 @@ def _check_cover(path: Path, entries: Mapping[str, Entry], start: int, size: int
 
 def _are_sizes(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is int and 0 <= value < 2**63 for value in values)
-
-
-def _span(shape: list[int]) -> int:
-    """The element count with empty axes left out, which numpy also limits."""
-    return prod(size for size in shape if size)
 
 
 def _shown(value: Any) -> str:

@@ -19,8 +19,11 @@ import numpy as np
 import sentencepiece
 
 from ..errors import ConfigError, MediaError
+from .files import open_regular
 
 MODEL_NAME = "spiece.model"
+MAX_MODEL_BYTES = 64_000_000
+"""mT5's has 4.3 MB; SentencePiece counts bytes in 32 bits, and crashes on a file of 2 GiB."""
 PAD, EOS, UNK = 0, 1, 2
 
 _SPECIAL = {"<pad>": PAD, "</s>": EOS, "<unk>": UNK}
@@ -60,17 +63,21 @@ class Tokenizer:
         Raises: MediaError when it is missing or damaged.
         """
         place = Path(path)
-        file = place / MODEL_NAME if place.is_dir() else place
-        if not file.is_file():
-            if (place / "tokenizer.json").is_file():
+        file = place / MODEL_NAME if os.path.isdir(place) else place
+        if not os.path.exists(file):
+            if os.path.isfile(place / "tokenizer.json"):
                 raise MediaError(
                     f"{place}: has tokenizer.json only; needed is {MODEL_NAME}, from the model's page on the hub"
                 )
             raise MediaError(f"{file}: there is no such file; needed is the {MODEL_NAME} of the text encoder")
         try:
-            return cls(file.read_bytes(), str(file))
+            with open_regular(file) as opened:
+                model = opened.read(MAX_MODEL_BYTES + 1)
         except OSError as error:
             raise MediaError(f"{file}: cannot be read ({error.strerror or error})") from error
+        if len(model) > MAX_MODEL_BYTES:
+            raise MediaError(f"{file}: has more than {MAX_MODEL_BYTES} bytes, so it is no SentencePiece model")
+        return cls(model, str(file))
 
     @property
     def vocab_size(self) -> int:

@@ -1,8 +1,8 @@
-"""Reading and writing videos. Frames are uint8 RGB, (T, H, W, 3), in the order and orientation that a player shows.
+"""Reading and writing videos. Frames are uint8 RGB, (T, H, W, 3), in the order, size and orientation of a player.
 
-Frames are counted, never timed: frame i is the i-th picture shown, also in files with a variable frame rate.
-Two libraries read: PyAV, and decord for who has it (the packages decord and decord2 share one module name; decord2 is
-the one that has wheels for aarch64 and gets along with MindSpore). PyAV writes.
+Frames have numbers: frame i is the i-th picture shown, also in files with a variable frame rate, whose time stamps are
+the reader's `timeline`. Two libraries read: PyAV, and decord for who has it (the packages decord and decord2 share one
+module name; decord2 is the one that has wheels for aarch64 and gets along with MindSpore). PyAV writes.
 """
 
 from __future__ import annotations
@@ -10,91 +10,30 @@ from __future__ import annotations
 import math
 import os
 import platform
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..config.media import DEFAULTS, MediaSettings
 from ..errors import ConfigError, MediaError
-from .files import atomic_write
+from .files import atomic_write, open_regular
+from .video_reader import VideoReader
 
 READERS = ("pyav", "decord")
 BT709 = 1
 """Code, in the H.264 standard, of the colour matrix, primaries and transfer curve of HD video."""
 LIMITED_RANGE = 1
+BEGINNING = 24
+"""Bytes of a file that tell a WebP, GIF or PNG and its size."""
 FASTEST = 1_000_000
 """Frames per second that are written; what FFmpeg counts time in is an int."""
 SAME_BYTES = {"x264-params": "asm=SSE4.2"}
 """x264 165 gives now and then another file for the same frames with its AVX-512 code (seen on an AMD EPYC: three files
 in forty runs), and one and the same with AVX2 and SSE4.2; the latter is on every x86-64 CPU since 2010."""
-
-
-class VideoReader(ABC):
-    """An open video; close it or use it in a `with` statement."""
-
-    path: Path
-    fps: float
-    """Frames per second on average."""
-    height: int
-    width: int
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """The number of frames."""
-
-    @abstractmethod
-    def close(self) -> None: ...
-
-    @abstractmethod
-    def _decode(self, numbers: Sequence[int]) -> Iterator[np.ndarray]:
-        """The frames (H, W, 3) of rising numbers, all of them valid."""
-
-    def read(self, frames: Sequence[int] | slice | None = None) -> np.ndarray:
-        """Frames by number, in the order asked for, repeats allowed; all of them when None.
-
-        Shape: (T, H, W, 3) uint8. Raises: MediaError when a number is not below the number of frames or a frame
-        cannot be decoded.
-        """
-        numbers = self._numbers(frames)
-        result = np.empty((len(numbers), self.height, self.width, 3), np.uint8)
-        wanted = sorted(set(numbers))
-        places: dict[int, list[int]] = {number: [] for number in wanted}
-        for place, number in enumerate(numbers):
-            places[number].append(place)
-        for number, frame in zip(wanted, self._decode(wanted), strict=True):
-            result[places[number]] = frame
-        return result
-
-    def chunks(self, size: int, frames: slice | None = None) -> Iterator[np.ndarray]:
-        """Frames from first to last, `size` at a time (the last chunk may be shorter), with one chunk in memory.
-
-        Shape: (size, H, W, 3) uint8 each. Raises: as read.
-        """
-        chunk: list[np.ndarray] = []
-        for frame in self._decode(self._numbers(frames)):
-            chunk.append(frame)
-            if len(chunk) == size:
-                yield np.stack(chunk)
-                chunk = []
-        if chunk:
-            yield np.stack(chunk)
-
-    def _numbers(self, frames: Sequence[int] | slice | None) -> list[int]:
-        if frames is None or isinstance(frames, slice):
-            return list(range(*(frames or slice(None)).indices(len(self))))
-        for number in frames:
-            if not 0 <= number < len(self):
-                raise MediaError(f"{self.path}: has no frame {number}, only 0 to {len(self) - 1}")
-        return [int(number) for number in frames]
-
-    def __enter__(self) -> VideoReader:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def check_reader(reader: str) -> None:
@@ -107,30 +46,52 @@ def check_reader(reader: str) -> None:
         require_decord()
 
 
-def open_video(path: str | os.PathLike[str], reader: str = "pyav") -> VideoReader:
-    """Open a video with one of READERS.
+def open_video(path: str | os.PathLike[str], reader: str = "pyav", media: MediaSettings = DEFAULTS) -> VideoReader:
+    """Open a video, or an animated picture, with one of READERS. An animated WebP is always read by Pillow.
 
-    Raises: MediaError when the file is missing, holds no video, is cut off or cannot be decoded; ConfigError for an
-    unknown reader; PackageMissing for one that is not installed.
+    Raises: MediaError when the file is missing, holds no video, is cut off, cannot be decoded, or is refused by the
+    settings; ConfigError for an unknown reader; PackageMissing for one that is not installed.
     """
     place = Path(path)
     check_reader(reader)
     if not place.is_file():
-        raise MediaError(f"{place}: there is no such file")
-    if reader == "decord":
-        from .decord_reader import DecordReader
+        is_odd = place.exists() and not place.is_dir()
+        raise MediaError(f"{place}: {'is a pipe or a device, no regular file' if is_odd else 'there is no such file'}")
+    head = _beginning(place)
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        from .webp_reader import WebPReader
 
-        return DecordReader(place)
+        return WebPReader(place, media)
+    # Of these two FFmpeg decodes a frame before it says how large they are.
+    for magic, sides, start in ((b"GIF8", "<HH", 6), (b"\x89PNG", ">II", 16)):
+        if head.startswith(magic) and len(head) == BEGINNING:
+            width, height = struct.unpack_from(sides, head, start)
+            media.check_size(place, height, width)
+    if reader == "decord":
+        from .decord_reader import open_with_decord
+
+        return open_with_decord(place, media)
     from .pyav_reader import PyAVReader
 
-    return PyAVReader(place)
+    return PyAVReader(place, media)
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with open_regular(path) as file:
+            return file.read(BEGINNING)
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def read_video(
-    path: str | os.PathLike[str], frames: Sequence[int] | slice | None = None, reader: str = "pyav"
+    path: str | os.PathLike[str],
+    frames: Sequence[int] | slice | None = None,
+    reader: str = "pyav",
+    media: MediaSettings = DEFAULTS,
 ) -> tuple[np.ndarray, float]:
     """Frames (T, H, W, 3) uint8 of a video by number, and its frames per second. Raises: as open_video and read."""
-    with open_video(path, reader) as video:
+    with open_video(path, reader, media) as video:
         return video.read(frames), video.fps
 
 

@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -21,14 +22,18 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError
-from .files import atomic_write, read_text, refuse_existing, sync
+from ..printable import short_name
+from .files import atomic_write, open_regular, read_text, refuse_existing, sync
+from .first_bytes import DISTRIBUTED
 from .safetensors_format import (
     CODES,
     LENGTH_BYTES,
     MAX_HEADER_BYTES,
     Entry,
     build_header,
+    is_text,
     read_header,
+    refuse_tensor,
     unique_keys,
 )
 
@@ -41,6 +46,9 @@ FOREIGN_SUFFIXES = (".bin", ".ckpt", ".pt", ".pth")
 CONVERT_FIRST = "convert it first (duosora convert FILE --to FOLDER)"
 
 _PART = re.compile(r"-[0-9]{1,9}-of-([0-9]{1,9})\.[a-z]+$")
+_FIRST_BYTES = 4096
+_MOST_BYTES = 4 << 20
+"""Read at a time of a tensor that may be all zeros: in others, few bytes tell."""
 _CHUNK = 1 << 20
 """Elements checked at a time; a mask of this many bytes stays in the processor's cache."""
 _EXPONENT_BITS = {np.dtype(np.float16): 0x7C00, np.dtype(ml_dtypes.bfloat16): 0x7F80}
@@ -53,6 +61,12 @@ class DescribedTensors(Protocol):
     def shape(self, name: str) -> tuple[int, ...]: ...
 
     def dtype(self, name: str) -> np.dtype[Any]: ...
+
+
+class ReadableTensors(DescribedTensors, Protocol):
+    """Described tensors of which parts can be read."""
+
+    def read_bytes(self, name: str, start: int, count: int) -> np.ndarray: ...
 
 
 @runtime_checkable
@@ -86,15 +100,19 @@ class WeightsReader(Mapping[str, np.ndarray]):
         buffer = np.empty(count, np.uint8)  # as bytes: bfloat16 arrays have no buffer interface to read into
         view, filled = buffer.data, 0
         try:
-            with path.open("rb", buffering=0) as file:
+            with open_regular(path) as file:
                 file.seek(entry.offset + start)
                 while filled < count:
                     got = file.readinto(view[filled:])  # at most 2 GiB at a time on Linux
                     if not got:
-                        raise CheckpointError(f"{path}: ends inside tensor {name!r}; copy or download it again")
+                        raise CheckpointError(
+                            f"{path}: ends inside tensor '{short_name(name)}'; copy or download it again"
+                        )
                     filled += got
         except OSError as error:
-            raise CheckpointError(f"{path}: tensor {name!r} cannot be read ({error.strerror or error})") from error
+            raise CheckpointError(
+                f"{path}: tensor '{short_name(name)}' cannot be read ({error.strerror or error})"
+            ) from error
         return buffer
 
     def __iter__(self) -> Iterator[str]:
@@ -162,7 +180,9 @@ def open_joined_weights(folder: str | os.PathLike[str]) -> WeightsReader:
         for name, entry in header.entries.items():
             if name in entries:
                 other = entries[name][0].name
-                raise CheckpointError(f"{place}: {other} and {path.name} both hold tensor {name!r}; keep one of them")
+                raise CheckpointError(
+                    f"{place}: {other} and {path.name} both hold tensor '{short_name(name)}'; keep one of them"
+                )
             entries[name] = (path, entry)
         metadata |= header.metadata
     return WeightsReader(str(place), entries, metadata)
@@ -235,7 +255,7 @@ def index_shards(folder: Path, count: int, stem: str = STEMS[0]) -> None:
         entries = read_header(folder / name).entries
         for tensor in entries:
             if tensor in holders:
-                raise CheckpointError(f"{folder}: {holders[tensor]} and {name} both hold tensor {tensor!r}")
+                raise CheckpointError(f"{folder}: {holders[tensor]} and {name} both hold tensor '{short_name(tensor)}'")
         holders |= dict.fromkeys(entries, name)
         shards[name] = {tensor: (entry.shape, entry.dtype) for tensor, entry in entries.items()}
     with atomic_write(folder / f"{stem}{INDEX_SUFFIX}", overwrite=True, error=CheckpointError) as temporary:
@@ -255,6 +275,23 @@ def is_finite(array: np.ndarray) -> bool:
 def is_all_zero(array: np.ndarray) -> bool:
     """Whether there are elements and every one is zero. Needs a megabyte besides the array."""
     return array.size > 0 and _every_chunk(array, lambda chunk: not (chunk != 0).any())
+
+
+def holds_only_zeros(tensors: ReadableTensors, name: str) -> bool:
+    """The same of a tensor in a file, of which no more is read than up to the first part that is not zero."""
+    dtype = tensors.dtype(name)
+    total, start, count = prod(tensors.shape(name)) * dtype.itemsize, 0, _FIRST_BYTES
+    while start < total:
+        part = tensors.read_bytes(name, start, min(count, total - start))
+        if part.any() and not is_all_zero(part.view(dtype)):  # zeros may have a sign, but those of a hole have none
+            return False
+        start, count = start + part.size, min(4 * count, _MOST_BYTES)
+    return total > 0
+
+
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether a dtype has floating-point numbers, bfloat16 and those of 8 bits among them."""
+    return dtype.kind == "f" or dtype.name == "bfloat16" or dtype.name.startswith("float8")
 
 
 def _every_chunk(array: np.ndarray, holds: Callable[[np.ndarray], bool]) -> bool:
@@ -280,7 +317,7 @@ def _find_in_folder(folder: Path) -> Path:
     """The file or index to read in a folder."""
     for stem in STEMS:
         for name in (f"{stem}{SUFFIX}", f"{stem}{INDEX_SUFFIX}"):
-            if (folder / name).is_file():
+            if (folder / name).exists():
                 return folder / name
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file() and not entry.name.startswith("."))
     for suffix in (INDEX_SUFFIX, SUFFIX):
@@ -296,6 +333,8 @@ def _find_in_folder(folder: Path) -> Path:
     foreign = [name for name in names if name.endswith(FOREIGN_SUFFIXES)]
     if foreign:
         raise CheckpointError(f"{folder}: only safetensors are read; found {_some(foreign)}; {CONVERT_FIRST}")
+    if any(entry.suffix == ".distcp" for entry in folder.iterdir()):
+        raise CheckpointError(f"{folder}: {DISTRIBUTED}")
     raise CheckpointError(
         f"{folder}: holds no weights, expected {STEMS[0]}{SUFFIX}, {STEMS[1]}{SUFFIX} or an index with shards"
     )
@@ -319,17 +358,21 @@ def _open_sharded(index: Path, source: str) -> WeightsReader:
         for tensor in header.entries:
             if weight_map.get(tensor) != name:
                 where = (
-                    f"the index puts it in {weight_map[tensor]}"
+                    f"the index puts it in {short_name(weight_map[tensor])}"
                     if tensor in weight_map
                     else "the index does not list it"
                 )
                 raise CheckpointError(
-                    f"{index}: tensor {tensor!r} is in shard {name} but {where}; download the folder again"
+                    f"{index}: tensor '{short_name(tensor)}' is in shard {short_name(name)} but {where}; download the "
+                    "folder again"
                 )
     entries: dict[str, tuple[Path, Entry]] = {}
     for tensor, name in weight_map.items():
         if tensor not in headers[name].entries:
-            raise CheckpointError(f"{index}: shard {name} does not hold tensor {tensor!r}; download the folder again")
+            raise CheckpointError(
+                f"{index}: shard {short_name(name)} does not hold tensor '{short_name(tensor)}'; download the "
+                "folder again"
+            )
         entries[tensor] = (shards[name], headers[name].entries[tensor])
     metadata = {key: value for header in headers.values() for key, value in header.metadata.items()}
     return WeightsReader(source, entries, metadata)
@@ -346,6 +389,9 @@ def _read_index(index: Path) -> dict[str, str]:
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: has no weight_map from tensor names to shard names; download it again")
+    for name in (*weight_map, *weight_map.values()):
+        if not is_text(name):
+            raise CheckpointError(f"{index}: the name '{short_name(name)}' is not valid text; download it again")
     return weight_map
 
 
@@ -353,12 +399,14 @@ def _shard(index: Path, name: str) -> Path:
     """The path of a shard. Its name is judged as text: in hub caches links rightly lead out of the folder."""
     posix, windows = PurePosixPath(name), PureWindowsPath(name)
     if posix.is_absolute() or windows.anchor or ".." in windows.parts or not name or "\0" in name:
-        raise CheckpointError(f"{index}: shard {name!r} lies outside the folder; shards must be beside their index")
+        raise CheckpointError(
+            f"{index}: shard '{short_name(name)}' lies outside the folder; shards must be beside their index"
+        )
     if posix.suffix != SUFFIX:
-        raise CheckpointError(f"{index}: shard {name!r} is no {SUFFIX} file; only safetensors are read")
+        raise CheckpointError(f"{index}: shard '{short_name(name)}' is no {SUFFIX} file; only safetensors are read")
     path = index.parent / name
-    if not path.is_file():
-        raise CheckpointError(f"{index}: shard {name} is not there; download it")
+    if not os.path.exists(path):  # unlike Path.exists, no error for a name that is too long
+        raise CheckpointError(f"{index}: shard {short_name(name)} is not there; download it")
     return path
 
 
@@ -374,9 +422,10 @@ def _described(target: Path, tensors: Tensors) -> dict[str, Description]:
         else:
             value = tensors[name]
             description = (value.shape, value.dtype)
+        refuse_tensor(str(target), name, *description)
         if description[1] not in CODES:
             raise CheckpointError(
-                f"{target}: tensor {name!r} has dtype {description[1]}, which safetensors cannot hold"
+                f"{target}: tensor '{short_name(name)}' has dtype {description[1]}, which safetensors cannot hold"
             )
         described[name] = description
     return described

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from ..errors import CheckpointError, ShapeError
 from ..io.weights import WeightsReader, open_joined_weights
 from ..layout import Layout, Normal, Ones, Weight, Zeros
+from ..loading import check_headers, check_zeros
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -116,11 +117,10 @@ def open_lpips(folder: Path) -> tuple[LPIPSSpec, WeightsReader]:
     Raises: CheckpointError when the folder or a backbone is not there, LayoutError when the weights do not fit it.
     """
     weights = open_joined_weights(folder)
-    shapes = {name: weights.shape(name) for name in weights}
     layouts = {spec: spec.layout() for spec in map(LPIPSSpec, BACKBONES)}
     for spec, layout in layouts.items():
-        if shapes.get(FIRST_WEIGHT) == layout[FIRST_WEIGHT].shape:
-            layout.check(shapes, str(folder))
+        if FIRST_WEIGHT in weights and weights.shape(FIRST_WEIGHT) == layout[FIRST_WEIGHT].shape:
+            check_zeros(layout, weights, check_headers(layout, weights))
             return spec, weights
     raise CheckpointError(
         f"{folder}: holds no safetensors with the backbone of LPIPS ({' or '.join(BACKBONES)}); docs/evaluation.md "

@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList
-from .config_json import choice, take
+from .config_json import build, choice, count, number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,13 @@ class MT5Spec:
     """Tokens farther apart than this share the last bucket."""
     layer_norm_epsilon: float = 1e-6
 
+    def __post_init__(self) -> None:
+        if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
+            raise ConfigError(
+                f"mT5: relative_attention_max_distance = {self.relative_attention_max_distance}: must be more than a "
+                f"quarter of relative_attention_num_buckets = {self.relative_attention_num_buckets}"
+            )
+
     @property
     def inner_dim(self) -> int:
         """Width of all heads together; it differs from d_model in some models."""
@@ -41,21 +49,23 @@ class MT5Spec:
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> MT5Spec:
         """Read a transformers config.json of (m)T5; keys that do not touch the encoder are left alone.
 
-        Raises: ConfigError for missing keys and for values that are not implemented.
+        Raises: ConfigError for missing keys and for values that are impossible or not implemented.
         """
         rest = dict(config)
-        choice(rest, source, "model_type", ("mt5", "t5"), "mt5")
-        choice(rest, source, "feed_forward_proj", ("gated-gelu",), "relu")
-        return cls(
-            vocab_size=take(rest, source, "vocab_size", int),
-            d_model=take(rest, source, "d_model", int),
-            d_kv=take(rest, source, "d_kv", int),
-            d_ff=take(rest, source, "d_ff", int),
-            num_layers=take(rest, source, "num_layers", int),
-            num_heads=take(rest, source, "num_heads", int),
-            relative_attention_num_buckets=take(rest, source, "relative_attention_num_buckets", int, 32),
-            relative_attention_max_distance=take(rest, source, "relative_attention_max_distance", int, 128),
-            layer_norm_epsilon=take(rest, source, "layer_norm_epsilon", float, 1e-6),
+        model_type = choice(rest, source, "model_type", ("mt5", "t5"), "mt5")
+        choice(rest, source, "feed_forward_proj", ("gated-gelu",), "gated-gelu" if model_type == "mt5" else "relu")
+        return build(
+            cls,
+            source,
+            vocab_size=count(rest, source, "vocab_size", 4_000_000),
+            d_model=count(rest, source, "d_model", 65_536),
+            d_kv=count(rest, source, "d_kv", 1024),
+            d_ff=count(rest, source, "d_ff", 131_072),
+            num_layers=count(rest, source, "num_layers", 320),
+            num_heads=count(rest, source, "num_heads", 1024),
+            relative_attention_num_buckets=count(rest, source, "relative_attention_num_buckets", 1024, 32, least=4),
+            relative_attention_max_distance=count(rest, source, "relative_attention_max_distance", 65_536, 128),
+            layer_norm_epsilon=number(rest, source, "layer_norm_epsilon", 0.0, 1.0, 1e-6),
         )
 
     def to_config(self) -> dict[str, Any]:
@@ -101,7 +111,6 @@ class MT5Spec:
             f"mT5 encoder(d_model={width}, num_layers={self.num_layers})",
             weights,
             aliases={"encoder.embed_tokens.weight": "shared.weight"},
-            embeddings=("shared.weight",),
             ignores=("decoder.", "lm_head."),
         )
 

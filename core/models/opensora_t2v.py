@@ -16,12 +16,16 @@ from typing import Any
 from ..errors import ConfigError
 from ..layout import Layout, Normal, Weight, WeightList, Zeros
 from ..shapes import LatentShape, Patch
-from .config_json import choice, refuse_unknown, take
+from .config_json import build, choice, count, number, refuse_unknown, take, whole_number
 
 TIMESTEP_CHANNELS = 256
 NUM_MODULATIONS = 6
 """Shift, scale and gate of the attention, then of the feed-forward."""
 FEED_FORWARD_FACTOR = 4
+MOST_LAYERS, MOST_HEADS, MOST_CHANNELS, MOST_CAPTION_CHANNELS = 320, 256, 1024, 65_536
+MOST_STEPS = 64
+"""Of a patch, of skiparse, and of frames in a latent one."""
+MOST_SIDE = 100_000
 FIRST_SKIPARSE_LAYER, LAST_SKIPARSE_LAYER = 2, 29
 """Whatever the depth: the published 32-layer model keeps two full layers at each end."""
 
@@ -102,40 +106,40 @@ class OpenSoraT2VSpec:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> OpenSoraT2VSpec:
-        """Read upstream's config.json. Raises ConfigError for unknown keys and for values that are not implemented."""
+        """Read upstream's config.json. Raises ConfigError for unknown keys and for impossible values."""
         rest = dict(config)
         for key in ("only_cross_attention", "double_self_attention", "upcast_attention"):
             choice(rest, source, key, (False,), False)
         choice(rest, source, "dropout", (0, 0.0), 0.0)
         rest.pop("skip_connection", None)  # accepted and ignored upstream, without effect on weights or results
-        heads = take(rest, source, "num_attention_heads", int)
-        head_dim = take(rest, source, "attention_head_dim", int)
-        in_channels = take(rest, source, "in_channels", int)
+        heads = count(rest, source, "num_attention_heads", MOST_HEADS)
+        head_dim = count(rest, source, "attention_head_dim", MOST_CHANNELS)
+        in_channels = count(rest, source, "in_channels", MOST_CHANNELS)
         choice(rest, source, "cross_attention_dim", (heads * head_dim,), heads * head_dim)
         if rest.get("out_channels", 0) is None:
             rest["out_channels"] = in_channels
-        spec = cls(
-            num_layers=take(rest, source, "num_layers", int),
+        spec = build(
+            cls,
+            source,
+            num_layers=count(rest, source, "num_layers", MOST_LAYERS),
             num_attention_heads=heads,
             attention_head_dim=head_dim,
             in_channels=in_channels,
-            out_channels=take(rest, source, "out_channels", int, in_channels),
-            caption_channels=take(rest, source, "caption_channels", int),
-            patch_size=take(rest, source, "patch_size", int),
-            patch_size_t=take(rest, source, "patch_size_t", int),
+            out_channels=count(rest, source, "out_channels", MOST_CHANNELS, in_channels),
+            caption_channels=count(rest, source, "caption_channels", MOST_CAPTION_CHANNELS),
+            patch_size=count(rest, source, "patch_size", MOST_STEPS),
+            patch_size_t=count(rest, source, "patch_size_t", MOST_STEPS),
             activation_fn=choice(rest, source, "activation_fn", ("gelu-approximate", "gelu", "geglu")),
             attention_bias=take(rest, source, "attention_bias", bool),
             norm_elementwise_affine=take(rest, source, "norm_elementwise_affine", bool),
-            norm_eps=take(rest, source, "norm_eps", float),
-            interpolation_scale=(
-                take(rest, source, "interpolation_scale_t", float, 1.0),
-                take(rest, source, "interpolation_scale_h", float, 1.0),
-                take(rest, source, "interpolation_scale_w", float, 1.0),
+            norm_eps=number(rest, source, "norm_eps", 0.0, 1.0),
+            interpolation_scale=tuple(
+                number(rest, source, f"interpolation_scale_{axis}", 1e-3, 1e3, 1.0) for axis in "thw"
             ),
             sparse1d=take(rest, source, "sparse1d", bool),
-            sparse_n=take(rest, source, "sparse_n", int),
+            sparse_n=count(rest, source, "sparse_n", MOST_STEPS),
             mask_channels=_mask_channels(rest, source),
-            sample_size=_sample_size(rest),
+            sample_size=_sample_size(rest, source),
         )
         refuse_unknown(rest, source)
         return spec
@@ -205,9 +209,7 @@ class OpenSoraT2VSpec:
                 weights[f"{name}.1.weight"] = Weight((width, width), Zeros())
         name = "OpenSoraInpaint" if self.is_inpaint else "OpenSoraT2V"
         heads = f"{self.num_attention_heads}x{self.attention_head_dim}"
-        return Layout(
-            f"{name}(num_layers={self.num_layers}, heads={heads})", weights, embeddings=("pos_embed.proj.weight",)
-        )
+        return Layout(f"{name}(num_layers={self.num_layers}, heads={heads})", weights)
 
     def _block(self, weights: WeightList, name: str) -> None:
         width = self.hidden_size
@@ -226,16 +228,19 @@ class OpenSoraT2VSpec:
 
 def _mask_channels(rest: dict[str, Any], source: str) -> int:
     if rest.get("_class_name") == "OpenSoraInpaint_v1_3" or "vae_scale_factor_t" in rest:
-        return take(rest, source, "vae_scale_factor_t", int, 4)
+        return count(rest, source, "vae_scale_factor_t", MOST_STEPS, 4)
     return 0
 
 
-def _sample_size(rest: dict[str, Any]) -> LatentShape | None:
+def _sample_size(rest: dict[str, Any], source: str) -> LatentShape | None:
     """Upstream's trainer saves the pair [height, width] under both keys; older configs hold one number each."""
     frames, height, width = (rest.pop(f"sample_size_{axis}", None) for axis in "thw")
-    if isinstance(height, list):
+    if isinstance(height, list) and len(height) == 2:
         height, width = height
-    return LatentShape(frames, height, width) if frames and height and width else None
+    sizes = {"t": frames, "h": height, "w": width}
+    if None in sizes.values():
+        return None
+    return LatentShape(*(whole_number(size, source, f"sample_size_{axis}", MOST_SIDE) for axis, size in sizes.items()))
 
 
 T2V_2B = OpenSoraT2VSpec(

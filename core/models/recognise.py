@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +11,15 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..io.files import read_text
+from ..io.safetensors_format import unique_keys
 from ..io.weights import open_weights
 from ..layout import FreshWeights, Layout, Weights
+from ..loading import check_headers, check_zeros
+from ..printable import short_name
 from . import mt5, opensora_t2v, wfvae
 
 CONFIG_FILE = "config.json"
+MAX_CONFIG_BYTES = 1_000_000
 TINY_FOLDER = Path(__file__).parent / "tiny"
 """The tokeniser of the tiny preset, and its trained models in folders called after their kinds."""
 COMPANIONS = {
@@ -85,6 +90,17 @@ class Part:
     def layout(self) -> Layout:
         return self.spec.layout()
 
+    def check(self) -> None:
+        """See that the weights are those of the model, without loading them: names, shapes, dtypes, no lost matrices.
+
+        Every run calls it for each of its models while it settles, so that no file is refused after long work.
+        Raises: CheckpointError and LayoutError as opening and loading them would.
+        """
+        if self.is_fresh:
+            return
+        weights, layout = self.open(), self.layout
+        check_zeros(layout, weights, check_headers(layout, weights))
+
 
 def open_part(kind: str, name: str, seed: int = 0) -> Part:
     """The model in a folder of the hub's form, or a preset: tiny with its trained weights, others with fresh ones.
@@ -94,26 +110,28 @@ def open_part(kind: str, name: str, seed: int = 0) -> Part:
     """
     family = next(family for family in FAMILIES if family.kind == kind)
     folder = Path(name)
-    if not folder.exists() or name in family.presets:
+    if not os.path.exists(folder) or name in family.presets:  # unlike Path.exists, no error for a name too long
         return _preset(family, name, seed)
     part = recognise(folder)
     if part.family is not family:
-        raise ConfigError(f"model.{kind} = {name}: this is a {part.family.title} model, a {family.title} one is needed")
+        raise ConfigError(
+            f"model.{kind} = {short_name(name)}: this is a {part.family.title} model, a {family.title} one is needed"
+        )
     return part
 
 
 def recognise(folder: Path) -> Part:
     """The model in a folder of the hub's form: config.json beside safetensors. Raises as open_part does."""
-    file = folder / CONFIG_FILE if folder.is_dir() else folder.parent / CONFIG_FILE
+    file = folder / CONFIG_FILE if os.path.isdir(folder) else folder.parent / CONFIG_FILE
     config = read_config(file)
     family = family_of(config, str(file))
     return Part(family, family.from_config(config, str(file)), str(folder), False, lambda: open_weights(folder))
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """A config.json. Raises CheckpointError when it is missing or not a JSON object."""
+    """A config.json. Raises CheckpointError when it is missing, too large, not a JSON object, or has a key twice."""
     try:
-        config = json.loads(read_text(file))
+        config = json.loads(read_text(file, MAX_CONFIG_BYTES), object_pairs_hook=unique_keys)
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{file}: no such file; a model folder holds config.json beside its safetensors"
@@ -127,8 +145,9 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def family_of(config: Mapping[str, Any], source: str) -> Family:
     """The family of a config.json. Raises ConfigError naming the families that are known."""
-    architectures = config.get("architectures") or []
-    names = {config.get("_class_name"), *(architectures if isinstance(architectures, list) else [])}
+    architectures = config.get("architectures")
+    given = [config.get("_class_name"), *(architectures if isinstance(architectures, list) else [])]
+    names = {name for name in given if isinstance(name, str)}
     for family in FAMILIES:
         if names & set(family.class_names):
             return family
@@ -142,7 +161,9 @@ def family_of(config: Mapping[str, Any], source: str) -> Family:
 def _preset(family: Family, name: str, seed: int) -> Part:
     if name not in family.presets:
         presets = ", ".join(family.presets)
-        raise CheckpointError(f"model.{family.kind} = {name}: no such folder, and no preset of that name ({presets})")
+        raise CheckpointError(
+            f"model.{family.kind} = {short_name(name)}: no such folder, and no preset of that name ({presets})"
+        )
     trained = TINY_FOLDER / family.kind
     if name == "tiny" and trained.is_dir():
         return replace(recognise(trained), source=name)

@@ -16,10 +16,11 @@ from ..errors import ConfigError
 from ..layout import Constant, Filled, Halves, Layout, Weight, WeightList
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..shapes import Compression
-from .config_json import choice, refuse_unknown, take
+from .config_json import build, choice, count, numbers, refuse_unknown, take
 
 NUM_COLOURS = 3
 GROUPS = 32
+MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
 DEFAULT_SCALE = 0.18215
 """Of the published 4x8x8 models, for configs that name no scale."""
 FRESH_LOG_VARIANCE = -4.0
@@ -97,9 +98,9 @@ class WFVAESpec:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> WFVAESpec:
-        """Read upstream's config.json. Raises ConfigError for unknown keys and for values that are not implemented."""
+        """Read upstream's config.json. Raises ConfigError for unknown keys and for impossible values."""
         rest = dict(config)
-        latent_dim = take(rest, source, "latent_dim", int, 8)
+        latent_dim = count(rest, source, "latent_dim", 512, 8)
         choice(rest, source, "attention_type", ("AttnBlock3DFix",), "AttnBlock3DFix")
         choice(rest, source, "dropout", (0, 0.0), 0.0)
         for key, module in _LEVEL_2_MODULES.items():
@@ -110,20 +111,22 @@ class WFVAESpec:
         }
         if len(set(temporal.values())) > 1:
             raise ConfigError(f"{source}: the level-1 modules mix spatial and spatio-temporal kinds: {temporal}")
-        spec = cls(
+        spec = build(
+            cls,
+            source,
             latent_dim=latent_dim,
-            base_channels=take(rest, source, "base_channels", int, 128),
-            encoder_num_resblocks=take(rest, source, "encoder_num_resblocks", int, 2),
-            decoder_num_resblocks=take(rest, source, "decoder_num_resblocks", int, 2),
-            encoder_energy_flow_hidden_size=take(rest, source, "encoder_energy_flow_hidden_size", int, 64),
-            decoder_energy_flow_hidden_size=take(rest, source, "decoder_energy_flow_hidden_size", int, 128),
+            base_channels=count(rest, source, "base_channels", MOST_CHANNELS, 128),
+            encoder_num_resblocks=count(rest, source, "encoder_num_resblocks", MOST_RESBLOCKS, 2, least=0),
+            decoder_num_resblocks=count(rest, source, "decoder_num_resblocks", MOST_RESBLOCKS, 2, least=0),
+            encoder_energy_flow_hidden_size=count(rest, source, "encoder_energy_flow_hidden_size", MOST_CHANNELS, 64),
+            decoder_energy_flow_hidden_size=count(rest, source, "decoder_energy_flow_hidden_size", MOST_CHANNELS, 128),
             use_attention=take(rest, source, "use_attention", bool, True),
             norm_type=choice(rest, source, "norm_type", ("groupnorm", "layernorm"), "groupnorm"),
             t_interpolation=choice(rest, source, "t_interpolation", ("nearest", "trilinear"), "nearest"),
-            connect_res_layer_num=take(rest, source, "connect_res_layer_num", int, 1),
+            connect_res_layer_num=count(rest, source, "connect_res_layer_num", MOST_RESBLOCKS, 1, least=0),
             temporal_level_1=temporal["l1_dowmsample_block"],
-            scale=tuple(map(float, take(rest, source, "scale", list, [DEFAULT_SCALE] * latent_dim))),
-            shift=tuple(map(float, take(rest, source, "shift", list, [0.0] * latent_dim))),
+            scale=numbers(rest, source, "scale", 1e-6, 1e6, [DEFAULT_SCALE] * latent_dim),
+            shift=numbers(rest, source, "shift", -1e6, 1e6, [0.0] * latent_dim),
         )
         refuse_unknown(rest, source)
         return spec

@@ -13,6 +13,7 @@ import numpy as np
 
 from .. import errors
 from ..errors import DuosoraError
+from ..memory import out_of_memory
 from .group import Group
 from .messages import pack, unpack
 
@@ -48,7 +49,10 @@ def _exchange(group: Group, work: Callable[[], bytes]) -> list[bytes]:
     own = None
     try:
         message = _DONE + work()
-    except DuosoraError as error:
+    except Exception as raised_here:
+        error = raised_here if isinstance(raised_here, DuosoraError) else out_of_memory(raised_here)
+        if error is None:
+            raise
         own = error
         message = _FAILED + json.dumps([type(error).__name__, str(error), error.is_told]).encode()
     said = group.share(message)

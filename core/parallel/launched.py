@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from ..errors import ConfigError, DuosoraError
+from ..printable import short_name
 
 
 @dataclass(frozen=True)
@@ -20,48 +21,83 @@ class Launched:
     """Among those of this machine; the number of its device."""
 
 
+ROLE = "MS_ROLE"
+"""MindSpore's variable for what a process does in a run."""
+MOST_PROCESSES = 100_000
 _NAMES = (("RANK", "WORLD_SIZE", "LOCAL_RANK"), ("RANK_ID", "MS_WORKER_NUM", "DEVICE_ID"))
 """Variables of torchrun and msrun, for the fields of Launched."""
+_MEETING_POINTS = {"torch": ("MASTER_ADDR", "MASTER_PORT"), "mindspore": ("MS_SCHED_HOST", "MS_SCHED_PORT")}
+"""Variables by backend."""
+_COLLECTORS = ("TORCHELASTIC_RUN_ID", "DUOSORA_JOB")
+"""Of torchrun and our own launcher, which show what the first process of a machine says."""
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> Launched:
-    """What the environment says; without a launcher a process is by itself.
+    """What the environment says; without a launcher a process is by itself. An empty variable counts as unset.
 
-    Raises: ConfigError when the variables are no whole numbers that go together.
+    Raises: ConfigError when the variables are no whole numbers that go together, or one of them is missing.
     """
     for names in _NAMES:
-        rank, world, local_rank = (environment.get(name) for name in names)
-        if rank is None or world is None:
-            continue
-        try:
-            found = Launched(int(rank), int(world), int(local_rank or 0))
-        except ValueError as error:
-            raise ConfigError(
-                f"{' and '.join(names)}: {error}; start with torchrun, msrun or duosora launch"
-            ) from error
-        if not 0 <= found.rank < found.world:
-            raise ConfigError(f"{names[0]} = {rank}, {names[1]} = {world}: a rank is from 0 to the number less one")
-        return found
+        if all(environment.get(name) for name in names[:2]):
+            return _launched(names, environment)
+    for rank, world, _ in _NAMES:
+        for there, missing, alone in ((world, rank, "1"), (rank, world, "0")):
+            if (value := environment.get(there, "").strip()) not in ("", alone):
+                raise ConfigError(f"{there} = {value}, but {missing} is not set; {way_out(environment)}")
     return Launched()
 
 
-_MEETING_POINTS = (("MASTER_ADDR", "MASTER_PORT"), ("MS_SCHED_HOST", "MS_SCHED_PORT"))
+def _launched(names: Sequence[str], environment: Mapping[str, str]) -> Launched:
+    found = Launched(*(_whole_number(name, environment) for name in names))
+    if not found.rank < found.world <= MOST_PROCESSES:
+        raise ConfigError(
+            f"{names[0]} = {found.rank}, {names[1]} = {found.world}: expected a rank from 0 to the number of processes "
+            f"less one, and at most {MOST_PROCESSES} processes; {way_out(environment)}"
+        )
+    return found
 
 
-def meeting_point(environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
-    """Host and port where the processes find each other.
+def _whole_number(name: str, environment: Mapping[str, str]) -> int:
+    text = (environment.get(name) or "0").strip()
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise ConfigError(f"{name} = {short_name(text)}: expected a whole number; {way_out(environment)}")
+    return int(text)
+
+
+def way_out(environment: Mapping[str, str] = os.environ) -> str:
+    """What to do when variables of a launcher are set wrongly, or were left behind by another program."""
+    return f"start with torchrun, msrun or duosora launch; for one process without them: {unset(environment)}"
+
+
+def unset(environment: Mapping[str, str] = os.environ) -> str:
+    """The command of a shell that makes its next process one by itself."""
+    names = [name for group in (*_NAMES, *_MEETING_POINTS.values(), (ROLE,)) for name in group]
+    return f"unset {' '.join(name for name in names if environment.get(name))}"
+
+
+def meeting_point(backend: str, environment: Mapping[str, str] = os.environ) -> tuple[str, int]:
+    """Host and port where the processes of a backend find each other; the port after it is free too.
 
     Raises: ConfigError when the launcher has named none.
     """
-    for host, port in _MEETING_POINTS:
-        if environment.get(port, "").isdecimal():
-            return environment.get(host, "127.0.0.1"), int(environment[port])
-    raise ConfigError("neither MASTER_PORT nor MS_SCHED_PORT is set; start with torchrun, msrun or duosora launch")
+    host, port = _MEETING_POINTS[backend]
+    if not environment.get(port):
+        raise ConfigError(f"{port} is not set, where processes of {backend} meet; {way_out(environment)}")
+    number = _whole_number(port, environment)
+    if not 0 < number < 65535:
+        raise ConfigError(f"{port} = {number}: expected a port from 1 to 65534; {way_out(environment)}")
+    return environment.get(host) or "127.0.0.1", number
 
 
 def is_scheduler(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether msrun started this process to keep the register of the others, not to work."""
-    return environment.get("MS_ROLE") == "MS_SCHED"
+    """Whether msrun started this process to keep the register of the others, not to work.
+
+    Raises: ConfigError for a role that is neither.
+    """
+    role = environment.get(ROLE) or "MS_WORKER"
+    if role not in ("MS_WORKER", "MS_SCHED"):
+        raise ConfigError(f"{ROLE} = {short_name(role)}: expected MS_WORKER or MS_SCHED; {way_out(environment)}")
+    return role == "MS_SCHED"
 
 
 def own_device(device: str, here: Launched) -> str:
@@ -72,9 +108,9 @@ def own_device(device: str, here: Launched) -> str:
 @contextmanager
 def told_once() -> Iterator[None]:
     """For processes that have not met yet: a DuosoraError inside is that of all on this machine, and the first of them
-    tells it."""
+    tells it, where a launcher shows what that one says."""
     try:
         yield
     except DuosoraError as error:
-        error.is_told = launched().local_rank > 0
+        error.is_told = any(map(os.environ.get, _COLLECTORS)) and launched().local_rank > 0
         raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from .group import Ranks
@@ -17,3 +19,14 @@ def joined(ranks: Ranks, own: np.ndarray) -> np.ndarray:
     shares = ranks.world.share(own.tobytes())
     of_data = [np.frombuffer(shares[team[0]], own.dtype).reshape(own.shape) for team in ranks.plan.teams()]
     return np.stack(of_data, 1).reshape(len(of_data) * len(own), *own.shape[1:])
+
+
+def weights(ranks: Ranks, sizes: Sequence[float]) -> np.ndarray:
+    """What each of this rank's micro-batches weighs in the mean over a whole step, (n,).
+
+    sizes: how much each of them holds of what is averaged. With these weights the mean over micro-batches is the one
+    over all that they hold, however the step is split. They are exactly 1 where all hold the same. All ranks call
+    together.
+    """
+    own = np.array(sizes, np.float64)
+    return own / joined(ranks, own).mean()

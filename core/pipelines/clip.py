@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..data.records import IMAGE_SUFFIXES
+from ..config.media import DEFAULTS, MediaSettings
 from ..io.images import read_image
+from ..io.kinds import is_image
 from ..io.video import open_video
 from ..maths.resize import center_crop_resize
 from ..shapes import VideoShape
@@ -26,7 +27,8 @@ class Clip:
     shape: VideoShape
     fps: float
     every: int
-    """Every how many-th frame is taken."""
+    """Every how many-th frame is taken, of a video whose rate varies after it was brought to its mean one."""
+    media: MediaSettings = DEFAULTS
 
     @property
     def is_image(self) -> bool:
@@ -36,22 +38,18 @@ class Clip:
         """Chunks (t, H, W, 3) uint8, read anew at each call. Raises: MediaError when a frame cannot be decoded."""
         size = (self.shape.height, self.shape.width)
         if self.is_image:
-            yield center_crop_resize(read_image(self.path)[None], *size)
+            yield center_crop_resize(read_image(self.path, self.media)[None], *size)
             return
-        with open_video(self.path, reader) as video:
-            for chunk in video.chunks(at_a_time, slice(0, self.shape.frames * self.every, self.every)):
+        with open_video(self.path, reader, self.media) as video:
+            numbers = video.at_one_rate()[:: self.every][: self.shape.frames]
+            for chunk in video.chunks(at_a_time, numbers):
                 yield center_crop_resize(chunk, *size)
 
 
-def whole_clip(path: Path, every: int = 1, reader: str = "pyav") -> Clip:
+def whole_clip(path: Path, every: int = 1, reader: str = "pyav", media: MediaSettings = DEFAULTS) -> Clip:
     """All that a file holds, at its own size. Raises: MediaError when it is missing or cannot be read."""
     if is_image(path):
-        return Clip(path, VideoShape(1, *read_image(path).shape[:2]), fps=1.0, every=every)
-    with open_video(path, reader) as video:
-        shape = VideoShape(-(-len(video) // every), video.height, video.width)
-        return Clip(path, shape, video.fps / every, every)
-
-
-def is_image(path: Path) -> bool:
-    """Whether a file is a picture by its name; any other is taken for a video."""
-    return path.suffix.lower() in IMAGE_SUFFIXES
+        return Clip(path, VideoShape(1, *read_image(path, media).shape[:2]), 1.0, every, media)
+    with open_video(path, reader, media) as video:
+        shape = VideoShape(-(-len(video.at_one_rate()) // every), video.height, video.width)
+        return Clip(path, shape, video.fps / every, every, media)

@@ -5,7 +5,8 @@ Both clips of a pair are read side by side, a few frames at a time, so memory do
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,8 +16,8 @@ import numpy as np
 from .. import backend as backends
 from ..backend import Backend, Model
 from ..config.schema import EvaluateConfig
-from ..data.records import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from ..errors import ConfigError, DuosoraError, MediaError, NumericsError, ShapeError
+from ..io.kinds import MEDIA_SUFFIXES, is_video
 from ..io.video import check_reader
 from ..maths.metrics import PSNR_LIMIT, SSIM_SIGMA, SSIM_WINDOW, finite_psnr, psnr, ssim
 from ..models.lpips import LPIPSSpec, open_lpips
@@ -73,6 +74,10 @@ class Outcome:
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Metric to its value at each frame."""
 
+    @property
+    def name(self) -> str:
+        return self.pair.name
+
     def mean(self, metric: str) -> float:
         return float(self.values[metric].mean())
 
@@ -82,7 +87,7 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         said: dict[str, Any] = {
-            "name": self.pair.name,
+            "name": self.name,
             "reference": self.pair.reference and str(self.pair.reference),
             "generated": self.pair.generated and str(self.pair.generated),
         }
@@ -194,7 +199,7 @@ class Evaluation:
         return self.perceptual.distances(frames, reference)
 
     def _open(self, path: Path, every: int) -> Clip:
-        whole = whole_clip(path, every, self.config.reader)
+        whole = whole_clip(path, every, self.config.reader, self.config.media)
         frames = self.config.frames or whole.shape.frames
         if frames > whole.shape.frames:
             raise MediaError(f"{path}: has {whole.shape.frames} frames (every {every}), {frames} are asked for")
@@ -205,8 +210,9 @@ class Evaluation:
 def prepare(reference: Path, generated: Path, config: EvaluateConfig) -> Evaluation:
     """The evaluation of two files or of two folders with clips of the same names; no clip is opened yet.
 
-    Raises: MediaError when one of them is missing, is not of the other's kind or has no clip; ConfigError when LPIPS is
-    asked for without its folder; CheckpointError and LayoutError for what is in that folder.
+    Raises: MediaError when one of them is missing, is not of the other's kind or has no clip, or no clip of one folder
+    has its like in the other; ConfigError when LPIPS is asked for without its folder; CheckpointError and LayoutError
+    for what is in that folder.
     """
     metrics = _metrics(config)
     for place in (reference, generated):
@@ -216,22 +222,42 @@ def prepare(reference: Path, generated: Path, config: EvaluateConfig) -> Evaluat
         raise MediaError(f"{reference} and {generated}: one is a file and one a folder; give two files or two folders")
     if reference.is_dir():
         pairs, others = find_pairs(reference, generated)
+        if all(pair.problem for pair in pairs):
+            raise MediaError(f"{reference} and {generated}: no clips to compare; {told_problems(pairs)}")
     else:
         pairs, others = [Pair(generated.name, reference, generated)], []
     perceptual = _load_lpips(config) if "lpips" in metrics else None
     return Evaluation(pairs, others, metrics, perceptual, config, is_single=not reference.is_dir())
 
 
+def told_problems(of: Sequence[Pair | Outcome]) -> str:
+    """The first problems of pairs, each behind its name."""
+    told = [f"{each.name}: {each.problem}" for each in of if each.problem]
+    return "; ".join(told[:SHOWN_OTHERS]) + (f"; and {len(told) - SHOWN_OTHERS} more" if told[SHOWN_OTHERS:] else "")
+
+
 def find_pairs(reference: Path, generated: Path) -> tuple[list[Pair], list[Path]]:
     """The pairs of two folders and what is inside them, by path without the ending; and the files that are no clips.
 
-    A clip that is on one side only, or twice on a side (a.mp4 and a.png), makes a pair with a problem. Hidden files are
-    no clips. Raises: MediaError when a folder holds no clip.
+    Where videos and pictures have the same name, videos are compared with videos and pictures with pictures. A clip
+    that is on one side only, or twice on a side (a.mp4 and a.mkv), makes a pair with a problem. Hidden files are no
+    clips. Raises: MediaError when a folder holds no clip.
     """
     listed = [_list_clips(folder) for folder in (reference, generated)]
     first, second = (clips for clips, _ in listed)
-    pairs = [_pair(name, first.get(name, []), second.get(name, [])) for name in sorted({*first, *second})]
+    pairs = [pair for name in sorted({*first, *second}) for pair in _pairs(name, first[name], second[name])]
     return pairs, [path for _, others in listed for path in others]
+
+
+def _pairs(name: str, reference: list[Path], generated: list[Path]) -> Iterator[Pair]:
+    """The pair of one name, or one of the videos and one of the pictures where there are both."""
+    are_videos = {is_video(path) for path in (*reference, *generated)}
+    if len(are_videos) == 1 or len(reference) == len(generated) == 1:
+        yield _pair(name, reference, generated)
+        return
+    for kind, wanted in (("video", True), ("picture", False)):
+        like = ([path for path in side if is_video(path) == wanted] for side in (reference, generated))
+        yield _pair(f"{name} ({kind})", *like)
 
 
 def _pair(name: str, reference: list[Path], generated: list[Path]) -> Pair:
@@ -244,19 +270,19 @@ def _pair(name: str, reference: list[Path], generated: list[Path]) -> Pair:
     return Pair(name, reference[0] if reference else None, generated[0] if generated else None, problem)
 
 
-def _list_clips(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    clips: dict[str, list[Path]] = {}
+def _list_clips(folder: Path) -> tuple[defaultdict[str, list[Path]], list[Path]]:
+    clips: defaultdict[str, list[Path]] = defaultdict(list)
     others = []
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if not path.is_file() or any(part.startswith(".") for part in inside.parts):
             continue
-        if path.suffix.lower() in VIDEO_SUFFIXES + IMAGE_SUFFIXES:
-            clips.setdefault(inside.with_suffix("").as_posix(), []).append(path)
+        if path.suffix.lower() in MEDIA_SUFFIXES:
+            clips[inside.with_suffix("").as_posix()].append(path)
         else:
             others.append(path)
     if not clips:
-        raise MediaError(f"{folder}: holds no video or picture ({', '.join(VIDEO_SUFFIXES + IMAGE_SUFFIXES)})")
+        raise MediaError(f"{folder}: holds no video or picture ({', '.join(MEDIA_SUFFIXES)})")
     return clips, others
 
 

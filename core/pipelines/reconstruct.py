@@ -12,6 +12,7 @@ import numpy as np
 from .. import backend as backends
 from .. import random
 from ..backend import Backend, Model
+from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ReconstructConfig
 from ..errors import MediaError, NumericsError, ShapeError
 from ..maths import gaussian
@@ -32,6 +33,7 @@ def open_clip(
     every: int = 1,
     size: tuple[int | None, int | None] = (None, None),
     reader: str = "pyav",
+    media: MediaSettings = DEFAULTS,
 ) -> Clip:
     """Look at a file and settle what of it is reconstructed.
 
@@ -40,7 +42,7 @@ def open_clip(
     too short; ShapeError when num_frames, height or width do not fit the autoencoder.
     """
     time, space = spec.compression
-    whole = whole_clip(path, every, reader)
+    whole = whole_clip(path, every, reader, media)
     available, height, width = whole.shape
     frames = num_frames or 1 + (available - 1) // time * time
     if frames > available:
@@ -56,7 +58,9 @@ def prepare(source: Path, config: ReconstructConfig) -> Reconstruction:
     """The reconstruction of a file as configured; nothing is loaded yet. Raises: as open_clip, and for the model."""
     backend = backends.get(config.backend, config.device)
     part = open_part("vae", config.vae)
-    clip = open_clip(source, part.spec, config.frames, config.every, (config.height, config.width), config.reader)
+    part.check()
+    size = (config.height, config.width)
+    clip = open_clip(source, part.spec, config.frames, config.every, size, config.reader, config.media)
     return Reconstruction(
         backend,
         part,

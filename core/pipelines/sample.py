@@ -18,24 +18,32 @@ from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved
 from ..errors import ConfigError, NumericsError, ShapeError
 from ..io.files import atomic_write, refuse_unwritable
-from ..io.images import read_image, write_image
+from ..io.images import write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
-from ..io.video import read_video, write_video
+from ..io.video import write_video
 from ..io.weights import save_weights
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..parallel.plan import make_plan
+from ..printable import say
 from ..progress import progress
 from ..samplers import Sampler
 from ..shapes import VideoShape
 from .autoencode import to_uint8
-from .conditioning import Conditioning, PlacedFrames, condition_for_seed, fitted, place_frames
+from .conditioning import (
+    Conditioning,
+    PlacedFrames,
+    condition_files,
+    condition_for_seed,
+    fitted,
+    place_frames,
+    read_clip,
+    read_pictures,
+)
 from .denoise import Guidance, Step
 from .settings import decode_options, default_dtype, make_sampler, open_parts
 from .text import EncodedTexts
 from .text_to_video import Precision, Request, TextToVideo
-
-VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".webm", ".avi", ".mpg", ".mpeg")
 
 
 @dataclass(frozen=True)
@@ -65,21 +73,26 @@ class SampleRun:
         self.config = config
         self.overwrite = overwrite or config.output.overwrite
         self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
+        self._notes: dict[str, None] = {}
+        """What of the files is left alone: each line once, in order."""
         with told_once():
             parallel = config.parallel
             split = make_plan(launched().world, parallel.sequence, parallel.cfg)
             if parallel.cfg and not self.guidance.is_on:
                 raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
             self.backend = backends.get(config.backend.name, config.backend.device)
-            self.ranks = self.backend.connect(split)
+        self.ranks = self.backend.connect(split, parallel.meet_seconds)
         # Nobody writes before all have seen that nothing is in the way.
         agreed(self.ranks.world, lambda: self._settle(prompts))
 
     def _settle(self, prompts: list[Prompt] | None) -> None:
         config = self.config
+        parts = open_parts(config.model)
+        for part in (parts.denoiser, parts.text_encoder, parts.vae):
+            part.check()
         self.pipeline = TextToVideo(
             self.backend,
-            open_parts(config.model),
+            parts,
             self._precision(),
             config.prompts.max_tokens,
             decode_options(config.decode.chunk, config.decode.tile),
@@ -87,7 +100,7 @@ class SampleRun:
         )
         self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
         self.sampler()  # refuses options that do not go together before anything is loaded
-        self.jobs = self._jobs(read_prompts(config.prompts.sources) if prompts is None else prompts)
+        self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
             self.pipeline.sizes(job.video)
             for output in self._outputs(job):
@@ -128,10 +141,13 @@ class SampleRun:
         fresh = [part.source for part in (parts.denoiser, parts.text_encoder, parts.vae) if part.is_fresh]
         if fresh:
             lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
-        return lines
+        return lines + [f"NOTE       {note}" for note in self._notes]
+
+    def _note(self, line: str) -> None:
+        self._notes[line] = None
 
     def run(
-        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
+        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = say
     ) -> Iterator[Path]:
         """Make this process's videos; the path of each comes when it is complete on the disk."""
         for job, latent in self.latents(on_step, on_warning):
@@ -144,7 +160,7 @@ class SampleRun:
         self.ranks.world.barrier()
 
     def latents(
-        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = print
+        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = say
     ) -> Iterator[tuple[Job, np.ndarray]]:
         """The latents (C, t, h, w) of each of this process's videos, of which `frames` makes pixels."""
         batches = self._batches()
@@ -203,7 +219,7 @@ class SampleRun:
         """The frames that a prompt is conditioned on, cut and resized."""
         config = self.config
         options = config.condition
-        paths = prompt.conditions or tuple(map(str, options.images))
+        paths, is_video = condition_files(prompt, options)
         if not paths:
             return Conditioning(())
         if not self.pipeline.parts.denoiser.spec.is_inpaint:
@@ -211,18 +227,10 @@ class SampleRun:
                 f"{paths[0]}: model.denoiser = {config.model.denoiser} makes videos from text only; "
                 "images and videos need an inpaint model (any93x640x640_i2v)"
             )
-        videos = [path for path in paths if Path(path).suffix.lower() in VIDEO_SUFFIXES]
-        if videos and len(paths) > 1:
-            raise ConfigError(f"{videos[0]}: is one of {len(paths)} conditions; give pictures, or one video alone")
-        if videos:
-            frames, _ = read_video(paths[0], slice(0, config.video.frames), reader=options.reader)
-            if len(frames) < config.video.frames:
-                raise ConfigError(
-                    f"{paths[0]}: has {len(frames)} frames, video.frames = {config.video.frames} are needed"
-                )
-            images = list(frames)
+        if is_video:
+            images = read_clip(paths[0], config.video.frames, options.reader, config.media, config.video.fps)
         else:
-            images = [read_image(path) for path in paths]
+            images = read_pictures(paths, self._note, config.media)
         size = (config.video.height, config.video.width) if options.crop else None
         try:
             images = fitted(images, size, options.max_area)
@@ -309,7 +317,10 @@ def _config_of(config: SampleConfig, job: Job) -> dict[str, Any]:
     settings = resolved(config)
     settings["prompts"]["sources"] = [job.prompt.text]
     settings["prompts"]["negative"] = job.negative
-    settings["condition"]["images"] = list(job.prompt.conditions) or settings["condition"]["images"]
+    if job.prompt.conditions:
+        files = list(job.prompt.conditions)
+        settings["condition"]["images"] = [] if job.prompt.is_video else files
+        settings["condition"]["video"] = files[0] if job.prompt.is_video else None
     settings["seed"] = job.seed
     settings["samples_per_prompt"] = 1
     settings["parallel"] = SamplingParallelSettings().model_dump()

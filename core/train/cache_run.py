@@ -53,6 +53,7 @@ class TextCacheRun(_CacheRun):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         self.encoder = text_encoder(config, self.backend, self.parts, self.dtype)
+        self.encoder.part.check()
         self.writer = text_writer(config.caches, self.encoder)
         with self._open_loader() as loader:
             self.data, captions = loader.describe(), dict.fromkeys(loader.captions())
@@ -85,6 +86,7 @@ class LatentCacheRun(_CacheRun):
         super().__init__(config)
         check_latents_can_be_cached(config.data, self.parts.trained.spec.is_inpaint)
         self.encoder = clip_encoder(config, self.backend, self.parts, self.dtype)
+        self.encoder.part.check()
         self.writer = latent_writer(config.caches, self.encoder, transform_of(config.data, config.seed))
         self.loader = self._open_loader()
         clips = map(self.loader.cached_clip, range(len(self.loader.plan)))

@@ -15,6 +15,7 @@ from ..data.cache import CacheReader, CacheWriter
 from ..data.latent_cache import ToDo, latent_identity, write_latent_cache
 from ..data.text_cache import text_identity, write_text_cache
 from ..errors import ConfigError, MediaError
+from ..printable import say
 from .encoders import ClipEncoder, TextEncoder
 
 SECONDS_BETWEEN_LINES = 30.0
@@ -41,7 +42,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         """A line above the bar."""
-        self._bar.write(line, file=sys.stderr)
+        say(line, file=sys.stderr)
 
     def close(self) -> None:
         self._bar.close()

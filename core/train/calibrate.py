@@ -78,6 +78,7 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
         raise ConfigError(
             f"{folder}: is part of a checkpoint, which would count as damaged then; calibrate a copy of it"
         )
+    part.check()
     dtype = config.compute.frozen_dtype or default_dtype(backend)
     encoder = ClipEncoder(backend, part, dtype, config.compute.encode_chunk)
     with Loader(

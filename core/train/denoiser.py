@@ -74,7 +74,8 @@ class DenoiserTask:
         return len(batch.latents) * self.spec.patch.tokens(LatentShape(*batch.latents.shape[2:])).num_tokens
 
     def validate(self) -> Mapping[str, float]:
-        """Mean loss on held-out clips, of the weights and of their average; noise and timesteps are always the same."""
+        """Mean loss over all latents of held-out clips, of the weights and of their average; noise and timesteps are
+        always the same."""
         if self.held_out is None:
             return {}
         batches = self._feeding.feed(self.held_out.clips, 0).batches
@@ -114,4 +115,7 @@ class DenoiserTask:
         write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema, shard)
 
     def _loss(self, held_out: HeldOut, batches: Sequence[DiffusionBatch], use_ema: bool) -> float:
-        return float(np.mean(held_out.of_all([self.trainer.evaluate(batch, use_ema) for batch in batches])))
+        losses, sizes = held_out.of_all(
+            [(self.trainer.evaluate(batch, use_ema), batch.num_valid) for batch in batches]
+        ).T
+        return float(np.mean(losses * (sizes / sizes.mean())))

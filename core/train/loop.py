@@ -22,9 +22,11 @@ from typing import Any, Protocol
 
 from ..data.batch import ClipBatch
 from ..errors import CheckpointError, DuosoraError
+from ..io.files import read_json
 from ..io.weights import Shard, open_weights
 from ..parallel.agreement import agreed
 from ..parallel.group import Ranks
+from ..printable import say
 from .checkpoints import Checkpoints, Found
 from .ema import EmaSchedule
 from .feeding import Fed, Feeding
@@ -118,7 +120,7 @@ class Loop:
         log: StepLog | None,
         guard: Guard,
         identity: Mapping[str, Any],
-        say: Callable[[str], None] = print,
+        say: Callable[[str], None] = say,
         peak_memory_bytes: Callable[[], int | None] = lambda: None,
         ranks: Ranks | None = None,
     ) -> None:
@@ -274,7 +276,7 @@ class Loop:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state.json of a checkpoint. Raises: CheckpointError."""
     try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        state = read_json(checkpoint / STATE)
         if not {"step", "guard", "run"} <= state.keys():
             raise ValueError("step, guard or run is missing")
         return state

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from pydantic import ValidationError
 
 from .. import backend as backends
 from ..config.data import DataSettings
@@ -19,21 +18,26 @@ from ..config.training import TrainConfig
 from ..data.fetching import Report, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
+from ..io.paths import given_path
 from ..io.weights import open_weights
 from ..layout import FreshWeights
+from ..loading import check_headers
 from ..parallel.agreement import agreed, exchange
 from ..parallel.group import Ranks
 from ..parallel.launched import launched, told_once
 from ..parallel.plan import Plan as RankPlan
 from ..parallel.plan import make_plan as make_rank_plan
 from ..pipelines.settings import default_dtype
+from ..printable import say
 from .checkpoints import Checkpoints, Found, open_checkpoint
+from .continuing import accepted, refuse_other_settings
 from .ema import EmaSchedule
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
 from .loop import Loop, Outcome, Plan, read_state
 from .model_folders import MODEL
+from .origins import origins
 from .saving import not_shared
 from .setup import make_task, train_parts
 from .start import Start, check_frozen, start_from
@@ -42,13 +46,6 @@ from .summary import describe_processes, describe_training
 
 LOCK = ".lock"
 CONFIG = "config.yaml"
-HARMLESS = (
-    *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
-    *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
-    *("parallel", "compute.name", "compute.device", "compute.compile"),
-    *("compute.encode_chunk", "compute.recompute_every"),
-)
-"""Settings that may differ between a run and its continuation."""
 
 
 class TrainRun:
@@ -65,11 +62,11 @@ class TrainRun:
         with told_once():
             split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
-        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split)
+        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         agreed(self.ranks.world, self._settle)
         self.found = self._find_together(resume)
-        self.start = agreed(self.ranks.world, self._start)
+        self.start = agreed(self.ranks.world, self._checked_start)
 
     def _settle(self) -> None:
         config = self.config
@@ -77,6 +74,9 @@ class TrainRun:
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config)
+        for part in (self.parts.text_encoder, self.parts.vae):
+            if part is not None:
+                part.check()
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject; all ranks make it."""
@@ -93,6 +93,7 @@ class TrainRun:
             *describe_training(config, parts),
             *describe_processes(config, self.ranks.plan),
         ]
+        lines += [f"NOTE       {line}" for line in self.notes]
         lines += [f"NOTE       passed over {line}" for line in self.found.passed_over]
         if self.found.path is not None:
             lines.append(f"resuming   from {self.found.path} at step {self.found.step}")
@@ -102,7 +103,7 @@ class TrainRun:
         return lines
 
     def run(
-        self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = print
+        self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = say
     ) -> Outcome:
         """Train, from the checkpoint if there is one.
 
@@ -123,7 +124,8 @@ class TrainRun:
         if loader is not None:
             say(f"reading    {loader.describe()}")
         guard = Guard(config.guard.on_bad_step, config.guard.spike_factor, config.guard.max_skips)
-        identity = {"config": resolved(config), "versions": self.backend.versions()}
+        counts = {} if loader is None else loader.counts()
+        identity = agreed(ranks.world, lambda: self._identity(counts, say) if ranks.is_first else {})
         plan = make_plan(config)
         memory = self.backend.peak_memory_bytes
         loop = Loop(config.folder, task, loader, plan, self.checkpoints, log, guard, identity, say, memory, ranks)
@@ -143,6 +145,18 @@ class TrainRun:
             for line in joined(Report(*each) for each in reports if each).lines():
                 say(line)
         return outcome
+
+    @cached_property
+    def _origins(self) -> dict[str, str]:
+        return origins(self.config, self.parts)
+
+    def _identity(self, counts: Mapping[str, int], say: Callable[[str], None]) -> dict[str, Any]:
+        """What a checkpoint says of its run. counts: of the data. Raises: ConfigError when a resumed run has others."""
+        if (checkpoint := self.found.path) is not None:
+            for note in accepted(checkpoint, self.config, "counts", counts):
+                say(f"NOTE       {note}")
+        versions = self.backend.versions()
+        return {"config": resolved(self.config), "versions": versions, "origins": self._origins, "counts": counts}
 
     def _open_folder(self, say: Callable[[str], None]) -> StepLog:
         """Make the run's folder ready, which the first rank does for all."""
@@ -167,22 +181,31 @@ class TrainRun:
             if self.ranks.world.index:
                 return None
             found = self._find(resume)
-            if found.path is not None:
-                _refuse_other_settings(found.path, resolved(self.config))
-            return str(found.path) if found.path else None, found.step, found.passed_over
+            notes = [] if found.path is None else self._compare(found.path)
+            return str(found.path) if found.path else None, found.step, found.passed_over, notes
 
-        path, step, passed_over = exchange(self.ranks.world, find)[0]
+        path, step, passed_over, self.notes = exchange(self.ranks.world, find)[0]
         return Found(path and Path(path), step, tuple(passed_over))
+
+    def _compare(self, checkpoint: Path) -> list[str]:
+        """Notes on how this run differs from a checkpoint's. Raises: ConfigError when it would be another run."""
+        refuse_other_settings(checkpoint, self.config)
+        return accepted(checkpoint, self.config, "origins", self._origins)
 
     def _find(self, resume: str) -> Found:
         if resume not in ("auto", "none"):
-            return open_checkpoint(Path(resume))
+            return open_checkpoint(_checkpoint_path(resume))
         found = self.checkpoints.newest()
         if resume == "none" and (found.path or found.passed_over):
             raise CheckpointError(
                 f"{self.config.folder}: holds a run already; go on with --resume auto, or choose another --out"
             )
         return found
+
+    def _checked_start(self) -> Start:
+        start = self._start()
+        check_headers(self.parts.trained.layout, start.weights)
+        return start
 
     def _start(self) -> Start:
         settings, trained = self.config.start, self.parts.trained
@@ -199,6 +222,13 @@ class TrainRun:
             raise ConfigError("start.fresh and start.weights exclude each other")
         file = open_weights(settings.weights)
         return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+
+
+def _checkpoint_path(text: str) -> Path:
+    try:
+        return given_path(text)
+    except ValueError as error:
+        raise ConfigError(f"--resume: {error}") from error
 
 
 @contextmanager
@@ -243,7 +273,7 @@ def split_ranks(config: TrainConfig, world: int) -> RankPlan:
             "all processes read different clips"
         )
     _check_engine(config)
-    if config.accumulate % config.data.mega_batch:
+    if config.data.mega_batch and config.accumulate % config.data.mega_batch:
         raise ConfigError(
             f"data.mega_batch = {config.data.mega_batch}: does not divide accumulate = {config.accumulate}"
         )
@@ -291,35 +321,3 @@ def make_plan(config: TrainConfig) -> Plan:
         validate_every=config.validation.every,
         show_every=config.show.every,
     )
-
-
-def _refuse_other_settings(checkpoint: Path, settings: Mapping[str, Any]) -> None:
-    """Raises: ConfigError naming the settings that differ from the run's and would make it another one."""
-    before, now = _flat(_settings_of(checkpoint)), _flat(settings)
-    changed = [
-        f"{name} = {now.get(name)!r} was {before.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-        and not any(name == harmless or name.startswith(f"{harmless}.") for harmless in HARMLESS)
-    ]
-    if changed:
-        raise ConfigError(
-            f"{checkpoint}: was made with other settings: {'; '.join(changed)}; "
-            "set them back, or start a new run with start.weights"
-        )
-
-
-def _settings_of(checkpoint: Path) -> Mapping[str, Any]:
-    """The settings of the run that made a checkpoint; those that it did not know yet have their defaults."""
-    settings: Mapping[str, Any] = read_state(checkpoint)["run"]["config"]
-    try:
-        return resolved(TrainConfig.model_validate_json(json.dumps(settings)))
-    except ValidationError:  # it knew some that are no more
-        return settings
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat

@@ -10,6 +10,7 @@ from ..data.latent_cache import LatentCache
 from ..data.loader import Loader
 from ..data.sources import Source, open_source
 from ..errors import ConfigError, DuosoraError
+from ..io.prompts import read_prompts
 from ..io.tokenizer import Tokenizer
 from ..layout import FreshWeights
 from ..models.lpips import open_lpips
@@ -137,6 +138,7 @@ def _denoiser(
     )
     if config.show.every is not None and not config.show.prompts:
         raise ConfigError(f"show.every = {config.show.every}: needs show.prompts, or nothing is shown")
+    shown = agreed(ranks.world, lambda: _shown_prompts(config))
     if spec.is_inpaint != (config.data.masks is not None):
         wish = "needs data.masks" if spec.is_inpaint else "has no use for data.masks"
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
@@ -153,8 +155,12 @@ def _denoiser(
         return _share(config, vae.compression, spec.patch, ranks, channels, latents)
 
     loader = agreed(ranks.world, open_share)
-    showing = Showing(pipeline, config.show.prompts, config.show, config.seed) if config.show.prompts else None
+    showing = Showing(pipeline, shown, config.show, config.seed) if shown else None
     return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks), loader
+
+
+def _shown_prompts(config: TrainConfig) -> tuple[str, ...]:
+    return tuple(prompt.text for prompt in read_prompts(config.show.prompts)) if config.show.prompts else ()
 
 
 def _inputs(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks) -> DiffusionInputs:
@@ -266,12 +272,20 @@ def held_out_loader(
     if not _is_measured(config):
         return None
     data = config.validation.data or config.data
-    settings = data.model_copy(update={"caption_dropout": 0.0, "mega_batch": 1})
+    settings = data.model_copy(update={"caption_dropout": 0.0})
     seed = config.seed + HELD_OUT_SEED
     try:
         source = open_source(settings, is_held_out=True)
-        text_of = _record_texts(source, channels)
-        return Loader(source, settings, seed, compression, patch, micro_batch=config.batch_size, text_of=text_of)
+        return Loader(
+            source,
+            settings,
+            seed,
+            compression,
+            patch,
+            micro_batch=config.batch_size,
+            mixes_sizes=True,
+            text_of=_record_texts(source, channels),
+        )
     except DuosoraError as error:
         raise type(error)(f"validation: {error}") from error
 

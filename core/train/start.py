@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -52,6 +52,9 @@ class MixedWeights(Mapping[str, np.ndarray]):
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._file.shape(self._given[name]) if name in self._given else self._fresh.shape(name)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self._file.dtype(self._given[name]) if name in self._given else self._fresh.dtype(name)
 
 
 def start_from(

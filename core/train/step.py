@@ -41,9 +41,16 @@ class DiffusionBatch:
     text_mask: np.ndarray | None
     """(B, L), above 0 where a token counts; None: all."""
     mask: np.ndarray | None = None
-    """(B, T, H, W), above 0 where the latents are no padding; the loss is their mean. None: all."""
+    """(B, T, H, W), 1 where the latents are no padding, else 0; the loss is their mean. None: all."""
     condition: np.ndarray | None = None
     """An inpaint model's further channels (B, C', T, H, W): latents of the kept pixels, then the compressed mask."""
+
+    @property
+    def num_valid(self) -> int:
+        """Places (B, T, H, W) that are no padding: what the loss is the mean of."""
+        if self.mask is None:
+            return self.latents[:, 0].size
+        return int(self.mask.sum(dtype=np.float64))
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class StepReport:
     """What one optimiser step did."""
 
     loss: float
-    """Mean over the micro-batches, before the update."""
+    """Mean over all that the step's micro-batches hold, before the update."""
     grad_norm: float
     """Global norm before clipping."""
     applied: bool
@@ -166,7 +173,7 @@ class TrainStep(Protocol, Generic[Batch]):
     def step(
         self, batches: Sequence[Batch], lr: float, ema_decay: float | None = None, reject_above: float = float("inf")
     ) -> StepReport:
-        """One optimiser step over micro-batches, whose gradients are averaged.
+        """One optimiser step over micro-batches: down the mean loss over all that they hold, however it is split.
 
         ema_decay: the shadow becomes decay * shadow + (1 - decay) * parameters after the update; None leaves it.
         """

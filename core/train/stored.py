@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ..config.caches import CacheSettings
-from ..config.settings import Settings
+from ..config.data import DataSettings
 from ..data.embedding_folder import EmbeddingFolder
 from ..data.latent_cache import LatentCache, latent_identity
 from ..data.text_cache import TextCache, text_identity
@@ -19,6 +19,8 @@ from ..models.recognise import Part
 
 CLIP_SETTINGS = ("frames", "fps", "speed_factor", "height", "width", "max_area", "stride")
 """Of the group `data`: by these a clip is cut; they are told by name when a cache was made with others."""
+PIXEL_SETTINGS = ("background", "hdr")
+"""Of the group `data.media`: likewise."""
 
 
 class Described(Protocol):
@@ -62,7 +64,7 @@ def open_text_cache(settings: CacheSettings, encoder: Part, tokenizer: Tokenizer
 
 
 def open_latent_cache(
-    settings: CacheSettings, autoencoder: Part, data: Settings, seed: int, is_inpaint: bool
+    settings: CacheSettings, autoencoder: Part, data: DataSettings, seed: int, is_inpaint: bool
 ) -> LatentCache | None:
     """The configured cache of moments, for a loader's `moments_of`: hand over its method `moments`.
 
@@ -85,6 +87,7 @@ def check_latents_can_be_cached(data: Any, is_inpaint: bool) -> None:
         raise ConfigError("caches.latents: moving shapes are drawn anew in every epoch; set data.drawn_clips")
 
 
-def transform_of(data: Settings, seed: int) -> dict[str, Any]:
+def transform_of(data: DataSettings, seed: int) -> dict[str, Any]:
     """The settings by which clips are cut; the seed decides where those that are too long are cut in time."""
-    return {f"data.{name}": getattr(data, name) for name in CLIP_SETTINGS} | {"seed": seed}
+    media = {f"data.media.{name}": getattr(data.media, name) for name in PIXEL_SETTINGS}
+    return {f"data.{name}": getattr(data, name) for name in CLIP_SETTINGS} | media | {"seed": seed}

@@ -1,22 +1,25 @@
 #!/usr/bin/env bash
-# A video or a picture through the published WFVAE and back, on one Ascend NPU, with PSNR and SSIM.
+# A video or a picture through the autoencoder of a configuration and back, on one Ascend NPU, with PSNR and SSIM.
 #
-#     scripts/ascend/reconstruct.sh VAE SOURCE RESULT [OPTION...]
+#     scripts/ascend/reconstruct.sh CONFIG MODELS SOURCE RESULT [OPTION...]
 #
-# VAE is the folder of that name (docs/migrating.md says how merged.ckpt becomes safetensors), RESULT the .mp4 or .png to write.
-# Any option of `duosora reconstruct` may follow and wins: --overwrite, --set every=2, --set dtype=fp16.
-# ASCEND_RT_VISIBLE_DEVICES=3 takes another NPU than the first.
+# CONFIG is a file of configs/reconstruct. MODELS holds the folders that it names under models/ (docs/migrating.md says how
+# merged.ckpt of vae becomes safetensors). RESULT is the .mp4 or .png to write. Any option of `duosora reconstruct` may
+# follow and wins: --overwrite, --set every=2, --set frames=33.
 set -euo pipefail
-vae=${1:?"give the folder of the autoencoder"}
-source=${2:?"give the video or picture to reconstruct"}
-result=${3:?"give the file to write"}
-shift 3
+config=${1:?"give a file of configs/reconstruct"}
+models=${2:?"give the folder that holds the models"}
+source=${3:?"give the video or picture to reconstruct"}
+result=${4:?"give the file to write"}
+shift 4
 
-duosora doctor  # driver, CANN and MindSpore, and whether they belong together
+source "$(dirname "$0")/../models.sh"
+mapfile -t folders < <(under "$config" "$models")
+duosora doctor # driver, CANN and MindSpore, and whether they belong together
 exec duosora reconstruct "$source" \
-    --config "$(dirname "$0")/../../configs/reconstruct/wfvae.yaml" \
+    --config "$config" \
     --out "$result" \
     --backend mindspore \
     --set device=npu \
-    --set vae="$vae" \
+    "${folders[@]}" \
     "$@"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Any line of this folder on several machines by Slurm, on all GPUs of each:
 #
-#     sbatch --nodes=4 scripts/cuda/slurm.sh scripts/cuda/train_t2v_stage2.sh MODELS DATA START RUN [OPTION...]
+#     sbatch --nodes=4 scripts/cuda/slurm.sh scripts/cuda/train.sh CONFIG MODELS DATA RUN [OPTION...]
 #
 # Ten minutes before its time is up a training run is asked to save and leave; the same line goes on from there. A rank
 # that dies ends the job.

@@ -86,16 +86,59 @@ def test_a_run_that_made_no_step_yet_can_be_saved_and_loaded(backend: Backend, t
 def test_gradients_are_means_over_micro_batches(backend: Backend) -> None:
     whole, parts = make(backend), make(backend)
     samples = batch(3, size=4)
-    halves = [
-        replace(samples, **{name: getattr(samples, name)[part] for name in vars(samples) if _is_array(samples, name)})
-        for part in (slice(0, 2), slice(2, 4))
-    ]
+    halves = [_rows(samples, part) for part in (slice(0, 2), slice(2, 4))]
     one, two = whole.step([samples], LR), parts.step(halves, LR)
     np.testing.assert_allclose(one.loss, two.loss, rtol=1e-6)
     np.testing.assert_allclose(one.grad_norm, two.grad_norm, rtol=1e-5)
     moments = parts.first_moments()
     for name, moment in whole.first_moments().items():
         np.testing.assert_allclose(moments[name], moment, rtol=0, atol=1e-6, err_msg=name)
+
+
+def test_how_a_step_is_split_does_not_matter_where_clips_have_other_lengths(backend: Backend) -> None:
+    """The loss is one mean over all latents of the step that are no padding, however they are cut and padded."""
+    whole = uneven(lengths=(1, 2, 3, 4))
+    splits = ([slice(0, 4)], [slice(0, 2), slice(2, 4)], [slice(0, 1), slice(1, 4)])
+    cut = [[_rows(whole, rows) for rows in split] for split in splits]
+    cut.append([_unpadded(_rows(whole, slice(row, row + 1))) for row in range(4)])
+    trainers = [make(backend) for _ in cut]
+    reports = [trainer.step(batches, LR) for trainer, batches in zip(trainers, cut, strict=True)]
+    for trainer, report in zip(trainers[1:], reports[1:], strict=True):
+        np.testing.assert_allclose(report.loss, reports[0].loss, rtol=1e-6)
+        np.testing.assert_allclose(report.parts["loss"], reports[0].loss, rtol=1e-6)
+        np.testing.assert_allclose(report.grad_norm, reports[0].grad_norm, rtol=1e-5)
+        moments = trainer.first_moments()
+        for name, moment in trainers[0].first_moments().items():
+            np.testing.assert_allclose(moments[name], moment, rtol=0, atol=1e-6, err_msg=name)
+
+
+def uneven(lengths: tuple[int, ...]) -> DiffusionBatch:
+    """Clips of so many latent frames, padded to the longest."""
+    shape = (4, max(lengths), 4, 4)
+    is_valid = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    mask = np.broadcast_to(is_valid[:, :, None, None], (len(lengths), *shape[1:])).astype(np.float32)
+    samples = range(len(lengths))
+    return DiffusionBatch(
+        latents=np.stack([normal(shape, 1, "clean", sample) for sample in samples]) * mask[:, None],
+        noise=np.stack([normal(shape, 1, "noise", sample) for sample in samples]) * mask[:, None],
+        text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
+        text_mask=None,
+        mask=mask,
+        **DiffusionObjective(snr_gamma=5.0).draw(1, samples, 0)._asdict(),
+    )
+
+
+def _rows(samples: DiffusionBatch, rows: slice) -> DiffusionBatch:
+    return replace(
+        samples, **{name: getattr(samples, name)[rows] for name in vars(samples) if _is_array(samples, name)}
+    )
+
+
+def _unpadded(samples: DiffusionBatch) -> DiffusionBatch:
+    """A single clip without its padding, as a loader gives it."""
+    assert samples.mask is not None
+    frames = int(samples.mask[0, :, 0, 0].sum())
+    return replace(samples, latents=samples.latents[:, :, :frames], noise=samples.noise[:, :, :frames], mask=None)
 
 
 def _is_array(samples: DiffusionBatch, name: str) -> bool:

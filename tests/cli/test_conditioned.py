@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from duosora.core.io.images import write_image
 from duosora.core.io.video import read_video
@@ -80,6 +81,19 @@ def test_prompt_lines_bring_their_own_images(duosora: Callable, tmp_path: Path, 
     again = duosora("sample", "--config", config, "--out", tmp_path / "again")
     assert again.code == 0, again.err
     assert (tmp_path / "again/a-dog_42.mp4").read_bytes() == (out / "a-dog_42.mp4").read_bytes()
+
+
+def test_an_animation_is_a_picture_or_a_video_as_its_key_says(duosora: Callable, tmp_path: Path) -> None:
+    pictures = [Image.new("RGB", (64, 64), (40 * number,) * 3) for number in range(5)]
+    pictures[0].save(tmp_path / "x.gif", save_all=True, append_images=pictures[1:], duration=100)
+    lines = tmp_path / "prompts.jsonl"
+    lines.write_text('{"prompt": "a video", "video": "x.gif"}\n{"prompt": "a picture", "image": "x.gif"}\n')
+    outcome = duosora("sample", lines, *FAST, "-s", "video.frames=5", "--out", tmp_path / "out")
+    assert outcome.code == 0, outcome.err
+    assert outcome.out.count("x.gif: holds 5 pictures, of which the first is taken") == 1
+    for name, video in (("a-video_42", True), ("a-picture_42", False)):
+        settings = json.loads((tmp_path / "out" / f"{name}.json").read_text())["config"]["condition"]
+        assert (settings["video"] is not None, bool(settings["images"])) == (video, not video)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,39 @@ def test_missing_text_states_are_named(duosora: Callable, folder: Path) -> None:
     assert "2 rows, 1 good, 1 bad" in outcome.out
 
 
+def test_files_that_are_read_in_a_way_of_their_own_are_named(
+    duosora: Callable, odd_videos: Path, tmp_path: Path
+) -> None:
+    """They are good rows, except for HDR, which is refused unless the settings say otherwise."""
+    sizes = {"variable.mp4": (64, 96, 33, 18.06), "wide.mp4": (64, 128, 9, 25), "lying.mov": (87, 64, 9, 25)}
+    sizes["hdr.mp4"] = (64, 96, 9, 25)
+    rows = [
+        {"path": name, "caption": "grey", "height": height, "width": width, "num_frames": frames, "fps": fps}
+        for name, (height, width, frames, fps) in sizes.items()
+    ]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    settings = (*SETTINGS, "--set", f"data.root={odd_videos}", "--set", "data.fps=18", "--set", "data.drop_short=0")
+    settings = (*settings, "--set", "data.min_frames=5")
+    outcome = duosora("data", "check", tmp_path / "a.json", *settings, "--report", tmp_path / "a_report.json")
+    assert outcome.code == 1, outcome.err
+    report = json.loads((tmp_path / "a_report.json").read_text())
+    assert report["counts"] == {"pixel shape": 2, "variable rate": 1, "HDR": 1}
+    found = {entry["path"]: (entry["kind"], entry["is_note"]) for entry in report["findings"]}
+    assert found.pop("hdr.mp4") == ("HDR", False)
+    assert found == {
+        "variable.mp4": ("variable rate", True),
+        "wide.mp4": ("pixel shape", True),
+        "lying.mov": ("pixel shape", True),
+    }
+    assert "4 rows, 3 good, 1 bad" in outcome.out
+    for words in ("33 frames in 1.83 s", "proportions 4:3; it is read as 64 x 128", "as 87 x 64", "hdr to tone_map"):
+        assert words in outcome.out
+    outcome = duosora("data", "check", tmp_path / "a.json", *settings, "--set", "data.media.hdr=tone_map")
+    assert outcome.code == 0, outcome.err
+    assert "4 rows, 4 good, 0 bad" in outcome.out
+    assert "is HDR (PQ); it is tone-mapped" in outcome.out
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
@@ -127,7 +160,7 @@ def test_missing_text_states_are_named(duosora: Callable, folder: Path) -> None:
         ("a.csv", b"file,caption\n1.mp4,a\n", "one of them is path"),
         ("a.txt", b"videos\n", "line 1: expected media_folder[,embedding_folder],annotation"),
         ("a.parquet", b"PAR1", "cannot be read as parquet"),
-        ("a.xml", b"", "annotations are .txt, .json, .jsonl, .csv, .parquet files"),
+        ("a.xml", b"", "annotations are .txt, .json, .jsonl, .ndjson, .csv, .tsv, .parquet files"),
     ],
 )
 def test_unusable_files_are_one_line(duosora: Callable, tmp_path: Path, name: str, content: bytes, words: str) -> None:

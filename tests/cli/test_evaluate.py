@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from duosora.core.backend import get
+from duosora.core.config.schema import EvaluateConfig
 from duosora.core.io.images import read_image, write_image
 from duosora.core.io.video import read_video, write_video
 from duosora.core.io.weights import save_weights
@@ -17,6 +19,7 @@ from duosora.core.maths.metrics import psnr, ssim
 from duosora.core.maths.resize import center_crop_resize
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.pipelines.autoencode import from_uint8
+from duosora.core.pipelines.evaluate import Report, prepare
 
 MEDIA = Path(__file__).parents[1] / "media"
 
@@ -145,6 +148,52 @@ def test_bad_pairs_are_named_and_the_others_measured(
     assert report["left_alone"] == [str(generated / "street.json")]
 
 
+def test_clips_of_one_name_are_compared_with_those_of_their_kind(tmp_path: Path, clip: np.ndarray) -> None:
+    reference, generated = tmp_path / "reference", tmp_path / "generated"
+    for folder, ending in ((reference, "mp4"), (generated, "webm")):
+        write_video(folder / "both.mp4", clip, 10)
+        write_image(folder / "both.png", clip[0])
+        write_video(folder / "other.mp4", clip, 10)
+        (folder / "other.mp4").rename(folder / f"other.{ending}")
+        (folder / "other.mp4.json").write_text("{}")
+        write_video(folder / "preview.mp4", clip, 10)
+        write_video(folder / "twice.mp4", clip, 10)
+    write_image(generated / "preview.png", clip[0])
+    shutil.copy(generated / "twice.mp4", generated / "twice.mkv")
+    write_image(generated / "twice.jpg", clip[0])
+    found = Report(tuple(prepare(reference, generated, EvaluateConfig(metrics=("psnr",))).outcomes()))
+    assert [outcome.name for outcome in found.measured] == [
+        "both (video)", "both (picture)", "other", "preview (video)",
+    ]  # fmt: skip
+    assert {outcome.name: outcome.problem for outcome in found.problems} == {
+        "preview (picture)": "there is no reference of this name",
+        "twice (video)": "twice.mkv and twice.mp4 have the same name; keep one",
+        "twice (picture)": "there is no reference of this name",
+    }
+
+
+def test_folders_without_a_pair_are_refused(duosora: Callable, tmp_path: Path, clip: np.ndarray) -> None:
+    for folder, name in (("reference", "a"), ("generated", "b")):
+        write_image(tmp_path / folder / f"{name}.png", clip[0])
+    outcome = duosora("evaluate", tmp_path / "reference", tmp_path / "generated")
+    assert outcome.code == 2
+    assert outcome.err.endswith(
+        "no clips to compare; a: there is no generated clip of this name; b: there is no reference of this name\n"
+    )
+    assert outcome.out == ""
+
+
+def test_where_no_pair_can_be_compared_the_report_is_written_and_the_command_fails(
+    duosora: Callable, tmp_path: Path, clip: np.ndarray
+) -> None:
+    write_image(tmp_path / "reference" / "a.png", clip[0])
+    write_image(tmp_path / "generated" / "a.png", clip[0][:32])
+    outcome = duosora("evaluate", tmp_path / "reference", tmp_path / "generated", "--json", tmp_path / "report.json")
+    assert outcome.code == 2
+    assert outcome.err.startswith("duosora: nothing was compared; a: ")
+    assert len(read_report(tmp_path / "report.json")["problems"]) == 1
+
+
 def test_frames_and_sizes_can_be_brought_together(duosora: Callable, tmp_path: Path, clip: np.ndarray) -> None:
     write_video(tmp_path / "long.mp4", clip, 10)
     write_video(tmp_path / "cut.mp4", clip[:7, :, :64], 10)
@@ -165,6 +214,17 @@ def test_frames_and_sizes_can_be_brought_together(duosora: Callable, tmp_path: P
         for name, numbers in (("long.mp4", (0, 2, 4)), ("cut.mp4", (0, 1, 2)))
     )
     assert pair["psnr"]["mean"] == pytest.approx(psnr(frames, expected).mean())
+
+
+def test_transparent_and_huge_pictures(duosora: Callable, tmp_path: Path) -> None:
+    for name, hidden in (("a.png", 10), ("b.png", 200)):
+        Image.new("RGBA", (16, 16), (hidden, hidden, hidden, 0)).save(tmp_path / name)
+    report = tmp_path / "report.json"
+    assert duosora("evaluate", tmp_path / "a.png", tmp_path / "b.png", "--json", report).code == 0
+    assert read_report(report)["mean"] == {"psnr": 100.0, "ssim": 1.0}
+    outcome = duosora("evaluate", tmp_path / "a.png", tmp_path / "b.png", "--set", "media.max_pixels=255")
+    assert outcome.code == 2
+    assert "a.png: has 16 x 16 pixels, more than 255 in all (max_pixels in the group media)" in outcome.err
 
 
 def test_only_the_metrics_that_are_named_are_measured(duosora: Callable, tmp_path: Path) -> None:

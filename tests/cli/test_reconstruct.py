@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from duosora.core.io.images import read_image, write_image
-from duosora.core.io.video import read_video
+from duosora.core.io.video import open_video, read_video
+from duosora.core.io.video_reader import VideoReader
 
 CLIP = Path(__file__).parents[1] / "media/city.mp4"
 SMALL = ("-s", "height=64", "-s", "width=64")
@@ -40,6 +41,51 @@ def test_an_image_is_reconstructed(duosora: Callable, tmp_path: Path) -> None:
     outcome = duosora("reconstruct", tmp_path / "in.png", "--out", tmp_path / "out.png")
     assert outcome.code == 0, outcome.err
     assert read_image(tmp_path / "out.png").shape == (40, 48, 3)
+
+
+def test_a_variable_rate_becomes_a_constant_one_of_the_same_duration(
+    duosora: Callable, odd_videos: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.mp4"
+    outcome = duosora("reconstruct", odd_videos / "variable.mp4", "--out", out, *SMALL)
+    assert outcome.code == 0, outcome.err
+    with open_video(out) as video:
+        assert len(video) == 33
+        assert not video.timeline.is_variable
+        assert video.timeline.duration == pytest.approx(1.827, abs=0.02)
+        with open_video(odd_videos / "variable.mp4") as source:
+            expected = [brightness_at(source, (number + 0.1) / video.fps) for number in range(33)]
+    assert json.loads((tmp_path / "out.json").read_text())["psnr_mean"] > 10
+    assert len(set(expected)) < 25  # of the fast frames every fourth, the slow ones twice
+    report = tmp_path / "report.json"
+    assert duosora("evaluate", odd_videos / "variable.mp4", out, *SMALL, "--json", report).code == 0
+    measured = json.loads(report.read_text())["pairs"][0]["psnr"]["mean"]
+    assert measured == pytest.approx(json.loads((tmp_path / "out.json").read_text())["psnr_mean"], abs=1.5)
+
+
+def brightness_at(video: VideoReader, seconds: float) -> int:
+    return int(video.read([int(np.searchsorted(video.timeline.starts, seconds, "right")) - 1])[0].mean())
+
+
+@pytest.mark.parametrize(("name", "size"), [("wide.mp4", (64, 128)), ("lying.mov", (80, 64))])
+def test_what_a_player_shows_is_kept(
+    duosora: Callable, odd_videos: Path, tmp_path: Path, name: str, size: tuple[int, int]
+) -> None:
+    outcome = duosora("reconstruct", odd_videos / name, "--out", tmp_path / "out.mp4")
+    assert outcome.code == 0, outcome.err
+    with open_video(tmp_path / "out.mp4") as video:
+        assert (video.height, video.width) == size
+        assert video.notes == ()
+
+
+def test_hdr_is_refused_or_tone_mapped(duosora: Callable, odd_videos: Path, tmp_path: Path) -> None:
+    arguments = ("reconstruct", odd_videos / "hdr.mp4", "--out", tmp_path / "out.mp4", *SMALL)
+    outcome = duosora(*arguments)
+    assert outcome.code == 2
+    assert "hdr.mp4: is HDR (PQ), which is refused; set hdr in the group media to tone_map" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+    assert duosora(*arguments, "-s", "media.hdr=tone_map").code == 0
 
 
 @pytest.mark.parametrize(

@@ -171,3 +171,15 @@ def test_a_dry_run_prints_the_plan_only(duosora: Callable, tmp_path: Path) -> No
     assert outcome.code == 0
     assert "2 steps (2 network calls), flow, guidance 4" in outcome.out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+def test_a_video_that_no_memory_holds_is_one_line(backend: str, duosora: Callable, tmp_path: Path) -> None:
+    pytest.importorskip(backend)
+    huge = ("-s", "video.height=1000000", "-s", "video.width=1000000", "-s", "video.frames=1")
+    outcome = duosora("sample", "a red circle", *FAST, *huge, "--backend", backend, "--out", tmp_path)
+    assert outcome.code == 2
+    line = outcome.err.splitlines()[-1]
+    assert line.startswith("duosora: out of memory: 698.0 GiB were asked for at once; what needs less: smaller video.h")
+    assert "Traceback" not in outcome.err
+    assert list(tmp_path.iterdir()) == []

@@ -99,6 +99,7 @@ def test_the_plan_of_several_processes_is_printed_once_and_waits_for_nobody(
 def test_what_several_processes_cannot_share_is_told_by_one(
     train: Callable, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], message: str
 ) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # a launcher that shows what the first one says
     monkeypatch.setenv("WORLD_SIZE", "4")
     told = []
     for rank in range(4):
@@ -166,6 +167,36 @@ def test_a_run_goes_on_where_the_version_that_began_it_knew_fewer_settings(train
     assert outcome.code == 0, outcome.err
     outcome = train("--resume", older, settings=("max_steps=2", "data.mega_batch=2", "accumulate=2"))
     assert "data.mega_batch = 2 was 1" in outcome.err
+
+
+def test_the_mega_batch_that_follows_from_the_other_settings_may_be_written_out(train: Callable) -> None:
+    assert train(settings=("max_steps=1", "data.mega_batch=1")).code == 0  # as runs before it had a default
+    assert train(settings=("max_steps=2",)).code == 0
+
+
+def test_an_annotation_that_was_changed_stops_a_run_that_goes_on_unless_it_is_accepted(
+    duosora: Callable, tmp_path: Path
+) -> None:
+    rows = json.loads((ROOT / "tests/media/clips.json").read_text())
+    file = tmp_path / "clips.json"
+    file.write_text(json.dumps(rows))
+    data = f"data={{files: ['{file}'], root: '{ROOT / 'tests/media'}', frames: 5, height: 32, width: 32, "
+    data += "min_bucket_batches: 0, workers: 0, drop_short: 0}"
+
+    def go_on(*settings: str):
+        return duosora("train", *given(data, "tensorboard=off", *settings), "--out", tmp_path / "run")
+
+    outcome = go_on("max_steps=1")
+    assert outcome.code == 0, outcome.err
+    rows[0]["cap"] = "another caption"
+    file.write_text(json.dumps(rows))
+    outcome = go_on("max_steps=2")
+    assert outcome.code == 2
+    assert "clips.json has changed; put them back" in outcome.err
+    outcome = go_on("max_steps=2", "checkpoints.changed_inputs=accept")
+    assert outcome.code == 0, outcome.err
+    assert "other inputs than until now: data.files" in outcome.out
+    assert go_on("max_steps=3").code == 0  # it was accepted once
 
 
 def test_a_run_begins_anew_only_where_none_was(train: Callable) -> None:
@@ -272,6 +303,8 @@ def test_spikes_are_left_out_and_reported_with_their_files(train: Callable, tmp_
     ("settings", "words"),
     [
         (("show.every=2",), "show.every = 2: needs show.prompts"),
+        (("show.every=2", 'show.prompts=["a city", " "]'), "prompt 2 is blank"),
+        (("show.every=2", "show.prompts=[absent.csv]"), "absent.csv: there is no such file"),
         (("validation.every=2",), "validation.every = 2: needs validation.data"),
         (
             (

@@ -37,18 +37,6 @@ def test_inspect_describes_each_model_of_a_folder(duosora: Callable, hub: Path) 
     assert outcome.out.count("complete") == 3
 
 
-def test_what_works_in_one_process_is_refused_in_several(
-    duosora: Callable, hub: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("RANK", "0")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    outcome = duosora("inspect", hub)
-    assert outcome.code == 2
-    assert outcome.err == (
-        "duosora: duosora inspect works in one process, and 2 were started; start it without a launcher\n"
-    )
-
-
 def test_inspect_says_what_is_missing(duosora: Callable, hub: Path) -> None:
     file = next((hub / "vae").glob("*.safetensors"))
     reader = open_weights(file)
@@ -58,6 +46,45 @@ def test_inspect_says_what_is_missing(duosora: Callable, hub: Path) -> None:
     assert outcome.code == 1
     assert "DOES NOT FIT" in outcome.out
     assert "1 missing (decoder.conv_in.conv.weight)" in outcome.out
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda array: array * 0,
+            "DAMAGED: {place}: 1 of {count} matrices are all zeros (shared.weight); the file was",
+        ),
+        (lambda array: array.astype(np.int8), "1 of 21 weights hold no floating-point numbers (shared.weight is int8)"),
+    ],
+    ids=["zeros", "integers"],
+)
+def test_inspect_says_what_cannot_be_weights(
+    duosora: Callable, hub: Path, with_config: bool, damage: Callable, message: str
+) -> None:
+    file = next((hub / "mt5").glob("*.safetensors"))
+    reader = open_weights(file)
+    save_weights(
+        file,
+        {name: reader[name] for name in reader} | {"shared.weight": damage(reader["shared.weight"])},
+        overwrite=True,
+    )
+    place = hub / "mt5"
+    if not with_config:
+        place = shutil.move(file, hub / "bare.safetensors")
+    outcome = duosora("inspect", place)
+    assert outcome.code == 1
+    assert message.format(place=place, count=16) in outcome.out
+    assert "complete" not in outcome.out
+
+
+def test_inspect_leaves_weights_of_no_known_model_alone(duosora: Callable, tmp_path: Path) -> None:
+    save_weights(tmp_path / "x.safetensors", {"a\x1b[2J": np.zeros((2, 2)), "b": np.ones((2, 2), np.int8)})
+    outcome = duosora("inspect", tmp_path / "x.safetensors", "--tensors")
+    assert outcome.code == 0, outcome.err
+    assert "model: unknown" in outcome.out
+    assert "a\\x1b[2J  [2, 2]  float64" in outcome.out
 
 
 def test_inspect_guesses_the_model_of_a_bare_file(duosora: Callable, hub: Path) -> None:

@@ -22,8 +22,11 @@ from duosora.convert.readers.opening import open_checkpoint
 from duosora.convert.readers.pickles import MAX_BYTES, MAX_OPCODES, read_pickle
 from duosora.convert.readers.stored import Piece, Stored, StoredTensor, view_of
 from duosora.convert.writers import write
+from duosora.convert.writers.mindspore_files import write_ckpt
+from duosora.convert.writers.torch_files import write_zip
 from duosora.core.errors import CheckpointError
 from duosora.core.io.files import MAX_TEXT_BYTES
+from duosora.core.io.weights import save_weights
 
 from .damage import Arrays, Runs, mutate, read_all, whole_files
 
@@ -73,8 +76,19 @@ MARK_CALLS = {
     "inst": b"(S'touch harm'\nios\nsystem\n.",
     "obj": b"(cos\nsystem\nS'touch harm'\no.",
     "reduce with a made name": b"\x80\x04\x8c\x02os\x8c\x06system\x93\x8c\ntouch harm\x85R.",
-    "newobj": b"\x80\x02cbuiltins\nobject\n)\x81.",
-    "newobj_ex": b"\x80\x04ccollections\nOrderedDict\n)}\x92.",
+    "newobj": b"\x80\x02cos\n_wrap_close\n)\x81.",
+    "newobj_ex": b"\x80\x04cos\n_wrap_close\n)}\x92.",
+    "inst of a subclass": b"(S'a'\nisubprocess\nPopen\n.",
+    "getattr into a class": b"\x80\x02cbuiltins\ngetattr\nclab\nThing\nX\x0b\x00\x00\x00__globals__\x86R.",
+    "getattr of a text": b"\x80\x02cbuiltins\ngetattr\nX\x01\x00\x00\x00aX\x05\x00\x00\x00upper\x86R.",
+    "getattr out of a module": b"\x80\x02cbuiltins\ngetattr\nctorch\nnn\nX\x04\x00\x00\x00eval\x86R0cbuiltins\neval\n.",
+    "a name of a megabyte": b"\x80\x04X\x00\x00\x10\x00" + b"a" * (1 << 20) + b"\x8c\x01b\x93.",
+    "an ordered dict of a number": b"\x80\x02ccollections\nOrderedDict\nK\x01\x85R.",
+    "an ordered dict of texts": b"\x80\x02ccollections\nOrderedDict\n]X\x02\x00\x00\x00aba\x85R.",
+    "an array that is none": b"\x80\x02cnumpy.core.multiarray\n_reconstruct\n)RK\x01b.",
+    "numbers of a type without sign": b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storage"
+    b"ctorch\nByteStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuK\x08tQK\x00K\x08\x85K\x01\x85\x89N}"
+    b"X\x03\x00\x00\x00neg\x88stR.",
     "extension": b"\x80\x02\x82\x01.",
     "text persistent id": b"Pharm\n.",
     "reduce of a text": b"\x80\x02X\x02\x00\x00\x00os)R.",
@@ -99,6 +113,39 @@ def alike(number: int) -> bytes:
     return b"\x8a\x10" + (number * (2**61 - 1)).to_bytes(16, "little")
 
 
+DANGEROUS = """
+os.system posix.system nt.system subprocess.Popen subprocess.check_output commands.getoutput pty.spawn
+builtins.eval builtins.exec builtins.compile builtins.open builtins.__import__ builtins.globals builtins.breakpoint
+__builtin__.eval __builtin__.file __builtin__.apply importlib.import_module imp.load_source runpy.run_path
+runpy._run_code sys.modules shutil.rmtree socket.socket ctypes.CDLL marshal.loads pickle.loads _pickle.loads
+cPickle.loads dill.loads cloudpickle.loads joblib.load code.InteractiveInterpreter codeop.compile_command
+types.CodeType types.FunctionType operator.attrgetter operator.methodcaller _operator.itemgetter functools.reduce
+webbrowser.open urllib.request.urlopen http.client.HTTPSConnection requests.get requests.api.post aiohttp.ClientSession
+ftplib.FTP smtplib.SMTP asyncio.create_subprocess_shell timeit.timeit trace.Trace pdb.run bdb.Bdb doctest.debug_script
+cProfile.run profile.Profile.run pip.main pip._internal.main ensurepip.bootstrap venv.create idlelib.run.Executive
+lib2to3.pgen2.pgen.ParserGenerator pydoc.pipepager pkgutil.resolve_name zipimport.zipimporter atexit.register
+tempfile.mktemp sqlite3.connect logging.config.listen io.FileIO io.open_code _io.open codecs.open _thread.start_new
+torch.load torch.hub.load torch.jit.load torch.serialization.load torch._dynamo.guards.GuardBuilder.get
+torch._inductor.codecache.compile_file torch.utils.cpp_extension.load torch.utils.collect_env.run
+torch.utils.bottleneck.__main__.run_cprofile torch.utils._config_module.ConfigModule.load_config
+torch.distributed.rpc.rpc_sync torch.multiprocessing.spawn torch.fx.graph_module.reduce_graph_module
+numpy.load numpy.save numpy.fromfile numpy.testing._private.utils.runstring numpy.f2py.compile
+numpy.distutils.exec_command.exec_command pandas.read_pickle pandas.io.pickle.read_pickle sympy.sympify
+yaml.unsafe_load mindspore.load keras.models.load_model lab.Thing.__init__ lab.Thing.__class__.__base__ lab.__dict__
+"""
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_names_of_the_lists_of_scanners_are_refused_wherever_they_stand(protocol: int) -> None:
+    for name in DANGEROUS.split():
+        module, _, last = name.rpartition(".")
+        short = b"".join(b"\x8c" + bytes([len(part)]) + part.encode() for part in (module, last)) + b"\x93"
+        mention = short if protocol == 4 else f"c{module}\n{last}\n".encode()
+        for content in (mention + b".", b"]" + mention + b"a.", b"clab\nThing\n(" + mention + b"tR."):
+            with pytest.raises(CheckpointError, match="can run code"):
+                read_pickle(io.BytesIO(b"\x80" + bytes([protocol]) + content), "x")
+
+
 SWELLING = {
     "tuples of tuples as a key": b"\x80\x02})" + b"".join(b"q\x00h\x00\x86" for _ in range(60)) + b"Ns.",
     "lists of lists": b"\x80\x02]" + b"".join(b"q\x00](h\x00h\x00e" for _ in range(60)) + b".",
@@ -112,6 +159,27 @@ SWELLING = {
     "a number of a megabyte": b"\x80\x02\x8b" + struct.pack("<i", 1 << 20) + b"\x7f" * (1 << 20) + b".",
     "only marks": b"\x80\x02" + b"(" * 100_000,
     "keys that Python hashes alike": b"\x80\x02}(" + b"".join(alike(n) + b"N" for n in range(9)) + b"u.",
+    "a table made of a large one again and again": b"\x80\x02]("
+    + b"K\x01K\x02\x86" * 50_000
+    + b"eq\x000"
+    + b"ccollections\nOrderedDict\nh\x00\x85R0" * 1000
+    + b"}.",
+    "bytes made of a large text again and again": b"\x80\x02X\x00\x00\x10\x00"
+    + b"a" * (1 << 20)
+    + b"q\x000"
+    + b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R0" * 1000
+    + b"}.",
+    "arrays made of a large text again and again": b"\x80\x02X\x00\x00\x10\x00"
+    + b"a" * (1 << 20)
+    + b"q\x000"
+    + b"cnumpy.core.multiarray\n_reconstruct\n)R(K\x01)NNh\x00tb0" * 1000
+    + b"}.",
+    "objects that hold the same thousands": b"\x80\x02}X\x01\x00\x00\x00a]("
+    + b"]" * 30_000
+    + b"eq\x00s"
+    + b"X\x01\x00\x00\x00b]("
+    + b"clab\nThing\nh\x00\x85R" * 100
+    + b"es.",
     "memos that Python hashes alike": b"\x80\x02}p" + str(2**61 - 1).encode() + b"\n.",
 }
 
@@ -148,13 +216,13 @@ def test_names_are_not_longer_than_any(tmp_path: Path) -> None:
 
 
 def test_names_of_mindspore_take_no_more_than_pickles(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write(tmp_path / "x.ckpt", Arrays({"a" * 4096: np.ones(1), "b": np.ones(1)}), None, False)
+    write_ckpt(tmp_path / "x.ckpt", Arrays({"a" * 4096: np.ones(1), "b": np.ones(1)}))
     with pytest.raises(CheckpointError, match="is longer than any"):
         open_checkpoint(tmp_path / "x.ckpt")
     monkeypatch.setattr("duosora.convert.readers.mindspore_files._MAX_TEXTS", 4096)
     with pytest.raises(CheckpointError, match="names of 41[0-9]* bytes before its end"):
         open_checkpoint(tmp_path / "x.ckpt")
-    write(tmp_path / "y.ckpt", Arrays({"a" * 4097: np.ones(1)}), None, False)
+    write_ckpt(tmp_path / "y.ckpt", Arrays({"a" * 4097: np.ones(1)}))
     with pytest.raises(CheckpointError, match="a name of 4097 bytes"):
         open_checkpoint(tmp_path / "y.ckpt")
 
@@ -167,8 +235,9 @@ def test_a_name_written_twice_is_found_at_once(tmp_path: Path) -> None:
 
 
 def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
+    write_zip(tmp_path / "x.pth", Arrays())
+    save_weights(tmp_path / "x.safetensors", {})
     for ending in ("pth", "safetensors"):
-        write(tmp_path / f"x.{ending}", Arrays(), None, False)
         with pytest.raises(CheckpointError, match="no weights found|0 tensors, expected"):
             open_checkpoint(tmp_path / f"x.{ending}")
 
@@ -557,5 +626,5 @@ def test_every_opcode_is_known_or_refused() -> None:
     assert names >= _PUSHED_AS_THEY_ARE | set(_ACTIONS)
     refused = names - _PUSHED_AS_THEY_ARE - set(_ACTIONS) - {"STOP"}
     assert refused == {
-        "INST", "OBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "PERSID", "DUP", "NEXT_BUFFER", "READONLY_BUFFER",
+        "EXT1", "EXT2", "EXT4", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER",
     }  # fmt: skip

@@ -140,6 +140,37 @@ def test_settings_are_frozen(tmp_path: Path) -> None:
         Config().seed = 3  # type: ignore[misc]
 
 
+def multiplied(levels: int, times: int, form: str = "all: [{}]") -> str:
+    """A text in which each line holds the one before so many times."""
+    lines = ["a0: &a0 {x: 1}"]
+    for level in range(1, levels):
+        aliases = ",".join(f"*a{level - 1}" for _ in range(times))
+        lines.append(f"a{level}: &a{level} {{{form.format(aliases)}}}")
+    return "\n".join(lines)
+
+
+def test_an_override_that_multiplies_is_refused() -> None:
+    text = multiplied(9, 10).replace("\n", ", ")
+    with pytest.raises(ConfigError, match=r"^--set video=\{a0.*with every alias written out") as raised:
+        load(None, Config, [f"video={{{text}}}"])
+    assert len(str(raised.value)) < 500
+
+
+def test_an_alias_as_a_name_leaves_the_value_what_it_is(tmp_path: Path) -> None:
+    config = loaded(tmp_path, "seed: &s 5\nsampler: {table: {*s : 1}}")
+    assert (config.seed, config.sampler.table) == (5, {"5": 1.0})
+
+
+def test_a_character_that_json_writes_as_two_is_one(tmp_path: Path) -> None:
+    assert loaded(tmp_path, json.dumps({"sampler": {"name": "🙂"}})).sampler.name == "🙂"
+
+
+def test_of_very_many_problems_some_are_told(tmp_path: Path) -> None:
+    line = problem(tmp_path, f"sampler: {{sizes: [{','.join(['a'] * 3000)}]}}")
+    assert "sampler.sizes.0: expected a whole number" in line
+    assert len(line) < 3000
+
+
 # Errors in files
 
 
@@ -210,13 +241,37 @@ def test_a_wrong_setting_is_named_with_what_was_expected_and_what_came(tmp_path:
         ("seed: 1\n---\nseed: 2", "x.yaml:2: is not valid YAML (but found another document)"),
         ("? [a]\n: 1", "x.yaml:1: the name of a setting must be a text"),
         ("video: *v", "x.yaml:1: is not valid YAML (found undefined alias 'v')"),
-        ("seed: \x01", "x.yaml: is not valid YAML (special characters are not allowed)"),
-        ("seed: " + "9" * 5000, "x.yaml: is not valid YAML (Exceeds the limit"),
-        ("seed: !!int x", "x.yaml: is not valid YAML (invalid literal for int()"),
-        ("seed: !!python/object:os.x {}", "x.yaml:1: is not valid YAML (could not determine a constructor"),
-        ("seed: !!binary aGVsbG8=", "x.yaml: holds a value that is no text, number, list or mapping"),
-        ("sampler: &s {table: *s}", "x.yaml: holds a value that is no text, number, list or mapping"),
+        ("seed: 1\n\nvideo: \x01", "x.yaml:3: is not valid YAML (special characters are not allowed)"),
+        ("seed: " + "9" * 5000, "x.yaml:1: 99"),
+        ("seed: !!int x", "x.yaml:1: 'x' is not !!int"),
+        ("seed: !!python/object:os.x {}", "x.yaml:1: !!python/object:os.x is not read; write a"),
+        ("seed: !!binary aGVsbG8=", "x.yaml:1: !!binary is not read; write a text, number"),
+        ("sampler: &s {table: *s}", "x.yaml:1: *s is inside what it stands for"),
         ("[" * 700, "x.yaml: is nested too deeply"),
+        ("? " * 700, "x.yaml: is nested too deeply"),
+        ('seed: 1\nsampler:\n  name: "a\\ud800"\n', "x.yaml:3: a\\ud800 is not valid text (a lone surrogate)"),
+        ("sampler: {on: !!bool maybe}", "x.yaml:1: 'maybe' is not !!bool"),
+        ("sampler: {on: !!bool ''}", "x.yaml:1: '' is not !!bool"),
+        ("seed: 1\nsampler: {rate: !!float ''}", "x.yaml:2: '' is not !!float"),
+        ("sampler: {rate: !!float 1:30}", "x.yaml:1: '1:30' is not !!float"),
+        ("seed: !!int 1.5", "x.yaml:1: '1.5' is not !!int"),
+        ("seed: !!null x", "x.yaml:1: 'x' is not !!null"),
+        ("seed: !!merge x", "x.yaml:1: 'x' is not !!merge"),
+        ("seed: !!timestamp 2024-99-99", "x.yaml:1: !!timestamp is not read"),
+        ("seed: !!set {a, b}", "x.yaml:1: !!set is not read"),
+        ("seed: !!omap [a: 1]", "x.yaml:1: !!omap is not read"),
+        ("seed: !!pairs [a: 1]", "x.yaml:1: !!pairs is not read"),
+        ("seed: !mine x", "x.yaml:1: !mine is not read"),
+        ("seed: !!int {}", "x.yaml:1: is not valid YAML (expected a scalar node"),
+        ("seed: !!bool [x]", "x.yaml:1: is not valid YAML (expected a scalar node"),
+        ("seed: !!map x", "x.yaml:1: is not valid YAML (expected a mapping node"),
+        ("sampler: {rate: " + "9" * 4000 + "}", "x.yaml: sampler.rate: expected a "),
+        ("sampler: {rate: 1e999}", "x.yaml: sampler.rate: expected a finite number"),
+        ("sampler: {steps: " + "9" * 4000 + "}", "x.yaml: sampler.steps: expected at most 1000, got 999"),
+        ("#" * 1_000_001, "x.yaml: has more than 1000000 characters"),
+        (multiplied(9, 10), "x.yaml:6: holds too much: at most 50000 values or 2000000"),
+        (multiplied(9, 10, "<<: [{}]"), "x.yaml:6: holds too much: at most 50000 values or 2000000"),
+        ("a: &a " + "x" * 100_000 + "\nb: [" + "*a," * 30 + "]", "x.yaml:2: holds too much"),
     ],
 )
 def test_bad_yaml_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
@@ -293,7 +348,7 @@ def test_nothing_after_the_sign_is_the_empty_text_and_null_is_nothing() -> None:
         ("data.0.path=x", "--set data.0.path=x: data is a list and has no settings inside"),
         ("sampler.name={} at night", "--set sampler.name={} at night: is not valid YAML "),
         ("video={size: 1, size: 2}", "--set video={size: 1, size: 2}:1: size is set twice"),
-        ("sampler.name=\udcff", "--set sampler.name=\udcff: is not valid YAML (special characters are not allowed)"),
+        ("sampler.name=\udcff", "--set sampler.name=\\udcff: is not valid YAML (special characters are not allowed)"),
     ],
 )
 def test_a_wrong_override_is_named_itself(tmp_path: Path, override: str, message: str) -> None:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from duosora.core.config.data import DataSettings, MaskSettings, StrideSettings
+from duosora.core.config.training import TrainConfig
 from duosora.core.data.annotations import read_annotations
 from duosora.core.data.batch import ClipBatch
 from duosora.core.data.collate import collate, collate_moments
@@ -25,6 +26,7 @@ from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
 from duosora.core.shapes import Compression, Patch, VideoShape
+from duosora.core.train.setup import held_out_loader
 
 sys.path.append(str(Path(__file__).parent))  # the reading processes get this path too
 from reading_sources import FRAMES, SIDE, NumberedSource
@@ -93,6 +95,39 @@ def test_readers_have_together_what_one_has_in_its_order(readers: int, mega_batc
     assert [len(batches) for share in shares for batches in share] == [4 // readers] * 5 * readers
     together = [[share[step][i] for i in range(4 // readers) for share in shares] for step in range(5)]
     assert_equal(together, alone)
+
+
+def clips(made: Loader, count: int) -> list[tuple[object, ...]]:
+    """Number, file, caption and first frame of each of the first clips."""
+    found: list[tuple[object, ...]] = []
+    with made:
+        for batch in (batch for step in made.batches() for batch in step):
+            assert batch.pixels is not None
+            rows = zip(batch.samples, batch.sources, batch.captions, batch.pixels[:, 0, 0, 0, 0].tolist(), strict=True)
+            found += rows
+            if len(found) >= count:
+                break
+    return found[:count]
+
+
+@pytest.mark.parametrize("is_grouped", [True, False])
+def test_a_step_has_the_same_clips_however_it_is_split(is_grouped: bool) -> None:
+    source = NumberedSource(9, {4: "raises"})
+    settings = SETTINGS.model_copy(update={"caption_dropout": 0.3, "grouped": is_grouped})
+    whole = clips(loader(source, settings, micro_batch=4), 40)
+    for batch, accumulation in ((2, 2), (1, 4)):
+        assert clips(loader(source, settings, micro_batch=batch, accumulation=accumulation), 40) == whole
+
+
+def test_held_out_clips_are_the_same_whatever_is_read_at_once() -> None:
+    settings = {"kind": "moving_shapes", "workers": 0}
+    found = []
+    for batch in (4, 2, 1):
+        config = TrainConfig.model_validate({"data": settings, "validation": {"every": 1}, "batch_size": batch})
+        made = held_out_loader(config, COMPRESSION, PATCH)
+        assert made is not None
+        found.append(clips(made, 8))
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_later_step_of_a_share_is_the_same() -> None:

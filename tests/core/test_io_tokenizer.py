@@ -2,8 +2,9 @@
 
 import io
 import json
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,22 @@ def test_a_damaged_model_is_one_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(MediaError, match="is no SentencePiece model or damaged; download it again") as raised:
         Tokenizer.open(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+def test_a_file_too_large_to_be_a_tokeniser_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "spiece.model").open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(
+        MediaError, match=r"spiece\.model: has more than 64000000 bytes, so it is no SentencePiece model"
+    ):
+        Tokenizer.open(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+def test_a_tokeniser_that_is_no_file_is_one_line(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "spiece.model")
+    with pytest.raises(MediaError, match=r"spiece\.model: cannot be read \(.*(regular file|Is a directory)"):
+        Tokenizer.open(tmp_path)
 
 
 def test_a_model_with_other_special_ids_is_refused() -> None:

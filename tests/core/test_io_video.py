@@ -1,6 +1,7 @@
 """Videos: every frame by its number in every container, streaming, and honest errors for what is damaged."""
 
 import errno
+import re
 import socket
 import sys
 import threading
@@ -14,10 +15,12 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from PIL import Image
 
+from duosora.core.config.media import MediaSettings
 from duosora.core.errors import ConfigError, MediaError
-from duosora.core.io import files
-from duosora.core.io.pyav_reader import index_by_decoding, index_frames
+from duosora.core.io import files, pyav_reader
+from duosora.core.io.frame_index import index_by_decoding, index_frames
 from duosora.core.io.video import open_video, read_video, write_video
 
 NUM_BITS = 7
@@ -44,6 +47,7 @@ def encode(
     times: list[int] | None = None,
     scrambled_from: int = NUM_FRAMES,
     container_options: dict[str, str] | None = None,
+    frames: int = NUM_FRAMES,
 ) -> None:
     """Write numbered frames with PyAV directly, at 25 frames per second or at given times (in milliseconds)."""
     with av.open(str(path), "w", options=container_options or {}) as container:
@@ -53,7 +57,7 @@ def encode(
         if times:
             stream.codec_context.time_base = Fraction(1, 1000)
         packets = []
-        for number in range(NUM_FRAMES):
+        for number in range(frames):
             frame = av.VideoFrame.from_ndarray(numbered_frame(number), format="rgb24")
             frame.pts, frame.time_base = (times[number], Fraction(1, 1000)) if times else (number, Fraction(1, 25))
             packets += stream.encode(frame)
@@ -179,30 +183,288 @@ def test_frames_that_an_edit_list_hides_are_not_counted(tmp_path: Path) -> None:
 # Orientation and colour
 
 
-def _turn(path: Path, matrix: tuple[int, ...]) -> None:
-    """Write a display matrix (a b, c d: x' = a x + c y, y' = b x + d y) into an mp4, as phones do."""
-    content = bytearray(path.read_bytes())
-    place = (
-        content.index(b"tkhd") + 4 + 4 + 20 + 8 + 8
-    )  # version and flags, times and duration, reserved, layer to volume
-    for entry, value in zip((0, 1, 3, 4), matrix, strict=True):
-        content[place + 4 * entry : place + 4 * entry + 4] = (value << 16).to_bytes(4, "big", signed=True)
-    path.write_bytes(content)
+TURNS = ((1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0))
+MIRRORS = ((-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0))
+"""Display matrices (a, b, c, d): a stored pixel goes to x' = a x + c y, y' = b x + d y."""
+QUARTERS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [255, 255, 255]]], np.uint8)
+
+
+def oriented_video(path: Path, matrix: tuple[int, ...], pixel_shape: Fraction | None = None) -> np.ndarray:
+    """Write a video of four colours, 32 x 64, that is to be shown by a display matrix; returns what is stored."""
+    stored = QUARTERS.repeat(16, axis=0).repeat(32, axis=1)
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p"
+        if pixel_shape:
+            stream.codec_context.sample_aspect_ratio = pixel_shape
+        a, b, c, d = (int(entry * 65536) for entry in matrix)
+        stream.set_display_matrix([a, b, 0, c, d, 0, 0, 0, 1 << 30])
+        for number in range(3):
+            frame = av.VideoFrame.from_ndarray(stored, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return stored
+
+
+def shown(stored: np.ndarray, matrix: tuple[int, ...]) -> np.ndarray:
+    """The picture that a display matrix makes, pixel by pixel."""
+    a, b, c, d = matrix
+    y, x = (grid.ravel() for grid in np.mgrid[: stored.shape[0], : stored.shape[1]])
+    columns, rows = a * x + c * y, b * x + d * y
+    columns, rows = columns - columns.min(), rows - rows.min()
+    result = np.empty((rows.max() + 1, columns.max() + 1, 3), np.uint8)
+    result[rows, columns] = stored[y, x]
+    return result
+
+
+@pytest.fixture
+def decord(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for decord, which turns by the angle of the display matrix and mirrors nothing (seen in 3.4)."""
+    monkeypatch.setitem(sys.modules, "decord", SimpleNamespace(VideoReader=FakeDecord))
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+@pytest.mark.parametrize("ending", ["mp4", "mov", "mkv"])
+@pytest.mark.parametrize("matrix", TURNS + MIRRORS)
+@pytest.mark.usefixtures("decord")
+def test_videos_are_turned_and_mirrored_as_players_do(
+    tmp_path: Path, matrix: tuple[int, ...], ending: str, reader: str
+) -> None:
+    stored = oriented_video(tmp_path / f"a.{ending}", matrix)
+    expected = shown(stored, matrix)
+    with open_video(tmp_path / f"a.{ending}", reader) as video:
+        assert (video.height, video.width) == expected.shape[:2]
+        assert video.notes == ()
+        assert np.abs(video.read([1])[0].astype(int) - expected).mean() < 12  # another quarter is off by 100
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.parametrize(
+    ("pixel_shape", "matrix", "size"),
+    [
+        (Fraction(2), (1, 0, 0, 1), (32, 128)),
+        (Fraction(16, 11), (1, 0, 0, 1), (32, 93)),
+        (Fraction(3, 4), (-1, 0, 0, 1), (32, 48)),
+        (Fraction(2), (0, 1, -1, 0), (128, 32)),
+        (Fraction(16, 11), (0, -1, -1, 0), (93, 32)),
+    ],
+)
+@pytest.mark.usefixtures("decord")
+def test_pixels_that_are_not_square_are_read_as_they_are_shown(
+    tmp_path: Path, pixel_shape: Fraction, matrix: tuple[int, ...], size: tuple[int, int], ending: str, reader: str
+) -> None:
+    """The shape belongs to the stored pixels: it comes before the turn."""
+    path = tmp_path / f"a.{ending}"
+    corners = shown(oriented_video(path, matrix, pixel_shape), matrix)[[0, 0, -1, -1], [0, -1, 0, -1]]
+    with open_video(path, reader) as video:
+        assert (video.height, video.width) == size
+        (note,) = video.notes
+        frame = video.read([1])[0]
+    assert note.kind == "pixel shape"
+    assert f"read as {size[0]} x {size[1]}" in note.detail
+    assert frame.shape == (*size, 3)
+    assert np.abs(frame[[2, 2, -3, -3], [2, -3, 2, -3]].astype(int) - corners).max() < 40
+
+
+def test_a_shape_of_pixels_that_makes_no_sense_counts_as_square(tmp_path: Path) -> None:
+    oriented_video(tmp_path / "a.mkv", (1, 0, 0, 1), Fraction(12))
+    with open_video(tmp_path / "a.mkv") as video:
+        assert (video.height, video.width) == (32, 64)
+        assert "makes no sense" in video.notes[0].detail
+
+
+def test_a_turn_beyond_a_quarter_is_left_out_and_named(tmp_path: Path) -> None:
+    stored = oriented_video(tmp_path / "a.mp4", (0.17365, 0.98481, -0.98481, 0.17365))  # 80 degrees
+    with open_video(tmp_path / "a.mp4") as video:
+        assert video.notes[0].kind == "tilted"
+        assert np.abs(video.read([1])[0].astype(int) - shown(stored, (0, 1, -1, 0))).mean() < 12
+
+
+# Time
+
+
+def timed_video(path: Path, milliseconds: list[int], **options: Any) -> None:
+    """Numbered frames at some times; the last one lasts as long as the one before."""
+    encode(path, times=milliseconds, frames=len(milliseconds), **options)
+
+
+def half_fast() -> list[int]:
+    """33 frames, of which the first 16 come at 60 and the others at 10.5 a second."""
+    return [round(1000 * number / 60) for number in range(16)] + [267 + 95 * number for number in range(17)]
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+@pytest.mark.parametrize("ending", ["mp4", "mkv", "mov"])
+@pytest.mark.usefixtures("decord")
+def test_a_variable_rate_is_told_and_frames_are_found_by_time(tmp_path: Path, ending: str, reader: str) -> None:
+    path, times = tmp_path / f"a.{ending}", half_fast()
+    timed_video(path, times, options={"bf": "2"})
+    with open_video(path, reader) as video:
+        (note,) = video.notes
+        assert note.kind == "variable rate"
+        duration = video.timeline.duration  # Matroska does not say how long the last frame lasts
+        assert duration == pytest.approx(1.882, abs=0.06)
+        assert video.fps == pytest.approx(33 / duration)
+        for fps in (18, 60, 7.5, None):
+            rate = fps or video.fps
+            expected = [int(np.searchsorted(times, 1000 * k / rate + 1, "right")) - 1 for k in range(200)]
+            numbers = video.at_one_rate(fps)
+            assert len(numbers) == pytest.approx(duration * rate, abs=1)
+            assert numbers == expected[: len(numbers)]
+        chunks = [number for chunk in video.chunks(8, video.at_one_rate(30)) for number in numbers_of(chunk)]
+        assert chunks == video.at_one_rate(30)
 
 
 @pytest.mark.parametrize(
-    ("matrix", "turns"), [((1, 0, 0, 1), 0), ((0, 1, -1, 0), -1), ((-1, 0, 0, -1), 2), ((0, -1, 1, 0), 1)]
+    "name", ["many keyframes.mp4", "matroska.mkv", "vp9 with hidden frames.webm", "transport stream.ts"]
 )
-def test_a_phones_rotation_is_honoured(tmp_path: Path, matrix: tuple[int, ...], turns: int) -> None:
-    """turns: quarter turns counter-clockwise of the stored picture that the matrix means (QuickTime File Format)."""
-    picture = np.full((32, 64, 3), 40, np.uint8)
-    picture[:8, :8] = 200  # one corner is bright
-    write_video(tmp_path / "a.mp4", [picture] * 3, fps=25)
-    _turn(tmp_path / "a.mp4", matrix)
-    frames, _ = read_video(tmp_path / "a.mp4")
-    expected = np.rot90(picture, turns)
-    assert frames.shape[1:] == expected.shape
-    assert np.abs(frames[1].astype(int) - expected).mean() < 4
+def test_at_a_constant_rate_every_frame_counts_once(videos: Path, name: str) -> None:
+    with open_video(videos / name) as video:
+        assert not video.timeline.is_variable
+        assert video.notes == ()
+        assert video.at_one_rate(10) == list(range(NUM_FRAMES))
+        assert video.fps == pytest.approx(25)
+        assert video.timeline.duration == pytest.approx(2, abs=0.05)
+
+
+# Transparency and animated pictures
+
+
+DURATIONS = [100, 200, 50, 50, 400]
+
+
+def animation(path: Path, alpha: int) -> list[tuple[int, int, int]]:
+    """Five frames of one colour with DURATIONS in milliseconds."""
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250)]
+    frames = [Image.new("RGBA", (32, 24), (*colour, alpha)) for colour in colours]
+    options: dict[str, Any] = {"lossless": True} if path.suffix == ".webp" else {}
+    if path.suffix == ".gif" and alpha == 255:
+        frames = [frame.convert("RGB") for frame in frames]
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=DURATIONS, disposal=2, **options)
+    return colours
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+@pytest.mark.parametrize("ending", ["gif", "webp", "png", "apng"])
+@pytest.mark.usefixtures("decord")
+def test_animated_pictures_are_videos_with_their_times(tmp_path: Path, ending: str, reader: str) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "apng":
+        colours = animation(tmp_path / "a.png", 255)
+        (tmp_path / "a.png").rename(path)
+    else:
+        colours = animation(path, 255)
+    with open_video(path, reader) as video:
+        assert len(video) == 5
+        assert video.timeline.duration == pytest.approx(0.8)
+        np.testing.assert_allclose(video.timeline.starts, [0, 0.1, 0.3, 0.35, 0.4])
+        assert video.at_one_rate(10) == [0, 1, 1, 2, 4, 4, 4, 4]
+        for number in (4, 0, 3, 1, 2):
+            assert np.abs(video.read([number])[0].astype(int) - colours[number]).max() <= 6
+        assert [note.kind for note in video.notes] == ["variable rate"]
+
+
+@pytest.mark.parametrize("ending", ["gif", "webp", "png"])
+def test_frames_that_hold_only_what_changed_are_whole_in_any_order(tmp_path: Path, ending: str) -> None:
+    frames = [Image.new("RGB", (64, 48), (200, 40, 40)) for _ in range(6)]
+    for number, frame in enumerate(frames):
+        frame.paste((0, 250, 0), (8 * number, 8, 8 * number + 8, 16))
+    options: dict[str, Any] = {"lossless": True} if ending == "webp" else {}
+    frames[0].save(tmp_path / f"a.{ending}", save_all=True, append_images=frames[1:], duration=100, **options)
+    for number in (4, 1, 5, 0, 3, 2):
+        got = read_video(tmp_path / f"a.{ending}", [number])[0][0]
+        assert np.abs(got.astype(int) - np.asarray(frames[number])).max() <= 6
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+@pytest.mark.parametrize(("ending", "alpha"), [("gif", 0), ("webp", 128), ("png", 128)])
+@pytest.mark.usefixtures("decord")
+def test_what_is_transparent_shows_the_background(tmp_path: Path, ending: str, alpha: int, reader: str) -> None:
+    colours = animation(tmp_path / f"a.{ending}", alpha)
+    for background, level in (("white", 255), ("#102030", (16, 32, 48))):
+        frames, _ = read_video(tmp_path / f"a.{ending}", reader=reader, media=MediaSettings(background=background))
+        expected = np.array(colours) * alpha / 255 + np.array(level) * (1 - alpha / 255)
+        assert np.abs(frames[:, 5, 5] - expected).max() <= 3
+
+
+# Sizes
+
+
+def test_frames_with_too_many_pixels_are_refused_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encode(tmp_path / "a.mp4")
+    animation(tmp_path / "a.webp", 255)
+    animation(tmp_path / "a.gif", 255)
+    animation(tmp_path / "a.png", 255)
+    content = bytearray((tmp_path / "a.gif").read_bytes())
+    content[6:10] = b"\xff\xff\xff\xff"
+    (tmp_path / "large.gif").write_bytes(content)
+    few = MediaSettings(max_pixels=700)
+    with monkeypatch.context() as patch:
+        patch.setattr(pyav_reader.PyAVReader, "_read_beginning", lambda self: pytest.fail("was decoded"))
+        for name, media, words in (
+            ("a.mp4", few, "has 32 x 56 pixels, more than 700 in all (max_pixels"),
+            ("a.webp", few, "has 24 x 32 pixels, more than 700"),
+            ("a.gif", few, "has 24 x 32 pixels, more than 700"),
+            ("a.png", few, "has 24 x 32 pixels, more than 700"),
+            ("large.gif", MediaSettings(), "has 65535 x 65535 pixels"),
+        ):
+            with pytest.raises(MediaError, match=re.escape(words)):
+                open_video(tmp_path / name, media=media)
+    oriented_video(tmp_path / "wide.mkv", (1, 0, 0, 1), Fraction(9))
+    with pytest.raises(MediaError, match="has 32 x 576 pixels"):  # as shown
+        open_video(tmp_path / "wide.mkv", media=MediaSettings(max_pixels=5000))
+
+
+# HDR
+
+
+def hdr_video(path: Path, transfer: int, level: int, codec: str = "libx264") -> None:
+    """Two frames of one grey, of 10 bits, PQ (16) or HLG (18)."""
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=8, options={"crf": "1"})
+        stream.height, stream.width, stream.pix_fmt = 32, 64, "yuv420p10le"
+        context = stream.codec_context
+        context.color_trc, context.color_primaries, context.colorspace = transfer, 9, 9
+        for number in range(2):
+            frame = av.VideoFrame(64, 32, "yuv420p10le")
+            for plane, value in zip(frame.planes, (level, 512, 512), strict=True):
+                plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
+            frame.pts, frame.time_base = number, Fraction(1, 8)
+            frame.color_trc, frame.color_primaries, frame.colorspace = transfer, 9, 9
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+
+
+@pytest.mark.parametrize("reader", ["pyav", "decord"])
+@pytest.mark.parametrize("ending", ["mp4", "mkv"])
+@pytest.mark.parametrize(
+    ("transfer", "name", "white"),
+    [(16, "PQ", 0.58069), (18, "HLG", 0.75)],  # code values of reference white, 203 cd/m2, by BT.2408
+)
+@pytest.mark.usefixtures("decord")
+def test_hdr_is_refused_or_tone_mapped(
+    tmp_path: Path, transfer: int, name: str, white: float, ending: str, reader: str
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    levels = []
+    for code in (0.0, white / 2, white, 0.75180):
+        hdr_video(path, transfer, round(64 + 876 * code))
+        with pytest.raises(MediaError, match=rf"is HDR \({name}\), which is refused"):
+            open_video(path, reader)
+        with open_video(path, reader, MediaSettings(hdr="tone_map")) as video:
+            assert video.notes[0].kind == "HDR"
+            frame = video.read([1])[0]
+        assert np.ptp(frame.astype(int)) <= 1  # grey stays grey
+        levels.append(int(frame[0, 0, 0]))
+    assert levels[0] <= 2
+    assert 30 < levels[1] < 120
+    assert 200 <= levels[2] <= 235  # white, with room for what is brighter
+    if name == "PQ":
+        assert levels[3] >= 253  # 1000 cd/m2
 
 
 PATCHES = np.array(
@@ -220,6 +482,27 @@ def test_colours_come_back(tmp_path: Path) -> None:
         context = container.streams.video[0].codec_context
         assert context.pix_fmt == "yuv420p"
         assert context.colorspace == context.color_primaries == context.color_trc == context.color_range == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "red", "blue"), [(1, 0.2126, 0.0722), (5, 0.299, 0.114), (6, 0.299, 0.114), (9, 0.2627, 0.0593)]
+)
+def test_the_colour_matrix_of_a_file_is_used(tmp_path: Path, code: int, red: float, blue: float) -> None:
+    """BT.709, both forms of BT.601, and BT.2020 in standard range; by the formula that they share."""
+    r, g, b = PATCHES.T / 255
+    luma = red * r + (1 - red - blue) * g + blue * b
+    chroma = (b - luma) / (2 - 2 * blue), (r - luma) / (2 - 2 * red)
+    planes = np.rint([16 + 219 * luma, *(128 + 224 * part for part in chroma)]).astype(np.uint8)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=8, options={"qp": "0"})
+        stream.height, stream.width, stream.pix_fmt = 32, 16 * len(PATCHES), "yuv444p"
+        stream.codec_context.colorspace = code
+        pixels = planes.repeat(16, axis=1)[:, None].repeat(32, axis=1)
+        frame = av.VideoFrame.from_ndarray(pixels, format="yuv444p")
+        frame.colorspace = code
+        container.mux([*stream.encode(frame), *stream.encode(None)])
+    frames, _ = read_video(tmp_path / "a.mp4")
+    assert np.abs(frames[0, 16, 8::16].astype(int) - PATCHES).max() <= 4  # another matrix is off by more than 15
 
 
 def test_a_video_with_the_full_range_of_values_is_not_stretched(tmp_path: Path) -> None:
@@ -461,34 +744,36 @@ def test_frames_that_change_their_size_are_refused(tmp_path: Path) -> None:
 
 
 class FakeDecord:
-    """The part of decord's interface that is used."""
+    """The part of decord's interface that is used, and its way with turned videos: by the angle, without mirrors."""
 
     def __init__(self, path: str) -> None:
         if "bad" in path:
             raise RuntimeError("Error reading\nthe file")
+        with av.open(path) as container:
+            self._frames = [
+                np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90))
+                for frame in container.decode(video=0)
+            ]
 
     def __len__(self) -> int:
-        return NUM_FRAMES
+        return len(self._frames)
 
     def __getitem__(self, number: int) -> Any:
-        frame = numbered_frame(number)
-        return SimpleNamespace(shape=frame.shape, asnumpy=lambda: frame)
-
-    def get_avg_fps(self) -> float:
-        return 12.5
+        return SimpleNamespace(asnumpy=lambda: self._frames[number])
 
 
-def test_decord_reads_where_it_is_chosen_and_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "decord", SimpleNamespace(VideoReader=FakeDecord))
-    (tmp_path / "a.mp4").touch()
-    (tmp_path / "bad.mp4").touch()
-    frames, fps = read_video(tmp_path / "a.mp4", [9, 2, 9], reader="decord")
+def test_decord_reads_where_it_is_chosen_and_installed(videos: Path, tmp_path: Path, decord: None) -> None:
+    good = videos / "many keyframes.mp4"
+    frames, fps = read_video(good, [9, 2, 9], reader="decord")
     assert numbers_of(frames) == [9, 2, 9]
-    assert fps == 12.5
-    with open_video(tmp_path / "a.mp4", "decord") as video:
+    assert fps == 25
+    with open_video(good, "decord") as video:
+        assert type(video).__name__ == "DecordReader"
         assert [numbers_of(chunk) for chunk in video.chunks(3, slice(4))] == [[0, 1, 2], [3]]
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(good.read_bytes())
     with pytest.raises(MediaError, match=r"bad\.mp4: cannot be read as a video by decord \(Error reading the file\)"):
-        open_video(tmp_path / "bad.mp4", "decord")
+        open_video(bad, "decord")
 
 
 def test_an_unknown_reader_is_refused(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import struct
 import tracemalloc
 from collections.abc import Callable, Iterator, Mapping
@@ -20,7 +21,14 @@ from hypothesis import strategies as st
 from duosora.core.errors import CheckpointError
 from duosora.core.io import weights as weights_module
 from duosora.core.io.safetensors_format import DTYPES
-from duosora.core.io.weights import WeightsReader, is_all_zero, is_finite, open_weights, save_weights
+from duosora.core.io.weights import (
+    WeightsReader,
+    holds_only_zeros,
+    is_all_zero,
+    is_finite,
+    open_weights,
+    save_weights,
+)
 
 TORCH_DTYPES = {
     torch.bool: np.bool_,
@@ -146,11 +154,11 @@ def test_a_hub_cache_whose_shards_are_links_out_of_the_folder_reads(tmp_path: Pa
 
 ONE = entry([2], 0, 8)
 DAMAGED = {
-    "empty": (b"", "has 0 bytes, too few"),
-    "seven bytes": (b"1234567", "has 7 bytes, too few"),
+    "empty": (b"", "is empty"),
+    "seven bytes": (b"\0" * 7, "has 7 bytes, too few"),
     "header longer than the file": (struct.pack("<Q", 100) + b"{}", "has 10 bytes but announces a header of 100"),
-    "a pickle": (b"\x80\x02}q\x00(X\x01\x00\x00\x00aq", "announces a header of .* no safetensors file"),
-    "a zip file": (b"PK\x03\x04" + bytes(40), "announces a header of .* no safetensors file"),
+    "a pickle": (b"\x80\x02}q\x00(X\x01\x00\x00\x00aq", "is no safetensors file but one of torch"),
+    "a zip file": (b"PK\x03\x04" + bytes(40), "is no safetensors file but one of torch"),
     "header of a terabyte": (struct.pack("<Q", 10**12) + b"{}", "announces a header of 1000000000000 bytes"),
     "not JSON": (file_bytes(b'{"a": }'), "header is not valid JSON"),
     "not UTF-8": (file_bytes(b'{"\xff": 1}'), "not UTF-8 text at byte 2"),
@@ -178,6 +186,10 @@ DAMAGED = {
     "cut off": (file_bytes({"a": ONE}, bytes(7)), "is cut off: .* bytes are announced"),
     "bytes too many": (file_bytes({"a": ONE}, bytes(9)), "1 bytes at its end belong to no tensor"),
     "metadata that is no text": (file_bytes({"__metadata__": {"step": 3}}), "__metadata__"),
+    "half a surrogate pair": (file_bytes({"a\ud800": ONE}, bytes(8)), r"tensor 'a\\ud800' is not valid text"),
+    "a name of 5000 letters": (file_bytes({"a" * 5000: entry([3], 0, 8)}, bytes(8)), r"'aaaa.* \.\.\. a+': shape"),
+    "5000 letters twice": (file_bytes(b'{"%s": 1, "%s": 2}' % ((b"a" * 5000,) * 2)), r"a \.\.\. a+' is written twice"),
+    "a name that moves the cursor": (file_bytes({"a\x1b[2J": entry([3], 0, 8)}, bytes(8)), r"tensor 'a\\x1b\[2J'"),
 }  # fmt: skip
 
 
@@ -291,6 +303,11 @@ def _write_index(folder: Path, index: Any) -> None:
         ({"weight_map": {"a": ""}}, "outside the folder"),
         ({"weight_map": {"a": "one.bin"}}, "'one.bin' is no .safetensors file"),
         ({"weight_map": {"a": "one.safetensors", "c": "one.safetensors"}}, "one.safetensors does not hold tensor 'c'"),
+        ({"weight_map": {"a": "s" * 5000 + ".safetensors"}}, r"shard s+ \.\.\. s+\.safetensors is not there"),
+        ({"weight_map": {"a": "/" + "s" * 5000}}, r"shard '/s+ \.\.\. s+' lies outside"),
+        ({"weight_map": {"a" * 5000: "one.safetensors"}}, "'a' is in shard one.safetensors but the index does not"),
+        ({"weight_map": {"a\ud800": "one.safetensors"}}, r"the name 'a\\ud800' is not valid text"),
+        ({"weight_map": {"a": "\udfff.safetensors"}}, r"the name '\\udfff\.safetensors' is not valid text"),
         ({"weight_map": {}}, None),
     ],
 )
@@ -325,6 +342,25 @@ def test_a_tensor_in_two_shards_or_in_none_of_the_index_is_refused(
     _write_index(tmp_path, {"weight_map": weight_map})
     with pytest.raises(CheckpointError, match=message):
         open_weights(tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir], ids=["pipe", "folder"])
+@pytest.mark.parametrize(
+    "name", ["a.safetensors", "model.safetensors.index.json", "model/1.safetensors", "model/model.safetensors"]
+)
+def test_only_regular_files_are_opened(tmp_path: Path, make: Callable[[Path], None], name: str) -> None:
+    (tmp_path / "model").mkdir()
+    _write_index(tmp_path / "model", {"weight_map": {"a": "1.safetensors"}})
+    make(tmp_path / name)
+    with pytest.raises(CheckpointError, match="expected a regular file|Is a directory|holds no weights") as raised:
+        open_weights(tmp_path / ("model" if name.startswith("model/") else name))
+    assert name in str(raised.value)
+
+
+def test_an_index_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    save_weights(tmp_path / "1.safetensors", {"a": np.ones(1)})
+    _write_index(tmp_path, "\ufeff" + json.dumps({"weight_map": {"a": "1.safetensors"}}))
+    assert open_weights(tmp_path)["a"][0] == 1
 
 
 def test_a_damaged_shard_is_named_itself(tmp_path: Path) -> None:
@@ -513,6 +549,38 @@ def test_a_dtype_that_safetensors_cannot_hold_is_one_line(tmp_path: Path) -> Non
         save_weights(tmp_path / "a.safetensors", {"a": np.array(["x"])})
 
 
+@pytest.mark.parametrize("target", ["a.safetensors", "folder"])
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("__metadata__", (1,), "no tensor can be called '__metadata__'"),
+        ("a\ud800", (1,), r"the name of tensor 'a\\ud800' is not valid text"),
+        ("a", (0, 2**62), r"tensor 'a' has the impossible shape \[0, 4611686018427387904\]"),
+        ("a", (1,) * 33, "impossible shape"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(
+    tmp_path: Path, target: str, name: str, shape: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        save_weights(tmp_path / target, _Odd(name, shape))
+    assert names_in(tmp_path) == []
+
+
+class _Odd(dict[str, np.ndarray]):
+    """A tensor of a shape that numpy may not have."""
+
+    def __init__(self, name: str, shape: tuple[int, ...]) -> None:
+        super().__init__({name: np.zeros(0, np.float32)})
+        self._shape = shape
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._shape
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+
 # Values
 
 
@@ -549,6 +617,27 @@ def test_all_zero_means_every_element_and_at_least_one(dtype: np.dtype[Any], mon
         other = array.copy()
         other.reshape(-1)[place] = 1
         assert not is_all_zero(other)
+
+
+@pytest.mark.parametrize(("place", "parts"), [(0, [4096]), (1024, [4096, 16384]), (99_999, None), (None, None)])
+def test_of_a_tensor_with_numbers_only_its_beginning_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int | None, parts: list[int] | None
+) -> None:
+    array = np.zeros((1000, 100), np.float32)
+    if place is not None:
+        array.reshape(-1)[place] = 1e-30
+    save_weights(tmp_path / "a.safetensors", {"a": array, "empty": array[:0]})
+    reader, read = open_weights(tmp_path / "a.safetensors"), WeightsReader.read_bytes
+    asked: list[int] = []
+
+    def noted(self: WeightsReader, name: str, start: int, count: int) -> np.ndarray:
+        asked.append(count)
+        return read(self, name, start, count)
+
+    monkeypatch.setattr(WeightsReader, "read_bytes", noted)
+    assert holds_only_zeros(reader, "a") == (place is None)
+    assert asked == parts or (parts is None and sum(asked) == array.nbytes)
+    assert not holds_only_zeros(reader, "empty")
 
 
 def test_negative_zeros_are_zeros() -> None:

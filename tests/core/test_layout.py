@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import ml_dtypes
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from duosora.core.errors import CheckpointError, ConfigError, LayoutError
 from duosora.core.layout import Constant, FreshWeights, GivenWeights, Layout
 from duosora.core.loading import checked_weights
 from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 
 TINY = (wfvae.TINY, opensora_t2v.TINY, opensora_t2v.TINY_INPAINT, mt5.TINY)
 
@@ -97,9 +99,69 @@ def test_a_tensor_that_is_not_finite_is_named(bad: float) -> None:
         list(checked_weights(layout, weights))
 
 
-def test_an_embedding_of_zeros_is_refused() -> None:
+def test_matrices_of_zeros_are_counted_and_named() -> None:
     layout = mt5.TINY.layout()
     weights = fresh(layout)
-    weights["shared.weight"] *= 0
-    with pytest.raises(CheckpointError, match="shared.weight is all zeros"):
+    for name in ("shared.weight", "encoder.block.1.layer.0.SelfAttention.k.weight", "encoder.final_layer_norm.weight"):
+        weights[name] *= 0
+    with pytest.raises(CheckpointError) as error:
         list(checked_weights(layout, weights))
+    assert str(error.value) == (
+        "weights.safetensors: 2 of 16 matrices are all zeros (shared.weight, encoder.block.1.layer.0.SelfAttention.k."
+        "weight); the file was not downloaded whole, or was written without them; download it again"
+    )
+
+
+def test_what_starts_as_zeros_may_be_zeros() -> None:
+    layout = opensora_t2v.TINY_INPAINT.layout()
+    weights = fresh(layout)
+    zeros = [name for name in weights if weights[name].ndim > 1 and not weights[name].any()]
+    assert zeros == ["pos_embed_masked_hidden_states.1.weight", "pos_embed_mask.1.weight"]
+    assert {name for name, _ in checked_weights(layout, weights)} == set(layout)
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.bool_, np.complex64])
+def test_integers_are_no_weights(dtype: type) -> None:
+    layout = mt5.TINY.layout()
+    weights = fresh(layout)
+    weights["encoder.block.0.layer.0.SelfAttention.q.weight"] = np.ones((64, 64), dtype)
+    with pytest.raises(LayoutError) as error:
+        list(checked_weights(layout, weights))
+    assert str(error.value) == (
+        "weights.safetensors: 1 of 21 weights hold no floating-point numbers (encoder.block.0.layer.0.SelfAttention.q."
+        f"weight is {np.dtype(dtype)}); quantised weights with scales are not read, use the file in bf16, fp16 or fp32"
+    )
+
+
+def test_integers_that_the_layout_ignores_are_left_alone() -> None:
+    layout = PatchDiscriminatorSpec(base_channels=4).layout()
+    weights = fresh(layout)
+    weights["main.3.num_batches_tracked"] = np.array(7)
+    assert {name for name, _ in checked_weights(layout, weights)} == set(layout)
+
+
+@pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
+def test_numbers_of_8_bits_come_as_float32(dtype: type) -> None:
+    layout = mt5.TINY.layout()
+    given = fresh(layout)
+    weights = GivenWeights({name: array.astype(dtype) for name, array in given.items()}, "weights.safetensors")
+    for name, array in checked_weights(layout, weights):
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, weights[name].astype(np.float32))
+
+
+@pytest.mark.parametrize("scale", ["scale_weight", "weight_scale", "weight_scale_inv", "weight.absmax", "SCB"])
+def test_scales_beside_weights_are_called_so(scale: str) -> None:
+    layout = mt5.TINY.layout()
+    weights = fresh(layout)
+    weights[f"encoder.block.0.layer.0.SelfAttention.q.{scale}"] = np.ones((), np.float32)
+    with pytest.raises(LayoutError, match=r"1 unexpected .*; quantised weights with scales are not read, use the file"):
+        list(checked_weights(layout, weights))
+
+
+def test_long_names_are_shortened() -> None:
+    weights = fresh(mt5.TINY.layout())
+    weights["x" * 5000] = np.ones(1, np.float32)
+    with pytest.raises(LayoutError, match="1 unexpected") as error:
+        list(checked_weights(mt5.TINY.layout(), weights))
+    assert len(str(error.value)) < 300

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from duosora.core.data.batch import ClipBatch, Failure
-from duosora.core.errors import CheckpointError, ConfigError, DuosoraError, MediaError, NumericsError
+from duosora.core.errors import CheckpointError, ConfigError, DuosoraError, MediaError, NumericsError, OutOfMemory
 from duosora.core.io.weights import Shard, open_weights, save_shard
 from duosora.core.parallel.agreement import agreed, exchange
 from duosora.core.parallel.group import Alone, Group, Ranks
@@ -56,6 +56,14 @@ def test_the_error_of_one_rank_is_that_of_all_and_told_once() -> None:
         agreed(ranks.world, lambda: agreed(ranks.world, fail))
 
     assert_told_once(thread_ranks.run(Plan(4), work), MediaError, "1.mp4: is empty", teller=1)
+
+
+def test_memory_that_one_rank_lacks_is_the_error_of_all() -> None:
+    def work(ranks: Ranks) -> None:
+        agreed(ranks.world, lambda: np.empty(10**14) if ranks.rank == 1 else None)
+
+    text = "out of memory: 728.0 TiB were asked for at once"
+    assert_told_once(thread_ranks.run(Plan(3), work), OutOfMemory, text, teller=1)
 
 
 def test_leaders_are_those_of_one_machine() -> None:

@@ -1,6 +1,7 @@
 """What every backend is held to on several processes, in the same words."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +15,12 @@ sys.path.append(str(Path(__file__).parent))  # for `import ranks`
 def name(request: pytest.FixtureRequest) -> str:
     """Of a backend."""
     return str(request.param)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def end_ranks() -> Iterator[None]:
+    """No process is left when the tests have ended."""
+    yield
+    import ranks
+
+    ranks.close()

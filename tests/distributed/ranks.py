@@ -8,36 +8,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from duosora.core.parallel import launcher
+from pool import Pool
+
+from duosora.core.launch import environment
+from duosora.core.launch.ports import free_port
 
 PROGRAMS = Path(__file__).parent / "programs"
 QUIET = {"OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
 SECONDS = 300
 """After which a test gives up; programs take a few."""
+_pools: dict[tuple[str, int], Pool] = {}
+"""Ranks that wait for a job, by backend and number."""
 
 
 def run(program: str, backend: str, world: int, *arguments: object) -> list[str]:
-    """What each rank printed. Fails with all they said when one does not end well."""
-    command = [str(PROGRAMS / program), backend, *map(str, arguments)]
-    with tempfile.TemporaryDirectory() as logs:
-        launch = ["launch", "--backend", backend, "-n", str(world), "--log-dir", logs]
-        done = subprocess.run(
-            [sys.executable, "-m", "duosora", *launch, "--", *command],
-            env=_own() | QUIET,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-            check=False,
-        )
-        files = [Path(logs, f"rank_{rank}.log") for rank in range(world)]
-        said = [file.read_text("utf-8") if file.exists() else "" for file in files]
-    assert done.returncode == 0, f"exit code {done.returncode}\n{done.stderr}\n" + "\n".join(said)
-    return said
+    """What each rank printed, in processes that stay. Fails with all they said when one does not end well."""
+    pool = _pool(backend, world)
+    return pool.run(PROGRAMS / program, [backend, *map(str, arguments)], SECONDS)
 
 
-def _own() -> dict[str, str]:
-    """This process's environment without what MindSpore puts there, if an earlier test has loaded it."""
-    return {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", "GLOG_v")}
+def close(keep_backend: str | None = None) -> None:
+    """End the ranks that wait, but for those of one backend."""
+    for key in [key for key in _pools if key[0] != keep_backend]:
+        _pools.pop(key).close()
+
+
+def _pool(backend: str, world: int) -> Pool:
+    """Of one backend at a time: each rank holds half a GiB."""
+    close(keep_backend=backend)
+    pool = _pools.get((backend, world))
+    if pool is None or not pool.is_alive:
+        pool = _pools[backend, world] = Pool(backend, world, own_environment())
+    return pool
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment without what is there for MindSpore, which ranks set for themselves."""
+    return {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", "GLOG_v")} | QUIET
 
 
 @contextmanager
@@ -47,12 +54,12 @@ def machines(
     """`duosora launch` as on each of several machines, all of which are this one; killed at the end if still there."""
     with tempfile.TemporaryDirectory() as logs:
         options = ["--backend", backend, "-n", str(world // count), "--log-dir", logs, "--nodes", str(count)]
-        options += ["--address", f"127.0.0.1:{launcher.free_port()}"]
+        options += ["--address", f"127.0.0.1:{free_port()}"]
         command = [str(PROGRAMS / program), backend, *map(str, arguments)]
         processes = [
             subprocess.Popen(
                 [sys.executable, "-m", "duosora", "launch", *options, "--node", str(node), "--", *command],
-                env=_own() | QUIET,
+                env=own_environment(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
@@ -82,13 +89,13 @@ def last_rank(launched: subprocess.Popen[str]) -> int:
 def started(program: str, backend: str, world: int, *arguments: object) -> Iterator[list[subprocess.Popen[str]]]:
     """The processes of the ranks without a launcher that looks after them; killed at the end if still there."""
     command = (sys.executable, str(PROGRAMS / program), backend, *map(str, arguments))
-    launch = launcher.Launch(program=command, processes=world, backend=backend)
-    port = launcher.free_port()
-    common = _own() | QUIET
-    common |= launcher.defaults(launch, common)
-    roles = [(command, launcher.environment(launch, port, rank)) for rank in range(world)]
+    launch = environment.Launch(program=command, processes=world, backend=backend)
+    port = free_port()
+    common = own_environment()
+    common |= environment.defaults(launch, common)
+    roles = [(command, environment.environment(launch, port, rank)) for rank in range(world)]
     if backend == "mindspore":
-        roles.append(launcher.scheduler(launch, port))
+        roles.append(environment.scheduler(launch, port))
     processes = [
         subprocess.Popen(words, env=common | told, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         for words, told in roles

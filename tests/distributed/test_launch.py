@@ -7,13 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from io import StringIO
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
 
-from duosora.core.parallel import launcher
+from duosora.core.errors import ConfigError
+from duosora.core.launch import launcher
+from duosora.core.launch.environment import Launch, defaults, environment, inherited
+from duosora.core.launch.ports import free_port
 
+pytestmark = pytest.mark.processes
 PROGRAMS = Path(__file__).parent / "programs"
 PATIENCE = 60
 """Seconds within which a job must end, whatever happens."""
@@ -166,7 +171,7 @@ def ends(nodes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_rank_that_is_killed_ends_both_machines_which_say_so(job: Job, victim: int) -> None:
-    port = launcher.free_port()
+    port = free_port()
     nodes = [job.start("stand_in.py", f"killed:{victim}", options=of_two(node, port)) for node in range(2)]
     for code, said in ends(nodes):
         assert code == 128 + signal.SIGKILL
@@ -175,7 +180,7 @@ def test_a_rank_that_is_killed_ends_both_machines_which_say_so(job: Job, victim:
 
 @pytest.mark.parametrize("victim", [0, 1])
 def test_a_launcher_that_is_killed_ends_the_other_machine(job: Job, victim: int) -> None:
-    port = launcher.free_port()
+    port = free_port()
     nodes = [job.start("stand_in.py", "save", options=of_two(node, port)) for node in range(2)]
     job.wait_for("ready")
     nodes[victim].kill()
@@ -187,13 +192,13 @@ def test_a_launcher_that_is_killed_ends_the_other_machine(job: Job, victim: int)
 
 def test_a_mistake_of_the_user_is_told_on_both_machines(job: Job) -> None:
     """By the rank that has it, which is slow to end, while another has done so."""
-    port = launcher.free_port()
+    port = free_port()
     nodes = [job.start("stand_in.py", "slow_user_error", options=of_two(node, port)) for node in range(2)]
     assert ends(nodes) == [(2, "duosora: a.yaml: steps: expected a number, not 'many'")] * 2
 
 
 def test_the_first_machine_stays_until_the_last_has_ended(job: Job) -> None:
-    port = launcher.free_port()
+    port = free_port()
     options = [of_two(node, port, "--linger", "1") for node in range(2)]
     nodes = [job.start("stand_in.py", "tell:0", options=each) for each in options]
     for code, said in ends(nodes):
@@ -202,7 +207,7 @@ def test_the_first_machine_stays_until_the_last_has_ended(job: Job) -> None:
 
 
 def test_a_machine_that_does_not_come_is_named(job: Job) -> None:
-    started = job.start("stand_in.py", "tell", options=of_two(0, launcher.free_port(), "--meet", "1"))
+    started = job.start("stand_in.py", "tell", options=of_two(0, free_port(), "--meet", "1"))
     ((code, said),) = ends([started])
     assert code == 2
     assert "duosora: after 1 s nodes 1 of 2 have not come to 127.0.0.1" in said
@@ -210,14 +215,14 @@ def test_a_machine_that_does_not_come_is_named(job: Job) -> None:
 
 
 def test_a_first_machine_that_does_not_come_is_named(job: Job) -> None:
-    started = job.start("stand_in.py", "tell", options=of_two(1, launcher.free_port(), "--meet", "1"))
+    started = job.start("stand_in.py", "tell", options=of_two(1, free_port(), "--meet", "1"))
     ((code, said),) = ends([started])
     assert code == 2
     assert "duosora: after 1 s node 0 has not answered at 127.0.0.1" in said
 
 
 def test_machines_that_were_started_differently_are_told(job: Job) -> None:
-    port = launcher.free_port()
+    port = free_port()
     options = [of_two(0, port), (*of_two(1, port), "-n", "3")]
     for code, said in ends([job.start("stand_in.py", "tell", options=each) for each in options]):
         assert code == 2
@@ -283,9 +288,9 @@ def test_a_verb_runs_on_several_processes(job: Job) -> None:
 
 
 def test_processes_of_several_nodes_are_numbered_through() -> None:
-    launch = launcher.Launch(program=("x",), processes=4, nodes=3, node=2, host="first", port=29500)
+    launch = Launch(program=("x",), processes=4, nodes=3, node=2, host="first", port=29500)
     launch.check()
-    told = launcher.environment(launch, 29500, local_rank=1)
+    told = environment(launch, 29500, local_rank=1)
     assert told == {
         "RANK": "9",
         "WORLD_SIZE": "12",
@@ -297,16 +302,16 @@ def test_processes_of_several_nodes_are_numbered_through() -> None:
 
 
 def test_mindspore_gets_the_variables_of_both() -> None:
-    told = launcher.environment(launcher.Launch(program=("x",), processes=2, backend="mindspore"), 8118, local_rank=1)
+    told = environment(Launch(program=("x",), processes=2, backend="mindspore"), 8118, local_rank=1)
     assert told.items() >= {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_PORT": "8118"}.items()
     assert told.items() >= {"MS_ROLE": "MS_WORKER", "MS_NODE_ID": "1", "RANK_ID": "1", "DEVICE_ID": "1"}.items()
     assert told.items() >= {"MS_WORKER_NUM": "2", "MS_SCHED_HOST": "127.0.0.1", "MS_SCHED_PORT": "8118"}.items()
 
 
 def test_threads_are_shared_where_nobody_says_how_many() -> None:
-    launch = launcher.Launch(program=("x",), processes=10_000)
-    assert launcher.defaults(launch, {})["OMP_NUM_THREADS"] == "1"
-    assert "OMP_NUM_THREADS" not in launcher.defaults(launch, {"OMP_NUM_THREADS": "3"})
+    launch = Launch(program=("x",), processes=10_000)
+    assert defaults(launch, {})["OMP_NUM_THREADS"] == "1"
+    assert "OMP_NUM_THREADS" not in defaults(launch, {"OMP_NUM_THREADS": "3"})
 
 
 @pytest.mark.parametrize(
@@ -328,3 +333,73 @@ def test_options_that_do_not_go_together_are_refused(options: list[str], message
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def hello(folder: Path | None) -> Launch:
+    return Launch(program=(sys.executable, "-c", "print('hello')"), processes=2, log_folder=folder)
+
+
+def spoilt(folder: Path, how: str) -> Path:
+    """A current folder in which `logs` cannot be written, also by root."""
+    if how == "system":
+        return Path("/proc")
+    if how == "file":
+        (folder / "logs").write_text("notes")
+    return folder
+
+
+@pytest.mark.parametrize("how", ["file", "system"])
+def test_logs_that_the_current_folder_does_not_take_go_to_a_temporary_one(
+    how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.chdir(spoilt(tmp_path, how))
+    out, err = StringIO(), StringIO()
+    assert launcher.run(hello(None), out, err) == 0
+    assert out.getvalue() == "hello\n"
+    first, second = err.getvalue().splitlines()
+    assert first.startswith("launch: logs cannot be written to logs/")
+    (folder,) = (tmp_path / "temporary").iterdir()
+    assert first.endswith(f"they go to {folder}")
+    assert second.endswith(f"logs in {folder}")
+    assert sorted(file.name for file in folder.iterdir()) == ["rank_0.log", "rank_1.log"]
+
+
+@pytest.mark.parametrize("fault", ["below a file", "a log is a folder", "of the system"])
+def test_a_chosen_log_folder_that_takes_no_files_is_refused_before_any_process(fault: str, tmp_path: Path) -> None:
+    file, folder = tmp_path / "file", tmp_path / "logs"
+    file.write_text("notes")
+    (folder / "rank_1.log").mkdir(parents=True)
+    chosen = {"below a file": file / "logs", "a log is a folder": folder, "of the system": Path("/proc/logs")}[fault]
+    out, err = StringIO(), StringIO()
+    with pytest.raises(ConfigError, match=f"^logs cannot be written to {chosen}: .*; name another folder by --log-dir"):
+        launcher.run(hello(chosen), out, err)
+    assert (out.getvalue(), err.getvalue()) == ("", "")
+    assert not (folder / "rank_0.log").exists()
+
+
+def test_a_machine_without_any_folder_to_write_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    monkeypatch.chdir("/proc")
+    with pytest.raises(ConfigError, match="^logs cannot be written to logs/.*, nor to a temporary folder: .*--log-dir"):
+        launcher.run(hello(None), StringIO(), StringIO())
+
+
+def test_what_a_torchrun_around_the_launcher_says_is_not_handed_on() -> None:
+    """Ranks would look for the store of that one, which holds nothing of theirs, for hours."""
+    own = {"TORCHELASTIC_USE_AGENT_STORE": "True", "PATH": "/bin"}
+    told = inherited(Launch(program=("x",), processes=1), own)
+    assert "TORCHELASTIC_USE_AGENT_STORE" not in told
+    assert told["PATH"] == "/bin"
+
+
+def test_ports_for_the_roll_and_the_launchers_are_free_too(tmp_path: Path) -> None:
+    port = free_port()
+    with (
+        socket.create_server(("", port + 1)),
+        pytest.raises(ConfigError, match=f"port {port + 1} of this machine is in use"),
+    ):
+        Launch(program=("x",), processes=2, port=port).check()
+    with pytest.raises(ConfigError, match="port 65535: expected one up to 65533"):
+        Launch(program=("x",), processes=2, port=65535).check()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,12 @@ from duosora.core.models.recognise import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("cuda", "ascend")
-LINES = sorted(path for path in (ROOT / "scripts").glob("*/*_*.sh") if path.name.startswith(("sample", "train")))
+CONFIGS = sorted(
+    path.relative_to(ROOT)
+    for path in (ROOT / "configs").glob("*/*.yaml")
+    if path.parent.name in ("sample", "train") and path.stem.startswith(("opensora", "wfvae"))
+)
+"""Of the published models and stages."""
 PATIENCE = 120
 """Seconds after which a run is given up."""
 SEPARATOR = "\x1f"
@@ -56,25 +63,24 @@ def given(*settings: str) -> list[str]:
     return [word for setting in settings for word in ("--set", setting)]
 
 
-def arguments(line: Path, models: Path, prompts: Path, run: Path) -> list[str]:
-    """What each line asks for, on the tiny models."""
-    media, start = ROOT / "tests/media", models / "any93x640x640"
-    if line.name.startswith("sample"):
-        return [str(models), str(prompts) if "i2v" in line.name else "a small blue ring"]
-    if "wfvae" in line.name:
-        words = {"1": [media, run], "2": [media, models / "vae", run], "3": [media, models / "vae", models, run]}
-        return [str(each) for each in words[line.stem[-1]]]
-    has_start = line.stem != "train_t2v_stage1"
-    return [str(each) for each in (models, media / "clips.json", *([start] if has_start else []), run)]
+def arguments(config: Path, models: Path, prompts: Path, run: Path) -> list[str]:
+    """What a line is given on the tiny models."""
+    if config.parent.name == "sample":
+        words = [models, prompts if "i2v" in config.name else "a small blue ring"]
+    else:
+        media = ROOT / "tests/media"
+        words = [models, media if "wfvae" in config.name else media / "clips.json", run]
+    return [str(word) for word in (config, *words)]
 
 
-def on_cpu(line: Path) -> list[str]:
+def on_cpu(config: Path) -> list[str]:
     """Options under which the plan of a published configuration is made without its weights and without a device."""
-    if line.name.startswith("sample"):
+    if config.parent.name == "sample":
         settings = ["backend.device=cpu", "backend.dtype={}"]
     else:
         settings = ["compute.device=cpu", "compute.dtype=fp32", "start={}"]
-        settings += ["autoencoder.perceptual_weight=0"] if "wfvae" in line.name else ["data.min_bucket_batches=0"]
+        is_autoencoder = "wfvae" in config.name
+        settings += ["autoencoder.perceptual_weight=0"] if is_autoencoder else ["data.min_bucket_batches=0"]
     return given(*settings)
 
 
@@ -105,9 +111,11 @@ def recorded(tmp_path: Path) -> Callable[..., Recorded]:
     return record
 
 
-@pytest.mark.parametrize("line", LINES, ids=lambda line: f"{line.parent.name}/{line.stem}")
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
+@pytest.mark.parametrize("folder", FOLDERS)
 def test_a_line_gives_a_plan(
-    line: Path,
+    folder: str,
+    config: Path,
     models: Path,
     prompts: Path,
     tmp_path: Path,
@@ -115,16 +123,46 @@ def test_a_line_gives_a_plan(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[line.parent.name])
-    words = arguments(line, models, prompts, tmp_path / "run")
-    *_, command = recorded(line, *words, *on_cpu(line), "--dry-run", SEQUENCE="1")
+    pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
+    line = ROOT / "scripts" / folder / f"{config.parent.name}.sh"
+    words = arguments(ROOT / config, models, prompts, tmp_path / "run")
+    *_, command = recorded(line, *words, *on_cpu(config), "--dry-run", SEQUENCE="1")
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as left:
         main()
     captured = capsys.readouterr()
     assert not left.value.code, captured.err
-    assert f"backend    {'torch' if line.parent.name == 'cuda' else 'mindspore'} on cpu" in captured.out
+    assert f"backend    {'torch' if folder == 'cuda' else 'mindspore'} on cpu" in captured.out
     assert ("videos" if command[1] == "sample" else "objective") in captured.out
+
+
+def test_models_of_a_configuration_are_those_of_the_folder(recorded: Callable[..., Recorded]) -> None:
+    line = ROOT / "scripts/cuda/train.sh"
+    i2v, wfvae = (ROOT / "configs/train" / name for name in ("opensora_plan_v1_3_i2v_stage1.yaml", "wfvae_stage3.yaml"))
+    (command,) = recorded(line, i2v, "my models", "a.txt", "run")
+    settings = [word for before, word in pairwise(command) if before == "--set"]
+    assert settings == [
+        "compute.device=cuda",
+        'data.files=["a.txt"]',
+        "model.text_encoder=my models/mt5-xxl",
+        "model.vae=my models/vae",
+        "start.weights=my models/any93x640x640",
+    ]
+    (command,) = recorded(line, wfvae, "m", "videos", "run", START="stage2/model_ema")
+    assert command[-4:] == [
+        "--set",
+        "autoencoder.perceptual_backbone=m/lpips",
+        "--set",
+        "start.weights=stage2/model_ema",
+    ]
+
+
+def test_upstreams_scripts_have_a_line_and_every_configuration_is_named() -> None:
+    page = (ROOT / "scripts/README.md").read_text("utf-8")
+    table = page.partition("## Upstream's scripts")[2]
+    assert {"sample.sh", "train.sh", "reconstruct.sh"} == set(re.findall(r"\| `(\w+\.sh)` \|", table))
+    named = set(re.findall(r"`(configs/[^`]+)`", table))
+    assert named == {*map(str, CONFIGS), "configs/reconstruct/wfvae.yaml"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -138,9 +176,8 @@ def test_reconstruction_runs(
     pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
     picture, result = ROOT / "tests/media/city.jpg", tmp_path / "again.png"
     line = ROOT / "scripts" / folder / "reconstruct.sh"
-    *_, command = recorded(
-        line, models / "vae", picture, result, *given("device=cpu", "dtype=fp32", "height=32", "width=32")
-    )
+    options = given("device=cpu", "dtype=fp32", "height=32", "width=32")
+    *_, command = recorded(line, ROOT / "configs/reconstruct/wfvae.yaml", models, picture, result, *options)
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit) as left:
         main()
@@ -220,11 +257,13 @@ def run_line(line: Path, *words: object, logs: Path, **environment: str) -> subp
     return subprocess.CompletedProcess(words, started.returncode, out, err)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_line_samples_on_two_processes(folder: str, models: Path, tmp_path: Path) -> None:
     pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
     done = run_line(
-        ROOT / "scripts" / folder / "sample_t2v_93x352x640.sh",
+        ROOT / "scripts" / folder / "sample.sh",
+        ROOT / "configs/sample/opensora_plan_v1_3_t2v.yaml",
         models,
         "a small blue ring moves up",
         *given("backend.device=cpu", "backend.dtype={}", "prompts.max_tokens=16", "sampler.steps=2"),
@@ -242,7 +281,8 @@ def test_a_line_samples_on_two_processes(folder: str, models: Path, tmp_path: Pa
 def training(folder: str, run: Path, *settings: str) -> list[object]:
     """A stage's line on drawn clips and the tiny model."""
     return [
-        ROOT / "scripts" / folder / "train_t2v_stage1.sh",
+        ROOT / "scripts" / folder / "train.sh",
+        ROOT / "configs/train/opensora_plan_v1_3_t2v_stage1.yaml",
         "no models",
         "no data",
         run,
@@ -251,6 +291,7 @@ def training(folder: str, run: Path, *settings: str) -> list[object]:
     ]
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_training_line_saves_and_leaves_on_sigterm(folder: str, tmp_path: Path) -> None:
     pytest.importorskip({"cuda": "torch", "ascend": "mindspore"}[folder])
@@ -268,6 +309,7 @@ def test_a_training_line_saves_and_leaves_on_sigterm(folder: str, tmp_path: Path
     assert "the same command goes on from there" in out
 
 
+@pytest.mark.processes
 def test_a_killed_rank_ends_the_line_with_its_log(tmp_path: Path) -> None:
     run, logs = tmp_path / "run", tmp_path / "logs"
     started = start_line(*training("cuda", run, "max_steps=100000"), logs=logs)

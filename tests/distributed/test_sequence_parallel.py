@@ -6,6 +6,7 @@ import pytest
 import ranks
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("world", [2, 4])
 def test_predictions_are_those_of_one_process_and_the_bytes_those_of_the_formula(name: str, world: int) -> None:
     for said in ranks.run("sequence_parallel.py", name, world):

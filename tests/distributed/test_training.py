@@ -20,6 +20,7 @@ from duosora.core.parallel.group import Alone, Ranks
 from duosora.core.parallel.plan import Plan
 from duosora.core.train.step import TrainOptions
 
+pytestmark = pytest.mark.processes
 TOLERANCE = 1e-5
 HALF = "even-zero2-on-2x2"
 """Whose state after half of its steps others go on from."""
@@ -58,9 +59,12 @@ REFERENCES = {"recomputed": "even", "compiled": "even"}
 """Whose first numbers others are to have; else one process's run of the same name."""
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """A folder with what all runs of a backend have left, which are made when it is first asked for."""
+    """A folder with what all runs of a backend have left, which are made when it is first asked for.
+
+    Once in a session: pytest goes from file to file for one backend, then for the other, and ends modules on the way.
+    """
 
     @cache
     def folder(name: str) -> Path:

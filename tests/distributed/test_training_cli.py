@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,22 @@ from duosora.core.io.weights import open_weights
 from duosora.core.train.checkpoints import UNFINISHED, Checkpoints
 from duosora.core.train.logs import read_log
 
+pytestmark = pytest.mark.processes
 TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off", "learning_rate.peak=1e-3")
 SHARED = ("accumulate=4", "data.mega_batch=2")
 STEPS, SAVED = 4, 2
 MEASURED = (f"validation.every={STEPS}", "validation.batches=3")
+WHOLE = (f"max_steps={STEPS}", *MEASURED)
+BEGUN = (
+    f"max_steps={SAVED}",
+    "parallel.sequence=2",
+    "show.every=2",
+    'show.prompts=["a star"]',
+    "show.sampler.steps=2",
+    "show.video.frames=1",
+    "show.video.height=64",
+    "show.video.width=64",
+)
 TOLERANCE = 1e-5
 
 
@@ -49,23 +62,29 @@ def validation(folder: Path) -> list[float]:
     ]
 
 
-@pytest.fixture(scope="module")
-def alone(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+    """A run of a backend on a number of processes, made when it is first asked for: whole on one, begun on four."""
+
+    @cache
+    def run(name: str, world: int) -> Path:
+        folder = tmp_path_factory.mktemp(name) / "run"
+        ranks.run("cli.py", name, world, *arguments(name, folder, *(WHOLE if world == 1 else BEGUN)))
+        return folder
+
+    return run
+
+
+@pytest.fixture
+def alone(name: str, runs: Callable[[str, int], Path]) -> Path:
     """The run of one process."""
-    folder = tmp_path_factory.mktemp(name) / "alone"
-    ranks.run("cli.py", name, 1, *arguments(name, folder, f"max_steps={STEPS}", *MEASURED))
-    return folder
+    return runs(name, 1)
 
 
-@pytest.fixture(scope="module")
-def on_four(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def on_four(name: str, runs: Callable[[str, int], Path]) -> Path:
     """The first steps of the same run, on four processes."""
-    folder = tmp_path_factory.mktemp(name) / "four"
-    shown = ("show.every=2", 'show.prompts=["a star"]', "show.sampler.steps=2", "show.video.frames=1")
-    size = ("show.video.height=64", "show.video.width=64")
-    settings = (f"max_steps={SAVED}", "parallel.sequence=2", *shown, *size)
-    ranks.run("cli.py", name, 4, *arguments(name, folder, *settings))
-    return folder
+    return runs(name, 4)
 
 
 def assert_continues(folder: Path, alone: Path) -> None:
@@ -153,7 +172,7 @@ def test_a_process_killed_while_all_save_ends_the_job_and_leaves_whole_checkpoin
     assert not list(folder.glob(f"{UNFINISHED}*"))
 
 
-@pytest.mark.parametrize("name", ["torch"], scope="module")
+@pytest.mark.parametrize("name", ["torch"])
 def test_two_machines_train_as_one_process(alone: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     with ranks.machines(2, "cli.py", "torch", 2, *arguments("torch", folder, f"max_steps={STEPS}", *MEASURED)) as both:

@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
     "bs4": "beautifulsoup4",
     "decord": "decord2",
     "skimage": "scikit-image",
+    "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }
 """Of the modules that have another name than the package they come in."""

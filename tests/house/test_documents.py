@@ -140,5 +140,5 @@ def test_the_lpips_recipe_makes_the_folder(tmp_path: Path) -> None:
 def test_the_settings_of_evaluation_are_all_described() -> None:
     table = EVALUATION_PAGE.partition("| setting | |")[2].partition("## ")[0]
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
-    described = {name for cell in first_cells for name in re.findall(r"`(\w+)`", cell)}
+    described = {name for cell in first_cells for name in re.findall(r"`([\w.]+)`", cell)}
     assert described == {setting.path for setting in list_settings(EvaluateConfig)}

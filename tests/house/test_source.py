@@ -39,3 +39,18 @@ def test_unsafe_calls_are_seen(call: str) -> None:
 @pytest.mark.parametrize("call", ["torch.load(p, weights_only=True)", "np.load(p)", "np.load(p, allow_pickle=False)"])
 def test_safe_calls_are_left_alone(call: str) -> None:
     assert not list(unsafe_loads(call))
+
+
+def test_everything_that_is_printed_goes_through_one_place() -> None:
+    """ruff forbids print(); these are the other ways to a terminal."""
+    ways = {
+        "tqdm.write(": ["core/printable.py"],
+        "Console(": ["core/cli/tables.py", "core/launch/launcher.py"],
+        "typer.echo(": [],
+        "sys.stdout.write(": [],
+        "rich.table import": ["core/cli/tables.py"],
+    }
+    files = [file for room in ("core", "backends", "convert") for file in (ROOT / room).rglob("*.py")]
+    for way, allowed in ways.items():
+        found = [str(file.relative_to(ROOT)) for file in files if way in file.read_text("utf-8")]
+        assert sorted(found) == allowed, way

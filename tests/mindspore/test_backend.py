@@ -39,6 +39,10 @@ def test_it_starts_without_torch_and_without_a_word() -> None:
     assert done.stderr == ""
 
 
+def test_it_does_not_warn_into_the_output_of_other_tests() -> None:
+    assert mindspore.get_level() == "3", "errors only, though this file loads MindSpore before the backend does"
+
+
 @pytest.mark.parametrize("device", ["npu", "npu:1", "cuda", "cpu:x"])
 def test_devices_that_are_not_there_are_refused(device: str) -> None:
     with pytest.raises(BackendMissing, match=f"cannot use the device '{device}'"):
@@ -87,6 +91,7 @@ def test_an_older_mindspore_does_not_compile(backend: Backend, monkeypatch: pyte
         backend.build(TINY, FreshWeights(TINY.layout(), 0), compile=True)
 
 
+@pytest.mark.slow
 def test_a_compiled_denoiser_gives_the_same_numbers(backend: Backend) -> None:
     """For several texts and sizes one after the other, as in a run over many prompts."""
     spec = replace(TINY, num_layers=4)

@@ -54,6 +54,7 @@ def test_gelu_of_large_values_has_a_slope_in_fp16() -> None:
     np.testing.assert_allclose(gelu_tanh(x).asnumpy()[[0, 1, 3, 5, 6]], [0, 0, 0, 300, 6e4], rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_compiled_denoiser_learns_as_one_that_is_not() -> None:
     spec = replace(opensora_t2v.TINY, num_layers=2, num_attention_heads=2, attention_head_dim=12)
     weights, plain = FreshWeights(spec.layout(), 0), TrainOptions(optimizer=AdamW(eps=1e-8), keeps_ema=False)

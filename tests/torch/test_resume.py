@@ -42,12 +42,14 @@ def assert_goes_on(proof: ModuleType, straight: Path, folder: Path, step: int) -
     proof.compare(straight, folder, last)
 
 
+@pytest.mark.slow
 def test_a_run_killed_after_some_steps_goes_on_as_if_it_had_not_been(
     proof: ModuleType, straight: Path, tmp_path: Path
 ) -> None:
     proof.resume(proof.Trainer(None, list(proof.TINY)), straight, tmp_path / "run", random.Random(3))
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_saves_goes_on_from_a_whole_checkpoint(
     proof: ModuleType, straight: Path, tmp_path: Path
 ) -> None:
@@ -55,6 +57,7 @@ def test_a_run_killed_while_it_saves_goes_on_from_a_whole_checkpoint(
     assert_goes_on(proof, straight, tmp_path / "run", step)
 
 
+@pytest.mark.slow
 def test_a_run_asked_to_leave_saves_and_ends_well(proof: ModuleType, straight: Path, tmp_path: Path) -> None:
     trainer, folder = proof.Trainer(None, list(proof.TINY)), tmp_path / "run"
     with trainer.started(folder, "max_steps=1000000") as process:

@@ -32,6 +32,7 @@ def backend() -> Backend:
     return get("torch", "cpu")
 
 
+@pytest.mark.slow
 def test_it_follows_prompts_of_scenes_that_it_never_saw() -> None:
     config = load(ROOT / "configs/sample/tiny.yaml", SampleConfig, ["backend.device=cpu"])
     asked = held_out_prompts(NUM_PROMPTS)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
@@ -23,8 +24,10 @@ from mindspore.mint.distributed import P2POp, batch_isend_irecv
 
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.parallel.group import Alone, Group, Ranks
-from duosora.core.parallel.launched import launched
+from duosora.core.parallel.launched import ROLE, is_scheduler, launched, meeting_point, way_out
 from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.roll_call import roll_call, wait_for_listener
+from duosora.core.printable import say
 
 from ..precision import to_array, to_tensor
 
@@ -35,22 +38,23 @@ _SUMMED = (mindspore.float32, mindspore.float16)
 _LENGTH = struct.Struct("<q")
 
 
-def connect(plan: Plan, device: str) -> Ranks:
+def connect(plan: Plan, device: str, meet_seconds: float) -> Ranks:
     """Join the processes that were started together, and make the groups of a plan.
 
     Does not come back in the process that msrun starts as the scheduler: it keeps the register of the others.
-    Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find together.
+    Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find together
+    in that time.
     """
-    if os.environ.get("MS_ROLE") == "MS_SCHED":
-        _join(device)
+    if is_scheduler():
+        _keep_register(device, meet_seconds)
         raise SystemExit(0)
     here = launched()
     if here.world != plan.world:
         raise ConfigError(f"a plan for {plan.world} processes, but {here.world} were started")
-    if plan.world == 1 and "MS_ROLE" not in os.environ:
+    if plan.world == 1 and not os.environ.get(ROLE):
         return Ranks(plan)
     if not GlobalComm.INITED:  # msrun's scheduler waits for a single process too
-        _join(device)
+        _join(device, meet_seconds)
 
     def own(groups: Sequence[tuple[int, ...]]) -> Group:
         """The one of the groups that this rank is in; only its members may make it."""
@@ -209,14 +213,35 @@ def _bytes(x: Tensor) -> int:
     return int(x.size * x.itemsize)
 
 
-def _join(device: str) -> None:
+def _join(device: str, meet_seconds: float) -> None:
+    host, port = meeting_point("mindspore")
+    roll_call(launched(), host, port, meet_seconds)
+    # init() waits in silence, and never joins a scheduler that comes some seconds after it has begun to.
+    wait_for_listener("MindSpore's scheduler", host, port, meet_seconds)
+    _init(device, meet_seconds)
+
+
+def _keep_register(device: str, meet_seconds: float) -> None:
+    """What the scheduler does, which stays in init() until its workers have left."""
+    host, port = meeting_point("mindspore")
+    workers = os.environ.get("MS_WORKER_NUM", "?")
+    say(
+        f"this process is the scheduler of {workers} MindSpore workers at {host}:{port}, which must come within "
+        f"{meet_seconds:g} s; {way_out()}",
+        file=sys.stderr,
+    )
+    _init(device, meet_seconds)
+
+
+def _init(device: str, meet_seconds: float) -> None:
     os.environ.setdefault("MS_CPU_COMM_OP_TIMEOUT", str(int(TIMEOUT.total_seconds())))
+    os.environ.setdefault("MS_TOPO_TIMEOUT", str(max(1, round(meet_seconds))))
     try:
         with nullcontext() if device.startswith("npu") else _one_core():
             init()
     except (RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0]
-        raise BackendMissing(f"the processes of this run do not find together: {reason}") from error
+        raise BackendMissing(f"the processes of this run do not find together: {reason}; {way_out()}") from error
 
 
 @contextmanager

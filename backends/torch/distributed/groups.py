@@ -16,17 +16,19 @@ from torch import Tensor
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.interfaces import interface_towards
-from duosora.core.parallel.launched import launched
+from duosora.core.parallel.launched import launched, meeting_point
 from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.roll_call import roll_call
 
 TIMEOUT = timedelta(hours=2)
 """How long a rank waits for others that are alive, while they make a video; those that die the launcher notices."""
 
 
-def connect(plan: Plan, device: str) -> Ranks:
+def connect(plan: Plan, device: str, meet_seconds: float) -> Ranks:
     """Join the processes that were started together, and make the groups of a plan.
 
-    Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find together.
+    Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find together
+    in that time.
     """
     here = launched()
     if here.world != plan.world:
@@ -34,7 +36,7 @@ def connect(plan: Plan, device: str) -> Ranks:
     if plan.world == 1:
         return Ranks(plan)
     if not dist.is_initialized():
-        _join(device)
+        _join(device, meet_seconds)
 
     def own(groups: Sequence[tuple[int, ...]]) -> Group:
         """The one of the groups that this rank is in; all ranks take part in making each."""
@@ -138,15 +140,16 @@ class DeviceGroup:
         self.bytes_sent += sent
 
 
-def _join(device: str) -> None:
+def _join(device: str, meet_seconds: float) -> None:
     kind = torch.device(device).type
     carrier = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}.get(kind)
     if carrier is None:
         raise BackendMissing(f"several processes on {device!r}: torch's groups are for cpu and cuda here")
     if kind == "cuda":
         torch.cuda.set_device(device)  # what torch makes for itself, and fully_shard, lie there
-    # Where no launcher says who is the master, the processes are on this machine.
-    master = os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+    master, port = meeting_point("torch")
+    roll_call(launched(), master, port, meet_seconds)
+    os.environ["MASTER_ADDR"] = master  # where no launcher says who it is, the processes are on this machine
     # By itself gloo tells others the address of this machine's name, which may be none or 127.0.1.1.
     if (interface := interface_towards(master)) is not None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)

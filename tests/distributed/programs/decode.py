@@ -1,5 +1,8 @@
-"""Decodes clips of many lengths with all ranks together; rank 0 prints how far each is from one rank's whole clip, and
-whether it is that of one rank in the same chunks bit for bit, as JSON."""
+"""Decodes clips of many lengths with all ranks together: BACKEND [[KIND, FRAMES, OPTIONS] ...].
+
+Each rank takes some of the clips to compare with one rank's whole clip, and with one rank's same chunks bit for bit;
+rank 0 prints what all have found as JSON.
+"""
 
 import json
 import sys
@@ -13,6 +16,7 @@ from duosora.core.backend import Backend, Model
 from duosora.core.layout import FreshWeights
 from duosora.core.maths.tiling import Chunk, relayed_chunks
 from duosora.core.models.wfvae import WFVAESpec
+from duosora.core.parallel.group import Group
 from duosora.core.parallel.launched import launched
 from duosora.core.parallel.plan import make_plan
 from duosora.core.pipelines.autoencode import DecodeOptions, SpatialTiles, decode_chunks
@@ -22,6 +26,8 @@ OPTIONS = {
     "chunks of 2": DecodeOptions(chunk=2),
     "tiles": DecodeOptions(chunk=2, tiles=SpatialTiles(3, 1)),
 }
+SIZE = (4, 3)
+"""Of the latents: two tiles."""
 
 
 def small(width: int = 4, norm_type: str = "layernorm", **options: Any) -> WFVAESpec:
@@ -57,29 +63,50 @@ def in_chunks(backend: Backend, vae: Model, latents: np.ndarray, rounds: list[li
     return np.concatenate(frames, 2) if frames else None
 
 
+class Clip:
+    """One to decode in several ways."""
+
+    def __init__(self, backend: Backend, team: Group, kind: str, frames: int) -> None:
+        self.backend, self.team, self.frames, self.spec = backend, team, frames, SPECS[kind]
+        self.vae = backend.build(self.spec, FreshWeights(self.spec.layout(), seed=1))
+        self.latents = random.normal((1, self.spec.latent_dim, frames, *SIZE), 1, "latents", frames)
+
+    def decoded(self, options: DecodeOptions, team: Group | None = None) -> np.ndarray:
+        return np.concatenate(list(decode_chunks(self.backend, self.vae, self.spec, self.latents, options, team)), 2)
+
+    def compare(self, many: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, bool]]:
+        """Of what all ranks have decoded by the name of the options: how far it is from one rank's, and whether it is
+        the same where one rank takes the same chunks."""
+        differences, exact = {}, {}
+        ones = {tiles: self.decoded(DecodeOptions(tiles=tiles)) for tiles in {OPTIONS[name].tiles for name in many}}
+        for name, video in many.items():
+            options = OPTIONS[name]
+            one = ones[options.tiles]
+            assert one.shape == video.shape, (one.shape, video.shape)
+            differences[name] = float(np.abs(one - video).max() / np.ptp(one))
+            if not options.tiles and self.spec.streams_exactly:
+                chunks = relayed_chunks(self.frames, options.chunk, self.team.size)
+                same = in_chunks(self.backend, self.vae, self.latents, chunks)
+                exact[name] = same is None or bool((same == video).all())
+        return differences, exact
+
+
 def main() -> None:
     backend = backends.get(sys.argv[1], "cpu")
     world = launched().world
-    ranks = backend.connect(make_plan(world, sequence=world))
-    differences, exact = {}, {}
-    for kind, frames in json.loads(sys.argv[2]):
-        spec = SPECS[kind]
-        vae = backend.build(spec, FreshWeights(spec.layout(), seed=1))
-        latents = random.normal((1, spec.latent_dim, frames, 4, 5), 1, "latents", frames)
-        for name, options in OPTIONS.items():
-            if not spec.streams_exactly and options.chunk:
-                continue
-            alone = DecodeOptions(tiles=options.tiles)
-            one, many = (
-                np.concatenate(list(decode_chunks(backend, vae, spec, latents, how, team)), 2)
-                for how, team in ((alone, None), (options, ranks.team))
-            )
-            assert one.shape == many.shape, (one.shape, many.shape)
-            differences[f"{kind} {frames} {name}"] = float(np.abs(one - many).max() / np.ptp(one))
-            if not options.tiles and spec.streams_exactly:
-                same = in_chunks(backend, vae, latents, relayed_chunks(frames, options.chunk, world))
-                exact[f"{kind} {frames} {name}"] = same is None or bool((same == many).all())
-    print(json.dumps({"differences": differences, "exact": exact, "sent": ranks.team.bytes_sent}))
+    team = backend.connect(make_plan(world, sequence=world)).team
+    told = []
+    for number, (kind, frames, names) in enumerate(json.loads(sys.argv[2])):
+        clip = Clip(backend, team, kind, frames)
+        many = {name: clip.decoded(OPTIONS[name], team) for name in names}
+        if number % world == team.index:
+            told.append([f"{kind} {frames}", *clip.compare(many)])
+    found = [clip for each in team.share(json.dumps(told).encode()) for clip in json.loads(each)]
+    if team.index == 0:
+        differences, exact = (
+            {f"{clip[0]} {name}": value for clip in found for name, value in clip[which].items()} for which in (1, 2)
+        )
+        print("found", json.dumps({"differences": differences, "exact": exact, "sent": team.bytes_sent}))
 
 
 if __name__ == "__main__":

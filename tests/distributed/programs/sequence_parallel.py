@@ -7,6 +7,7 @@ import json
 import sys
 
 import numpy as np
+from safetensors.numpy import load, save
 
 from duosora.core.backend import Backend, Model, get
 from duosora.core.layout import FreshWeights, GivenWeights
@@ -64,13 +65,20 @@ def predict(backend: Backend, model: Model, shape: LatentShape, batch: int, mask
         return backend.to_numpy(out)
 
 
+def alone(backend: Backend, group: Group, heads: int) -> list[np.ndarray]:
+    """What one process predicts of every case; each rank computes some of them."""
+    of, mine = spec(heads), cases()[group.index :: group.size]
+    model = backend.build(of, weights(of))
+    held = save({str(number): predict(backend, model, *case) for number, case in enumerate(mine)})
+    parts = [load(part) for part in group.share(held)]
+    return [parts[number % group.size][str(number // group.size)] for number in range(len(cases()))]
+
+
 def compare(backend: Backend, group: Group, heads: int) -> list[dict[str, object]]:
     of = spec(heads)
-    alone = backend.build(of, weights(of))
     together = backend.build(of, weights(of), sequence=group)
     found = []
-    for shape, batch, masked in cases():
-        expected = predict(backend, alone, shape, batch, masked)
+    for (shape, batch, masked), expected in zip(cases(), alone(backend, group, heads), strict=True):
         sent = -group.bytes_sent
         result = predict(backend, together, shape, batch, masked)
         sent += group.bytes_sent

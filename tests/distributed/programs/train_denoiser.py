@@ -6,10 +6,12 @@ name it goes on from the state that the other saved.
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 from writing import save
@@ -36,8 +38,8 @@ UNEVEN = replace(EVEN, num_attention_heads=3, attention_head_dim=6)
 INPAINT = replace(EVEN, num_layers=2, mask_channels=4)
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-6), max_grad_norm=0.5)
 CASES = {
-    "even": (EVEN, OPTIONS, 10),
-    "uneven": (UNEVEN, OPTIONS, 4),
+    "even": (EVEN, OPTIONS, 6),
+    "uneven": (UNEVEN, OPTIONS, 3),
     "inpaint": (INPAINT, OPTIONS, 2),
     "recomputed": (EVEN, replace(OPTIONS, recompute_every=1), 2),
     "frozen": (EVEN, replace(OPTIONS, frozen=("caption_projection", "transformer_blocks.1.", "pos_embed")), 2),
@@ -80,19 +82,19 @@ def own(ranks: Ranks, numbers: range) -> list[int]:
     return list(numbers)[ranks.plan.place(ranks.rank).data :: ranks.plan.data]
 
 
-def leave_out_code_generation() -> None:
-    """What of torch.compile takes the most time, and has no part in what the ranks do."""
+def without_code_generation(backend: str) -> AbstractContextManager[Any]:
+    """Leaves out what of torch.compile takes the most time, and has no part in what the ranks do."""
+    if backend != "torch":
+        return nullcontext()
     import torch
 
-    torch.compile = partial(torch.compile, backend="aot_eager")
+    return mock.patch("torch.compile", partial(torch.compile, backend="aot_eager"))
 
 
 def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | None) -> None:
     kind, split = case.split("-")
     spec, options, steps = CASES[kind]
     options = replace(options, engine=split) if split == "deepspeed" else replace(options, zero=int(split[-1]))
-    if options.compile:
-        leave_out_code_generation()
     first = 0
     if start is None:
         trainer = backend.train_denoiser(spec, awake(spec), options, ranks)
@@ -103,7 +105,7 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
         trainer.load_average(open_weights(start / "average"))
     reports = []
     for step in range(first, first + steps):
-        if step == 5:
+        if step == CASES["even"][2] // 2:
             save(trainer, ranks, folder / "half-way")
         numbers = own(ranks, range(step * MICRO_BATCHES, (step + 1) * MICRO_BATCHES))
         report = trainer.step([batch(spec, number) for number in numbers], LR, DECAY)
@@ -154,7 +156,8 @@ def main(backend_name: str, folder: str, sequence: str, *cases: str) -> None:
     for case in cases:
         name, _, start = case.partition("-from-")
         place = Path(folder) / f"{case}-on-{ranks.plan.data}x{ranks.plan.sequence}"
-        run(backend, ranks, name, place, Path(folder) / start / "half-way" if start else None)
+        with without_code_generation(backend_name):
+            run(backend, ranks, name, place, Path(folder) / start / "half-way" if start else None)
 
 
 if __name__ == "__main__":

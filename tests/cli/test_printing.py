@@ -1,0 +1,73 @@
+"""What reaches the terminal: names of strangers cannot move the cursor, turn the line or fill the screen."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from duosora.core.cli.tables import Table, show
+from duosora.core.io.images import write_image
+from duosora.core.io.weights import save_weights
+
+HOSTILE = "a\x1b[31m\u202eb\x07[red]"
+SHOWN = r"a\x1b[31m\u202eb\x07[red]"
+
+
+def assert_plain(text: str) -> None:
+    assert not set(text) & {"\x1b", "\u202e", "\x07", "\r"}
+    assert SHOWN in text
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> np.ndarray:
+    return np.zeros((16, 16, 3), np.uint8)
+
+
+def test_inspect_shows_names_of_tensors_as_they_are(duosora: Callable, tmp_path: Path) -> None:
+    file = tmp_path / f"{HOSTILE}.safetensors"
+    save_weights(file, {HOSTILE: np.ones((2, 2), np.float32), "x" * 5000: np.ones(2, np.float32)})
+    outcome = duosora("inspect", file, "--tensors")
+    assert_plain(outcome.out)
+    assert max(map(len, outcome.out.splitlines())) <= 1000
+
+
+def test_evaluate_shows_names_of_clips_as_they_are(duosora: Callable, tmp_path: Path, picture: np.ndarray) -> None:
+    for folder in ("reference", "generated"):
+        write_image(tmp_path / folder / f"{HOSTILE}.png", picture)
+    write_image(tmp_path / "generated" / f"{HOSTILE}2.png", picture)
+    (tmp_path / "generated" / f"{HOSTILE}.txt").touch()
+    outcome = duosora("evaluate", tmp_path / "reference", tmp_path / "generated")
+    assert outcome.code == 1
+    assert_plain(outcome.out)
+
+
+def test_data_check_shows_paths_and_reasons_as_they_are(duosora: Callable, tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(
+        json.dumps({"path": f"{HOSTILE}.mp4", "caption": "a"}) + "\n" + json.dumps({"path": HOSTILE}) + "\n"
+    )
+    outcome = duosora("data", "check", rows)
+    assert outcome.code == 1
+    assert_plain(outcome.out)
+
+
+def test_the_plan_of_a_run_shows_notes_as_they_are(duosora: Callable, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.csv"
+    prompts.write_text(f"prompt,{HOSTILE}\na dog,\n", encoding="utf-8")
+    outcome = duosora("sample", prompts, "--set", "video.frames=1", "--out", tmp_path / "out", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    assert_plain(outcome.out)
+
+
+def test_an_error_shows_a_path_as_it_is(duosora: Callable, tmp_path: Path) -> None:
+    assert_plain(duosora("plot", tmp_path / HOSTILE).err)
+
+
+def test_cells_of_tables_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name", "figure")
+    table.add_row(HOSTILE, None, style="red")
+    table.add_row("x" * 5000, "1")
+    show(table)
+    assert_plain(capsys.readouterr().out)
