@@ -239,9 +239,10 @@ def told_problems(of: Sequence[Pair | PairScores]) -> str:
 def find_pairs(reference: Path, generated: Path) -> tuple[list[Pair], list[Path]]:
     """The pairs of two folders and what is inside them, by path without the ending; and the files that are no clips.
 
-    Where videos and pictures have the same name, videos are compared with videos and pictures with pictures. A clip
-    that is on one side only, or twice on a side (a.mp4 and a.mkv), makes a pair with a problem. Hidden files are no
-    clips. Raises: MediaError when a folder holds no clip.
+    Where several have the same name, videos are compared with videos and pictures with pictures, and of these first
+    those with the same ending. A clip that is on one side only, or twice on a side (a.mp4 and a.mkv, neither of which
+    the other side has), makes a pair with a problem. Hidden files are no clips.
+    Raises: MediaError when a folder holds no clip.
     """
     listed = [_list_clips(folder) for folder in (reference, generated)]
     first, second = (clips for clips, _ in listed)
@@ -250,14 +251,30 @@ def find_pairs(reference: Path, generated: Path) -> tuple[list[Pair], list[Path]
 
 
 def _pairs(name: str, reference: list[Path], generated: list[Path]) -> Iterator[Pair]:
-    """The pair of one name, or one of the videos and one of the pictures where there are both."""
+    """The pair of one name, or those of the videos and of the pictures where there are both."""
     are_videos = {is_video(path) for path in (*reference, *generated)}
     if len(are_videos) == 1 or len(reference) == len(generated) == 1:
-        yield _pair(name, reference, generated)
+        yield from _pairs_of_a_kind(name, reference, generated)
         return
     for kind, wanted in (("video", True), ("picture", False)):
-        like = ([path for path in side if is_video(path) == wanted] for side in (reference, generated))
-        yield _pair(f"{name} ({kind})", *like)
+        first, second = ([path for path in side if is_video(path) == wanted] for side in (reference, generated))
+        yield from _pairs_of_a_kind(f"{name} ({kind})", first, second)
+
+
+def _pairs_of_a_kind(name: str, reference: list[Path], generated: list[Path]) -> Iterator[Pair]:
+    """The pair of one name, or, where a side has several, those of the same ending and one of what is left."""
+    sides = (reference, generated)
+    is_plain = max(map(len, sides)) == 1
+    shared = set() if is_plain else set.intersection(*({_ending(path) for path in side} for side in sides))
+    for ending in sorted(shared):
+        yield _pair(f"{name} ({ending})", *([path for path in side if _ending(path) == ending] for side in sides))
+    left = [[path for path in side if _ending(path) not in shared] for side in sides]
+    if any(left):
+        yield _pair(name, *left)
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
 
 
 def _pair(name: str, reference: list[Path], generated: list[Path]) -> Pair:

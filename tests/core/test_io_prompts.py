@@ -173,6 +173,15 @@ def test_a_blank_prompt_is_refused(tmp_path: Path, blank: str) -> None:
         texts_of(tmp_path / "a.jsonl", '{"prompt": "a"}\n' + json.dumps({"prompt": blank}))
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_a_prompt_with_a_nul_character_is_refused(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "a.txt").write_bytes("a dog\na cat".encode(encoding))
+    with pytest.raises(MediaError, match=r"a\.txt:1: the prompt holds a NUL character; .* UTF-8"):
+        read_prompts([str(tmp_path / "a.txt")])
+    with pytest.raises(MediaError, match=r"a\.jsonl:1: the negative_prompt holds a NUL"):
+        texts_of(tmp_path / "a.jsonl", json.dumps({"prompt": "a", "negative_prompt": "b\0"}))
+
+
 def test_a_prompt_of_absurd_length_and_too_many_are_refused(tmp_path: Path, monkeypatch: Any) -> None:
     with pytest.raises(ConfigError, match="prompt 1 has 100001 characters"):
         read_prompts(["x" * (MAX_CHARACTERS + 1)])
