@@ -141,6 +141,8 @@ BESIDE = {
     "global_steps": lambda w: {"module": w, "global_steps": STEP, "global_samples": STEP, "optimizer": {"s": STEP}},
     "many loose": lambda w: {"model": w} | {f"state.{number}": STEP for number in range(50)},
     "large loose": lambda w: {"model": w, "table": torch.zeros(100_000)},
+    "averaged by torch": lambda w: {"n_averaged": STEP, **{f"module.{name}": value for name, value in w.items()}},
+    "an average as in latent diffusion": lambda w: {"decay": STEP, "num_updates": STEP, **w},
     "inside": lambda w: {"state_dict": {"gen_model": w, "logvar": STEP}, "step": STEP},
     "a small wrapper first": lambda w: {"state_dict": {"scale": STEP}, "module": w},
     "a small average": lambda w: {"ema": {"decay": STEP, "shadow": [STEP] * 300}, "model": w, "step": STEP},
