@@ -162,6 +162,12 @@ def test_tensors_beside_the_weights_do_not_hide_them(tmp_path: Path, beside: str
     assert "WFVAE" in "\n".join(describe(path, False))
 
 
+def test_a_look_says_what_a_conversion_would_refuse(tmp_path: Path) -> None:
+    path = saved(tmp_path, {**weights("wfvae"), "lora.a": STEP * 1.0})
+    assert "  NOT KNOWN to wfvae: 1 tensors (lora.a)" in describe(path, False)
+    assert describe(saved(tmp_path, {"a": STEP}), False)[-1].endswith("--to FOLDER --model none")
+
+
 def test_names_that_many_share_are_no_prefix() -> None:
     for model, layout in LAYOUTS.items():
         assert [(fit.model, fit.prefix) for fit in find_fits(layout)] == [(model, "")]
