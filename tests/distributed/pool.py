@@ -87,7 +87,7 @@ class Pool:
         while waiting:
             ready = select.select(list(waiting.values()), [], [], max(0.0, until - time.monotonic()))[0]
             if not ready:
-                return [*wrong, f"not ended in time: ranks {', '.join(map(str, waiting))}"]
+                return [*wrong, f"not ended in time: ranks {', '.join(map(str, sorted(waiting)))}"]
             for rank in [rank for rank, line in waiting.items() if line in ready]:
                 code = _word(waiting.pop(rank))
                 if code != "0":
