@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from ..errors import DuosoraError, MediaError
 
@@ -111,6 +113,17 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     Raises: OSError; ValueError when it is larger or no UTF-8.
     """
     return _read(path, limit).decode("utf-8-sig")
+
+
+def read_json(path: Path, limit: int = MAX_WRITTEN_BYTES) -> Any:
+    """The value of a JSON file that a program wrote.
+
+    Raises: OSError; ValueError when it is larger than `limit` bytes, no UTF-8, no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_text(path, limit))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def read_written(path: Path, error: type[DuosoraError], limit: int = MAX_WRITTEN_BYTES) -> str:

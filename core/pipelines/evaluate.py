@@ -64,7 +64,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PairScores:
     """What was measured of a pair, or why nothing was."""
 
     pair: Pair
@@ -98,17 +98,17 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Report:
+class Scores:
     """The outcomes of an evaluation."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[PairScores, ...]
 
     @property
-    def measured(self) -> list[Outcome]:
+    def measured(self) -> list[PairScores]:
         return [outcome for outcome in self.outcomes if outcome.shape]
 
     @property
-    def problems(self) -> list[Outcome]:
+    def problems(self) -> list[PairScores]:
         return [outcome for outcome in self.outcomes if not outcome.shape]
 
     def mean(self, metric: str) -> float | None:
@@ -160,7 +160,7 @@ class Evaluation:
             said["lpips"] = f"LPIPS v0.1 by {self.perceptual.spec.backbone}, fp32, per frame"
         return {metric: said[metric] for metric in self.metrics}
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[PairScores]:
         """Measure one pair after the other. Raises: what is wrong with it where there is a single pair."""
         for pair in self.pairs:
             try:
@@ -168,9 +168,9 @@ class Evaluation:
             except DuosoraError as error:
                 if self.is_single:
                     raise
-                yield Outcome(pair, problem=" ".join(str(error).split()))
+                yield PairScores(pair, problem=" ".join(str(error).split()))
 
-    def _measure(self, pair: Pair) -> Outcome:
+    def _measure(self, pair: Pair) -> PairScores:
         if pair.problem:
             raise MediaError(pair.problem)
         assert pair.reference is not None
@@ -188,7 +188,7 @@ class Evaluation:
             for metric in self.metrics:
                 values[metric].append(self._values(metric, frames, expected))
         joined = {metric: np.concatenate(parts) for metric, parts in values.items()}
-        return Outcome(pair, None, shape, identical, joined)
+        return PairScores(pair, None, shape, identical, joined)
 
     def _values(self, metric: str, frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
         if metric == "psnr":
@@ -230,7 +230,7 @@ def prepare(reference: Path, generated: Path, config: EvaluateConfig) -> Evaluat
     return Evaluation(pairs, others, metrics, perceptual, config, is_single=not reference.is_dir())
 
 
-def told_problems(of: Sequence[Pair | Outcome]) -> str:
+def told_problems(of: Sequence[Pair | PairScores]) -> str:
     """The first problems of pairs, each behind its name."""
     told = [f"{each.name}: {each.problem}" for each in of if each.problem]
     return "; ".join(told[:SHOWN_OTHERS]) + (f"; and {len(told) - SHOWN_OTHERS} more" if told[SHOWN_OTHERS:] else "")

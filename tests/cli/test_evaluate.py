@@ -19,7 +19,7 @@ from duosora.core.maths.metrics import psnr, ssim
 from duosora.core.maths.resize import center_crop_resize
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.pipelines.autoencode import from_uint8
-from duosora.core.pipelines.evaluate import Report, find_pairs, prepare
+from duosora.core.pipelines.evaluate import Scores, find_pairs, prepare
 
 MEDIA = Path(__file__).parents[1] / "media"
 
@@ -161,7 +161,7 @@ def test_clips_of_one_name_are_compared_with_those_of_their_kind(tmp_path: Path,
     write_image(generated / "preview.png", clip[0])
     shutil.copy(generated / "twice.mp4", generated / "twice.mkv")
     write_image(generated / "twice.jpg", clip[0])
-    found = Report(tuple(prepare(reference, generated, EvaluateConfig(metrics=("psnr",))).outcomes()))
+    found = Scores(tuple(prepare(reference, generated, EvaluateConfig(metrics=("psnr",))).outcomes()))
     assert [outcome.name for outcome in found.measured] == [
         "both (video)", "both (picture)", "other", "preview (video)", "twice (video) (.mp4)",
     ]  # fmt: skip
