@@ -17,6 +17,7 @@ from ..core.converting import Conversion
 from ..core.errors import CheckpointError, ConfigError
 from ..core.io.files import atomic_write, refuse_existing, unfinished
 from ..core.io.weights import STEMS
+from ..core.layout import some_names
 from ..core.models.recognise import CONFIG_FILE, family_of, read_config
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
@@ -93,10 +94,13 @@ def describe(path: Path, list_tensors: bool) -> list[str]:
     if list_tensors:
         lines += [f"  {short_name(name)}  {list(weights.shape(name))}  {weights.dtype(name)}" for name in weights]
     fits = find_fits(weights)
-    for fit in fits:
-        refuse_unsound(weights, plan_of({name: name for name in weights}, fit, fits)[0])
-    choice = " --model MODEL" if len(fits) > 1 else ""
     models = [f"  model: {model}" for model in likely_models(weights)]
+    for fit in fits:
+        made, unknown = plan_of({name: name for name in weights}, fit, fits)
+        refuse_unsound(weights, made)
+        if unknown:
+            models.append(f"  NOT KNOWN to {fit.model}: {len(unknown)} tensors ({some_names(unknown)})")
+    choice = f" --model {UNNAMED}" if not fits else " --model MODEL" if len(fits) > 1 else ""
     return [*lines, *models, f"  to use it: duosora convert {one_line(path)} --to FOLDER{choice}"]
 
 
