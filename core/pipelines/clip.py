@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ..config.media import DEFAULTS, MediaSettings
-from ..io.images import read_image
-from ..io.kinds import is_image
+from ..io.images import count_images, read_image
+from ..io.kinds import ANIMATION_SUFFIXES, is_image
 from ..io.video import open_video
 from ..maths.resize import center_crop_resize
 from ..shapes import VideoShape
@@ -32,7 +32,7 @@ class Clip:
 
     @property
     def is_image(self) -> bool:
-        return is_image(self.path)
+        return _is_still(self.path, self.media)
 
     def frames(self, reader: str, at_a_time: int = READ_AHEAD) -> Iterator[np.ndarray]:
         """Chunks (t, H, W, 3) uint8, read anew at each call. Raises: MediaError when a frame cannot be decoded."""
@@ -48,8 +48,13 @@ class Clip:
 
 def whole_clip(path: Path, every: int = 1, reader: str = "pyav", media: MediaSettings = DEFAULTS) -> Clip:
     """All that a file holds, at its own size. Raises: MediaError when it is missing or cannot be read."""
-    if is_image(path):
+    if _is_still(path, media):
         return Clip(path, VideoShape(1, *read_image(path, media).shape[:2]), 1.0, every, media)
     with open_video(path, reader, media) as video:
         shape = VideoShape(-(-len(video.at_one_rate()) // every), video.height, video.width)
         return Clip(path, shape, video.fps / every, every, media)
+
+
+def _is_still(path: Path, media: MediaSettings) -> bool:
+    """Whether a file is a picture by its name, and does not move where its kind may."""
+    return is_image(path) and (path.suffix.lower() not in ANIMATION_SUFFIXES or count_images(path, media) == 1)

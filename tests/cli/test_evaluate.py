@@ -198,6 +198,19 @@ def test_of_several_clips_of_one_name_and_kind_those_of_one_ending_are_a_pair(
     assert {pair.name: pair.problem for pair in pairs} == found
 
 
+def test_a_webp_that_moves_is_compared_frame_by_frame(tmp_path: Path, clip: np.ndarray) -> None:
+    first, *others = map(Image.fromarray, clip)
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others, duration=100, lossless=True)
+    first.save(tmp_path / "still.webp", lossless=True)
+    write_image(tmp_path / "still.png", clip[0])
+    write_video(tmp_path / "a.mp4", clip, 10, crf=0)
+    for reference, generated, frames in (("a.mp4", "a.webp", len(clip)), ("still.png", "still.webp", 1)):
+        run = prepare(tmp_path / reference, tmp_path / generated, EvaluateConfig(metrics=("psnr",)))
+        (outcome,) = run.outcomes()
+        assert outcome.shape == (frames, *clip.shape[1:3])
+        assert outcome.mean("psnr") > 30
+
+
 def test_folders_without_a_pair_are_refused(duosora: Callable, tmp_path: Path, clip: np.ndarray) -> None:
     for folder, name in (("reference", "a"), ("generated", "b")):
         write_image(tmp_path / folder / f"{name}.png", clip[0])
