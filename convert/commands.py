@@ -13,7 +13,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..core.converting import Request
+from ..core.converting import Conversion
 from ..core.errors import CheckpointError, ConfigError
 from ..core.io.files import atomic_write, refuse_existing, unfinished
 from ..core.io.weights import STEMS
@@ -21,7 +21,7 @@ from ..core.layout import some_names
 from ..core.models.recognise import CONFIG_FILE, family_of, read_config
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
-from .matching import Plan
+from .matching import Renaming
 from .names import NAMES
 from .naming import MODELS, UNNAMED, Named, plan, plan_of
 from .prefixes import find_fits
@@ -47,7 +47,7 @@ _TREE_KEYS = 12
 _ASIDE_LETTERS = 500
 
 
-def convert(request: Request) -> list[str]:
+def convert(request: Conversion) -> list[str]:
     """Convert and read the result again. Raises: as core.converting.Converter says."""
     if request.model is not None and request.model not in MODELS:
         raise ConfigError(f"--model {request.model}: there are {', '.join(MODELS)}")
@@ -127,7 +127,7 @@ def _told(opened: Checkpoint) -> list[str]:
     return lines
 
 
-def _planned(made: Plan, tensors: Named, request: Request) -> list[str]:
+def _planned(made: Renaming, tensors: Named, request: Conversion) -> list[str]:
     """What will be written, and what will not."""
     lines = [f"  model: {made.model}"]
     changed = [(origin.names, name) for name, origin in made.origins.items() if origin.names != (name,)]
@@ -143,7 +143,7 @@ def _planned(made: Plan, tensors: Named, request: Request) -> list[str]:
     return lines
 
 
-def _config(opened: Checkpoint, made: Plan, tensors: Named) -> Path | None:
+def _config(opened: Checkpoint, made: Renaming, tensors: Named) -> Path | None:
     """config.json beside the source, with which the tensors must agree; None where there is none for this model."""
     file = (opened.path if opened.path.is_dir() else opened.path.parent) / CONFIG_FILE
     if made.model == UNNAMED or not file.exists():

@@ -33,6 +33,10 @@ choose_port() {
 # run_job LAUNCHER [WORD...]: start it, wait for it; the exit code is its own. Needs failed_log, which names the log of
 # the rank that failed by what the launcher wrote into $LOGS/launcher.log.
 run_job() {
+    if ! command -v "$1" >/dev/null; then
+        echo "launch: $1 is not installed: torchrun comes with duosora[torch], msrun with duosora[mindspore]" >&2
+        exit 2
+    fi
     mkdir -p "$LOGS"
     rm -f "$LOGS/ranks"
     exec {console}> >(trap '' INT TERM HUP; exec tee "$LOGS/launcher.log")

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.extras import needs_extra
-from duosora.core.io.files import atomic_write
+from duosora.core.io.files import atomic_write, read_json
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
 from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
@@ -283,7 +283,7 @@ def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[
     """
     file = folder / f"{name}.json"
     try:
-        rest = json.loads(file.read_text(encoding="utf-8"))
+        rest = read_json(file)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as an optimiser's state ({error})") from error
     file = folder / f"{name}{SUFFIX}"

@@ -15,7 +15,7 @@ from ...core.io.safetensors_format import LENGTH_BYTES, unique_keys
 from ...core.io.weights import FOREIGN_SUFFIXES, INDEX_SUFFIX, SUFFIX, open_file, open_weights, refuse_part
 from .archive import LOCAL_MAGIC
 from .mindspore_files import FIRST_BYTE, read_ckpt
-from .stored import MAX_TENSORS, Source, Stored, StoredTensor, check_repeats
+from .stored import MAX_TENSORS, Stored, StoredTensor, TensorSource, check_repeats
 from .torch_files import LEGACY_START, LEGACY_TEXT_START, read_legacy, read_zip
 from .unwrapping import unwrap
 
@@ -32,7 +32,7 @@ class Checkpoint:
     wrapper: tuple[str, ...]
     """Keys that lead to the weights inside the file."""
     has_average: bool
-    weights: Source
+    weights: TensorSource
     tree: Any
     """All that was saved, tensors as StoredTensor; None for formats that hold tensors only."""
     aside: tuple[str, ...] = ()

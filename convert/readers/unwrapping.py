@@ -63,6 +63,8 @@ def unwrap(tree: Any, source: str, ema: bool | None = None, key: str | None = No
         _refuse_unread(tree, source)
         keys = one_line(", ".join(str(part)[:40] for part in list(tree)[:_SHOWN]), 400)
         rest = f"; left aside: {one_line('; '.join(aside), 400)}" if aside else ""
+        if _count(tree, Array):
+            rest += "; arrays of numpy are not taken for weights, save them as tensors (torch.from_numpy)"
         raise CheckpointError(f"{source}: no weights found in it; its keys are {keys or 'none'}{rest}")
     return Unwrapped(tensors, tuple(path), average is not None, tuple(aside))
 

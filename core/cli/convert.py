@@ -64,7 +64,7 @@ def convert(
     if to is None:
         lines = converter.verify(source)
     else:
-        request = converting.Request(
+        request = converting.Conversion(
             source=source,
             target=to,
             model=model,
@@ -87,7 +87,7 @@ def _num_bytes(text: str) -> int:
     from ..errors import ConfigError
     from ..printable import short_name
 
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,15})?)\s*([KMGT]?)(i?)B?", text.strip(), re.IGNORECASE)
     size = 0.0
     if found:
         size = float(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " ")

@@ -201,7 +201,7 @@ class ShowSettings(Settings):
     every: Count | None = None
     """Interval in optimiser steps. Default: never."""
     prompts: tuple[str, ...] = ()
-    """The prompts."""
+    """The prompts, or files of them."""
     max_tokens: Count = 512
     """Longer prompts are cut."""
     sampler: SamplerSettings = SamplerSettings()

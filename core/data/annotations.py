@@ -137,7 +137,7 @@ def record_of(row: Any, root: Path, origin: str, embeddings: Path | None = None)
     name = given.get("path")
     if not isinstance(name, str):
         return BadRow(origin, origin, "has no path")
-    if Path(name).suffix.lower() not in MEDIA_SUFFIXES:
+    if os.path.splitext(name)[1].lower() not in MEDIA_SUFFIXES:
         known = ", ".join(MEDIA_SUFFIXES)
         return BadRow(short_name(name), origin, f"is neither a video nor a picture by its name; known are {known}")
     try:
@@ -191,7 +191,7 @@ def _is_missing(value: Any) -> bool:
 
 def _placed(root: Path, name: str) -> Path:
     """A path of an annotation. Raises: ValueError for one that cannot be."""
-    return given_path(name if name.startswith("~") else root / name)
+    return given_path(name if name.startswith("~") else os.path.join(root, name))  # a million times: no Path twice
 
 
 def _captions(value: Any) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from ..errors import CheckpointError, NumericsError
-from ..io.files import atomic_write
+from ..io.files import MAX_WRITTEN_BYTES, atomic_write, read_text
 from ..io.safetensors_format import Entry, Header, read_header, unique_keys
 from ..io.weights import WeightsReader, is_finite, save_weights
 from .fingerprints import json_fingerprint
@@ -58,10 +58,10 @@ def read_index(folder: Path) -> Index:
     """Raises: CheckpointError when there is no cache of a known form."""
     path = folder / INDEX_NAME
     try:
-        table = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
+        table = json.loads(read_text(path, MAX_WRITTEN_BYTES), object_pairs_hook=unique_keys)
     except FileNotFoundError as error:
         raise CheckpointError(f"{folder}: holds no cache ({INDEX_NAME} is missing); make it: duosora cache") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: cannot be read as JSON ({error}); remove the folder and make it again"
         ) from error

@@ -7,7 +7,6 @@ whose sha256 is checked. Anything that cannot be read is an error, never a skip.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import CheckpointError, ConfigError
+from ..io.files import read_json
 from ..io.weights import open_weights
 from ..layout import GivenWeights
 
@@ -63,7 +63,7 @@ class Case:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            self.raw: dict[str, Any] = json.loads((folder / "case.json").read_text(encoding="utf-8"))
+            self.raw: dict[str, Any] = read_json(folder / "case.json")
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case ({error})") from error
         if not isinstance(self.raw, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from ..backend import Backend
 from ..errors import CheckpointError, DuosoraError
+from ..io.files import read_json
 from ..models.recognise import family_of
 from .case import Case, Verdict, find_cases
 
@@ -72,7 +72,7 @@ def run_manifest(file: Path) -> Result:
     """Compare a full-size model's layout with a manifest of its parameter names and shapes."""
     name = f"{file.parent.name}/{file.stem}"
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = read_json(file)
         config = manifest.get("config_json_as_saved", manifest.get("config"))
         expected = {key: tuple(shape) for key, shape in manifest["params"].items()}
         layout = family_of(config or {"_class_name": "WFVAEModel"}, name).from_config(config, name).layout()

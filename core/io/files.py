@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import secrets
 import stat
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
+from typing import Any
 
 from ..errors import DuosoraError, MediaError
 
@@ -71,12 +73,15 @@ def refuse_existing(path: Path, overwrite: bool, error: type[DuosoraError] = Med
 def refuse_unwritable(path: Path, overwrite: bool, error: type[DuosoraError] = MediaError) -> None:
     """Raise `error` when a file cannot be written: for callers that must know before long work begins.
 
-    It exists and may not be replaced, is a folder, or its folder is none, or does not let this process write.
+    It exists and may not be replaced, is a folder, a pipe or a device, or its folder is none, or does not let this
+    process write.
     """
     refuse_existing(path, overwrite, error)
     with _naming(path, error):
         if path.is_dir():
             raise error(f"{path}: is a folder, expected the name of a file to write")
+        if path.exists() and not path.is_file():
+            raise error(f"{path}: is a pipe or a device and stays; expected the name of a file to write")
         place = next(parent for parent in path.parents if os.path.lexists(parent))
         if not place.is_dir():
             raise error(f"{path}: cannot be written ({place} is no folder)")
@@ -108,6 +113,17 @@ def read_text(path: Path, limit: int = MAX_TEXT_BYTES) -> str:
     Raises: OSError; ValueError when it is larger or no UTF-8.
     """
     return _read(path, limit).decode("utf-8-sig")
+
+
+def read_json(path: Path, limit: int = MAX_WRITTEN_BYTES) -> Any:
+    """The value of a JSON file that a program wrote.
+
+    Raises: OSError; ValueError when it is larger than `limit` bytes, no UTF-8, no JSON, or nested too deeply.
+    """
+    try:
+        return json.loads(read_text(path, limit))
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def read_written(path: Path, error: type[DuosoraError], limit: int = MAX_WRITTEN_BYTES) -> str:

@@ -20,25 +20,27 @@ def given_path(text: str | os.PathLike[str]) -> Path:
     of a shell, the home of an unknown user, a NUL, text that is no UTF-8, and names that no file system takes.
     """
     written = os.fspath(text)
-    shown = short_name(written)
     if "\0" in written:
-        raise ValueError(f"{shown}: holds a NUL character, which no path can have")
+        raise ValueError(f"{short_name(written)}: holds a NUL character, which no path can have")
     path = os.path.expanduser(written)
     try:
         raw = path.encode("utf-8")
     except UnicodeEncodeError as error:
-        raise ValueError(f"{shown}: is not valid text at character {error.start + 1}; rename the file") from error
+        raise ValueError(
+            f"{short_name(written)}: is not valid text at character {error.start + 1}; rename the file"
+        ) from error
     longest = max(map(len, raw.split(b"/")))
     if longest > NAME_BYTES or len(raw) > PATH_BYTES:
-        raise ValueError(f"{shown}: is too long for a path ({max(longest, len(raw))} bytes)")
+        raise ValueError(f"{short_name(written)}: is too long for a path ({max(longest, len(raw))} bytes)")
     if path.startswith("~") and not os.path.lexists(path):
         user = path.split("/")[0]
         raise ValueError(
-            f"{shown}: there is no user {user[1:]!r}; write the path out, or ./{user} for a file of that name"
+            f"{short_name(written)}: there is no user {user[1:]!r}; write the path out, or ./{user} for a file of that "
+            "name"
         )
     variable = _unexpanded(path)
     if variable:
-        raise ValueError(f"{shown}: holds {variable}, which only a shell replaces; write the path out")
+        raise ValueError(f"{short_name(written)}: holds {variable}, which only a shell replaces; write the path out")
     return Path(path)
 
 

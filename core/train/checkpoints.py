@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..io.files import atomic_write, sha256, sync
+from ..io.files import atomic_write, read_json, sha256, sync
 
 MANIFEST = "manifest.json"
 NAME = re.compile(r"checkpoint-(\d+)")
@@ -177,7 +177,7 @@ def is_complete(path: Path) -> bool:
 def problem_of(path: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None when all its files are there with their recorded hashes."""
     try:
-        files = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["files"]
+        files = read_json(path / MANIFEST)["files"]
         for name, entry in files.items():
             file = path / name
             if not file.is_file() or file.stat().st_size != entry["size"]:

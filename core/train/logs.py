@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import CheckpointError, PackageMissing
 from ..extras import needs_extra
-from ..io.files import atomic_write
+from ..io.files import atomic_write, open_regular
 
 LOG = "log.jsonl"
 
@@ -53,13 +53,14 @@ class StepLog:
 def read_log(path: Path) -> list[dict[str, Any]]:
     """All whole lines of a log; a run may be writing it, and may have been killed in the middle of a line."""
     lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except ValueError:
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
+    with open_regular(path) as file:
+        for text in file:
+            try:
+                line = json.loads(text)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(line, dict) and isinstance(line.get("step"), int):
+                lines.append(line)
     return lines
 
 

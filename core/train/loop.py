@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from ..data.batch import ClipBatch
 from ..errors import CheckpointError, DuosoraError
+from ..io.files import read_json
 from ..io.weights import Shard, open_weights
 from ..parallel.agreement import agreed
 from ..parallel.group import Ranks
@@ -40,7 +41,7 @@ STATE = "state.json"
 """What the loop itself keeps in a checkpoint."""
 
 
-class Loader(Protocol):
+class BatchSource(Protocol):
     """Where clips come from."""
 
     @property
@@ -83,7 +84,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Timetable:
     """When what happens, in optimiser steps; None: never."""
 
     max_steps: int
@@ -96,7 +97,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunEnd:
     """How a run ended."""
 
     steps: int
@@ -113,8 +114,8 @@ class Loop:
         self,
         folder: Path,
         task: Task,
-        loader: Loader | None,
-        plan: Plan,
+        loader: BatchSource | None,
+        plan: Timetable,
         checkpoints: Checkpoints,
         log: StepLog | None,
         guard: Guard,
@@ -145,7 +146,7 @@ class Loop:
         """
         agreed(self.ranks.world, lambda: self._load(found))
 
-    def run(self, on_step: Callable[[int, StepReport], None] | None = None) -> Outcome:
+    def run(self, on_step: Callable[[int, StepReport], None] | None = None) -> RunEnd:
         """Train to the plan's last step, or until a rank's process is asked to leave."""
         agreed(self.ranks.world, lambda: self.log.cut_back(self.step) if self.log else None)
         with _asked_to_leave() as leaving:
@@ -158,7 +159,7 @@ class Loop:
                     self.log.close()
             self._save()
             self._saving.wait()
-        return Outcome(self.step, self.step >= self.plan.max_steps, self._saving.last)
+        return RunEnd(self.step, self.step >= self.plan.max_steps, self._saving.last)
 
     def _load(self, found: Found) -> None:
         assert found.path is not None
@@ -275,7 +276,7 @@ class Loop:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """The state.json of a checkpoint. Raises: CheckpointError."""
     try:
-        state = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+        state = read_json(checkpoint / STATE)
         if not {"step", "guard", "run"} <= state.keys():
             raise ValueError("step, guard or run is missing")
         return state

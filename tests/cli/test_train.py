@@ -99,6 +99,7 @@ def test_the_plan_of_several_processes_is_printed_once_and_waits_for_nobody(
 def test_what_several_processes_cannot_share_is_told_by_one(
     train: Callable, monkeypatch: pytest.MonkeyPatch, settings: tuple[str, ...], message: str
 ) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")  # a launcher that shows what the first one says
     monkeypatch.setenv("WORLD_SIZE", "4")
     told = []
     for rank in range(4):
@@ -302,6 +303,8 @@ def test_spikes_are_left_out_and_reported_with_their_files(train: Callable, tmp_
     ("settings", "words"),
     [
         (("show.every=2",), "show.every = 2: needs show.prompts"),
+        (("show.every=2", 'show.prompts=["a city", " "]'), "prompt 2 is blank"),
+        (("show.every=2", "show.prompts=[absent.csv]"), "absent.csv: there is no such file"),
         (("validation.every=2",), "validation.every = 2: needs validation.data"),
         (
             (

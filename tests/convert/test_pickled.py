@@ -314,6 +314,13 @@ def test_what_is_left_aside_is_said(tmp_path: Path) -> None:
     assert "epoch" not in aside
 
 
+def test_arrays_alone_are_told_to_become_tensors(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"left aside: state_dict.a \(1 array\); arrays of numpy are not taken.*from_numpy"
+    ):
+        open_checkpoint(saved(tmp_path, {"state_dict": {"a": np.ones(3)}}))
+
+
 def unread(tmp_path: Path, tensor: Any, **options: Any) -> str:
     with pytest.raises(CheckpointError) as caught:
         open_checkpoint(saved(tmp_path, {"state_dict": {"a": BASE, "odd": tensor}}, **options))

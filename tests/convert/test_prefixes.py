@@ -13,7 +13,7 @@ from duosora.convert.naming import plan
 from duosora.convert.prefixes import find_fits
 from duosora.convert.readers.opening import open_checkpoint
 from duosora.convert.readers.stored import Stored, StoredTensor
-from duosora.core.converting import Request
+from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights
 from duosora.core.models import mt5, opensora_t2v, wfvae
@@ -44,7 +44,7 @@ def saved(tmp_path: Path, tree: Any) -> Path:
 def made(path: Path, **options: Any) -> list[str]:
     """Convert, and give back what was said."""
     target = path.with_name("y.safetensors")
-    lines = convert(Request(source=path, target=target, overwrite=True, **options))
+    lines = convert(Conversion(source=path, target=target, overwrite=True, **options))
     assert all("\n" not in line for line in lines)
     return lines
 

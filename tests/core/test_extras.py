@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from duosora.core import backend
 from duosora.core.config.data import DataSettings
 from duosora.core.config.schema import EvaluateConfig
 from duosora.core.data import captions
 from duosora.core.data.annotations import read_annotations
 from duosora.core.data.sources import FileSource
-from duosora.core.errors import DuosoraError, PackageMissing
+from duosora.core.errors import BackendMissing, DuosoraError, PackageMissing
 from duosora.core.extras import install_command, needs_extra, require
 from duosora.core.io.video import open_video
 from duosora.core.pipelines.evaluate import Evaluation
@@ -84,6 +85,25 @@ def test_a_package_that_does_not_load_is_one_line_with_the_reason(raised: Except
     assert str(caught.value) == (
         f'duosora plot: what it needs does not load ({reason}); pip install "duosora[train]", or do without'
     )
+
+
+@pytest.mark.parametrize(
+    ("available", "line"),
+    [
+        ((), "backend 'torch' is not installed: pip install \"duosora[torch]\""),
+        (
+            ("mindspore",),
+            "backend 'torch' is not installed: pip install \"duosora[torch]\", or use 'mindspore', which is",
+        ),
+    ],
+)
+def test_a_missing_backend_is_named_with_the_one_that_is_there(
+    available: tuple[str, ...], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "available", lambda: available)
+    with pytest.raises(BackendMissing) as caught:
+        backend.get("torch")
+    assert str(caught.value) == line
 
 
 def test_what_is_needed_is_looked_for_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,9 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from duosora.core.data.cache import INDEX_NAME, read_index
 from duosora.core.errors import CheckpointError, MediaError
+from duosora.core.goldens.case import find_cases
+from duosora.core.goldens.suite import run_manifest
 from duosora.core.io import files
-from duosora.core.io.files import atomic_write, refuse_existing, refuse_unwritable
+from duosora.core.io.files import atomic_write, read_json, refuse_existing, refuse_unwritable
+from duosora.core.train.checkpoints import MANIFEST, problem_of
+from duosora.core.train.logs import read_log
+from duosora.core.train.loop import STATE, read_state
 
 
 def names_in(folder: Path) -> list[str]:
@@ -84,6 +90,15 @@ def test_a_dangling_link_counts_as_existing_and_is_replaced_not_followed(tmp_pat
         temporary.write_text("new")
     assert names_in(tmp_path) == ["link.txt"]
     assert not target.is_symlink()
+
+
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(CheckpointError, match=f"{name}: is a pipe or a device and stays"):
+            refuse_unwritable(tmp_path / name, overwrite=True, error=CheckpointError)
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def test_a_place_where_nothing_can_be_written_is_told_before_any_work(
@@ -161,3 +176,50 @@ def test_what_never_ends_is_not_read(tmp_path: Path) -> None:
         file.truncate(10**11)
     with pytest.raises(MediaError, match=r"endless\.txt: cannot be read \(it has more than 64000000 bytes\)"):
         files.read_written(tmp_path / "endless.txt", MediaError)
+
+
+def test_json_of_programs_is_read_from_regular_files_of_a_size_that_fits(tmp_path: Path) -> None:
+    file = tmp_path / "a.json"
+    file.write_text('{"a": [1]}')
+    assert read_json(file) == {"a": [1]}
+    for text, words in (("[" * 100_000, "nested too deeply"), ("{", "Expecting"), ("[" + "9" * 5000 + "]", "Exceeds")):
+        file.write_text(text)
+        with pytest.raises(ValueError, match=words):
+            read_json(file)
+    with pytest.raises(ValueError, match="more than 10 bytes"):
+        read_json(file, 10)
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="expected a regular file"):
+        read_json(tmp_path / "pipe")
+
+
+def harm(file: Path, how: str) -> None:
+    """Put a pipe, or an absurdly nested text, in a file's place."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if how == "pipe":
+        os.mkfifo(file)
+    else:
+        file.write_text("[" * 100_000)
+
+
+@pytest.mark.parametrize("how", ["pipe", "nested"])
+def test_every_reader_of_json_refuses_pipes_and_absurd_nesting(tmp_path: Path, how: str) -> None:
+    harm(tmp_path / "t2v" / "x" / "case.json", how)
+    with pytest.raises(CheckpointError, match="cannot be read as a golden case"):
+        list(find_cases(tmp_path))
+    harm(tmp_path / "t2v" / "manifest_x.json", how)
+    assert "cannot be read as a manifest" in run_manifest(tmp_path / "t2v" / "manifest_x.json").error
+    harm(tmp_path / "cache" / INDEX_NAME, how)
+    with pytest.raises(CheckpointError, match="cannot be read as JSON"):
+        read_index(tmp_path / "cache")
+    harm(tmp_path / "checkpoint-1" / STATE, how)
+    with pytest.raises(CheckpointError, match="cannot be read as the state of a run"):
+        read_state(tmp_path / "checkpoint-1")
+    harm(tmp_path / "checkpoint-1" / MANIFEST, how)
+    assert "cannot be read" in str(problem_of(tmp_path / "checkpoint-1"))
+
+
+def test_a_line_of_a_log_that_is_none_is_passed_over(tmp_path: Path) -> None:
+    log = tmp_path / "log.jsonl"
+    log.write_bytes(b'{"step": 1}\n' + b"[" * 100_000 + b'\n\xff\n{"step": "x"}\n{"step": 2}\n{"st')
+    assert read_log(log) == [{"step": 1}, {"step": 2}]

@@ -38,8 +38,8 @@ UNEVEN = replace(EVEN, num_attention_heads=3, attention_head_dim=6)
 INPAINT = replace(EVEN, num_layers=2, mask_channels=4)
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-6), max_grad_norm=0.5)
 CASES = {
-    "even": (EVEN, OPTIONS, 10),
-    "uneven": (UNEVEN, OPTIONS, 4),
+    "even": (EVEN, OPTIONS, 6),
+    "uneven": (UNEVEN, OPTIONS, 3),
     "inpaint": (INPAINT, OPTIONS, 2),
     "recomputed": (EVEN, replace(OPTIONS, recompute_every=1), 2),
     "frozen": (EVEN, replace(OPTIONS, frozen=("caption_projection", "transformer_blocks.1.", "pos_embed")), 2),
@@ -105,7 +105,7 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
         trainer.load_average(open_weights(start / "average"))
     reports = []
     for step in range(first, first + steps):
-        if step == 5:
+        if step == CASES["even"][2] // 2:
             save(trainer, ranks, folder / "half-way")
         numbers = own(ranks, range(step * MICRO_BATCHES, (step + 1) * MICRO_BATCHES))
         report = trainer.step([batch(spec, number) for number in numbers], LR, DECAY)
