@@ -41,6 +41,8 @@ COLUMNS = (
 CAPTION_COLUMNS = ("caption", "cap", "text")
 MISSING = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
 """What stands in tables where there is nothing, in any case."""
+MAX_COUNT = 10**9
+"""Of frames and pixels, far more than any clip has."""
 MAX_CAPTION = 10_000
 """Letters; text encoders read some 2,000."""
 
@@ -258,8 +260,8 @@ def _whole(value: Any, name: str, least: int = 1) -> int | None:
     number = _number(value, name, least=-math.inf)
     if number is None:
         return None
-    if number != int(number) or number < least:
-        raise ValueError(f"{name} = {_shown(value)}: expected a whole number from {least} on")
+    if number != int(number) or not least <= number <= MAX_COUNT:
+        raise ValueError(f"{name} = {_shown(value)}: expected a whole number from {least} to {MAX_COUNT}")
     return int(number)
 
 

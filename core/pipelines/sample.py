@@ -45,6 +45,9 @@ from .settings import decode_options, default_dtype, make_sampler, open_parts
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
 
+MAX_VIDEOS = 100_000
+"""Of one run. All are planned before the first is made; millions would take minutes and gigabytes."""
+
 
 @dataclass(frozen=True)
 class Job:
@@ -190,6 +193,7 @@ class SampleRun:
     def _jobs(self, prompts: list[Prompt]) -> list[Job]:
         config = self.config
         is_inpaint = self.pipeline.parts.denoiser.spec.is_inpaint
+        _refuse_too_many(len(prompts), config.samples_per_prompt)
         jobs = []
         for prompt in prompts:
             given = self._given(prompt)
@@ -325,3 +329,11 @@ def _config_of(config: SampleConfig, job: Job) -> dict[str, Any]:
     settings["samples_per_prompt"] = 1
     settings["parallel"] = SamplingParallelSettings().model_dump()
     return settings
+
+
+def _refuse_too_many(num_prompts: int, samples: int) -> None:
+    if num_prompts * samples > MAX_VIDEOS:
+        raise ConfigError(
+            f"samples_per_prompt = {samples} makes {num_prompts * samples} videos of {num_prompts} prompts; a run "
+            f"makes at most {MAX_VIDEOS}, so ask for fewer, or split the prompts and give each run another seed"
+        )

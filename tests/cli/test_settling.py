@@ -110,3 +110,9 @@ def test_weights_that_training_begins_with_are_looked_at_by_a_dry_run(duosora: C
 def test_whole_models_settle(duosora: Callable, parts: Path) -> None:
     for verb in ("sample", "train"):
         assert duosora(*VERBS[verb], *settings(parts)).code == 0
+
+
+def test_more_videos_than_a_run_plans_are_refused(duosora: Callable, tmp_path: Path) -> None:
+    done = duosora("sample", "a star", "--dry-run", "--out", tmp_path, "--set", "samples_per_prompt=200000")
+    assert "makes 200000 videos of 1 prompts; a run makes at most 100000" in done.err
+    assert done.code == 2

@@ -185,6 +185,13 @@ def test_a_clip_ends_where_it_is_cut(columns: dict[str, Any], start: int, length
         assert start <= frames.min() <= frames.max() < start + length
 
 
+@pytest.mark.parametrize(
+    "columns", [{"cut": [1e300, 1e301]}, {"start": 1e300}, {"num_frames": "1e300"}, {"height": 1e18}]
+)
+def test_counts_that_nothing_has_are_a_bad_row(columns: dict[str, Any]) -> None:
+    assert "to 1000000000" in made(**columns).reason  # type: ignore[union-attr]
+
+
 def test_a_cut_without_frames_is_a_bad_row() -> None:
     assert "before the clip begins" in made(cut=[20, 10]).reason  # type: ignore[union-attr]
 
