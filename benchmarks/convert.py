@@ -30,7 +30,7 @@ CONVERT = """
 import resource, sys, time
 from pathlib import Path
 import duosora.convert.commands as commands
-from duosora.core.converting import Request
+from duosora.core.converting import Conversion
 idle = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 checking = []
 check = commands._checked
@@ -41,7 +41,7 @@ def timed(*arguments):
     return lines
 commands._checked = timed
 start = time.perf_counter()
-commands.convert(Request(source=Path(sys.argv[1]), target=Path(sys.argv[2]), model="none", dtype=sys.argv[3]))
+commands.convert(Conversion(source=Path(sys.argv[1]), target=Path(sys.argv[2]), model="none", dtype=sys.argv[3]))
 total = time.perf_counter() - start
 print(total - checking[0], total, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - idle)
 """

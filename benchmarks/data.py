@@ -24,7 +24,7 @@ import av
 import numpy as np
 
 from duosora.core.config.data import DataSettings
-from duosora.core.data.loader import Loader
+from duosora.core.data.loader import ClipLoader
 from duosora.core.data.sources import open_source
 from duosora.core.extras import needs_extra
 from duosora.core.shapes import Compression, Patch
@@ -52,11 +52,11 @@ def make_set(folder: Path, count: int, broken_every: int = 0) -> Path:
     return folder / "clips.jsonl"
 
 
-def open_loader(annotation: Path, side: int, workers: int) -> Loader:
+def open_loader(annotation: Path, side: int, workers: int) -> ClipLoader:
     settings = DataSettings(
         files=(annotation,), frames=FRAMES, fps=25.0, height=side, width=side, min_bucket_batches=0, workers=workers
     )
-    return Loader(open_source(settings), settings, 0, Compression(4, 8), Patch(1, 2))
+    return ClipLoader(open_source(settings), settings, 0, Compression(4, 8), Patch(1, 2))
 
 
 def decoded(path: Path) -> np.ndarray:

@@ -13,14 +13,15 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from ..core.converting import Request
+from ..core.converting import Conversion
 from ..core.errors import CheckpointError, ConfigError
 from ..core.io.files import atomic_write, refuse_existing, unfinished
 from ..core.io.weights import STEMS
+from ..core.layout import some_names
 from ..core.models.recognise import CONFIG_FILE, family_of, read_config
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
-from .matching import Plan
+from .matching import Renaming
 from .names import NAMES
 from .naming import MODELS, UNNAMED, Named, plan, plan_of
 from .prefixes import find_fits
@@ -46,7 +47,7 @@ _TREE_KEYS = 12
 _ASIDE_LETTERS = 500
 
 
-def convert(request: Request) -> list[str]:
+def convert(request: Conversion) -> list[str]:
     """Convert and read the result again. Raises: as core.converting.Converter says."""
     if request.model is not None and request.model not in MODELS:
         raise ConfigError(f"--model {request.model}: there are {', '.join(MODELS)}")
@@ -93,10 +94,13 @@ def describe(path: Path, list_tensors: bool) -> list[str]:
     if list_tensors:
         lines += [f"  {short_name(name)}  {list(weights.shape(name))}  {weights.dtype(name)}" for name in weights]
     fits = find_fits(weights)
-    for fit in fits:
-        refuse_unsound(weights, plan_of({name: name for name in weights}, fit, fits)[0])
-    choice = " --model MODEL" if len(fits) > 1 else ""
     models = [f"  model: {model}" for model in likely_models(weights)]
+    for fit in fits:
+        made, unknown = plan_of({name: name for name in weights}, fit, fits)
+        refuse_unsound(weights, made)
+        if unknown:
+            models.append(f"  NOT KNOWN to {fit.model}: {len(unknown)} tensors ({some_names(unknown)})")
+    choice = f" --model {UNNAMED}" if not fits else " --model MODEL" if len(fits) > 1 else ""
     return [*lines, *models, f"  to use it: duosora convert {one_line(path)} --to FOLDER{choice}"]
 
 
@@ -123,7 +127,7 @@ def _told(opened: Checkpoint) -> list[str]:
     return lines
 
 
-def _planned(made: Plan, tensors: Named, request: Request) -> list[str]:
+def _planned(made: Renaming, tensors: Named, request: Conversion) -> list[str]:
     """What will be written, and what will not."""
     lines = [f"  model: {made.model}"]
     changed = [(origin.names, name) for name, origin in made.origins.items() if origin.names != (name,)]
@@ -139,7 +143,7 @@ def _planned(made: Plan, tensors: Named, request: Request) -> list[str]:
     return lines
 
 
-def _config(opened: Checkpoint, made: Plan, tensors: Named) -> Path | None:
+def _config(opened: Checkpoint, made: Renaming, tensors: Named) -> Path | None:
     """config.json beside the source, with which the tensors must agree; None where there is none for this model."""
     file = (opened.path if opened.path.is_dir() else opened.path.parent) / CONFIG_FILE
     if made.model == UNNAMED or not file.exists():

@@ -22,7 +22,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Renaming:
     """What becomes of every tensor of a source."""
 
     model: str
@@ -34,7 +34,9 @@ class Plan:
     """Names of the source that must hold the same numbers."""
 
 
-def apply(rules: tuple[Rule, ...], names: list[str], known: frozenset[str], model: str = "") -> tuple[Plan, list[str]]:
+def apply(
+    rules: tuple[Rule, ...], names: list[str], known: frozenset[str], model: str = ""
+) -> tuple[Renaming, list[str]]:
     """What rules make of names: the plan, and the names that none of them turns into one of the `known` patterns."""
     held = {without_wrappers(name): name for name in names}
     origins: dict[str, Origin] = {}
@@ -73,7 +75,7 @@ def apply(rules: tuple[Rule, ...], names: list[str], known: frozenset[str], mode
                 unknown.append(full_name)
             else:
                 origins[new] = origin
-    return Plan(model, origins, dropped, tuple(ties)), unknown
+    return Renaming(model, origins, dropped, tuple(ties)), unknown
 
 
 def _rule_for(name: str, rules: tuple[Rule, ...]) -> tuple[Rule | None, tuple[str, ...]]:

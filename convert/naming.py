@@ -12,10 +12,10 @@ import numpy as np
 from ..core.errors import CheckpointError
 from ..core.io.weights import is_finite, is_float
 from ..core.layout import QUANTISED, hold_scales, some_names
-from .matching import Origin, Plan, apply, without_wrappers
+from .matching import Origin, Renaming, apply, without_wrappers
 from .names import NAMES
 from .prefixes import Fit, find_fits, is_state
-from .readers.stored import CHUNK_BYTES, Source, Stored
+from .readers.stored import CHUNK_BYTES, Stored, TensorSource
 
 UNNAMED = "none"
 """The family of weights that keep their names, whatever they are."""
@@ -28,7 +28,7 @@ def guess(names: list[str]) -> tuple[str, int]:
     return (fits[0].model, fits[0].count) if fits else (UNNAMED, 0)
 
 
-def plan(source: Source, model: str | None, strip: str | None = None) -> Plan:
+def plan(source: TensorSource, model: str | None, strip: str | None = None) -> Renaming:
     """Find the rule for every tensor. `model` is one of MODELS, None guesses; `strip` is what stands before the names,
     None finds it.
 
@@ -37,7 +37,7 @@ def plan(source: Source, model: str | None, strip: str | None = None) -> Plan:
     """
     below, dropped = _stripped(source, strip)
     if model == UNNAMED:
-        return Plan(UNNAMED, {name: Origin((full,)) for name, full in below.items()}, dropped, ())
+        return Renaming(UNNAMED, {name: Origin((full,)) for name, full in below.items()}, dropped, ())
     fits = find_fits(below)
     fit = _chosen(fits, model, list(below), source.source)
     found, unknown = plan_of(below, fit, fits)
@@ -51,7 +51,7 @@ def plan(source: Source, model: str | None, strip: str | None = None) -> Plan:
     return replace(found, dropped={**found.dropped, **dropped})
 
 
-def plan_of(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[Plan, list[str]]:
+def plan_of(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[Renaming, list[str]]:
     """The plan for one of the models that names fit, and the names that it leaves unknown.
 
     `below` leads from names without the prefix that the user gave to whole names.
@@ -64,10 +64,10 @@ def plan_of(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[Plan, 
     }
     dropped |= {wanted[name]: reason for name, reason in found.dropped.items()}
     ties = tuple((wanted[first], wanted[second]) for first, second in found.ties)
-    return Plan(fit.model, origins, dropped, ties), [*doubled, *(wanted[name] for name in unmatched)]
+    return Renaming(fit.model, origins, dropped, ties), [*doubled, *(wanted[name] for name in unmatched)]
 
 
-def _stripped(source: Source, strip: str | None) -> tuple[dict[str, str], dict[str, str]]:
+def _stripped(source: TensorSource, strip: str | None) -> tuple[dict[str, str], dict[str, str]]:
     """Names without the prefix that the user gives, to whole names; and the names that do not begin with it."""
     if not strip:
         return {name: name for name in source}, {}
@@ -134,7 +134,7 @@ class Named:
     `dtype` is what floating-point tensors become, None keeps them. Integers always stay.
     """
 
-    def __init__(self, source: Source, made: Plan, dtype: np.dtype[Any] | None) -> None:
+    def __init__(self, source: TensorSource, made: Renaming, dtype: np.dtype[Any] | None) -> None:
         self.source = source.source
         self._source, self._origins, self._dtype = source, made.origins, dtype
         for first, second in made.ties:
@@ -218,11 +218,11 @@ def _cast(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
     return cast
 
 
-def _nbytes(source: Source, name: str) -> int:
+def _nbytes(source: TensorSource, name: str) -> int:
     return prod(source.shape(name)) * source.dtype(name).itemsize
 
 
-def _same(source: Source, first: str, second: str) -> bool:
+def _same(source: TensorSource, first: str, second: str) -> bool:
     """Whether two tensors hold the same bytes; tied ones lie at one place, and nothing is read then."""
     if source.shape(first) != source.shape(second) or source.dtype(first) != source.dtype(second):
         return False

@@ -18,6 +18,7 @@ _STATES = frozenset((
     "rng_state", "cuda_rng_state", "npu_rng_state", "step", "steps", "global_step", "global_steps", "step_num",
     "epoch", "epoch_num", "iteration", "learning_rate", "lr", "loss", "loss_scale", "scale_sense", "beta1_power",
     "beta2_power", "current_iterator_step", "last_overflow_iterator_step", "num_updates",
+    "n_averaged", "decay", "initted",
 ))  # fmt: skip
 _STATE_PREFIXES = ("optimizer.", "moment1.", "moment2.", "moments.", "adam_m.", "adam_v.", "accum.")
 """What trainings save beside the weights, MindSpore's in one table with them."""

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from ..core.io.weights import holds_only_zeros
 from ..core.loading import refuse_integers, refuse_zeros
-from .matching import Plan
+from .matching import Renaming
 from .names import NAMES
 from .naming import UNNAMED
-from .readers.stored import Source
+from .readers.stored import TensorSource
 from .rules import pattern_of
 
 
-def refuse_unsound(source: Source, made: Plan) -> None:
+def refuse_unsound(source: TensorSource, made: Renaming) -> None:
     """Raise LayoutError for weights that are integers, CheckpointError for matrices that were not downloaded.
 
     Of weights that keep their names, whatever they are, nothing is known.

@@ -16,7 +16,7 @@ import numpy as np
 from ..core.errors import CheckpointError
 from ..core.io.files import atomic_write, read_text
 from .naming import Named
-from .readers.stored import CHUNK_BYTES, Source
+from .readers.stored import CHUNK_BYTES, TensorSource
 from .writers import is_file_name
 
 SUMS_SUFFIX = ".sums.json"
@@ -101,7 +101,7 @@ def save_sums(path: Path, tensors: Named, sums: Mapping[str, str]) -> None:
         temporary.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def read_sums(path: Path, source: Source) -> dict[str, dict[str, Any]]:
+def read_sums(path: Path, source: TensorSource) -> dict[str, dict[str, Any]]:
     """The table of save_sums. Raises CheckpointError when it is missing, damaged, or too large for these tensors."""
     try:
         table = json.loads(read_text(path, sum(_ENTRY_BYTES + 12 * len(name) for name in ("", *source))))
@@ -114,7 +114,7 @@ def read_sums(path: Path, source: Source) -> dict[str, dict[str, Any]]:
     return table
 
 
-def check_sums(source: Source, table: Mapping[str, Mapping[str, Any]], tell: Callable[[int], object]) -> None:
+def check_sums(source: TensorSource, table: Mapping[str, Mapping[str, Any]], tell: Callable[[int], object]) -> None:
     """Read every tensor again. Raises CheckpointError naming what is missing, additional or different."""
     if missing := sorted(table.keys() ^ set(source)):
         raise CheckpointError(f"{source.source}: {missing[0]!r} is in only one of the file and its sums; convert again")

@@ -17,7 +17,7 @@ from .errors import BackendMissing
 from .extras import install_command
 from .layout import Weights
 from .parallel.group import Group, Ranks
-from .parallel.plan import Plan
+from .parallel.plan import ParallelPlan
 from .parallel.roll_call import MEET_SECONDS
 from .train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
 
@@ -52,7 +52,7 @@ class Backend(Protocol):
     def inference(self) -> AbstractContextManager[Any]:
         """A context in which no gradients are kept."""
 
-    def connect(self, plan: Plan, meet_seconds: float = MEET_SECONDS) -> Ranks:
+    def connect(self, plan: ParallelPlan, meet_seconds: float = MEET_SECONDS) -> Ranks:
         """Join the processes that were started together with this one.
 
         Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class Conversion:
     """One conversion."""
 
     source: Path
@@ -39,7 +39,7 @@ class Request:
 class Converter(Protocol):
     """What the room of converters offers to the command line."""
 
-    def convert(self, request: Request) -> list[str]:
+    def convert(self, request: Conversion) -> list[str]:
         """Convert and read the result again; returns what there is to say, in lines.
 
         Raises: CheckpointError for damaged, unknown or dangerous files, for tensors without a rule, an existing target,

@@ -23,7 +23,7 @@ from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.parallel.roll_call import MEET_SECONDS
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
@@ -107,7 +107,7 @@ class TorchBackend:
     def inference(self) -> AbstractContextManager[Any]:
         return torch.inference_mode()
 
-    def connect(self, plan: Plan, meet_seconds: float = MEET_SECONDS) -> Ranks:
+    def connect(self, plan: ParallelPlan, meet_seconds: float = MEET_SECONDS) -> Ranks:
         return groups.connect(plan, self.device, meet_seconds)
 
     def build(

@@ -19,8 +19,12 @@ _BUILTINS = ("builtins", "__builtin__")
 _HARMLESS_BUILTINS = frozenset((
     "set", "frozenset", "list", "dict", "tuple", "int", "long", "float", "bool", "str", "unicode", "bytes",
     "bytearray", "complex", "slice", "range", "xrange", "object", "type", "Ellipsis", "NotImplemented", "getattr",
+    "abs", "all", "any", "callable", "chr", "divmod", "enumerate", "filter", "format", "hash", "isinstance",
+    "issubclass", "iter", "len", "map", "max", "memoryview", "min", "ord", "pow", "print", "property", "repr",
+    "reversed", "round", "sorted", "sum", "zip", "KeyboardInterrupt", "StopIteration", "SystemExit",
 ))  # fmt: skip
 """getattr is how Python writes members of classes; where it is called it is looked at more closely."""
+_HARMLESS_ENDINGS = ("Error", "Exception", "Warning")
 _NAMES = (
     "_io", "io.FileIO", "io.open", "io.open_code", "codecs.open", "types.CodeType", "types.FunctionType",
     "types.LambdaType", "types.MethodType", "types.ModuleType", "functools.reduce", "functools.partialmethod",
@@ -44,7 +48,7 @@ def is_dangerous(name: str) -> bool:
     """Whether a full name (`module.name`) is known from files that run code, or reaches inside of objects."""
     parts = name.split(".")
     if parts[0] in _BUILTINS:
-        return len(parts) != 2 or parts[1] not in _HARMLESS_BUILTINS
+        return len(parts) != 2 or not (parts[1] in _HARMLESS_BUILTINS or parts[1].endswith(_HARMLESS_ENDINGS))
     if parts[0] in _MODULES or any(f"{name}.".startswith(f"{known}.") for known in _NAMES):
         return True
     inner = parts[1:] if parts[0] == "__main__" else parts

@@ -10,12 +10,12 @@ from typing import Any
 
 from ...core.errors import CheckpointError
 from ...core.io.files import open_regular, read_text
-from ...core.io.first_bytes import DISTRIBUTED, NUM_BYTES, other_kind
+from ...core.io.first_bytes import DISTRIBUTED, NUM_BYTES, other_kind, why_no_json
 from ...core.io.safetensors_format import LENGTH_BYTES, unique_keys
 from ...core.io.weights import FOREIGN_SUFFIXES, INDEX_SUFFIX, SUFFIX, open_file, open_weights, refuse_part
 from .archive import LOCAL_MAGIC
 from .mindspore_files import FIRST_BYTE, read_ckpt
-from .stored import MAX_TENSORS, Source, Stored, StoredTensor, check_repeats
+from .stored import MAX_TENSORS, Stored, StoredTensor, TensorSource, check_repeats
 from .torch_files import LEGACY_START, LEGACY_TEXT_START, read_legacy, read_zip
 from .unwrapping import unwrap
 
@@ -32,7 +32,7 @@ class Checkpoint:
     wrapper: tuple[str, ...]
     """Keys that lead to the weights inside the file."""
     has_average: bool
-    weights: Source
+    weights: TensorSource
     tree: Any
     """All that was saved, tensors as StoredTensor; None for formats that hold tensors only."""
     aside: tuple[str, ...] = ()
@@ -145,7 +145,7 @@ def _open_shards(index: Path) -> Checkpoint:
     try:
         table = json.loads(read_text(index), object_pairs_hook=unique_keys)
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{index}: cannot be read as JSON ({error}); download it again") from error
+        raise CheckpointError(f"{index}: {why_no_json(index, error)}") from error
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: has no weight_map from tensor names to shard names; download it again")

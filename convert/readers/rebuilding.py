@@ -150,11 +150,19 @@ def _rebuild_tensor_v3(
 
 
 def _rebuild_npu_tensor(
-    allowance: Allowance, storage: Any, offset: Any, shape: Any, strides: Any, grad: Any, hooks: Any, form: Any
+    allowance: Allowance,
+    storage: Any,
+    offset: Any,
+    shape: Any,
+    strides: Any,
+    grad: Any,
+    hooks: Any,
+    form: Any,
+    metadata: Any = None,
 ) -> Any:
     """torch_npu's. `form` is the layout that the tensor had on the device; what is saved is a plain copy on the CPU."""
-    del grad, hooks, form
-    return _rebuild_tensor(allowance, storage, offset, shape, strides)
+    del form
+    return _rebuild_tensor(allowance, storage, offset, shape, strides, grad, hooks, metadata)
 
 
 def _view(

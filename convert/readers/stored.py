@@ -25,7 +25,7 @@ WINDOW_BYTES = 64 << 20
 """Bytes that are read at a time of a window on something larger."""
 
 
-class Source(Protocol):
+class TensorSource(Protocol):
     """Tensors by name, in the order of the file: what core.io.weights.WeightsReader offers, and Stored."""
 
     source: str

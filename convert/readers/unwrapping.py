@@ -22,6 +22,7 @@ MAX_NAME = 1024
 _SHOWN = 8
 _FEW = 10
 """A wrapper with so many times fewer tensors than its neighbour holds no model."""
+_NAMES_OF_WEIGHTS = (".weight", ".bias")
 
 
 @dataclass(frozen=True)
@@ -140,6 +141,7 @@ def _named(tree: Mapping[Any, Any], source: str, aside: list[str]) -> dict[str, 
         if isinstance(value, Unread):
             raise CheckpointError(f"{source}: tensor {short_name(name)!r} {why_unread(value.name)}")
         if not isinstance(value, StoredTensor):
+            _refuse_lost(name, value, source)
             aside += [note for note in [_note(name, value)] if note]
             continue
         if name in tensors:
@@ -148,6 +150,18 @@ def _named(tree: Mapping[Any, Any], source: str, aside: list[str]) -> dict[str, 
             raise CheckpointError(f"{source}: a tensor is called {short_name(name)!r}, which is no name")
         tensors[name] = value
     return tensors
+
+
+def _refuse_lost(name: str, value: Any, source: str) -> None:
+    """Raises CheckpointError for a weight by its name that is no tensor: left aside, it would be lost in silence."""
+    if not name.endswith(_NAMES_OF_WEIGHTS):
+        return
+    if isinstance(value, Array):
+        raise CheckpointError(
+            f"{source}: tensor {short_name(name)!r} is an {value}; save tensors, as torch.from_numpy(ARRAY) makes them"
+        )
+    if isinstance(value, Opaque):
+        raise CheckpointError(f"{source}: tensor {short_name(name)!r} {why_unread(value.name)}")
 
 
 def _leaves(tree: Mapping[Any, Any], source: str, before: str = "") -> Iterator[tuple[str, Any]]:
@@ -197,4 +211,6 @@ def _nbytes(node: Any) -> int:
 
 
 def _kind(node: Any) -> str:
+    if isinstance(node, StoredTensor):
+        return "single tensor"
     return short_name(node) if isinstance(node, Opaque | Array) else type(node).__name__

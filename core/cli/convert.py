@@ -64,7 +64,7 @@ def convert(
     if to is None:
         lines = converter.verify(source)
     else:
-        request = converting.Request(
+        request = converting.Conversion(
             source=source,
             target=to,
             model=model,

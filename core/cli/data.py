@@ -68,7 +68,9 @@ def check(
     say(f"{found.rows} rows, {found.rows - found.num_bad} good, {found.num_bad} bad")
     if report is not None:
         with atomic_write(report, overwrite) as temporary:
-            temporary.write_text(json.dumps(found.as_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+            # Of a file name that is no UTF-8 Python keeps half characters; written like this they are JSON's escapes.
+            said = json.dumps(found.as_json(), indent=1, ensure_ascii=False)
+            temporary.write_text(said, encoding="utf-8", errors="backslashreplace")
     if found.num_bad:
         raise typer.Exit(1)
 

@@ -45,7 +45,7 @@ def evaluate(
     from ..config.settings import resolved
     from ..errors import MediaError
     from ..io.files import atomic_write, refuse_unwritable
-    from ..pipelines.evaluate import Report, prepare, told_problems
+    from ..pipelines.evaluate import Scores, prepare, told_problems
     from ..printable import say
     from .tables import show
 
@@ -58,7 +58,7 @@ def evaluate(
     run = prepare(reference, generated, settled)
     say(*run.plan())
     outcomes = tqdm(run.outcomes(), total=len(run.pairs), unit="pair", dynamic_ncols=True, disable=None)
-    found = Report(tuple(outcomes))
+    found = Scores(tuple(outcomes))
     if report is not None:
         said = {
             "reference": str(reference),

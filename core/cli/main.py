@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import sys
 from io import TextIOWrapper
+from typing import Any
 
 import typer
 
@@ -30,7 +31,7 @@ from duosora.core.cli.settings import settings
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError, OutOfMemory
 from duosora.core.parallel.launched import launched, told_once, unset
-from duosora.core.printable import one_line, say
+from duosora.core.printable import one_line, say, short_name
 
 EXIT_USER_ERROR = 2
 REFUSED_BY_THE_SYSTEM = {
@@ -102,8 +103,12 @@ def main() -> None:
     try:
         with told_once():
             refuse_other_encodings(sys.argv[1:])
-        app()
+        # Standalone, typer would print wrong uses itself: in four lines, and with the characters that came.
+        sys.exit(app(standalone_mode=False))
     except Exception as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            sys.exit(EXIT_USER_ERROR)
         told = _told(error)
         if told is None:
             raise
@@ -114,6 +119,8 @@ def _told(error: Exception) -> DuosoraError | None:
     """What is the user's to mend; None for our own slips."""
     if isinstance(error, DuosoraError):
         told: DuosoraError | None = error
+    elif hasattr(error, "format_message"):  # click's errors, whose home differs between typer's releases
+        told = _wrong_use(error)
     elif isinstance(error, OSError) and error.filename is not None and error.errno in REFUSED_BY_THE_SYSTEM:
         told = DuosoraError(f"{error.filename}: {error.strerror}")
     else:
@@ -121,6 +128,11 @@ def _told(error: Exception) -> DuosoraError | None:
 
         told = out_of_memory(error)
     return _with_advice(told) if isinstance(told, OutOfMemory) else told
+
+
+def _wrong_use(error: Any) -> ConfigError:
+    command = error.ctx.command_path if getattr(error, "ctx", None) else "duosora"
+    return ConfigError(f"{short_name(error.format_message().rstrip('.'))}; see {command} --help")
 
 
 def _with_advice(error: OutOfMemory) -> OutOfMemory:

@@ -37,8 +37,8 @@ def reconstruct(
     from ..config.schema import ReconstructConfig
     from ..config.settings import resolved
     from ..io.files import atomic_write, refuse_unwritable
-    from ..io.images import write_image
-    from ..io.video import write_video
+    from ..io.images import image_format, write_image
+    from ..io.video import check_ending, write_video
     from ..pipelines.reconstruct import prepare
     from ..printable import say
 
@@ -50,6 +50,7 @@ def reconstruct(
     for path in (out, report_file):
         refuse_unwritable(path, overwrite)
     run = prepare(source, settled)
+    (image_format if run.clip.is_image else check_ending)(out)
     say(*run.plan())
     frames = tqdm(run.frames(), total=run.clip.shape.frames, unit="frame", dynamic_ncols=True)
     if run.clip.is_image:

@@ -173,7 +173,7 @@ def _span(given: Mapping[str, Any]) -> tuple[int, int | None]:
 
     Upstream's `cut` has both; where it knows no end it has 0.
     """
-    cut = _numbers(given.get("cut", []), "cut")
+    cut = _numbers(given.get("cut", []), "cut", missing=0)
     start = _whole(given.get("start", cut[0] if cut else 0), "start", least=0) or 0
     end = _whole(cut[1], "cut", least=0) if len(cut) > 1 else None
     if end and end <= start:
@@ -230,11 +230,15 @@ def _crop(value: Any) -> CropBox | None:
     return box
 
 
-def _numbers(value: Any, name: str) -> list[float]:
+def _numbers(value: Any, name: str, missing: float | None = None) -> list[float]:
+    """The numbers of a list, or of one written as a text; `missing` stands for parts that are not there."""
     parts = value.strip("[]() ").replace(",", " ").split() if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError(f"{name} = {_shown(value)}: expected numbers")
-    return [_number(part, name, least=-math.inf) or 0.0 for part in parts]
+    numbers = [missing if _is_missing(part) else _number(part, name, least=-math.inf) for part in parts]
+    if None in numbers:
+        raise ValueError(f"{name} = {_shown(value)}: a number is missing")
+    return [number for number in numbers if number is not None]
 
 
 def _number(value: Any, name: str, least: float = 0.0) -> float | None:

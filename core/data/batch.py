@@ -8,7 +8,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Failure:
+class ReadFailure:
     """A record that could not be used, and which one took its place."""
 
     path: str
@@ -37,5 +37,5 @@ class ClipBatch:
     """(L, D) float32 for each caption that comes with its states; None: none does."""
     frame_mask: np.ndarray | None = None
     """Inpaint training: (B, T) float32, 1 = to generate, 0 = given (core.maths.masks)."""
-    failures: tuple[Failure, ...] = field(default=())
+    failures: tuple[ReadFailure, ...] = field(default=())
     """What had to be replaced while this batch was made."""

@@ -20,14 +20,14 @@ from .. import random
 from ..config.data import DataSettings
 from ..errors import MediaError
 from ..shapes import Compression
-from .batch import Failure
+from .batch import ReadFailure
 from .latent_cache import CachedClip
-from .plan import Plan
+from .plan import EpochPlan
 from .pool import JobRunner
 from .reading import ReadJob
 from .records import Record
 from .selection import RecordDraws, Unusable, choose_moments
-from .sources import Source
+from .sources import RecordSource
 from .worker import Failed
 
 SHOWN_FAILURES = 20
@@ -35,7 +35,7 @@ MomentsOf = Callable[[CachedClip], np.ndarray]
 """Ready-made moments (2C, t, h, w) of a clip. Raises: MediaError for a clip without."""
 
 
-class Report(NamedTuple):
+class ReadingCounts(NamedTuple):
     """What has been read so far."""
 
     read: int
@@ -56,11 +56,11 @@ class Report(NamedTuple):
         return [first, *shown, *([f"  and {rest} more; log.jsonl names all of them"] if rest else [])]
 
 
-def joined(reports: Iterable[Report]) -> Report:
+def joined(reports: Iterable[ReadingCounts]) -> ReadingCounts:
     """What several readers have read."""
     parts = list(reports)
     failed = {path: reason for part in parts for path, reason in part.failed.items()}
-    return Report(sum(part.read for part in parts), sum(part.replaced for part in parts), failed)
+    return ReadingCounts(sum(part.read for part in parts), sum(part.replaced for part in parts), failed)
 
 
 @dataclass
@@ -87,8 +87,8 @@ class Fetcher:
 
     def __init__(
         self,
-        source: Source,
-        plan: Plan,
+        source: RecordSource,
+        plan: EpochPlan,
         settings: DataSettings,
         seed: int,
         compression: Compression,
@@ -127,12 +127,12 @@ class Fetcher:
             else:
                 sample.array = result
 
-    def finish(self, sample: Sample) -> list[Failure]:
+    def finish(self, sample: Sample) -> list[ReadFailure]:
         """Wait for a sample's array; returns what had to be replaced on the way. Raises: as advance."""
         self.advance(sample, waits=True)
         self._counts["replaced" if sample.failed else "read"] += 1
         used = str(self.record(sample.place).path)
-        return [Failure(path, reason, used) for path, reason in sample.failed]
+        return [ReadFailure(path, reason, used) for path, reason in sample.failed]
 
     def reject(self, sample: Sample, reason: str) -> None:
         """Read another record for a sample that was read but cannot be used. Raises: as advance."""
@@ -165,9 +165,9 @@ class Fetcher:
             for key in waiting:
                 self._runner.forget(key)
 
-    def report(self) -> Report:
+    def report(self) -> ReadingCounts:
         """What has been read so far."""
-        return Report(self._counts["read"], self._counts["replaced"], dict(self._reasons))
+        return ReadingCounts(self._counts["read"], self._counts["replaced"], dict(self._reasons))
 
     def cached_clip(self, place: int) -> CachedClip:
         """A clip as a cache of latents knows it: with the first epoch's crop in time."""

@@ -16,18 +16,18 @@ import numpy as np
 from ..config.data import DataSettings
 from ..errors import MediaError
 from ..shapes import Compression, Patch, VideoShape
-from .batch import ClipBatch, Failure
+from .batch import ClipBatch, ReadFailure
 from .captions import Captioner
 from .collate import collate, collate_moments
 from .condition_masks import ConditionMasks
-from .fetching import Fetcher, MomentsOf, Report, Sample
+from .fetching import Fetcher, MomentsOf, ReadingCounts, Sample
 from .latent_cache import CachedClip
 from .order import MicroBatch, Order
 from .plan import make_plan
 from .pool import make_runner
 from .probing import probed
 from .records import Record
-from .sources import Source, fitted
+from .sources import RecordSource, fitted
 from .transforms import to_signed
 from .worker import Failed
 
@@ -43,12 +43,12 @@ class _Begun(NamedTuple):
     samples: list[Sample]
 
 
-class Loader:
+class ClipLoader:
     """Reads the micro-batches of a run, or one reader's share of them. Close it, or use it in a `with` statement."""
 
     def __init__(
         self,
-        source: Source,
+        source: RecordSource,
         settings: DataSettings,
         seed: int,
         compression: Compression,
@@ -134,7 +134,7 @@ class Loader:
         """Records of the source, and the clips among them that are trained on."""
         return {"records": len(self._fetcher.source), "clips": len(self.plan)}
 
-    def report(self) -> Report:
+    def report(self) -> ReadingCounts:
         """What has been read so far, and what failed and why."""
         return self._fetcher.report()
 
@@ -142,7 +142,7 @@ class Loader:
         """End the reading processes."""
         self._runner.close()
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> ClipLoader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -191,7 +191,7 @@ class Loader:
         return self._made(window.popleft())
 
     def _made(self, begun: _Begun) -> ClipBatch:
-        failures: list[Failure] = []
+        failures: list[ReadFailure] = []
         captions, states = [], []
         for sample in begun.samples:
             caption, text = self._text(sample)

@@ -13,7 +13,7 @@ from ..config.data import DataSettings
 from ..errors import MediaError
 from ..shapes import Compression, VideoShape
 from .selection import RecordDraws, Unusable, check_settings, plan_shape
-from .sources import Source
+from .sources import RecordSource
 
 RARE = "rare size"
 
@@ -28,7 +28,7 @@ class Dropped(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class EpochPlan:
     """The samples of an epoch. Place i of the set is record numbers[i] of the source, in bucket buckets[i]."""
 
     numbers: np.ndarray
@@ -50,8 +50,13 @@ class Plan:
 
 
 def make_plan(
-    source: Source, settings: DataSettings, compression: Compression, seed: int, total_batch: int, sp_size: int = 1
-) -> Plan:
+    source: RecordSource,
+    settings: DataSettings,
+    compression: Compression,
+    seed: int,
+    total_batch: int,
+    sp_size: int = 1,
+) -> EpochPlan:
     """Plan every record of a source.
 
     total_batch: samples of an optimiser step over all ranks; sizes too rare for it are dropped.
@@ -76,7 +81,7 @@ def make_plan(
     if not kept:
         raise MediaError(f"no clip can be trained on: {_summary(dropped)}")
     index = {shape: bucket for bucket, shape in enumerate(common)}
-    return Plan(
+    return EpochPlan(
         np.array([number for number, _ in kept], np.int64),
         np.array([index[shape] for _, shape in kept], np.int64),
         tuple(index),

@@ -11,7 +11,7 @@ from ..progress import progress
 from .pool import JobRunner
 from .reading import Facts, ProbeJob
 from .records import Record
-from .sources import Source
+from .sources import RecordSource
 
 AT_ONCE = 64
 """Jobs that wait or run."""
@@ -20,7 +20,7 @@ AT_ONCE = 64
 class ProbedSource:
     """A source whose records were completed."""
 
-    def __init__(self, source: Source, completed: dict[int, Record]) -> None:
+    def __init__(self, source: RecordSource, completed: dict[int, Record]) -> None:
         self.opener, self.bad = source.opener, source.bad
         self._source, self._completed = source, completed
 
@@ -31,7 +31,7 @@ class ProbedSource:
         return self._completed.get(number) or self._source.record(number)
 
 
-def probed(source: Source, runner: JobRunner) -> Source:
+def probed(source: RecordSource, runner: JobRunner) -> RecordSource:
     """The source with records completed where they lack something and their files can be opened."""
     lacking = [number for number in range(len(source)) if lacks_something(source.record(number))]
     completed = {}
@@ -42,7 +42,7 @@ def probed(source: Source, runner: JobRunner) -> Source:
 
 
 def probe(
-    source: Source, numbers: Sequence[int], runner: JobRunner, decodes_all: bool = False
+    source: RecordSource, numbers: Sequence[int], runner: JobRunner, decodes_all: bool = False
 ) -> Iterator[tuple[int, Any]]:
     """What each of these records' files says about itself, Facts or Failed, in their order."""
     waiting: deque[int] = deque()

@@ -31,7 +31,7 @@ WHOLE = 0.9
 """Part of the foreground that hangs together in a frame with a whole object."""
 
 
-class Verdict(NamedTuple):
+class Observation(NamedTuple):
     """What the judge sees; "nothing" or "still" where there is none."""
 
     size: str
@@ -47,7 +47,7 @@ class Verdict(NamedTuple):
         return {name: getattr(self, name) == getattr(scene, name) for name in Scene._fields}
 
 
-def judge(clip: np.ndarray) -> Verdict:
+def judge(clip: np.ndarray) -> Observation:
     """Judge a clip, uint8 (T, H, W, 3)."""
     pixels = clip.astype(np.float64)
     background = np.median(_border(pixels), axis=0)
@@ -55,17 +55,17 @@ def judge(clip: np.ndarray) -> Verdict:
     shown = distance > VISIBLE
     name = _nearest(background, BACKGROUNDS)
     if shown.sum(axis=(1, 2)).max() < LEAST_AREA:
-        return Verdict("nothing", "nothing", "nothing", "still", name, False)
+        return Observation("nothing", "nothing", "nothing", "still", name, False)
     colour = np.median(pixels[shown & (distance > np.median(distance[shown]) * 0.8)], axis=0)
     masks = distance > np.linalg.norm(colour - background) / 2
     areas = masks.sum(axis=(1, 2))
     visible = masks[areas >= LEAST_AREA]
     if not len(visible):
-        return Verdict("nothing", _nearest(colour, COLOURS), "nothing", "still", name, False)
+        return Observation("nothing", _nearest(colour, COLOURS), "nothing", "still", name, False)
     shape = _shape(visible)
     radius = float(np.sqrt(np.median(areas) / AREA_OF_RADIUS[shape]))
     size = "small" if radius < SIZE_LIMIT else "big"
-    return Verdict(size, _nearest(colour, COLOURS), shape, _direction(masks, areas), name, _is_whole(masks, areas))
+    return Observation(size, _nearest(colour, COLOURS), shape, _direction(masks, areas), name, _is_whole(masks, areas))
 
 
 @dataclass
@@ -73,7 +73,7 @@ class Tally:
     """How often the judge saw what was asked for."""
 
     scenes: list[Scene]
-    verdicts: list[Verdict]
+    verdicts: list[Observation]
 
     @classmethod
     def of(cls, judged: Iterable[tuple[Scene, np.ndarray]]) -> Tally:

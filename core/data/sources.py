@@ -54,7 +54,7 @@ class ClipOpener(Protocol):
         """draw: for whatever is random about the content. Raises: MediaError when the record cannot be opened."""
 
 
-class Source(Protocol):
+class RecordSource(Protocol):
     """The records of a training set."""
 
     @property
@@ -170,7 +170,7 @@ class MovingShapesOpener:
         return Frames(moving_shapes.render(moving_shapes.Scene(*scene), draw))
 
 
-def open_source(settings: DataSettings, is_held_out: bool = False) -> Source:
+def open_source(settings: DataSettings, is_held_out: bool = False) -> RecordSource:
     """The source that settings name. is_held_out: of moving shapes, those that are never trained on.
 
     Raises: ConfigError when no file is named; MediaError when an annotation cannot be read.

@@ -129,7 +129,7 @@ class _Run:
             return Conditioning(self.images, options["conditional_pixel_values_indices"])
         # The mask decides then, whatever the indices say; the original takes a single image for i2v.
         inferred = "i2v" if len(self.images) == 1 else "random_temporal"
-        kind = choice(options, source, "mask_type", ("t2iv", "i2v", "transition", "clear", None), inferred) or inferred
+        kind = choice(options, source, "mask_type", ("t2iv", "i2v", "transition", "clear", None), None) or inferred
         if kind == "random_temporal":
             raise ConfigError(f"{source}: {len(self.images)} images for as many frames: mask_type must say which count")
         return Conditioning(self.images, mask_type=kind)

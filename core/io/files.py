@@ -73,12 +73,15 @@ def refuse_existing(path: Path, overwrite: bool, error: type[DuosoraError] = Med
 def refuse_unwritable(path: Path, overwrite: bool, error: type[DuosoraError] = MediaError) -> None:
     """Raise `error` when a file cannot be written: for callers that must know before long work begins.
 
-    It exists and may not be replaced, is a folder, or its folder is none, or does not let this process write.
+    It exists and may not be replaced, is a folder, a pipe or a device, or its folder is none, or does not let this
+    process write.
     """
     refuse_existing(path, overwrite, error)
     with _naming(path, error):
         if path.is_dir():
             raise error(f"{path}: is a folder, expected the name of a file to write")
+        if path.exists() and not path.is_file():
+            raise error(f"{path}: is a pipe or a device and stays; expected the name of a file to write")
         place = next(parent for parent in path.parents if os.path.lexists(parent))
         if not place.is_dir():
             raise error(f"{path}: cannot be written ({place} is no folder)")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
+
+from .files import open_regular
 
 NUM_BYTES = 512
 """Of the beginning of a file that `other_kind` looks at."""
@@ -54,16 +57,35 @@ def other_kind(path: Path, start: bytes) -> str | None:
     """
     if not start:
         return "is empty; copy or download the file again"
-    for place, mark, what in _STARTS:
-        if start[place:].startswith(mark):
-            return what
-    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
-        return "is a web page instead of the file, as sites send it for errors and logins; download the file itself"
+    marked = _marked(start)
+    if marked is not None:
+        return marked
     if start[_TAR_PLACE:].startswith(_TAR_MARK) or start.startswith(_OLD_TORCH):
         return _tar(start)
     if path.suffix in _ENDINGS:
         return _ENDINGS[path.suffix]
     return _message(start) or _text(start)
+
+
+def why_no_json(path: Path, error: Exception) -> str:
+    """What to say of a file that could not be read as JSON: what it is, where its first bytes tell, or the reason."""
+    if isinstance(error, OSError):
+        return f"cannot be read ({error.strerror or error})"
+    with suppress(OSError), open_regular(path) as file:
+        marked = _marked(file.read(NUM_BYTES))
+        if marked is not None:
+            return marked
+    return f"cannot be read as JSON ({error}); download it again"
+
+
+def _marked(start: bytes) -> str | None:
+    """What the mark at the beginning of a file says that it is."""
+    for place, mark, what in _STARTS:
+        if start[place:].startswith(mark):
+            return what
+    if start.lstrip(b"\xef\xbb\xbf \t\r\n").lower().startswith(_PAGES):
+        return "is a web page instead of the file, as sites send it for errors and logins; download the file itself"
+    return None
 
 
 def _tar(start: bytes) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import IO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..config.media import DEFAULTS, MediaSettings
 from ..errors import MediaError
@@ -58,8 +58,11 @@ def opened_image(path: Path, media: MediaSettings) -> Iterator[Image.Image]:
         raise
     except FileNotFoundError as error:
         raise MediaError(f"{path}: there is no such file") from error
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{path}: cannot be read as a picture (damaged, or of an unknown kind)") from error
     except Exception as error:  # the readers of single formats raise anything for damaged files
-        reason = " ".join(str(error).split()).replace(str(path), "").strip(" :'")
+        told = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        reason = " ".join(told.split()).replace(str(path), "").strip(" :'")
         raise MediaError(f"{path}: cannot be read as a picture ({reason or type(error).__name__})") from error
 
 
@@ -77,14 +80,20 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray, overwrite: bool
     Raises: MediaError for another ending, when the file exists and `overwrite` is off, or when it cannot be written.
     """
     target = Path(path)
-    kind = WRITTEN_FORMATS.get(target.suffix.lower())
-    if kind is None:
-        raise MediaError(f"{target}: pictures are written as {', '.join(WRITTEN_FORMATS)}; use one of these endings")
+    kind = image_format(target)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise MediaError(f"{target}: the picture is {image.dtype} {image.shape}: expected uint8 (H, W, 3)")
     options = {"quality": JPEG_QUALITY, "subsampling": 0} if kind == "JPEG" else {}
     with atomic_write(target, overwrite) as temporary:
         Image.fromarray(image).save(temporary, format=kind, **options)
+
+
+def image_format(path: Path) -> str:
+    """Pillow's name of the format that the ending of a name says. Raises: MediaError for one that is not written."""
+    kind = WRITTEN_FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise MediaError(f"{path}: pictures are written as {', '.join(WRITTEN_FORMATS)}; use one of these endings")
+    return kind
 
 
 def count_images(path: str | os.PathLike[str], media: MediaSettings = DEFAULTS) -> int:

@@ -112,13 +112,15 @@ def _refuse_other_files(source: str) -> None:
 
 
 def _checked(where: str, text: str, kind: type[ConfigError | MediaError] = MediaError) -> str:
-    """The text of a prompt. Raises: `kind` when nothing of it can be seen, it is too long, or no valid text."""
+    """The text of a prompt. Raises: `kind` when nothing of it can be seen, it is too long, or no text."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         raise kind(f"{where} is not valid text at character {error.start + 1}") from error
     if not any(character.isprintable() and not character.isspace() for character in text):
         raise kind(f"{where} is blank; write what the video shows")
+    if "\0" in text:
+        raise kind(f"{where} holds a NUL character; save a file of prompts in UTF-8")
     if len(text) > MAX_CHARACTERS:
         raise kind(f"{where} has {len(text)} characters; at most {MAX_CHARACTERS} are read")
     return text

@@ -109,8 +109,7 @@ def write_video(
     import av  # 60 ms, and only this function and the reader need it
 
     target = Path(path)
-    if target.suffix.lower() != ".mp4":
-        raise MediaError(f"{target}: videos are written as .mp4; give the file that ending")
+    check_ending(target)
     rate = Fraction(fps).limit_denominator(1001) if math.isfinite(fps) else Fraction(0)
     if not 0 < rate <= FASTEST:
         raise MediaError(f"{target}: {fps} frames per second: needs a number from 0.001 to {FASTEST}")
@@ -123,6 +122,12 @@ def write_video(
             if isinstance(error, OSError):
                 raise
             raise MediaError(f"{target}: cannot be encoded ({error})") from error
+
+
+def check_ending(path: Path) -> None:
+    """Raises: MediaError when no video is written under such a name."""
+    if path.suffix.lower() != ".mp4":
+        raise MediaError(f"{path}: videos are written as .mp4; give the file that ending")
 
 
 def _encode(container: Any, target: Path, frames: Iterable[np.ndarray], rate: Fraction, crf: int) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 from ..errors import CheckpointError
 from ..printable import short_name
 from .files import atomic_write, open_regular, read_text, refuse_existing, sync
-from .first_bytes import DISTRIBUTED
+from .first_bytes import DISTRIBUTED, why_no_json
 from .safetensors_format import (
     CODES,
     LENGTH_BYTES,
@@ -382,10 +382,8 @@ def _read_index(index: Path) -> dict[str, str]:
     """The index's weight_map: tensor name -> shard name."""
     try:
         table = json.loads(read_text(index), object_pairs_hook=unique_keys)
-    except OSError as error:
-        raise CheckpointError(f"{index}: cannot be read ({error.strerror or error})") from error
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{index}: is not valid JSON ({error}); download it again") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{index}: {why_no_json(index, error)}") from error
     weight_map = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise CheckpointError(f"{index}: has no weight_map from tensor names to shard names; download it again")

@@ -19,7 +19,7 @@ from typing import TextIO
 
 from .environment import Launch, environment, inherited, scheduler
 from .logs import log_name, writable_folder
-from .machines import ERROR_MARK, PORT_AFTER, USER_ERROR, Done, Failure, Machines
+from .machines import ERROR_MARK, PORT_AFTER, USER_ERROR, Done, Machines, RunFailure
 from .ports import free_port
 from .process import Console, Process, failure_of, guard
 
@@ -57,9 +57,9 @@ class _Job:
         """The others."""
         self.done: set[int] = set()
         """Other nodes whose ranks have ended well."""
-        self.failed: list[Failure] = []
+        self.failed: list[RunFailure] = []
         """In the order in which they were heard of, before the launcher killed any."""
-        self.whose: dict[Failure, Process] = {}
+        self.whose: dict[RunFailure, Process] = {}
         """Of this machine."""
         self.asked: deque[int] = deque()
         """Signals that came."""
@@ -108,11 +108,11 @@ class _Job:
             if self.asked:
                 name = signal.Signals(self.asked[0]).name
                 text = f"{name} came to the launcher of node {self.launch.node} before all machines had come"
-                self._fail(Failure(text, 128 + self.asked[0], 2))
+                self._fail(RunFailure(text, 128 + self.asked[0], 2))
             elif waited > self.launch.meet_seconds and not self.machines.is_waited_for:
                 advice = "start all within that time, each with its own --node, and let them reach that port"
                 text = f"{ERROR_MARK}after {self.launch.meet_seconds:g} s {self.machines.absent()}; {advice}"
-                self._fail(Failure(text, USER_ERROR, 1))
+                self._fail(RunFailure(text, USER_ERROR, 1))
             elif waited > SECONDS_BEFORE_NAMING and not is_named:
                 is_named = True
                 self._say(f"waiting: {self.machines.absent()}")
@@ -160,7 +160,7 @@ class _Job:
         """Whether the cause has been told; a user's error is by one rank of one machine, which may be slow to end."""
         return self._cause().code != USER_ERROR or self._users_line() is not None
 
-    def _cause(self) -> Failure:
+    def _cause(self) -> RunFailure:
         return min(self.failed, key=lambda failure: failure.remoteness)
 
     def _users_line(self) -> str | None:
@@ -185,7 +185,7 @@ class _Job:
             if self.machines and not self.failed and all(rank not in self.running for rank in self.ranks):
                 self.machines.tell(Done(self.launch.node))
 
-    def _fail(self, failure: Failure, is_heard: bool = False) -> None:
+    def _fail(self, failure: RunFailure, is_heard: bool = False) -> None:
         """is_heard: from another machine; node 0 passes it on."""
         self.failed.append(failure)
         self.end_at = min(self.end_at, time.monotonic() + SETTLE_SECONDS)
@@ -196,7 +196,7 @@ class _Job:
         """What other machines have said."""
         while self.machines and not self.machines.heard.empty():
             said = self.machines.heard.get()
-            if isinstance(said, Failure):
+            if isinstance(said, RunFailure):
                 self._fail(said, is_heard=True)
             else:
                 self.done.add(said.node)
@@ -231,7 +231,7 @@ class _Job:
             self.late = ", ".join(self._late())
             self._kill_all()
             if self.machines and not self.failed:
-                self.machines.tell(Failure(f"{self.late}: still there {self.why_late}, and killed", 1, 2))
+                self.machines.tell(RunFailure(f"{self.late}: still there {self.why_late}, and killed", 1, 2))
 
     def _late(self) -> list[str]:
         """Those who are waited for: ranks of this machine, and other nodes when there are none."""

@@ -37,7 +37,7 @@ _PROBES = {
 
 
 @dataclass(frozen=True)
-class Failure:
+class RunFailure:
     """Why a run ends, as all machines hear it."""
 
     text: str
@@ -56,7 +56,7 @@ class Done:
     node: int
 
 
-_KINDS = {kind.__name__: kind for kind in (Failure, Done)}
+_KINDS = {kind.__name__: kind for kind in (RunFailure, Done)}
 _ALL_THERE = "AllThere"
 
 
@@ -69,7 +69,7 @@ class Machines:
         Raises: OSError when node 0 cannot.
         """
         self.node, self.nodes, self.alike, self.host, self.port = node, nodes, dict(alike), host, port
-        self.heard: SimpleQueue[Failure | Done] = SimpleQueue()
+        self.heard: SimpleQueue[RunFailure | Done] = SimpleQueue()
         self.all_there = threading.Event()
         """Set when every node has come."""
         self._names = {node: socket.gethostname()}
@@ -96,7 +96,7 @@ class Machines:
         missing = ", ".join(str(node) for node in range(self.nodes) if node not in names)
         return f"nodes {missing} of {self.nodes} have not come to {self.host}:{self.port}; there are {there}"
 
-    def tell(self, said: Failure | Done) -> None:
+    def tell(self, said: RunFailure | Done) -> None:
         """All that this one sees; those that are gone have been heard of."""
         self._send_all([type(said).__name__, *astuple(said)])
 
@@ -130,11 +130,11 @@ class Machines:
             self._hear(node, name, line, coming)
             return
         with suppress(OSError), line:
-            send(line, [Failure.__name__, *astuple(mistake)])
+            send(line, [RunFailure.__name__, *astuple(mistake)])
         if not self.all_there.is_set():
             self.heard.put(mistake)
 
-    def _mistake(self, node: int, name: str, alike: Mapping[str, Any]) -> Failure | None:
+    def _mistake(self, node: int, name: str, alike: Mapping[str, Any]) -> RunFailure | None:
         """Why a node cannot join; None: it has its place.
 
         Raises: LookupError, TypeError, ValueError for what no launcher says.
@@ -192,7 +192,7 @@ class Machines:
         except ValueError:  # cut off within a message
             pass
         if not (has_ended or self._is_closed):
-            self.heard.put(Failure(f"the launcher of node {node} on {name} is gone: {reason}", 1, 0))
+            self.heard.put(RunFailure(f"the launcher of node {node} on {name} is gone: {reason}", 1, 0))
 
     def _send_all(self, message: Any) -> None:
         with self._lock:
@@ -201,5 +201,5 @@ class Machines:
                     send(line, message)
 
 
-def _users_error(text: str) -> Failure:
-    return Failure(ERROR_MARK + text, USER_ERROR, 1)
+def _users_error(text: str) -> RunFailure:
+    return RunFailure(ERROR_MARK + text, USER_ERROR, 1)

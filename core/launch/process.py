@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TextIO
 
-from .machines import ERROR_MARK, USER_ERROR, Failure
+from .machines import ERROR_MARK, USER_ERROR, RunFailure
 
 # Reads groups of processes, a line each, until the launcher closes the pipe or is gone.
 _GUARD = """
@@ -114,19 +114,19 @@ class Console:
             print(line, file=self.err, flush=True)
 
 
-def failure_of(process: Process, world: int) -> Failure:
+def failure_of(process: Process, world: int) -> RunFailure:
     """What there is to say of a process that has failed; of ranks with the same user's error one has its line."""
     follows_others = (signal.SIGABRT, signal.SIGTERM, signal.SIGINT)
     remoteness = 0 if process.code < 0 and -process.code not in follows_others else 2
     if process.code in (USER_ERROR, -signal.SIGTERM):  # asked to end while it was ending
         line = next((line for line in process.lines() if line.startswith(ERROR_MARK)), None)
         if line is not None:
-            return Failure(line, USER_ERROR, 1)
+            return RunFailure(line, USER_ERROR, 1)
     if process.code == USER_ERROR:
         remoteness = 1
     how = f"exit code {process.code}" if process.code > 0 else _signal_name(-process.code)
     text = f"{process.name} of {world} on {socket.gethostname()} ended with {how}; see {process.log}"
-    return Failure(text, process.code if process.code > 0 else 128 - process.code, remoteness)
+    return RunFailure(text, process.code if process.code > 0 else 128 - process.code, remoteness)
 
 
 def _signal_name(number: int) -> str:

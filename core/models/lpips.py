@@ -36,7 +36,7 @@ class Convolution(NamedTuple):
     padding: int = 1
 
 
-class Stage(NamedTuple):
+class FeatureStage(NamedTuple):
     """Convolutions after whose last ReLU the features are compared."""
 
     convolutions: tuple[Convolution, ...]
@@ -44,20 +44,20 @@ class Stage(NamedTuple):
     """Side of the max-pooling in front, if there is one; its stride is POOL_STRIDE."""
 
 
-BACKBONES: Mapping[str, tuple[Stage, ...]] = {
+BACKBONES: Mapping[str, tuple[FeatureStage, ...]] = {
     "vgg16": (
-        Stage((Convolution(64),) * 2),
-        Stage((Convolution(128),) * 2, pool=2),
-        Stage((Convolution(256),) * 3, pool=2),
-        Stage((Convolution(512),) * 3, pool=2),
-        Stage((Convolution(512),) * 3, pool=2),
+        FeatureStage((Convolution(64),) * 2),
+        FeatureStage((Convolution(128),) * 2, pool=2),
+        FeatureStage((Convolution(256),) * 3, pool=2),
+        FeatureStage((Convolution(512),) * 3, pool=2),
+        FeatureStage((Convolution(512),) * 3, pool=2),
     ),
     "alexnet": (
-        Stage((Convolution(64, kernel=11, stride=4, padding=2),)),
-        Stage((Convolution(192, kernel=5, padding=2),), pool=3),
-        Stage((Convolution(384),), pool=3),
-        Stage((Convolution(256),)),
-        Stage((Convolution(256),)),
+        FeatureStage((Convolution(64, kernel=11, stride=4, padding=2),)),
+        FeatureStage((Convolution(192, kernel=5, padding=2),), pool=3),
+        FeatureStage((Convolution(384),), pool=3),
+        FeatureStage((Convolution(256),)),
+        FeatureStage((Convolution(256),)),
     ),
 }
 """The layers that are used; the published files go on behind them."""
@@ -70,7 +70,7 @@ class LPIPSSpec:
     backbone: str
 
     @property
-    def stages(self) -> tuple[Stage, ...]:
+    def stages(self) -> tuple[FeatureStage, ...]:
         return BACKBONES[self.backbone]
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from ..io.files import read_text
+from ..io.first_bytes import why_no_json
 from ..io.safetensors_format import unique_keys
 from ..io.weights import open_weights
 from ..layout import FreshWeights, Layout, Weights
@@ -137,7 +138,7 @@ def read_config(file: Path) -> dict[str, Any]:
             f"{file}: no such file; a model folder holds config.json beside its safetensors"
         ) from error
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
+        raise CheckpointError(f"{file}: {why_no_json(file, error)}") from error
     if not isinstance(config, dict):
         raise CheckpointError(f"{file}: holds {type(config).__name__} instead of a JSON object")
     return config

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from .plan import Plan
+from .plan import ParallelPlan
 
 Array = Any
 """A framework's tensor."""
@@ -95,7 +95,7 @@ class Alone:
 class Ranks:
     """This process's place in a run, and the groups that it belongs to."""
 
-    plan: Plan = field(default_factory=Plan)
+    plan: ParallelPlan = field(default_factory=ParallelPlan)
     rank: int = 0
     world: Group = field(default_factory=Alone)
     data: Group = field(default_factory=Alone)

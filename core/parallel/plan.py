@@ -26,7 +26,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Plan:
+class ParallelPlan:
     """How many ways the samples, the halves of guidance and the tokens are split."""
 
     data: int = 1
@@ -83,7 +83,7 @@ class Plan:
         return tuple(tuple(rank for rank in first if hosts[rank] == host) for host in named)
 
 
-def make_plan(world: int, sequence: int = 1, has_cfg: bool = False) -> Plan:
+def make_plan(world: int, sequence: int = 1, has_cfg: bool = False) -> ParallelPlan:
     """The plan of a world of ranks; what sequence and cfg leave over goes to data.
 
     Raises: ConfigError, naming the sizes that work, when they do not divide the world.
@@ -94,7 +94,7 @@ def make_plan(world: int, sequence: int = 1, has_cfg: bool = False) -> Plan:
         sizes = f"parallel.sequence works with {', '.join(map(str, fitting))}" if fitting else "start an even number"
         with_cfg = " with parallel.cfg" if has_cfg else ""
         raise ConfigError(f"parallel.sequence = {sequence}{with_cfg}: does not divide {world} processes; {sizes}")
-    return Plan(world // (cfg * sequence), cfg, sequence)
+    return ParallelPlan(world // (cfg * sequence), cfg, sequence)
 
 
 def even_parts(size: int, count: int) -> tuple[range, ...]:

@@ -64,7 +64,7 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class PairScores:
     """What was measured of a pair, or why nothing was."""
 
     pair: Pair
@@ -98,17 +98,17 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Report:
+class Scores:
     """The outcomes of an evaluation."""
 
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[PairScores, ...]
 
     @property
-    def measured(self) -> list[Outcome]:
+    def measured(self) -> list[PairScores]:
         return [outcome for outcome in self.outcomes if outcome.shape]
 
     @property
-    def problems(self) -> list[Outcome]:
+    def problems(self) -> list[PairScores]:
         return [outcome for outcome in self.outcomes if not outcome.shape]
 
     def mean(self, metric: str) -> float | None:
@@ -160,7 +160,7 @@ class Evaluation:
             said["lpips"] = f"LPIPS v0.1 by {self.perceptual.spec.backbone}, fp32, per frame"
         return {metric: said[metric] for metric in self.metrics}
 
-    def outcomes(self) -> Iterator[Outcome]:
+    def outcomes(self) -> Iterator[PairScores]:
         """Measure one pair after the other. Raises: what is wrong with it where there is a single pair."""
         for pair in self.pairs:
             try:
@@ -168,9 +168,9 @@ class Evaluation:
             except DuosoraError as error:
                 if self.is_single:
                     raise
-                yield Outcome(pair, problem=" ".join(str(error).split()))
+                yield PairScores(pair, problem=" ".join(str(error).split()))
 
-    def _measure(self, pair: Pair) -> Outcome:
+    def _measure(self, pair: Pair) -> PairScores:
         if pair.problem:
             raise MediaError(pair.problem)
         assert pair.reference is not None
@@ -188,7 +188,7 @@ class Evaluation:
             for metric in self.metrics:
                 values[metric].append(self._values(metric, frames, expected))
         joined = {metric: np.concatenate(parts) for metric, parts in values.items()}
-        return Outcome(pair, None, shape, identical, joined)
+        return PairScores(pair, None, shape, identical, joined)
 
     def _values(self, metric: str, frames: np.ndarray, reference: np.ndarray) -> np.ndarray:
         if metric == "psnr":
@@ -230,7 +230,7 @@ def prepare(reference: Path, generated: Path, config: EvaluateConfig) -> Evaluat
     return Evaluation(pairs, others, metrics, perceptual, config, is_single=not reference.is_dir())
 
 
-def told_problems(of: Sequence[Pair | Outcome]) -> str:
+def told_problems(of: Sequence[Pair | PairScores]) -> str:
     """The first problems of pairs, each behind its name."""
     told = [f"{each.name}: {each.problem}" for each in of if each.problem]
     return "; ".join(told[:SHOWN_OTHERS]) + (f"; and {len(told) - SHOWN_OTHERS} more" if told[SHOWN_OTHERS:] else "")
@@ -239,9 +239,10 @@ def told_problems(of: Sequence[Pair | Outcome]) -> str:
 def find_pairs(reference: Path, generated: Path) -> tuple[list[Pair], list[Path]]:
     """The pairs of two folders and what is inside them, by path without the ending; and the files that are no clips.
 
-    Where videos and pictures have the same name, videos are compared with videos and pictures with pictures. A clip
-    that is on one side only, or twice on a side (a.mp4 and a.mkv), makes a pair with a problem. Hidden files are no
-    clips. Raises: MediaError when a folder holds no clip.
+    Where several have the same name, videos are compared with videos and pictures with pictures, and of these first
+    those with the same ending. A clip that is on one side only, or twice on a side (a.mp4 and a.mkv, neither of which
+    the other side has), makes a pair with a problem. Hidden files are no clips.
+    Raises: MediaError when a folder holds no clip.
     """
     listed = [_list_clips(folder) for folder in (reference, generated)]
     first, second = (clips for clips, _ in listed)
@@ -250,14 +251,30 @@ def find_pairs(reference: Path, generated: Path) -> tuple[list[Pair], list[Path]
 
 
 def _pairs(name: str, reference: list[Path], generated: list[Path]) -> Iterator[Pair]:
-    """The pair of one name, or one of the videos and one of the pictures where there are both."""
+    """The pair of one name, or those of the videos and of the pictures where there are both."""
     are_videos = {is_video(path) for path in (*reference, *generated)}
     if len(are_videos) == 1 or len(reference) == len(generated) == 1:
-        yield _pair(name, reference, generated)
+        yield from _pairs_of_a_kind(name, reference, generated)
         return
     for kind, wanted in (("video", True), ("picture", False)):
-        like = ([path for path in side if is_video(path) == wanted] for side in (reference, generated))
-        yield _pair(f"{name} ({kind})", *like)
+        first, second = ([path for path in side if is_video(path) == wanted] for side in (reference, generated))
+        yield from _pairs_of_a_kind(f"{name} ({kind})", first, second)
+
+
+def _pairs_of_a_kind(name: str, reference: list[Path], generated: list[Path]) -> Iterator[Pair]:
+    """The pair of one name, or, where a side has several, those of the same ending and one of what is left."""
+    sides = (reference, generated)
+    is_plain = max(map(len, sides)) == 1
+    shared = set() if is_plain else set.intersection(*({_ending(path) for path in side} for side in sides))
+    for ending in sorted(shared):
+        yield _pair(f"{name} ({ending})", *([path for path in side if _ending(path) == ending] for side in sides))
+    left = [[path for path in side if _ending(path) not in shared] for side in sides]
+    if any(left):
+        yield _pair(name, *left)
+
+
+def _ending(path: Path) -> str:
+    return path.suffix.lower()
 
 
 def _pair(name: str, reference: list[Path], generated: list[Path]) -> Pair:

@@ -70,7 +70,7 @@ class Videos:
 
 
 @dataclass(frozen=True)
-class Report:
+class ParityReport:
     """All comparisons of one run."""
 
     dtype: str
@@ -95,9 +95,9 @@ class TwinRuns:
     def backends(self) -> tuple[Backend, ...]:
         return tuple(run.backend for run in self.runs)
 
-    def compare(self) -> Report:
+    def compare(self) -> ParityReport:
         """Compare the blocks of all parts, the gradients of both models that are trained, and the first video."""
-        return Report(self.dtype, self.compare_blocks(), self.compare_gradients(), self.compare_videos())
+        return ParityReport(self.dtype, self.compare_blocks(), self.compare_gradients(), self.compare_videos())
 
     def compare_blocks(self) -> dict[str, list[Difference]]:
         """The differences of the blocks of each part, in the order of the blocks."""

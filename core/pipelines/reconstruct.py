@@ -54,14 +54,14 @@ def open_clip(
     return replace(whole, shape=shape)
 
 
-def prepare(source: Path, config: ReconstructConfig) -> Reconstruction:
+def prepare(source: Path, config: ReconstructConfig) -> ClipReconstruction:
     """The reconstruction of a file as configured; nothing is loaded yet. Raises: as open_clip, and for the model."""
     backend = backends.get(config.backend, config.device)
     part = open_part("vae", config.vae)
     part.check()
     size = (config.height, config.width)
     clip = open_clip(source, part.spec, config.frames, config.every, size, config.reader, config.media)
-    return Reconstruction(
+    return ClipReconstruction(
         backend,
         part,
         clip,
@@ -90,7 +90,7 @@ class Quality:
         }
 
 
-class Reconstruction:
+class ClipReconstruction:
     """One clip through an autoencoder: iterate over `frames()`, then ask for `quality`."""
 
     def __init__(

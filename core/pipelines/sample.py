@@ -43,7 +43,7 @@ from .conditioning import (
 from .denoise import Guidance, Step
 from .settings import decode_options, default_dtype, make_sampler, open_parts
 from .text import EncodedTexts
-from .text_to_video import Precision, Request, TextToVideo
+from .text_to_video import Precision, TextToVideo, VideoRequest
 
 
 @dataclass(frozen=True)
@@ -258,12 +258,12 @@ class SampleRun:
         teams = self.ranks.plan.data
         return batches[self.ranks.plan.place(self.ranks.rank).data :: teams]
 
-    def _request(self, job: Job) -> Request:
+    def _request(self, job: Job) -> VideoRequest:
         if job.placed is None:
-            return Request(job.text, job.negative, job.seed)
+            return VideoRequest(job.text, job.negative, job.seed)
         vae, spec = self.pipeline.model("vae"), self.pipeline.parts.vae.spec
         frames = condition_for_seed(self.backend, vae, spec, job.placed, job.seed, self.config.decode.chunk)
-        return Request(job.text, job.negative, job.seed, frames)
+        return VideoRequest(job.text, job.negative, job.seed, frames)
 
     def _outputs(self, job: Job) -> list[Path]:
         """All files that `_write` makes; a picture and a video of one prompt and seed have the same sidecar."""

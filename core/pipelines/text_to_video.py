@@ -27,7 +27,7 @@ from .text import EncodedTexts, encode_texts
 
 
 @dataclass(frozen=True)
-class Request:
+class VideoRequest:
     """One video to make."""
 
     prompt: str
@@ -121,7 +121,7 @@ class TextToVideo:
 
     def denoise(
         self,
-        requests: Sequence[Request],
+        requests: Sequence[VideoRequest],
         texts: EncodedTexts,
         video: VideoShape,
         new_sampler: Callable[[], Sampler],
@@ -169,7 +169,7 @@ class TextToVideo:
 
     def _denoise_together(
         self,
-        requests: Sequence[Request],
+        requests: Sequence[VideoRequest],
         texts: EncodedTexts,
         video: VideoShape,
         sampler: Sampler,
@@ -204,7 +204,7 @@ class TextToVideo:
                 halves=halves,
             )
 
-    def _condition_frames(self, requests: Sequence[Request]) -> object | None:
+    def _condition_frames(self, requests: Sequence[VideoRequest]) -> object | None:
         if not self.parts.denoiser.spec.is_inpaint:
             return None
         return self.backend.asarray(np.stack([request.frames for request in requests if request.frames is not None]))

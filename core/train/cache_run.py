@@ -6,7 +6,7 @@ from .. import backend as backends
 from ..config.training import TrainConfig
 from ..data.cache import CacheReader
 from ..data.latent_cache import find_uncached
-from ..data.loader import Loader
+from ..data.loader import ClipLoader
 from ..data.text_cache import uncached_captions
 from ..errors import ConfigError
 from ..models.recognise import Part
@@ -39,7 +39,7 @@ class _CacheRun:
             f"folder     {folder}, stored as {dtype}",
         ]
 
-    def _open_loader(self) -> Loader:
+    def _open_loader(self) -> ClipLoader:
         assert self.parts.vae is not None
         return open_loader(self.config, self.parts.vae.spec.compression, self.parts.trained.spec.patch)
 

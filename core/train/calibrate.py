@@ -16,7 +16,7 @@ import numpy as np
 
 from .. import backend as backends
 from ..config.training import TrainConfig
-from ..data.loader import Loader
+from ..data.loader import ClipLoader
 from ..data.sources import open_source
 from ..errors import ConfigError
 from ..io.files import atomic_write
@@ -81,7 +81,7 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
     part.check()
     dtype = config.compute.frozen_dtype or default_dtype(backend)
     encoder = ClipEncoder(backend, part, dtype, config.compute.encode_chunk)
-    with Loader(
+    with ClipLoader(
         open_source(config.data), config.data, config.seed, part.spec.compression, NO_PATCHES, micro_batch=1
     ) as loader:
         pixels = (clips.pixels[0] for step in loader.batches() for clips in step if clips.pixels is not None)

@@ -18,7 +18,7 @@ from ..parallel.group import Ranks
 from ..pipelines.autoencode import to_uint8
 from ..pipelines.denoise import Guidance
 from ..pipelines.settings import make_sampler
-from ..pipelines.text_to_video import Request, TextToVideo
+from ..pipelines.text_to_video import TextToVideo, VideoRequest
 from ..shapes import LatentShape, VideoShape
 from .feeding import Feeding
 from .held_out import HeldOut
@@ -93,7 +93,7 @@ class DenoiserTask:
         negative = ""
         texts = pipeline.encode([*self.showing.prompts, negative])
         guidance = Guidance(settings.sampler.guidance, settings.sampler.guidance_rescale)
-        requests = [Request(prompt, negative, self.showing.seed) for prompt in self.showing.prompts]
+        requests = [VideoRequest(prompt, negative, self.showing.seed) for prompt in self.showing.prompts]
         with self.trainer.inference_model(use_ema=self.trainer.keeps_ema) as model:
             pipeline.use("denoiser", model)
             latents = pipeline.denoise(requests, texts, video, lambda: make_sampler(settings.sampler), guidance)

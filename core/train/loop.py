@@ -41,7 +41,7 @@ STATE = "state.json"
 """What the loop itself keeps in a checkpoint."""
 
 
-class Loader(Protocol):
+class BatchSource(Protocol):
     """Where clips come from."""
 
     @property
@@ -84,7 +84,7 @@ class Task(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Timetable:
     """When what happens, in optimiser steps; None: never."""
 
     max_steps: int
@@ -97,7 +97,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunEnd:
     """How a run ended."""
 
     steps: int
@@ -114,8 +114,8 @@ class Loop:
         self,
         folder: Path,
         task: Task,
-        loader: Loader | None,
-        plan: Plan,
+        loader: BatchSource | None,
+        plan: Timetable,
         checkpoints: Checkpoints,
         log: StepLog | None,
         guard: Guard,
@@ -146,7 +146,7 @@ class Loop:
         """
         agreed(self.ranks.world, lambda: self._load(found))
 
-    def run(self, on_step: Callable[[int, StepReport], None] | None = None) -> Outcome:
+    def run(self, on_step: Callable[[int, StepReport], None] | None = None) -> RunEnd:
         """Train to the plan's last step, or until a rank's process is asked to leave."""
         agreed(self.ranks.world, lambda: self.log.cut_back(self.step) if self.log else None)
         with _asked_to_leave() as leaving:
@@ -159,7 +159,7 @@ class Loop:
                     self.log.close()
             self._save()
             self._saving.wait()
-        return Outcome(self.step, self.step >= self.plan.max_steps, self._saving.last)
+        return RunEnd(self.step, self.step >= self.plan.max_steps, self._saving.last)
 
     def _load(self, found: Found) -> None:
         assert found.path is not None

@@ -15,7 +15,7 @@ from .. import backend as backends
 from ..config.data import DataSettings
 from ..config.settings import resolved
 from ..config.training import TrainConfig
-from ..data.fetching import Report, joined
+from ..data.fetching import ReadingCounts, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.paths import given_path
@@ -25,7 +25,7 @@ from ..loading import check_headers
 from ..parallel.agreement import agreed, exchange
 from ..parallel.group import Ranks
 from ..parallel.launched import launched, told_once
-from ..parallel.plan import Plan as RankPlan
+from ..parallel.plan import ParallelPlan
 from ..parallel.plan import make_plan as make_rank_plan
 from ..pipelines.settings import default_dtype
 from ..printable import say
@@ -35,7 +35,7 @@ from .ema import EmaSchedule
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
-from .loop import Loop, Outcome, Plan, read_state
+from .loop import Loop, RunEnd, Timetable, read_state
 from .model_folders import MODEL
 from .origins import origins
 from .saving import not_shared
@@ -102,9 +102,7 @@ class TrainRun:
                 lines.append(f"NOTE       until there the run was on {before}; later steps differ from its by rounding")
         return lines
 
-    def run(
-        self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = say
-    ) -> Outcome:
+    def run(self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = say) -> RunEnd:
         """Train, from the checkpoint if there is one.
 
         Raises: CheckpointError when the folder cannot be written, or another process is training in it.
@@ -114,7 +112,7 @@ class TrainRun:
             agreed(self.ranks.world, lambda: stack.enter_context(_alone_in(self.config.folder)) if first else None)
             return self._run(on_step, say) if first else self._run(None, _ignore)
 
-    def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> Outcome:
+    def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> RunEnd:
         config, ranks = self.config, self.ranks
         log = agreed(ranks.world, lambda: self._open_folder(say) if ranks.is_first else None)
         agreed(ranks.world, self._refuse_other_folder)
@@ -142,7 +140,7 @@ class TrainRun:
         finally:
             if loader is not None:
                 loader.close()
-            for line in joined(Report(*each) for each in reports if each).lines():
+            for line in joined(ReadingCounts(*each) for each in reports if each).lines():
                 say(line)
         return outcome
 
@@ -265,7 +263,7 @@ def _refuse_missing_files(data: DataSettings) -> None:
         raise ConfigError(f"data.files: there is no {', '.join(missing)}; name the annotations or folders to train on")
 
 
-def split_ranks(config: TrainConfig, world: int) -> RankPlan:
+def split_ranks(config: TrainConfig, world: int) -> ParallelPlan:
     """Who does what in a world of so many processes. Raises: ConfigError, naming what works, when it does not split."""
     if config.autoencoder is not None and config.parallel.sequence > 1:
         raise ConfigError(
@@ -309,10 +307,10 @@ def _ignore(_: str) -> None:
     """What another rank says."""
 
 
-def make_plan(config: TrainConfig) -> Plan:
+def make_plan(config: TrainConfig) -> Timetable:
     """When what happens."""
     rate = config.learning_rate
-    return Plan(
+    return Timetable(
         max_steps=config.max_steps,
         learning_rate=LearningRate(**rate.model_dump(), total_steps=config.max_steps),
         ema=None if config.ema is None else EmaSchedule(**config.ema.model_dump()),

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from ..backend import Backend
 from ..config.training import AutoencoderSettings, TrainConfig
 from ..data.latent_cache import LatentCache
-from ..data.loader import Loader
-from ..data.sources import Source, open_source
+from ..data.loader import ClipLoader
+from ..data.sources import RecordSource, open_source
 from ..errors import ConfigError, DuosoraError
 from ..io.prompts import read_prompts
 from ..io.tokenizer import Tokenizer
@@ -65,7 +65,7 @@ def train_parts(config: TrainConfig) -> TrainParts:
 
 def make_task(
     config: TrainConfig, backend: Backend, parts: TrainParts, start: Start, dtype: str, ranks: Ranks
-) -> tuple[Task, Loader | None]:
+) -> tuple[Task, ClipLoader | None]:
     """Build the models and open the data, which of several ranks the leaders of teams do.
 
     Raises: DuosoraError of the part that does not fit, on all ranks.
@@ -83,7 +83,7 @@ def _autoencoder(
     start: Start,
     dtype: str,
     ranks: Ranks,
-) -> tuple[AutoencoderTask, Loader | None]:
+) -> tuple[AutoencoderTask, ClipLoader | None]:
     if config.data.autoencoder is None:
         raise ConfigError("data.autoencoder: an autoencoder is trained on clips at a stride; set it, if only to {}")
     if config.caches.text or config.caches.latents:
@@ -124,7 +124,7 @@ def _perceptual(settings: AutoencoderSettings) -> Companion | None:
 
 def _denoiser(
     config: TrainConfig, backend: Backend, parts: TrainParts, start: Start, dtype: str, ranks: Ranks
-) -> tuple[DenoiserTask, Loader | None]:
+) -> tuple[DenoiserTask, ClipLoader | None]:
     assert parts.text_encoder is not None
     assert parts.vae is not None
     assert parts.tokenizer is not None
@@ -148,7 +148,7 @@ def _denoiser(
     channels = parts.text_encoder.spec.d_model
     held_out = agreed(ranks.world, lambda: _held_out(config, vae.compression, spec.patch, ranks, channels))
 
-    def open_share() -> Loader | None:
+    def open_share() -> ClipLoader | None:
         if not ranks.leads_team:
             return None
         latents = open_latent_cache(config.caches, vae_part, config.data, config.seed, spec.is_inpaint)
@@ -207,7 +207,7 @@ def _share(
     ranks: Ranks,
     channels: int | None = None,
     latents: LatentCache | None = None,
-) -> Loader:
+) -> ClipLoader:
     """For the leader of a team, its share of the clips."""
     plan = ranks.plan
     return open_loader(config, compression, patch, channels, latents, plan.data, plan.place(ranks.rank).data)
@@ -221,13 +221,13 @@ def open_loader(
     latents: LatentCache | None = None,
     readers: int = 1,
     reader: int = 0,
-) -> Loader:
+) -> ClipLoader:
     """The clips that a run is trained on, or the share of one of several readers.
 
     channels: of text states, for records that bring them. latents: instead of pixels.
     """
     source = open_source(config.data)
-    return Loader(
+    return ClipLoader(
         source,
         config.data,
         config.seed,
@@ -242,7 +242,7 @@ def open_loader(
     )
 
 
-def _record_texts(source: Source, channels: int | None) -> RecordTexts | None:
+def _record_texts(source: RecordSource, channels: int | None) -> RecordTexts | None:
     """For a loader where a record brings text states."""
     brings_states = any(source.record(number).embeddings is not None for number in range(len(source)))
     return RecordTexts(channels) if channels is not None and brings_states else None
@@ -267,7 +267,7 @@ def _is_measured(config: TrainConfig) -> bool:
 
 def held_out_loader(
     config: TrainConfig, compression: Compression, patch: Patch, channels: int | None = None
-) -> Loader | None:
+) -> ClipLoader | None:
     """The clips that a run is measured on; their captions are never dropped."""
     if not _is_measured(config):
         return None
@@ -276,7 +276,7 @@ def held_out_loader(
     seed = config.seed + HELD_OUT_SEED
     try:
         source = open_source(settings, is_held_out=True)
-        return Loader(
+        return ClipLoader(
             source,
             settings,
             seed,

@@ -6,7 +6,7 @@ from ..config.training import AutoencoderSettings, ObjectiveSettings, TrainConfi
 from ..data.selection import check_settings
 from ..data.sources import fitted
 from ..models.recognise import Part
-from ..parallel.plan import Plan
+from ..parallel.plan import ParallelPlan
 from ..shapes import Patch, VideoShape
 from .setup import TrainParts
 
@@ -42,7 +42,7 @@ def describe_training(config: TrainConfig, parts: TrainParts) -> list[str]:
     ]
 
 
-def describe_processes(config: TrainConfig, split: Plan) -> list[str]:
+def describe_processes(config: TrainConfig, split: ParallelPlan) -> list[str]:
     """How several processes share the work, in a line; nothing for one."""
     if split.world == 1:
         return []

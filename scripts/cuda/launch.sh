@@ -21,6 +21,19 @@ if [ "$NPROC" = 1 ] && [ "$NNODES" = 1 ]; then
     exec duosora "$verb" "${sharing[@]}" "$@"
 fi
 
+device=
+for word in "$@"; do if [[ "$word" == *device=* ]]; then device=${word##*device=}; fi; done
+if [ "$device" = cuda ]; then # torchrun would bury in a report of its own what a rank says of it
+    gpus=$(python -c 'import torch; print(torch.cuda.device_count())' 2>/dev/null) || gpus=no
+    if [ "$gpus" = no ]; then
+        echo "launch: torch is not installed here: pip install \"duosora[torch]\"" >&2
+        exit 2
+    elif [ "$gpus" -lt "$NPROC" ]; then
+        echo "launch: NPROC=$NPROC processes need as many GPUs, and torch sees $gpus on this machine" >&2
+        exit 2
+    fi
+fi
+
 source "$(dirname "${BASH_SOURCE[0]}")/../job.sh"
 choose_port
 

@@ -19,7 +19,7 @@ from duosora.core.maths.metrics import psnr, ssim
 from duosora.core.maths.resize import center_crop_resize
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.pipelines.autoencode import from_uint8
-from duosora.core.pipelines.evaluate import Report, prepare
+from duosora.core.pipelines.evaluate import Scores, find_pairs, prepare
 
 MEDIA = Path(__file__).parents[1] / "media"
 
@@ -128,14 +128,14 @@ def test_bad_pairs_are_named_and_the_others_measured(
     outcome = duosora("evaluate", *folders, "--json", tmp_path / "report.json")
     assert outcome.code == 1
     report = read_report(tmp_path / "report.json")
-    assert [pair["name"] for pair in report["pairs"]] == ["[red]car", "deep/still", "street"]
+    assert [pair["name"] for pair in report["pairs"]] == ["[red]car", "deep/still", "street", "twice (.png)"]
     reasons = {pair["name"]: pair["problem"] for pair in report["problems"]}
     words = {
         "lost": "there is no generated clip of this name",
         "extra": "there is no reference of this name",
         "size": "64x64 pixels against 64x96",
         "short": "5 frames against 9; --set frames=5",
-        "twice": "twice.jpg and twice.png have the same name",
+        "twice": "there is no reference of this name",
         "tiny": "SSIM needs frames of at least 11x11",
         "broken": "broken.mp4",
     }
@@ -143,7 +143,7 @@ def test_bad_pairs_are_named_and_the_others_measured(
     for name, part in words.items():
         assert part in reasons[name]
         assert name in outcome.out
-    assert "3 of 10 pairs compared" in outcome.out
+    assert "4 of 11 pairs compared" in outcome.out
     assert "left alone, no videos or pictures by their names: street.json" in outcome.out
     assert report["left_alone"] == [str(generated / "street.json")]
 
@@ -161,15 +161,41 @@ def test_clips_of_one_name_are_compared_with_those_of_their_kind(tmp_path: Path,
     write_image(generated / "preview.png", clip[0])
     shutil.copy(generated / "twice.mp4", generated / "twice.mkv")
     write_image(generated / "twice.jpg", clip[0])
-    found = Report(tuple(prepare(reference, generated, EvaluateConfig(metrics=("psnr",))).outcomes()))
+    found = Scores(tuple(prepare(reference, generated, EvaluateConfig(metrics=("psnr",))).outcomes()))
     assert [outcome.name for outcome in found.measured] == [
-        "both (video)", "both (picture)", "other", "preview (video)",
+        "both (video)", "both (picture)", "other", "preview (video)", "twice (video) (.mp4)",
     ]  # fmt: skip
     assert {outcome.name: outcome.problem for outcome in found.problems} == {
         "preview (picture)": "there is no reference of this name",
-        "twice (video)": "twice.mkv and twice.mp4 have the same name; keep one",
+        "twice (video)": "there is no reference of this name",
         "twice (picture)": "there is no reference of this name",
     }
+
+
+@pytest.mark.parametrize(
+    ("reference", "generated", "found"),
+    [
+        ("a.png a.jpg", "a.jpg a.png", {"a (.jpg)": None, "a (.png)": None}),
+        ("a.gif a.mp4", "a.mp4 a.mov", {"a (.mp4)": None, "a": None}),
+        ("a.PNG a.jpg", "a.png", {"a (.png)": None, "a": "there is no generated clip of this name"}),
+        ("a.mp4", "a.mkv a.mov", {"a": "a.mkv and a.mov have the same name; keep one"}),
+        ("a.JPG a.jpg", "a.jpg", {"a (.jpg)": "a.JPG and a.jpg have the same name; keep one"}),
+        (
+            "a.mp4 a.mkv a.png",
+            "a.mkv a.webp a.mp4",
+            {"a (video) (.mkv)": None, "a (video) (.mp4)": None, "a (picture)": None},
+        ),
+    ],
+)
+def test_of_several_clips_of_one_name_and_kind_those_of_one_ending_are_a_pair(
+    tmp_path: Path, reference: str, generated: str, found: dict
+) -> None:
+    for folder, names in (("reference", reference), ("generated", generated)):
+        (tmp_path / folder).mkdir()
+        for name in names.split():
+            (tmp_path / folder / name).touch()
+    pairs, _ = find_pairs(tmp_path / "reference", tmp_path / "generated")
+    assert {pair.name: pair.problem for pair in pairs} == found
 
 
 def test_folders_without_a_pair_are_refused(duosora: Callable, tmp_path: Path, clip: np.ndarray) -> None:

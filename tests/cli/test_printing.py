@@ -53,6 +53,16 @@ def test_data_check_shows_paths_and_reasons_as_they_are(duosora: Callable, tmp_p
     assert_plain(outcome.out)
 
 
+def test_a_file_name_that_is_no_text_is_written_down_as_json_can(duosora: Callable, tmp_path: Path) -> None:
+    name = "caf\udce9.mp4"
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "clips" / name).touch()
+    outcome = duosora("data", "check", tmp_path / "clips", "--report", tmp_path / "report.json")
+    assert outcome.code == 1
+    (finding,) = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["findings"][:1]
+    assert finding["path"].endswith(name)
+
+
 def test_the_plan_of_a_run_shows_notes_as_they_are(duosora: Callable, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.csv"
     prompts.write_text(f"prompt,{HOSTILE}\na dog,\n", encoding="utf-8")
@@ -63,6 +73,29 @@ def test_the_plan_of_a_run_shows_notes_as_they_are(duosora: Callable, tmp_path: 
 
 def test_an_error_shows_a_path_as_it_is(duosora: Callable, tmp_path: Path) -> None:
     assert_plain(duosora("plot", tmp_path / HOSTILE).err)
+
+
+@pytest.mark.parametrize("word", [HOSTILE, "x" * 5000])
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["sample", "--{word}"], "No such option: "),
+        (["doctor", "{word}"], "Got unexpected extra argument"),
+        (["{word}"], "No such command "),
+        (["sample", "--seed", "{word}"], "Invalid value for '--seed': "),
+        (["plot", "--out", "{word}"], "Missing argument "),
+    ],
+)
+def test_a_wrong_use_of_a_verb_is_one_line(duosora: Callable, arguments: list[str], told: str, word: str) -> None:
+    outcome = duosora(*(each.replace("{word}", word) for each in arguments))
+    assert outcome.code == 2
+    verb = "" if arguments == ["{word}"] else f" {arguments[0]}"
+    assert outcome.err.startswith(f"duosora: {told}")
+    assert outcome.err.endswith(f"; see duosora{verb} --help\n")
+    assert outcome.err.count("\n") == 1
+    assert not set(outcome.err) & {"\x1b", "\u202e", "\x07", "\r"}
+    assert len(outcome.err) < 1200
+    assert outcome.out == ""
 
 
 def test_cells_of_tables_are_plain_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -105,6 +105,21 @@ def test_what_cannot_be_done_is_refused(duosora: Callable, tmp_path: Path, argum
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("source", "out", "words"),
+    [(CLIP, "out.png", "videos are written as .mp4"), ("picture.png", "out.mp4", "pictures are written as .png")],
+)
+def test_a_wrong_ending_is_told_before_any_work(
+    duosora: Callable, tmp_path: Path, source: str | Path, out: str, words: str
+) -> None:
+    write_image(tmp_path / "picture.png", np.zeros((16, 16, 3), np.uint8))
+    outcome = duosora("reconstruct", tmp_path / source, "--out", tmp_path / out)
+    assert outcome.code == 2
+    assert outcome.err.startswith(f"duosora: {tmp_path / out}: {words}")
+    assert outcome.err.count("\n") == 1
+    assert outcome.out == ""
+
+
 def test_a_damaged_video_leaves_nothing_behind(duosora: Callable, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(CLIP.read_bytes()[:20_000])

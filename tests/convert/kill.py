@@ -18,7 +18,7 @@ import numpy as np
 
 from duosora.convert.commands import convert, verify
 from duosora.convert.readers.opening import open_checkpoint
-from duosora.core.converting import Request
+from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError
 from duosora.core.io.files import unfinished
 from duosora.core.io.weights import save_weights
@@ -39,7 +39,7 @@ def at_step(number: int) -> Callable[[], object]:
     return lambda: sys.addaudithook(hook)
 
 
-def is_killed(request: Request, prepare: Callable[[], object] = lambda: None, seconds: float | None = None) -> bool:
+def is_killed(request: Conversion, prepare: Callable[[], object] = lambda: None, seconds: float | None = None) -> bool:
     """Convert in a process of its own, killed after `seconds`; whether it ended by being killed."""
     child = os.fork()
     if not child:
@@ -65,7 +65,7 @@ def content(place: Path) -> dict[str, bytes] | None:
     return {name: weights.read_bytes(name, 0, size).tobytes() for name, size in sizes.items()}
 
 
-def check(request: Request, old: dict[str, bytes] | None, new: dict[str, bytes], can_finish: bool) -> None:
+def check(request: Conversion, old: dict[str, bytes] | None, new: dict[str, bytes], can_finish: bool) -> None:
     """After a kill: what was there before, or nothing, or the whole result; another run ends well and says what is
     left over.
     """
@@ -83,7 +83,7 @@ def check(request: Request, old: dict[str, bytes] | None, new: dict[str, bytes],
         path.unlink()
 
 
-def requests(folder: Path, size: int) -> list[tuple[Request, dict[str, bytes], dict[str, bytes]]]:
+def requests(folder: Path, size: int) -> list[tuple[Conversion, dict[str, bytes], dict[str, bytes]]]:
     """A conversion to every kind of target, what lies there before, and what should after."""
     generator = np.random.default_rng(0)
     made: list[dict[str, np.ndarray]] = [
@@ -94,7 +94,7 @@ def requests(folder: Path, size: int) -> list[tuple[Request, dict[str, bytes], d
     contents = [{name: array.tobytes() for name, array in tensors.items()} for tensors in made]
     return [
         (
-            Request(
+            Conversion(
                 source=folder / "new.safetensors",
                 target=folder / name.split(".")[0] / name,
                 model="none",
@@ -108,8 +108,8 @@ def requests(folder: Path, size: int) -> list[tuple[Request, dict[str, bytes], d
     ]
 
 
-def put_old(request: Request) -> None:
-    convert(Request(**{**vars(request), "source": request.source.with_name("old.safetensors")}))
+def put_old(request: Conversion) -> None:
+    convert(Conversion(**{**vars(request), "source": request.source.with_name("old.safetensors")}))
 
 
 def remove(target: Path) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from duosora.convert.names import NAMES
-from duosora.convert.naming import Named, Plan, apply, guess, plan
+from duosora.convert.naming import Named, Renaming, apply, guess, plan
 from duosora.convert.rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, inverse, pattern_of
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import WeightsReader, open_weights, save_weights
@@ -132,7 +132,7 @@ def test_the_names_of_every_layout_stay_and_are_recognised(tmp_path: Path, model
         assert guess(names) == (model, len(names))
 
 
-def sources(found: Plan) -> dict[str, str]:
+def sources(found: Renaming) -> dict[str, str]:
     return {new: origin.names[0] for new, origin in found.origins.items()}
 
 

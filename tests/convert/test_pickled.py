@@ -75,6 +75,13 @@ def test_tensors_saved_on_an_npu_are_read(tmp_path: Path, named: Named, is_zip: 
     np.testing.assert_array_equal(held["a.weight"], view.numpy())  # type: ignore[index]
 
 
+def test_an_npu_tensor_may_have_the_negative_bit(tmp_path: Path, named: Named) -> None:
+    rebuild = named("torch_npu.utils.storage._rebuild_npu_tensor")
+    state = {"a": Runs(rebuild, storage(BASE), 0, (4, 6), (6, 1), False, {}, 2, {"neg": True})}
+    held = open_checkpoint(saved(tmp_path, state)).weights
+    np.testing.assert_array_equal(held["a"], -BASE.numpy())  # type: ignore[index]
+
+
 def test_an_npu_tensor_inside_a_parameter_is_read(tmp_path: Path, named: Named) -> None:
     rebuild = named("torch_npu.utils.storage._rebuild_npu_tensor")
     inner = Runs(rebuild, storage(BASE), 0, (4, 6), (6, 1), False, {}, 2)
@@ -226,6 +233,9 @@ BESIDE = {
     "integer enum": Size.LARGE,
     "flags": Flags.A | Flags.B,
     "partial": functools.partial(int, base=2),
+    "partial of a built-in function": functools.partial(max, 3),
+    "built-in functions": [len, print, sorted, round],
+    "exceptions": [ValueError("x"), KeyboardInterrupt(), UserWarning("x")],
     "namespace": argparse.Namespace(a=Color.RED),
     "simple namespace": types.SimpleNamespace(a=1),
     "settings": Settings(),
@@ -346,6 +356,23 @@ def test_a_weight_that_something_unknown_makes_is_named(tmp_path: Path, named: N
         said = unread(tmp_path, tensor, pickle_protocol=protocol)
         assert "is made by lab.tensors.rebuild, which is not known here" in said
         assert "torch.save(model.state_dict(), FILE)" in said
+
+
+def test_a_weight_that_is_no_tensor_is_not_left_aside(tmp_path: Path, named: Named) -> None:
+    rebuild = named("lab.tensors.from_bytes")
+    for value, what in (
+        (np.ones((2, 2), np.float32), r"is an array of numpy, float32 \[2, 2\]; save tensors"),
+        (np.float32(1), "is made by numpy.*multiarray.scalar"),
+        (Runs(rebuild, b"abcd", (2, 2)), "is made by lab.tensors.from_bytes, which is not known here"),
+    ):
+        path = saved(tmp_path, {"state_dict": {"a.weight": BASE, "b.weight": value}})
+        with pytest.raises(CheckpointError, match=f"tensor 'b.weight' {what}"):
+            open_checkpoint(path)
+
+
+def test_a_single_tensor_is_called_so(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="holds a single tensor instead of a dictionary of tensors"):
+        open_checkpoint(saved(tmp_path, BASE))
 
 
 def test_a_subclass_of_a_tensor_is_no_plain_tensor(tmp_path: Path, named: Named) -> None:

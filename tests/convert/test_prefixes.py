@@ -13,7 +13,7 @@ from duosora.convert.naming import plan
 from duosora.convert.prefixes import find_fits
 from duosora.convert.readers.opening import open_checkpoint
 from duosora.convert.readers.stored import Stored, StoredTensor
-from duosora.core.converting import Request
+from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights
 from duosora.core.models import mt5, opensora_t2v, wfvae
@@ -44,7 +44,7 @@ def saved(tmp_path: Path, tree: Any) -> Path:
 def made(path: Path, **options: Any) -> list[str]:
     """Convert, and give back what was said."""
     target = path.with_name("y.safetensors")
-    lines = convert(Request(source=path, target=target, overwrite=True, **options))
+    lines = convert(Conversion(source=path, target=target, overwrite=True, **options))
     assert all("\n" not in line for line in lines)
     return lines
 
@@ -141,6 +141,8 @@ BESIDE = {
     "global_steps": lambda w: {"module": w, "global_steps": STEP, "global_samples": STEP, "optimizer": {"s": STEP}},
     "many loose": lambda w: {"model": w} | {f"state.{number}": STEP for number in range(50)},
     "large loose": lambda w: {"model": w, "table": torch.zeros(100_000)},
+    "averaged by torch": lambda w: {"n_averaged": STEP, **{f"module.{name}": value for name, value in w.items()}},
+    "an average as in latent diffusion": lambda w: {"decay": STEP, "num_updates": STEP, **w},
     "inside": lambda w: {"state_dict": {"gen_model": w, "logvar": STEP}, "step": STEP},
     "a small wrapper first": lambda w: {"state_dict": {"scale": STEP}, "module": w},
     "a small average": lambda w: {"ema": {"decay": STEP, "shadow": [STEP] * 300}, "model": w, "step": STEP},
@@ -158,6 +160,12 @@ def test_tensors_beside_the_weights_do_not_hide_them(tmp_path: Path, beside: str
     assert set(open_weights(tmp_path / "y.safetensors")) == set(LAYOUTS["wfvae"])
     assert [line for line in lines if "left aside" in line or "left out" in line]
     assert "WFVAE" in "\n".join(describe(path, False))
+
+
+def test_a_look_says_what_a_conversion_would_refuse(tmp_path: Path) -> None:
+    path = saved(tmp_path, {**weights("wfvae"), "lora.a": STEP * 1.0})
+    assert "  NOT KNOWN to wfvae: 1 tensors (lora.a)" in describe(path, False)
+    assert describe(saved(tmp_path, {"a": STEP}), False)[-1].endswith("--to FOLDER --model none")
 
 
 def test_names_that_many_share_are_no_prefix() -> None:

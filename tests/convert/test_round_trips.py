@@ -27,7 +27,7 @@ from duosora.convert.writers import write
 from duosora.convert.writers.mindspore_files import write_ckpt
 from duosora.convert.writers.torch_files import write_zip
 from duosora.core.backend import get
-from duosora.core.converting import Request
+from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights, save_weights
 
@@ -132,7 +132,7 @@ def test_wrappers_are_known(tmp_path: Path, wrap: Any, wrapper: tuple[str, ...])
 def test_sums_are_those_of_the_bytes(tmp_path: Path) -> None:
     held = {"large": np.random.default_rng(0).standard_normal(1_200_000).astype(np.float32), "small": np.arange(3.0)}
     save_weights(tmp_path / "x.safetensors", held)
-    convert(Request(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none"))
+    convert(Conversion(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none"))
     table = json.loads((tmp_path / "y.pth.sums.json").read_text())
     assert {name: entry["sha256"] for name, entry in table.items()} == {
         name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in held.items()
@@ -159,8 +159,8 @@ def test_conversion_there_and_back_changes_no_bit(tmp_path: Path, ending: str) -
     torch.save(saved, tmp_path / "x.pt")
     between = tmp_path / (ending if ending in ("folder", "sharded") else f"between.{ending}")
     shard_size = 1000 if ending == "sharded" else None
-    convert(Request(source=tmp_path / "x.pt", target=between, model="none", shard_size=shard_size))
-    convert(Request(source=between, target=tmp_path / "back.pth", model="none"))
+    convert(Conversion(source=tmp_path / "x.pt", target=between, model="none", shard_size=shard_size))
+    convert(Conversion(source=between, target=tmp_path / "back.pth", model="none"))
     for is_mapped in (True, False):
         back = torch.load(tmp_path / "back.pth", weights_only=True, mmap=is_mapped)
         assert back.keys() == saved.keys()
@@ -201,7 +201,7 @@ def test_mindspore_reads_and_writes_the_same_tensors(tmp_path: Path) -> None:
         assert (found.shape, found.dtype) == (array.shape, array.dtype), name
         assert found.tobytes() == array.tobytes(), name
 
-    convert(Request(source=tmp_path / "theirs.ckpt", target=tmp_path / "ours.ckpt", model="none"))
+    convert(Conversion(source=tmp_path / "theirs.ckpt", target=tmp_path / "ours.ckpt", model="none"))
     assert (tmp_path / "ours.ckpt").read_bytes() == (tmp_path / "theirs.ckpt").read_bytes()
     loaded = mindspore.load_checkpoint(str(tmp_path / "ours.ckpt"))
     assert set(loaded) == set(arrays)
@@ -258,13 +258,15 @@ def test_tensors_beyond_four_gigabytes_have_the_right_place(
 def test_casting_keeps_integers_and_refuses_what_does_not_fit(tmp_path: Path) -> None:
     saved = {"a": np.array([1.0, 1e6], np.float32), "n": np.array([3]), "inf": np.array([np.inf], np.float32)}
     save_weights(tmp_path / "x.safetensors", saved)
-    convert(Request(source=tmp_path / "x.safetensors", target=tmp_path / "b.safetensors", model="none", dtype="bf16"))
+    convert(
+        Conversion(source=tmp_path / "x.safetensors", target=tmp_path / "b.safetensors", model="none", dtype="bf16")
+    )
     read = open_weights(tmp_path / "b.safetensors")
     np.testing.assert_array_equal(read["a"], saved["a"].astype(ml_dtypes.bfloat16))
     assert read["n"].dtype == np.int64
     with pytest.raises(ValueError, match="numbers too large for float16"):
         convert(
-            Request(source=tmp_path / "x.safetensors", target=tmp_path / "h.safetensors", model="none", dtype="fp16")
+            Conversion(source=tmp_path / "x.safetensors", target=tmp_path / "h.safetensors", model="none", dtype="fp16")
         )
     assert not (tmp_path / "h.safetensors").exists()
 
@@ -272,9 +274,9 @@ def test_casting_keeps_integers_and_refuses_what_does_not_fit(tmp_path: Path) ->
 def test_an_infinity_hides_no_number_that_becomes_one(tmp_path: Path) -> None:
     save_weights(tmp_path / "x.safetensors", {"a": np.array([np.inf, 1e6], np.float32)})
     with pytest.raises(CheckpointError, match="numbers too large for float16"):
-        convert(Request(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
+        convert(Conversion(source=tmp_path / "x.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
     save_weights(tmp_path / "z.safetensors", {"a": np.array([np.inf, np.nan, -np.inf], np.float32)})
-    convert(Request(source=tmp_path / "z.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
+    convert(Conversion(source=tmp_path / "z.safetensors", target=tmp_path / "y.pth", model="none", dtype="fp16"))
     np.testing.assert_array_equal(
         torch.load(tmp_path / "y.pth", weights_only=True)["a"].numpy(), [np.inf, np.nan, -np.inf]
     )
@@ -297,7 +299,7 @@ def test_numbers_are_rounded_as_torch_does(tmp_path: Path, asked: str) -> None:
     dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[asked]
     held = {name: tensor[tensor.to(dtype).float().isfinite()] for name, tensor in held.items()}
     torch.save(held, tmp_path / "x.pt")
-    convert(Request(source=tmp_path / "x.pt", target=tmp_path / "y.pth", model="none", dtype=asked))
+    convert(Conversion(source=tmp_path / "x.pt", target=tmp_path / "y.pth", model="none", dtype=asked))
     found = torch.load(tmp_path / "y.pth", weights_only=True)
     for name, tensor in held.items():
         assert found[name].dtype == dtype

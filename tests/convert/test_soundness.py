@@ -12,7 +12,7 @@ import pytest
 
 from duosora.convert.commands import convert, describe, verify
 from duosora.convert.writers import write
-from duosora.core.converting import Request
+from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError, DuosoraError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights
@@ -50,7 +50,7 @@ def refused(source: Path, target: Path, error: type[DuosoraError], model: str | 
     """What a conversion says that writes nothing."""
     before = sorted(source.parent.rglob("*"))
     with pytest.raises(error) as raised:
-        convert(Request(source=source, target=target, model=model))
+        convert(Conversion(source=source, target=target, model=model))
     assert sorted(source.parent.rglob("*")) == before
     assert "\n" not in str(raised.value)
     return str(raised.value)
@@ -69,7 +69,7 @@ def test_matrices_that_were_not_downloaded_are_refused(tmp_path: Path, ending: s
 
 def test_what_a_fresh_model_has_as_zeros_may_be_zeros(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, ".pth", dict(FreshWeights(opensora_t2v.TINY_INPAINT.layout(), 0)))
-    assert convert(Request(source=source, target=tmp_path / "out"))
+    assert convert(Conversion(source=source, target=tmp_path / "out"))
     assert not open_weights(tmp_path / "out")["pos_embed_mask.1.weight"].any()
 
 
@@ -90,7 +90,7 @@ def test_scales_beside_weights_are_called_so(tmp_path: Path) -> None:
 
 def test_weights_of_no_model_may_be_anything(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, ".safetensors", {"a": np.zeros((2, 2)), "b": np.ones((2, 2), np.int8)})
-    convert(Request(source=source, target=tmp_path / "out", model="none"))
+    convert(Conversion(source=source, target=tmp_path / "out", model="none"))
     assert set(open_weights(tmp_path / "out")) == {"a", "b"}
 
 
@@ -132,11 +132,11 @@ def test_only_regular_files_are_opened(tmp_path: Path, make: Callable[[Path], No
         verify(tmp_path / "a.safetensors")
     make(tmp_path / "config.json")
     with pytest.raises(CheckpointError, match=r"config\.json: cannot be read"):
-        convert(Request(source=tmp_path / "a.safetensors", target=tmp_path / "out"))
+        convert(Conversion(source=tmp_path / "a.safetensors", target=tmp_path / "out"))
 
 
 def test_a_config_with_a_byte_order_mark_goes_along(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, ".pth", encoder())
     (tmp_path / "config.json").write_text("\ufeff" + json.dumps(mt5.TINY.to_config()))
-    convert(Request(source=source, target=tmp_path / "out"))
+    convert(Conversion(source=source, target=tmp_path / "out"))
     assert (tmp_path / "out/config.json").read_bytes() == (tmp_path / "config.json").read_bytes()

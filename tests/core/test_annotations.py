@@ -1,6 +1,7 @@
 """Annotations as people have them: every format and habit gives the same records, or one line."""
 
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -170,6 +171,9 @@ def test_of_several_caption_columns_the_first_that_says_something_counts() -> No
         ({"cut": [10, 30], "start": 15, "num_frames": 50}, 15, 15),
         ({"cut": [10, 0], "num_frames": 50}, 10, 50),
         ({"cut": [10], "num_frames": 50}, 10, 50),
+        ({"cut": [10, math.nan], "num_frames": 50}, 10, 50),
+        ({"cut": "[nan, 20]", "num_frames": 50}, 0, 20),
+        ({"cut": ["", None], "num_frames": 50}, 0, 50),
         ({"num_frames": 50}, 0, 50),
     ],
 )

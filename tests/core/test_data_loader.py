@@ -19,9 +19,9 @@ from duosora.core.config.training import TrainConfig
 from duosora.core.data.annotations import read_annotations
 from duosora.core.data.batch import ClipBatch
 from duosora.core.data.collate import collate, collate_moments
-from duosora.core.data.loader import Loader
+from duosora.core.data.loader import ClipLoader
 from duosora.core.data.pool import WorkerPool
-from duosora.core.data.sources import FileSource, Source, open_source
+from duosora.core.data.sources import FileSource, RecordSource, open_source
 from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
@@ -37,11 +37,11 @@ SETTINGS = DataSettings(
 )
 
 
-def loader(source: Source, settings: DataSettings = SETTINGS, **options: object) -> Loader:
-    return Loader(source, settings, 3, COMPRESSION, PATCH, **options)  # type: ignore[arg-type]
+def loader(source: RecordSource, settings: DataSettings = SETTINGS, **options: object) -> ClipLoader:
+    return ClipLoader(source, settings, 3, COMPRESSION, PATCH, **options)  # type: ignore[arg-type]
 
 
-def steps(made: Loader, count: int, start: int = 0) -> list[list[ClipBatch]]:
+def steps(made: ClipLoader, count: int, start: int = 0) -> list[list[ClipBatch]]:
     with made:
         return list(islice(made.batches(start), count))
 
@@ -97,7 +97,7 @@ def test_readers_have_together_what_one_has_in_its_order(readers: int, mega_batc
     assert_equal(together, alone)
 
 
-def clips(made: Loader, count: int) -> list[tuple[object, ...]]:
+def clips(made: ClipLoader, count: int) -> list[tuple[object, ...]]:
     """Number, file, caption and first frame of each of the first clips."""
     found: list[tuple[object, ...]] = []
     with made:
@@ -396,7 +396,7 @@ def test_moments_are_padded_and_masked_as_their_pixels_are(box: VideoShape | Non
 def test_a_loader_holds_no_more_after_many_clips_than_after_a_few() -> None:
     """What it keeps of what it has read: the reasons of clips that failed, and nothing that grows with the steps."""
 
-    def held(made: Loader) -> list[int]:
+    def held(made: ClipLoader) -> list[int]:
         kept: list[Any] = [*vars(made._fetcher).values(), *vars(made._runner).values()]
         return [len(value) for value in kept if isinstance(value, dict | list | set | deque)]
 

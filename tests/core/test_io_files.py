@@ -92,6 +92,15 @@ def test_a_dangling_link_counts_as_existing_and_is_replaced_not_followed(tmp_pat
     assert not target.is_symlink()
 
 
+def test_a_pipe_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(CheckpointError, match=f"{name}: is a pipe or a device and stays"):
+            refuse_unwritable(tmp_path / name, overwrite=True, error=CheckpointError)
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_place_where_nothing_can_be_written_is_told_before_any_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

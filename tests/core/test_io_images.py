@@ -247,6 +247,19 @@ def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
 
 
+def test_what_is_no_picture_is_told_in_words_of_the_user(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_text("no picture")
+    os.mkfifo(tmp_path / "b.png")
+    for name, words in (
+        ("a", r"cannot be read as a picture \(damaged"),
+        ("b", r"cannot be read as a picture \(is a pipe"),
+    ):
+        with pytest.raises(MediaError, match=rf"{name}\.png: {words}") as raised:
+            read_image(tmp_path / f"{name}.png")
+        assert "Errno" not in str(raised.value)
+        assert "Buffered" not in str(raised.value)
+
+
 def test_the_result_is_writable(tmp_path: Path, picture: np.ndarray) -> None:
     write_image(tmp_path / "a.png", picture)
     assert read_image(tmp_path / "a.png").flags.writeable

@@ -287,8 +287,10 @@ def _write_index(folder: Path, index: Any) -> None:
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ("{", "is not valid JSON"),
-        ("[" * 100_000, "is not valid JSON"),
+        ("{", "cannot be read as JSON"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer instead of the file"),
+        ("\n<!DOCTYPE html><html>", "is a web page instead of the file"),
+        ("[" * 100_000, "cannot be read as JSON"),
         ("[]", "has no weight_map"),
         ({"weight_map": []}, "has no weight_map"),
         ({"weight_map": {"a": 3}}, "has no weight_map"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duosora.core.data.batch import ClipBatch, Failure
+from duosora.core.data.batch import ClipBatch, ReadFailure
 from duosora.core.errors import CheckpointError, NumericsError
 from duosora.core.io.weights import Shard, open_weights, save_weights
 from duosora.core.random import normal
@@ -20,7 +20,7 @@ from duosora.core.train.ema import EmaSchedule
 from duosora.core.train.guard import LEAST, Guard
 from duosora.core.train.learning_rate import LearningRate
 from duosora.core.train.logs import StepLog, read_log
-from duosora.core.train.loop import Loop, Plan
+from duosora.core.train.loop import Loop, Timetable
 from duosora.core.train.model_folders import AVERAGE, MODEL
 from duosora.core.train.plot import plot_run, smoothed
 from duosora.core.train.step import StepReport
@@ -41,7 +41,7 @@ class ToyLoader:
             step += 1
 
     def _batch(self, number: int) -> ClipBatch:
-        failures = (Failure("bad.mp4", "is empty", "good.mp4"),) if number == 6 else ()
+        failures = (ReadFailure("bad.mp4", "is empty", "good.mp4"),) if number == 6 else ()
         return ClipBatch(normal((3,), 0, "clip", number), None, ("",), (number,), (f"{number}.mp4",), failures=failures)
 
     def close(self) -> None:
@@ -131,7 +131,7 @@ def make(folder: Path, trainer: ToyStep, max_steps: int = 12, guard: Guard | Non
         folder,
         ToyTask(trainer),
         ToyLoader(),
-        Plan(max_steps=max_steps, learning_rate=rate, **settings),
+        Timetable(max_steps=max_steps, learning_rate=rate, **settings),
         Checkpoints(folder),
         StepLog(folder, "off"),
         guard or Guard(),

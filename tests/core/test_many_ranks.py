@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duosora.core.data.batch import ClipBatch, Failure
+from duosora.core.data.batch import ClipBatch, ReadFailure
 from duosora.core.errors import CheckpointError, ConfigError, DuosoraError, MediaError, NumericsError, OutOfMemory
 from duosora.core.io.weights import Shard, open_weights, save_shard
 from duosora.core.parallel.agreement import agreed, exchange
 from duosora.core.parallel.group import Alone, Group, Ranks
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.random import normal
 from duosora.core.train import encoders
 from duosora.core.train.checkpoints import Checkpoints, problem_of
@@ -25,15 +25,14 @@ from duosora.core.train.feeding import Fed, Feeding
 from duosora.core.train.guard import Guard
 from duosora.core.train.learning_rate import LearningRate
 from duosora.core.train.logs import StepLog, read_log
-from duosora.core.train.loop import Loop, Outcome
-from duosora.core.train.loop import Plan as LoopPlan
+from duosora.core.train.loop import Loop, RunEnd, Timetable
 from duosora.core.train.saving import Saving
 from duosora.core.train.step import DiffusionBatch, StepReport
 
 sys.path.append(str(Path(__file__).parent))
 import thread_ranks
 
-FOUR = Plan(data=2, sequence=2)
+FOUR = ParallelPlan(data=2, sequence=2)
 
 
 def assert_told_once(errors: list[Any], kind: type[DuosoraError], text: str, teller: int) -> None:
@@ -43,7 +42,10 @@ def assert_told_once(errors: list[Any], kind: type[DuosoraError], text: str, tel
 
 
 def test_ranks_tell_each_other_what_they_have() -> None:
-    assert thread_ranks.run(Plan(3), lambda ranks: exchange(ranks.world, lambda: [ranks.rank])) == [[[0], [1], [2]]] * 3
+    assert (
+        thread_ranks.run(ParallelPlan(3), lambda ranks: exchange(ranks.world, lambda: [ranks.rank]))
+        == [[[0], [1], [2]]] * 3
+    )
     assert exchange(Alone(), lambda: Path("as it is")) == [Path("as it is")]
 
 
@@ -55,7 +57,7 @@ def test_the_error_of_one_rank_is_that_of_all_and_told_once() -> None:
 
         agreed(ranks.world, lambda: agreed(ranks.world, fail))
 
-    assert_told_once(thread_ranks.run(Plan(4), work), MediaError, "1.mp4: is empty", teller=1)
+    assert_told_once(thread_ranks.run(ParallelPlan(4), work), MediaError, "1.mp4: is empty", teller=1)
 
 
 def test_memory_that_one_rank_lacks_is_the_error_of_all() -> None:
@@ -63,14 +65,14 @@ def test_memory_that_one_rank_lacks_is_the_error_of_all() -> None:
         agreed(ranks.world, lambda: np.empty(10**14) if ranks.rank == 1 else None)
 
     text = "out of memory: 728.0 TiB were asked for at once"
-    assert_told_once(thread_ranks.run(Plan(3), work), OutOfMemory, text, teller=1)
+    assert_told_once(thread_ranks.run(ParallelPlan(3), work), OutOfMemory, text, teller=1)
 
 
 def test_leaders_are_those_of_one_machine() -> None:
-    plan = Plan(data=4, sequence=2)
+    plan = ParallelPlan(data=4, sequence=2)
     assert plan.leaders(["a"] * 8) == ((0, 2, 4, 6),)
     assert plan.leaders([*"aaaabbbb"]) == ((0, 2), (4, 6))
-    assert Plan(data=1, sequence=4).leaders([*"aabb"]) == ((0,),)
+    assert ParallelPlan(data=1, sequence=4).leaders([*"aabb"]) == ((0,),)
 
 
 class Clips:
@@ -98,7 +100,7 @@ class Clips:
 
 
 def clip(number: int) -> ClipBatch:
-    failures = (Failure(f"bad{number}.mp4", "is empty"),) if number == 2 else ()
+    failures = (ReadFailure(f"bad{number}.mp4", "is empty"),) if number == 2 else ()
     return ClipBatch(None, None, ("",), (number,), (f"{number}.mp4",), failures=failures)
 
 
@@ -112,7 +114,7 @@ def arrays_of(batch: DiffusionBatch) -> dict[str, Any]:
 
 
 def test_a_team_gets_its_leaders_batches_and_all_know_of_all() -> None:
-    (alone,) = thread_ranks.run(Plan(), lambda ranks: feed(ranks, Clips()))
+    (alone,) = thread_ranks.run(ParallelPlan(), lambda ranks: feed(ranks, Clips()))
     fed = thread_ranks.run(FOUR, lambda ranks: feed(ranks, Clips()))
     for rank, one in enumerate(fed):
         expected = alone.batches[rank // 2 :: 2]
@@ -167,7 +169,7 @@ def states(caption: str) -> np.ndarray:
 
 @pytest.mark.usefixtures("_formula")
 def test_the_leaders_of_a_machine_have_one_text_encoder_between_them() -> None:
-    plan = Plan(data=4, sequence=2)
+    plan = ParallelPlan(data=4, sequence=2)
 
     def work(ranks: Ranks) -> Any:
         if not ranks.leads_team:
@@ -217,7 +219,7 @@ def test_a_checkpoint_is_written_in_parts_and_read_as_one(tmp_path: Path, in_bac
             saving.wait()
         return saving.last
 
-    assert thread_ranks.run(Plan(3), work) == [tmp_path / "checkpoint-4"] * 3
+    assert thread_ranks.run(ParallelPlan(3), work) == [tmp_path / "checkpoint-4"] * 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3", "checkpoint-4"]
     path = tmp_path / "checkpoint-4"
     assert problem_of(path) is None
@@ -242,7 +244,7 @@ def test_a_rank_that_cannot_write_its_part_ends_all_and_leaves_the_last_checkpoi
             saving.wait()
 
     text = f"{tmp_path / 'checkpoint-2'}: cannot be written (No space left on device)"
-    assert_told_once(thread_ranks.run(Plan(3), work), CheckpointError, text, teller=1)
+    assert_told_once(thread_ranks.run(ParallelPlan(3), work), CheckpointError, text, teller=1)
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
     assert problem_of(tmp_path / "checkpoint-1") is None
 
@@ -255,7 +257,7 @@ def test_a_folder_that_another_machine_does_not_see_is_refused(tmp_path: Path) -
     def work(ranks: Ranks) -> None:
         Saving(Elsewhere(tmp_path), ranks, False).save(1, Part(ranks).write)
 
-    (error, *_) = thread_ranks.run(Plan(2), work)
+    (error, *_) = thread_ranks.run(ParallelPlan(2), work)
     assert isinstance(error, CheckpointError)
     assert "name a folder that they share" in str(error)
 
@@ -329,12 +331,12 @@ class SharedTask(Clips):
 
 def train(
     ranks: Ranks, folder: Path, said: list[str], bad: int | None = None, on_bad_step: str = "skip", **plan: Any
-) -> Outcome:
+) -> RunEnd:
     return Loop(
         folder,
         SharedTask(ranks, poison=9),
         SharedLoader(ranks, bad) if ranks.leads_team else None,
-        LoopPlan(max_steps=5, learning_rate=LearningRate(peak=0.1, total_steps=5), **plan),
+        Timetable(max_steps=5, learning_rate=LearningRate(peak=0.1, total_steps=5), **plan),
         Checkpoints(folder),
         StepLog(folder, "off") if ranks.is_first else None,
         Guard(on_bad_step),
@@ -351,13 +353,13 @@ def steady(folder: Path) -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("plan", [Plan(2), Plan(4), FOUR, Plan(sequence=2)], ids=str)
-def test_a_loop_on_ranks_says_and_logs_what_one_process_does(tmp_path: Path, plan: Plan) -> None:
+@pytest.mark.parametrize("plan", [ParallelPlan(2), ParallelPlan(4), FOUR, ParallelPlan(sequence=2)], ids=str)
+def test_a_loop_on_ranks_says_and_logs_what_one_process_does(tmp_path: Path, plan: ParallelPlan) -> None:
     one, many = [], []
     settings = {"save_every": 2, "validate_every": 3, "save_in_background": True}
-    (alone,) = thread_ranks.run(Plan(), lambda ranks: train(ranks, tmp_path / "one", one, **settings))
+    (alone,) = thread_ranks.run(ParallelPlan(), lambda ranks: train(ranks, tmp_path / "one", one, **settings))
     outcomes = thread_ranks.run(plan, lambda ranks: train(ranks, tmp_path / "many", many, **settings))
-    assert outcomes == [Outcome(alone.steps, True, tmp_path / "many/checkpoint-5")] * plan.world
+    assert outcomes == [RunEnd(alone.steps, True, tmp_path / "many/checkpoint-5")] * plan.world
     assert steady(tmp_path / "many") == steady(tmp_path / "one")
     assert many == one
     assert one[0] == "replaced bad2.mp4: is empty"
@@ -388,5 +390,5 @@ def test_a_log_that_the_first_rank_cannot_write_ends_all(tmp_path: Path) -> None
         def append(self, line: str) -> None:
             raise ConfigError("log.jsonl: the disk is full")
 
-    errors = thread_ranks.run(Plan(2), lambda ranks: train(ranks, tmp_path, Full()))
+    errors = thread_ranks.run(ParallelPlan(2), lambda ranks: train(ranks, tmp_path, Full()))
     assert_told_once(errors, ConfigError, "log.jsonl: the disk is full", teller=0)

@@ -3,15 +3,15 @@
 import numpy as np
 
 from duosora.core.config.data import DataSettings, StrideSettings
-from duosora.core.data.loader import Loader
+from duosora.core.data.loader import ClipLoader
 from duosora.core.data.sources import open_source
 from duosora.core.shapes import Compression, Patch
 
 COMPRESSION, PATCH = Compression(time=4, space=8), Patch(1, 1)
 
 
-def loader(settings: DataSettings) -> Loader:
-    return Loader(open_source(settings), settings, 5, COMPRESSION, PATCH, micro_batch=2)
+def loader(settings: DataSettings) -> ClipLoader:
+    return ClipLoader(open_source(settings), settings, 5, COMPRESSION, PATCH, micro_batch=2)
 
 
 def by_source(settings: DataSettings, steps: int) -> dict[str, list[np.ndarray]]:

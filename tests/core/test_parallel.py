@@ -9,12 +9,12 @@ from duosora.core.errors import ConfigError
 from duosora.core.parallel import interfaces
 from duosora.core.parallel.group import Alone, Ranks
 from duosora.core.parallel.micro_batches import joined
-from duosora.core.parallel.plan import Blocks, Plan, even_parts, make_plan
+from duosora.core.parallel.plan import Blocks, ParallelPlan, even_parts, make_plan
 from duosora.core.parallel.zero import owners, split_axis
 
 WORLDS = range(1, 65)
 PLANS = [
-    Plan(world // (cfg * sequence), cfg, sequence)
+    ParallelPlan(world // (cfg * sequence), cfg, sequence)
     for world in WORLDS
     for cfg in (1, 2)
     for sequence in range(1, world + 1)
@@ -122,8 +122,10 @@ class Told(Alone):
         return self.said
 
 
-@pytest.mark.parametrize("plan", [Plan(), Plan(data=3), Plan(data=2, sequence=2), Plan(sequence=4)])
-def test_rows_of_micro_batches_are_joined_in_the_order_of_one_process(plan: Plan) -> None:
+@pytest.mark.parametrize(
+    "plan", [ParallelPlan(), ParallelPlan(data=3), ParallelPlan(data=2, sequence=2), ParallelPlan(sequence=4)]
+)
+def test_rows_of_micro_batches_are_joined_in_the_order_of_one_process(plan: ParallelPlan) -> None:
     rows = np.arange(6 * 2, dtype=np.float64).reshape(6, 2)  # of 6 micro-batches
     own = [np.ascontiguousarray(rows[plan.place(rank).data :: plan.data]) for rank in range(plan.world)]
     ranks = Ranks(plan, world=Told([each.tobytes() for each in own]))

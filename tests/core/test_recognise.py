@@ -119,6 +119,8 @@ def test_limits_leave_room_above_every_preset(spec: Any) -> None:
         ("[1]", "holds list instead of a JSON object"),
         ("3", "holds int instead of a JSON object"),
         ("", "cannot be read as JSON"),
+        ("version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer instead of the file"),
+        ("<html>404</html>", "is a web page instead of the file"),
         ("[" * 100_000, "cannot be read as JSON"),
         ('{"num_layers": 1, "num_layers": 2}', "'num_layers' is written twice"),
         ('{"a": {"b": 1, "b": 2}}', "'b' is written twice"),

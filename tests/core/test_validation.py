@@ -13,7 +13,7 @@ from duosora.core.data.batch import ClipBatch
 from duosora.core.maths.metrics import psnr
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.group import Ranks
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.pipelines.autoencode import to_uint8
 from duosora.core.random import normal
 from duosora.core.train.autoencoder import AutoencoderTask
@@ -28,7 +28,7 @@ SPEC = OpenSoraT2VSpec(
     num_layers=1, num_attention_heads=1, attention_head_dim=6, in_channels=4, out_channels=4, caption_channels=2
 )
 COUNTS = [1, 3, 4, 5]
-PLANS = [Plan(2), Plan(3), Plan(4), Plan(8), Plan(data=2, sequence=2)]
+PLANS = [ParallelPlan(2), ParallelPlan(3), ParallelPlan(4), ParallelPlan(8), ParallelPlan(data=2, sequence=2)]
 
 
 class Reader:
@@ -93,7 +93,7 @@ def autoencoder(ranks: Ranks, held_out: HeldOut) -> Any:
     return Autoencoder(nothing, trainer, nothing, nothing, 0, held_out, ranks)
 
 
-def measured(make: Any, plan: Plan, count: int) -> tuple[list[dict[str, float]], list[list[int]]]:
+def measured(make: Any, plan: ParallelPlan, count: int) -> tuple[list[dict[str, float]], list[list[int]]]:
     """What each rank measures, and what it reads for that."""
     readers = [Reader() for _ in range(plan.world)]
 
@@ -111,8 +111,8 @@ CASES = [(denoiser, plan) for plan in PLANS] + [(autoencoder, plan) for plan in 
 
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize(("make", "plan"), CASES, ids=[f"{make.__name__} {plan}" for make, plan in CASES])
-def test_all_ranks_measure_what_one_process_does(make: Any, plan: Plan, count: int) -> None:
-    (alone,), _ = measured(make, Plan(), count)
+def test_all_ranks_measure_what_one_process_does(make: Any, plan: ParallelPlan, count: int) -> None:
+    (alone,), _ = measured(make, ParallelPlan(), count)
     found, _ = measured(make, plan, count)
     assert found == [alone] * plan.world
 
@@ -122,21 +122,21 @@ def test_all_ranks_measure_what_one_process_does(make: Any, plan: Plan, count: i
     [(4, [[0, 2], [1, 3]]), (3, [[0, 2], [1, 2]]), (5, [[0, 2, 4], [1, 3, 4]]), (1, [[0], [0]])],
 )
 def test_a_rank_reads_its_own_clips_and_the_last_where_none_is_left(count: int, read: list[list[int]]) -> None:
-    assert measured(autoencoder, Plan(2), count)[1] == read
-    together = measured(denoiser, Plan(data=2, sequence=2), count)[1]
+    assert measured(autoencoder, ParallelPlan(2), count)[1] == read
+    together = measured(denoiser, ParallelPlan(data=2, sequence=2), count)[1]
     assert together == [read[0], [], read[1], []]
 
 
 def test_every_frame_counts_alike() -> None:
     clips = [next(Reader().of_steps([number]))[0].pixels for number in range(3)]
     values = [psnr(to_uint8(0.5 * clip)[0], to_uint8(clip)[0]) for clip in clips]
-    (found,), _ = measured(autoencoder, Plan(), 3)
+    (found,), _ = measured(autoencoder, ParallelPlan(), 3)
     assert found["psnr"] == pytest.approx(np.concatenate(values).mean(), rel=1e-12)
     assert found["psnr_ema"] > found["psnr"]
 
 
 def test_every_latent_counts_alike_in_the_loss() -> None:
-    (found,), _ = measured(denoiser, Plan(), 3)
+    (found,), _ = measured(denoiser, ParallelPlan(), 3)
     losses = [float(normal((), 0, "loss", number)) * 10**number for number in range(3)]
     mean = np.average(losses, weights=[1, 2, 1])
     assert found == pytest.approx({"loss": mean, "loss_ema": mean + 1})

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from duosora.core.parallel.group import Alone, Group, Ranks
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 
 SECONDS = 20
 """After which a rank no longer waits for others that do not come."""
@@ -44,7 +44,7 @@ class ThreadGroup(Alone):
         return b"1" in self.share(b"1" if flag else b"0")
 
 
-def run(plan: Plan, work: Callable[[Ranks], Any], hosts: list[str] | None = None) -> list[Any]:
+def run(plan: ParallelPlan, work: Callable[[Ranks], Any], hosts: list[str] | None = None) -> list[Any]:
     """What `work` returns, or the error that it raises, on each rank."""
     kinds: dict[str, tuple[tuple[int, ...], ...]] = {
         "world": (tuple(range(plan.world)),),

@@ -10,7 +10,7 @@ import pytest
 
 from duosora.core.parallel import links
 from duosora.core.parallel.group import Alone, Ranks
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 
 
 @pytest.mark.processes
@@ -80,7 +80,7 @@ class PairOfOne(Alone):
 
 @pytest.mark.parametrize("faulty", [None, *(collective.name for collective in links.COLLECTIVES)])
 def test_wrong_numbers_are_seen(faulty: str | None) -> None:
-    ranks = Ranks(Plan(data=2), world=PairOfOne(faulty))
+    ranks = Ranks(ParallelPlan(data=2), world=PairOfOne(faulty))
     wrong = {each.operation for each in links.measure(Host(), ranks) if each.wrong}
     assert wrong == ({faulty} - {None})
 

@@ -17,7 +17,7 @@ from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, WeightsReader, open_we
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.group import Alone, Ranks
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.train.step import TrainOptions
 
 pytestmark = pytest.mark.processes
@@ -204,7 +204,9 @@ def train_on_two(options: TrainOptions) -> None:
     spec = OpenSoraT2VSpec(
         num_layers=1, num_attention_heads=1, attention_head_dim=6, in_channels=4, out_channels=4, caption_channels=4
     )
-    get("torch", "cpu").train_denoiser(spec, FreshWeights(spec.layout(), 0), options, Ranks(Plan(2), world=Two()))
+    get("torch", "cpu").train_denoiser(
+        spec, FreshWeights(spec.layout(), 0), options, Ranks(ParallelPlan(2), world=Two())
+    )
 
 
 def test_an_autoencoder_and_its_discriminator_learn_as_on_one_process(name: str, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """The tree is laid out as promised: rooms, links, packages, nothing that belongs to one machine, no dead reference."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -102,3 +103,12 @@ def anchors(document: Path) -> set[str]:
 )
 def test_config_files_fit_their_schema(file: Path) -> None:
     load(file, SCHEMAS[file.parent.name])
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    files: dict[str, list[str]] = {}
+    for file in [*(ROOT / "core").rglob("*.py"), *(ROOT / "convert").rglob("*.py")]:
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                files.setdefault(node.name, []).append(str(file.relative_to(ROOT)))
+    assert {name: places for name, places in files.items() if len(places) > 1} == {}

@@ -27,5 +27,5 @@ def test_the_demo_makes_its_videos_in_a_clone_with_either_backend(clone: Path, v
     assert {name: frames.shape for name, frames in by_mindspore.items()} == {
         name: frames.shape for name, frames in by_torch.items()
     }
-    for name, frames in by_torch.items():
-        assert np.abs(frames.astype(int) - by_mindspore[name]).mean() < 1, name
+    for name, frames in by_torch.items():  # 1.8 of 255 is what x264 makes of last digits; another video is 20 away
+        assert np.abs(frames.astype(int) - by_mindspore[name]).mean() < 5, name

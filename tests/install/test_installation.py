@@ -145,8 +145,6 @@ def problem(installed: Installed, command: str) -> str | None:
         right = False
     elif command == "duosora doctor":
         right = outcome.code == (0 if {"torch", "mindspore"} & set(installed.extras) else 1)
-    elif command.startswith("NPROC=") and "torch" in installed.extras:  # torchrun adds a report of its own
-        right = outcome.code == 0 or outcome.err.splitlines()[-1].startswith("duosora: ")
     elif needed is None:
         right = outcome.code == 0 or outcome.refuses
     elif needed <= set(installed.extras):

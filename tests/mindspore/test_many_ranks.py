@@ -7,7 +7,7 @@ from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.group import Alone, Ranks
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.train.step import TrainOptions
 
 SPEC = OpenSoraT2VSpec(
@@ -31,7 +31,7 @@ class Two(Alone):
 def test_what_mindspore_does_not_split_is_refused_with_what_there_is(options: TrainOptions, reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         get("mindspore", "cpu").train_denoiser(
-            SPEC, FreshWeights(SPEC.layout(), 0), options, Ranks(Plan(2), world=Two())
+            SPEC, FreshWeights(SPEC.layout(), 0), options, Ranks(ParallelPlan(2), world=Two())
         )
 
 
@@ -40,6 +40,6 @@ def test_graphs_of_shared_tokens_are_refused() -> None:
     reason = "compile = true: MindSpore's graphs share no tokens"
     with pytest.raises(ConfigError, match=reason):
         backend.build(SPEC, weights, compile=True, sequence=Two())
-    ranks = Ranks(Plan(sequence=2), world=Two(), sequence=Two())
+    ranks = Ranks(ParallelPlan(sequence=2), world=Two(), sequence=Two())
     with pytest.raises(ConfigError, match=reason):
         backend.train_denoiser(SPEC, weights, TrainOptions(compile=True), ranks)

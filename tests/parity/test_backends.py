@@ -47,6 +47,7 @@ def twin_runs(folder: Path, *settings: str, dtype: str = "fp32") -> TwinRuns:
     return TwinRuns(load(None, SampleConfig, overrides), BACKENDS, dtype)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", RUNS.values(), ids=RUNS)
 def test_both_backends_make_the_same_video(settings: list[str], tmp_path: Path) -> None:
     videos = twin_runs(tmp_path, *settings).compare_videos()

@@ -143,6 +143,7 @@ def test_the_copy_is_what_is_checked_and_passes(sources: Path) -> None:
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS.keys())
 def test_a_fault_is_noticed(sources: Path, fault: Fault) -> None:
     file = sources / fault.file

@@ -12,6 +12,7 @@ import pytest
 from duosora.core import random
 from duosora.core.backend import Backend, get
 from duosora.core.config.caches import CacheSettings
+from duosora.core.config.media import DEFAULTS
 from duosora.core.data.cache import CacheReader
 from duosora.core.data.latent_cache import CachedClip, LatentCache, find_uncached
 from duosora.core.data.text_cache import TextCache, uncached_captions
@@ -158,7 +159,9 @@ def test_records_bring_their_own_states_or_none(backend: Backend, tmp_path: Path
 
 
 def data_settings(**changed: Any) -> Any:
-    values = dict.fromkeys(CLIP_SETTINGS) | {"frames": 9, "kind": "files", "drawn_clips": None} | changed
+    values = (
+        dict.fromkeys(CLIP_SETTINGS) | {"frames": 9, "kind": "files", "drawn_clips": None, "media": DEFAULTS} | changed
+    )
     return SimpleNamespace(**values)
 
 

@@ -13,7 +13,7 @@ from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models import wfvae
 from duosora.core.models.recognise import FAMILIES, TINY_FOLDER, Part, open_part
 from duosora.core.pipelines.denoise import Guidance
-from duosora.core.pipelines.text_to_video import Parts, Precision, Request, TextToVideo
+from duosora.core.pipelines.text_to_video import Parts, Precision, TextToVideo, VideoRequest
 from duosora.core.samplers import Sampler
 from duosora.core.shapes import VideoShape
 
@@ -30,7 +30,7 @@ def sampler() -> Sampler:
     return samplers.create("euler_ancestral", 4, objective="v_prediction", zero_terminal_snr=True)
 
 
-def sample(pipeline: TextToVideo, requests: Sequence[Request]) -> np.ndarray:
+def sample(pipeline: TextToVideo, requests: Sequence[VideoRequest]) -> np.ndarray:
     texts = pipeline.encode([text for request in requests for text in (request.prompt, request.negative)])
     return pipeline.denoise(requests, texts, VIDEO, sampler, Guidance(7.5))
 
@@ -41,16 +41,16 @@ def pipeline() -> TextToVideo:
 
 
 @pytest.fixture(scope="module")
-def requests() -> list[Request]:
-    return [Request(prompt, "blurry", 5) for prompt in PROMPTS]
+def requests() -> list[VideoRequest]:
+    return [VideoRequest(prompt, "blurry", 5) for prompt in PROMPTS]
 
 
-def test_the_same_seed_gives_the_same_latents_bit_for_bit(pipeline: TextToVideo, requests: list[Request]) -> None:
+def test_the_same_seed_gives_the_same_latents_bit_for_bit(pipeline: TextToVideo, requests: list[VideoRequest]) -> None:
     again = TextToVideo(get("torch", "cpu"), parts(), max_tokens=16)
     np.testing.assert_array_equal(sample(pipeline, requests), sample(again, requests))
 
 
-def test_prompts_together_equal_prompts_one_by_one(pipeline: TextToVideo, requests: list[Request]) -> None:
+def test_prompts_together_equal_prompts_one_by_one(pipeline: TextToVideo, requests: list[VideoRequest]) -> None:
     together = sample(pipeline, requests)
     alone = np.concatenate([sample(pipeline, [request]) for request in requests])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-6 * np.abs(alone).max())
@@ -58,7 +58,7 @@ def test_prompts_together_equal_prompts_one_by_one(pipeline: TextToVideo, reques
 
 def test_prompt_negative_and_seed_each_matter(pipeline: TextToVideo) -> None:
     given = (("a star", "", 1), ("a ring", "", 1), ("a star", "blue", 1), ("a star", "", 2))
-    requests = [Request(*parts) for parts in given]
+    requests = [VideoRequest(*parts) for parts in given]
     latents = sample(pipeline, requests)
     for one in range(len(requests)):
         for other in range(one):
@@ -67,12 +67,12 @@ def test_prompt_negative_and_seed_each_matter(pipeline: TextToVideo) -> None:
 
 def test_guidance_of_one_needs_no_negative(pipeline: TextToVideo) -> None:
     texts = pipeline.encode(["a star"])
-    latents = pipeline.denoise([Request("a star", "never encoded", 1)], texts, VIDEO, sampler, Guidance(1.0))
+    latents = pipeline.denoise([VideoRequest("a star", "never encoded", 1)], texts, VIDEO, sampler, Guidance(1.0))
     assert latents.shape == (1, 8, 3, 8, 8)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "fp16"])
-def test_half_precision_stays_near_float32(pipeline: TextToVideo, requests: list[Request], dtype: str) -> None:
+def test_half_precision_stays_near_float32(pipeline: TextToVideo, requests: list[VideoRequest], dtype: str) -> None:
     half = TextToVideo(get("torch", "cpu"), parts(), Precision(dtype, dtype, dtype), max_tokens=16)
     full, rounded = sample(pipeline, requests), sample(half, requests)
     assert np.isfinite(rounded).all()
@@ -91,7 +91,7 @@ def test_models_are_loaded_when_needed_and_released(pipeline: TextToVideo) -> No
     assert fresh.model("text_encoder") is not first
 
 
-def test_a_step_that_is_not_finite_stops_the_run(requests: list[Request]) -> None:
+def test_a_step_that_is_not_finite_stops_the_run(requests: list[VideoRequest]) -> None:
     healthy = open_part("denoiser", "tiny")
     fresh = FreshWeights(healthy.layout, 0)
     weights = GivenWeights({name: fresh[name] for name in fresh}, "huge weights")

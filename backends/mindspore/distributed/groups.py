@@ -25,7 +25,7 @@ from mindspore.mint.distributed import P2POp, batch_isend_irecv
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import ROLE, is_scheduler, launched, meeting_point, way_out
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.parallel.roll_call import roll_call, wait_for_listener
 from duosora.core.printable import say
 
@@ -38,7 +38,7 @@ _SUMMED = (mindspore.float32, mindspore.float16)
 _LENGTH = struct.Struct("<q")
 
 
-def connect(plan: Plan, device: str, meet_seconds: float) -> Ranks:
+def connect(plan: ParallelPlan, device: str, meet_seconds: float) -> Ranks:
     """Join the processes that were started together, and make the groups of a plan.
 
     Does not come back in the process that msrun starts as the scheduler: it keeps the register of the others.

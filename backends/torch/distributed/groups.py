@@ -17,14 +17,14 @@ from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.interfaces import interface_towards
 from duosora.core.parallel.launched import launched, meeting_point
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.parallel.roll_call import roll_call
 
 TIMEOUT = timedelta(hours=2)
 """How long a rank waits for others that are alive, while they make a video; those that die the launcher notices."""
 
 
-def connect(plan: Plan, device: str, meet_seconds: float) -> Ranks:
+def connect(plan: ParallelPlan, device: str, meet_seconds: float) -> Ranks:
     """Join the processes that were started together, and make the groups of a plan.
 
     Raises: ConfigError when the plan is for another number of processes; BackendMissing when they do not find together

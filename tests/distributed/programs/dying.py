@@ -8,11 +8,11 @@ import numpy as np
 
 from duosora.core import backend as backends
 from duosora.core.parallel.launched import launched
-from duosora.core.parallel.plan import Plan
+from duosora.core.parallel.plan import ParallelPlan
 
 here = launched()
 backend = backends.get(sys.argv[1], "cpu")
-world = backend.connect(Plan(data=here.world)).world
+world = backend.connect(ParallelPlan(data=here.world)).world
 ones = backend.asarray(np.ones(3, np.float32))
 print("sum", backend.to_numpy(world.reduce(ones))[0], flush=True)
 if here.rank == 1:
