@@ -34,13 +34,15 @@ from duosora.core.parallel.roll_call import MEET_SECONDS
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
+from . import operators
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .compiling import compile_forward
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
+from .distributed.zero import share
 from .forms import compare_forms
-from .layers import _settle_forms, cat, parameter_shapes, set_parameter
+from .layers import cat, parameter_shapes, set_parameter
 from .memory import is_out_of_memory as is_out_of_memory
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
@@ -53,7 +55,7 @@ from .models.wfvae import (
     InverseHaarWaveletTransform2D,
     InverseHaarWaveletTransform3D,
 )
-from .precision import exact_float32, to_array, to_tensor, to_weight
+from .precision import to_array, to_tensor, to_weight
 from .streaming import whole_clip
 from .train_step import DiffusionTrainStep, replay_loss
 
@@ -83,8 +85,7 @@ def create(device: str = "auto") -> MindSporeBackend:
     kind, _, number = device.partition(":")
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
-        exact_float32()
-        _settle_forms(device)
+        operators.settle(device)
         if kind == "cpu":
             mindspore.runtime.launch_blocking()  # twice as fast here as the queue that keeps an accelerator busy
         if here.world == 1:  # else the processes of an Ascend have to be joined before
@@ -149,8 +150,11 @@ class MindSporeBackend:
         ranks = ranks or Ranks()
         _check_compiled(options.compile, ranks.sequence)
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
-        model = _shared(self._build(spec, weights, "fp32", attend), ranks.sequence)
-        return DiffusionTrainStep(model, self.device, options, ranks)
+        model = _empty(spec, attend)
+        entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
+        for name, array in checked_weights(spec.layout(), weights):
+            entrance.fill(name, array)
+        return DiffusionTrainStep(entrance, self.device, options, ranks)
 
     def train_autoencoder(
         self,
@@ -186,8 +190,7 @@ class MindSporeBackend:
         kernels.make_attend(attention, self.device, dtype)
 
     def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model = _model(spec, attend)
-        check_structure(spec.layout(), parameter_shapes(model))
+        model = _empty(spec, attend)
         for name, array in checked_weights(spec.layout(), weights):
             set_parameter(model, name, to_weight(array, self.device, dtype))
         return model
@@ -257,6 +260,13 @@ def _attend(attend: kernels.Attend, sequence: Group) -> kernels.Attend:
 def _shared(model: Any, sequence: Group) -> nn.Cell:
     """A model whose tokens the ranks of a group share."""
     return model if sequence.size == 1 else SequenceParallel(model, sequence)
+
+
+def _empty(spec: Any, attend: kernels.Attend) -> Any:
+    """The model of a spec without memory for its weights."""
+    model = _model(spec, attend)
+    check_structure(spec.layout(), parameter_shapes(model))
+    return model
 
 
 def _check_compiled(compile: bool, sequence: Group) -> None:

@@ -18,8 +18,8 @@ from duosora.core.errors import ConfigError
 from duosora.core.maths.rope import NUM_PARTS
 from duosora.core.maths.skiparse import AttentionPlan, Run, TextPlan
 
-from . import layers
-from .layers import _reorder, _repeated, _softmax, addcmul, cast, place, to_float32
+from .layers import cast, place, to_float32
+from .operators import addcmul, exchange, expand, reorder, softmax, swap_halves
 
 KERNELS = ("sdpa", "math", "flash")
 """Products in the model's dtype with softmax in float32, the default on a CPU; all in float32; Ascend's
@@ -53,11 +53,11 @@ class Arrangement:
 
     def arrange(self, x: Tensor) -> Tensor:
         """Tokens (B, N, ...) in the order of the runs."""
-        return x if self.order is None else _reorder(x, self.order, self.inverse)
+        return x if self.order is None or self.inverse is None else reorder(x, self.order, self.inverse)
 
     def restore(self, x: Tensor) -> Tensor:
         """Arranged tokens (B, N, ...) in their own order."""
-        return x if self.inverse is None else _reorder(x, self.inverse, self.order)
+        return x if self.order is None or self.inverse is None else reorder(x, self.inverse, self.order)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ def kernels(device: str) -> tuple[str, ...]:
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(K)) v with products in the tensors' dtype; a mask is broadcast over heads and queries."""
-    scores = _PRODUCT(_exchange(q), _exchange(k)) * q.shape[-1] ** -0.5  # (B, A, N, M)
+    scores = _PRODUCT(exchange(q), exchange(k)) * q.shape[-1] ** -0.5  # (B, A, N, M)
     return _mix(scores, v, keep)
 
 
@@ -164,7 +164,7 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     q, k, v (B, L, A, K), bias (B or 1, A, L, L) -> (B, L, A, K); scores and softmax in float32 in any dtype.
     """
-    scores = _PRODUCT(_exchange(to_float32(q)), _exchange(to_float32(k)))
+    scores = _PRODUCT(exchange(to_float32(q)), exchange(to_float32(k)))
     return _mix(scores + to_float32(bias), v, None)
 
 
@@ -173,20 +173,15 @@ def _mix(scores: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     scores = to_float32(scores)
     if keep is not None:
         scores = scores.masked_fill(ops.logical_not(keep), _LEFT_OUT)
-    shares = cast(_softmax(scores), like=v)
-    return _exchange(_MIXTURE(shares, _exchange(v)))
-
-
-def _exchange(x: Tensor) -> Tensor:
-    """(B, N, A, K) -> (B, A, N, K)."""
-    return layers._forms.exchange(x)
+    shares = cast(softmax(scores), like=v)
+    return exchange(_MIXTURE(shares, exchange(v)))
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32."""
     wide = to_float32(x)
-    swapped = layers._forms.swap_halves(wide, NUM_PARTS)
-    turned = addcmul(wide * _repeated(cosines.unsqueeze(1), x.shape), swapped, sines.unsqueeze(1))
+    swapped = swap_halves(wide, NUM_PARTS)
+    turned = addcmul(wide * expand(cosines.unsqueeze(1), x.shape), swapped, sines.unsqueeze(1))
     return cast(turned, like=x)
 
 

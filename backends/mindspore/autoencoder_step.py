@@ -5,7 +5,6 @@ Source: LPIPSWithDiscriminator3D and train_causalvae.py of Open-Sora Plan v1.3; 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,12 +22,12 @@ from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined
 from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
 
-from . import layers
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
 from .layers import autocast, submodules, to_float32
 from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
+from .operators import length
 from .optimization import (
     Optimization,
     SavedStep,
@@ -278,7 +277,7 @@ class AutoencoderTrainStep:
             return (decoder.inverse_wavelet_transform_out(bands, whole_clip()) * slope).sum()
 
         (gradient,) = mindspore.grad(along_slope, None, [decoder.conv_out.weight])()
-        return math.sqrt(layers._forms.sum_of_squares(gradient))
+        return length([gradient])
 
     @contextmanager
     def _last_input(self) -> Iterator[dict[str, Tensor]]:

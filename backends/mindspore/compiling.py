@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import mindspore
 from mindspore import Tensor, nn
 
+from duosora.core.apart import call_apart
 from duosora.core.errors import ConfigError
 
 _FIRST_TO_COMPILE = (2, 10)
@@ -29,18 +28,6 @@ def compile_forward(model: nn.Cell) -> None:
     model.construct = _Graphs(model.construct)
 
 
-_apart = threading.local()
-_thread = ThreadPoolExecutor(max_workers=1, initializer=lambda: setattr(_apart, "is_here", True))
-
-
-def _call_apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call what traces a graph, in the thread for this, gradients of it included: they are noted thread by thread.
-
-    Tracing asks for the source of every caller and fails at one without, such as `python -m`; a thread has few.
-    """
-    return function(*arguments) if hasattr(_apart, "is_here") else _thread.submit(function, *arguments).result()
-
-
 class _Graphs:
     """A function compiled by tracing.
 
@@ -57,7 +44,8 @@ class _Graphs:
         pattern = _take_apart(arguments, tensors)
         if pattern not in self.graphs:
             self.graphs[pattern] = self._compile(pattern)
-        return _call_apart(self.graphs[pattern], *tensors)
+        # Tracing asks for the source of every caller and fails at one without, such as `python -m`; a thread has few.
+        return call_apart(self.graphs[pattern], *tensors)
 
     def _compile(self, pattern: Any) -> Callable[..., Tensor]:
         def run(*tensors: Tensor) -> Tensor:

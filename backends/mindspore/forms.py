@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from mindspore import Tensor
 
-from . import layers
-from .attention import _exchange, _flash, rotate, sdpa
-from .layers import Conv2d, Conv3d, addcmul, gelu_tanh, linear, set_parameter
+from . import operators
+from .attention import Kernel, KernelAttend, make_attend, rotate, sdpa
+from .layers import Conv2d, Conv3d, set_parameter
+from .operators import addcmul, exchange, gelu_tanh, linear
 from .precision import to_array, to_tensor, to_weight
 
 
@@ -20,15 +21,16 @@ def compare_forms(device: str, dtype: str) -> Iterator[tuple[str, float]]:
     """
     if not device.startswith("npu"):
         return
-    for name, operation in _operations(device, dtype).items():
-        with layers._using(layers._ON_HOST):
-            plain = to_array(operation())
-        with layers._using(layers._ON_NPU):
-            own = to_array(operation())
-        yield name, float(np.abs(own - plain).max() / np.abs(plain).max())
+    attend = make_attend("auto", device, dtype)
+    assert isinstance(attend, KernelAttend)
+    plain, own = _operations(device, dtype, sdpa), _operations(device, dtype, attend.kernel)
+    for name in own:
+        with operators.plain():
+            reference = to_array(plain[name]())
+        yield name, float(np.abs(to_array(own[name]()) - reference).max() / np.abs(reference).max())
 
 
-def _operations(device: str, dtype: str) -> dict[str, Callable[[], Tensor]]:
+def _operations(device: str, dtype: str, kernel: Kernel) -> dict[str, Callable[[], Tensor]]:
     draw = np.random.default_rng(0)
 
     def new(*shape: int) -> Tensor:
@@ -50,9 +52,6 @@ def _operations(device: str, dtype: str) -> dict[str, Callable[[], Tensor]]:
     angles = new(20, 48)
     texts = to_tensor(np.arange(12) < np.array([[12], [5]]))[:, None, None]  # (B, 1, 1, M)
 
-    def attend(keep: Tensor | None) -> Tensor:
-        return (_flash if layers._forms is layers._ON_NPU and dtype != "fp32" else sdpa)(q, k, v, keep)
-
     return {
         "conv2d": convolution(Conv2d, (2, 4, 10, 12), 1, 1),
         "conv2d, stride 2": convolution(Conv2d, (2, 4, 11, 13), 2, 0),
@@ -61,8 +60,8 @@ def _operations(device: str, dtype: str) -> dict[str, Callable[[], Tensor]]:
         "linear": lambda: linear(rows, weight, bias),
         "addcmul": lambda: addcmul(rows, gate, rows),
         "gelu_tanh": lambda: gelu_tanh(rows),
-        "exchange": lambda: _exchange(q),
+        "exchange": lambda: exchange(q),
         "rotate": lambda: rotate(q, angles, angles),
-        "attention": lambda: attend(None),
-        "attention, texts of unequal length": lambda: attend(texts),
+        "attention": lambda: kernel(q, k, v, None),
+        "attention, texts of unequal length": lambda: kernel(q, k, v, texts),
     }

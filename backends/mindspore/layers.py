@@ -1,17 +1,13 @@
 """The layers that the models are built from, under names that the torch backend shares.
 
 Here they are cells of our own, because MindSpore's call their parameters otherwise (gamma, beta, embedding_table) or do
-not run on a CPU; `weight` and `bias` let one layout serve both backends. What is done in one way on a CPU and in
-another on an Ascend is in the two tables of `_Forms` at the end, one of which is settled on when the backend is made.
+not run on a CPU; `weight` and `bias` let one layout serve both backends.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 import mindspore
@@ -20,6 +16,8 @@ from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore.mint import cat
 from mindspore.mint.nn.functional import silu
 
+from .operators import convolution
+from .operators import linear as product
 from .precision import to_tensor
 
 __all__ = [
@@ -35,7 +33,6 @@ __all__ = [
     "RMSNorm",
     "ReLU",
     "Sequential",
-    "addcmul",
     "cat",
     "leaky_relu",
     "linear",
@@ -91,12 +88,12 @@ class _Convolution(nn.Cell):
         shape = (outputs, inputs, *(kernel,) * self.num_axes)
         self.weight = new_parameter(*shape)
         self.bias = new_parameter(outputs) if bias else None
-        padding = (padding,) * self.num_axes if isinstance(padding, int) else padding
-        self.convolve = _forms.convolution(shape, stride, padding)
+        self.stride = stride
+        self.padding = (padding,) * self.num_axes if isinstance(padding, int) else padding
 
     def construct(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else _for_product(self.bias)
-        return self.convolve(_for_product(x), _for_product(self.weight), bias)
+        return convolution(_for_product(x), _for_product(self.weight), bias, self.stride, self.padding)
 
 
 class Conv2d(_Convolution):
@@ -237,17 +234,8 @@ def _per_channel(values: Tensor) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x @ weight.T + bias over the last axis."""
-    return _forms.linear(_for_product(x), _for_product(weight), None if bias is None else _for_product(bias))
-
-
-def addcmul(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """x + one * other."""
-    return _forms.addcmul(x, one, other)
-
-
-def gelu_tanh(x):
-    """GELU by its tanh approximation."""
-    return _forms.gelu_tanh(x)
+    bias = None if bias is None else _for_product(bias)
+    return product(_for_product(x), _for_product(weight), bias)
 
 
 def gelu_erf(x):
@@ -273,14 +261,6 @@ def to_float32(x: Tensor) -> Tensor:
 def copy(x: Tensor) -> Tensor:
     """A tensor with memory of its own."""
     return x.copy()
-
-
-def _softmax(scores: Tensor) -> Tensor:
-    """Softmax over the last axis."""
-    if scores.shape[-1] == 1:
-        # On a CPU, once MindSpore 2.10 has computed a gradient over single scores, those of all later calls are wrong.
-        return ops.ones_like(scores)
-    return mint.nn.functional.softmax(scores, -1)
 
 
 class _Unset:
@@ -309,14 +289,6 @@ def set_parameter(model: nn.Cell, name: str, weight: Tensor) -> None:
     """Put a weight in its place in a model; it gets no gradients until it is told to."""
     parent, _, leaf = name.rpartition(".")
     setattr(dict(model.cells_and_names())[parent], leaf, Parameter(weight, name=name, requires_grad=False))
-
-
-def _padded(x: Tensor, axis: int, count: int) -> Tensor:
-    """A tensor with zeros behind it along an axis."""
-    if not count:
-        return x
-    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
-    return cat([x, ops.zeros(shape, x.dtype)], axis)
 
 
 def device_of(x: Tensor) -> str:
@@ -348,194 +320,3 @@ def lower_where_zero(bias: Tensor, mask: Tensor) -> Tensor:
 def clamp_to_dtype(x: Tensor) -> Tensor:
     """A tensor whose values are kept finite in fp16; other dtypes have room enough."""
     return x.clamp(-HALF_LIMIT, HALF_LIMIT) if x.dtype == mindspore.float16 else x
-
-
-class _Reorder(nn.Cell):
-    """Slices along an axis in another order. `inverse` undoes the order and is the way of its gradient: MindSpore's
-    own, which adds up, takes four times as long on a CPU."""
-
-    def __init__(self, axis: int) -> None:
-        super().__init__()
-        self.axis = axis
-
-    def construct(self, x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        return ops.gather(x, order, self.axis)
-
-    def bprop(self, x: Tensor, order: Tensor, inverse: Tensor, out: Tensor, dout: Tensor) -> tuple[Any, ...]:
-        return ops.gather(dout, inverse, self.axis), None, None
-
-
-_reorder = _Reorder(1)
-_reorder_last = _Reorder(-1)
-
-_Convolve = Callable[[Tensor, Tensor, "Tensor | None"], Tensor]
-"""Input, weight, bias or None -> output."""
-
-
-@dataclass(frozen=True)
-class _Forms:
-    """The operations that are done in one way on a CPU and in another on an Ascend."""
-
-    convolution: Callable[[tuple[int, ...], int | tuple[int, ...], tuple[int, ...]], _Convolve]
-    """Shape of the weight, stride, padding -> a convolution."""
-    linear: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    addcmul: Callable[[Tensor, Tensor, Tensor], Tensor]
-    gelu_tanh: Callable[[Tensor], Tensor]
-    exchange: Callable[[Tensor], Tensor]
-    """(B, N, A, K) -> (B, A, N, K)."""
-    swap_halves: Callable[[Tensor, int], Tensor]
-    """The two halves of each of so many parts of the last axis in the other order."""
-    sum_of_squares: Callable[[Tensor], float]
-    """Of all elements."""
-
-
-def _settle_forms(device: str) -> None:
-    """Choose the forms for a device, once, before models are built."""
-    global _forms
-    _forms = _ON_NPU if device.startswith("npu") else _ON_HOST
-
-
-@contextmanager
-def _using(forms: _Forms) -> Iterator[None]:
-    """A context with forms chosen by hand: those for a CPU run on an Ascend as well, and so both can be compared."""
-    global _forms
-    before, _forms = _forms, forms
-    try:
-        yield
-    finally:
-        _forms = before
-
-
-def _convolution_on_host(weight: tuple[int, ...], stride: int | tuple[int, ...], padding: tuple[int, ...]) -> _Convolve:
-    """A convolution by the operators that a CPU has; weight is its weight's shape."""
-    outputs, _, *kernel = weight
-    operator = {2: ops.Conv2D, 3: ops.Conv3D}[len(kernel)]
-    add_bias = ops.BiasAdd({2: "NCHW", 3: "NCDHW"}[len(kernel)])
-    pads = tuple(width for width in padding for _ in range(2))
-    convolve = operator(outputs, tuple(kernel), pad_mode="pad", pad=pads, stride=stride)
-
-    def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        y = convolve(x, weight)
-        return y if bias is None else add_bias(y, bias)
-
-    return apply
-
-
-def _convolution_on_npu(weight: tuple[int, ...], stride: int | tuple[int, ...], padding: tuple[int, ...]) -> _Convolve:
-    """A convolution by the operators that MindSpore has for Ascend only, in any dtype."""
-    convolve = {4: mint.nn.functional.conv2d, 5: mint.nn.functional.conv3d}[len(weight)]
-
-    def apply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return convolve(x, weight, bias, stride, padding)
-
-    return apply
-
-
-_GELU_LINEAR = 2 * math.sqrt(2 / math.pi)
-_GELU_CUBIC = 0.044715 * _GELU_LINEAR
-_PRODUCT = ops.MatMul(transpose_b=True)
-
-
-def _linear_on_host(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A third of the time on a CPU, where the sum of tensors of different shapes is slow."""
-    y = _PRODUCT(x.reshape(-1, x.shape[-1]), weight)
-    return (y if bias is None else ops.bias_add(y, bias)).reshape(*x.shape[:-1], weight.shape[0])
-
-
-def _addcmul_on_host(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """A CPU is ten times faster with tensors of one shape."""
-    shape = np.broadcast_shapes(x.shape, one.shape, other.shape)
-    x, one, other = (_repeated(each, shape) for each in (x, one, other))
-    return x + one * other
-
-
-def _repeated(x: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """A tensor brought to a shape that it broadcasts to."""
-    if x.shape == shape:
-        return x
-    sizes = (1,) * (len(shape) - x.ndim) + x.shape
-    return ops.tile(x, tuple(wanted // held for wanted, held in zip(shape, sizes, strict=True)))
-
-
-def _addcmul_on_npu(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    return x + one * other
-
-
-def _gelu_tanh_on_host(x: Tensor) -> Tensor:
-    """The same written by a sigmoid; MindSpore's own takes four times as long on a CPU.
-
-    In float32, because in fp16 the square of 256 is infinite and a gradient NaN.
-    """
-    wide = to_float32(x)
-    return cast(wide * ops.sigmoid(wide * (_GELU_LINEAR + _GELU_CUBIC * (wide * wide))), like=x)
-
-
-def _gelu_tanh_on_npu(x: Tensor) -> Tensor:
-    return ops.gelu(x, approximate="tanh")
-
-
-def _exchange_on_host(x: Tensor) -> Tensor:
-    """A CPU gathers whole rows six times faster than it transposes."""
-    batch, first, second, width = x.shape
-    rows = _reorder(x.reshape(batch, first * second, width), *_transposition(first, second))
-    return rows.reshape(batch, second, first, width)
-
-
-@lru_cache(maxsize=64)
-def _transposition(rows: int, columns: int) -> tuple[Tensor, Tensor]:
-    """The order of the elements of a matrix (rows, columns) in its transpose, and the inverse."""
-    matrix = np.arange(rows * columns, dtype=np.int32).reshape(rows, columns)
-    order = matrix.T.reshape(-1)
-    return to_tensor(order), to_tensor(np.argsort(order).astype(np.int32))
-
-
-def _exchange_on_npu(x: Tensor) -> Tensor:
-    return x.swapaxes(1, 2)
-
-
-def _swap_halves_on_host(x: Tensor, parts: int) -> Tensor:
-    """Eight times faster on a CPU than cutting and joining."""
-    order = _halves_swapped(x.shape[-1], parts)
-    return _reorder_last(x, order, order)
-
-
-@lru_cache(maxsize=64)
-def _halves_swapped(width: int, parts: int) -> Tensor:
-    order = np.arange(width, dtype=np.int32).reshape(parts, 2, -1)[:, ::-1]
-    return to_tensor(order.reshape(-1))
-
-
-def _swap_halves_on_npu(x: Tensor, parts: int) -> Tensor:
-    first, second = x.reshape(*x.shape[:-1], parts, 2, x.shape[-1] // (2 * parts)).chunk(2, -2)
-    return cat([second, first], -2).reshape(x.shape)
-
-
-def _sum_of_squares_on_host(x: Tensor) -> float:
-    """In float64, because MindSpore's threads add in varying order: no run would be another's twin."""
-    return float(np.square(x.asnumpy(), dtype=np.float64).sum())
-
-
-def _sum_of_squares_on_npu(x: Tensor) -> float:
-    return float(ops.square(x).sum())
-
-
-_ON_HOST = _Forms(
-    convolution=_convolution_on_host,
-    linear=_linear_on_host,
-    addcmul=_addcmul_on_host,
-    gelu_tanh=_gelu_tanh_on_host,
-    exchange=_exchange_on_host,
-    swap_halves=_swap_halves_on_host,
-    sum_of_squares=_sum_of_squares_on_host,
-)
-_ON_NPU = _Forms(
-    convolution=_convolution_on_npu,
-    linear=mint.nn.functional.linear,
-    addcmul=_addcmul_on_npu,
-    gelu_tanh=_gelu_tanh_on_npu,
-    exchange=_exchange_on_npu,
-    swap_halves=_swap_halves_on_npu,
-    sum_of_squares=_sum_of_squares_on_npu,
-)
-_forms = _ON_HOST
-"""What is settled on; until then forms that run anywhere."""

@@ -20,13 +20,13 @@ import numpy as np
 from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore.mint import cat
 
+from duosora.core.apart import call_apart
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.io.files import atomic_write, read_json
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
 from duosora.core.parallel.group import Alone
 from duosora.core.train.step import AdamW
 
-from .compiling import _call_apart
 from .distributed.zero import Replicas, Shards
 from .precision import to_array, to_weight
 
@@ -113,7 +113,8 @@ class Optimization:
             return value * scale, results
 
         with_gradients = mindspore.value_and_grad(scaled, None, list(self.parameters.values()), has_aux=True)
-        (_, results), gradients = _call_apart(with_gradients)
+        # Where graphs are traced, as MindSpore notes what gradients need thread by thread.
+        (_, results), gradients = call_apart(with_gradients)
         own = self.shards.collect(dict(zip(self.parameters, gradients, strict=True)))
         held, new = self._gradients, self._packing.pack(own)
         self._gradients = [one + other for one, other in zip(held, new, strict=True)] if held else new
@@ -202,8 +203,7 @@ class Optimization:
             self._write(self._packing.pack(tensors))
 
     def _write(self, weights: Sequence[Tensor]) -> None:
-        for name, weight in self.shards._together(self._packing.unpack(weights)).items():
-            ops.assign(self.parameters[name], weight)
+        self.shards.spread(self._packing.unpack(weights), self.parameters)
 
     def _set_average(self, average: list[Tensor]) -> None:
         self._average = average

@@ -27,10 +27,3 @@ def to_array(tensor: Tensor) -> np.ndarray:
     if tensor.dtype in (mindspore.bfloat16, mindspore.float16):
         tensor = tensor.astype(mindspore.float32)
     return tensor.asnumpy().copy()
-
-
-def exact_float32() -> None:
-    """Switch HF32 off, Ascend's shortened float32: its products would put fp32 results outside every tolerance."""
-    if mindspore.get_context("device_target") == "Ascend":
-        mindspore.device_context.ascend.op_precision.conv_allow_hf32(False)
-        mindspore.device_context.ascend.op_precision.matmul_allow_hf32(False)

@@ -23,7 +23,8 @@ class Stream:
         self.is_last = False
         """Whether the chunk at hand is the clip's last; nothing is kept after it."""
         self._has_started = False
-        self._kept: dict[Hashable, Tensor] = {}
+        self.kept: dict[Hashable, Tensor] = {}
+        """What each layer will need of the frames so far."""
 
     def advance(self, is_last: bool) -> None:
         """Go on to the next chunk; call it before each one."""
@@ -38,9 +39,9 @@ class Stream:
         At the start of the clip these are copies of its first frame, later the frames that the filter, moving by
         `stride`, has not gone past.
         """
-        before = [frames[:, :, :1]] * (kernel - 1) if self.is_first else self._take(layer)
+        before = [frames[:, :, :1]] * (kernel - 1) if self.is_first else self.take(layer)
         extended = cat([*before, frames], 2) if before else frames
-        self._keep(layer, extended, *self._unspent(layer, extended.shape[2], kernel, stride))
+        self.keep(layer, extended, *self._unspent(layer, extended.shape[2], kernel, stride))
         return extended
 
     def double(self, layer: Hashable, frames: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
@@ -51,18 +52,18 @@ class Stream:
         """
         if self.is_first and frames.shape[2] == 1:
             return frames
-        before = self._take(layer)
-        self._keep(layer, frames, frames.shape[2] - 1, frames.shape[2])
-        return self._doubled(frames, before, interpolate)
+        before = self.take(layer)
+        self.keep(layer, frames, frames.shape[2] - 1, frames.shape[2])
+        return self.double_after(frames, before, interpolate)
 
     def align(self, layer: Hashable, frames: Tensor, num_frames: int) -> Tensor:
         """The next `num_frames` frames of a branch that runs ahead of the others; the rest waits for the next chunk."""
-        before = self._take(layer)
+        before = self.take(layer)
         queue = cat([*before, frames], 2) if before else frames
-        self._keep(layer, queue, num_frames, queue.shape[2])
+        self.keep(layer, queue, num_frames, queue.shape[2])
         return queue[:, :, :num_frames]
 
-    def _doubled(self, frames: Tensor, before: list[Tensor], interpolate: Callable[[Tensor], Tensor]) -> Tensor:
+    def double_after(self, frames: Tensor, before: list[Tensor], interpolate: Callable[[Tensor], Tensor]) -> Tensor:
         """`double` for a chunk with the last frame of the one before, if there is one."""
         later = frames[:, :, 1:] if self.is_first else frames
         window = cat([*before, later], 2) if before else later
@@ -78,14 +79,15 @@ class Stream:
         num_outputs = (num_frames - kernel) // stride + 1
         return num_outputs * stride, num_frames
 
-    def _keep(self, layer: Hashable, frames: Tensor, start: int, stop: int) -> None:
+    def keep(self, layer: Hashable, frames: Tensor, start: int, stop: int) -> None:
+        """Keep a copy of frames [start, stop) of (B, C, T, H, W) for a layer; nothing behind the clip's last chunk."""
         if start < stop and not self.is_last:
             # A copy, because a slice would hold the memory of all frames.
-            self._kept[layer] = copy(frames[:, :, start:stop])
+            self.kept[layer] = copy(frames[:, :, start:stop])
 
-    def _take(self, layer: Hashable) -> list[Tensor]:
+    def take(self, layer: Hashable) -> list[Tensor]:
         """What was kept for a layer, none or one tensor."""
-        return [self._kept.pop(layer)] if layer in self._kept else []
+        return [self.kept.pop(layer)] if layer in self.kept else []
 
 
 def whole_clip() -> Stream:

@@ -12,7 +12,6 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
-from duosora.core.errors import ConfigError
 from duosora.core.io.weights import Shard
 from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined, weights
@@ -20,10 +19,8 @@ from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
 from .compiling import compile_forward
-from .distributed.sequence_parallel import SequenceParallel
-from .distributed.zero import Replicas, Shards
-from .layers import autocast, cat, parameter_shapes, to_float32
-from .models.opensora_t2v import OpenSoraT2V
+from .distributed.zero import Entrance
+from .layers import autocast, cat, to_float32
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor
 
@@ -33,20 +30,18 @@ STATE = "optimizer"
 class DiffusionTrainStep:
     """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
 
-    def __init__(self, model: nn.Cell, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
-        """model: a denoiser, or what shares its tokens among the ranks. ranks: that train together.
-
-        Raises: ConfigError for a way of sharing the weights that MindSpore does not have.
-        """
+    def __init__(self, entrance: Entrance, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
+        """entrance: to the denoiser, as all ranks share its training. ranks: that train together."""
         self.device, self.ranks = device, ranks or Ranks()
-        self.network = model
+        self._entrance, self.model = entrance, entrance.model
+        self.network: Any = entrance.network
         """Called like a denoiser."""
-        self.model: OpenSoraT2V = model.model if isinstance(model, SequenceParallel) else model
         self.dtype = MINDSPORE_DTYPES[options.dtype]
         trainable = make_trainable(self.model, options.frozen)
         recompute(self.model.transformer_blocks, options.recompute_every)
+        entrance.settle()
         if options.compile:
-            compile_forward(model)
+            compile_forward(self.network)
         self.optimization = Optimization(
             trainable,
             options.optimizer,
@@ -55,7 +50,7 @@ class DiffusionTrainStep:
             max_grad_norm=options.max_grad_norm,
             keeps_ema=options.keeps_ema,
             scales_loss=options.dtype == "fp16",
-            shards=self._shards(options),
+            shards=entrance.shards,
         )
 
     def step(
@@ -91,8 +86,8 @@ class DiffusionTrainStep:
     def inference_model(self, use_ema: bool) -> Iterator[nn.Cell]:
         """The model with its present weights or their average; all ranks make the same calls of it."""
         self.model.set_train(False)
-        with self.optimization.averaged(use_ema):
-            yield self.network
+        with self.optimization.averaged(use_ema), self._entrance.inference() as network:
+            yield network
 
     @property
     def keeps_ema(self) -> bool:
@@ -123,27 +118,17 @@ class DiffusionTrainStep:
         """Overwrite the average of the weights."""
         self.optimization.load_weights(weights, use_ema=True)
 
-    def _shards(self, options: TrainOptions) -> Replicas | Shards:
-        if self.ranks.world.size == 1 or options.zero == 0:
-            return Replicas(self.ranks.world)
-        if options.engine == "deepspeed":
-            raise ConfigError(
-                "parallel.engine = deepspeed is for torch; leave it out: MindSpore splits the state itself"
-            )
-        if options.zero != 2:
-            raise ConfigError(
-                f"parallel.zero = {options.zero}: MindSpore has 0 and 2 here; it holds the weights on every rank"
-            )
-        return Shards(parameter_shapes(self.model), self.ranks.world)
-
     def _loss(self, batch: DiffusionBatch) -> Tensor:
         latents, noise = to_tensor(batch.latents), to_tensor(batch.noise)
+        prediction = self._entrance(partial(self._predict, batch, latents, noise))
+        return diffusion_loss(batch, prediction, latents, noise)
+
+    def _predict(self, batch: DiffusionBatch, latents: Tensor, noise: Tensor) -> Tensor:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
             condition = self.network.condition(to_tensor(batch.text), batch.text_mask, shape, batch.mask)
-            prediction = self.network(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
-        return diffusion_loss(batch, prediction, latents, noise)
+            return self.network(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:
         return None if batch.condition is None else to_tensor(batch.condition)

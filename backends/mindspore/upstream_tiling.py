@@ -38,12 +38,12 @@ class UpstreamTiling(Stream):
     def double(self, layer: Hashable, frames: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
         """As in Stream, but nothing is held back: the look-ahead frame stands in for the next one."""
         if self.is_first:
-            self._keep(layer, frames, frames.shape[2] - 1, frames.shape[2])
+            self.keep(layer, frames, frames.shape[2] - 1, frames.shape[2])
             if frames.shape[2] == 1:
                 return frames
             return cat([frames[:, :, :1], interpolate(frames[:, :, 1:])], 2)
-        window = cat([*self._take(layer), frames], 2)
-        self._keep(layer, window, window.shape[2] - 2, window.shape[2] - 1)
+        window = cat([*self.take(layer), frames], 2)
+        self.keep(layer, window, window.shape[2] - 2, window.shape[2] - 1)
         return interpolate(window)[:, :, 2:]
 
     def _unspent(self, layer: Hashable, num_frames: int, kernel: int, stride: int) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from mindspore.mint import cat
 
 from duosora.core.maths.haar import TAP_2D, TAP_3D
 
-from .layers import _softmax, cast, to_float32
+from .layers import cast, to_float32
+from .operators import softmax
 
 
 def channels_innermost(x: Tensor) -> Tensor:
@@ -53,7 +54,7 @@ def frame_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 4, 1).reshape(batch * frames, height * width, channels)
 
     scores = to_float32(mint.bmm(positions(q), positions(k).swapaxes(1, 2))) * channels**-0.5
-    mixed = mint.bmm(cast(_softmax(scores), like=v), positions(v))
+    mixed = mint.bmm(cast(softmax(scores), like=v), positions(v))
     return mixed.reshape(batch, frames, height, width, channels).permute(0, 4, 1, 2, 3)
 
 

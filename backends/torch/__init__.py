@@ -28,12 +28,13 @@ from duosora.core.parallel.roll_call import MEET_SECONDS
 from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
+from . import operators
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .compiling import compile_forward
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
-from .distributed.zero import Shards, _Partitioned, _Sharded
+from .distributed.zero import share
 from .forms import compare_forms
 from .layers import parameter_shapes, set_parameter
 from .memory import is_out_of_memory as is_out_of_memory
@@ -48,7 +49,7 @@ from .models.wfvae import (
     InverseHaarWaveletTransform2D,
     InverseHaarWaveletTransform3D,
 )
-from .precision import exact_float32, to_array, to_tensor, to_weight
+from .precision import to_array, to_tensor, to_weight
 from .streaming import whole_clip
 from .train_step import DiffusionTrainStep, replay_loss
 
@@ -78,7 +79,7 @@ def create(device: str = "auto") -> TorchBackend:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise BackendMissing(f"torch {torch.__version__} cannot use the device {device!r}: {reason}") from error
-    exact_float32()
+    operators.settle(device)
     return TorchBackend(device)
 
 
@@ -132,17 +133,11 @@ class TorchBackend:
         self.check(options.dtype, options.attention)
         ranks = ranks or Ranks()
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
-        if options.zero == 0 or ranks.world.size == 1:
-            model = _shared(self._build(spec, weights, "fp32", attend), ranks.sequence)
-            return DiffusionTrainStep(model, self.device, options, ranks)
-        _check_sharded(options)
-        if options.engine == "deepspeed":
-            model = self._build(spec, weights, "fp32", attend)
-            network = _shared(model, ranks.sequence)
-            partitioned = _Partitioned(network, dict(model.named_parameters()), ranks.world, self.device)
-            return DiffusionTrainStep(partitioned, self.device, options, ranks)
-        sharded = self._build_sharded(spec, weights, attend, ranks, options.zero)
-        return DiffusionTrainStep(sharded, self.device, options, ranks)
+        model = _empty(spec, attend)
+        entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
+        for name, array in checked_weights(spec.layout(), weights):
+            entrance.fill(name, array)
+        return DiffusionTrainStep(entrance, self.device, options, ranks)
 
     def train_autoencoder(
         self,
@@ -180,15 +175,6 @@ class TorchBackend:
         for name, array in checked_weights(spec.layout(), weights):
             set_parameter(model, name, to_weight(array, self.device, dtype))
         return model
-
-    def _build_sharded(self, spec: Any, weights: Weights, attend: Any, ranks: Ranks, zero: int) -> _Sharded:
-        model = _empty(spec, attend).requires_grad_(False)
-        shards = Shards(parameter_shapes(model), ranks.world)
-        sharded = _Sharded(_shared(model, ranks.sequence), _units(model), shards, zero, self.device)
-        slices = dict(model.named_parameters())
-        for name, array in checked_weights(spec.layout(), weights):
-            sharded.fill(slices[name], name, array)
-        return sharded
 
     def structure(self, spec: Any) -> Mapping[str, tuple[int, ...]]:
         with torch.device("meta"):
@@ -268,23 +254,6 @@ def _empty(spec: Any, attend: kernels.Attend) -> Any:
         model = _model(spec, attend)
     check_structure(spec.layout(), parameter_shapes(model))
     return model
-
-
-def _check_sharded(options: TrainOptions) -> None:
-    """Raises: ConfigError for what does not go with weights, or with an optimiser's state, in slices."""
-    if options.optimizer_name != "adamw":
-        problem = f"optimizer.name = {options.optimizer_name!r} looks at whole weights"
-    elif options.compile and options.engine == "fully_shard":
-        problem = "compute.compile = true makes graphs of whole weights"
-    else:
-        return
-    raise ConfigError(f"{problem}, which parallel.zero = {options.zero} cuts into slices; set parallel.zero: 0")
-
-
-def _units(model: OpenSoraT2V) -> Iterator[nn.Module]:
-    """What of a denoiser gathers its weights by itself: the text's keys and values are made before all blocks run."""
-    for block in model.transformer_blocks:
-        yield from (block.attn2.to_k, block.attn2.to_v, block)
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Module:

@@ -21,6 +21,7 @@ from duosora.core.maths.rope import NUM_PARTS
 from duosora.core.maths.skiparse import AttentionPlan, Run, TextPlan
 
 from .layers import place
+from .operators import addcmul, exchange, expand, reorder, softmax, swap_halves
 
 KERNELS = ("sdpa", "math", "flash")
 """torch's own fused attention, the default; the formula written out, in float32; flash-attn's, for GPUs."""
@@ -48,11 +49,11 @@ class Arrangement:
 
     def arrange(self, x: Tensor) -> Tensor:
         """Tokens (B, N, ...) in the order of the runs."""
-        return x if self.order is None else x.index_select(1, self.order)
+        return x if self.order is None or self.inverse is None else reorder(x, self.order, self.inverse)
 
     def restore(self, x: Tensor) -> Tensor:
         """Arranged tokens (B, N, ...) in their own order."""
-        return x if self.inverse is None else x.index_select(1, self.inverse)
+        return x if self.order is None or self.inverse is None else reorder(x, self.inverse, self.order)
 
 
 @dataclass(frozen=True)
@@ -147,15 +148,15 @@ def kernels(device: str) -> tuple[str, ...]:
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     """torch's scaled_dot_product_attention, which picks a fused kernel; a mask is broadcast over heads and queries."""
-    return scaled_dot_product_attention(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), keep).swapaxes(1, 2)
+    return exchange(scaled_dot_product_attention(exchange(q), exchange(k), exchange(v), keep))
 
 
 def math(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(K)) v written out, in float32: the reference for the others."""
-    scores = q.float().permute(0, 2, 1, 3) @ k.float().permute(0, 2, 3, 1) * q.shape[-1] ** -0.5  # (B, A, N, M)
+    scores = exchange(q.float()) @ exchange(k.float()).swapaxes(2, 3) * q.shape[-1] ** -0.5  # (B, A, N, M)
     if keep is not None:
         scores = scores.masked_fill(~keep, -torch.inf)
-    return (scores.softmax(-1) @ v.float().swapaxes(1, 2)).swapaxes(1, 2).to(q.dtype)
+    return exchange(softmax(scores) @ exchange(v.float())).to(q.dtype)
 
 
 def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
@@ -163,17 +164,13 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
     q, k, v (B, L, A, K), bias (B or 1, A, L, L) -> (B, L, A, K); scores and softmax in float32 in any dtype.
     """
-    mixed = scaled_dot_product_attention(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2), bias, scale=1.0)
-    return mixed.swapaxes(1, 2)
+    return exchange(scaled_dot_product_attention(exchange(q), exchange(k), exchange(v), bias, scale=1.0))
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
     """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32."""
-    batch, num_tokens, heads, width = x.shape
-    halves = x.reshape(batch, num_tokens, heads, NUM_PARTS, 2, width // (2 * NUM_PARTS))
-    first, second = halves.unbind(-2)
-    swapped = torch.stack((second, first), -2).reshape(x.shape)
-    return torch.addcmul(x * cosines[:, None], swapped, sines[:, None]).to(x.dtype)
+    turned = addcmul(x * expand(cosines[:, None], x.shape), swap_halves(x, NUM_PARTS), sines[:, None])
+    return turned.to(x.dtype)
 
 
 def place_plan(plan: AttentionPlan, device: torch.device) -> Arrangement:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
-from . import attention
+from . import attention, operators
 from .layers import Conv3d
 from .precision import to_array, to_tensor, to_weight
 
@@ -18,7 +18,8 @@ def compare_forms(device: str, dtype: str) -> Iterator[tuple[str, float]]:
     The largest difference in a compute dtype, relative to the largest value.
     """
     for name, (own, plain) in _operations(device, dtype).items():
-        reference = to_array(plain())
+        with operators.plain():
+            reference = to_array(plain())
         yield name, float(np.abs(to_array(own()) - reference).max() / np.abs(reference).max())
 
 
@@ -32,11 +33,14 @@ def _operations(device: str, dtype: str) -> dict[str, tuple[Callable[[], Tensor]
     q, k, v = new(2, 20, 3, 48), new(2, 12, 3, 48), new(2, 12, 3, 48)
     texts = to_tensor(np.arange(12) < np.array([[12], [5]])).to(device)[:, None, None]  # (B, 1, 1, M)
     text = attention.TextKeys((12, 5), texts)
-    operations = {"conv3d": (lambda: convolution(clip), lambda: nn.Conv3d.forward(convolution, clip))}
+
+    def convolve() -> Tensor:
+        return convolution(clip)
 
     def attend(kernel: str, keys: attention.TextKeys) -> Callable[[], Tensor]:
         return lambda: attention.make_attend(kernel, device, dtype).cross_attention(q, k, v, keys)
 
+    operations = {"conv3d": (convolve, convolve)}
     for kernel in attention.kernels(device):
         if kernel == "math" or (kernel == "flash" and dtype == "fp32"):
             continue

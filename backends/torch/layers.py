@@ -16,9 +16,10 @@ from torch import Tensor, cat, nn
 from torch.nn import functional
 from torch.nn.functional import gelu, leaky_relu, silu
 
+from .operators import convolution, linear
 from .precision import to_tensor
 
-__all__ = ["Conv2d", "Conv3d", "Embedding", "GroupNorm", "LayerNorm", "Linear", "cat", "leaky_relu", "silu"]
+__all__ = ["Conv2d", "Conv3d", "Embedding", "GroupNorm", "LayerNorm", "Linear", "cat", "leaky_relu", "linear", "silu"]
 
 Conv2d = nn.Conv2d
 Embedding = nn.Embedding
@@ -31,8 +32,6 @@ MaxPool2d = nn.MaxPool2d
 ReLU = nn.ReLU
 RMSNorm = nn.RMSNorm
 Sequential = nn.Sequential
-addcmul = torch.addcmul
-linear = functional.linear
 
 # transformers' margin below the largest number of fp16.
 HALF_LIMIT = torch.finfo(torch.float16).max - 1000
@@ -44,18 +43,11 @@ def autocast(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
 
 
 class Conv3d(nn.Conv3d):
-    """3-D convolution that on a CPU is as fast for small inputs as for large ones.
-
-    By itself torch 2.13 hands a float32 clip with C * T * H up to 20480 to a kernel that unfolds it, 2 to 9 times
-    slower than oneDNN's and hungry for memory.
-    """
+    """3-D convolution."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type == "cpu" and x.dtype == self.weight.dtype == torch.float32 and _has_onednn():
-            padding = [int(width) for width in self.padding]  # in numbers, never "same" or "valid"
-            options = (padding, self.stride, self.dilation, self.groups)
-            return torch.mkldnn_convolution(x, self.weight, self.bias, *options)
-        return super().forward(x)
+        padding = tuple(int(width) for width in self.padding)  # in numbers, never "same" or "valid"
+        return convolution(x, self.weight, self.bias, self.stride, padding)
 
 
 class BatchNorm3d(nn.Module):
@@ -75,16 +67,6 @@ class BatchNorm3d(nn.Module):
     def forward(self, x: Tensor, is_training: bool) -> Tensor:
         statistics = self.running_mean, self.running_var
         return functional.batch_norm(x, *statistics, self.weight, self.bias, is_training, self.momentum, self.eps)
-
-
-def _has_onednn() -> bool:
-    # Autocast knows conv3d and would not see the call by its other name.
-    return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
-
-
-def gelu_tanh(x):
-    """GELU by its tanh approximation."""
-    return gelu(x, approximate="tanh")
 
 
 def gelu_erf(x):

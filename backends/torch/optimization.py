@@ -107,7 +107,7 @@ class Optimization:
             for group in self.optimizer.param_groups:
                 group["lr"] = lr
             self.scaler.step(self.optimizer)
-            self.shards._spread()
+            self.shards.spread(self.parameters, self._whole)
             if ema_decay is not None:
                 self._average(ema_decay)
         too_high = is_finite and not np.isfinite(norm) and self.scaler.get_scale() > LOWEST_LOSS_SCALE
@@ -206,7 +206,7 @@ class Optimization:
         with torch.no_grad():
             for name, tensor in held.items():
                 tensor.copy_(to_tensor(self.shards.cut(name, weights[name])))
-        self.shards._spread()
+        self.shards.spread(self.parameters, self._whole)
 
     def _average(self, decay: float) -> None:
         with torch.no_grad():
@@ -219,7 +219,7 @@ class Optimization:
                 kept = parameter.clone()
                 parameter.copy_(self.shadows[name])
                 self.shadows[name].copy_(kept)
-        self.shards._spread()
+        self.shards.spread(self.parameters, self._whole)
 
 
 class Tensors(Mapping[str, np.ndarray]):

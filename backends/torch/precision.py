@@ -36,9 +36,3 @@ def to_array(tensor: torch.Tensor) -> np.ndarray:
     if tensor.dtype in (torch.bfloat16, torch.float16):
         tensor = tensor.float()
     return tensor.cpu().numpy().copy()
-
-
-def exact_float32() -> None:
-    """Switch TF32 off: its 10-bit products would put fp32 results outside every tolerance."""
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False

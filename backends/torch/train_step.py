@@ -18,8 +18,7 @@ from duosora.core.parallel.micro_batches import joined, weights
 from duosora.core.shapes import LatentShape
 from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
-from .distributed.sequence_parallel import SequenceParallel
-from .distributed.zero import Replicas, _Partitioned, _Sharded
+from .distributed.zero import Entrance, Replicas
 from .layers import autocast
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import TORCH_DTYPES, to_array, to_tensor
@@ -30,20 +29,16 @@ STATE = "optimizer"
 class DiffusionTrainStep:
     """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
 
-    def __init__(
-        self, model: nn.Module | _Partitioned, device: str, options: TrainOptions, ranks: Ranks | None = None
-    ) -> None:
-        """model: a denoiser, or what shares its tokens or its state among the ranks. ranks: that train together."""
+    def __init__(self, entrance: Entrance, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
+        """entrance: to the denoiser, as all ranks share its training. ranks: that train together."""
         self.device, self.ranks = device, ranks or Ranks()
-        self._sharded = model if isinstance(model, _Sharded | _Partitioned) else None
-        self.network: Any = self._sharded.network if self._sharded else model
+        self._entrance, self.model = entrance, entrance.model
+        self.network: Any = entrance.network
         """Called like a denoiser."""
-        self.model = _inner(self.network)
         self.dtype = TORCH_DTYPES[options.dtype]
         trainable = make_trainable(self.model, options.frozen)
         recompute(self.model.transformer_blocks, options.recompute_every)
-        if self._sharded:
-            self._sharded.settle()
+        entrance.settle()
         self._forward: Any = torch.compile(self.network) if options.compile else self.network
         self.optimization = Optimization(
             trainable,
@@ -53,7 +48,7 @@ class DiffusionTrainStep:
             max_grad_norm=options.max_grad_norm,
             keeps_ema=options.keeps_ema,
             scales_loss=options.dtype == "fp16",
-            shards=self._sharded.shards if self._sharded else Replicas(self.ranks.world),
+            shards=entrance.shards,
         )
 
     def step(
@@ -71,8 +66,7 @@ class DiffusionTrainStep:
         def gradients() -> float:
             losses = []
             for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
-                if self._sharded:
-                    self._sharded.keep_gathered(number < len(batches))
+                self._entrance.is_last = number == len(batches)
                 loss = self._loss(batch) * share
                 self.optimization.backward(loss / count)
                 losses.append(float(loss.detach()))
@@ -90,14 +84,8 @@ class DiffusionTrainStep:
     def inference_model(self, use_ema: bool) -> Iterator[nn.Module]:
         """The model with its present weights or their average; all ranks make the same calls of it."""
         self.model.eval()
-        with self.optimization.averaged(use_ema):
-            if self._sharded is None:
-                yield self.network
-                return
-            try:
-                yield self._sharded.for_inference()
-            finally:
-                self._sharded.release()
+        with self.optimization.averaged(use_ema), self._entrance.inference() as network:
+            yield network
 
     @property
     def keeps_ema(self) -> bool:
@@ -114,7 +102,7 @@ class DiffusionTrainStep:
         average = present | self.optimization.shadows if self.keeps_ema else {}
         weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
         saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, Shard(ranks.rank, ranks.world.size))
-        return saved.copied() if is_copy and self._sharded is None else saved
+        return saved.copied() if is_copy and isinstance(shards, Replicas) else saved
 
     def first_moments(self) -> Tensors:
         """The optimiser's running means of the gradients, under the layout's names."""
@@ -130,8 +118,7 @@ class DiffusionTrainStep:
 
     def _loss(self, batch: DiffusionBatch) -> Tensor:
         latents, noise = self._place(batch.latents), self._place(batch.noise)
-        predict = partial(self._predict, batch, latents, noise)
-        prediction = self._sharded(predict) if self._sharded else predict()
+        prediction = self._entrance(partial(self._predict, batch, latents, noise))
         return diffusion_loss(batch, prediction, latents, noise)
 
     def _predict(self, batch: DiffusionBatch, latents: Tensor, noise: Tensor) -> Tensor:
@@ -149,11 +136,6 @@ class DiffusionTrainStep:
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.dtype)
-
-
-def _inner(network: Any) -> Any:
-    """The denoiser itself, whose parameters have the layout's names."""
-    return network.model if isinstance(network, SequenceParallel) else network
 
 
 def model_input(batch: DiffusionBatch, latents: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:

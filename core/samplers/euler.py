@@ -34,4 +34,4 @@ class Euler(SigmaSampler):
         self._strides = np.diff(path.sigmas).tolist()
 
     def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array:
-        return x + self._strides[i] * self._slope(x, prediction, i)
+        return x + self._strides[i] * self.slope(x, prediction, i)

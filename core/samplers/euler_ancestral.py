@@ -35,5 +35,5 @@ class EulerAncestral(SigmaSampler):
         self._sigma_up = sigma_up.tolist()
 
     def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array:
-        x = x + self._strides[i] * self._slope(x, prediction, i)
+        x = x + self._strides[i] * self.slope(x, prediction, i)
         return x if noise is None else x + self._sigma_up[i] * noise

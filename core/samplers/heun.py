@@ -41,7 +41,7 @@ class Heun(SigmaSampler):
         self._first_slope: Array = None
 
     def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array:
-        slope, stride = self._slope(x, prediction, i), self._strides[i // 2]
+        slope, stride = self.slope(x, prediction, i), self._strides[i // 2]
         if i % 2 == 0:
             self._start, self._first_slope = x, slope
             return x + stride * slope

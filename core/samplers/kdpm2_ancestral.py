@@ -46,7 +46,7 @@ class KDPM2Ancestral(SigmaSampler):
         self._start: Array = None
 
     def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array:
-        slope, step = self._slope(x, prediction, i), i // 2
+        slope, step = self.slope(x, prediction, i), i // 2
         if i % 2 == 0:
             self._start = x
             return x + self._to_midpoint[step] * slope

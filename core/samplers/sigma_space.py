@@ -80,7 +80,8 @@ class SigmaSampler(Sampler):
         self._of_x, self._of_prediction = (alpha * of_state).tolist(), of_prediction.tolist()
         self._per_sigma = (1.0 / call_sigmas).tolist()
 
-    def _slope(self, x: Array, prediction: Array, i: int) -> Array:
+    def slope(self, x: Array, prediction: Array, i: int) -> Array:
+        """How the state changes with sigma at call i; all in one shape."""
         # By way of x_0, and the step as x + stride * slope, though both would fold into two weights: at sigma = 4096
         # a float32 state is rounded to 0.0005, and this order rounds as published trajectories do.
         clean = self._of_x[i] * x + self._of_prediction[i] * prediction

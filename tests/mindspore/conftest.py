@@ -11,7 +11,7 @@ import mindspore
 import pytest
 from mindspore import Tensor, mint, ops
 
-from duosora.backends.mindspore import layers
+from duosora.backends.mindspore import operators
 from duosora.core.backend import get
 
 HALVES = (mindspore.float16, mindspore.bfloat16)
@@ -69,9 +69,12 @@ def ascend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(ops, "flash_attention_score", flash_attention_score)
     monkeypatch.setattr(mint.nn.functional, "conv2d", conv2d)
     monkeypatch.setattr(mint.nn.functional, "conv3d", conv3d)
-    monkeypatch.setattr(layers, "_forms", layers._ON_NPU)
+    operators.settle("npu")
+    chosen = operators._forms
     yield
-    assert layers._forms is layers._ON_NPU, "the test has settled on the forms for a CPU"
+    kept = operators._forms is chosen
+    operators.settle("cpu")
+    assert kept, "the test has settled on the forms for a CPU"
 
 
 def _convolution(operator: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:

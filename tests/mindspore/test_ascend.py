@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor
 
-from duosora.backends.mindspore import MindSporeBackend, attention, layers
+from duosora.backends.mindspore import MindSporeBackend, attention, operators
 from duosora.core.backend import get
 from duosora.core.errors import ConfigError
 from duosora.core.goldens.case import Case
@@ -54,12 +54,13 @@ def test_flash_attention_gives_what_the_default_gives(
     np.testing.assert_allclose(*outputs, rtol=0, atol=4e-3 * np.abs(outputs[1]).max())
 
 
-def test_the_forms_are_settled_when_the_backend_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(layers, "_forms", layers._ON_NPU)
+def test_the_forms_are_settled_when_the_backend_is_made() -> None:
+    operators.settle("npu")
+    npu = operators._forms
     get("mindspore", "cpu")
-    assert layers._forms is layers._ON_HOST
-    for name, form in vars(layers._ON_HOST).items():
-        assert form is not vars(layers._ON_NPU)[name], f"{name} has one form only"
+    host = operators._forms
+    for name, form in vars(host).items():
+        assert form is not vars(npu)[name], f"{name} has one form only"
 
 
 def test_heads_of_any_width_up_to_the_limit_are_padded(ascend: None) -> None:
@@ -81,7 +82,8 @@ def test_the_default_attention_is_the_fast_one_in_half_precision_only() -> None:
         assert isinstance(attend, attention.KernelAttend)
         return attend.kernel
 
-    assert kernel("npu", "bf16") is kernel("npu:1", "fp16") is attention._flash
+    assert isinstance(attention.make_attend("auto", "npu", "bf16"), attention.FlashAttend)
+    assert kernel("npu", "bf16") is kernel("npu:1", "fp16") is not attention.sdpa
     assert kernel("npu", "fp32") is kernel("cpu", "fp16") is attention.sdpa
 
 

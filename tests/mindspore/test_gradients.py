@@ -8,7 +8,7 @@ import mindspore
 import numpy as np
 import pytest
 
-from duosora.backends.mindspore.layers import gelu_tanh
+from duosora.backends.mindspore.operators import gelu_tanh
 from duosora.core.backend import get
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights

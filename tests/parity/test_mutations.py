@@ -61,8 +61,8 @@ FAULTS = {
     ),
     "another frame kept for doubling": Fault(
         f"{TORCH}/streaming.py",
-        "self._keep(layer, frames, frames.shape[2] - 1, frames.shape[2])",
-        "self._keep(layer, frames, 0, 1)",
+        "self.keep(layer, frames, frames.shape[2] - 1, frames.shape[2])",
+        "self.keep(layer, frames, 0, 1)",
         "wfvae/tiling_trilinear",
     ),
     "frames interpolated towards the wrong side": Fault(
@@ -78,7 +78,7 @@ FAULTS = {
         "wfvae/wrapper_scale_shift",
     ),
     "RoPE halves not exchanged": Fault(
-        f"{TORCH}/attention.py", "torch.stack((second, first), -2)", "torch.stack((first, second), -2)", "t2v/rope3d"
+        f"{TORCH}/operators.py", "torch.stack((second, first), -2)", "torch.stack((first, second), -2)", "t2v/rope3d"
     ),
     "sines before cosines": Fault(
         f"{TORCH}/layers.py",
@@ -96,7 +96,7 @@ FAULTS = {
         "t2v/skiparse_32layers",
     ),
     "GELU by the error function": Fault(
-        f"{TORCH}/layers.py", 'return gelu(x, approximate="tanh")', "return gelu(x)", "t2v/full_attn"
+        f"{TORCH}/operators.py", 'functional.gelu(x, approximate="tanh")', "functional.gelu(x)", "t2v/full_attn"
     ),
     "norm before cross-attention": Fault(
         f"{TORCH}/models/opensora_t2v.py", "self.attn2(x, keys", "self.attn2(self.norm2(x), keys", "t2v/full_attn"

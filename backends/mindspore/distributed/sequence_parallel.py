@@ -22,8 +22,8 @@ from duosora.core.parallel.plan import Blocks
 from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
-from ..layers import _padded
 from ..models.opensora_t2v import Condition, OpenSoraT2V
+from ..operators import pad_end
 
 
 class SequenceAttend:
@@ -44,12 +44,12 @@ class SequenceAttend:
     def _to_heads(self, x: Tensor) -> Tensor:
         """A block of tokens (B, n, A, K) -> all tokens with padding and some heads (B, n * size, A / size, K)."""
         padding = Blocks(x.shape[2], self.group.size).padding
-        return all_to_all(_padded(x, 2, padding), self.group, 2, 1)
+        return all_to_all(pad_end(x, 2, padding), self.group, 2, 1)
 
     def _to_tokens(self, x: Tensor, length: int) -> Tensor:
         """All tokens and some heads (B, N, a, K) -> a block of tokens and all heads (B, length, a * size, K)."""
         padding = length * self.group.size - x.shape[1]
-        return all_to_all(_padded(x, 1, padding), self.group, 1, 2)
+        return all_to_all(pad_end(x, 1, padding), self.group, 1, 2)
 
 
 class SequenceParallel(nn.Cell):
@@ -83,7 +83,7 @@ class SequenceParallel(nn.Cell):
         """This rank's block of tokens along an axis, zeros behind the last one."""
         blocks = Blocks(x.shape[axis], self.group.size)
         # Padded as a whole, for MindSpore has no slices of length 0 that can be counted on.
-        padded = _padded(x, axis, blocks.padding)
+        padded = pad_end(x, axis, blocks.padding)
         return mint.narrow(padded, axis, self.group.index * blocks.length, blocks.length)
 
 

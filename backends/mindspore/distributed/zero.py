@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
-from mindspore import Parameter, Tensor, mint
+from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore.mint import cat
 
+from duosora.core.errors import ConfigError
 from duosora.core.parallel.group import Group
 from duosora.core.parallel.plan import Blocks
 from duosora.core.parallel.zero import owners
+from duosora.core.train.step import TrainOptions
 
-from .. import layers
-from ..layers import _padded
-from ..precision import to_array
+from ..layers import parameter_shapes, set_parameter
+from ..models.opensora_t2v import OpenSoraT2V
+from ..operators import length, pad_end, sum_of_squares
+from ..precision import to_array, to_weight
 
 BUCKET_SIZE = 1 << 25
 """Elements that ranks exchange at a time."""
 _NUMBER = struct.Struct("<d")
+
+_Result = TypeVar("_Result")
 
 
 class Replicas:
@@ -51,21 +58,21 @@ class Replicas:
 
     def norm(self, gradients: Sequence[Tensor]) -> float:
         """The length of all gradients as one vector, the same on all ranks, which call together."""
-        return math.sqrt(sum(map(layers._forms.sum_of_squares, gradients)))
+        return length(gradients)
 
     def written(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that this rank is to write; core.parallel.zero.owners says which. All ranks call together."""
         owner = owners({name: part.nbytes for name, part in parts.items()}, self.group.size)
         return {name: part for name, part in parts.items() if owner[name] == self.group.index}
 
+    def spread(self, parts: Mapping[str, Tensor], weights: Mapping[str, Parameter]) -> None:
+        """Bring own parts that have changed into the weights."""
+        _assign(weights, parts)
+
     def _added(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         total = self.group.reduce(cat([gradient.reshape(-1) for gradient in gradients.values()], 0))
         shapes = {name: tuple(gradient.shape) for name, gradient in gradients.items()}
         return {name: part.reshape(shapes[name]) for name, part in _divided(total, shapes).items()}
-
-    def _together(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The whole tensors of parts: they are that."""
-        return dict(parts)
 
 
 class Shards:
@@ -97,7 +104,7 @@ class Shards:
 
     def norm(self, gradients: Sequence[Tensor]) -> float:
         """The length of all gradients as one vector, from own parts; the same on all ranks, which call together."""
-        shares = self.group.share(_NUMBER.pack(sum(map(layers._forms.sum_of_squares, gradients))))
+        shares = self.group.share(_NUMBER.pack(sum_of_squares(gradients)))
         return math.sqrt(sum(_NUMBER.unpack(share)[0] for share in shares))
 
     def written(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,6 +121,10 @@ class Shards:
                 mine[name] = Tensor.from_numpy(to_array(whole))
         return mine
 
+    def spread(self, parts: Mapping[str, Tensor], weights: Mapping[str, Parameter]) -> None:
+        """Bring own parts that have changed into the weights of all ranks, which call together."""
+        _assign(weights, self._together(parts))
+
     def _together(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The whole tensors of own parts. All ranks call together."""
         found: dict[str, Tensor] = {}
@@ -125,7 +136,7 @@ class Shards:
 
     def _rows(self, name: str, whole: Tensor) -> Tensor:
         """The parts of all ranks, (size, length)."""
-        flat = _padded(whole.reshape(-1), 0, self._blocks(name).padding)
+        flat = pad_end(whole.reshape(-1), 0, self._blocks(name).padding)
         return flat.reshape(self.group.size, -1)
 
     def _whole(self, name: str, rows: Tensor) -> Tensor:
@@ -137,6 +148,63 @@ class Shards:
 
     def _lengths(self, names: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
         return {name: (self._blocks(name).length,) for name in names}
+
+
+class Entrance:
+    """A denoiser in training, and the way in to it: every rank has its weights."""
+
+    shards: Replicas | Shards
+
+    def __init__(self, model: OpenSoraT2V, network: Any, group: Group, device: str) -> None:
+        """model: without memory for its weights; `fill` brings them. network: called like a denoiser, the model itself
+        or what shares its tokens among ranks. group: all ranks that train together.
+        """
+        self.model, self.network, self.group, self.device = model, network, group, device
+
+    def fill(self, name: str, array: np.ndarray) -> None:
+        """Set a weight."""
+        set_parameter(self.model, name, to_weight(array, self.device, "fp32"))
+
+    def settle(self) -> None:
+        """Once before the first call, when it is known which weights learn: fix how all lies on the ranks, `shards`."""
+        self.shards = Replicas(self.group)
+
+    def __call__(self, call: Callable[[], _Result]) -> _Result:
+        """What is done with the network, its forward and more. All ranks call together."""
+        return call()
+
+    @contextmanager
+    def inference(self) -> Iterator[nn.Cell]:
+        """What is called like the network itself, by all ranks together, without gradients."""
+        yield self.network
+
+
+def share(model: OpenSoraT2V, network: Any, options: TrainOptions, group: Group, device: str) -> Entrance:
+    """The way in to a denoiser whose training the ranks share as the options say; for the arguments see Entrance.
+
+    Raises: ConfigError for a way that MindSpore does not have.
+    """
+    if options.zero == 0 or group.size == 1:
+        return Entrance(model, network, group, device)
+    if options.engine == "deepspeed":
+        raise ConfigError("parallel.engine = deepspeed is for torch; leave it out: MindSpore splits the state itself")
+    if options.zero != 2:
+        raise ConfigError(
+            f"parallel.zero = {options.zero}: MindSpore has 0 and 2 here; it holds the weights on every rank"
+        )
+    return _Sliced(model, network, group, device)
+
+
+class _Sliced(Entrance):
+    """A model that every rank has, while gradients, averages and the optimiser's state lie in slices."""
+
+    def settle(self) -> None:
+        self.shards = Shards(parameter_shapes(self.model), self.group)
+
+
+def _assign(weights: Mapping[str, Parameter], values: Mapping[str, Tensor]) -> None:
+    for name, value in values.items():
+        ops.assign(weights[name], value)
 
 
 def _divided(x: Tensor, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:

@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.functional import pad
 
 from duosora.core.parallel.group import Group
 from duosora.core.parallel.plan import Blocks
@@ -25,6 +24,7 @@ from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
 from ..models.opensora_t2v import Condition, OpenSoraT2V
+from ..operators import pad_end
 
 
 class SequenceAttend:
@@ -45,12 +45,12 @@ class SequenceAttend:
     def _to_heads(self, x: Tensor) -> Tensor:
         """A block of tokens (B, n, A, K) -> all tokens with padding and some heads (B, n * size, A / size, K)."""
         padding = Blocks(x.shape[2], self.group.size).padding
-        return self._all_to_all(pad(x, (0, 0, 0, padding)), self.group, 2, 1)
+        return self._all_to_all(pad_end(x, 2, padding), self.group, 2, 1)
 
     def _to_tokens(self, x: Tensor, length: int) -> Tensor:
         """All tokens and some heads (B, N, a, K) -> a block of tokens and all heads (B, length, a * size, K)."""
         padding = length * self.group.size - x.shape[1]
-        return self._all_to_all(pad(x, (0, 0, 0, 0, 0, padding)), self.group, 1, 2)
+        return self._all_to_all(pad_end(x, 1, padding), self.group, 1, 2)
 
 
 class SequenceParallel(nn.Module):
@@ -85,8 +85,7 @@ class SequenceParallel(nn.Module):
         blocks = Blocks(x.shape[axis], self.group.size)
         own = blocks.own(self.group.index)
         part = x.narrow(axis, own.start, len(own))
-        missing = blocks.length - len(own)
-        return pad(part, [0, 0] * (x.ndim - 1 - axis) + [0, missing]) if missing else part
+        return pad_end(part, axis, blocks.length - len(own))
 
 
 def all_to_all(x: Tensor, group: Group, split: int, concat: int) -> Tensor:

@@ -43,7 +43,7 @@ class RelayStream(Stream):
 
     def double(self, layer: Hashable, frames: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
         """As Stream.double."""
-        return self._doubled(frames, self._relay(layer, frames, 1), interpolate)
+        return self.double_after(frames, self._relay(layer, frames, 1), interpolate)
 
     def align(self, layer: Hashable, frames: Tensor, num_frames: int) -> Tensor:
         """As Stream.align. How far the branch is ahead shows in the clip's first chunk and stays."""
@@ -60,6 +60,6 @@ class RelayStream(Stream):
         handed = channels_innermost(self.group.shift(frames[:, :, frames.shape[2] - count :]))
         if self.group.index:
             return [handed]
-        before = self._take(layer)
-        self._kept[layer] = handed
+        before = self.take(layer)
+        self.kept[layer] = handed
         return before

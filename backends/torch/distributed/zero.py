@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -19,16 +20,19 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.functional import pad
 
-from duosora.core.errors import BackendMissing
+from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.extras import needs_extra
 from duosora.core.parallel.group import Group
 from duosora.core.parallel.launched import launched
 from duosora.core.parallel.plan import Blocks
 from duosora.core.parallel.zero import owners, split_axis
+from duosora.core.train.step import TrainOptions
 
-from ..precision import to_tensor
+from ..layers import parameter_shapes, set_parameter
+from ..models.opensora_t2v import OpenSoraT2V
+from ..operators import length, pad_end, sum_of_squares
+from ..precision import to_tensor, to_weight
 
 BUCKET_SIZE = 1 << 25
 """Elements of gradients that are added up at a time."""
@@ -59,15 +63,15 @@ class Replicas:
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """The length of all gradients as one vector, the same on all ranks, which call together."""
-        return _length(gradients)
+        return length(gradients)
 
     def written(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The tensors that this rank is to write; core.parallel.zero.owners says which. All ranks call together."""
         owner = owners({name: part.nbytes for name, part in parts.items()}, self.group.size)
         return {name: part for name, part in parts.items() if owner[name] == self.group.index}
 
-    def _spread(self) -> None:
-        """Bring own parts that have changed to all who compute with them: they are those."""
+    def spread(self, parts: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter]) -> None:
+        """Bring own parts that have changed into the weights: they are those."""
 
     def _added(self, gradients: Mapping[str, Tensor]) -> dict[str, Tensor]:
         total = self.group.reduce(torch.cat([gradient.reshape(-1) for gradient in gradients.values()]))
@@ -99,7 +103,7 @@ class Shards:
 
     def norm(self, gradients: Sequence[Tensor]) -> Tensor:
         """The length of all gradients as one vector, from own parts; the same on all ranks, which call together."""
-        return self.group.reduce(_length(gradients) ** 2).sqrt()
+        return self.group.reduce(sum_of_squares(gradients)).sqrt()
 
     def written(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """From own parts, the whole tensors that this rank is to write, on the host. All ranks call together.
@@ -115,13 +119,12 @@ class Shards:
                 mine[name] = whole.to("cpu", copy=True)
         return mine
 
-    def _spread(self) -> None:
-        """Bring own parts that have changed to all who compute with them: fully_shard does, at each call."""
+    def spread(self, parts: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter]) -> None:
+        """Bring own parts that have changed into the weights of all ranks: fully_shard does, at each call."""
 
     def _whole(self, name: str, part: Tensor) -> Tensor:
         axis, blocks = self._cut(name)
-        missing = blocks.length - part.shape[axis]
-        padded = pad(part, [0, 0] * (part.ndim - 1 - axis) + [0, missing]) if missing else part
+        padded = pad_end(part, axis, blocks.length - part.shape[axis])
         return self.group.gather(padded, axis).narrow(axis, 0, blocks.size)
 
     def _cut(self, name: str) -> tuple[int, Blocks]:
@@ -139,7 +142,7 @@ class _Stretches(Shards):
         self._parameters, self._optimizer = dict(parameters), optimizer
 
     def own(self, parameters: Mapping[str, nn.Parameter]) -> dict[str, nn.Parameter]:
-        """This rank's stretches of the weights (n,), for the optimiser; `_spread` brings them into the weights."""
+        """This rank's stretches of the weights (n,), for the optimiser; `spread` brings them into the weights."""
         return {name: self._own(parameter) for name, parameter in parameters.items()}
 
     def cut(self, name: str, whole: np.ndarray) -> np.ndarray:
@@ -156,8 +159,8 @@ class _Stretches(Shards):
         return own
 
     @torch.no_grad()
-    def _spread(self) -> None:
-        """Bring own parts that have changed to all who compute with them. All ranks call together."""
+    def spread(self, parts: Mapping[str, Tensor], weights: Mapping[str, nn.Parameter]) -> None:
+        """Bring own parts that have changed into the weights of all ranks, which call together."""
         self._optimizer.update_lp_params()
 
     def _own(self, parameter: nn.Parameter) -> nn.Parameter:
@@ -186,22 +189,74 @@ class _Stretches(Shards):
         return self.group.reduce(whole).view(parameter.shape)
 
 
-class _Sharded(nn.Module):
-    """A model whose weights lie in slices on all ranks, and the entrance to it.
+class Entrance:
+    """A denoiser in training, and the way in to it: every rank has its weights, and all that belongs to them."""
 
-    fully_shard brings a module's weights together around its forward; this module's forward is whatever is done with
+    shards: Replicas | Shards
+
+    def __init__(self, model: OpenSoraT2V, network: Any, group: Group, device: str) -> None:
+        """model: without memory for its weights; `fill` brings them. network: called like a denoiser, the model itself
+        or what shares its tokens among ranks. group: all ranks that train together.
+        """
+        self.model, self.network, self.group, self.device = model, network, group, torch.device(device)
+        self.is_last = True
+        """Whether no other backward pass with the same weights follows the next one."""
+
+    def fill(self, name: str, array: np.ndarray) -> None:
+        """Set a weight, or this rank's part of it."""
+        set_parameter(self.model, name, to_weight(array, self.device, "fp32"))
+
+    def settle(self) -> None:
+        """Once before the first call, when it is known which weights learn: fix how all lies on the ranks, `shards`."""
+        self.shards = Replicas(self.group)
+
+    def __call__(self, call: Callable[[], _Result]) -> _Result:
+        """What is done with the network, its forward and more. All ranks call together."""
+        return call()
+
+    @contextmanager
+    def inference(self) -> Iterator[nn.Module]:
+        """What is called like the network itself, by all ranks together, without gradients."""
+        yield self.network
+
+
+def share(model: OpenSoraT2V, network: Any, options: TrainOptions, group: Group, device: str) -> Entrance:
+    """The way in to a denoiser whose training the ranks share as the options say; for the arguments see Entrance.
+
+    Raises: ConfigError for what does not go with that; BackendMissing when torch is too old for it.
+    """
+    if options.zero == 0 or group.size == 1:
+        return Entrance(model, network, group, device)
+    _check(options)
+    if options.engine == "deepspeed":
+        return _Partitioned(model, network, group, device)
+    return _Sharded(model, network, group, device, options.zero)
+
+
+def _check(options: TrainOptions) -> None:
+    """Raises: ConfigError for what does not go with weights, or with an optimiser's state, in slices."""
+    if options.optimizer_name != "adamw":
+        problem = f"optimizer.name = {options.optimizer_name!r} looks at whole weights"
+    elif options.compile and options.engine == "fully_shard":
+        problem = "compute.compile = true makes graphs of whole weights"
+    else:
+        return
+    raise ConfigError(f"{problem}, which parallel.zero = {options.zero} cuts into slices; set parallel.zero: 0")
+
+
+class _Sharded(Entrance):
+    """A model whose weights lie in slices on all ranks, and the way in to it.
+
+    fully_shard brings a module's weights together around its forward, and the outermost one's is whatever is done with
     the model. So one backward pass belongs to one call, at whose end the outermost weights' gradients are added up.
     """
 
-    def __init__(self, network: nn.Module, units: Iterable[nn.Module], shards: Shards, zero: int, device: str) -> None:
-        """network: on the meta device; gets memory for the slices. units: modules whose weights come together as they
-        are called; inner ones first. zero: 2 keeps these between forward and backward, 3 gathers them twice.
+    shards: Shards
 
-        Raises: BackendMissing when torch is too old.
-        """
-        super().__init__()
-        self.network: Any = network
-        self.shards, self.zero = shards, zero
+    def __init__(self, model: OpenSoraT2V, network: Any, group: Group, device: str, zero: int) -> None:
+        """zero: 2 keeps weights that came together for a block from forward to backward, 3 gathers them twice."""
+        super().__init__(model, network, group, device)
+        self.shards, self.zero = Shards(parameter_shapes(model), group), zero
         try:
             from torch.distributed.device_mesh import DeviceMesh
             from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -213,45 +268,50 @@ class _Sharded(nn.Module):
         # The text's keys and values are views of what a linear map gives; nothing changes them in place.
         warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view", UserWarning)
         world: Any = dist.group.WORLD
-        count = shards.group.size
         options: dict[str, Any] = {
-            "mesh": DeviceMesh.from_group(world, torch.device(device).type),
+            "mesh": DeviceMesh.from_group(world, self.device.type),
             "reshard_after_forward": zero == 3,
-            "shard_placement_fn": lambda parameter: Shard(split_axis(tuple(parameter.shape), count)),
+            "shard_placement_fn": lambda parameter: Shard(split_axis(tuple(parameter.shape), group.size)),
         }
-        for unit in units:
+        model.requires_grad_(False)
+        self._outermost = _Outermost(network)
+        for unit in _units(model):
             fully_shard(unit, **options)
-        fully_shard(self, **options)
-        self.to_empty(device=device)
-        self._units: list[Any] = [module for module in self.modules() if isinstance(module, FSDPModule)]
+        fully_shard(self._outermost, **options)
+        self._outermost.to_empty(device=device)
+        self._slices = dict(model.named_parameters())
+        self._units: list[Any] = [module for module in self._outermost.modules() if isinstance(module, FSDPModule)]
 
-    def forward(self, call: Callable[[], _Result]) -> _Result:
-        return call()
+    @torch.no_grad()
+    def fill(self, name: str, array: np.ndarray) -> None:
+        """Set a weight's own slice."""
+        _part(self._slices[name]).copy_(to_tensor(self.shards.cut(name, array)))
 
     def settle(self) -> None:
-        """Once before the first call, when it is known which weights learn: the slices do not move from then on."""
+        """The slices do not move from then on."""
         for unit in self._units:
             unit.unshard()
             unit.reshard()
 
-    def keep_gathered(self, yes: bool) -> None:
-        """Whether weights stay together after the next backward pass, as another one with the same weights follows."""
+    def __call__(self, call: Callable[[], _Result]) -> _Result:
         for unit in self._units:
-            unit.set_reshard_after_backward(not (yes and self.zero == 2), recurse=False)
+            unit.set_reshard_after_backward(self.is_last or self.zero == 3, recurse=False)
+        return self._outermost(call)
 
-    @torch.no_grad()
-    def fill(self, parameter: nn.Parameter, name: str, array: np.ndarray) -> None:
-        """Set a weight's own slice."""
-        _part(parameter).copy_(to_tensor(self.shards.cut(name, array)))
+    @contextmanager
+    def inference(self) -> Iterator[nn.Module]:
+        """As in Entrance; weights that a call without a backward pass has left together go back into slices."""
+        try:
+            yield _Gathered(self)
+        finally:
+            for unit in self._units:
+                unit.reshard()
 
-    def for_inference(self) -> nn.Module:
-        """What is called like the model itself, by all ranks together."""
-        return _Gathered(self)
 
-    def release(self) -> None:
-        """Put weights that a call without a backward pass has left together back into slices."""
-        for unit in self._units:
-            unit.reshard()
+def _units(model: OpenSoraT2V) -> Iterator[nn.Module]:
+    """What of a denoiser gathers its weights by itself: the text's keys and values are made before all blocks run."""
+    for block in model.transformer_blocks:
+        yield from (block.attn2.to_k, block.attn2.to_v, block)
 
 
 class _Gathered(nn.Module):
@@ -273,59 +333,42 @@ class _Gathered(nn.Module):
             return self.sharded(call)
 
 
-class _Partitioned:
-    """A model that every rank has, while DeepSpeed splits what belongs to its learning, and the entrance to it.
+class _Partitioned(Entrance):
+    """A model that every rank has, while DeepSpeed splits what belongs to its learning, and the way in to it.
 
     DeepSpeed adds gradients up while a backward pass runs, and each rank keeps a stretch of the sums. Its own step,
     clipping, loss scale and checkpoints are not used.
     """
 
-    def __init__(self, network: nn.Module, parameters: Mapping[str, nn.Parameter], group: Group, device: str) -> None:
-        """parameters: of the network, under the layout's names. group: all ranks that train together."""
-        self.network: Any = network
-        self._parameters, self._group, self._device = dict(parameters), group, torch.device(device)
-
     def settle(self) -> None:
-        """Once before the first call, when it is known which weights learn: they move into one piece of memory.
-
-        Raises: PackageMissing when DeepSpeed is not there.
-        """
-        deepspeed = _deepspeed(self._device)
-        learned = [parameter for parameter in self._parameters.values() if parameter.requires_grad]
+        """Weights that learn move into one piece of memory. Raises: PackageMissing when DeepSpeed is not there."""
+        deepspeed = _deepspeed(self.device)
+        parameters = dict(self.model.named_parameters())
+        learned = [parameter for parameter in parameters.values() if parameter.requires_grad]
         self._engine, optimizer, _, _ = deepspeed.initialize(
-            args=SimpleNamespace(device_rank=self._device.index or 0),
-            model=_Entrance(self.network),
+            args=SimpleNamespace(device_rank=self.device.index or 0),
+            model=_Outermost(self.network),
             optimizer=torch.optim.AdamW(learned),
-            mpu=_OneModelEach(self._group),
+            mpu=_OneModelEach(self.group),
             config={
                 "train_micro_batch_size_per_gpu": 1,  # for its own reports
                 "gradient_accumulation_steps": 1,  # the loss is divided already
                 "zero_optimization": {
                     "stage": 2,
-                    "overlap_comm": self._device.type != "cpu",
+                    "overlap_comm": self.device.type != "cpu",
                     "reduce_bucket_size": BUCKET_SIZE,
                 },
             },
         )
-        self.shards = _Stretches(self._parameters, optimizer, self._group)
+        self.shards = _Stretches(parameters, optimizer, self.group)
 
     def __call__(self, call: Callable[[], _Result]) -> _Result:
+        self._engine.set_gradient_accumulation_boundary(self.is_last)
         return self._engine(call)
 
-    def keep_gathered(self, yes: bool) -> None:
-        """Whether another backward pass with the same weights follows, to whose gradients the next one's are added."""
-        self._engine.set_gradient_accumulation_boundary(not yes)
 
-    def for_inference(self) -> nn.Module:
-        """What is called like the model itself."""
-        return self.network
-
-    def release(self) -> None:
-        """After inference: nothing has moved."""
-
-
-class _Entrance(nn.Module):
-    """What DeepSpeed takes for the model: its forward is whatever is done with the model."""
+class _Outermost(nn.Module):
+    """What fully_shard and DeepSpeed take for the model: its forward is whatever is done with the model."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -379,11 +422,6 @@ def _deepspeed(device: torch.device) -> Any:
 def _part(tensor: Tensor) -> Tensor:
     """The own slice of what fully_shard made of a weight, or of its gradient, in the same memory."""
     return tensor.detach().to_local()  # type: ignore[attr-defined]
-
-
-def _length(gradients: Sequence[Tensor]) -> Tensor:
-    # As nn.utils.clip_grad_norm_ counts.
-    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
 
 
 def _buckets(gradients: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:

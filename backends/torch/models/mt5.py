@@ -22,11 +22,11 @@ from ..layers import (
     RMSNorm,
     clamp_to_dtype,
     device_of,
-    gelu_tanh,
     lower_where_zero,
     place,
     to_float32,
 )
+from ..operators import gelu_tanh
 
 
 class MT5Encoder(nn.Module):

@@ -29,11 +29,9 @@ from ..layers import (
     Linear,
     ModuleList,
     Sequential,
-    addcmul,
     cast,
     device_of,
     gelu_erf,
-    gelu_tanh,
     linear,
     new_parameter,
     place,
@@ -42,6 +40,7 @@ from ..layers import (
     take_tokens,
     to_float32,
 )
+from ..operators import addcmul, gelu_tanh
 
 NORM_OUT_EPS = 1e-6
 """Whatever norm_eps the blocks have."""

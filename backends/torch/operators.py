@@ -1,0 +1,114 @@
+"""Operations that models and layers are built from, under names that the MindSpore backend shares.
+
+Here most are torch's own; MindSpore does them in one way on a CPU and in another on an Ascend.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.functional import pad
+
+_Widths = int | tuple[int, ...]
+"""One for all axes, or one for each."""
+_is_plain = False
+"""Inside of `plain`."""
+
+
+def settle(device: str) -> None:
+    """Choose how operations are done on a device, once, before models are built; in float32 without shortcuts.
+
+    TF32's 10-bit products would put fp32 results outside every tolerance.
+    """
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
+def plain() -> Iterator[None]:
+    """A context in which operations are done as on any device: the reference for a device's own ways."""
+    global _is_plain
+    before, _is_plain = _is_plain, True
+    try:
+        yield
+    finally:
+        _is_plain = before
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Widths, padding: _Widths) -> Tensor:
+    """A convolution of (B, C, H, W) or (B, C, T, H, W), of clips on a CPU as fast for small inputs as for large ones.
+
+    By itself torch 2.13 hands a float32 clip with C * T * H up to 20480 to a kernel that unfolds it, 2 to 9 times
+    slower than oneDNN's and hungry for memory.
+    """
+    if weight.ndim == 4:
+        return functional.conv2d(x, weight, bias, stride, padding)
+    if x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32 and _has_onednn() and not _is_plain:
+        stride, padding = ((width,) * 3 if isinstance(width, int) else width for width in (stride, padding))
+        return torch.mkldnn_convolution(x, weight, bias, padding, stride, (1, 1, 1), 1)
+    return functional.conv3d(x, weight, bias, stride, padding)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ weight.T + bias over the last axis."""
+    return functional.linear(x, weight, bias)
+
+
+def addcmul(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """x + one * other."""
+    return torch.addcmul(x, one, other)
+
+
+def gelu_tanh(x: Tensor) -> Tensor:
+    """GELU by its tanh approximation."""
+    return functional.gelu(x, approximate="tanh")
+
+
+def softmax(scores: Tensor) -> Tensor:
+    """Softmax over the last axis."""
+    return scores.softmax(-1)
+
+
+def exchange(x: Tensor) -> Tensor:
+    """(B, N, A, K) -> (B, A, N, K)."""
+    return x.swapaxes(1, 2)
+
+
+def swap_halves(x: Tensor, parts: int) -> Tensor:
+    """The two halves of each of so many parts of the last axis in the other order."""
+    first, second = x.unflatten(-1, (parts, 2, -1)).unbind(-2)
+    return torch.stack((second, first), -2).reshape(x.shape)
+
+
+def reorder(x: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
+    """Tokens (B, N, ...) in another order (N,); the inverse order is the way of the gradient."""
+    return x.index_select(1, order)
+
+
+def expand(x: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """A tensor brought to a shape that it broadcasts to, in the same memory."""
+    return x.expand(shape)
+
+
+def pad_end(x: Tensor, axis: int, count: int) -> Tensor:
+    """A tensor with so many zeros behind it along an axis."""
+    return pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, count]) if count else x
+
+
+def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
+    """Of all elements of all tensors."""
+    return length(tensors) ** 2
+
+
+def length(tensors: Sequence[Tensor]) -> Tensor:
+    """Of all tensors as one vector, as nn.utils.clip_grad_norm_ counts."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
+
+
+def _has_onednn() -> bool:
+    # Autocast knows conv3d and would not see the call by its other name.
+    return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
