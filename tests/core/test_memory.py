@@ -83,7 +83,7 @@ def test_a_verb_without_memory_ends_with_one_line(
     verb: str, end: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.argv", ["duosora", verb])
-    monkeypatch.setattr(command, "app", lambda: np.empty(10**14))
+    monkeypatch.setattr(command, "app", lambda **_: np.empty(10**14))
     with pytest.raises(SystemExit) as left:
         command.main()
     assert left.value.code == 2
@@ -93,7 +93,7 @@ def test_a_verb_without_memory_ends_with_one_line(
 
 
 def test_another_error_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "app", lambda: [][1])
+    monkeypatch.setattr(command, "app", lambda **_: [][1])
     with pytest.raises(IndexError):
         command.main()
 
