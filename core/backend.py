@@ -120,10 +120,9 @@ class Backend(Protocol):
     def function(self, name: str) -> Callable[..., Any]:
         """A piece of a model without weights, which golden cases test by itself.
 
-        "rotate" (queries or keys, cosines, sines), and the wavelet transforms of a whole clip under upstream's class
-        names: HaarWaveletTransform3D, HaarWaveletTransform2D and their inverses; "diffusion_loss" (a DiffusionBatch
-        and a prediction, in numpy) gives loss, gradient by the prediction and model_input by name; "judge_in_training"
-        (a discriminator, pixels in numpy) gives logits and the running statistics after it.
+        "rotate" (queries or keys, cosines, sines); "diffusion_loss" (a DiffusionBatch and a prediction, in numpy) gives
+        loss, gradient by the prediction and model_input by name; "judge_in_training" (a discriminator, pixels in numpy)
+        gives logits and the running statistics after it. "<family>.<name>" is one of FUNCTIONS in the family's file.
         """
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
