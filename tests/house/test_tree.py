@@ -73,6 +73,12 @@ def test_no_file_depends_on_one_machine(pattern: re.Pattern[str]) -> None:
     } == set()
 
 
+def test_nobody_is_told_to_install_a_package_that_is_not_published() -> None:
+    told = re.compile("pip install " + r'"?duosora\b|`duosora\[')
+    files = [file for file in tracked() if file.suffix in TEXT_SUFFIXES and file.parts[-2] != "house"]
+    assert [str(file.relative_to(ROOT)) for file in files if told.search(file.read_text(encoding="utf-8"))] == []
+
+
 def test_links_in_documents_lead_somewhere() -> None:
     documents = [file for file in tracked() if file.suffix == ".md"]
     assert documents

@@ -150,7 +150,7 @@ def problem(installed: Installed, command: str) -> str | None:
     elif needed <= set(installed.extras):
         right = outcome.code in (0, 1 if command.startswith("duosora data check") else 0)
     else:
-        right = outcome.refuses and re.search(r"duosora\[|no such file", outcome.err)
+        right = outcome.refuses and re.search(r"in the clone of duosora|no such file", outcome.err)
     return None if right else f"{command}\n{outcome.code}\n{outcome.out[-2000:]}\n{outcome.err[-2000:]}"
 
 
