@@ -10,7 +10,12 @@ import typer
 
 def parity(
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="What to sample: a YAML file, such as configs/sample/*.yaml.")
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="What to sample: a YAML file, or one that comes along: sample/tiny.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,

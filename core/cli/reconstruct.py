@@ -14,7 +14,8 @@ def reconstruct(
         Path, typer.Option("--out", "-o", help="The .mp4 (or, for an image, .png) to write; a .json goes beside it.")
     ],
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/reconstruct/*.yaml.")
+        Path | None,
+        typer.Option("--config", "-c", help="A YAML file, or one that comes with duosora: reconstruct/tiny."),
     ] = None,
     settings: Annotated[
         list[str] | None,

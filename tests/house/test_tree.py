@@ -43,7 +43,7 @@ def test_top_level_folders_are_the_agreed_ones() -> None:
     assert set(ROOMS) <= held
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*ROOMS, "configs"])
 def test_the_package_links_to_its_rooms(room: str) -> None:
     (entry,) = git("ls-files", "-z", "--stage", f"src/duosora/{room}")
     assert entry.startswith("120000 "), "git holds a file or folder instead of a symbolic link"
