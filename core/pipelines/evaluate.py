@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config.schema import EvaluateConfig
+from ..config.settings import with_setting
 from ..errors import ConfigError, DuosoraError, MediaError, NumericsError, ShapeError
 from ..io.kinds import MEDIA_SUFFIXES, is_video
 from ..io.video import check_reader
@@ -133,7 +134,8 @@ class Evaluation:
         """With is_single, what is wrong with the pair is raised instead of reported. Raises: as check_reader."""
         check_reader(config.reader)
         self.pairs, self.others, self.metrics, self.perceptual = pairs, others, metrics, perceptual
-        self.config, self.is_single = config, is_single
+        self.config = with_setting(config, "backend", perceptual.backend.name) if perceptual else config
+        self.is_single = is_single
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""

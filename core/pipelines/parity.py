@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..config.schema import SampleConfig
+from ..config.schema import DTypeSettings, SampleConfig
+from ..config.settings import with_setting
 from ..maths import metrics
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..models.t5 import T5Spec
@@ -132,8 +133,9 @@ class TwinRuns:
 
 
 def _on(config: SampleConfig, backend: str, dtype: str) -> SampleConfig:
-    dtypes = config.backend.dtype.model_copy(update=dict.fromkeys(("denoiser", "text_encoder", "vae"), dtype))
-    return config.model_copy(update={"backend": config.backend.model_copy(update={"name": backend, "dtype": dtypes})})
+    for part in DTypeSettings.model_fields:
+        config = with_setting(config, f"backend.dtype.{part}", dtype)
+    return with_setting(config, "backend.name", backend)
 
 
 def _differences(reference: Outputs, other: Outputs) -> Iterator[Difference]:

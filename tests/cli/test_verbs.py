@@ -211,7 +211,7 @@ def test_parity_compares_blocks_and_videos(duosora: Callable, tmp_path: Path) ->
 def test_doctor_says_how_to_install_what_is_missing(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = doctor.Package("no_such_module", "absent", "nothing", "torch")
     monkeypatch.setattr(doctor, "PACKAGES", (absent,))
-    assert 'duosora[torch]"' in duosora("doctor").out
+    assert 'pip install -e ".[torch]"' in duosora("doctor").out
 
 
 def test_the_command_answers_without_a_framework() -> None:
