@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import backend as backends
 from .. import random
-from ..backend import Backend, Model
 from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ReconstructConfig
 from ..errors import MediaError, NumericsError, ShapeError
@@ -20,6 +18,9 @@ from ..maths.metrics import finite_psnr, psnr, ssim
 from ..models.finding import Part, open_part
 from ..models.wfvae import WFVAESpec
 from ..progress import progress
+from ..seam import backend as backends
+from ..seam.backend import Backend
+from ..seam.models import Autoencoder
 from ..shapes import VideoShape
 from .autoencode import DecodeOptions, decode_chunks, encode_chunks, from_uint8, to_uint8
 from .clip import Clip, whole_clip
@@ -116,7 +117,7 @@ class ClipReconstruction:
         return self.part.spec
 
     @cached_property
-    def vae(self) -> Model:
+    def vae(self) -> Autoencoder:
         return self.backend.build(self.spec, self.part.open(), self.dtype)
 
     def plan(self) -> list[str]:
