@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
+from duosora.core.models.stdit3 import STDiT3Spec
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
@@ -42,6 +44,7 @@ from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
 from .models.patch_discriminator import PatchDiscriminator
+from .models.stdit3 import STDiT3
 from .models.wfvae import (
     WFVAE,
     HaarWaveletTransform2D,
@@ -132,6 +135,7 @@ class TorchBackend:
     ) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
         ranks = ranks or Ranks()
+        options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
         model = _empty(spec, attend)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
@@ -261,6 +265,8 @@ def _model(spec: Any, attend: kernels.Attend) -> nn.Module:
         return WFVAE(spec)
     if isinstance(spec, OpenSoraT2VSpec):
         return OpenSoraT2V(spec, attend)
+    if isinstance(spec, STDiT3Spec):
+        return STDiT3(spec, attend)
     if isinstance(spec, MT5Spec):
         return MT5Encoder(spec)
     if isinstance(spec, PatchDiscriminatorSpec):

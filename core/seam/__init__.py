@@ -1,0 +1,1 @@
+"""What core asks of the frameworks, and what they hand back."""
