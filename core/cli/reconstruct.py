@@ -14,7 +14,8 @@ def reconstruct(
         Path, typer.Option("--out", "-o", help="The .mp4 (or, for an image, .png) to write; a .json goes beside it.")
     ],
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/reconstruct/*.yaml.")
+        Path | None,
+        typer.Option("--config", "-c", help="A YAML file, or one that comes with duosora: reconstruct/tiny."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -35,7 +36,7 @@ def reconstruct(
 
     from ..config.loading import load
     from ..config.schema import ReconstructConfig
-    from ..config.settings import resolved
+    from ..config.settings import resolved, with_setting
     from ..io.files import atomic_write, refuse_unwritable
     from ..io.images import image_format, write_image
     from ..io.video import check_ending, write_video
@@ -58,8 +59,9 @@ def reconstruct(
     else:
         write_video(out, frames, run.clip.fps, settled.crf, overwrite)
     report: dict[str, Any] = run.quality.summary() | {"frames": list(run.clip.shape), "source": str(source)}
+    used = with_setting(settled, "backend", run.backend.name)
     with atomic_write(report_file, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(report | {"config": resolved(settled)}, indent=1), encoding="utf-8")
+        temporary.write_text(json.dumps(report | {"config": resolved(used)}, indent=1), encoding="utf-8")
     say(
         "PSNR {psnr_mean:.2f} dB (lowest frame {psnr_min:.2f}), SSIM {ssim_mean:.4f} (lowest {ssim_min:.4f})".format(
             **report

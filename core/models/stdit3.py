@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import lcm
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -19,8 +20,9 @@ from ..errors import ConfigError, ShapeError
 from ..layout import Constant, Init, Layout, Normal, Ones, Uniform, Weight, WeightList, Zeros
 from ..maths.rope import inverse_frequencies
 from ..seam.models import Given
-from ..shapes import LatentShape, TokenGrid
+from ..shapes import LatentShape, Patch, TokenGrid
 from .config_json import build, choice, count, number, refuse_unknown, take, whole_number
+from .kinds import Costs, Family, Output
 
 TIMESTEP_CHANNELS = 256
 NUM_MODULATIONS = 6
@@ -40,7 +42,8 @@ class STDiT3Spec:
 
     family: ClassVar[str] = "stdit3"
     given: ClassVar[frozenset[str]] = frozenset({"text", "fps", "height", "width", "frame_mask"})
-    """What it reads beside latents and timestep."""
+    """Which of kinds.GIVEN it reads."""
+    further_channels: ClassVar[int] = 0
 
     hidden_size: int = 1152
     """D, the width of the tokens."""
@@ -84,7 +87,7 @@ class STDiT3Spec:
         return self.in_channels
 
     @property
-    def output(self) -> str:
+    def output(self) -> Output:
         return "mean_and_spare" if self.pred_sigma else "mean"
 
     @property
@@ -109,6 +112,12 @@ class STDiT3Spec:
     def text_channels(self) -> int:
         """Width of the texts that it is given."""
         return self.hidden_size if self.skip_y_embedder else self.caption_channels
+
+    @property
+    def patch(self) -> Patch:
+        """Latents of a token; of unequal sides what both divide."""
+        time, height, width = self.patch_size
+        return Patch(time, lcm(height, width))
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -147,6 +156,10 @@ class STDiT3Spec:
     def blocks(self) -> tuple[str, ...]:
         """Names of all blocks in the order of the forward."""
         return tuple(f"{kind}_blocks.{i}" for i in range(self.depth) for kind in KINDS)
+
+    def costs(self) -> Costs:
+        """The sizes that memory and traffic follow from."""
+        return Costs(len(KINDS) * self.depth, self.hidden_size, self.num_heads, self.patch_outputs)
 
     def facts(self) -> list[str]:
         """What `duosora inspect` says of it."""
@@ -305,3 +318,12 @@ LARGE_2 = STDiT3Spec(hidden_size=1872, num_heads=26)
 TINY = STDiT3Spec(hidden_size=96, depth=3, num_heads=4, caption_channels=64, model_max_length=32, input_sq_size=64)
 
 PRESETS: Mapping[str, STDiT3Spec] = {"stdit3_xl_2": XL_2, "stdit3_3b_2": LARGE_2, "stdit3_tiny": TINY}
+
+FAMILY = Family(
+    kind="denoiser",
+    title="STDiT3",
+    class_names=("STDiT3",),
+    telling_keys=("skip_y_embedder",),
+    spec=STDiT3Spec,
+    presets=PRESETS,
+)

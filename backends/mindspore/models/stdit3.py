@@ -82,6 +82,11 @@ class Modulation:
     """(B, N, 2), which of the two each token takes; None where there is one."""
 
 
+def create(spec: STDiT3Spec, attend: Attend) -> STDiT3:
+    """The model of a spec, without its weights."""
+    return STDiT3(spec, attend)
+
+
 class STDiT3(nn.Cell):
     """The denoiser; `attend` does all its attention."""
 
