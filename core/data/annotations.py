@@ -23,6 +23,7 @@ from ..io.paths import given_path
 from ..printable import one_line, short_name
 from .records import BadRow, CropBox, Record
 from .rows import ROW_FORMATS, rows_of
+from .tables import PATH_COLUMNS
 
 FORMATS = (".txt", *ROW_FORMATS)
 COLUMNS = (
@@ -38,7 +39,7 @@ COLUMNS = (
     "text_embed",
 )
 """Of tables, JSONL and parquet; only `path` must be there. Upstream's keys are read as well."""
-CAPTION_COLUMNS = ("caption", "cap", "text")
+CAPTION_COLUMNS = ("caption", "cap", "text", "captions")
 MISSING = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
 """What stands in tables where there is nothing, in any case."""
 MAX_COUNT = 10**9
@@ -133,10 +134,10 @@ def record_of(row: Any, root: Path, origin: str, embeddings: Path | None = None)
         return BadRow(origin, origin, one_line(row))
     if not isinstance(row, Mapping):
         return BadRow(origin, origin, f"is {type(row).__name__}, expected a mapping of columns to values")
-    given = {key: value for key, value in row.items() if not _is_missing(value)}
-    name = given.get("path")
-    if not isinstance(name, str):
-        return BadRow(origin, origin, "has no path")
+    given = {str(key).strip().lower(): value for key, value in row.items() if not _is_missing(value)}
+    name = next((given[column] for column in PATH_COLUMNS if isinstance(given.get(column), str)), None)
+    if name is None:
+        return BadRow(origin, origin, f"has no path (or {', '.join(PATH_COLUMNS[1:4])})")
     if os.path.splitext(name)[1].lower() not in MEDIA_SUFFIXES:
         known = ", ".join(MEDIA_SUFFIXES)
         return BadRow(short_name(name), origin, f"is neither a video nor a picture by its name; known are {known}")
@@ -151,7 +152,7 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
     size = size if isinstance(size, Mapping) else {}  # a number: the pixels of a frame, which height and width tell
     own = given.get("text_embed")
     start, end = _span(given)
-    length = _whole(given.get("num_frames"), "num_frames")
+    length = _whole(given.get("num_frames", _told_length(given)), "num_frames")
     if end is not None:
         length = end - start if length is None else min(length, end - start)
     return Record(
@@ -168,6 +169,12 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
         embeddings=_placed(root, own) if isinstance(own, str) else embeddings,
         origin=origin,
     )
+
+
+def _told_length(given: Mapping[str, Any]) -> Any:
+    """Of a column `frames`, which elsewhere holds lists of pictures."""
+    frames = given.get("frames")
+    return frames if isinstance(frames, str | int | float) else None
 
 
 def _span(given: Mapping[str, Any]) -> tuple[int, int | None]:
