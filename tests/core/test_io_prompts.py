@@ -84,8 +84,8 @@ def test_a_table_brings_what_lines_of_json_bring_and_says_what_it_leaves_alone(t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a dog\na cat\n", "a.csv: has no column prompt, text or caption; its header is: a_dog"),
-        ("id,name\n1,a dog\n", "a.csv: has no column prompt, text or caption; its header is: id, name"),
+        ("a dog\na cat\n", "a.csv: has no column prompt, text, caption or cap; its header is: a_dog"),
+        ("id,name\n1,a dog\n", "a.csv: has no column prompt, text, caption or cap; its header is: id, name"),
         ("prompt,prompt\na,b\n", "a.csv: has two columns 'prompt'; keep one"),
         ("id,prompt\n1,a dog, running\n", "a.csv:2: has 3 cells and the header 2; put texts with ',' in quotes"),
         ('id,prompt\n1,a\n\n2,"a dog\n3,b\n', "a.csv:4: cannot be read as a row of a table"),
