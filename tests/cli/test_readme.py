@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from duosora.core.models.recognise import TINY_FOLDER
 
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights, Layout
 from duosora.core.models import mt5, opensora_t2v, wfvae
-from duosora.core.models.recognise import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
