@@ -14,7 +14,7 @@ import typer
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="A file of weights, a model folder, or a folder of model folders."),
+        typer.Argument(help="A file of weights, a model folder, a folder of model folders, a checkpoint or a run."),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
 ) -> None:
@@ -26,9 +26,18 @@ def inspect(
     """
     from ..errors import CheckpointError
     from ..models.recognise import CONFIG_FILE
+    from ..models.run_folders import model_folder
+    from ..printable import say
 
     if not os.path.exists(path):  # unlike Path.exists, no error where the way there is closed
         raise CheckpointError(f"{path}: no such file or folder")
+    meant, notes = model_folder(path)
+    if meant != path:
+        say(
+            *(f"NOTE: {note}" for note in notes),
+            f"{path}: a training run's; where a model is asked for, it means {meant}",
+        )
+        path = meant.parent
     folders = [path]
     if path.is_dir() and not (path / CONFIG_FILE).exists():
         folders = sorted(file.parent for file in path.glob(f"*/{CONFIG_FILE}")) or [path]
@@ -62,7 +71,7 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
         return _is_sound(layout, reader)
     part = recognise(path)
     say(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
-    for line in _facts(part.spec):
+    for line in _facts(part.spec, _objective(path)):
         say(f"  {line}")
     if not _is_sound(part.layout, reader):
         return False
@@ -88,7 +97,19 @@ def _is_sound(layout: Any, reader: Any) -> bool:
     return False
 
 
-def _facts(spec: Any) -> list[str]:
+def _objective(path: Path) -> str:
+    """What is known of what a denoiser predicts."""
+    from ..models.run_folders import record_of
+
+    record = record_of(path)
+    kind = None if record is None else record.text("objective.kind")
+    if kind is None:
+        return "not stored in the file; the published v1.3 models predict v with zero terminal SNR"
+    shift = f", shift {record.setting('objective.shift')}" if record and kind == "flow" else ""
+    return f"{kind}{shift}, as its run says"
+
+
+def _facts(spec: Any, objective: str) -> list[str]:
     from ..models.mt5 import MT5Spec
     from ..models.opensora_t2v import OpenSoraT2VSpec
 
@@ -97,7 +118,7 @@ def _facts(spec: Any) -> list[str]:
         facts = [
             f"{spec.num_layers} layers, {spec.num_attention_heads} heads of {spec.attention_head_dim}, {sparse}, "
             f"patch {spec.patch_size_t}x{spec.patch_size}x{spec.patch_size}, {spec.in_channels} latent channels",
-            "objective: not stored in the file; the published v1.3 models predict v with zero terminal SNR",
+            f"objective: {objective}",
         ]
         if spec.sample_size:
             facts.append("trained on latents of {}x{}x{}".format(*spec.sample_size))

@@ -50,6 +50,7 @@ def reconstruct(
     for path in (out, report_file):
         refuse_unwritable(path, overwrite)
     run = prepare(source, settled)
+    settled = settled.model_copy(update={"vae": run.part.source})  # a run may have gone on when this is made again
     (image_format if run.clip.is_image else check_ending)(out)
     say(*run.plan())
     frames = tqdm(run.frames(), total=run.clip.shape.frames, unit="frame", dynamic_ncols=True)

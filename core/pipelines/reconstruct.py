@@ -130,7 +130,7 @@ class ClipReconstruction:
         ]
         if self.part.is_fresh:
             lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
-        return lines
+        return lines + [f"NOTE       {note}" for note in self.part.notes]
 
     def latents(self) -> np.ndarray:
         """Unscaled latents (1, C, t, h, w) of the clip."""
