@@ -6,6 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -122,6 +123,7 @@ class MindSporeBackend:
         self.check(options.dtype, options.attention)
         ranks = ranks or Ranks()
         _check_compiled(options.compile, ranks.sequence)
+        options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
         model = _empty(spec, attend)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -104,6 +105,7 @@ class TorchBackend:
     ) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
         ranks = ranks or Ranks()
+        options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
         model = _empty(spec, attend)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)

@@ -25,7 +25,7 @@ FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")
 
 
 class Draws(NamedTuple):
-    """How samples are noised and weighed, (B,) float64 each; fields as in DiffusionBatch."""
+    """How samples are noised and weighed, float64, (B,) or of latent frames (B, T); fields as in DiffusionBatch."""
 
     timesteps: np.ndarray
     signal: np.ndarray

@@ -69,6 +69,27 @@ def test_launch_starts_its_processes_for_the_backend_that_is_installed(
 
 
 @pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("backend: {name: mindspore}", [], "mindspore"),
+        ("compute: {name: mindspore}", [], "mindspore"),
+        ("backend: {name: mindspore}", ["--backend", "torch"], "torch"),
+        ("compute: {name: mindspore}", ["--set", "compute.name=torch"], "torch"),
+        ("backend: {device: cpu}", [], "torch"),
+        ("backend: [", [], "torch"),
+    ],
+)
+def test_launch_takes_the_backend_of_the_settings_file(
+    text: str, options: list[str], expected: str, installed: Callable[..., None], tmp_path: Path
+) -> None:
+    installed("torch", "mindspore")
+    file = tmp_path / "settings.yaml"
+    file.write_text(text, encoding="utf-8")
+    for given in (["--config", str(file)], [f"--config={file}"], ["-c", str(file)]):
+        assert _program(["sample", *given, *options], None)[1] == expected
+
+
+@pytest.mark.parametrize(
     "words",
     [
         ("sample", "a star"),

@@ -11,6 +11,7 @@ from duosora.core.config.data import DataSettings
 from duosora.core.config.schema import EvaluateConfig
 from duosora.core.data import captions
 from duosora.core.data.annotations import read_annotations
+from duosora.core.data.records import Record
 from duosora.core.data.sources import FileSource
 from duosora.core.errors import BackendMissing, DuosoraError, PackageMissing
 from duosora.core.evaluate.clips import Evaluation
@@ -30,7 +31,8 @@ def draw(folder: Path) -> None:
 
 def clean(folder: Path) -> None:
     captions._libraries.cache_clear()
-    captions.Captioner(DataSettings(clean_captions=True), 0)
+    odd = Record(path=folder / "a.mp4", name="a.mp4", captions=("<b>bold</b>",))
+    captions.Captioner(DataSettings(clean_captions=True), 0).check([odd])
 
 
 def parquet(folder: Path) -> None:

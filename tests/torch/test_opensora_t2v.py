@@ -44,7 +44,7 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def latents_for(spec: OpenSoraT2VSpec, shape: LatentShape, batch: int = 2) -> torch.Tensor:
-    return noise(batch, spec.input_channels, *shape)
+    return noise(batch, spec.latent_channels + spec.further_channels, *shape)
 
 
 TEXT = noise(2, 7, 20, seed=2)
