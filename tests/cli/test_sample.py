@@ -125,7 +125,10 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_models_are_loaded(duoso
         ),
         (["sampler.name=flow_euler", "sampler.objective=epsilon"], "'epsilon': flow_euler takes flow"),
         (["sampler.name=pndm", "sampler.shift=null"], "zero_terminal_snr"),
-        (["sampler.name=ddim"], "sampler.shift: ddim has no use for it"),
+        (
+            ["sampler.name=ddim", "sampler.shift=3"],
+            "sampler.shift: ddim has no use for it; leave it out, or set",
+        ),
         (["sampler.steps=many"], "sampler.steps"),
         (["model.denoiser=nowhere"], "model.text_encoder"),
         (["model.denoiser=tiny_inpaint", "condition.images=[nowhere.png]"], "nowhere.png: there is no such file"),
