@@ -134,7 +134,7 @@ def _wrong_use(error: Any) -> ConfigError:
     context = getattr(error, "ctx", None)
     command = "duosora" if context is None else context.command_path
     told = short_name(error.format_message().rstrip("."))
-    if context is not None and hasattr(context.command, "list_commands") and "Did you mean" not in told:
+    if context is not None and hasattr(context.command, "list_commands"):
         told += f"; {command} has {', '.join(context.command.list_commands(context))}"
     return ConfigError(f"{told}; see {command} --help")
 

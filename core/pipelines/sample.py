@@ -20,7 +20,7 @@ from ..errors import ConfigError, NumericsError, ShapeError
 from ..io.files import atomic_write, refuse_unwritable
 from ..io.images import write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
-from ..io.video import write_video
+from ..io.video import check_ending, write_video
 from ..io.weights import save_weights
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
@@ -72,9 +72,15 @@ class SampleRun:
     Raises: DuosoraError of the part that does not fit, before any long work.
     """
 
-    def __init__(self, config: SampleConfig, overwrite: bool = False, prompts: list[Prompt] | None = None) -> None:
-        """prompts: what is asked for; None: the config's."""
-        self.config = config
+    def __init__(
+        self,
+        config: SampleConfig,
+        overwrite: bool = False,
+        prompts: list[Prompt] | None = None,
+        writes: bool = True,
+    ) -> None:
+        """prompts: what is asked for; None: the config's. writes: whether files come of it, or only `frames`."""
+        self.config, self._writes = config, writes
         self.overwrite = overwrite or config.output.overwrite
         self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
         self._filled_in: list[str] = []
@@ -112,8 +118,8 @@ class SampleRun:
         self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
             self.pipeline.sizes(job.video)
-            for output in self._outputs(job):
-                refuse_unwritable(output, self.overwrite)
+            if self._writes:
+                self._refuse_unwritable(job)
 
     def _follow_model(self) -> None:
         """Fill in what nobody has set and what follows from the denoiser."""
@@ -289,6 +295,12 @@ class SampleRun:
         """All files that `_write` makes; a picture and a video of one prompt and seed have the same sidecar."""
         latents = [".safetensors"] if self.config.output.save_latents else []
         return [job.output, *(job.output.with_suffix(suffix) for suffix in (*latents, ".json"))]
+
+    def _refuse_unwritable(self, job: Job) -> None:
+        for output in self._outputs(job):
+            refuse_unwritable(output, self.overwrite)
+        if job.video.frames > 1:
+            check_ending(job.output)
 
     def _write(self, job: Job, latent: np.ndarray) -> None:
         frames = self._frames(job, latent)
