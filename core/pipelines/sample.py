@@ -41,7 +41,7 @@ from .conditioning import (
     read_pictures,
 )
 from .denoise import Guidance, Step
-from .practice import sampled
+from .practice import UNKNOWN, prompts_for, sampled
 from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
@@ -56,7 +56,7 @@ class Job:
 
     prompt: Prompt
     text: str
-    """The prompt in its template."""
+    """The prompt in its template, as the model can read it."""
     negative: str
     seed: int
     output: Path
@@ -84,6 +84,7 @@ class SampleRun:
         self.overwrite = overwrite or config.output.overwrite
         self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
         self._filled_in: list[str] = []
+        self._practice = UNKNOWN
         self._notes: dict[str, None] = {}
         """What of the files is left alone, and what contradicts the model: each line once, in order."""
         with told_once():
@@ -126,7 +127,7 @@ class SampleRun:
         followed = sampled(self.config)
         self.config = followed.config
         self.guidance = Guidance(self.config.sampler.guidance, self.config.sampler.guidance_rescale)
-        self._filled_in = followed.lines
+        self._filled_in, self._practice = followed.lines, followed.practice
         for note in followed.notes:
             self._note(note)
 
@@ -217,12 +218,11 @@ class SampleRun:
         is_inpaint = self.pipeline.parts.denoiser.spec.is_inpaint
         _refuse_too_many(len(prompts), config.samples_per_prompt)
         jobs = []
-        for prompt in prompts:
+        for prompt, (text, negative) in zip(prompts, self._texts(prompts), strict=True):
             given = self._given(prompt)
             video = VideoShape(config.video.frames, config.video.height, config.video.width)
             if given.images and not config.condition.crop:
                 video = VideoShape(config.video.frames, *given.images[0].shape[:2])
-            negative = config.prompts.negative if prompt.negative is None else prompt.negative
             first = config.seed if prompt.seed is None else prompt.seed
             for seed in range(first, first + config.samples_per_prompt):
                 random.check_seed(seed)
@@ -231,7 +231,7 @@ class SampleRun:
                 jobs.append(
                     Job(
                         prompt=prompt,
-                        text=apply_template(config.prompts.template, prompt.text),
+                        text=text,
                         negative=negative,
                         seed=seed,
                         output=config.output.folder / f"{prompt.name}_{seed}{suffix}",
@@ -240,6 +240,16 @@ class SampleRun:
                     )
                 )
         return jobs
+
+    def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str]]:
+        """Each prompt in its template, and its negative prompt, as the model can read them."""
+        settings = self.config.prompts
+        written = [apply_template(settings.template, prompt.text) for prompt in prompts]
+        negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
+        texts, notes = prompts_for(self._practice, written + negative)
+        for note in notes:
+            self._note(note)
+        return list(zip(texts[: len(prompts)], texts[len(prompts) :], strict=True))
 
     def _given(self, prompt: Prompt) -> Conditioning:
         """The frames that a prompt is conditioned on, cut and resized."""
