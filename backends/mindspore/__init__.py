@@ -6,7 +6,7 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from importlib import import_module
 from typing import Any
 
 # Both are read once, when MindSpore is loaded. With AVX-512 oneDNN takes its reference convolutions for MindSpore's
@@ -22,11 +22,6 @@ from duosora.core.backend import DTYPES
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
-from duosora.core.models.lpips import LPIPSSpec
-from duosora.core.models.mt5 import MT5Spec
-from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.parallel.plan import ParallelPlan
@@ -44,30 +39,9 @@ from .distributed.zero import share
 from .forms import compare_forms
 from .layers import cat, parameter_shapes, set_parameter
 from .memory import is_out_of_memory as is_out_of_memory
-from .models.lpips import LPIPS
-from .models.mt5 import MT5Encoder
-from .models.opensora_t2v import OpenSoraT2V
-from .models.patch_discriminator import PatchDiscriminator
-from .models.wfvae import (
-    WFVAE,
-    HaarWaveletTransform2D,
-    HaarWaveletTransform3D,
-    InverseHaarWaveletTransform2D,
-    InverseHaarWaveletTransform3D,
-)
 from .precision import to_array, to_tensor, to_weight
-from .streaming import whole_clip
 from .train_step import DiffusionTrainStep, replay_loss
 
-WAVELETS = {
-    wavelet.__name__: wavelet
-    for wavelet in (
-        HaarWaveletTransform2D,
-        HaarWaveletTransform3D,
-        InverseHaarWaveletTransform2D,
-        InverseHaarWaveletTransform3D,
-    )
-}
 _TARGETS = {"cpu": "CPU", "npu": "Ascend"}
 """MindSpore's names of our devices."""
 
@@ -207,7 +181,8 @@ class MindSporeBackend:
             "diffusion_loss": replay_loss,
             "judge_in_training": judge_in_training,
         }
-        return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+        family, _, inner = name.rpartition(".")
+        return _models(family).FUNCTIONS[inner] if family else functions[name]
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
         with self.inference():
@@ -249,10 +224,6 @@ class MindSporeBackend:
         return versions
 
 
-def _transform(wavelet: type[nn.Cell], x: Tensor) -> Tensor:
-    return wavelet()(x, whole_clip())
-
-
 def _attend(attend: kernels.Attend, sequence: Group) -> kernels.Attend:
     return attend if sequence.size == 1 else SequenceAttend(attend, sequence)
 
@@ -275,14 +246,9 @@ def _check_compiled(compile: bool, sequence: Group) -> None:
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:
-    if isinstance(spec, WFVAESpec):
-        return WFVAE(spec)
-    if isinstance(spec, OpenSoraT2VSpec):
-        return OpenSoraT2V(spec, attend)
-    if isinstance(spec, MT5Spec):
-        return MT5Encoder(spec)
-    if isinstance(spec, PatchDiscriminatorSpec):
-        return PatchDiscriminator(spec)
-    if isinstance(spec, LPIPSSpec):
-        return LPIPS(spec)
-    raise TypeError(f"no model is written for {type(spec).__name__}")
+    """The model of a spec, by the file that is called after its family."""
+    return _models(spec.family).create(spec, attend)
+
+
+def _models(family: str) -> Any:
+    return import_module(f".models.{family}", __name__)

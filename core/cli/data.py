@@ -95,7 +95,7 @@ def _read(config: Path | None, settings: list[str]) -> tuple[Any, Any]:
 
 def _compression(run: Any) -> Any:
     """Of the run's autoencoder, whose weights are not looked at."""
-    from ..models.recognise import COMPANIONS, open_part
+    from ..models.finding import COMPANIONS, open_part
 
     name = run.model.vae or COMPANIONS.get(run.model.denoiser, ("", "tiny"))[1]
     return open_part("vae", str(name)).spec.compression

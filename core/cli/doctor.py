@@ -60,7 +60,7 @@ def doctor(
             help="Test the links between the processes that torchrun, msrun or duosora launch started with this one.",
         ),
     ] = False,
-    backend: Annotated[str, typer.Option(help="With --distributed: torch or mindspore.")] = "torch",
+    backend: Annotated[str | None, typer.Option(help="With --distributed: torch or mindspore.")] = None,
     device: Annotated[str, typer.Option(help="With --distributed: auto, cpu, cuda, npu, ...")] = "auto",
     sequence: Annotated[
         int, typer.Option(min=1, help="With --distributed: groups as parallel.sequence makes them.")
@@ -82,7 +82,7 @@ def doctor(
 
     from ..ascend import ascend_report
     from ..backend import NAMES
-    from ..extras import install_command
+    from ..extras import WHERE, install_command
     from ..printable import say
     from .tables import Table, show
 
@@ -97,14 +97,15 @@ def doctor(
     working = [backend for backend in map(_working, NAMES) if backend]
     say(*ascend_report())
     if not working:
-        say('no backend works here: pip install "duosora[torch]" (GPU, CPU) or "duosora[mindspore]" (Ascend, CPU)')
+        commands = (f"{install_command('torch')} (GPU, CPU)", f"{install_command('mindspore')} (Ascend, CPU)")
+        say(f"no backend works here: {' or '.join(commands)} {WHERE}")
         raise typer.Exit(1)
     if npu_check:
         for each in working:
             _compare_forms(each)
 
 
-def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
+def _test_links(name: str | None, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
     """Every collective between the processes of this run, in a table that rank 0 prints."""
     import socket
     import statistics

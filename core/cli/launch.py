@@ -78,13 +78,13 @@ def _program(words: list[str], backend: str | None) -> tuple[tuple[str, ...], st
     """The command line of each process, and the backend that it is for."""
     import sys
 
-    from ..backend import NAMES
+    from ..backend import NAMES, default_name
     from ..errors import ConfigError
 
     named = _named_backend(words)
     if backend and named and backend != named:
         raise ConfigError(f"--backend {backend}: but the command says {named}; say it once")
-    chosen = backend or named or NAMES[0]
+    chosen = backend or named or default_name()
     if chosen not in NAMES:
         raise ConfigError(f"--backend {chosen}: there are {' and '.join(NAMES)}")
     if words[0].endswith(".py"):

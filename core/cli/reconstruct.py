@@ -18,7 +18,8 @@ def reconstruct(
         typer.Option("--out", "-o", help="The .mp4 (or, for an image, .png) to write, or the folder; .json beside."),
     ],
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/reconstruct/*.yaml.")
+        Path | None,
+        typer.Option("--config", "-c", help="A YAML file, or one that comes with duosora: reconstruct/tiny."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -48,6 +49,7 @@ def reconstruct(
 
 
 def _reconstruct_file(source: Path, out: Path, config: ReconstructConfig, grid: bool, overwrite: bool) -> None:
+    from ..config.settings import with_setting
     from ..io.files import refuse_unwritable
     from ..pipelines.reconstruct import prepare
     from ..pipelines.reconstruct_folder import check_result, told_figures, write_result
@@ -58,7 +60,8 @@ def _reconstruct_file(source: Path, out: Path, config: ReconstructConfig, grid: 
     run = prepare(source, config)
     check_result(run, out)
     say(*run.plan())
-    say(told_figures(write_result(run, out, config, grid, overwrite)))
+    used = with_setting(config, "backend", run.vae.backend.name)
+    say(told_figures(write_result(run, out, used, grid, overwrite)))
     say(f"wrote {out}")
 
 

@@ -10,7 +10,8 @@ import typer
 
 def train(
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/train/*.yaml.")
+        Path | None,
+        typer.Option("--config", "-c", help="A YAML file, or one that comes with duosora: train/example_t2v."),
     ] = None,
     settings: Annotated[
         list[str] | None,

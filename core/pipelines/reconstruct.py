@@ -17,7 +17,7 @@ from ..config.schema import ReconstructConfig
 from ..errors import MediaError, NumericsError, ShapeError
 from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
-from ..models.recognise import Part, open_part
+from ..models.finding import Part, open_part
 from ..models.wfvae import WFVAESpec
 from ..progress import progress
 from ..shapes import VideoShape
@@ -41,7 +41,7 @@ def open_clip(
     width: the file's own, cut to a multiple of the compression. Raises: MediaError when the file is unreadable or
     too short; ShapeError when num_frames, height or width do not fit the autoencoder.
     """
-    time, space = spec.compression
+    time, space = spec.compression.time, spec.compression.space
     whole = whole_clip(path, every, reader, media)
     available, height, width = whole.shape
     frames = num_frames or 1 + (available - 1) // time * time

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config.schema import ReconstructConfig
-from ..config.settings import resolved
+from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, DuosoraError, MediaError
 from ..io.files import atomic_write, read_json, refuse_unwritable
 from ..io.images import image_format, write_image
@@ -105,10 +105,11 @@ class FolderReconstruction:
             raise MediaError(f"{out}: is no folder; the results of a folder go to one")
         if out.resolve() == folder.resolve():
             raise ConfigError(f"{out}: holds the originals; give --out another folder")
-        self.folder, self.out, self.config, self.grid, self.overwrite = folder, out, config, grid, overwrite
+        self.folder, self.out, self.grid, self.overwrite = folder, out, grid, overwrite
         self.items = list_items(folder, out)
         self._check_summary()
         self.vae: Autoencoder = open_autoencoder(config)
+        self.config = with_setting(config, "backend", self.vae.backend.name)
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""

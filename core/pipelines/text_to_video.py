@@ -16,7 +16,7 @@ from .. import random
 from ..backend import Backend, Model
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
-from ..models.recognise import Part
+from ..models.finding import Part
 from ..parallel.group import Ranks
 from ..parallel.messages import pack, unpack
 from ..samplers import Sampler

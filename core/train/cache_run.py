@@ -9,7 +9,7 @@ from ..data.latent_cache import find_uncached
 from ..data.loader import ClipLoader
 from ..data.text_cache import uncached_captions
 from ..errors import ConfigError
-from ..models.recognise import Part
+from ..models.finding import Part
 from ..pipelines.settings import default_dtype
 from .caching import cache_latents, cache_texts, latent_writer, text_writer
 from .setup import clip_encoder, held_out_loader, open_loader, text_encoder, train_parts

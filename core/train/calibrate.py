@@ -21,7 +21,7 @@ from ..data.sources import open_source
 from ..errors import ConfigError
 from ..io.files import atomic_write
 from ..maths import gaussian
-from ..models.recognise import CONFIG_FILE, open_part
+from ..models.finding import CONFIG_FILE, open_part
 from ..models.wfvae import WFVAESpec
 from ..pipelines.settings import default_dtype
 from .checkpoints import MANIFEST

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..backend import Backend, Model
 from ..io.tokenizer import Tokenizer
-from ..models.recognise import Part
+from ..models.finding import Part
 from ..models.wfvae import WFVAESpec
 from ..parallel.agreement import exchange, exchange_arrays
 from ..parallel.group import Alone, Group

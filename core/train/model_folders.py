@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..io.weights import Shard, save_shard
-from ..models.recognise import CONFIG_FILE
+from ..models.finding import CONFIG_FILE
 from .step import Saved
 
 MODEL, AVERAGE = "model", "model_ema"

@@ -13,7 +13,7 @@ import yaml
 
 from .. import backend as backends
 from ..config.data import DataSettings
-from ..config.settings import resolved
+from ..config.settings import resolved, with_setting
 from ..config.training import TrainConfig
 from ..data.fetching import ReadingCounts, joined
 from ..errors import CheckpointError, ConfigError
@@ -57,11 +57,11 @@ class TrainRun:
     def __init__(self, config: TrainConfig, resume: str = "auto", is_dry: bool = False) -> None:
         """resume: auto for the newest complete checkpoint of the run's folder, none, or the path of one. is_dry: for
         `plan` alone, without waiting for the other processes that were started with this one."""
-        self.config = config
         here = launched()
         with told_once():
             split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
+        self.config = with_setting(config, "compute.name", self.backend.name)
         self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         agreed(self.ranks.world, self._settle)

@@ -13,9 +13,9 @@ from ..errors import ConfigError, DuosoraError
 from ..io.prompts import read_prompts
 from ..io.tokenizer import Tokenizer
 from ..layout import FreshWeights
+from ..models.finding import Part, open_part
 from ..models.lpips import open_lpips
 from ..models.patch_discriminator import PatchDiscriminatorSpec
-from ..models.recognise import Part, open_part
 from ..parallel.agreement import agreed
 from ..parallel.group import Group, Ranks
 from ..pipelines.settings import open_parts

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duosora.core.backend import Backend
+from duosora.core.backend import Backend, get
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
 from duosora.core.models.lpips import LPIPSSpec
@@ -21,6 +21,12 @@ JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
 LOSSES = AutoencoderLosses(wavelet_weight=0.1)
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-8), max_grad_norm=None)
 LR = 1e-3
+
+
+@pytest.fixture(scope="module", params=["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    # Convolutions over time take MindSpore long on a CPU.
+    return get(request.param, "cpu")
 
 
 def make(

@@ -24,6 +24,7 @@ def test_a_video_is_reconstructed_and_measured(duosora: Callable, tmp_path: Path
     report = json.loads((tmp_path / "city.json").read_text())
     assert 0 < report["psnr_min"] <= report["psnr_mean"] < 100
     assert -1 <= report["ssim_min"] <= report["ssim_mean"] <= 1
+    assert report["config"]["backend"] == "torch"  # which was not named
 
 
 def test_chunks_and_one_piece_give_the_same_video(duosora: Callable, tmp_path: Path) -> None:

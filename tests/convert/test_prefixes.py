@@ -16,11 +16,11 @@ from duosora.convert.readers.stored import Stored, StoredTensor
 from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
 
 LAYOUTS = {
     "opensora_t2v": opensora_t2v.TINY.layout(),
-    "mt5": mt5.TINY.layout(),
+    "t5": t5.TINY.layout(),
     "wfvae": wfvae.TINY.layout(),
 }
 
@@ -97,10 +97,10 @@ def test_of_several_models_one_is_chosen(tmp_path: Path, is_flat: bool) -> None:
 
 
 def test_one_model_without_prefix_beside_another_is_chosen(tmp_path: Path) -> None:
-    path = saved(tmp_path, weights("opensora_t2v") | weights("mt5", "text_encoder."))
+    path = saved(tmp_path, weights("opensora_t2v") | weights("t5", "text_encoder."))
     with pytest.raises(CheckpointError, match="holds several models"):
         made(path)
-    for model in ("opensora_t2v", "mt5"):
+    for model in ("opensora_t2v", "t5"):
         made(path, model=model)
         assert set(open_weights(tmp_path / "y.safetensors")) == set(LAYOUTS[model])
 

@@ -21,7 +21,7 @@ from duosora.core.data.selection import RecordDraws, choose_frames
 from duosora.core.data.sources import Frames, open_source
 from duosora.core.data.transforms import to_signed
 from duosora.core.errors import MediaError
-from duosora.core.shapes import Compression, VideoShape
+from duosora.core.shapes import Causal, VideoShape
 
 ROWS = [
     {"path": "a.mp4", "caption": "a dog, a cat; and\ta bird", "height": 64, "width": 48, "num_frames": 9, "fps": 24.0},
@@ -184,7 +184,7 @@ def test_a_clip_ends_where_it_is_cut(columns: dict[str, Any], start: int, length
     found = record(caption="a dog", height=32, width=32, fps=24, **columns)
     assert (found.start, found.num_frames) == (start, length)
     for epoch in range(5):
-        frames = choose_frames(found, PLAIN, Compression(4, 8), 1, RecordDraws(0, 0, epoch))
+        frames = choose_frames(found, PLAIN, Causal(4, 8), 1, RecordDraws(0, 0, epoch))
         assert start <= frames.min() <= frames.max() < start + length
 
 
@@ -304,7 +304,7 @@ def test_an_autoencoder_trains_on_a_table_of_paths_alone(tmp_path: Path) -> None
         files=(tmp_path / "a.csv",), root=Path("videos"), frames=5, height=8, width=8, autoencoder=StrideSettings()
     )
     source = open_source(settings)
-    plan = make_plan(source, settings, Compression(4, 8), seed=0, total_batch=0)
+    plan = make_plan(source, settings, Causal(4, 8), seed=0, total_batch=0)
     assert [source.record(number).path for number in plan.numbers] == [Path("videos/a.mp4"), Path("videos/b.mkv")]
 
 

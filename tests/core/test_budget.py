@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from duosora.core.layout import FreshWeights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel import budget
 from duosora.core.parallel.counting import attention_bytes
@@ -19,7 +19,7 @@ T2V = opensora_t2v.PRESETS["opensora_plan_v1_3_t2v"]
 WFVAE = wfvae.PRESETS["wfvae_d8_4x8x8"]
 
 
-def num_parameters(spec: OpenSoraT2VSpec | mt5.MT5Spec | wfvae.WFVAESpec) -> int:
+def num_parameters(spec: OpenSoraT2VSpec | t5.T5Spec | wfvae.WFVAESpec) -> int:
     return sum(math.prod(weight.shape) for weight in spec.layout().values())
 
 
@@ -100,7 +100,7 @@ def test_numbers_in_the_text_are_as_counted() -> None:
     assert kept in PAGE
     assert f"{budget.KEPT['fp32']} in fp32" in PAGE
     assert f"about {budget.WORKING} numbers" in PAGE
-    assert f"{gigabytes(2 * num_parameters(mt5.PRESETS['mt5_xxl']))} GB" in PAGE
+    assert f"{gigabytes(2 * num_parameters(t5.PRESETS['mt5_xxl']))} GB" in PAGE
 
 
 def test_shares_are_parts_of_the_whole() -> None:

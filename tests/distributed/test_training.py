@@ -192,7 +192,7 @@ def test_where_deepspeed_is_missing_it_is_said_how_to_get_it(monkeypatch: pytest
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(
-        PackageMissing, match=r'pip install "duosora\[deepspeed\]", or set parallel.engine: fully_shard'
+        PackageMissing, match=r'install -e "\.\[deepspeed\]" in the clone of duosora, or set parallel.engine: fully_'
     ):
         train_on_two(TrainOptions(engine="deepspeed"))
 

@@ -18,7 +18,7 @@ from duosora.core.config.training import TrainConfig
 from duosora.core.io.weights import open_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.loading import checked_weights
-from duosora.core.models import mt5, wfvae
+from duosora.core.models import t5, wfvae
 from duosora.core.models.lpips import LPIPSSpec, open_lpips
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +142,7 @@ def assert_holds(folder: Path, layout: Layout, seed: int = 0) -> None:
 
 
 def test_the_mt5_command_keeps_the_encoder(tmp_path: Path) -> None:
-    layout = mt5.TINY.layout()
+    layout = t5.TINY.layout()
     whole = tensors(layout)
     whole["encoder.embed_tokens.weight"] = whole["decoder.embed_tokens.weight"] = whole["shared.weight"]
     whole["decoder.block.0.layer.0.SelfAttention.q.weight"] = torch.ones(2, 2)

@@ -122,8 +122,8 @@ def pip(variables: dict[str, str], *words: str) -> None:
 
 
 def bring_files(work: Path) -> None:
-    """What is beside a user: the settings and scripts of a clone, and the files that the README talks of."""
-    for name in ("configs", "scripts", "tests/media"):
+    """What is beside a user: the scripts and clips of a clone, and the files that the README talks of."""
+    for name in ("scripts", "tests/media"):
         shutil.copytree(ROOT / name, work / name)
     for name in ("originals", "results"):
         shutil.copytree(MEDIA, work / name, ignore=shutil.ignore_patterns("*.md", "*.json", "*.jpg"))
@@ -150,7 +150,7 @@ def problem(installed: Installed, command: str) -> str | None:
     elif needed <= set(installed.extras):
         right = outcome.code in (0, 1 if command.startswith("duosora data check") else 0)
     else:
-        right = outcome.refuses and re.search(r"duosora\[|no such file", outcome.err)
+        right = outcome.refuses and re.search(r"in the clone of duosora|no such file", outcome.err)
     return None if right else f"{command}\n{outcome.code}\n{outcome.out[-2000:]}\n{outcome.err[-2000:]}"
 
 
@@ -168,9 +168,10 @@ def test_commands_of_the_readme_are_all_known() -> None:
 
 def test_the_wheel_holds_what_runs_and_nothing_else(wheel: Path, clone: Path) -> None:
     held = {name for name in zipfile.ZipFile(wheel).namelist() if not name.startswith("duosora-")}
-    rooms = ("core", "backends", "convert")
+    rooms = ("core", "backends", "convert", "configs")
     files = [path for room in rooms for path in (clone / room).rglob("*") if path.is_file()]
     expected = {f"duosora/{path.relative_to(clone)}" for path in files}
+    expected |= {f"duosora/configs/media/{path.name}" for path in (clone / "tests" / "media").iterdir()}
     assert held == expected | {f"duosora/{name}" for name in ("__init__.py", "__main__.py", "py.typed")}
 
 

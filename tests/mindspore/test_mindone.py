@@ -13,7 +13,7 @@ import pytest
 from duosora.core import samplers
 from duosora.core.backend import Backend, get
 from duosora.core.layout import FreshWeights
-from duosora.core.models.mt5 import PRESETS
+from duosora.core.models.t5 import PRESETS
 from duosora.core.random import normal, stream
 
 TOKENS = 8

@@ -32,6 +32,7 @@ from duosora.core.train.step import (
     TrainOptions,
 )
 
+pytestmark = pytest.mark.slow
 BACKENDS = ("torch", "mindspore")
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-8))
 LR = 1e-3

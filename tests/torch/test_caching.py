@@ -19,7 +19,7 @@ from duosora.core.data.text_cache import TextCache, uncached_captions
 from duosora.core.errors import CheckpointError, ConfigError, MediaError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.layout import FreshWeights
-from duosora.core.models.recognise import TINY_FOLDER, open_part
+from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.train.caching import cache_latents, cache_texts, latent_writer, text_writer
 from duosora.core.train.encoders import ClipEncoder, TextEncoder
 from duosora.core.train.stored import CLIP_SETTINGS, RecordTexts, open_latent_cache, open_text_cache, transform_of

@@ -17,7 +17,7 @@ from duosora.core.data.text_cache import TextCache, text_identity, uncached_capt
 from duosora.core.errors import ConfigError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.maths import gaussian
-from duosora.core.models.recognise import TINY_FOLDER, open_part
+from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.pipelines.autoencode import encode_chunks, scale_latents
 from duosora.core.pipelines.text import encode_texts
 from duosora.core.train.encoders import ClipEncoder, TextEncoder

@@ -63,6 +63,11 @@ class Condition:
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
 
 
+def create(spec: OpenSoraT2VSpec, attend: Attend) -> OpenSoraT2V:
+    """The model of a spec, without its weights."""
+    return OpenSoraT2V(spec, attend)
+
+
 class OpenSoraT2V(nn.Cell):
     """The text-to-video transformer; `attend` does all its attention."""
 
