@@ -49,7 +49,6 @@ def reconstruct(
 
 
 def _reconstruct_file(source: Path, out: Path, config: ReconstructConfig, grid: bool, overwrite: bool) -> None:
-    from ..config.settings import with_setting
     from ..io.files import refuse_unwritable
     from ..pipelines.reconstruct import prepare
     from ..pipelines.reconstruct_folder import check_result, told_figures, write_result
@@ -60,8 +59,7 @@ def _reconstruct_file(source: Path, out: Path, config: ReconstructConfig, grid: 
     run = prepare(source, config)
     check_result(run, out)
     say(*run.plan())
-    used = with_setting(config, "backend", run.vae.backend.name)
-    say(told_figures(write_result(run, out, used, grid, overwrite)))
+    say(told_figures(write_result(run, out, config, grid, overwrite)))
     say(f"wrote {out}")
 
 

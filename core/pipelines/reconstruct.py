@@ -9,9 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import backend as backends
 from .. import random
-from ..backend import Backend, Model
 from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ReconstructConfig
 from ..errors import MediaError, NumericsError, ShapeError
@@ -20,6 +18,9 @@ from ..maths.metrics import finite_psnr, psnr, ssim
 from ..models.finding import Part, open_part
 from ..models.wfvae import WFVAESpec
 from ..progress import progress
+from ..seam import backend as backends
+from ..seam.backend import Backend
+from ..seam.models import Autoencoder
 from ..shapes import VideoShape
 from .autoencode import DecodeOptions, decode_chunks, encode_chunks, from_uint8, to_uint8
 from .clip import Clip, whole_clip
@@ -54,7 +55,7 @@ def open_clip(
     return replace(whole, shape=shape)
 
 
-class Autoencoder:
+class LazyAutoencoder:
     """The model of a run, which is loaded when it is first needed."""
 
     def __init__(self, backend: Backend, part: Part, dtype: str = "fp32") -> None:
@@ -65,7 +66,7 @@ class Autoencoder:
         return self.part.spec
 
     @cached_property
-    def model(self) -> Model:
+    def model(self) -> Autoencoder:
         return self.backend.build(self.spec, self.part.open(), self.dtype)
 
     def load(self) -> None:
@@ -83,15 +84,15 @@ class Autoencoder:
         return lines
 
 
-def open_autoencoder(config: ReconstructConfig) -> Autoencoder:
+def open_autoencoder(config: ReconstructConfig) -> LazyAutoencoder:
     """The model as configured, checked and not loaded. Raises: for the backend and the model."""
     backend = backends.get(config.backend, config.device)
     part = open_part("vae", config.vae)
     part.check()
-    return Autoencoder(backend, part, config.dtype or default_dtype(backend))
+    return LazyAutoencoder(backend, part, config.dtype or default_dtype(backend))
 
 
-def prepare(source: Path, config: ReconstructConfig, vae: Autoencoder | None = None) -> ClipReconstruction:
+def prepare(source: Path, config: ReconstructConfig, vae: LazyAutoencoder | None = None) -> ClipReconstruction:
     """The reconstruction of a file as configured. vae: for several files. Raises: as open_clip, and for the model."""
     vae = vae or open_autoencoder(config)
     size = (config.height, config.width)
@@ -123,7 +124,7 @@ class ClipReconstruction:
 
     def __init__(
         self,
-        vae: Autoencoder,
+        vae: LazyAutoencoder,
         clip: Clip,
         *,
         seed: int | None = None,

@@ -26,7 +26,7 @@ from ..io.video import check_ending, write_video
 from ..memory import out_of_memory
 from ..printable import one_line
 from ..progress import progress
-from .reconstruct import Autoencoder, ClipReconstruction, open_autoencoder, prepare
+from .reconstruct import ClipReconstruction, LazyAutoencoder, open_autoencoder, prepare
 
 SUMMARY = "reconstruction.json"
 """In the folder of results: the figures of all, and what went wrong."""
@@ -57,7 +57,7 @@ def write_result(
             "source_bytes": run.clip.path.stat().st_size,
             "result": out.name,
             "grid": grid,
-            "config": resolved(config),
+            "config": resolved(with_setting(config, "backend", run.vae.backend.name)),
         }
         temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return report
@@ -108,7 +108,7 @@ class FolderReconstruction:
         self.folder, self.out, self.grid, self.overwrite = folder, out, grid, overwrite
         self.items = list_items(folder, out)
         self._check_summary()
-        self.vae: Autoencoder = open_autoencoder(config)
+        self.vae: LazyAutoencoder = open_autoencoder(config)
         self.config = with_setting(config, "backend", self.vae.backend.name)
 
     def plan(self) -> list[str]:

@@ -147,13 +147,14 @@ def test_the_mt5_command_keeps_the_encoder(tmp_path: Path) -> None:
     whole["encoder.embed_tokens.weight"] = whole["decoder.embed_tokens.weight"] = whole["shared.weight"]
     whole["decoder.block.0.layer.0.SelfAttention.q.weight"] = torch.ones(2, 2)
     whole["lm_head.weight"] = torch.ones(2, 2)
-    (tmp_path / "mt5-xxl").mkdir()
-    torch.save(whole, tmp_path / "mt5-xxl" / "pytorch_model.bin")
+    folder = tmp_path / "models" / "mt5-xxl"
+    folder.mkdir(parents=True)
+    torch.save(whole, folder / "pytorch_model.bin")
 
     command(MT5_COMMAND, tmp_path)
 
-    assert_holds(tmp_path / "mt5-xxl", layout)
-    assert set(open_weights(tmp_path / "mt5-xxl")) == set(layout)
+    assert_holds(folder, layout)
+    assert set(open_weights(folder)) == set(layout)
 
 
 @pytest.mark.parametrize("has_average", [True, False])
@@ -169,12 +170,13 @@ def test_the_wfvae_command_prefers_the_moving_average(tmp_path: Path, has_averag
         "ema_state_dict": average if has_average else {},
         "sampler_state": {"epoch": 3, "seed": 1234},
     }
-    (tmp_path / "vae").mkdir()
-    torch.save(checkpoint, tmp_path / "vae" / "merged.ckpt")
+    folder = tmp_path / "models" / "vae"
+    folder.mkdir(parents=True)
+    torch.save(checkpoint, folder / "merged.ckpt")
 
     command(WFVAE_COMMAND, tmp_path)
 
-    assert_holds(tmp_path / "vae", layout, seed=1 if has_average else 2)
+    assert_holds(folder, layout, seed=1 if has_average else 2)
 
 
 def test_the_lpips_recipe_makes_the_folder(tmp_path: Path) -> None:
