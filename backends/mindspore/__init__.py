@@ -1,4 +1,4 @@
-"""The MindSpore backend: `create(device)` gives what core.backend.Backend describes."""
+"""The MindSpore backend: `create(device)` gives what core.seam.backend.Backend describes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
-from duosora.core.backend import DTYPES
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
-from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
-from duosora.core.parallel.plan import ParallelPlan
-from duosora.core.parallel.roll_call import MEET_SECONDS
-from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
+from duosora.core.seam.backend import DTYPES
+from duosora.core.seam.group import Alone, Group
+from duosora.core.seam.ranks import MEET_SECONDS, ParallelPlan, Ranks
+from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from . import operators

@@ -13,10 +13,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from duosora.core.io.weights import Shard
-from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined, weights
+from duosora.core.seam.ranks import Ranks
+from duosora.core.seam.training import DiffusionBatch, StepReport, TrainOptions
 from duosora.core.shapes import LatentShape
-from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
 from .compiling import compile_forward
 from .distributed.zero import Entrance
@@ -28,7 +28,7 @@ STATE = "optimizer"
 
 
 class DiffusionTrainStep:
-    """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
+    """A denoiser in training: core.seam.training.TrainStep[DiffusionBatch]."""
 
     def __init__(self, entrance: Entrance, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
         """entrance: to the denoiser, as all ranks share its training. ranks: that train together."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..backend import Backend
+    from ..seam.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ PACKAGES = (
     Package("PIL", "pillow", "images"),
     Package("torch", "torch", "backend torch", "torch"),
     Package("mindspore", "mindspore", "backend mindspore", "mindspore"),
-    Package("ftfy", "ftfy", "training: clean captions", "train"),
-    Package("bs4", "beautifulsoup4", "training: clean captions", "train"),
+    Package("ftfy", "ftfy", "training: clean odd captions", "train"),
+    Package("bs4", "beautifulsoup4", "training: clean odd captions", "train"),
     Package("tensorboard", "tensorboard", "training: curves", "train"),
     Package("matplotlib", "matplotlib", "duosora plot", "train"),
     Package("pyarrow", "pyarrow", "annotations: .parquet", "parquet"),
@@ -81,9 +81,9 @@ def doctor(
     from duosora import __version__
 
     from ..ascend import ascend_report
-    from ..backend import NAMES
     from ..extras import WHERE, install_command
     from ..printable import say
+    from ..seam.backend import NAMES
     from .tables import Table, show
 
     say(f"duosora {__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -110,12 +110,12 @@ def _test_links(name: str | None, device: str, sequence: int, has_cfg: bool, wai
     import socket
     import statistics
 
-    from ..backend import get
     from ..errors import ConfigError
     from ..parallel import links
     from ..parallel.launched import launched
-    from ..parallel.plan import make_plan
     from ..printable import say
+    from ..seam.backend import get
+    from ..seam.ranks import make_plan
     from .tables import Table, show
 
     here = launched()
@@ -173,9 +173,9 @@ def _version(package: Package) -> str | None:
 
 def _working(name: str) -> Backend | None:
     """The backend, reported in a line, or None with the reason printed."""
-    from ..backend import get
     from ..errors import DuosoraError
     from ..printable import say
+    from ..seam.backend import get
 
     try:
         backend = get(name)

@@ -29,7 +29,10 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
     Raises: ConfigError naming the file (or the override), the setting, what was expected and what came, for all wrong
     settings.
     """
-    values: Any = {} if path is None else _read_file(settings_file(Path(path)), schema)
+    values: Any = {}
+    if path is not None:
+        file = settings_file(Path(path))
+        values = found_beside(read_values(file), schema, file.parent)
     given: list[tuple[Keys, str]] = []
     for override in overrides:
         keys, value = _read_override(override)
@@ -45,13 +48,14 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
         raise ConfigError(f"{place}: holds a value that is no text, number, list or mapping ({error})") from error
 
 
-def _read_file(path: Path, schema: type[Settings]) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """What stands in a YAML file of settings, of whatever verb. Raises: ConfigError."""
     values = parse_yaml(read_written(path, ConfigError), str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected settings such as `seed: 1`, got {shown(values)}")
-    return found_beside(values, schema, path.parent)
+    return values
 
 
 def _read_override(override: str) -> tuple[Keys, Any]:

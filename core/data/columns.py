@@ -7,9 +7,9 @@ from itertools import islice
 from pathlib import Path
 
 from ..printable import short_name
-from .annotations import CAPTION_COLUMNS, COLUMNS, annotation_files
+from .annotations import CAPTION_COLUMNS, COLUMNS, SPAN_COLUMNS, annotation_files
 from .rows import ROW_FORMATS, nameless_columns, rows_of
-from .tables import PATH_COLUMNS
+from .tables import PATH_COLUMNS, column_name
 
 LOOKED_AT = 1000
 """Rows; columns that begin later are not told."""
@@ -21,7 +21,7 @@ ALIASES = {
     "height": ("height", "resolution"),
     "width": ("width", "resolution"),
     "num_frames": ("num_frames", "frames"),
-    "start": ("start", "cut"),
+    "start": ("start", *SPAN_COLUMNS),
     "aesthetic": ("aesthetic", "aes"),
 }
 """Of our columns, in the order in which they are asked; all others have their own name alone."""
@@ -47,7 +47,7 @@ def _columns_of_rows(file: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     for row in islice(rows_of(file), LOOKED_AT):
         if isinstance(row, Mapping):
-            found |= {str(key).strip().lower(): str(key) for key in row if str(key).strip()}
+            found |= {column_name(str(key)): str(key) for key in row if str(key).strip()}
     return found
 
 

@@ -11,9 +11,11 @@ import csv
 import io
 import math
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import chain, dropwhile
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,12 @@ MEANINGS = {"path": "path", "text": "caption", "number": "num_frames"}
 """Of the columns of a table without names, by what they hold; in any order."""
 SAMPLE, SAMPLE_LETTERS = 200, 1_000_000
 """Lines that are looked at, and where they are long, letters."""
+
+
+@lru_cache(maxsize=1000)
+def column_name(written: str) -> str:
+    """A column's name as it is looked for: `Video Path` is video_path."""
+    return re.sub(r"[\s-]+", "_", written.strip().lower())
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ def columns_of(file: Path, first: Sequence[str]) -> Columns:
     header = first[0] if first else ""
     for delimiter in DELIMITERS:
         names = [cell.strip() for row in _cells([header], delimiter) for cell in row]
-        if any(name.lower() in PATH_COLUMNS for name in names) and not any(map(_is_media, names)):
+        if any(column_name(name) in PATH_COLUMNS for name in names) and not any(map(_is_media, names)):
             return Columns(tuple(names), delimiter, are_named=True)
     kinds, delimiter = _likeliest(first)
     if "path" not in kinds:

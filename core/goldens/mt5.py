@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..backend import Backend
 from ..maths.relative_position import relative_buckets
 from ..models.t5 import T5Spec
+from ..seam.backend import Backend
 from .case import Case, Comparison
 
 IDS = re.compile(r"(?:(?P<tag>.+)\.)?input_ids")

@@ -12,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Array, Backend
 from ..models.stdit3 import STDiT3Spec
 from ..samplers.guidance import guide
 from ..samplers.rflow import FrameStarts, RFlow, bent, choose, frame_starts, per_frame, size_ratio
-from ..seam.models import Given
+from ..seam.backend import Backend
+from ..seam.models import Array, Given
+from ..seam.training import DiffusionBatch
 from ..shapes import LatentShape, VideoShape
 from ..train.rflow import RFlowObjective
-from ..train.step import DiffusionBatch
 from ..train.timesteps import TimestepDraw
 from .case import Case, Comparison, check_options
 

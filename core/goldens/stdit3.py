@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..backend import Backend, Model
 from ..layout import FreshWeights, GivenWeights
 from ..models.stdit3 import STDiT3Spec
-from ..seam.models import Given
+from ..seam.backend import Backend
+from ..seam.models import Given, Model
+from ..seam.training import AdamW, DiffusionBatch, TrainOptions
 from ..shapes import LatentShape
 from ..train.rflow import RFlowObjective
-from ..train.step import AdamW, DiffusionBatch, TrainOptions
 from .case import Case, Comparison
 
 LATENTS = re.compile(r"(?P<prefix>(?:.+/)?)x")

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backend import Backend
 from ..errors import CheckpointError, DuosoraError
 from ..io.files import read_json
 from ..models.finding import family_of
+from ..seam.backend import Backend
 from .case import Case, Verdict, find_cases
 
 RUNNERS = ("data", "loss", "mt5", "pipeline", "sched", "t2v", "train", "wfvae")

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..backend import Array, Backend, Model
 from ..maths import gaussian
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..models.wfvae import WFVAESpec
@@ -24,6 +23,8 @@ from ..pipelines.autoencode import (
     to_unit,
     unscale_latents,
 )
+from ..seam.backend import Backend
+from ..seam.models import Array, Model
 from ..shapes import NUM_COLOURS
 from .case import Case, Comparison, check_options
 

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from ..backend import Array, Backend, Model
 from ..errors import ConfigError
 from ..maths.tiling import (
     LEAST_RELAYED,
@@ -25,7 +23,9 @@ from ..maths.tiling import (
     upstream_chunks,
 )
 from ..models.kinds import AutoencoderSpec
-from ..parallel.group import Group
+from ..seam.backend import Backend
+from ..seam.group import Group
+from ..seam.models import Array, Autoencoder, Stream
 from ..shapes import VideoShape
 
 UPSTREAM_TIME = 4
@@ -59,13 +59,6 @@ class DecodeOptions:
     """Decode chunks as upstream does, wrong pixels included (quirk Q7), to reproduce numbers made that way."""
 
 
-class Stream(Protocol):
-    """What an autoencoder keeps of one clip between its chunks."""
-
-    def advance(self, is_last: bool) -> None:
-        """Go on to the next chunk."""
-
-
 @dataclass(frozen=True)
 class _Tile:
     """A part of each frame on its way through the decoder."""
@@ -80,7 +73,7 @@ class _Tile:
 
 def encode_chunks(
     backend: Backend,
-    vae: Model,
+    vae: Autoencoder,
     spec: AutoencoderSpec,
     video: np.ndarray | Iterable[np.ndarray],
     chunk: int | None = None,
@@ -114,7 +107,7 @@ def encode_chunks(
 
 def decode_chunks(
     backend: Backend,
-    vae: Model,
+    vae: Autoencoder,
     spec: AutoencoderSpec,
     latents: Array,
     options: DecodeOptions | None = None,
@@ -222,7 +215,7 @@ def _tiles(
 
 def _decode_together(
     backend: Backend,
-    vae: Model,
+    vae: Autoencoder,
     spec: AutoencoderSpec,
     latents: Array,
     rounds: list[list[Chunk]],
@@ -246,7 +239,13 @@ def _decode_together(
 
 
 def _decode_chunk(
-    backend: Backend, vae: Model, spec: AutoencoderSpec, latents: Array, chunk: Chunk, is_last: bool, tiles: list[_Tile]
+    backend: Backend,
+    vae: Autoencoder,
+    spec: AutoencoderSpec,
+    latents: Array,
+    chunk: Chunk,
+    is_last: bool,
+    tiles: list[_Tile],
 ) -> np.ndarray:
     """The finished pixel frames of one chunk, all tiles blended."""
     seen = latents[:, :, chunk.start : chunk.stop + chunk.look_ahead]
@@ -255,7 +254,7 @@ def _decode_chunk(
     return video[:, :, : video.shape[2] - chunk.look_ahead * spec.compression.time]
 
 
-def _decode_tile(backend: Backend, vae: Model, latents: Array, tile: _Tile, is_last: bool) -> np.ndarray:
+def _decode_tile(backend: Backend, vae: Autoencoder, latents: Array, tile: _Tile, is_last: bool) -> np.ndarray:
     part = latents[..., tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
     if tile.stream is not None:
         tile.stream.advance(is_last)

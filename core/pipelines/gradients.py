@@ -14,8 +14,8 @@ import numpy as np
 from .. import random
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..models.wfvae import WFVAESpec
+from ..seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
 from ..train.objectives import DiffusionObjective
-from ..train.step import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
 from .sample import SampleRun
 
 NUM_TEXT_TOKENS = 12

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..backend import Array, Backend, Model
 from ..config.schema import DTypeSettings, SampleConfig
 from ..config.settings import with_setting
 from ..maths import metrics
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..models.t5 import T5Spec
+from ..seam.backend import Backend
+from ..seam.models import Array, Model
 from .autoencode import decode_chunks, encode_chunks
 from .denoise import Step
 from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..io.weights import Shard, save_shard
 from ..models.finding import CONFIG_FILE
-from .step import Saved
+from ..seam.training import Saved
 
 MODEL, AVERAGE = "model", "model_ema"
 """Folders of the weights and of their average, in a checkpoint."""

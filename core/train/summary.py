@@ -6,7 +6,7 @@ from ..config.training import AutoencoderSettings, ObjectiveSettings, TrainConfi
 from ..data.selection import check_settings
 from ..data.sources import fitted
 from ..models.finding import Part
-from ..parallel.plan import ParallelPlan
+from ..seam.ranks import ParallelPlan
 from ..shapes import Patch, VideoShape
 from .setup import TrainParts
 

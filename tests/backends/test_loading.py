@@ -4,9 +4,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from duosora.core.backend import Backend
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models import t5
+from duosora.core.seam.backend import Backend
 
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])

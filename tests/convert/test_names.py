@@ -141,6 +141,7 @@ def sources(found: Renaming) -> dict[str, str]:
     [
         ("wfvae", "module.encoder.conv_out.conv.weight", "encoder.conv_out.conv.weight"),
         ("wfvae", "_orig_mod.module.encoder.conv_out.conv.weight", "encoder.conv_out.conv.weight"),
+        ("wfvae", "_backbone.encoder._backbone.conv_out.conv.weight", "encoder.conv_out.conv.weight"),
         ("wfvae", "encoder.wavelet_tranform_l1.aa", "encoder.wavelet_transform_l1.aa"),
         ("wfvae", "decoder.inverse_wavelet_tranform_l1.aa", "decoder.inverse_wavelet_transform_l1.aa"),
         ("wfvae", "module.encoder.mid.0.norm1.norm.gamma", "encoder.mid.0.norm1.norm.weight"),

@@ -52,6 +52,7 @@ def made(path: Path, **options: Any) -> list[str]:
 PREFIXES = [
     "model.", "net.", "transformer.", "dit.", "vae.", "first_stage_model.", "text_encoder.", "module.", "_orig_mod.",
     "generator.", "ema_model.", "model.diffusion_model.", "state_dict.model.transformer.", "module.dit._orig_mod.",
+    "network.", "network._backbone.", "autoencoder._backbone.",
 ]  # fmt: skip
 
 
@@ -62,7 +63,9 @@ def test_prefixes_are_found_by_the_names_of_the_models(model: str, prefix: str) 
     assert (found.model, set(found.origins)) == (model, set(LAYOUTS[model]))
 
 
-@pytest.mark.parametrize("inner", ["_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module."])
+@pytest.mark.parametrize(
+    "inner", ["_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.", "_backbone."]
+)
 def test_wrappers_inside_of_names_are_taken_out(tmp_path: Path, inner: str) -> None:
     held = {name.replace("transformer_blocks.0.", f"transformer_blocks.0.{inner}"): torch.ones(1)
             for name in LAYOUTS["opensora_t2v"]}  # fmt: skip

@@ -169,6 +169,7 @@ def test_of_several_caption_columns_the_first_that_says_something_counts() -> No
         ({"cut": [10, 30], "num_frames": 50}, 10, 20),
         ({"cut": [10, 30], "num_frames": 12}, 10, 12),
         ({"cut": [10, 30]}, 10, 20),
+        ({"frame_idx": "10:30"}, 10, 20),
         ({"cut": "[10, 30]", "num_frames": "50"}, 10, 20),
         ({"cut": [10, 30], "start": 15, "num_frames": 50}, 15, 15),
         ({"cut": [10, 0], "num_frames": 50}, 10, 50),
@@ -287,7 +288,7 @@ NAMES = ["a.mp4", "b/c d.mkv", "e.png"]
 
 
 @pytest.mark.parametrize(
-    "header", ["video\n", '"video"\n', "file\r\n", "Video\n", "\ufeffvideo_path\r", "\n\nimage\n", ""]
+    "header", ["video\n", '"video"\n', "file\r\n", "Video\n", "\ufeffVideo Path\r", "\n\nimage\n", ""]
 )
 @pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
 def test_a_table_of_paths_alone_is_read(tmp_path: Path, header: str, name: str) -> None:

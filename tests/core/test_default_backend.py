@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from duosora.core import backend
 from duosora.core.cli.launch import _program
 from duosora.core.cli.main import main
 from duosora.core.config.schema import EvaluateConfig, ReconstructConfig, SampleConfig
@@ -15,6 +14,7 @@ from duosora.core.config.settings import resolved
 from duosora.core.config.training import TrainConfig
 from duosora.core.errors import BackendMissing, PackageMissing
 from duosora.core.pipelines import evaluate, reconstruct, sample
+from duosora.core.seam import backend
 from duosora.core.train import cache_run, calibrate, run
 
 MEDIA = Path(__file__).parents[1] / "media"
@@ -65,6 +65,27 @@ def test_launch_starts_its_processes_for_the_backend_that_is_installed(
     words, chosen = _program(["sample", "a star"], None)
     assert chosen == expected
     assert "--backend" not in words
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "expected"),
+    [
+        ("backend: {name: mindspore}", [], "mindspore"),
+        ("compute: {name: mindspore}", [], "mindspore"),
+        ("backend: {name: mindspore}", ["--backend", "torch"], "torch"),
+        ("compute: {name: mindspore}", ["--set", "compute.name=torch"], "torch"),
+        ("backend: {device: cpu}", [], "torch"),
+        ("backend: [", [], "torch"),
+    ],
+)
+def test_launch_takes_the_backend_of_the_settings_file(
+    text: str, options: list[str], expected: str, installed: Callable[..., None], tmp_path: Path
+) -> None:
+    installed("torch", "mindspore")
+    file = tmp_path / "settings.yaml"
+    file.write_text(text, encoding="utf-8")
+    for given in (["--config", str(file)], [f"--config={file}"], ["-c", str(file)]):
+        assert _program(["sample", *given, *options], None)[1] == expected
 
 
 @pytest.mark.parametrize(

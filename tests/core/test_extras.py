@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from duosora.core import backend
 from duosora.core.config.data import DataSettings
 from duosora.core.config.schema import EvaluateConfig
 from duosora.core.data import captions
 from duosora.core.data.annotations import read_annotations
+from duosora.core.data.records import Record
 from duosora.core.data.sources import FileSource
 from duosora.core.errors import BackendMissing, DuosoraError, PackageMissing
 from duosora.core.extras import install_command, needs_extra, require
 from duosora.core.io.video import open_video
 from duosora.core.pipelines.evaluate import Evaluation
+from duosora.core.seam import backend
 from duosora.core.train.logs import StepLog
 from duosora.core.train.plot import plot_run
 
@@ -30,7 +31,8 @@ def draw(folder: Path) -> None:
 
 def clean(folder: Path) -> None:
     captions._libraries.cache_clear()
-    captions.Captioner(DataSettings(clean_captions=True), 0)
+    odd = Record(path=folder / "a.mp4", name="a.mp4", captions=("<b>bold</b>",))
+    captions.Captioner(DataSettings(clean_captions=True), 0).check([odd])
 
 
 def parquet(folder: Path) -> None:

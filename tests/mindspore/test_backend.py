@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from duosora.backends.mindspore.precision import to_array, to_tensor, to_weight
-from duosora.core.backend import Backend, get
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import FreshWeights
 from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.opensora_t2v import TINY
+from duosora.core.seam.backend import Backend, get
 from duosora.core.shapes import LatentShape
 
 IMPORT = """
 import os, sys
-from duosora.core.backend import get
+from duosora.core.seam.backend import get
 backend = get("mindspore")
 assert "torch" not in sys.modules
 print(backend.device, os.environ["ONEDNN_MAX_CPU_ISA"])

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duosora.core.backend import get
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import Constant, FreshWeights
 from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.finding import open_part
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.seam.backend import get
 
 PUBLISHED = {
     "T2V 2B/122": opensora_t2v.T2V_2B,
@@ -38,7 +38,7 @@ MEDIUM = OpenSoraT2VSpec(
 
 MEASURE_LOADING = """
 import re, sys
-from duosora.core.backend import get
+from duosora.core.seam.backend import get
 from duosora.core.models.finding import open_part
 def peak():
     # Not ru_maxrss: a new process starts with that of the one that started it.

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from duosora.backends.torch.models.opensora_t2v import OpenSoraT2V
-from duosora.core.backend import Backend, get
 from duosora.core.errors import ConfigError, ShapeError
 from duosora.core.layout import GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.seam.backend import Backend, get
 from duosora.core.shapes import LatentShape
 
 T2V = OpenSoraT2VSpec(

@@ -7,9 +7,9 @@ import pytest
 import torch
 from transformers import MT5Config, MT5EncoderModel
 
-from duosora.core.backend import Backend, get
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.t5 import T5Spec
+from duosora.core.seam.backend import Backend, get
 
 SPEC = T5Spec(vocab_size=97, d_model=32, d_kv=6, d_ff=48, num_layers=3, num_heads=4)
 OTHER_BUCKETS = replace(SPEC, relative_attention_num_buckets=16, relative_attention_max_distance=40)

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from duosora.backends.torch.models.wfvae import WFVAE
-from duosora.core.backend import get
 from duosora.core.errors import ConfigError, ShapeError
 from duosora.core.layout import FreshWeights
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.pipelines.autoencode import DecodeOptions, SpatialTiles, decode_chunks, encode_chunks
+from duosora.core.seam.backend import get
 
 BACKEND = get("torch", "cpu")
 CHUNKS = (1, 2, 3, 4, 5, 6, 50)

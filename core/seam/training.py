@@ -109,7 +109,7 @@ class TrainOptions:
     """How a backend trains, whatever it trains."""
 
     dtype: str = "fp32"
-    """Of the forward and backward passes, one of core.backend.DTYPES; parameters and optimiser stay float32."""
+    """Of the forward and backward passes, one of core.seam.backend.DTYPES; parameters and optimiser stay float32."""
     attention: str = "auto"
     optimizer: AdamW = AdamW()
     optimizer_name: str = "adamw"
