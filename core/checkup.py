@@ -76,7 +76,7 @@ def _problem(part: str, try_it: Callable[[], None]) -> str:
 
 
 def _want_backends(working: Sequence[str], count: int) -> None:
-    from .backend import NAMES
+    from .seam.backend import NAMES
 
     if len(working) < count:
         missing = (install_command(name) for name in NAMES if name not in working)

@@ -22,11 +22,11 @@ def check(
 
     Compares it with the original implementations' numbers. Exit code 1 when one is outside its tolerance.
     """
-    from ..backend import get
     from ..goldens.suite import Result, find_all, is_implemented, run_case, run_manifest
     from ..io.files import refuse_unwritable
     from ..printable import say
     from ..progress import progress
+    from ..seam.backend import get
     from .tables import show
 
     if as_json:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..backend import Backend
+    from ..seam.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,8 @@ def doctor(
         raise typer.Exit(1)
 
     from ..ascend import ascend_report  # these want the packages
-    from ..backend import NAMES
     from ..checkup import problems_of_verbs
+    from ..seam.backend import NAMES
 
     working = [backend for backend in map(_working, NAMES) if backend]
     say(*ascend_report())
@@ -143,12 +143,12 @@ def _test_links(name: str | None, device: str, sequence: int, has_cfg: bool, wai
     import socket
     import statistics
 
-    from ..backend import get
     from ..errors import ConfigError
     from ..parallel import links
     from ..parallel.launched import launched
-    from ..parallel.plan import make_plan
     from ..printable import say
+    from ..seam.backend import get
+    from ..seam.ranks import make_plan
     from .tables import Table, show
 
     here = launched()
@@ -206,9 +206,9 @@ def _version(package: Package) -> str | None:
 
 def _working(name: str) -> Backend | None:
     """The backend, reported in a line, or None with the reason printed."""
-    from ..backend import get
     from ..errors import DuosoraError
     from ..printable import one_line, say
+    from ..seam.backend import get
 
     try:
         backend = get(name)

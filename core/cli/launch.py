@@ -78,8 +78,8 @@ def _program(words: list[str], backend: str | None) -> tuple[tuple[str, ...], st
     """The command line of each process, and the backend that it is for."""
     import sys
 
-    from ..backend import NAMES, default_name
     from ..errors import ConfigError
+    from ..seam.backend import NAMES, default_name
 
     named = _named_backend(words)
     if backend and named and backend != named:

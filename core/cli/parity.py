@@ -37,12 +37,12 @@ def parity(
     import json
     from dataclasses import asdict
 
-    from ..backend import refuse_missing
     from ..config.loading import load
     from ..config.schema import SampleConfig
     from ..io.files import atomic_write, refuse_unwritable
     from ..pipelines.parity import TwinRuns
     from ..printable import say
+    from ..seam.backend import refuse_missing
 
     for name in (reference, other):
         refuse_missing(name, offers_other=False)

@@ -38,8 +38,8 @@ def train(
     from ..config.training import TrainConfig
     from ..parallel.launched import told_once
     from ..printable import say
+    from ..seam.training import StepReport
     from ..train.run import TrainRun
-    from ..train.step import StepReport
 
     overrides = list(settings or [])
     for key, value in (("compute.name", backend), ("folder", out and str(out))):

@@ -66,6 +66,6 @@ def _beside(value: Any, base: str, setting: str) -> Any:
 
 
 def _presets() -> set[str]:
-    from ..models.recognise import FAMILIES
+    from ..models import FAMILIES
 
     return {name for family in FAMILIES for name in family.presets}

@@ -13,8 +13,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..parallel.roll_call import MEET_SECONDS
 from ..random import SEED_LIMIT
+from ..seam.ranks import MEET_SECONDS
 from .media import MediaSettings
 from .settings import FolderOrPreset, Settings
 

@@ -8,10 +8,10 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..backend import Backend
 from ..errors import CheckpointError, DuosoraError
 from ..io.files import read_json
-from ..models.recognise import family_of
+from ..models.finding import family_of
+from ..seam.backend import Backend
 from .case import Case, Verdict, find_cases
 
 RUNNERS = ("data", "loss", "mt5", "pipeline", "sched", "t2v", "train", "wfvae")
@@ -75,7 +75,7 @@ def run_manifest(file: Path) -> Result:
         manifest = read_json(file)
         config = manifest.get("config_json_as_saved", manifest.get("config"))
         expected = {key: tuple(shape) for key, shape in manifest["params"].items()}
-        layout = family_of(config or {"_class_name": "WFVAEModel"}, name).from_config(config, name).layout()
+        layout = family_of(config or {"_class_name": "WFVAEModel"}, name).spec.from_config(config, name).layout()
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Result(name, error=f"{file}: cannot be read as a manifest ({error})")
     ours = {key: weight.shape for key, weight in layout.items()}

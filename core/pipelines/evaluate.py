@@ -13,8 +13,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend as backends
-from ..backend import Backend, Model
 from ..config.schema import EvaluateConfig
 from ..config.settings import with_setting
 from ..errors import ConfigError, DuosoraError, MediaError, NumericsError, ShapeError
@@ -23,6 +21,9 @@ from ..io.video import check_reader
 from ..maths.metrics import PSNR_LIMIT, SSIM_SIGMA, SSIM_WINDOW, finite_psnr, psnr, ssim
 from ..models.lpips import LPIPSSpec, open_lpips
 from ..progress import progress
+from ..seam import backend as backends
+from ..seam.backend import Backend
+from ..seam.models import Model
 from ..shapes import VideoShape
 from .autoencode import from_uint8
 from .clip import Clip, whole_clip

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend as backends
 from .. import random
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved, with_setting
@@ -24,10 +23,11 @@ from ..io.video import write_video
 from ..io.weights import save_weights
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
-from ..parallel.plan import make_plan
 from ..printable import say
 from ..progress import progress
 from ..samplers import Sampler
+from ..seam import backend as backends
+from ..seam.ranks import make_plan
 from ..shapes import VideoShape
 from .autoencode import to_uint8
 from .conditioning import (

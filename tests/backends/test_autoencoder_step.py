@@ -7,20 +7,26 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duosora.core.backend import Backend
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
-from duosora.core.train.step import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
+from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
 
 SPEC = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4, decoder_energy_flow_hidden_size=4)
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
 LOSSES = AutoencoderLosses(wavelet_weight=0.1)
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-8), max_grad_norm=None)
 LR = 1e-3
+
+
+@pytest.fixture(scope="module", params=["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    # Convolutions over time take MindSpore long on a CPU.
+    return get(request.param, "cpu")
 
 
 def make(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kills processes that it forks")
 def test_a_run_killed_at_any_step_leaves_nothing_that_looks_finished(tmp_path: Path) -> None:
     script = Path(__file__).with_name("kill.py")

@@ -10,12 +10,13 @@ from types import SimpleNamespace
 import pytest
 from typer.main import get_command
 
-from duosora.core import backend, checkup
+from duosora.core import checkup
 from duosora.core.checkup import NEEDS, problems_of_verbs
 from duosora.core.cli import doctor
 from duosora.core.cli.main import app, main
 from duosora.core.config import shipped
-from duosora.core.models import recognise
+from duosora.core.models import finding
+from duosora.core.seam import backend
 
 BOTH = ("torch", "mindspore")
 WITHOUT_BACKEND = {"evaluate", "plot", "convert", "inspect", "data"}
@@ -76,7 +77,7 @@ def test_decoders_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_lost_files_of_the_package_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(recognise, "TINY_FOLDER", tmp_path)
+    monkeypatch.setattr(finding, "TINY_FOLDER", tmp_path)
     monkeypatch.setattr(shipped, "shipped_names", lambda: ())
     problem = problems_of_verbs(BOTH)["sample"]
     assert problem.startswith("the tiny model: the weights of its denoiser are lost; install duosora anew; ")

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from duosora.core import backend
 from duosora.core.cli.launch import _program
 from duosora.core.cli.main import main
 from duosora.core.config.schema import EvaluateConfig, ReconstructConfig, SampleConfig
@@ -15,6 +14,7 @@ from duosora.core.config.settings import resolved
 from duosora.core.config.training import TrainConfig
 from duosora.core.errors import BackendMissing, PackageMissing
 from duosora.core.pipelines import evaluate, reconstruct, sample
+from duosora.core.seam import backend
 from duosora.core.train import cache_run, calibrate, run
 
 MEDIA = Path(__file__).parents[1] / "media"

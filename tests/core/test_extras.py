@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from duosora.core import backend
 from duosora.core.config.data import DataSettings
 from duosora.core.config.schema import EvaluateConfig
 from duosora.core.data import captions
@@ -18,6 +17,7 @@ from duosora.core.errors import BackendMissing, DuosoraError, PackageMissing
 from duosora.core.extras import install_command, needs_extra, require
 from duosora.core.io.video import open_video
 from duosora.core.pipelines.evaluate import Evaluation
+from duosora.core.seam import backend
 from duosora.core.train.logs import StepLog
 from duosora.core.train.plot import plot_run
 

@@ -5,12 +5,13 @@ DUOSORA_GOLDENS points at another folder of cases.
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from duosora.core.backend import Backend, get
 from duosora.core.goldens.case import Case
 from duosora.core.goldens.suite import find_all, is_implemented, run_case, run_manifest
+from duosora.core.seam.backend import Backend, get
 
 FOLDER = Path(os.environ.get("DUOSORA_GOLDENS", Path(__file__).parents[1] / "goldens"))
 MANIFESTS, CASES = find_all(FOLDER)
@@ -18,14 +19,23 @@ MANIFESTS, CASES = find_all(FOLDER)
 
 BACKENDS = {"torch": "cpu", "mindspore": "cpu"}
 """Backends that have to be there, and the device each is tried on."""
+SLOW = {"mindspore": {"loss", "pipeline", "wfvae"}}
+"""Families that take a backend long on a CPU."""
 
 
-@pytest.fixture(scope="session", params=BACKENDS)
+@pytest.fixture(scope="session")
 def backend(request: pytest.FixtureRequest) -> Backend:
     return get(request.param, BACKENDS[request.param])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def _pair(case: Case, backend: str) -> Any:
+    marks = [pytest.mark.slow] if case.family in SLOW.get(backend, ()) else []
+    return pytest.param(case, backend, id=f"{backend}-{case.name}", marks=marks)
+
+
+@pytest.mark.parametrize(
+    ("case", "backend"), [_pair(case, name) for name in BACKENDS for case in CASES], indirect=["backend"]
+)
 def test_a_backend_gives_the_original_numbers(case: Case, backend: Backend) -> None:
     if not is_implemented(case):
         pytest.skip(f"no runner for {case.family} yet")

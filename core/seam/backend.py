@@ -13,25 +13,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import BackendMissing
-from .extras import WHERE, install_command, needs_extra
-from .layout import Weights
-from .parallel.group import Group, Ranks
-from .parallel.plan import ParallelPlan
-from .parallel.roll_call import MEET_SECONDS
-from .printable import short_name
-from .train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
+from ..errors import BackendMissing
+from ..extras import WHERE, install_command, needs_extra
+from ..layout import Weights
+from ..printable import short_name
+from .group import Group
+from .models import Array, Model
+from .ranks import MEET_SECONDS, ParallelPlan, Ranks
+from .training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
 
 NAMES = ("torch", "mindspore")
 DTYPES = ("fp32", "bf16", "fp16")
 _ACCELERATORS = {"cuda": ("NVIDIA GPUs", "torch"), "npu": ("Ascend NPUs", "mindspore")}
 """By the name of their device: what they are, and the backend that they are used with."""
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "ascend": "npu"}
-
-Array = Any
-"""A framework's tensor. core only adds, multiplies, slices, reshapes and asks for its shape."""
-Model = Any
-"""A framework's model of one of the specs in core.models."""
 
 
 class Backend(Protocol):
@@ -124,10 +119,9 @@ class Backend(Protocol):
     def function(self, name: str) -> Callable[..., Any]:
         """A piece of a model without weights, which golden cases test by itself.
 
-        "rotate" (queries or keys, cosines, sines), and the wavelet transforms of a whole clip under upstream's class
-        names: HaarWaveletTransform3D, HaarWaveletTransform2D and their inverses; "diffusion_loss" (a DiffusionBatch
-        and a prediction, in numpy) gives loss, gradient by the prediction and model_input by name; "judge_in_training"
-        (a discriminator, pixels in numpy) gives logits and the running statistics after it.
+        "rotate" (queries or keys, cosines, sines); "diffusion_loss" (a DiffusionBatch and a prediction, in numpy) gives
+        loss, gradient by the prediction and model_input by name; "judge_in_training" (a discriminator, pixels in numpy)
+        gives logits and the running statistics after it. "<family>.<name>" is one of FUNCTIONS in the family's file.
         """
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
