@@ -39,8 +39,8 @@ def parity(
 
     from ..config.loading import load
     from ..config.schema import SampleConfig
+    from ..evaluate.parity import TwinRuns
     from ..io.files import atomic_write, refuse_unwritable
-    from ..pipelines.parity import TwinRuns
     from ..printable import say
     from ..seam.backend import refuse_missing
 

@@ -19,12 +19,12 @@ from ..config.settings import with_setting
 from ..maths import metrics
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..models.t5 import T5Spec
+from ..pipelines.autoencode import decode_chunks, encode_chunks
+from ..pipelines.denoise import Step
+from ..pipelines.sample import SampleRun
 from ..seam.backend import Backend
 from ..seam.models import Array, Model
-from .autoencode import decode_chunks, encode_chunks
-from .denoise import Step
 from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients
-from .sample import SampleRun
 
 OUTPUT = "output"
 AUTOENCODER_BLOCKS = {

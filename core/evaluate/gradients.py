@@ -14,9 +14,9 @@ import numpy as np
 from .. import random
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..models.wfvae import WFVAESpec
+from ..pipelines.sample import SampleRun
 from ..seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
 from ..train.objectives import DiffusionObjective
-from .sample import SampleRun
 
 NUM_TEXT_TOKENS = 12
 UNSEEN = ("to_k.bias", ".k.conv.bias")

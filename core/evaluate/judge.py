@@ -13,7 +13,7 @@ from ..config.schema import SampleConfig
 from ..data.moving_shapes import Scene, caption, held_out_scenes
 from ..errors import ConfigError
 from ..io.prompts import Prompt
-from .sample import SampleRun
+from ..pipelines.sample import SampleRun
 
 PROMPT_SEED = 0
 """Of the choice of scenes and sentences, so that every judgement is about the same prompts."""
