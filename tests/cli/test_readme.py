@@ -13,7 +13,7 @@ import torch
 
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights, Layout
-from duosora.core.models import opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.finding import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
