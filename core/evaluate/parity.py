@@ -17,8 +17,7 @@ from .. import random
 from ..config.schema import DTypeSettings, SampleConfig
 from ..config.settings import with_setting
 from ..maths import metrics
-from ..models.opensora_t2v import OpenSoraT2VSpec
-from ..models.t5 import T5Spec
+from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
 from ..pipelines.autoencode import decode_chunks, encode_chunks
 from ..pipelines.denoise import Step
 from ..pipelines.sample import SampleRun
@@ -28,10 +27,6 @@ from ..seam.models import Array, Model
 from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients
 
 OUTPUT = "output"
-AUTOENCODER_BLOCKS = {
-    "encoder": ("down1", "down2", "connect_l1", "connect_l2", "mid", "conv_out"),
-    "decoder": ("conv_in", "mid", "connect_l2", "up2", "connect_l1", "up1", "layer", "conv_out"),
-}
 TIMESTEP = 500.0
 """At which the denoiser's blocks are compared: noise and signal both matter."""
 
@@ -181,15 +176,14 @@ def _video(run: SampleRun) -> tuple[np.ndarray, np.ndarray, list[float]]:
 def _text_encoder(run: SampleRun) -> Outputs:
     pipeline, job = run.pipeline, run.jobs[0]
     model = pipeline.model("text_encoder")
-    spec: T5Spec = pipeline.parts.text_encoder.spec
+    spec: TextEncoderSpec = pipeline.parts.text_encoder.spec
     ids, mask, _ = pipeline.parts.tokenizer.encode([job.text], pipeline.max_tokens)
     length = int(mask.sum())
-    names = [f"encoder.block.{number}" for number in range(spec.num_layers)]
 
     def call() -> Array:
         return model(*(run.backend.asarray(array[:, :length]) for array in (ids, mask)))
 
-    return _recorded(run.backend, model, names, call)
+    return _recorded(run.backend, model, spec.blocks(), call)
 
 
 def _denoiser(run: SampleRun) -> Outputs:
@@ -197,18 +191,17 @@ def _denoiser(run: SampleRun) -> Outputs:
     part, precision = pipeline.parts.denoiser, pipeline.precision
     # Built anew, because nothing can be noted inside of a compiled one.
     model = run.backend.build(part.spec, part.open(), precision.denoiser, precision.attention)
-    spec: OpenSoraT2VSpec = part.spec
+    spec: DenoiserSpec = part.spec
     latent = pipeline.sizes(job.video).latent
-    text = random.normal((1, NUM_TEXT_TOKENS, spec.caption_channels), job.seed, "parity text")
+    text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
-    names = [f"transformer_blocks.{number}" for number in range(spec.num_layers)]
 
     def call() -> Array:
         condition = model.condition(run.backend.asarray(text), None, latent, None)
         times = run.backend.asarray(np.full(1, TIMESTEP, np.float32))
         return model(run.backend.asarray(noisy), times, condition)
 
-    return _recorded(run.backend, model, names, call)
+    return _recorded(run.backend, model, spec.blocks(), call)
 
 
 def _encoder(run: SampleRun) -> Outputs:
@@ -223,7 +216,7 @@ def _encoder(run: SampleRun) -> Outputs:
 
 def _decoder(run: SampleRun) -> Outputs:
     job, spec = run.jobs[0], run.pipeline.parts.vae.spec
-    latents = random.normal((1, spec.latent_dim, *spec.compression.latent(job.video)), job.seed, "parity latents")
+    latents = random.normal((1, spec.latent_channels, *spec.compression.latent(job.video)), job.seed, "parity latents")
 
     def call(model: Model) -> np.ndarray:
         return np.concatenate(list(decode_chunks(run.backend, model, spec, latents)), axis=2)
@@ -233,8 +226,8 @@ def _decoder(run: SampleRun) -> Outputs:
 
 def _autoencoder(run: SampleRun, half: str, call: Callable[[Model], np.ndarray]) -> Outputs:
     model = run.pipeline.model("vae")
-    names = [f"{half}.{name}" for name in AUTOENCODER_BLOCKS[half]]
-    return _recorded(run.backend, model, names, lambda: call(model))
+    spec: AutoencoderSpec = run.pipeline.parts.vae.spec
+    return _recorded(run.backend, model, spec.blocks()[half], lambda: call(model))
 
 
 def _recorded(backend: Backend, model: Model, names: Iterable[str], call: Callable[[], Any]) -> Outputs:

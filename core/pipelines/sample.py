@@ -112,7 +112,7 @@ class SampleRun:
             parts,
             self._precision(),
             config.prompts.max_tokens,
-            decode_options(config.decode.chunk, config.decode.tile),
+            decode_options(parts.vae.spec, config.decode.chunk, config.decode.tile),
             self.ranks,
         )
         self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
@@ -216,7 +216,7 @@ class SampleRun:
 
     def _jobs(self, prompts: list[Prompt]) -> list[Job]:
         config = self.config
-        is_inpaint = self.pipeline.parts.denoiser.spec.is_inpaint
+        sees_channels = "channels" in self.pipeline.parts.denoiser.spec.given
         _refuse_too_many(len(prompts), config.samples_per_prompt)
         jobs = []
         for prompt, (text, negative) in zip(prompts, self._texts(prompts), strict=True):
@@ -228,7 +228,7 @@ class SampleRun:
             for seed in range(first, first + config.samples_per_prompt):
                 random.check_seed(seed)
                 suffix = ".png" if video.frames == 1 else ".mp4"
-                placed = place_frames(given, video, seed) if is_inpaint else None
+                placed = place_frames(given, video, seed) if sees_channels else None
                 jobs.append(
                     Job(
                         prompt=prompt,
@@ -259,7 +259,7 @@ class SampleRun:
         paths, is_video = condition_files(prompt, options)
         if not paths:
             return Conditioning(())
-        if not self.pipeline.parts.denoiser.spec.is_inpaint:
+        if "channels" not in self.pipeline.parts.denoiser.spec.given:
             raise ConfigError(
                 f"{paths[0]}: model.denoiser = {config.model.denoiser} makes videos from text only; "
                 "images and videos need an inpaint model (any93x640x640_i2v)"

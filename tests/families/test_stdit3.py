@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from duosora.core.backend import Backend, get
+
 from duosora.core.errors import ConfigError, LayoutError, ShapeError
 from duosora.core.layout import Constant, GivenWeights
 from duosora.core.loading import checked_weights
