@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..errors import ConfigError
+import numpy as np
+
+from ..errors import ConfigError, ShapeError
 from ..layout import Layout, Normal, Weight, WeightList, Zeros
+from ..seam.models import Given
 from ..shapes import LatentShape, Patch, TokenGrid
 from .config_json import build, choice, count, number, refuse_unknown, take, whole_number
 from .kinds import Costs, Family, Output
@@ -114,6 +117,14 @@ class OpenSoraT2VSpec:
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The tokens of latents. Raises: ShapeError when the patches do not tile them."""
         return self.patch.tokens(latent)
+
+    def text_of(self, given: Given) -> np.ndarray:
+        """The texts (B, L, D) that are given. Raises: ShapeError when there are none, or of another width."""
+        text = given.text
+        if text is None or text.ndim != 3 or text.shape[2] != self.caption_channels:
+            held = "nothing" if text is None else " x ".join(map(str, text.shape))
+            raise ShapeError(f"OpenSoraT2V: text: needs states of batch x tokens x {self.caption_channels}, got {held}")
+        return text
 
     def blocks(self) -> tuple[str, ...]:
         """Names of its blocks in their order."""

@@ -53,6 +53,13 @@ class DiffusionBatch:
     """(B, T) booleans of latent frames, False where the model is told that a frame is clean. None: all are noised."""
 
     @property
+    def given_or_text(self) -> Given:
+        """All that a denoiser reads beside latents and timesteps."""
+        if self.given is not None:
+            return self.given
+        return Given(text=self.text, text_mask=self.text_mask, latent_mask=self.mask)
+
+    @property
     def num_valid(self) -> int:
         """Places (B, T, H, W) that are no padding: what the loss is the mean of."""
         if self.mask is None:

@@ -21,6 +21,8 @@ from duosora.core.shapes import LatentShape
 IMPORT = """
 import os, sys
 from duosora.core.seam.backend import get
+from duosora.core.seam.models import Given
+from duosora.core.seam.models import Given
 backend = get("mindspore")
 assert "torch" not in sys.modules
 print(backend.device, os.environ["ONEDNN_MAX_CPU_ISA"])
@@ -97,9 +99,10 @@ def test_a_compiled_denoiser_gives_the_same_numbers(backend: Backend) -> None:
     plain, compiled = (backend.build(spec, weights, compile=wanted) for wanted in (False, True))
     for frames, lengths in ((1, (4, 2)), (2, (4, 4)), (1, (4, 2))):
         shape = LatentShape(frames, 4, 4)
-        text = backend.asarray(draw.standard_normal((2, 4, TINY.caption_channels), np.float32))
+        text = draw.standard_normal((2, 4, TINY.caption_channels), np.float32)
         mask = (np.arange(4) < np.array(lengths)[:, None]).astype(np.int64)
         latents = backend.asarray(draw.standard_normal((2, TINY.in_channels, *shape), np.float32))
         times = backend.asarray(draw.uniform(0, 1000, 2).astype(np.float32))
-        got, expected = (model(latents, times, model.condition(text, mask, shape)) for model in (compiled, plain))
+        given = Given(text=text, text_mask=mask)
+        got, expected = (model(latents, times, model.condition(given, shape)) for model in (compiled, plain))
         np.testing.assert_allclose(got.asnumpy(), expected.asnumpy(), rtol=0, atol=5e-6)

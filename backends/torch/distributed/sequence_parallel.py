@@ -20,10 +20,11 @@ from torch.autograd import Function
 
 from duosora.core.maths.parts import Blocks
 from duosora.core.seam.group import Group
+from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
-from ..models.opensora_t2v import Condition, OpenSoraT2V
+from ..denoiser import TokenDenoiser
 from ..operators import pad_end
 
 
@@ -59,26 +60,32 @@ class SequenceParallel(nn.Module):
     The model is built with a SequenceAttend of the same group.
     """
 
-    def __init__(self, model: OpenSoraT2V, group: Group) -> None:
+    def __init__(self, model: TokenDenoiser, group: Group) -> None:
         super().__init__()
         self.model, self.group, self._gather = model, group, _between_graphs(gather)
 
-    def condition(
-        self, text: Tensor, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None
-    ) -> Condition:
-        """As OpenSoraT2V.condition; rotary positions are those of the own block."""
-        whole = self.model.condition(text, text_mask, latent_shape, mask)
-        return replace(whole, cosines=self._block(whole.cosines, 0), sines=self._block(whole.sines, 0))
+    def condition(self, given: Given, latent: LatentShape) -> Any:
+        """As the model's, of the own block of tokens."""
+        model: Any = self.model
+        return self._own(model.condition(given, latent))
 
-    def forward(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """As OpenSoraT2V.forward: whole latents in, whole predictions out, on every rank."""
-        model = self.model
+    def forward(
+        self, latents: Tensor, timestep: Tensor, condition: Any, frame_mask: np.ndarray | None = None
+    ) -> Tensor:
+        """As the model's: whole latents in, whole predictions out, on every rank."""
+        model: Any = self.model
         model.check(latents, condition)
-        modulation, embedded_timestep = model.adaln_single(timestep, condition.frequencies)
-        x = self._block(model.embed(latents), 1)
-        patches = model.project(model.transform(x, modulation, condition), embedded_timestep)
-        whole = self._gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
-        return model.assemble(whole, condition.grid)
+        masks = () if frame_mask is None else (frame_mask,)
+        modulation = self._own(model.modulate(timestep, condition, *masks))
+        x = self._block(model.embed(latents, condition), 1)
+        patches = model.project(model.transform(x, modulation, condition), modulation)
+        return model.assemble(self._gather(patches, self.group, 1)[:, : condition.grid.num_tokens], condition)
+
+    def _own(self, made: Any) -> Any:
+        """What a model made for a call, with this rank's rows of the tensors that have one for each token."""
+        whole = {name: getattr(made, name) for name in getattr(made, "along_tokens", ())}
+        own = {name: self._block(rows, rows.ndim - 2) for name, rows in whole.items() if rows is not None}
+        return replace(made, **own) if own else made
 
     def _block(self, x: Tensor, axis: int) -> Tensor:
         """This rank's block of tokens along an axis, zeros behind the last one."""

@@ -25,6 +25,7 @@ from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
 from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text, rotate
+from ..denoiser import TokenDenoiser
 from ..layers import (
     Identity,
     LayerNorm,
@@ -74,6 +75,8 @@ class Condition:
 class Modulation:
     """How a timestep bends the activations: R = 1, or 2 where some frames are modulated as at timestep 0."""
 
+    along_tokens: ClassVar[tuple[str, ...]] = ("rows",)
+
     blocks: Tensor
     """(B, R, 6, D), shared by all blocks."""
     last: Tensor
@@ -87,7 +90,7 @@ def create(spec: STDiT3Spec, attend: Attend) -> STDiT3:
     return STDiT3(spec, attend)
 
 
-class STDiT3(nn.Module):
+class STDiT3(TokenDenoiser):
     """The denoiser; `attend` does all its attention."""
 
     def __init__(self, spec: STDiT3Spec, attend: Attend) -> None:
@@ -137,20 +140,6 @@ class STDiT3(nn.Module):
             frequencies=frequencies,
         )
 
-    def forward(
-        self, latents: Tensor, timestep: Tensor, condition: Condition, frame_mask: np.ndarray | None = None
-    ) -> Tensor:
-        """Latents (B, C, T, H, W) and timesteps (B,) from 0 to 1000 -> prediction (B, Cout, T, H, W) float32.
-
-        frame_mask: (B, T), False where a frame is clean and not denoised; None: all are denoised. What is predicted for
-        clean frames means nothing.
-        Raises: ShapeError when the condition was made for other latents.
-        """
-        self.check(latents, condition)
-        modulation = self.modulate(timestep, condition, frame_mask)
-        x = self.transform(self.embed(latents, condition), modulation, condition)
-        return self.assemble(self.project(x, modulation), condition)
-
     def check(self, latents: Tensor, condition: Condition) -> None:
         """Raises: ShapeError when the condition was made for other latents."""
         made_for = (condition.frame_rate.shape[0], self.spec.in_channels, *condition.latent)
@@ -158,7 +147,11 @@ class STDiT3(nn.Module):
             raise ShapeError(f"latents of {_sizes(latents.shape)} came with a condition for {_sizes(made_for)}")
 
     def modulate(self, timestep: Tensor, condition: Condition, frame_mask: np.ndarray | None = None) -> Modulation:
-        """The modulation of a timestep (B,); frame_mask as in the forward."""
+        """The modulation of a timestep (B,), from 0 to 1000.
+
+        frame_mask: (B, T), False where a frame is clean and not denoised; None: all are denoised. What is predicted for
+        clean frames means nothing.
+        """
         rows = None if frame_mask is None else rows_of_tokens(frame_mask, condition.grid, self.spec.patch_size[0])
         times, frame_rate = to_float32(timestep), condition.frame_rate
         if rows is not None:

@@ -20,7 +20,7 @@ from ...maths.rope import rope_tables
 from ...maths.skiparse import AttentionPlan, attention_plan
 from ...models.opensora_t2v import OpenSoraT2VSpec
 from ...seam.backend import Backend
-from ...seam.models import Model
+from ...seam.models import Given, Model
 from ...shapes import LatentShape, TokenGrid
 from ..case import Case, Comparison, check_options
 
@@ -76,10 +76,8 @@ def _run_model(case: Case, backend: Backend, spec: OpenSoraT2VSpec, model: Model
     names = ["pos_embed", "adaln_single", "caption_projection", *blocks]
     with backend.record(model, names) as recorded:
         condition = model.condition(
-            backend.asarray(text),
-            given("encoder_attention_mask")[:, 0],
+            Given(text=text, text_mask=given("encoder_attention_mask")[:, 0], latent_mask=given("attention_mask")),
             LatentShape(*latents.shape[2:]),
-            given("attention_mask"),
         )
         output = model(backend.asarray(latents), backend.asarray(given("timestep")), condition)
         inner = dict(recorded)
