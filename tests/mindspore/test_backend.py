@@ -16,11 +16,13 @@ from duosora.core.layout import FreshWeights
 from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.opensora_t2v import TINY
 from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
 IMPORT = """
 import os, sys
 from duosora.core.seam.backend import get
+from duosora.core.seam.models import Given
 from duosora.core.seam.models import Given
 from duosora.core.seam.models import Given
 backend = get("mindspore")
