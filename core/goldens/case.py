@@ -1,7 +1,8 @@
 """One golden case on disk: configuration, tensors, weights, tolerances.
 
 A case is a folder with `case.json`, `io.safetensors` and, for models, weights as a file or as a bit-exact recipe
-whose sha256 is checked. Anything that cannot be read is an error, never a skip.
+whose sha256 is checked; or, where no tensors are needed, a JSON file of inputs and results. Anything that cannot be
+read is an error, never a skip.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ..errors import CheckpointError, ConfigError
 from ..io.files import read_json
 from ..io.weights import open_weights
 from ..layout import GivenWeights
+from .forms import name_of, one_form
 
 LIMIT_OF_KIND = {"u": 1.0, "i": 0.5, "b": 0.5, "f": 1e-6}
 """By numpy's letter, for tensors without a tolerance: pixels may be off by one level, other whole numbers (indices,
@@ -38,6 +40,8 @@ class Comparison:
     """Boolean mask that broadcasts over the tensor: compare here only."""
     expected: np.ndarray | None = None
     """What it is to be, where the case keeps its results in case.json instead of a tensor."""
+    limit: float | None = None
+    """How far it may be off, where the case says so in words that only its runner knows."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +65,20 @@ class Case:
     """
 
     def __init__(self, folder: Path) -> None:
+        """folder: of the case, or its one JSON file."""
         self.folder = folder
+        file = folder if folder.suffix == ".json" else folder / "case.json"
         try:
-            self.raw: dict[str, Any] = read_json(folder / "case.json")
+            raw = read_json(file)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case ({error})") from error
-        if not isinstance(self.raw, dict):
-            raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case (needs an object)")
+            raise CheckpointError(f"{file}: cannot be read as a golden case ({error})") from error
+        if not isinstance(raw, dict):
+            raise CheckpointError(f"{file}: cannot be read as a golden case (needs an object)")
+        self.raw: dict[str, Any] = one_form(raw)
 
     @property
     def name(self) -> str:
-        return str(self.raw.get("case", f"{self.family}/{self.folder.name}"))
+        return f"{self.family}/{self.folder.name.removesuffix('.json')}"
 
     @property
     def family(self) -> str:
@@ -84,12 +91,23 @@ class Case:
     @cached_property
     def tensors(self) -> dict[str, np.ndarray]:
         """All recorded tensors, inputs and outputs, by name."""
+        if not self.raw["tensors"]:
+            return {}
         reader = open_weights(self.folder / "io.safetensors")
-        return {name: reader[name] for name in reader}
+        rename = name_of(self.raw)
+        return {rename(name): reader[name] for name in reader}
 
-    def outputs(self) -> list[str]:
-        """Names of the tensors that an implementation has to reproduce."""
-        return [name for name, entry in self.raw["tensors"].items() if entry["role"] == "output"]
+    def outputs(self, inputs: Collection[str] = ()) -> list[str]:
+        """Names of the tensors that an implementation has to reproduce.
+
+        inputs: last parts of the names of those that it is given, for cases that say no tensor's role.
+        """
+        roles = {name: entry.get("role") for name, entry in self.raw["tensors"].items()}
+        return [
+            name
+            for name, role in roles.items()
+            if role == "output" or (role is None and name.rpartition(".")[2] not in inputs)
+        ]
 
     def tags(self) -> list[str]:
         """First parts of dotted tensor names, in the order of the file; [""] for a case without tags."""
@@ -101,7 +119,7 @@ class Case:
         return self.tensors[f"{tag}.{name}" if tag else name]
 
     def weights(self, key: str = "weights") -> GivenWeights:
-        """The weights under `key` of case.json, checked against their sha256."""
+        """The weights under `key` of case.json, checked against their sha256 where it is recorded."""
         entry = self.raw[key]
         weights: Mapping[str, np.ndarray]
         if "same_as" in entry:
@@ -111,7 +129,7 @@ class Case:
             weights = {name: reader[name] for name in reader}
         else:
             weights = self._from_recipe(entry)
-        if weights_sha256(weights) != entry["sha256"]:
+        if "sha256" in entry and weights_sha256(weights) != entry["sha256"]:
             raise CheckpointError(f"{self.folder}: {key} do not have the sha256 that case.json records")
         return GivenWeights(weights, source=f"{self.name} ({key})")
 
@@ -148,7 +166,8 @@ class Case:
             return Verdict(label, float("inf"), float("inf"))
         expected64, got64 = expected.astype(np.float64), got.astype(np.float64)
         error = np.abs(got64 - expected64)
-        ratio = error / (self._limit(name, expected) * slack)
+        limit = self._limit(name, expected) if comparison.limit is None else comparison.limit
+        ratio = error / (limit * slack)
         if comparison.where is not None:
             keep = np.broadcast_to(comparison.where, error.shape)
             error, ratio = error[keep], ratio[keep]
@@ -159,7 +178,7 @@ class Case:
         return Verdict(label, float(np.nanmax(error)), float(np.nanmax(ratio)))
 
     def _limit(self, name: str, expected: np.ndarray) -> np.ndarray:
-        tolerance = self.raw["tolerance"].get(name)
+        tolerance = self.raw["tolerance"].get(name, self.raw["tolerance"].get("*"))
         if tolerance is None:
             return np.full(expected.shape, LIMIT_OF_KIND[expected.dtype.kind])
         if isinstance(tolerance, str):
@@ -168,7 +187,8 @@ class Case:
         if isinstance(max_abs, str):
             per_step = self.tensors[max_abs.removeprefix("per step: tensor ")].astype(np.float64)
             max_abs = per_step.reshape(-1, *[1] * (expected.ndim - 1))
-        return max_abs + (tolerance.get("rel") or 0.0) * np.abs(expected.astype(np.float64))
+        size = np.abs(expected.astype(np.float64))
+        return max_abs + (tolerance.get("rel") or 0.0) * size + tolerance.get("of_largest", 0.0) * size.max(initial=0.0)
 
 
 def check_options(config: Mapping[str, Any], source: str, known: Collection[str]) -> None:
@@ -180,16 +200,24 @@ def check_options(config: Mapping[str, Any], source: str, known: Collection[str]
             raise ConfigError(f"{source}: {name} = {config[name]!r}: unknown option{hint}")
 
 
-def find_cases(folder: Path) -> Iterator[Case]:
-    """Every case below a folder of families, a family, or the one case that the folder is.
+def find_cases(folder: Path, with_tables: Collection[str] = ()) -> Iterator[Case]:
+    """Every case below a folder of families, a family, or the one case that the folder or file is.
 
-    Raises: CheckpointError when there is none.
+    with_tables: families whose JSON files are cases too. Raises: CheckpointError when there is none.
     """
-    files = sorted(folder.rglob("case.json")) if folder.is_dir() else []
+    files = [file for file in sorted(folder.rglob("*.json")) if _is_case(file, with_tables)] if folder.is_dir() else []
+    if folder.is_file() and _is_case(folder, with_tables):
+        files = [folder]
     if not files:
         raise CheckpointError(f"{folder}: no golden case here (expected <family>/<case>/case.json)")
     for file in files:
-        yield Case(file.parent)
+        yield Case(file.parent if file.name == "case.json" else file)
+
+
+def _is_case(file: Path, with_tables: Collection[str]) -> bool:
+    if file.name == "case.json":
+        return True
+    return file.suffix == ".json" and file.parent.name in with_tables and not file.name.startswith("manifest_")
 
 
 def weights_sha256(weights: Mapping[str, np.ndarray]) -> str:

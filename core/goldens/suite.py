@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ..backend import Backend
 from ..errors import CheckpointError, DuosoraError
@@ -14,8 +15,11 @@ from ..io.files import read_json
 from ..models.recognise import family_of
 from .case import Case, Verdict, find_cases
 
-RUNNERS = ("data", "loss", "mt5", "pipeline", "sched", "t2v", "train", "wfvae")
+RUNNERS = ("cond", "data", "loss", "mt5", "osdata", "pipeline", "sched", "t2v", "t5", "train", "wfvae")
 """Families with a runner: `core.goldens.<family>.run(case, backend)` gives every output tensor of a case."""
+
+TABLES = ("cond", "osdata", "t5")
+"""Those of them whose JSON files, manifests aside, are cases too."""
 
 TRAINING = ("loss", "train")
 """Those of them that need gradients."""
@@ -58,7 +62,8 @@ def run_case(case: Case, backend: Backend, slack: float = 1.0) -> Result:
             comparisons = (each for each in runner.run(case, backend) if case.holds(each))
             verdicts = [case.judge(comparison, slack) for comparison in comparisons]
         computed = {verdict.name.split(" ")[0] for verdict in verdicts}
-        forgotten = [Verdict(f"{name} (not computed)", float("inf"), float("inf")) for name in case.outputs()]
+        outputs = case.outputs(getattr(runner, "INPUTS", ()))
+        forgotten = [Verdict(f"{name} (not computed)", float("inf"), float("inf")) for name in outputs]
         verdicts += [verdict for verdict in forgotten if verdict.name.split(" ")[0] not in computed]
         return Result(case.name, tuple(verdicts))
     except DuosoraError as error:
@@ -73,9 +78,9 @@ def run_manifest(file: Path) -> Result:
     name = f"{file.parent.name}/{file.stem}"
     try:
         manifest = read_json(file)
-        config = manifest.get("config_json_as_saved", manifest.get("config"))
-        expected = {key: tuple(shape) for key, shape in manifest["params"].items()}
-        layout = family_of(config or {"_class_name": "WFVAEModel"}, name).from_config(config, name).layout()
+        params = manifest["params"] if "params" in manifest else manifest["tensors"]
+        expected = {key: tuple(shape) for key, shape in params.items()}
+        layout = _manifest_spec(file.parent.name, manifest, name).layout()
     except (OSError, ValueError, KeyError, TypeError) as error:
         return Result(name, error=f"{file}: cannot be read as a manifest ({error})")
     ours = {key: weight.shape for key, weight in layout.items()}
@@ -84,6 +89,15 @@ def run_manifest(file: Path) -> Result:
     return Result(
         name, (Verdict(f"{len(expected)} names and shapes", float(len(wrong)), 0.0 if not wrong else float("inf")),)
     )
+
+
+def _manifest_spec(family: str, manifest: Mapping[str, Any], source: str) -> Any:
+    """The spec of a manifest's model: as the family's runner reads it, or of its config.json."""
+    runner = importlib.import_module(f"{__package__}.{family}")
+    if hasattr(runner, "manifest_spec"):
+        return runner.manifest_spec(manifest, source)
+    config = manifest.get("config_json_as_saved", manifest.get("config"))
+    return family_of(config or {"_class_name": "WFVAEModel"}, source).from_config(config, source)
 
 
 def find_manifests(folder: Path) -> Iterator[Path]:
@@ -97,7 +111,7 @@ def find_all(folder: Path) -> tuple[list[Path], list[Case]]:
     """Manifests and cases below a folder. Raises CheckpointError when there is neither."""
     manifests = list(find_manifests(folder)) if folder.is_dir() else []
     try:
-        cases = list(find_cases(folder))
+        cases = list(find_cases(folder, TABLES))
     except CheckpointError:
         if not manifests:
             raise
