@@ -251,10 +251,11 @@ class WeightList(dict[str, Weight]):
     Convolutions and linear maps start uniform within 1 / sqrt(inputs per output), norms as the identity.
     """
 
-    def conv(self, name: str, outputs: int, inputs: int, *kernel: int) -> None:
+    def conv(self, name: str, outputs: int, inputs: int, *kernel: int, bias: bool = True) -> None:
         bound = Uniform(1 / np.sqrt(inputs * prod(kernel)).item())
         self[f"{name}.weight"] = Weight((outputs, inputs, *kernel), bound)
-        self[f"{name}.bias"] = Weight((outputs,), bound)
+        if bias:
+            self[f"{name}.bias"] = Weight((outputs,), bound)
 
     def linear(self, name: str, outputs: int, inputs: int, bias: bool = True) -> None:
         bound = Uniform(1 / np.sqrt(inputs).item())

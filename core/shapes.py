@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from .errors import ShapeError
 
+NUM_COLOURS = 3
+
 
 class VideoShape(NamedTuple):
     """Pixels: frames, height, width."""
@@ -82,13 +84,14 @@ class Grouped(NamedTuple):
     def latent(self, video: VideoShape) -> LatentShape:
         """The latent shape of a video. Raises: ShapeError when it has no frame or no whole latent."""
         self.check(video)
-        groups, rest = divmod(video.frames, self.frames) if self.frames else (0, video.frames)
-        frames = groups * self.latent_frames + -(-rest // self.time)
+        groups, rest = (0, video.frames) if self.frames is None else divmod(video.frames, self.frames)
+        whole = groups * self.latent_frames if groups else 0
+        frames = whole + -(-rest // self.time)
         return LatentShape(frames, video.height // self.space, video.width // self.space)
 
     def video(self, latent: LatentShape) -> VideoShape:
         """The longest video that has such latents; clips that end in a shorter group share theirs with others."""
-        groups, rest = divmod(latent.frames, self.latent_frames) if self.frames else (0, latent.frames)
+        groups, rest = (0, latent.frames) if self.frames is None else divmod(latent.frames, self.latent_frames)
         frames = groups * (self.frames or 0) + rest * self.time
         return VideoShape(frames, latent.height * self.space, latent.width * self.space)
 

@@ -19,6 +19,7 @@ from duosora.core.loading import check_structure, checked_weights
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.mt5 import MT5Spec
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.models.opensora_vae import OpenSoraVAESpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.parallel.group import Alone, Group, Ranks
@@ -41,6 +42,7 @@ from .memory import is_out_of_memory as is_out_of_memory
 from .models.lpips import LPIPS
 from .models.mt5 import MT5Encoder
 from .models.opensora_t2v import OpenSoraT2V
+from .models.opensora_vae import OpenSoraVAE
 from .models.patch_discriminator import PatchDiscriminator
 from .models.wfvae import (
     WFVAE,
@@ -267,4 +269,6 @@ def _model(spec: Any, attend: kernels.Attend) -> nn.Module:
         return PatchDiscriminator(spec)
     if isinstance(spec, LPIPSSpec):
         return LPIPS(spec)
+    if isinstance(spec, OpenSoraVAESpec):
+        return OpenSoraVAE(spec)
     raise TypeError(f"no model is written for {type(spec).__name__}")

@@ -32,7 +32,6 @@ from .case import Case, Comparison
 from .tables import answers, same
 from .torch_draws import TorchDraws
 
-INPUTS = ("video",)
 GROUPS = Grouped(17, 4, 8)
 
 
@@ -43,6 +42,11 @@ def run(case: Case, backend: object | None = None) -> Iterator[Comparison]:
             yield from runner(case)
             return
     raise ConfigError(f"{case.folder}: expected a table with one of the keys {', '.join(_RUNNERS)}")
+
+
+def inputs(case: Case) -> tuple[str, ...]:
+    """Last parts of the names of the tensors that are given."""
+    return ("video",)
 
 
 def _sizes(case: Case) -> Iterator[Comparison]:

@@ -15,10 +15,10 @@ from ..io.files import read_json
 from ..models.recognise import family_of
 from .case import Case, Verdict, find_cases
 
-RUNNERS = ("cond", "data", "loss", "mt5", "osdata", "pipeline", "sched", "t2v", "t5", "train", "wfvae")
+RUNNERS = ("cond", "data", "loss", "mt5", "osdata", "osvae", "pipeline", "sched", "t2v", "t5", "train", "wfvae")
 """Families with a runner: `core.goldens.<family>.run(case, backend)` gives every output tensor of a case."""
 
-TABLES = ("cond", "osdata", "t5")
+TABLES = ("cond", "osdata", "osvae", "t5")
 """Those of them whose JSON files, manifests aside, are cases too."""
 
 TRAINING = ("loss", "train")
@@ -62,7 +62,7 @@ def run_case(case: Case, backend: Backend, slack: float = 1.0) -> Result:
             comparisons = (each for each in runner.run(case, backend) if case.holds(each))
             verdicts = [case.judge(comparison, slack) for comparison in comparisons]
         computed = {verdict.name.split(" ")[0] for verdict in verdicts}
-        outputs = case.outputs(getattr(runner, "INPUTS", ()))
+        outputs = case.outputs(runner.inputs(case) if hasattr(runner, "inputs") else ())
         forgotten = [Verdict(f"{name} (not computed)", float("inf"), float("inf")) for name in outputs]
         verdicts += [verdict for verdict in forgotten if verdict.name.split(" ")[0] not in computed]
         return Result(case.name, tuple(verdicts))

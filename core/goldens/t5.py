@@ -14,8 +14,6 @@ from ..recipes.opensora_v1_2_prompts import clean
 from .case import Case, Comparison
 from .tables import same
 
-INPUTS = ("y_embedding",)
-
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Compute every result of a case of this family."""
@@ -26,6 +24,11 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         text = row["inp"]
         yield same(f"rows.{number}.text_preprocessing", clean(text), row["text_preprocessing"])
         yield same(f"rows.{number}.no_preprocessing", text.lower().strip(), row["no_preprocessing"])
+
+
+def inputs(case: Case) -> tuple[str, ...]:
+    """Last parts of the names of the tensors that are given."""
+    return ("y_embedding",)
 
 
 def manifest_spec(manifest: Mapping[str, Any], source: str) -> MT5Spec:

@@ -137,12 +137,22 @@ def decode_chunks(
     return (_decode_chunk(backend, vae, spec, latents, chunk, chunk is chunks[-1], tiles) for chunk in chunks)
 
 
-def scale_latents(spec: WFVAESpec, latents: np.ndarray) -> np.ndarray:
+class Scaled(Protocol):
+    """A spec of an autoencoder, as far as its latents' numbers go; both are by channel."""
+
+    @property
+    def shift(self) -> tuple[float, ...]: ...
+
+    @property
+    def scale(self) -> tuple[float, ...]: ...
+
+
+def scale_latents(spec: Scaled, latents: np.ndarray) -> np.ndarray:
     """The autoencoder's latents as a diffusion model sees them."""
     return (latents - _per_channel(spec.shift)) * _per_channel(spec.scale)
 
 
-def unscale_latents(spec: WFVAESpec, latents: np.ndarray) -> np.ndarray:
+def unscale_latents(spec: Scaled, latents: np.ndarray) -> np.ndarray:
     """The inverse of scale_latents."""
     return latents / _per_channel(spec.scale) + _per_channel(spec.shift)
 
