@@ -1,4 +1,4 @@
-"""Stop the build with a clear sentence when the three links in src/duosora arrived as text files.
+"""Stop the build with a clear sentence when the links in src/duosora arrived as text files.
 
 Everything else about the package stands in pyproject.toml.
 """
@@ -8,7 +8,7 @@ import sys
 
 from setuptools import setup
 
-for name in ("core", "backends", "convert"):
+for name in ("core", "backends", "convert", "configs"):
     link = pathlib.Path(__file__).parent / "src" / "duosora" / name
     if not link.is_dir():
         sys.exit(

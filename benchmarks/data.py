@@ -27,7 +27,7 @@ from duosora.core.config.data import DataSettings
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.sources import open_source
 from duosora.core.extras import needs_extra
-from duosora.core.shapes import Compression, Patch
+from duosora.core.shapes import Causal, Patch
 
 MEDIA = sorted((Path(__file__).parents[1] / "tests" / "media").glob("*.mp4"))
 FRAMES, SIDE = 33, 256
@@ -56,7 +56,7 @@ def open_loader(annotation: Path, side: int, workers: int) -> ClipLoader:
     settings = DataSettings(
         files=(annotation,), frames=FRAMES, fps=25.0, height=side, width=side, min_bucket_batches=0, workers=workers
     )
-    return ClipLoader(open_source(settings), settings, 0, Compression(4, 8), Patch(1, 2))
+    return ClipLoader(open_source(settings), settings, 0, Causal(4, 8), Patch(1, 2))
 
 
 def decoded(path: Path) -> np.ndarray:

@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 
 from duosora.core import random
-from duosora.core.backend import Backend, get
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import TINY, OpenSoraT2VSpec
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks
+from duosora.core.seam.backend import Backend, default_name, get
+from duosora.core.seam.training import DiffusionBatch, TrainOptions
 from duosora.core.shapes import LatentShape
 from duosora.core.train.objectives import DiffusionObjective
-from duosora.core.train.step import DiffusionBatch, TrainOptions
 
 WFVAE_64 = WFVAESpec(
     base_channels=64,
@@ -166,7 +166,7 @@ def _memory_bytes(entry: str) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("cases", nargs="*", default=list(CASES), help=f"some of {', '.join(CASES)}")
-    parser.add_argument("--backend", default="torch")
+    parser.add_argument("--backend", default=default_name())
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="fp32")
     parser.add_argument("--threads", type=int, default=2)

@@ -18,7 +18,7 @@ from ..core.errors import CheckpointError, ConfigError
 from ..core.io.files import atomic_write, refuse_existing, unfinished
 from ..core.io.weights import STEMS
 from ..core.layout import some_names
-from ..core.models.recognise import CONFIG_FILE, family_of, read_config
+from ..core.models.finding import CONFIG_FILE, family_of, read_config
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
 from .matching import Renaming
@@ -152,7 +152,7 @@ def _config(opened: Checkpoint, made: Renaming, tensors: Named) -> Path | None:
     family = family_of(config, str(file))
     if family is not NAMES[made.model].family:
         return None
-    layout = family.from_config(config, str(file)).layout()
+    layout = family.spec.from_config(config, str(file)).layout()
     layout.check({name: tensors.shape(name) for name in tensors}, str(opened.path))
     return file
 

@@ -7,8 +7,12 @@ from dataclasses import dataclass
 
 from .rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, fill, match, pattern_of
 
-WRAPPERS = ("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module.")
-"""What training on several devices and compiling put into names; taken out wherever a part of a name begins."""
+WRAPPERS = (
+    *("module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_forward_module."),
+    "_backbone.",
+)
+"""What training on several devices, compiling and MindSpore's mixed precision put into names; taken out wherever a part
+of a name begins."""
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,14 @@ from .printable import one_line
 
 BUILDS_AGAINST_TORCH = ("flash-attn",)
 """Extras that are compiled with the torch that is installed, which pip hides from a build otherwise."""
+WHERE = "in the clone of duosora"
+"""No index of packages has duosora; its extras are installed from its sources."""
 
 
 def install_command(extra: str) -> str:
-    """The command that installs what an extra needs; "" is duosora itself."""
+    """The command that installs what an extra needs; "" is duosora itself. It is for the folder of the clone."""
     options = " --no-build-isolation" if extra in BUILDS_AGAINST_TORCH else ""
-    return f'pip install "duosora[{extra}]"{options}' if extra else "pip install duosora"
+    return f'pip install -e ".[{extra}]"{options}' if extra else "pip install -e ."
 
 
 @contextmanager
@@ -51,4 +53,4 @@ def _missing(extra: str, purpose: str, module: str, otherwise: str) -> PackageMi
 
 
 def _advice(extra: str, otherwise: str) -> str:
-    return install_command(extra) + (f", or {otherwise}" if otherwise else "")
+    return f"{install_command(extra)} {WHERE}" + (f", or {otherwise}" if otherwise else "")

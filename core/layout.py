@@ -106,6 +106,8 @@ class Weight:
     """The dtype in which training keeps it; files may hold a narrower one."""
     grows_from: str | None = None
     """The weight of the same shape that it is copied from when training starts from a smaller model, which lacks it."""
+    trained: bool = True
+    """False for what files hold beside the weights and training leaves as it is (a learned null caption)."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,13 @@ class Layout(Mapping[str, Weight]):
 
     @property
     def num_parameters(self) -> int:
-        return sum(prod(weight.shape) for weight in self.weights.values())
+        """What training leaves as it is does not count, as the publishers count."""
+        return sum(prod(weight.shape) for weight in self.weights.values() if weight.trained)
+
+    @property
+    def untrained(self) -> tuple[str, ...]:
+        """Names of what training leaves as it is."""
+        return tuple(name for name, weight in self.weights.items() if not weight.trained)
 
     def check(self, shapes: Mapping[str, tuple[int, ...]], source: str) -> dict[str, str | None]:
         """Compare a file's shapes with the layout; return, for each weight, the name under which the file holds it.

@@ -11,8 +11,8 @@ import re
 import sys
 from typing import Any
 
-from .backend import NAMES
 from .errors import OutOfMemory
+from .seam.backend import NAMES
 
 _SAMPLING = (
     "smaller video.height, video.width, video.frames or batch_size; decode.chunk=1 or decode.tile; "

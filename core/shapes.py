@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from .errors import ShapeError
 
@@ -40,8 +40,29 @@ class TokenGrid(NamedTuple):
         return self.frames * self.height * self.width
 
 
-class Compression(NamedTuple):
-    """How many pixels one latent spans; the first frame always has a latent frame of its own."""
+class Compression(Protocol):
+    """How the sizes of a video and of its latents follow from each other in one autoencoder."""
+
+    @property
+    def time(self) -> int:
+        """Frames that a latent spans, the first one of a clip aside."""
+
+    @property
+    def space(self) -> int:
+        """Pixels along each side that a latent spans."""
+
+    def latent(self, video: VideoShape) -> LatentShape:
+        """The latent shape of a video. Raises ShapeError, naming the nearest sizes that work."""
+
+    def video(self, latent: LatentShape) -> VideoShape:
+        """The video shape that a latent decodes to."""
+
+    def check(self, video: VideoShape) -> None:
+        """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
+
+
+class Causal(NamedTuple):
+    """A Compression in which the first frame always has a latent frame of its own."""
 
     time: int
     space: int

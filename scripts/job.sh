@@ -34,7 +34,7 @@ choose_port() {
 # the rank that failed by what the launcher wrote into $LOGS/launcher.log.
 run_job() {
     if ! command -v "$1" >/dev/null; then
-        echo "launch: $1 is not installed: torchrun comes with duosora[torch], msrun with duosora[mindspore]" >&2
+        echo "launch: $1 is not installed: torchrun comes with the extra torch, msrun with the extra mindspore" >&2
         exit 2
     fi
     mkdir -p "$LOGS"

@@ -1,4 +1,4 @@
-"""The MindSpore backend: `create(device)` gives what core.backend.Backend describes."""
+"""The MindSpore backend: `create(device)` gives what core.seam.backend.Backend describes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import gc
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 # Both are read once, when MindSpore is loaded. With AVX-512 oneDNN takes its reference convolutions for MindSpore's
@@ -18,21 +19,14 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
-from duosora.core.backend import DTYPES
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
-from duosora.core.models.lpips import LPIPSSpec
-from duosora.core.models.mt5 import MT5Spec
-from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.models.opensora_vae import OpenSoraVAESpec
-from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
-from duosora.core.parallel.plan import ParallelPlan
-from duosora.core.parallel.roll_call import MEET_SECONDS
-from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
+from duosora.core.seam.backend import DTYPES
+from duosora.core.seam.group import Alone, Group
+from duosora.core.seam.ranks import MEET_SECONDS, ParallelPlan, Ranks
+from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from . import operators
@@ -45,31 +39,9 @@ from .distributed.zero import share
 from .forms import compare_forms
 from .layers import cat, parameter_shapes, set_parameter
 from .memory import is_out_of_memory as is_out_of_memory
-from .models.lpips import LPIPS
-from .models.mt5 import MT5Encoder
-from .models.opensora_t2v import OpenSoraT2V
-from .models.opensora_vae import OpenSoraVAE
-from .models.patch_discriminator import PatchDiscriminator
-from .models.wfvae import (
-    WFVAE,
-    HaarWaveletTransform2D,
-    HaarWaveletTransform3D,
-    InverseHaarWaveletTransform2D,
-    InverseHaarWaveletTransform3D,
-)
 from .precision import to_array, to_tensor, to_weight
-from .streaming import whole_clip
 from .train_step import DiffusionTrainStep, replay_loss
 
-WAVELETS = {
-    wavelet.__name__: wavelet
-    for wavelet in (
-        HaarWaveletTransform2D,
-        HaarWaveletTransform3D,
-        InverseHaarWaveletTransform2D,
-        InverseHaarWaveletTransform3D,
-    )
-}
 _TARGETS = {"cpu": "CPU", "npu": "Ascend"}
 """MindSpore's names of our devices."""
 
@@ -151,6 +123,7 @@ class MindSporeBackend:
         self.check(options.dtype, options.attention)
         ranks = ranks or Ranks()
         _check_compiled(options.compile, ranks.sequence)
+        options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
         model = _empty(spec, attend)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
@@ -209,7 +182,8 @@ class MindSporeBackend:
             "diffusion_loss": replay_loss,
             "judge_in_training": judge_in_training,
         }
-        return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+        family, _, inner = name.rpartition(".")
+        return _models(family).FUNCTIONS[inner] if family else functions[name]
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
         with self.inference():
@@ -251,10 +225,6 @@ class MindSporeBackend:
         return versions
 
 
-def _transform(wavelet: type[nn.Cell], x: Tensor) -> Tensor:
-    return wavelet()(x, whole_clip())
-
-
 def _attend(attend: kernels.Attend, sequence: Group) -> kernels.Attend:
     return attend if sequence.size == 1 else SequenceAttend(attend, sequence)
 
@@ -277,16 +247,9 @@ def _check_compiled(compile: bool, sequence: Group) -> None:
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:
-    if isinstance(spec, WFVAESpec):
-        return WFVAE(spec)
-    if isinstance(spec, OpenSoraT2VSpec):
-        return OpenSoraT2V(spec, attend)
-    if isinstance(spec, MT5Spec):
-        return MT5Encoder(spec)
-    if isinstance(spec, PatchDiscriminatorSpec):
-        return PatchDiscriminator(spec)
-    if isinstance(spec, LPIPSSpec):
-        return LPIPS(spec)
-    if isinstance(spec, OpenSoraVAESpec):
-        return OpenSoraVAE(spec)
-    raise TypeError(f"no model is written for {type(spec).__name__}")
+    """The model of a spec, by the file that is called after its family."""
+    return _models(spec.family).create(spec, attend)
+
+
+def _models(family: str) -> Any:
+    return import_module(f".models.{family}", __name__)

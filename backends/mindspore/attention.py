@@ -99,6 +99,11 @@ class KernelAttend:
 
     def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
         batch, _, heads, width = q.shape
+        if run.in_turn:
+            samples = batch * run.count
+            q, k, v = (x[:, run.part].reshape(samples, run.length, heads, width) for x in (q, k, v))
+            keep = None if keep is None else keep[:, run.part].reshape(samples, 1, 1, run.length)
+            return self.kernel(q, k, v, keep).reshape(batch, run.count * run.length, heads, width)
 
         def as_heads(x: Tensor) -> Tensor:
             return x[:, run.part].reshape(batch, run.length, run.count * heads, width)  # no copy: see core's Run
@@ -177,10 +182,13 @@ def _mix(scores: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     return exchange(_MIXTURE(shares, exchange(v)))
 
 
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32."""
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor, parts: int = NUM_PARTS) -> Tensor:
+    """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32.
+
+    parts: of a head, in each of which the halves are exchanged; K / 2 for tables whose pairs are neighbours.
+    """
     wide = to_float32(x)
-    swapped = swap_halves(wide, NUM_PARTS)
+    swapped = swap_halves(wide, parts)
     turned = addcmul(wide * expand(cosines.unsqueeze(1), x.shape), swapped, sines.unsqueeze(1))
     return cast(turned, like=x)
 

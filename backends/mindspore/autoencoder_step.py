@@ -18,9 +18,9 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from duosora.core.errors import ConfigError
 from duosora.core.io.weights import Shard
-from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined
-from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
+from duosora.core.seam.ranks import Ranks
+from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
 
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
@@ -62,7 +62,7 @@ class Discriminator:
 
 
 class AutoencoderTrainStep:
-    """A WFVAE in training: core.train.step.TrainStep[AutoencoderBatch]."""
+    """A WFVAE in training: core.seam.training.TrainStep[AutoencoderBatch]."""
 
     def __init__(
         self,

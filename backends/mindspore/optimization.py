@@ -24,8 +24,8 @@ from duosora.core.apart import call_apart
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.io.files import atomic_write, read_json
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
-from duosora.core.parallel.group import Alone
-from duosora.core.train.step import AdamW
+from duosora.core.seam.group import Alone
+from duosora.core.seam.training import AdamW
 
 from .distributed.zero import Replicas, Shards
 from .precision import to_array, to_weight
@@ -243,7 +243,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True)
 class SavedStep:
-    """The state of a train step: core.train.step.Saved."""
+    """The state of a train step: core.seam.training.Saved."""
 
     present: Tensors
     average: Tensors
@@ -363,7 +363,7 @@ class _Packing:
 
 
 class _AdamW:
-    """core.train.step.AdamW in the order of operations of torch.optim.AdamW."""
+    """core.seam.training.AdamW in the order of operations of torch.optim.AdamW."""
 
     def __init__(self, options: AdamW) -> None:
         self.betas = options.betas

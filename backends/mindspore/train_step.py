@@ -13,10 +13,10 @@ import numpy as np
 from mindspore import Tensor, nn
 
 from duosora.core.io.weights import Shard
-from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined, weights
+from duosora.core.seam.ranks import Ranks
+from duosora.core.seam.training import DiffusionBatch, StepReport, TrainOptions
 from duosora.core.shapes import LatentShape
-from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
 from .compiling import compile_forward
 from .distributed.zero import Entrance
@@ -28,7 +28,7 @@ STATE = "optimizer"
 
 
 class DiffusionTrainStep:
-    """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
+    """A denoiser in training: core.seam.training.TrainStep[DiffusionBatch]."""
 
     def __init__(self, entrance: Entrance, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
         """entrance: to the denoiser, as all ranks share its training. ranks: that train together."""
@@ -38,7 +38,7 @@ class DiffusionTrainStep:
         """Called like a denoiser."""
         self.dtype = MINDSPORE_DTYPES[options.dtype]
         trainable = make_trainable(self.model, options.frozen)
-        recompute(self.model.transformer_blocks, options.recompute_every)
+        recompute(self.model.blocks(), options.recompute_every)
         entrance.settle()
         if options.compile:
             compile_forward(self.network)
@@ -127,8 +127,12 @@ class DiffusionTrainStep:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
+            timesteps = to_tensor(batch.timesteps.astype(np.float32))
+            if batch.given is not None:
+                condition = self.network.condition(batch.given, shape)
+                return self.network(seen, timesteps, condition, batch.frame_mask)
             condition = self.network.condition(to_tensor(batch.text), batch.text_mask, shape, batch.mask)
-            return self.network(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
+            return self.network(seen, timesteps, condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:
         return None if batch.condition is None else to_tensor(batch.condition)
@@ -146,10 +150,11 @@ def model_input(batch: DiffusionBatch, latents: Tensor, noise: Tensor, condition
 def diffusion_loss(batch: DiffusionBatch, prediction: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
     """The weighted mean squared error, in float32, over all latents or over those that are no padding.
 
-    The weights are not part of the mean's denominator (quirk Q25).
+    The weights are not part of the mean's denominator (quirk Q25). Channels that are predicted beside the latents' own
+    do not count.
     """
     target = _column(batch.of_clean, latents) * latents + _column(batch.of_noise, latents) * noise
-    difference = to_float32(prediction) - target
+    difference = to_float32(prediction[:, : latents.shape[1]]) - target
     errors = difference * difference * _column(batch.weights, latents)
     if batch.mask is None:
         return errors.mean()
@@ -171,5 +176,5 @@ def replay_loss(batch: DiffusionBatch, prediction: np.ndarray) -> dict[str, np.n
 
 
 def _column(values: np.ndarray, like: Tensor) -> Tensor:
-    """Numbers of the samples (B,) as (B, 1, 1, 1, 1) float32."""
-    return to_tensor(values.astype(np.float32)).reshape(-1, *[1] * (like.ndim - 1))
+    """Numbers of the samples (B,) or of their frames (B, T) as (B, 1, 1 or T, 1, 1) float32."""
+    return to_tensor(values.astype(np.float32)).reshape(len(values), 1, -1, *[1] * (like.ndim - 3))

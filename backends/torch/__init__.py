@@ -1,32 +1,26 @@
-"""The PyTorch backend: `create(device)` gives what core.backend.Backend describes."""
+"""The PyTorch backend: `create(device)` gives what core.seam.backend.Backend describes."""
 
 from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from functools import partial
+from dataclasses import replace
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from duosora.core.backend import DTYPES
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
-from duosora.core.models.lpips import LPIPSSpec
-from duosora.core.models.mt5 import MT5Spec
-from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.models.opensora_vae import OpenSoraVAESpec
-from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import launched, own_device
-from duosora.core.parallel.plan import ParallelPlan
-from duosora.core.parallel.roll_call import MEET_SECONDS
-from duosora.core.train.step import AutoencoderLosses, Companion, TrainOptions
+from duosora.core.seam.backend import DTYPES
+from duosora.core.seam.group import Alone, Group
+from duosora.core.seam.ranks import MEET_SECONDS, ParallelPlan, Ranks
+from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOptions
 
 from . import attention as kernels
 from . import operators
@@ -39,31 +33,8 @@ from .distributed.zero import share
 from .forms import compare_forms
 from .layers import parameter_shapes, set_parameter
 from .memory import is_out_of_memory as is_out_of_memory
-from .models.lpips import LPIPS
-from .models.mt5 import MT5Encoder
-from .models.opensora_t2v import OpenSoraT2V
-from .models.opensora_vae import OpenSoraVAE
-from .models.patch_discriminator import PatchDiscriminator
-from .models.wfvae import (
-    WFVAE,
-    HaarWaveletTransform2D,
-    HaarWaveletTransform3D,
-    InverseHaarWaveletTransform2D,
-    InverseHaarWaveletTransform3D,
-)
 from .precision import to_array, to_tensor, to_weight
-from .streaming import whole_clip
 from .train_step import DiffusionTrainStep, replay_loss
-
-WAVELETS = {
-    wavelet.__name__: wavelet
-    for wavelet in (
-        HaarWaveletTransform2D,
-        HaarWaveletTransform3D,
-        InverseHaarWaveletTransform2D,
-        InverseHaarWaveletTransform3D,
-    )
-}
 
 
 def create(device: str = "auto") -> TorchBackend:
@@ -134,6 +105,7 @@ class TorchBackend:
     ) -> DiffusionTrainStep:
         self.check(options.dtype, options.attention)
         ranks = ranks or Ranks()
+        options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
         model = _empty(spec, attend)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
@@ -191,7 +163,8 @@ class TorchBackend:
             "diffusion_loss": replay_loss,
             "judge_in_training": judge_in_training,
         }
-        return functions[name] if name in functions else partial(_transform, WAVELETS[name])
+        family, _, inner = name.rpartition(".")
+        return _models(family).FUNCTIONS[inner] if family else functions[name]
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
         with self.inference():
@@ -237,10 +210,6 @@ class TorchBackend:
         return versions
 
 
-def _transform(wavelet: type[nn.Module], x: torch.Tensor) -> torch.Tensor:
-    return wavelet()(x, whole_clip())
-
-
 def _attend(attend: kernels.Attend, sequence: Group) -> kernels.Attend:
     return attend if sequence.size == 1 else SequenceAttend(attend, sequence)
 
@@ -259,16 +228,9 @@ def _empty(spec: Any, attend: kernels.Attend) -> Any:
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Module:
-    if isinstance(spec, WFVAESpec):
-        return WFVAE(spec)
-    if isinstance(spec, OpenSoraT2VSpec):
-        return OpenSoraT2V(spec, attend)
-    if isinstance(spec, MT5Spec):
-        return MT5Encoder(spec)
-    if isinstance(spec, PatchDiscriminatorSpec):
-        return PatchDiscriminator(spec)
-    if isinstance(spec, LPIPSSpec):
-        return LPIPS(spec)
-    if isinstance(spec, OpenSoraVAESpec):
-        return OpenSoraVAE(spec)
-    raise TypeError(f"no model is written for {type(spec).__name__}")
+    """The model of a spec, by the file that is called after its family."""
+    return _models(spec.family).create(spec, attend)
+
+
+def _models(family: str) -> Any:
+    return import_module(f".models.{family}", __name__)

@@ -95,6 +95,11 @@ class KernelAttend:
 
     def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
         batch, _, heads, width = q.shape
+        if run.in_turn:
+            samples = batch * run.count
+            q, k, v = (x[:, run.part].reshape(samples, run.length, heads, width) for x in (q, k, v))
+            keep = None if keep is None else keep[:, run.part].reshape(samples, 1, 1, run.length)
+            return self.kernel(q, k, v, keep).reshape(batch, run.count * run.length, heads, width)
 
         def as_heads(x: Tensor) -> Tensor:
             return x[:, run.part].reshape(batch, run.length, run.count * heads, width)  # no copy: see core's Run
@@ -167,9 +172,12 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
     return exchange(scaled_dot_product_attention(exchange(q), exchange(k), exchange(v), bias, scale=1.0))
 
 
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32."""
-    turned = addcmul(x * expand(cosines[:, None], x.shape), swap_halves(x, NUM_PARTS), sines[:, None])
+def rotate(x: Tensor, cosines: Tensor, sines: Tensor, parts: int = NUM_PARTS) -> Tensor:
+    """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32.
+
+    parts: of a head, in each of which the halves are exchanged; K / 2 for tables whose pairs are neighbours.
+    """
+    turned = addcmul(x * expand(cosines[:, None], x.shape), swap_halves(x, parts), sines[:, None])
     return turned.to(x.dtype)
 
 

@@ -22,8 +22,8 @@ from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.extras import needs_extra
 from duosora.core.io.files import atomic_write, read_json
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
-from duosora.core.parallel.group import Alone
-from duosora.core.train.step import AdamW
+from duosora.core.seam.group import Alone
+from duosora.core.seam.training import AdamW
 
 from .distributed.zero import Replicas, Shards
 from .precision import to_array, to_tensor, to_weight
@@ -250,7 +250,7 @@ class Tensors(Mapping[str, np.ndarray]):
 
 @dataclass(frozen=True)
 class SavedStep:
-    """The state of a train step: core.train.step.Saved."""
+    """The state of a train step: core.seam.training.Saved."""
 
     present: Tensors
     average: Tensors

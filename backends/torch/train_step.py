@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from duosora.core.io.weights import Shard
-from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined, weights
+from duosora.core.seam.ranks import Ranks
+from duosora.core.seam.training import DiffusionBatch, StepReport, TrainOptions
 from duosora.core.shapes import LatentShape
-from duosora.core.train.step import DiffusionBatch, StepReport, TrainOptions
 
 from .distributed.zero import Entrance, Replicas
 from .layers import autocast
@@ -27,7 +27,7 @@ STATE = "optimizer"
 
 
 class DiffusionTrainStep:
-    """A denoiser in training: core.train.step.TrainStep[DiffusionBatch]."""
+    """A denoiser in training: core.seam.training.TrainStep[DiffusionBatch]."""
 
     def __init__(self, entrance: Entrance, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
         """entrance: to the denoiser, as all ranks share its training. ranks: that train together."""
@@ -37,7 +37,7 @@ class DiffusionTrainStep:
         """Called like a denoiser."""
         self.dtype = TORCH_DTYPES[options.dtype]
         trainable = make_trainable(self.model, options.frozen)
-        recompute(self.model.transformer_blocks, options.recompute_every)
+        recompute(self.model.blocks(), options.recompute_every)
         entrance.settle()
         self._forward: Any = torch.compile(self.network) if options.compile else self.network
         self.optimization = Optimization(
@@ -125,8 +125,12 @@ class DiffusionTrainStep:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
+            timesteps = self._place(batch.timesteps.astype(np.float32))
+            if batch.given is not None:
+                condition = self.network.condition(batch.given, shape)
+                return self._forward(seen, timesteps, condition, batch.frame_mask)
             condition = self.network.condition(self._place(batch.text), batch.text_mask, shape, batch.mask)
-            return self._forward(seen, self._place(batch.timesteps.astype(np.float32)), condition)
+            return self._forward(seen, timesteps, condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:
         return None if batch.condition is None else self._place(batch.condition)
@@ -147,10 +151,11 @@ def model_input(batch: DiffusionBatch, latents: Tensor, noise: Tensor, condition
 def diffusion_loss(batch: DiffusionBatch, prediction: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
     """The weighted mean squared error, in float32, over all latents or over those that are no padding.
 
-    The weights are not part of the mean's denominator (quirk Q25).
+    The weights are not part of the mean's denominator (quirk Q25). Channels that are predicted beside the latents' own
+    do not count.
     """
     target = _column(batch.of_clean, latents) * latents + _column(batch.of_noise, latents) * noise
-    errors = (prediction.float() - target) ** 2 * _column(batch.weights, latents)
+    errors = (prediction[:, : latents.shape[1]].float() - target) ** 2 * _column(batch.weights, latents)
     if batch.mask is None:
         return errors.mean()
     mask = to_tensor(batch.mask).to(errors)[:, None]  # (B, 1, T, H, W)
@@ -170,5 +175,5 @@ def replay_loss(batch: DiffusionBatch, prediction: np.ndarray) -> dict[str, np.n
 
 
 def _column(values: np.ndarray, like: Tensor) -> Tensor:
-    """Numbers of the samples (B,) as (B, 1, 1, 1, 1) float32."""
-    return to_tensor(values.astype(np.float32)).to(like.device).reshape(-1, *[1] * (like.ndim - 1))
+    """Numbers of the samples (B,) or of their frames (B, T) as (B, 1, 1 or T, 1, 1) float32."""
+    return to_tensor(values.astype(np.float32)).to(like.device).reshape(len(values), 1, -1, *[1] * (like.ndim - 3))

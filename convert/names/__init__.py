@@ -1,15 +1,18 @@
-"""What other programs call the weights of each family: rules beside the names of its layout, which stay as they are."""
+"""What other programs call the weights of each family: rules beside the names of its layout, which stay as they are.
+
+A file here is called after its family and holds RULES, and STEM, which begins the names of its files in the hub's form.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
-from ...core.io.weights import STEMS
 from ...core.layout import Zeros
-from ...core.models.recognise import FAMILIES, Family
+from ...core.models import FAMILIES
+from ...core.models.kinds import Family
 from ..rules import Rule, pattern_of
-from . import mt5, opensora_t2v, wfvae
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,9 @@ class Names:
         return frozenset(pattern_of(name) for name, weight in drawn if isinstance(weight.init, Zeros))
 
 
-_BY_KIND = {family.kind: family for family in FAMILIES}
-NAMES: Mapping[str, Names] = {
-    "opensora_t2v": Names(_BY_KIND["denoiser"], opensora_t2v.RULES, STEMS[0]),
-    "mt5": Names(_BY_KIND["text_encoder"], mt5.RULES, STEMS[1]),
-    "wfvae": Names(_BY_KIND["vae"], wfvae.RULES, STEMS[0]),
-}
+def _names_of(family: Family) -> Names:
+    rules = import_module(f".{family.name}", __name__)
+    return Names(family, rules.RULES, rules.STEM)
+
+
+NAMES: Mapping[str, Names] = {family.name: _names_of(family) for family in FAMILIES}

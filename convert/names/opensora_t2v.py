@@ -1,5 +1,7 @@
 """OpenSoraT2V v1.3 and its inpaint sibling: published files have the names of the layout."""
 
+from ...core.io.weights import STEMS
 from . import mindone
 
 RULES = mindone.RULES
+STEM = STEMS[0]

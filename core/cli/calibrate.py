@@ -17,6 +17,7 @@ def calibrate(
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting: --set data.files=[clips]"),
     ] = None,
+    backend: Annotated[str | None, typer.Option(help="torch or mindspore; short for --set compute.name=...")] = None,
     clips: Annotated[int, typer.Option(min=1, help="How many clips to measure.")] = 512,
 ) -> None:
     """Measure an autoencoder's latents on clips, and set its scale and shift.
@@ -28,7 +29,8 @@ def calibrate(
     from ..printable import say
     from ..train.calibrate import calibrate_folder
 
-    spec, statistics = calibrate_folder(model, load(config, TrainConfig, settings or []), clips)
+    overrides = [*(settings or []), *([] if backend is None else [f"compute.name={backend}"])]
+    spec, statistics = calibrate_folder(model, load(config, TrainConfig, overrides), clips)
     say(f"measured {statistics.num_clips} clips; {model / 'config.json'} has now")
     for name, values in (("shift", spec.shift), ("scale", spec.scale)):
         say(f"  {name} {' '.join(f'{value:.4f}' for value in values)}")

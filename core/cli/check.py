@@ -11,7 +11,7 @@ import typer
 
 def check(
     folder: Annotated[Path, typer.Argument(help="A folder of golden families, one family, or one case.")],
-    backend: Annotated[str, typer.Option(help="torch or mindspore.")] = "torch",
+    backend: Annotated[str | None, typer.Option(help="torch or mindspore; by default the one that is there.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, npu, ...")] = "auto",
     as_json: Annotated[Path | None, typer.Option("--json", help="Also write every error to this file.")] = None,
     verbose: Annotated[
@@ -22,11 +22,11 @@ def check(
 
     Compares it with the original implementations' numbers. Exit code 1 when one is outside its tolerance.
     """
-    from ..backend import get
     from ..goldens.suite import Result, find_all, is_implemented, run_case, run_manifest
     from ..io.files import refuse_unwritable
     from ..printable import say
     from ..progress import progress
+    from ..seam.backend import get
     from .tables import show
 
     if as_json:
@@ -46,7 +46,7 @@ def check(
     failed = [result for result in results if not result.passed]
     say(
         f"{len(results) - len(failed)} passed, {len(failed)} failed, {sum(later.values())} not yet "
-        f"on {backend} ({chosen.device})"
+        f"on {chosen.name} ({chosen.device})"
     )
     if as_json:
         _write_json(as_json, results, later, chosen.versions())

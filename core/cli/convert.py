@@ -26,7 +26,7 @@ def convert(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Whose names: opensora_t2v, mt5, wfvae, or none to keep them. Guessed when left out."),
+        typer.Option(help="Whose names: opensora_t2v, t5, wfvae, or none to keep them. Guessed when left out."),
     ] = None,
     dtype: Annotated[DType, typer.Option(help="What floating-point tensors become.")] = DType.KEEP,
     shard_size: Annotated[str, typer.Option(help="Largest file of a folder, as 5GB or 500MB.")] = "5GB",

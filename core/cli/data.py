@@ -10,8 +10,9 @@ import typer
 
 SHOWN_ROWS = 40
 """Bad rows printed; the report file has all of them."""
-PUBLISHED_MAX_AREA = 236544
-"""Pixels, where there is no config and neither a size nor an area is set."""
+PUBLISHED = {"max_area": 236544}
+PUBLISHED_OF_AUTOENCODERS = {"frames": 25, "height": 256, "width": 256}
+"""Sizes, where there is no config and none is set."""
 
 data = typer.Typer(name="data", help="Look over training data.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -42,9 +43,9 @@ def check(
 
     Exit code 1 when there are any, 2 when an annotation cannot be read at all.
     """
-    from ..config.loading import load
-    from ..config.training import TrainConfig
-    from ..data.check import check_annotations
+    from ..data.advice import find_advice
+    from ..data.check import Check
+    from ..data.columns import column_uses
     from ..errors import ConfigError
     from ..io.files import atomic_write, refuse_unwritable
     from ..printable import say
@@ -52,32 +53,49 @@ def check(
 
     if report is not None:
         refuse_unwritable(report, overwrite)
-    run = load(config, TrainConfig, settings or [])
-    given = run.data
-    if config is None and given.max_area is None and given.height is None and given.width is None:
-        given = given.model_copy(update={"max_area": PUBLISHED_MAX_AREA})
-    if not files and not given.files:
+    run, given = _read(config, settings or [])
+    named = files or given.files
+    if not named:
         raise ConfigError("data.files: name annotations or folders, here or in the config; there is nothing to check")
     batch = None if config is None else run.batch_size * run.accumulate
-    found = check_annotations(files or given.files, given, _compression(run), deep, run.seed, batch)
+    looking = Check(named, _compression(run), deep, run.seed, batch)
+    found = looking(given)
+    advice = find_advice(looking, found, given, lambda setting: _read(config, [*(settings or []), setting])[1])
+    for line in column_uses(named):
+        say(f"columns of {line}")
     for finding in found.findings[:SHOWN_ROWS]:
         say(f"{finding.kind}: {finding.path} ({finding.origin}): {finding.reason}")
     if len(found.findings) > SHOWN_ROWS:
         say(f"... and {len(found.findings) - SHOWN_ROWS} more; --report FILE writes all of them")
     show(_table(found))
-    say(f"{found.rows} rows, {found.rows - found.num_bad} good, {found.num_bad} bad")
+    say(f"{found.rows} rows, {found.num_good} good, {found.num_bad} bad")
+    if advice is not None:
+        say(advice)
     if report is not None:
         with atomic_write(report, overwrite) as temporary:
             # Of a file name that is no UTF-8 Python keeps half characters; written like this they are JSON's escapes.
-            said = json.dumps(found.as_json(), indent=1, ensure_ascii=False)
+            said = json.dumps(found.as_json() | {"advice": advice and advice._asdict()}, indent=1, ensure_ascii=False)
             temporary.write_text(said, encoding="utf-8", errors="backslashreplace")
     if found.num_bad:
         raise typer.Exit(1)
 
 
+def _read(config: Path | None, settings: list[str]) -> tuple[Any, Any]:
+    """The settings of the run, and of its data; without a config with sizes as published, where none are given."""
+    from ..config.loading import load
+    from ..config.training import TrainConfig
+
+    run = load(config, TrainConfig, settings)
+    data = run.data
+    sizes = PUBLISHED if data.autoencoder is None else PUBLISHED_OF_AUTOENCODERS
+    if config is None and data.max_area is None and data.height is None and data.width is None:
+        data = data.model_copy(update={key: value for key, value in sizes.items() if key not in data.model_fields_set})
+    return run, data
+
+
 def _compression(run: Any) -> Any:
     """Of the run's autoencoder, whose weights are not looked at."""
-    from ..models.recognise import COMPANIONS, open_part
+    from ..models.finding import COMPANIONS, open_part
 
     name = run.model.vae or COMPANIONS.get(run.model.denoiser, ("", "tiny"))[1]
     return open_part("vae", str(name)).spec.compression

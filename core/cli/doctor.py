@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..backend import Backend
+    from ..seam.backend import Backend
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ PACKAGES = (
     Package("PIL", "pillow", "images"),
     Package("torch", "torch", "backend torch", "torch"),
     Package("mindspore", "mindspore", "backend mindspore", "mindspore"),
-    Package("ftfy", "ftfy", "training: clean captions", "train"),
-    Package("bs4", "beautifulsoup4", "training: clean captions", "train"),
+    Package("ftfy", "ftfy", "training: clean odd captions", "train"),
+    Package("bs4", "beautifulsoup4", "training: clean odd captions", "train"),
     Package("tensorboard", "tensorboard", "training: curves", "train"),
     Package("matplotlib", "matplotlib", "duosora plot", "train"),
     Package("pyarrow", "pyarrow", "annotations: .parquet", "parquet"),
@@ -60,7 +60,7 @@ def doctor(
             help="Test the links between the processes that torchrun, msrun or duosora launch started with this one.",
         ),
     ] = False,
-    backend: Annotated[str, typer.Option(help="With --distributed: torch or mindspore.")] = "torch",
+    backend: Annotated[str | None, typer.Option(help="With --distributed: torch or mindspore.")] = None,
     device: Annotated[str, typer.Option(help="With --distributed: auto, cpu, cuda, npu, ...")] = "auto",
     sequence: Annotated[
         int, typer.Option(min=1, help="With --distributed: groups as parallel.sequence makes them.")
@@ -81,9 +81,9 @@ def doctor(
     from duosora import __version__
 
     from ..ascend import ascend_report
-    from ..backend import NAMES
-    from ..extras import install_command
+    from ..extras import WHERE, install_command
     from ..printable import say
+    from ..seam.backend import NAMES
     from .tables import Table, show
 
     say(f"duosora {__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -97,24 +97,25 @@ def doctor(
     working = [backend for backend in map(_working, NAMES) if backend]
     say(*ascend_report())
     if not working:
-        say('no backend works here: pip install "duosora[torch]" (GPU, CPU) or "duosora[mindspore]" (Ascend, CPU)')
+        commands = (f"{install_command('torch')} (GPU, CPU)", f"{install_command('mindspore')} (Ascend, CPU)")
+        say(f"no backend works here: {' or '.join(commands)} {WHERE}")
         raise typer.Exit(1)
     if npu_check:
         for each in working:
             _compare_forms(each)
 
 
-def _test_links(name: str, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
+def _test_links(name: str | None, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
     """Every collective between the processes of this run, in a table that rank 0 prints."""
     import socket
     import statistics
 
-    from ..backend import get
     from ..errors import ConfigError
     from ..parallel import links
     from ..parallel.launched import launched
-    from ..parallel.plan import make_plan
     from ..printable import say
+    from ..seam.backend import get
+    from ..seam.ranks import make_plan
     from .tables import Table, show
 
     here = launched()
@@ -172,9 +173,9 @@ def _version(package: Package) -> str | None:
 
 def _working(name: str) -> Backend | None:
     """The backend, reported in a line, or None with the reason printed."""
-    from ..backend import get
     from ..errors import DuosoraError
     from ..printable import say
+    from ..seam.backend import get
 
     try:
         backend = get(name)

@@ -68,7 +68,7 @@ def evaluate(
             "pairs": [outcome.as_json() for outcome in found.measured],
             "problems": [outcome.as_json() for outcome in found.problems],
             "left_alone": [str(path) for path in run.others],
-            "config": resolved(settled),
+            "config": resolved(run.config),
         }
         with atomic_write(report, overwrite) as temporary:
             temporary.write_text(json.dumps(said, indent=1, allow_nan=False), encoding="utf-8")

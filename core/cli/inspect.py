@@ -25,7 +25,7 @@ def inspect(
     Exit code 1 when the weights do not fit the model.
     """
     from ..errors import CheckpointError
-    from ..models.recognise import CONFIG_FILE
+    from ..models.finding import CONFIG_FILE
 
     if not os.path.exists(path):  # unlike Path.exists, no error where the way there is closed
         raise CheckpointError(f"{path}: no such file or folder")
@@ -42,7 +42,7 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
     from .. import converting
     from ..io.weights import open_weights
     from ..layout import Constant
-    from ..models.recognise import recognise
+    from ..models.finding import recognise
     from ..printable import say, short_name
 
     if converting.get().is_foreign(path):
@@ -62,7 +62,7 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
         return _is_sound(layout, reader)
     part = recognise(path)
     say(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
-    for line in _facts(part.spec):
+    for line in part.spec.facts():
         say(f"  {line}")
     if not _is_sound(part.layout, reader):
         return False
@@ -88,31 +88,11 @@ def _is_sound(layout: Any, reader: Any) -> bool:
     return False
 
 
-def _facts(spec: Any) -> list[str]:
-    from ..models.mt5 import MT5Spec
-    from ..models.opensora_t2v import OpenSoraT2VSpec
-
-    if isinstance(spec, OpenSoraT2VSpec):
-        sparse = f"skiparse k={spec.sparse_n}" if spec.sparse1d else "full attention"
-        facts = [
-            f"{spec.num_layers} layers, {spec.num_attention_heads} heads of {spec.attention_head_dim}, {sparse}, "
-            f"patch {spec.patch_size_t}x{spec.patch_size}x{spec.patch_size}, {spec.in_channels} latent channels",
-            "objective: not stored in the file; the published v1.3 models predict v with zero terminal SNR",
-        ]
-        if spec.sample_size:
-            facts.append("trained on latents of {}x{}x{}".format(*spec.sample_size))
-        return facts
-    if isinstance(spec, MT5Spec):
-        return [f"{spec.num_layers} layers, {spec.num_heads} heads of {spec.d_kv}, vocabulary {spec.vocab_size}"]
-    time, space = spec.compression
-    return [f"{time}x{space}x{space} compression, {spec.latent_dim} latent channels, {spec.norm_type}"]
-
-
 def _guess(reader: Any) -> tuple[str, Any]:
     """The model that most of the names belong to, and as a layout what is known of them."""
     from .. import converting
     from ..layout import Layout
-    from ..models.recognise import FAMILIES
+    from ..models import FAMILIES
 
     others = ("",)  # all names begin so
     found, best = "", Layout("an unknown model", {}, ignores=others)

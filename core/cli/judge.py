@@ -9,7 +9,7 @@ import typer
 
 
 def judge(
-    config: Annotated[Path, typer.Option("--config", "-c", help="How to sample.")] = Path("configs/sample/tiny.yaml"),
+    config: Annotated[Path, typer.Option("--config", "-c", help="How to sample.")] = Path("sample/tiny"),
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting: --set model.denoiser=FOLDER"),

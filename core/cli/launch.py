@@ -78,13 +78,13 @@ def _program(words: list[str], backend: str | None) -> tuple[tuple[str, ...], st
     """The command line of each process, and the backend that it is for."""
     import sys
 
-    from ..backend import NAMES
     from ..errors import ConfigError
+    from ..seam.backend import NAMES, default_name
 
     named = _named_backend(words)
     if backend and named and backend != named:
         raise ConfigError(f"--backend {backend}: but the command says {named}; say it once")
-    chosen = backend or named or NAMES[0]
+    chosen = backend or named or _backend_of_file(words) or default_name()
     if chosen not in NAMES:
         raise ConfigError(f"--backend {chosen}: there are {' and '.join(NAMES)}")
     if words[0].endswith(".py"):
@@ -104,6 +104,27 @@ def _named_backend(words: list[str]) -> str | None:
         elif option in ("--set", "-s"):
             key, _, setting = value.partition("=")
             found = setting if key in NAMES_OF_BACKENDS else found
+    return found
+
+
+def _backend_of_file(words: list[str]) -> str | None:
+    """The backend that a verb's settings file names; what is wrong with the file, the verb will say."""
+    from ..config.loading import read_values
+    from ..config.shipped import settings_file
+    from ..errors import DuosoraError
+
+    found = None
+    for option, value in zip(words, [*words[1:], ""], strict=True):
+        name, _, given = option.partition("=")
+        if name not in ("--config", "-c"):
+            continue
+        try:
+            values = read_values(settings_file(Path(given or value)))
+        except DuosoraError:
+            return None
+        for group, key in (path.split(".") for path in NAMES_OF_BACKENDS):
+            inner = values.get(group)
+            found = inner.get(key) if isinstance(inner, dict) and key in inner else found
     return found
 
 

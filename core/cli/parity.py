@@ -10,7 +10,12 @@ import typer
 
 def parity(
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="What to sample: a YAML file, such as configs/sample/*.yaml.")
+        Path | None,
+        typer.Option(
+            "--config",
+            "-c",
+            help="What to sample: a YAML file, or one that comes along: sample/tiny.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -37,7 +42,10 @@ def parity(
     from ..io.files import atomic_write, refuse_unwritable
     from ..pipelines.parity import TwinRuns
     from ..printable import say
+    from ..seam.backend import refuse_missing
 
+    for name in (reference, other):
+        refuse_missing(name, offers_other=False)
     for file in (report, page):
         if file is not None:
             refuse_unwritable(file, overwrite=True)

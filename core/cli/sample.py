@@ -14,7 +14,8 @@ def sample(
         typer.Argument(help="Prompts, or files of them (.txt, .jsonl, .json, .csv, .tsv); instead of the config's."),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/sample/*.yaml.")
+        Path | None,
+        typer.Option("--config", "-c", help="A YAML file, or one that comes with duosora: sample/tiny."),
     ] = None,
     settings: Annotated[
         list[str] | None,

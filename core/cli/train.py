@@ -10,7 +10,8 @@ import typer
 
 def train(
     config: Annotated[
-        Path | None, typer.Option("--config", "-c", help="A YAML file, such as configs/train/*.yaml.")
+        Path | None,
+        typer.Option("--config", "-c", help="A YAML file, or one that comes with duosora: train/example_t2v."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -37,8 +38,8 @@ def train(
     from ..config.training import TrainConfig
     from ..parallel.launched import told_once
     from ..printable import say
+    from ..seam.training import StepReport
     from ..train.run import TrainRun
-    from ..train.step import StepReport
 
     overrides = list(settings or [])
     for key, value in (("compute.name", backend), ("folder", out and str(out))):

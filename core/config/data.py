@@ -154,6 +154,6 @@ class DataSettings(Settings):
     prefetch: Count = 2
     """Micro-batches to read ahead."""
     reader: Reader = "pyav"
-    """The library that reads videos. decord needs `duosora[decord]`."""
+    """The library that reads videos. decord needs the extra `decord`."""
     media: MediaSettings = MediaSettings()
     upstream: UpstreamHabits = UpstreamHabits()

@@ -12,8 +12,10 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError
 from ..io.files import read_written
+from .beside import found_beside
 from .problems import Keys, describe_problems, place_of, shown
 from .settings import Settings, group_in
+from .shipped import settings_file
 from .yaml12 import parse_yaml
 
 Schema = TypeVar("Schema", bound=Settings)
@@ -22,10 +24,15 @@ Schema = TypeVar("Schema", bound=Settings)
 def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: Sequence[str] = ()) -> Schema:
     """Settings from a YAML file (None: from the defaults) with overrides `a.b=c`; c is YAML, a later one wins.
 
+    path: of a file, or the name of one that comes with duosora (core.config.shipped). Relative paths inside it are read
+    as core.config.beside says.
     Raises: ConfigError naming the file (or the override), the setting, what was expected and what came, for all wrong
     settings.
     """
-    values: Any = {} if path is None else _read_file(Path(path))
+    values: Any = {}
+    if path is not None:
+        file = settings_file(Path(path))
+        values = found_beside(read_values(file), schema, file.parent)
     given: list[tuple[Keys, str]] = []
     for override in overrides:
         keys, value = _read_override(override)
@@ -41,7 +48,8 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
         raise ConfigError(f"{place}: holds a value that is no text, number, list or mapping ({error})") from error
 
 
-def _read_file(path: Path) -> dict[str, Any]:
+def read_values(path: Path) -> dict[str, Any]:
+    """What stands in a YAML file of settings, of whatever verb. Raises: ConfigError."""
     values = parse_yaml(read_written(path, ConfigError), str(path))
     if values is None:
         return {}

@@ -18,6 +18,13 @@ Written by `duosora settings --markdown` from the schema in `core/config`; a tes
 A setting goes into a YAML file (`sampler: {steps: 30}`) or after `--set` (`--set sampler.steps=30`).
 `duosora settings sampler` prints a part of this page. In the column "default", null means "not set"; the text says what
 then happens.
+
+`--config` takes a YAML file, or the short name of one that comes with duosora: `sample/tiny` is
+`configs/sample/tiny.yaml`. A file that is there wins.
+
+Relative paths in a YAML file: what a run reads is looked for in the folder of the file first, then in the current
+folder. What a run writes (`folder`, `output.folder`, `caches.text`, `caches.latents`) is of the current folder, and so
+is every path after `--set`.
 """
 
 

@@ -13,13 +13,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ..parallel.roll_call import MEET_SECONDS
 from ..random import SEED_LIMIT
+from ..seam.ranks import MEET_SECONDS
 from .media import MediaSettings
 from .settings import FolderOrPreset, Settings
 
 DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
+BackendName = Literal["torch", "mindspore"]
+"""Where it may be nothing: the first of them that is installed."""
 Reader = Literal["pyav", "decord"]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -60,8 +62,8 @@ class DTypeSettings(Settings):
 class BackendSettings(Settings):
     """The framework and the device."""
 
-    name: Literal["torch", "mindspore"] = "torch"
-    """The framework."""
+    name: BackendName | None = None
+    """The framework. Default: torch where it is installed, otherwise mindspore."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     dtype: DTypeSettings = DTypeSettings()
@@ -180,7 +182,7 @@ class ConditionSettings(Settings):
     max_area: Count = 236544
     """With crop off: pictures are scaled down to at most this many pixels."""
     reader: Reader = "pyav"
-    """The library that reads videos. decord needs `duosora[decord]`."""
+    """The library that reads videos. decord needs the extra `decord`."""
 
 
 class OutputSettings(Settings):
@@ -222,8 +224,8 @@ class ReconstructConfig(Settings):
 
     vae: FolderOrPreset = "tiny"
     """A preset, or the folder of a WFVAE (config.json and safetensors)."""
-    backend: Literal["torch", "mindspore"] = "torch"
-    """The framework."""
+    backend: BackendName | None = None
+    """The framework. Default: torch where it is installed, otherwise mindspore."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     dtype: DType | None = None
@@ -244,7 +246,7 @@ class ReconstructConfig(Settings):
     seed: Annotated[int, Field(ge=0, lt=SEED_LIMIT)] | None = None
     """Sample the latents with this seed, as upstream always does. Default: take the mean of their distribution."""
     reader: Reader = "pyav"
-    """The library that reads videos. decord needs `duosora[decord]`."""
+    """The library that reads videos. decord needs the extra `decord`."""
     media: MediaSettings = MediaSettings()
     crf: Annotated[int, Field(ge=0, le=51)] = 18
     """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
@@ -258,8 +260,8 @@ class EvaluateConfig(Settings):
     lpips: Path | None = None
     """Folder of a backbone (VGG16 or AlexNet) and its LPIPS heads as safetensors; docs/evaluation.md says how to make
     it."""
-    backend: Literal["torch", "mindspore"] = "torch"
-    """The framework; only LPIPS uses it."""
+    backend: BackendName | None = None
+    """The framework; only LPIPS uses it. Default: torch where it is installed, otherwise mindspore."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     frames: Count | None = None
@@ -271,5 +273,5 @@ class EvaluateConfig(Settings):
     width: Count | None = None
     """Resize and crop both clips to this width in pixels. Default: the files' own size."""
     reader: Reader = "pyav"
-    """The library that reads videos. decord needs `duosora[decord]`."""
+    """The library that reads videos. decord needs the extra `decord`."""
     media: MediaSettings = MediaSettings()

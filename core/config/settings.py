@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 
@@ -33,6 +33,9 @@ class Settings(BaseModel):
         return value
 
 
+Group = TypeVar("Group", bound=Settings)
+
+
 class Setting(NamedTuple):
     """One line of a schema, for --help and the documentation."""
 
@@ -50,6 +53,14 @@ def resolved(settings: Settings) -> dict[str, Any]:
     load() of the same values gives the same settings.
     """
     return settings.model_dump(mode="json")
+
+
+def with_setting(settings: Group, path: str, value: Any) -> Group:
+    """A copy in which the setting at a dotted path has another value."""
+    name, _, inner = path.partition(".")
+    if inner:
+        value = with_setting(getattr(settings, name), inner, value)
+    return settings.model_copy(update={name: value})
 
 
 def list_settings(schema: type[Settings]) -> list[Setting]:

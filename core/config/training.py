@@ -13,7 +13,7 @@ from pydantic import Field
 from ..random import SEED_LIMIT
 from .caches import CacheSettings
 from .data import DataSettings
-from .schema import Count, DType, ModelSettings, ParallelSettings, Positive, SamplerSettings, VideoSettings
+from .schema import BackendName, Count, DType, ModelSettings, ParallelSettings, Positive, SamplerSettings, VideoSettings
 from .settings import Settings
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -107,7 +107,7 @@ class OptimizerSettings(Settings):
     """The optimiser."""
 
     name: Literal["adamw", "adamw_8bit", "prodigy"] = "adamw"
-    """adamw_8bit (bitsandbytes) and prodigy (prodigyopt) need `duosora[optimizers]`."""
+    """adamw_8bit (bitsandbytes) and prodigy (prodigyopt) need the extra `optimizers`."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of the running averages of the gradient and of its square."""
     eps: Positive = 1e-15
@@ -152,8 +152,8 @@ class EmaSettings(Settings):
 class ComputeSettings(Settings):
     """Framework, device and precision."""
 
-    name: Literal["torch", "mindspore"] = "torch"
-    """The framework."""
+    name: BackendName | None = None
+    """The framework. Default: torch where it is installed, otherwise mindspore."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     dtype: DType | None = None
@@ -179,7 +179,7 @@ class TrainingParallelSettings(ParallelSettings):
     zero: Literal[0, 2, 3] = 2
     """ZeRO stage: 0 shards nothing, 2 shards optimiser state, averages and gradients, 3 shards the weights too."""
     engine: Literal["fully_shard", "deepspeed"] = "fully_shard"
-    """What shards the state on torch: torch's own fully_shard, or DeepSpeed, which needs `duosora[deepspeed]` and
+    """What shards the state on torch: torch's own fully_shard, or DeepSpeed, which needs the extra `deepspeed` and
     `zero: 2`."""
 
 

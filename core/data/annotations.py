@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from ..io.paths import given_path
 from ..printable import one_line, short_name
 from .records import BadRow, CropBox, Record
 from .rows import ROW_FORMATS, rows_of
+from .tables import PATH_COLUMNS, column_name
 
 FORMATS = (".txt", *ROW_FORMATS)
 COLUMNS = (
@@ -38,7 +40,8 @@ COLUMNS = (
     "text_embed",
 )
 """Of tables, JSONL and parquet; only `path` must be there. Upstream's keys are read as well."""
-CAPTION_COLUMNS = ("caption", "cap", "text")
+CAPTION_COLUMNS = ("caption", "cap", "text", "captions")
+SPAN_COLUMNS = ("cut", "frame_idx")
 MISSING = ("", "nan", "none", "null", "<na>", "n/a", "#n/a")
 """What stands in tables where there is nothing, in any case."""
 MAX_COUNT = 10**9
@@ -133,10 +136,10 @@ def record_of(row: Any, root: Path, origin: str, embeddings: Path | None = None)
         return BadRow(origin, origin, one_line(row))
     if not isinstance(row, Mapping):
         return BadRow(origin, origin, f"is {type(row).__name__}, expected a mapping of columns to values")
-    given = {key: value for key, value in row.items() if not _is_missing(value)}
-    name = given.get("path")
-    if not isinstance(name, str):
-        return BadRow(origin, origin, "has no path")
+    given = {column_name(str(key)): value for key, value in row.items() if not _is_missing(value)}
+    name = next((given[column] for column in PATH_COLUMNS if isinstance(given.get(column), str)), None)
+    if name is None:
+        return BadRow(origin, origin, f"has no path (or {', '.join(PATH_COLUMNS[1:4])})")
     if os.path.splitext(name)[1].lower() not in MEDIA_SUFFIXES:
         known = ", ".join(MEDIA_SUFFIXES)
         return BadRow(short_name(name), origin, f"is neither a video nor a picture by its name; known are {known}")
@@ -151,7 +154,7 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
     size = size if isinstance(size, Mapping) else {}  # a number: the pixels of a frame, which height and width tell
     own = given.get("text_embed")
     start, end = _span(given)
-    length = _whole(given.get("num_frames"), "num_frames")
+    length = _whole(given.get("num_frames", _told_length(given)), "num_frames")
     if end is not None:
         length = end - start if length is None else min(length, end - start)
     return Record(
@@ -170,16 +173,23 @@ def _record(given: Mapping[str, Any], name: str, root: Path, origin: str, embedd
     )
 
 
+def _told_length(given: Mapping[str, Any]) -> Any:
+    """Of a column `frames`, which elsewhere holds lists of pictures."""
+    frames = given.get("frames")
+    return frames if isinstance(frames, str | int | float) else None
+
+
 def _span(given: Mapping[str, Any]) -> tuple[int, int | None]:
     """The first frame of the file that belongs to the clip, and the first behind it that does not, where that is known.
 
-    Upstream's `cut` has both; where it knows no end it has 0.
+    Upstream's `cut` has both, and `frame_idx` of its older data; where it knows no end it has 0.
     """
-    cut = _numbers(given.get("cut", []), "cut", missing=0)
+    name = next((column for column in SPAN_COLUMNS if column in given), "")
+    cut = _numbers(given.get(name, []), name, missing=0)
     start = _whole(given.get("start", cut[0] if cut else 0), "start", least=0) or 0
-    end = _whole(cut[1], "cut", least=0) if len(cut) > 1 else None
+    end = _whole(cut[1], name, least=0) if len(cut) > 1 else None
     if end and end <= start:
-        raise ValueError(f"cut = {_shown(given['cut'])}: ends at frame {end}, before the clip begins at {start}")
+        raise ValueError(f"{name} = {_shown(given[name])}: ends at frame {end}, before the clip begins at {start}")
     return start, end or None
 
 
@@ -234,7 +244,7 @@ def _crop(value: Any) -> CropBox | None:
 
 def _numbers(value: Any, name: str, missing: float | None = None) -> list[float]:
     """The numbers of a list, or of one written as a text; `missing` stands for parts that are not there."""
-    parts = value.strip("[]() ").replace(",", " ").split() if isinstance(value, str) else value
+    parts = re.sub("[,:]", " ", value.strip("[]() ")).split() if isinstance(value, str) else value
     if not isinstance(parts, list | tuple):
         raise ValueError(f"{name} = {_shown(value)}: expected numbers")
     numbers = [missing if _is_missing(part) else _number(part, name, least=-math.inf) for part in parts]

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from urllib.parse import unquote_plus
 
 from .. import random
 from ..config.data import DataSettings
+from ..errors import PackageMissing
 from ..extras import needs_extra
 from .records import Record
 
@@ -40,10 +41,16 @@ class Captioner:
     """Makes the captions of one training run."""
 
     def __init__(self, settings: DataSettings, seed: int) -> None:
-        """Raises: PackageMissing when captions are to be cleaned and the libraries for it are not installed."""
         self.settings, self.seed = settings, seed
-        if settings.clean_captions:
+
+    def check(self, records: Iterable[Record]) -> None:
+        """Raises: PackageMissing when a caption needs the libraries for cleaning and they are not installed."""
+        try:
             _libraries()
+        except PackageMissing:
+            captions = (caption for record in records if self._cleans(record) for caption in record.captions)
+            if not all(_is_plain(unquote_plus(caption)) for caption in captions):
+                raise
 
     def caption(self, record: Record, number: int, epoch: int, sample: int) -> str:
         """What a sample is trained with. number: of the record; sample: of the sample in the whole run."""
@@ -82,9 +89,13 @@ class Captioner:
         if sentence is not None:
             text, is_before = sentence
             caption = f"{text} {caption}" if is_before else f"{caption} {text}"
-        if not self.settings.clean_captions:
+        if not self._cleans(record):
             return caption.strip()
         return clean_caption(caption, self.settings.keep_chinese, self.settings.upstream.captions_as_lists)
+
+    def _cleans(self, record: Record) -> bool:
+        """Whether the text of captions matters: an autoencoder reads none, and ready-made states stand for theirs."""
+        return self.settings.clean_captions and self.settings.autoencoder is None and record.embeddings is None
 
     def _sentences(self, record: Record) -> tuple[str, ...]:
         rating = record.aesthetic
@@ -114,19 +125,23 @@ def clean_caption(caption: str, keep_chinese: bool = True, as_list: bool = False
     """A caption as the published models were trained with it.
 
     as_list: clean the text of a list that holds the caption, brackets and quotes included, as upstream does (Q15).
-    Raises: PackageMissing when ftfy or BeautifulSoup is not installed.
+    Raises: PackageMissing when it needs ftfy or BeautifulSoup, which is not installed.
     """
-    repair, text_of_html = _libraries()
     text = str([caption]) if as_list else caption
     text = _apply(_ADDRESSES, unquote_plus(text).strip().lower())
-    text = _apply(_NAMES_AND_SCRIPTS, text_of_html(text))
+    text = _apply(_NAMES_AND_SCRIPTS, text if _is_plain(text) else _libraries()[1](text))
     if not keep_chinese:
         text = _apply(_CHINESE, text)
     text = _apply(_SIGNS, text)
     if len(_JOINTS.findall(text)) > _MOST_JOINTS:
         text = _JOINTS.sub(" ", text)
-    text = html.unescape(html.unescape(repair(text))).strip()
+    text = html.unescape(html.unescape(text if _is_plain(text) else _libraries()[0](text))).strip()
     return _apply(_ENDS, _apply(_SHOP_TALK, text)).strip()
+
+
+def _is_plain(text: str) -> bool:
+    """Whether neither library would change a text: ASCII without tags, entities and control characters."""
+    return text.isascii() and text.replace("\n", " ").isprintable() and not {"<", "&"} & set(text)
 
 
 @lru_cache(maxsize=1)

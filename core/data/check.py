@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from .plan import RARE, is_rare, rare_detail
 from .pool import make_runner
 from .probing import complete, probe
 from .reading import Facts
-from .records import Record
+from .records import BadRow, Record
 from .selection import RecordDraws, Unusable, check_settings, plan_shape
 from .sources import FileSource
 from .worker import Failed
@@ -39,19 +40,50 @@ class Finding(NamedTuple):
     """The row is trained on all the same."""
 
 
+class CheckedRow(NamedTuple):
+    """A record, the shape it would be trained at (None: it is left out), and what was found about it."""
+
+    record: Record
+    shape: VideoShape | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def is_good(self) -> bool:
+        return self.shape is not None and all(finding.is_note for finding in self.findings)
+
+
 @dataclass(frozen=True)
 class CheckReport:
     """What became of every row."""
 
-    rows: int
-    findings: tuple[Finding, ...]
-    buckets: dict[str, int]
-    """Good records by the shape they are trained at, "frames x height x width"; the most frequent first."""
+    checked: tuple[CheckedRow, ...]
+    unread: tuple[BadRow, ...]
+    """Rows that make no record."""
+
+    @property
+    def rows(self) -> int:
+        return len(self.checked) + len(self.unread)
+
+    @property
+    def num_good(self) -> int:
+        return sum(row.is_good for row in self.checked)
 
     @property
     def num_bad(self) -> int:
         """Rows that would not be trained on, or are not as their annotation says."""
-        return self.rows - sum(self.buckets.values())
+        return self.rows - self.num_good
+
+    @cached_property
+    def findings(self) -> tuple[Finding, ...]:
+        """Of the rows that make no record, and then of all others."""
+        unread = (Finding(bad.name, bad.origin, "bad row", bad.reason) for bad in self.unread)
+        return (*unread, *(finding for row in self.checked for finding in row.findings))
+
+    @property
+    def buckets(self) -> dict[str, int]:
+        """Good rows by the shape they are trained at, "frames x height x width"; the most frequent first."""
+        shapes = Counter(row.shape for row in self.checked if row.is_good)
+        return {" x ".join(map(str, shape)): count for shape, count in shapes.most_common() if shape}
 
     def counts(self) -> dict[str, int]:
         """Findings by their kind."""
@@ -68,56 +100,89 @@ class CheckReport:
         }
 
 
-def check_annotations(
-    files: Sequence[Path],
-    settings: DataSettings,
-    compression: Compression,
-    decodes_all: bool = False,
-    seed: int = 0,
-    total_batch: int | None = None,
-) -> CheckReport:
-    """Read annotations, open every file they name, and apply the rules by which training chooses.
+Known = dict[tuple[Path, int, int | None], Facts | Failed]
+"""What files said when they were opened, by path, first frame and number of frames."""
 
-    decodes_all: decode every frame of every clip, which finds damage in the middle. seed: short clips are dropped by
-    chance where settings say so. total_batch: clips of an optimiser step, on which it depends how many a size needs;
-    None: rare sizes count as good.
-    Raises: MediaError when an annotation cannot be read at all; ConfigError and ShapeError for unfit settings.
-    """
-    check_settings(settings, compression)
-    found = read_annotations(files, settings.root)
-    if not found.records and not found.bad:
-        raise MediaError(f"{', '.join(map(str, files))}: holds no record of a clip")
-    findings = [Finding(bad.name, bad.origin, "bad row", bad.reason) for bad in found.bad]
-    as_far_as_possible = settings.media.model_copy(update={"hdr": "tone_map"})
-    source = FileSource(found.records, settings.reader, media=as_far_as_possible)
-    planned: Counter[VideoShape] = Counter()
-    good: list[tuple[Record, VideoShape]] = []
-    runner = make_runner(settings.workers, settings.timeout_seconds)
-    try:
-        for number, facts in probe(source, range(len(source)), runner, decodes_all):
-            record = source.record(number)
-            of_file = [*_file_findings(record, facts), *_embedding_findings(record)]
-            of_file += _notes(record, facts, refuses_hdr=settings.media.hdr == "refuse")
-            if isinstance(facts, Facts) and settings.probe:
-                record = complete(record, facts)
-            try:
-                shape = plan_shape(record, settings, compression, 1, RecordDraws(seed, number))
-                planned[shape] += 1
-                if all(finding.is_note for finding in of_file):
-                    good.append((record, shape))
-            except Unusable as unusable:
-                of_file.append(Finding(record.name, record.origin, unusable.kind, unusable.detail))
-            findings += of_file
-    finally:
-        runner.close()
-    buckets: Counter[str] = Counter()
-    for record, shape in good:
-        if total_batch is not None and is_rare(planned[shape], total_batch, settings.min_bucket_batches):
-            detail = rare_detail(shape, planned[shape], total_batch, settings)
-            findings.append(Finding(record.name, record.origin, RARE, detail))
-        else:
-            buckets[f"{shape.frames} x {shape.height} x {shape.width}"] += 1
-    return CheckReport(len(source) + len(found.bad), tuple(findings), dict(buckets.most_common()))
+
+class Check:
+    """Looks a training set over, once or again with other settings."""
+
+    def __init__(
+        self,
+        files: Sequence[Path],
+        compression: Compression,
+        decodes_all: bool = False,
+        seed: int = 0,
+        total_batch: int | None = None,
+    ) -> None:
+        """decodes_all: decode every frame of every clip, which finds damage in the middle.
+
+        seed: short clips are dropped by chance where settings say so. total_batch: clips of an optimiser step, on which
+        it depends how many a size needs; None: rare sizes count as good.
+        """
+        self.files, self.compression, self.decodes_all = tuple(files), compression, decodes_all
+        self.seed, self.total_batch = seed, total_batch
+        self._known: Known = {}
+
+    def __call__(self, settings: DataSettings) -> CheckReport:
+        """Read annotations, open every file they name, and apply the rules by which training chooses.
+
+        Each file is opened once, however often this is called.
+        Raises: MediaError when an annotation cannot be read at all; ConfigError and ShapeError for unfit settings.
+        """
+        check_settings(settings, self.compression)
+        found = read_annotations(self.files, settings.root)
+        if not found.records and not found.bad:
+            raise MediaError(f"{', '.join(map(str, self.files))}: holds no record of a clip")
+        self._open(found.records, settings)
+        rows = [self._row(number, record, settings) for number, record in enumerate(found.records)]
+        rows = self._without_rare(rows, settings)
+        return CheckReport(tuple(rows), tuple(found.bad))
+
+    def _open(self, records: Sequence[Record], settings: DataSettings) -> None:
+        """Find out what the files of records say about themselves."""
+        as_far_as_possible = settings.media.model_copy(update={"hdr": "tone_map"})
+        source = FileSource(records, settings.reader, media=as_far_as_possible)
+        unknown = [number for number, record in enumerate(records) if _key(record) not in self._known]
+        if not unknown:
+            return
+        runner = make_runner(settings.workers, settings.timeout_seconds)
+        try:
+            for number, facts in probe(source, unknown, runner, self.decodes_all):
+                self._known[_key(records[number])] = facts
+        finally:
+            runner.close()
+
+    def _row(self, number: int, record: Record, settings: DataSettings) -> CheckedRow:
+        facts = self._known[_key(record)]
+        findings = [*_file_findings(record, facts), *_embedding_findings(record)]
+        findings += _notes(record, facts, refuses_hdr=settings.media.hdr == "refuse")
+        if isinstance(facts, Facts) and settings.probe:
+            record = complete(record, facts)
+        shape = None
+        try:
+            shape = plan_shape(record, settings, self.compression, 1, RecordDraws(self.seed, number))
+        except Unusable as unusable:
+            findings.append(Finding(record.name, record.origin, unusable.kind, unusable.detail))
+        return CheckedRow(record, shape, tuple(findings))
+
+    def _without_rare(self, rows: Sequence[CheckedRow], settings: DataSettings) -> list[CheckedRow]:
+        """Good rows of a size that has too few get a finding that says so."""
+        planned = Counter(row.shape for row in rows)
+        return [self._unless_rare(row, planned[row.shape], settings) for row in rows]
+
+    def _unless_rare(self, row: CheckedRow, count: int, settings: DataSettings) -> CheckedRow:
+        if not row.is_good or self.total_batch is None or row.shape is None:
+            return row
+        if not is_rare(count, self.total_batch, settings.min_bucket_batches):
+            return row
+        detail = rare_detail(row.shape, count, self.total_batch, settings)
+        rare = Finding(row.record.name, row.record.origin, RARE, detail)
+        return CheckedRow(row.record, row.shape, (*row.findings, rare))
+
+
+def _key(record: Record) -> tuple[Path, int, int | None]:
+    return record.path, record.start, record.num_frames
 
 
 def _file_findings(record: Record, facts: Facts | Failed) -> Iterator[Finding]:

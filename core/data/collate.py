@@ -68,7 +68,7 @@ def _whole_patches(shape: VideoShape, compression: Compression, patch: Patch) ->
 
 def _latents(shape: VideoShape, compression: Compression) -> LatentShape:
     """Latents that hold any pixel of a clip."""
-    time, space = compression
+    time, space = compression.time, compression.space
     return LatentShape(1 + -(-(shape.frames - 1) // time), -(-shape.height // space), -(-shape.width // space))
 
 

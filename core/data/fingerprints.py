@@ -16,7 +16,7 @@ from ..io.files import sha256
 from ..io.weights import WeightsReader
 from ..layout import Constant, Weights
 from ..loading import check_headers
-from ..models.recognise import Part
+from ..models.finding import Part
 
 FileIdentity = Literal["stat", "content"]
 """How a media file is known again: by its size and time of change, or by all its bytes."""

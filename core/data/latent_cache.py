@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import MediaError
-from ..models.recognise import Part
+from ..models.finding import Part
 from .cache import CacheReader, CacheWriter, check_identity
 from .fingerprints import FileIdentity, file_fingerprint, json_fingerprint, model_fingerprint
 

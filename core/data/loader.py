@@ -68,7 +68,8 @@ class ClipLoader:
         parts as can be, whatever the settings say, so that the first few micro-batches show many of them.
 
         With moments_of no media file is opened, and the crop in time is the first epoch's in all of them.
-        Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on.
+        Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on;
+        PackageMissing when captions need libraries that are not installed.
         """
         self.settings = settings = fitted(settings)
         self.compression, self.patch = compression, patch
@@ -81,6 +82,7 @@ class ClipLoader:
         try:
             source = probed(source, self._runner) if settings.probe else source
             self.plan = make_plan(source, settings, compression, seed, micro_batch * accumulation, sp_size)
+            self.captioner.check(map(source.record, map(int, self.plan.numbers)))
         except BaseException:
             self._runner.close()
             raise

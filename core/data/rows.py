@@ -1,14 +1,12 @@
 """The rows of annotation files, as they stand there, one after the other: a file of any length takes no more memory.
 
-A file is told by its content where its name is not exact: records a line in a .json, a list in a .jsonl, semicolons or
-tabs in a .csv. docs/data.md documents the formats.
+A file is told by its content where its name is not exact: records a line in a .json, a list in a .jsonl. docs/data.md
+documents the formats; core.data.tables reads those that are tables.
 """
 
 from __future__ import annotations
 
 import codecs
-import csv
-import io
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -21,10 +19,10 @@ from ..errors import MediaError
 from ..extras import needs_extra
 from ..io.files import open_regular
 from ..printable import one_line
+from .tables import read_columns, table_rows
 
 MAX_ROW_BYTES = 16_000_000
 """Of one record; a file without line ends is no list of records."""
-DELIMITERS = ",;\t|"
 _CHUNK_BYTES = 1 << 20
 _BLANKS = re.compile(r"[ \t\r\n]*")
 
@@ -137,30 +135,16 @@ class _JsonList:
 
 def _table_rows(file: Path) -> Iterator[Any]:
     with _opened(file) as stream:
-        # A line may end in a carriage return alone, which files do not part lines at.
-        lines = (part for line in _lines(file, stream) for part in io.StringIO(line, newline=""))
-        header = next(lines, "")
-        columns, delimiter = _columns(file, header)
-        # Strict: a quote that is never closed would make one cell of all that follows.
-        rows = csv.DictReader(lines, columns, delimiter=delimiter, skipinitialspace=True, strict=True)
-        try:
-            for row in rows:
-                yield f"has more cells than the {len(columns)} columns" if None in row else row
-        except csv.Error as error:
-            raise MediaError(f"{file}, after line {1 + rows.line_num}: is not CSV ({error})") from error
+        yield from table_rows(file, _lines(file, stream))
 
 
-def _columns(file: Path, header: str) -> tuple[list[str], str]:
-    """The names of a table's columns, and what is between them."""
-    for delimiter in DELIMITERS:
-        try:
-            cells = next(csv.reader([header], delimiter=delimiter, skipinitialspace=True), [])
-        except csv.Error:
-            continue
-        columns = [cell.strip() for cell in cells]
-        if "path" in columns:
-            return columns, delimiter
-    raise MediaError(f"{file}: the first line names the columns, and one of them is path; see docs/data.md")
+def nameless_columns(file: Path) -> tuple[str, ...] | None:
+    """What the columns of a table without a line of names are taken for; None for other files. Raises: as rows_of."""
+    if ROW_FORMATS[file.suffix.lower()] is not _table_rows:
+        return None
+    with _opened(file) as stream:
+        columns = read_columns(file, _lines(file, stream))[0]
+    return None if columns.are_named else columns.names
 
 
 def _parquet_rows(file: Path) -> Iterator[Any]:

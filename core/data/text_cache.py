@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..io.tokenizer import Tokenizer
-from ..models.recognise import Part
+from ..models.finding import Part
 from .cache import CacheReader, CacheWriter, check_identity
 from .fingerprints import json_fingerprint, model_fingerprint, text_fingerprint
 

@@ -25,7 +25,7 @@ from ..data.selection import Unusable, choose_frames, clip_size, has_usual_propo
 from ..data.transforms import Transform
 from ..errors import ConfigError
 from ..maths.resize import size_within_area, whole_strides
-from ..shapes import Compression, Patch, VideoShape
+from ..shapes import Causal, Patch, VideoShape
 from .case import Case, Comparison, check_options
 
 SELECTION_OPTIONS = (
@@ -40,7 +40,7 @@ COLLATE_OPTIONS = (
     *("ae_stride", "ae_stride_t", "patch_size", "patch_size_t"),
 )
 PYTHON_SEED, TORCH_SEED = 5, 42
-COMPRESSION = Compression(4, 8)
+COMPRESSION = Causal(4, 8)
 HABITS = UpstreamHabits(
     always_29_frames=True,
     speed_up_unplanned=True,
@@ -188,7 +188,7 @@ def _run_collate(case: Case) -> Iterator[Comparison]:
     config = case.config
     check_options(config, case.name, COLLATE_OPTIONS)
     clips = [case.tensors[name] for name, entry in case.raw["tensors"].items() if entry["role"] == "input"]
-    compression = Compression(config["ae_stride_t"], config["ae_stride"])
+    compression = Causal(config["ae_stride_t"], config["ae_stride"])
     patch = Patch(config["patch_size_t"], config["patch_size"])
     box = None
     if not config["group_data"] and config["train_batch_size"] > 1:

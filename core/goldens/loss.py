@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Backend
 from ..models.config_json import choice
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..models.wfvae import WFVAESpec
 from ..samplers.schedule import Schedule
+from ..seam.backend import Backend
+from ..seam.training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
 from ..train.ema import EmaSchedule
 from ..train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, Draws, FlowObjective
-from ..train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
 from ..train.timesteps import TimestepDraw
 from .case import Case, Comparison, check_options
 

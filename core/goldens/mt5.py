@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..backend import Backend
 from ..maths.relative_position import relative_buckets
-from ..models.mt5 import MT5Spec
+from ..models.t5 import T5Spec
+from ..seam.backend import Backend
 from .case import Case, Comparison
 
 IDS = re.compile(r"(?:(?P<tag>.+)\.)?input_ids")
@@ -19,7 +19,7 @@ HIDDEN = re.compile(r"hidden(?P<index>\d+)")
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Compute every output tensor of a case of this family."""
-    spec = MT5Spec.from_config(case.config)
+    spec = T5Spec.from_config(case.config)
     encoder = backend.build(spec, case.weights())
     inner = {"shared": 0} | {f"encoder.block.{i}": i + 1 for i in range(spec.num_layers - 1)}
     for match in filter(None, map(IDS.fullmatch, case.tensors)):
@@ -40,6 +40,6 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
             yield Comparison(name, _buckets(spec, case.tensors[name].shape[-1], buckets["row"]))
 
 
-def _buckets(spec: MT5Spec, length: int, row: str | None) -> np.ndarray:
+def _buckets(spec: T5Spec, length: int, row: str | None) -> np.ndarray:
     table = relative_buckets(length, spec.relative_attention_num_buckets, spec.relative_attention_max_distance)
     return table if row is None else table[-1 if row == "last" else 0]

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Backend, Model
 from ..layout import FreshWeights, GivenWeights
 from ..maths import gaussian
 from ..models.opensora_vae import OpenSoraVAESpec
 from ..pipelines.autoencode import scale_latents, unscale_latents
+from ..seam.backend import Backend
+from ..seam.models import Model
 from ..shapes import Grouped, VideoShape
 from .case import Case, Comparison, check_options
 from .tables import same

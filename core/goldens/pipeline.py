@@ -8,15 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Backend, Model
 from ..errors import ConfigError
 from ..models.config_json import choice
-from ..models.mt5 import MT5Spec
+from ..models.t5 import T5Spec
 from ..models.wfvae import WFVAESpec
 from ..pipelines.autoencode import decode_chunks, to_uint8, unscale_latents
 from ..pipelines.conditioning import Conditioning, condition_frames, fitted, place_frames
 from ..pipelines.denoise import Guidance, Step, denoise
 from ..samplers import Sampler
+from ..seam.backend import Backend
+from ..seam.models import Model
 from ..shapes import VideoShape
 from .case import Case, Comparison, check_options
 from .sched import sampler_from_upstream
@@ -36,7 +37,7 @@ CONDITION_OPTIONS = (
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Every recorded tensor of every tag."""
     config = case.config
-    encoder = backend.build(MT5Spec.from_config(config["text_encoder"]), case.weights("weights_text_encoder"))
+    encoder = backend.build(T5Spec.from_config(config["text_encoder"]), case.weights("weights_text_encoder"))
     denoiser_spec = upstream_spec(config["transformer"], case.name)
     known = OPTIONS + (CONDITION_OPTIONS if denoiser_spec.is_inpaint else ())
     denoiser = backend.build(denoiser_spec, case.weights("weights_transformer"))

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..backend import Backend
 from ..errors import CheckpointError, DuosoraError
 from ..io.files import read_json
-from ..models.recognise import family_of
+from ..models.finding import family_of
+from ..seam.backend import Backend
 from .case import Case, Verdict, find_cases
 
 RUNNERS = ("cond", "data", "loss", "mt5", "osdata", "osvae", "pipeline", "sched", "t2v", "t5", "train", "wfvae")
@@ -97,7 +97,7 @@ def _manifest_spec(family: str, manifest: Mapping[str, Any], source: str) -> Any
     if hasattr(runner, "manifest_spec"):
         return runner.manifest_spec(manifest, source)
     config = manifest.get("config_json_as_saved", manifest.get("config"))
-    return family_of(config or {"_class_name": "WFVAEModel"}, source).from_config(config, source)
+    return family_of(config or {"_class_name": "WFVAEModel"}, source).spec.from_config(config, source)
 
 
 def find_manifests(folder: Path) -> Iterator[Path]:

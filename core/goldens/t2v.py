@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Backend, Model
 from ..maths.masks import compress_mask, frame_mask, masked_pixels
 from ..maths.rope import rope_tables
 from ..maths.skiparse import AttentionPlan, attention_plan
 from ..models.opensora_t2v import OpenSoraT2VSpec
+from ..seam.backend import Backend
+from ..seam.models import Model
 from ..shapes import LatentShape, TokenGrid
 from .case import Case, Comparison, check_options
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Backend
 from ..io.tokenizer import Tokenizer
-from ..models.mt5 import MT5Spec
+from ..models.t5 import T5Spec
 from ..recipes.opensora_v1_2_prompts import clean
+from ..seam.backend import Backend
 from .case import Case, Comparison
 from .tables import same
 
@@ -31,14 +31,14 @@ def inputs(case: Case) -> tuple[str, ...]:
     return ("y_embedding",)
 
 
-def manifest_spec(manifest: Mapping[str, Any], source: str) -> MT5Spec:
+def manifest_spec(manifest: Mapping[str, Any], source: str) -> T5Spec:
     """The spec of a manifest's model."""
-    return MT5Spec.from_config({"model_type": "t5", **manifest["config"]}, source)
+    return T5Spec.from_config({"model_type": "t5", **manifest["config"]}, source)
 
 
 def _encoder(case: Case, backend: Backend) -> Iterator[Comparison]:
     tokenizer = Tokenizer.open(case.folder / "spiece.model")
-    spec = MT5Spec.from_config({"model_type": "t5", **case.raw["t5_config"]}, case.name)
+    spec = T5Spec.from_config({"model_type": "t5", **case.raw["t5_config"]}, case.name)
     encoder = backend.build(spec, case.weights())
     for tag, texts in case.raw["texts"].items():
         tokens = tokenizer.encode(texts, case.raw["model_max_length"][tag])

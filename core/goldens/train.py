@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ..backend import Backend
 from ..errors import ConfigError
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..samplers.schedule import Schedule
+from ..seam.backend import Backend
+from ..seam.training import AdamW, DiffusionBatch, TrainOptions
 from ..train.ema import EmaSchedule
 from ..train.learning_rate import LearningRate
 from ..train.objectives import DiffusionObjective
-from ..train.step import AdamW, DiffusionBatch, TrainOptions
 from .case import Case, Comparison, check_options
 from .t2v import upstream_spec
 

@@ -11,10 +11,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..backend import Array, Backend, Model
 from ..maths import gaussian
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
-from ..models.wfvae import NUM_COLOURS, WFVAESpec
+from ..models.wfvae import WFVAESpec
 from ..pipelines.autoencode import (
     DecodeOptions,
     decode_chunks,
@@ -24,6 +23,9 @@ from ..pipelines.autoencode import (
     to_unit,
     unscale_latents,
 )
+from ..seam.backend import Backend
+from ..seam.models import Array, Model
+from ..shapes import NUM_COLOURS
 from .case import Case, Comparison, check_options
 
 CLIP_TAG = re.compile(r"(?P<tag>.+)\.x")
@@ -121,7 +123,7 @@ def _run_wrapper(case: Case, backend: Backend, vae: Model, spec: WFVAESpec) -> I
 
 def _run_haar(case: Case, backend: Backend) -> Iterator[Comparison]:
     def apply(module: str, x: Array) -> Array:
-        return backend.function(module)(x)
+        return backend.function(f"wfvae.{module}")(x)
 
     for tag in _clip_tags(case):
         x = backend.asarray(case.get(tag, "x"))

@@ -20,7 +20,7 @@ from .files import read_written
 from .safetensors_format import unique_keys
 
 FILE_SUFFIXES = (".txt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv")
-TEXT_KEYS = ("prompt", "text", "caption")
+TEXT_KEYS = ("prompt", "text", "caption", "cap")
 """Any of them holds the prompt; of the columns of a table the first of these that is there."""
 CONDITION_KEYS = ("image", "images", "video")
 KEYS = (*TEXT_KEYS, "negative_prompt", "seed", *CONDITION_KEYS)

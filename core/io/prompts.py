@@ -45,7 +45,7 @@ class Prompt:
 def read_prompts(sources: Sequence[str], note: Note = lambda line: None) -> list[Prompt]:
     """Read prompts; a source is a prompt itself or a file with one of FILE_SUFFIXES.
 
-    Objects, and tables by their columns, have `prompt` (or `text`, or `caption`) and may have `negative_prompt`,
+    Objects, and tables by their columns, have `prompt` (or `text`, `caption`, `cap`) and may have `negative_prompt`,
     `seed`, and one of `image`, `images` and `video`, whose paths count from the folder of the file. `note` is told
     what of a file is left alone.
     Raises: ConfigError when there is no source or a blank one; MediaError for a file or folder of another kind, and,

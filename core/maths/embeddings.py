@@ -1,4 +1,4 @@
-"""Frequencies of the sinusoidal timestep embedding."""
+"""Sinusoidal embeddings: frequencies for timesteps, tables for places within a frame."""
 
 from __future__ import annotations
 
@@ -17,3 +17,24 @@ def timestep_frequencies(channels: int) -> np.ndarray:
     half = channels // 2
     exponent = np.arange(half, dtype=np.float32) * np.float32(-np.log(MAX_PERIOD)) / np.float32(half)
     return np.exp(exponent.astype(np.float64)).astype(np.float32)
+
+
+def grid_embedding(height: int, width: int, channels: int, scale: float) -> np.ndarray:
+    """Embedding of each place of a grid in its order, (height * width, channels) float32; channels a multiple of 4.
+
+    Positions are counted on a square of as many places, round(sqrt(height * width)) a side, and divided by `scale`.
+    The first half of the channels is of the column, the second of the row; sines before cosines in each.
+    Source: hpcaitech Open-Sora at v1.2.0, PositionEmbedding2D.
+    """
+    side = round((height * width) ** 0.5)
+    rows = _waves(np.arange(height) / scale * side / height, channels // 2)
+    columns = _waves(np.arange(width) / scale * side / width, channels // 2)
+    table = np.empty((height, width, channels), np.float32)
+    table[..., : channels // 2], table[..., channels // 2 :] = columns[None], rows[:, None]
+    return table.reshape(height * width, channels)
+
+
+def _waves(positions: np.ndarray, channels: int) -> np.ndarray:
+    """Sines, then cosines, of positions (P,), (P, channels) float64."""
+    angles = positions[:, None] * MAX_PERIOD ** (-np.arange(0, channels, 2) / channels)
+    return np.concatenate([np.sin(angles), np.cos(angles)], 1)

@@ -22,17 +22,24 @@ class Run:
 
     In the arranged tokens they alternate: token j of sub-sequence c stands at start + j * count + c. So the run is
     (length, count) in memory, and its sub-sequences can be taken for more heads, (length, count * A), without a copy;
-    "single" layers of a whole number of k tokens need no arranging at all.
+    "single" layers of a whole number of k tokens need no arranging at all. Where they are in_turn, one behind the
+    other, the run is (count, length) instead, and its sub-sequences are taken for more samples.
     """
 
     start: int
     count: int
     length: int
+    in_turn: bool = False
 
     @property
     def part(self) -> slice:
         """Where the run lies in the arranged tokens."""
         return slice(self.start, self.start + self.count * self.length)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The run as it is in memory."""
+        return (self.count, self.length) if self.in_turn else (self.length, self.count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +64,8 @@ class AttentionPlan:
         for run in self.runs:
             arranged = np.arange(run.part.start, run.part.stop)
             tokens = arranged if self.order is None else self.order[arranged]
-            yield from tokens.reshape(run.length, run.count).T
+            placed = tokens.reshape(run.shape)
+            yield from placed if run.in_turn else placed.T
 
 
 @lru_cache(maxsize=64)
@@ -97,8 +105,9 @@ def with_mask(plan: AttentionPlan, valid: np.ndarray | None) -> AttentionPlan:
     silent = np.zeros_like(keep)
     batch = len(keep)
     for run in plan.runs:
-        inside = keep[:, run.part].reshape(batch, run.length, run.count)
-        dead = np.broadcast_to(~inside.any(axis=1, keepdims=True), inside.shape).reshape(batch, -1)
+        inside = keep[:, run.part].reshape(batch, *run.shape)
+        dead = ~inside.any(axis=2 if run.in_turn else 1, keepdims=True)
+        dead = np.broadcast_to(dead, inside.shape).reshape(batch, -1)
         keep[:, run.part] |= dead
         silent[:, run.part] = dead & (run.length < plan.padded_length)
     return replace(plan, keep=None if keep.all() else keep, silent=silent if silent.any() else None)

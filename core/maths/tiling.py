@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ConfigError, ShapeError
-from ..parallel.plan import even_parts
+from .parts import even_parts
 
 LEAST_RELAYED = 2
 """Latent frames of a chunk that has neighbours on other ranks: as many as a filter looks back at."""

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ..errors import CheckpointError, ShapeError
 from ..io.weights import WeightsReader, open_joined_weights
@@ -66,6 +66,8 @@ BACKBONES: Mapping[str, tuple[FeatureStage, ...]] = {
 @dataclass(frozen=True)
 class LPIPSSpec:
     """What an LPIPS is: "vgg16" is customary as a loss, "alexnet" for figures that are reported."""
+
+    family: ClassVar[str] = "lpips"
 
     backbone: str
 

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ConfigError
 from ..layout import Layout, Normal, Weight, WeightList, Zeros
-from ..shapes import LatentShape, Patch
+from ..shapes import LatentShape, Patch, TokenGrid
 from .config_json import build, choice, count, number, refuse_unknown, take, whole_number
+from .kinds import Costs, Family, Output
 
 TIMESTEP_CHANNELS = 256
 NUM_MODULATIONS = 6
@@ -33,6 +34,8 @@ FIRST_SKIPARSE_LAYER, LAST_SKIPARSE_LAYER = 2, 29
 @dataclass(frozen=True, kw_only=True)
 class OpenSoraT2VSpec:
     """What an OpenSoraT2V v1.3 is."""
+
+    family: ClassVar[str] = "opensora_t2v"
 
     num_layers: int
     num_attention_heads: int
@@ -87,9 +90,39 @@ class OpenSoraT2VSpec:
         return self.mask_channels > 0
 
     @property
-    def input_channels(self) -> int:
-        """Channels of the model's input: noisy latents and, for inpaint, latents of the masked video and the mask."""
-        return self.in_channels + (self.in_channels + self.mask_channels if self.is_inpaint else 0)
+    def latent_channels(self) -> int:
+        return self.in_channels
+
+    @property
+    def further_channels(self) -> int:
+        """Of the inpaint sibling: latents of the masked video, and the mask."""
+        return self.in_channels + self.mask_channels if self.is_inpaint else 0
+
+    @property
+    def text_channels(self) -> int:
+        return self.caption_channels
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Which of kinds.GIVEN it reads."""
+        return frozenset(("text", "latent_mask", *(("channels",) if self.is_inpaint else ())))
+
+    @property
+    def output(self) -> Output:
+        return "mean" if self.out_channels == self.in_channels else "mean_and_spare"
+
+    def grid(self, latent: LatentShape) -> TokenGrid:
+        """The tokens of latents. Raises: ShapeError when the patches do not tile them."""
+        return self.patch.tokens(latent)
+
+    def blocks(self) -> tuple[str, ...]:
+        """Names of its blocks in their order."""
+        return tuple(f"transformer_blocks.{i}" for i in range(self.num_layers))
+
+    def costs(self) -> Costs:
+        """The sizes that memory and traffic follow from."""
+        outputs = self.patch_size_t * self.patch_size**2 * self.out_channels
+        return Costs(self.num_layers, self.hidden_size, self.num_attention_heads, outputs)
 
     @property
     def feed_forward_inputs(self) -> int:
@@ -178,6 +211,18 @@ class OpenSoraT2VSpec:
         if self.is_inpaint:
             config["vae_scale_factor_t"] = self.mask_channels
         return config
+
+    def facts(self) -> list[str]:
+        """What `duosora inspect` says of it."""
+        sparse = f"skiparse k={self.sparse_n}" if self.sparse1d else "full attention"
+        facts = [
+            f"{self.num_layers} layers, {self.num_attention_heads} heads of {self.attention_head_dim}, {sparse}, "
+            f"patch {self.patch_size_t}x{self.patch_size}x{self.patch_size}, {self.in_channels} latent channels",
+            "objective: not stored in the file; the published v1.3 models predict v with zero terminal SNR",
+        ]
+        if self.sample_size:
+            facts.append("trained on latents of {}x{}x{}".format(*self.sample_size))
+        return facts
 
     def layout(self) -> Layout:
         """Every weight of the transformer, under upstream's names."""
@@ -268,3 +313,11 @@ PRESETS: Mapping[str, OpenSoraT2VSpec] = {
     "tiny": TINY,
     "tiny_inpaint": TINY_INPAINT,
 }
+FAMILY = Family(
+    kind="denoiser",
+    title="OpenSoraT2V v1.3",
+    class_names=("OpenSoraT2V_v1_3", "OpenSoraInpaint_v1_3"),
+    telling_keys=("sparse1d", "sparse_n"),
+    spec=OpenSoraT2VSpec,
+    presets=PRESETS,
+)

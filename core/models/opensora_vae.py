@@ -7,8 +7,9 @@ Source: opensora/models/vae of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
@@ -16,6 +17,7 @@ from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
 from ..shapes import Grouped
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
+from .kinds import Family
 from .sd_vae import SDVAESpec
 
 SPATIAL_FACTOR = 0.18215
@@ -25,6 +27,7 @@ SHIFT, SPREAD = (-0.10, 0.34, 0.27, 0.98), (3.85, 2.32, 2.33, 3.06)
 """Mean and deviation of the published model's latents, by channel."""
 TEMPORAL_EPS = 1e-5
 """Of the temporal autoencoder's norms."""
+_IN_ONE_PIECE = "chunk = {}: this autoencoder (micro_frame_size = null) takes a clip in one piece; leave chunk out"
 _SPATIAL, _TEMPORAL = "spatial_vae.module", "temporal_vae"
 _SDXL = {"from_pretrained": "PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers", "subfolder": "vae"}
 """From where upstream loads the frames' autoencoder before its own weights."""
@@ -166,15 +169,24 @@ class OpenSoraVAESpec:
         """
         if self.micro_frame_size is None:
             if wanted is not None and wanted < latent_frames:
-                raise ConfigError(
-                    f"chunk = {wanted}: this autoencoder was made with micro_frame_size = null, which takes a clip in "
-                    "one piece; leave chunk out"
-                )
+                raise ConfigError(_IN_ONE_PIECE.format(wanted))
             return temporal_chunks(latent_frames, None)
-        group = self.compression.latent_frames
-        if wanted is not None and wanted < group:
-            raise ConfigError(f"chunk = {wanted}: this autoencoder works in groups of {group} latent frames or more")
-        return temporal_chunks(latent_frames, group if wanted is None else wanted // group * group)
+        groups = 1 if wanted is None else self._groups_in(wanted)
+        return temporal_chunks(latent_frames, groups * self.compression.latent_frames)
+
+    def pixel_chunks(self, wanted: int) -> Iterator[int]:
+        """How many frames are encoded together, without end. Raises: as `chunks`."""
+        size = self.micro_frame_size
+        if size is None:
+            raise ConfigError(_IN_ONE_PIECE.format(wanted))
+        yield from repeat(self._groups_in(wanted) * size)
+
+    def _groups_in(self, wanted: int) -> int:
+        groups = wanted // self.compression.latent_frames
+        if not groups:
+            size = self.compression.latent_frames
+            raise ConfigError(f"chunk = {wanted}: this autoencoder works in groups of {size} latent frames or more")
+        return groups
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""
@@ -332,3 +344,11 @@ PRESETS: Mapping[str, OpenSoraVAESpec] = {
         spread=(1.0,) * 4,
     ),
 }
+FAMILY = Family(
+    kind="vae",
+    title="OpenSoraVAE",
+    class_names=("VideoAutoencoderPipeline",),
+    telling_keys=("vae_2d", "vae_temporal"),
+    spec=OpenSoraVAESpec,
+    presets=PRESETS,
+)

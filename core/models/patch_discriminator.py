@@ -8,10 +8,10 @@ weights have these names behind "discriminator.".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from ..layout import Layout, Normal, Ones, Weight, WeightList, Zeros
-from .wfvae import NUM_COLOURS
+from ..shapes import NUM_COLOURS
 
 STD = 0.02
 """Of fresh weights of convolutions and norms."""
@@ -30,6 +30,8 @@ class Stage(NamedTuple):
 @dataclass(frozen=True, kw_only=True)
 class PatchDiscriminatorSpec:
     """What the discriminator is; the defaults are what upstream trains with."""
+
+    family: ClassVar[str] = "patch_discriminator"
 
     base_channels: int = 64
     num_layers: int = 4

@@ -8,17 +8,18 @@ Source: arXiv:2411.17459 and opensora/models/causalvideovae of Open-Sora Plan at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ConfigError
 from ..layout import Constant, Filled, Halves, Layout, Weight, WeightList
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
-from ..shapes import Compression
+from ..maths.tiling import Chunk, pixel_chunks, temporal_chunks
+from ..shapes import NUM_COLOURS, Causal
 from .config_json import build, choice, count, numbers, refuse_unknown, take
+from .kinds import Family
 
-NUM_COLOURS = 3
 GROUPS = 32
 MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
 DEFAULT_SCALE = 0.18215
@@ -40,11 +41,17 @@ _LEVEL_2_MODULES = {
     "l2_upsample_block": "Spatial2xTime2x3DUpsample",
     "l2_upsample_wavelet": "InverseHaarWaveletTransform3D",
 }
+_BLOCKS = {
+    "encoder": ("down1", "down2", "connect_l1", "connect_l2", "mid", "conv_out"),
+    "decoder": ("conv_in", "mid", "connect_l2", "up2", "connect_l1", "up1", "layer", "conv_out"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class WFVAESpec:
     """What a WFVAE is. Defaults are those of upstream's class; the published models are in PRESETS."""
+
+    family: ClassVar[str] = "wfvae"
 
     latent_dim: int = 8
     base_channels: int = 128
@@ -83,8 +90,17 @@ class WFVAESpec:
         )
 
     @property
-    def compression(self) -> Compression:
-        return Compression(time=8 if self.temporal_level_1 else 4, space=8)
+    def latent_channels(self) -> int:
+        return self.latent_dim
+
+    @property
+    def posteriors(self) -> tuple[str, ...]:
+        """What encoding draws."""
+        return ("latent",)
+
+    @property
+    def compression(self) -> Causal:
+        return Causal(time=8 if self.temporal_level_1 else 4, space=8)
 
     @property
     def level_1_channels(self) -> int:
@@ -95,6 +111,28 @@ class WFVAESpec:
     def streams_exactly(self) -> bool:
         """Whether chunks in time can give the same numbers as one piece: group norm looks at all frames at once."""
         return self.norm_type == "layernorm"
+
+    def chunks(self, latent_frames: int, wanted: int | None) -> list[Chunk]:
+        """The pieces in which a clip is decoded. Raises: ConfigError when only one piece gives the right numbers."""
+        if wanted is not None:
+            self._check_streams()
+        return temporal_chunks(latent_frames, wanted)
+
+    def pixel_chunks(self, wanted: int) -> Iterator[int]:
+        """How many frames are encoded together, without end. Raises: as `chunks`."""
+        self._check_streams()
+        return pixel_chunks(wanted, self.compression.time)
+
+    def _check_streams(self) -> None:
+        if not self.streams_exactly:
+            raise ConfigError(
+                f"chunk: a WFVAE with norm_type = {self.norm_type} needs the clip in one piece, its norms look at all "
+                "frames at once; leave chunk out"
+            )
+
+    def blocks(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of the blocks of both halves, in the order in which they work."""
+        return {half: tuple(f"{half}.{name}" for name in names) for half, names in _BLOCKS.items()}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> WFVAESpec:
@@ -153,6 +191,11 @@ class WFVAESpec:
             **level_1,
             **_LEVEL_2_MODULES,
         }
+
+    def facts(self) -> list[str]:
+        """What `duosora inspect` says of it."""
+        time, space = self.compression
+        return [f"{time}x{space}x{space} compression, {self.latent_dim} latent channels, {self.norm_type}"]
 
     def layout(self) -> Layout:
         """Every weight of the autoencoder, under upstream's names."""
@@ -330,3 +373,11 @@ PRESETS: Mapping[str, WFVAESpec] = {
     "wfvae_d32_8x8x8": D32_8X8X8,
     "tiny": TINY,
 }
+FAMILY = Family(
+    kind="vae",
+    title="WFVAE",
+    class_names=("WFVAEModel",),
+    telling_keys=("encoder_energy_flow_hidden_size", "connect_res_layer_num"),
+    spec=WFVAESpec,
+    presets=PRESETS,
+)

@@ -14,7 +14,7 @@ import numpy as np
 from .. import errors
 from ..errors import DuosoraError
 from ..memory import out_of_memory
-from .group import Group
+from ..seam.group import Group
 from .messages import pack, unpack
 
 T = TypeVar("T")

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from ..maths.parts import Blocks
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from .counting import attention_bytes, prediction_bytes
-from .plan import Blocks
 
 ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
 KEPT = {"fp32": 95, "bf16": 60, "fp16": 60}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .plan import Blocks
+from ..maths.parts import Blocks
 
 _EXCHANGED = 4
 """Queries, keys and values to whole sequences of some heads, and what comes out back to blocks of tokens."""

@@ -6,14 +6,14 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from .group import Array, Group, Ranks
-
-if TYPE_CHECKING:
-    from ..backend import Backend
+from ..seam.backend import Backend
+from ..seam.group import Group
+from ..seam.models import Array
+from ..seam.ranks import Ranks
 
 KINDS = ("world", "data", "cfg", "sequence", "team")
 HOST_SIZES = (2**12, 2**16, 2**20)

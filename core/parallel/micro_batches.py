@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .group import Ranks
+from ..seam.ranks import Ranks
 
 
 def joined(ranks: Ranks, own: np.ndarray) -> np.ndarray:

@@ -15,11 +15,10 @@ from contextlib import contextmanager
 
 from ..errors import BackendMissing
 from ..printable import say
+from ..seam.ranks import MEET_SECONDS
 from .launched import Launched, told_once, way_out
 from .lines import ANSWER_SECONDS, SECONDS_BETWEEN_TRIES, receive, send
 
-MEET_SECONDS = 300.0
-"""In which all processes of a run must have come."""
 SECONDS_BEFORE_SAYING = 5.0
 """Of waiting, before it is said for whom."""
 _MOST_WAITING = 4096

@@ -1,1 +1,1 @@
-"""The pipelines, written once over `core.backend.Backend`."""
+"""The pipelines, written once over `core.seam.backend.Backend`."""

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
-from ..backend import Array, Backend, Model
 from ..errors import ConfigError
 from ..maths.tiling import (
     LEAST_RELAYED,
@@ -21,13 +19,17 @@ from ..maths.tiling import (
     blend_weights,
     pixel_chunks,
     relayed_chunks,
-    temporal_chunks,
     tile_spans,
     upstream_chunks,
 )
-from ..models.wfvae import WFVAESpec
-from ..parallel.group import Group
+from ..models.kinds import AutoencoderSpec
+from ..seam.backend import Backend
+from ..seam.group import Group
+from ..seam.models import Array, Autoencoder, Stream
 from ..shapes import VideoShape
+
+UPSTREAM_TIME = 4
+"""Compression of time for which upstream's tiling was written."""
 
 
 @dataclass(frozen=True)
@@ -57,13 +59,6 @@ class DecodeOptions:
     """Decode chunks as upstream does, wrong pixels included (quirk Q7), to reproduce numbers made that way."""
 
 
-class Stream(Protocol):
-    """What an autoencoder keeps of one clip between its chunks."""
-
-    def advance(self, is_last: bool) -> None:
-        """Go on to the next chunk."""
-
-
 @dataclass(frozen=True)
 class _Tile:
     """A part of each frame on its way through the decoder."""
@@ -78,8 +73,8 @@ class _Tile:
 
 def encode_chunks(
     backend: Backend,
-    vae: Model,
-    spec: WFVAESpec,
+    vae: Autoencoder,
+    spec: AutoencoderSpec,
     video: np.ndarray | Iterable[np.ndarray],
     chunk: int | None = None,
     upstream_tiling: bool = False,
@@ -95,8 +90,9 @@ def encode_chunks(
         stream = None
         groups = iter([(np.concatenate(list(pieces), axis=2), True)])
     else:
+        alone = pixel_chunks(chunk, spec.compression.time, alone=True)
+        groups = _regroup(pieces, alone if upstream_tiling else spec.pixel_chunks(chunk))
         stream = vae.stream(upstream_tiling)
-        groups = _regroup(pieces, pixel_chunks(chunk, spec.compression.time, alone=upstream_tiling))
     moments = []
     num_frames = 0
     for frames, is_last in groups:
@@ -111,8 +107,8 @@ def encode_chunks(
 
 def decode_chunks(
     backend: Backend,
-    vae: Model,
-    spec: WFVAESpec,
+    vae: Autoencoder,
+    spec: AutoencoderSpec,
     latents: Array,
     options: DecodeOptions | None = None,
     team: Group | None = None,
@@ -137,22 +133,12 @@ def decode_chunks(
     return (_decode_chunk(backend, vae, spec, latents, chunk, chunk is chunks[-1], tiles) for chunk in chunks)
 
 
-class Scaled(Protocol):
-    """A spec of an autoencoder, as far as its latents' numbers go; both are by channel."""
-
-    @property
-    def shift(self) -> tuple[float, ...]: ...
-
-    @property
-    def scale(self) -> tuple[float, ...]: ...
-
-
-def scale_latents(spec: Scaled, latents: np.ndarray) -> np.ndarray:
+def scale_latents(spec: AutoencoderSpec, latents: np.ndarray) -> np.ndarray:
     """The autoencoder's latents as a diffusion model sees them."""
     return (latents - _per_channel(spec.shift)) * _per_channel(spec.scale)
 
 
-def unscale_latents(spec: Scaled, latents: np.ndarray) -> np.ndarray:
+def unscale_latents(spec: AutoencoderSpec, latents: np.ndarray) -> np.ndarray:
     """The inverse of scale_latents."""
     return latents / _per_channel(spec.scale) + _per_channel(spec.shift)
 
@@ -193,20 +179,21 @@ def _regroup(pieces: Iterable[np.ndarray], lengths: Iterator[int]) -> Iterator[t
         yield rest, True
 
 
-def _chunks(spec: WFVAESpec, num_frames: int, options: DecodeOptions) -> list[Chunk]:
+def _chunks(spec: AutoencoderSpec, num_frames: int, options: DecodeOptions) -> list[Chunk]:
     if not options.upstream_tiling:
-        return temporal_chunks(num_frames, options.chunk)
+        return spec.chunks(num_frames, options.chunk)
     if options.chunk is None:
         raise ConfigError("upstream_tiling = true: needs a chunk size as well; upstream's is 2, or 4 to save memory")
-    if spec.temporal_level_1:
+    if spec.compression.time != UPSTREAM_TIME:
         raise ConfigError(
-            "upstream_tiling = true: upstream's tiling cannot decode an 8x8x8 WFVAE; use exact streaming (false)"
+            f"upstream_tiling = true: upstream's tiling decodes autoencoders that compress time {UPSTREAM_TIME} times, "
+            f"not {spec.compression.time} times; use exact streaming (false)"
         )
     return upstream_chunks(num_frames, options.chunk)
 
 
 def _tiles(
-    spec: WFVAESpec, height: int, width: int, options: DecodeOptions, new_stream: Callable[[], Stream] | None
+    spec: AutoencoderSpec, height: int, width: int, options: DecodeOptions, new_stream: Callable[[], Stream] | None
 ) -> list[_Tile]:
     tiles, scale = options.tiles, spec.compression.space
 
@@ -228,8 +215,8 @@ def _tiles(
 
 def _decode_together(
     backend: Backend,
-    vae: Model,
-    spec: WFVAESpec,
+    vae: Autoencoder,
+    spec: AutoencoderSpec,
     latents: Array,
     rounds: list[list[Chunk]],
     tiles: list[_Tile],
@@ -252,7 +239,13 @@ def _decode_together(
 
 
 def _decode_chunk(
-    backend: Backend, vae: Model, spec: WFVAESpec, latents: Array, chunk: Chunk, is_last: bool, tiles: list[_Tile]
+    backend: Backend,
+    vae: Autoencoder,
+    spec: AutoencoderSpec,
+    latents: Array,
+    chunk: Chunk,
+    is_last: bool,
+    tiles: list[_Tile],
 ) -> np.ndarray:
     """The finished pixel frames of one chunk, all tiles blended."""
     seen = latents[:, :, chunk.start : chunk.stop + chunk.look_ahead]
@@ -261,7 +254,7 @@ def _decode_chunk(
     return video[:, :, : video.shape[2] - chunk.look_ahead * spec.compression.time]
 
 
-def _decode_tile(backend: Backend, vae: Model, latents: Array, tile: _Tile, is_last: bool) -> np.ndarray:
+def _decode_tile(backend: Backend, vae: Autoencoder, latents: Array, tile: _Tile, is_last: bool) -> np.ndarray:
     part = latents[..., tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
     if tile.stream is not None:
         tile.stream.advance(is_last)

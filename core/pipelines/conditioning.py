@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 
 from .. import random
-from ..backend import Backend, Model
 from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ConditionSettings
 from ..errors import ConfigError, MediaError, ShapeError
@@ -27,6 +26,8 @@ from ..maths import gaussian
 from ..maths.masks import compress_mask, frame_mask, masked_pixels
 from ..maths.resize import center_crop_resize, resize_to_area, size_within_area, whole_strides
 from ..models.wfvae import WFVAESpec
+from ..seam.backend import Backend
+from ..seam.models import Autoencoder
 from ..shapes import VideoShape
 from .autoencode import encode_chunks, from_uint8, scale_latents
 
@@ -157,7 +158,7 @@ def place_frames(given: Conditioning, video: VideoShape, seed: int = 0) -> Place
 
 def condition_frames(
     backend: Backend,
-    vae: Model,
+    vae: Autoencoder,
     spec: WFVAESpec,
     placed: PlacedFrames,
     noise: np.ndarray,
@@ -176,7 +177,7 @@ def condition_frames(
 
 def encode_condition(
     backend: Backend,
-    vae: Model,
+    vae: Autoencoder,
     spec: WFVAESpec,
     clip: np.ndarray,
     frame_mask: np.ndarray,
@@ -196,7 +197,7 @@ def encode_condition(
 
 
 def condition_for_seed(
-    backend: Backend, vae: Model, spec: WFVAESpec, placed: PlacedFrames, seed: int, chunk: int | None = None
+    backend: Backend, vae: Autoencoder, spec: WFVAESpec, placed: PlacedFrames, seed: int, chunk: int | None = None
 ) -> np.ndarray:
     """condition_frames with all noise drawn from the request's seed."""
     video = VideoShape(*placed.pixels.shape[:3])

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backend import Array, Backend, Model
 from ..errors import NumericsError
-from ..parallel.group import Group
 from ..samplers import Sampler
 from ..samplers.guidance import guide, rescale
+from ..seam.backend import Backend
+from ..seam.group import Group
+from ..seam.models import Array, Denoiser
 
 NoiseSource = Callable[[int], np.ndarray]
 """Unit noise (B, C, T, H, W) float32 for the step of network call i."""
@@ -43,7 +44,7 @@ class Step:
 
 def denoise(
     backend: Backend,
-    model: Model,
+    model: Denoiser,
     condition: object,
     initial: np.ndarray,
     sampler: Sampler,

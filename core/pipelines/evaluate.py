@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import backend as backends
-from ..backend import Backend, Model
 from ..config.schema import EvaluateConfig
+from ..config.settings import with_setting
 from ..errors import ConfigError, DuosoraError, MediaError, NumericsError, ShapeError
 from ..io.kinds import MEDIA_SUFFIXES, is_video
 from ..io.video import check_reader
 from ..maths.metrics import PSNR_LIMIT, SSIM_SIGMA, SSIM_WINDOW, finite_psnr, psnr, ssim
 from ..models.lpips import LPIPSSpec, open_lpips
 from ..progress import progress
+from ..seam import backend as backends
+from ..seam.backend import Backend
+from ..seam.models import Model
 from ..shapes import VideoShape
 from .autoencode import from_uint8
 from .clip import Clip, whole_clip
@@ -132,7 +134,8 @@ class Evaluation:
         """With is_single, what is wrong with the pair is raised instead of reported. Raises: as check_reader."""
         check_reader(config.reader)
         self.pairs, self.others, self.metrics, self.perceptual = pairs, others, metrics, perceptual
-        self.config, self.is_single = config, is_single
+        self.config = with_setting(config, "backend", perceptual.backend.name) if perceptual else config
+        self.is_single = is_single
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""

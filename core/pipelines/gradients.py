@@ -14,8 +14,8 @@ import numpy as np
 from .. import random
 from ..models.opensora_t2v import OpenSoraT2VSpec
 from ..models.wfvae import WFVAESpec
+from ..seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
 from ..train.objectives import DiffusionObjective
-from ..train.step import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
 from .sample import SampleRun
 
 NUM_TEXT_TOKENS = 12
@@ -29,7 +29,7 @@ def denoiser_gradients(run: SampleRun, dtype: str) -> dict[str, np.ndarray]:
     spec: OpenSoraT2VSpec = part.spec
     latent = run.pipeline.sizes(job.video).latent
     shape = (1, spec.in_channels, *latent)
-    further = spec.input_channels - spec.in_channels
+    further = spec.further_channels
     batch = DiffusionBatch(
         latents=random.normal(shape, job.seed, "parity latents"),
         noise=random.normal(shape, job.seed, "parity noise"),

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..backend import Array, Backend, Model
-from ..config.schema import SampleConfig
+from ..config.schema import DTypeSettings, SampleConfig
+from ..config.settings import with_setting
 from ..maths import metrics
-from ..models.mt5 import MT5Spec
 from ..models.opensora_t2v import OpenSoraT2VSpec
+from ..models.t5 import T5Spec
+from ..seam.backend import Backend
+from ..seam.models import Array, Model
 from .autoencode import decode_chunks, encode_chunks
 from .denoise import Step
 from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients
@@ -131,8 +133,9 @@ class TwinRuns:
 
 
 def _on(config: SampleConfig, backend: str, dtype: str) -> SampleConfig:
-    dtypes = config.backend.dtype.model_copy(update=dict.fromkeys(("denoiser", "text_encoder", "vae"), dtype))
-    return config.model_copy(update={"backend": config.backend.model_copy(update={"name": backend, "dtype": dtypes})})
+    for part in DTypeSettings.model_fields:
+        config = with_setting(config, f"backend.dtype.{part}", dtype)
+    return with_setting(config, "backend.name", backend)
 
 
 def _differences(reference: Outputs, other: Outputs) -> Iterator[Difference]:
@@ -166,7 +169,7 @@ def _video(run: SampleRun) -> tuple[np.ndarray, np.ndarray, list[float]]:
 def _text_encoder(run: SampleRun) -> Outputs:
     pipeline, job = run.pipeline, run.jobs[0]
     model = pipeline.model("text_encoder")
-    spec: MT5Spec = pipeline.parts.text_encoder.spec
+    spec: T5Spec = pipeline.parts.text_encoder.spec
     ids, mask, _ = pipeline.parts.tokenizer.encode([job.text], pipeline.max_tokens)
     length = int(mask.sum())
     names = [f"encoder.block.{number}" for number in range(spec.num_layers)]
@@ -185,7 +188,7 @@ def _denoiser(run: SampleRun) -> Outputs:
     spec: OpenSoraT2VSpec = part.spec
     latent = pipeline.sizes(job.video).latent
     text = random.normal((1, NUM_TEXT_TOKENS, spec.caption_channels), job.seed, "parity text")
-    noisy = random.normal((1, spec.input_channels, *latent), job.seed, "parity latents")
+    noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
     names = [f"transformer_blocks.{number}" for number in range(spec.num_layers)]
 
     def call() -> Array:

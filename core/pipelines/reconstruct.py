@@ -9,17 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import backend as backends
 from .. import random
-from ..backend import Backend, Model
 from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ReconstructConfig
 from ..errors import MediaError, NumericsError, ShapeError
 from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
-from ..models.recognise import Part, open_part
+from ..models.finding import Part, open_part
 from ..models.wfvae import WFVAESpec
 from ..progress import progress
+from ..seam import backend as backends
+from ..seam.backend import Backend
+from ..seam.models import Autoencoder
 from ..shapes import VideoShape
 from .autoencode import DecodeOptions, decode_chunks, encode_chunks, from_uint8, to_uint8
 from .clip import Clip, whole_clip
@@ -41,7 +42,7 @@ def open_clip(
     width: the file's own, cut to a multiple of the compression. Raises: MediaError when the file is unreadable or
     too short; ShapeError when num_frames, height or width do not fit the autoencoder.
     """
-    time, space = spec.compression
+    time, space = spec.compression.time, spec.compression.space
     whole = whole_clip(path, every, reader, media)
     available, height, width = whole.shape
     frames = num_frames or 1 + (available - 1) // time * time
@@ -54,22 +55,50 @@ def open_clip(
     return replace(whole, shape=shape)
 
 
-def prepare(source: Path, config: ReconstructConfig) -> ClipReconstruction:
-    """The reconstruction of a file as configured; nothing is loaded yet. Raises: as open_clip, and for the model."""
+class LazyAutoencoder:
+    """The model of a run, which is loaded when it is first needed."""
+
+    def __init__(self, backend: Backend, part: Part, dtype: str = "fp32") -> None:
+        self.backend, self.part, self.dtype = backend, part, dtype
+
+    @property
+    def spec(self) -> WFVAESpec:
+        return self.part.spec
+
+    @cached_property
+    def model(self) -> Autoencoder:
+        return self.backend.build(self.spec, self.part.open(), self.dtype)
+
+    def load(self) -> None:
+        """Raises: DuosoraError for what is wrong with the model."""
+        _ = self.model
+
+    def plan(self) -> list[str]:
+        """What it is and where it runs, a line per subject."""
+        lines = [
+            f"backend    {self.backend.name} on {self.backend.device}",
+            f"model      {self.part.source} ({self.dtype})",
+        ]
+        if self.part.is_fresh:
+            lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
+        return lines
+
+
+def open_autoencoder(config: ReconstructConfig) -> LazyAutoencoder:
+    """The model as configured, checked and not loaded. Raises: for the backend and the model."""
     backend = backends.get(config.backend, config.device)
     part = open_part("vae", config.vae)
     part.check()
+    return LazyAutoencoder(backend, part, config.dtype or default_dtype(backend))
+
+
+def prepare(source: Path, config: ReconstructConfig, vae: LazyAutoencoder | None = None) -> ClipReconstruction:
+    """The reconstruction of a file as configured. vae: for several files. Raises: as open_clip, and for the model."""
+    vae = vae or open_autoencoder(config)
     size = (config.height, config.width)
-    clip = open_clip(source, part.spec, config.frames, config.every, size, config.reader, config.media)
-    return ClipReconstruction(
-        backend,
-        part,
-        clip,
-        dtype=config.dtype or default_dtype(backend),
-        seed=config.seed,
-        options=decode_options(config.chunk, config.tile),
-        reader=config.reader,
-    )
+    clip = open_clip(source, vae.spec, config.frames, config.every, size, config.reader, config.media)
+    options = decode_options(config.chunk, config.tile)
+    return ClipReconstruction(vae, clip, seed=config.seed, options=options, reader=config.reader)
 
 
 @dataclass(frozen=True)
@@ -95,70 +124,63 @@ class ClipReconstruction:
 
     def __init__(
         self,
-        backend: Backend,
-        vae: Part,
+        vae: LazyAutoencoder,
         clip: Clip,
         *,
-        dtype: str = "fp32",
         seed: int | None = None,
         options: DecodeOptions | None = None,
         reader: str = "pyav",
     ) -> None:
         """seed None takes the posterior's mean; a seed samples it, as upstream always does (quirk Q14)."""
-        self.backend, self.part, self.clip = backend, vae, clip
-        self.dtype, self.seed, self.reader = dtype, seed, reader
+        self.vae, self.clip = vae, clip
+        self.seed, self.reader = seed, reader
         self.options = options or DecodeOptions()
         self._psnr: list[np.ndarray] = []
         self._ssim: list[np.ndarray] = []
 
-    @property
-    def spec(self) -> WFVAESpec:
-        return self.part.spec
-
-    @cached_property
-    def vae(self) -> Model:
-        return self.backend.build(self.spec, self.part.open(), self.dtype)
-
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""
-        latent = self.spec.compression.latent(self.clip.shape)
-        lines = [
-            f"backend    {self.backend.name} on {self.backend.device}",
-            f"model      {self.part.source} ({self.dtype})",
+        spec = self.vae.spec
+        latent = spec.compression.latent(self.clip.shape)
+        backend, model, *notes = self.vae.plan()
+        clip = (
             f"clip       {'x'.join(map(str, self.clip.shape))} pixels = {'x'.join(map(str, latent))} latents of "
-            f"{self.spec.latent_dim} channels, {'the mean' if self.seed is None else f'sampled with seed {self.seed}'}",
-        ]
-        if self.part.is_fresh:
-            lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
-        return lines
+            f"{spec.latent_dim} channels, {'the mean' if self.seed is None else f'sampled with seed {self.seed}'}"
+        )
+        return [backend, model, clip, *notes]
 
     def latents(self) -> np.ndarray:
         """Unscaled latents (1, C, t, h, w) of the clip."""
+        vae = self.vae
         read = progress(self.clip.frames(self.reader), "encoding", "chunk")
         chunks = (from_uint8(chunk).transpose(3, 0, 1, 2)[None] for chunk in read)
-        with self.backend.inference():
-            moments = encode_chunks(self.backend, self.vae, self.spec, chunks, self.options.chunk)
+        with vae.backend.inference():
+            moments = encode_chunks(vae.backend, vae.model, vae.spec, chunks, self.options.chunk)
         if not np.isfinite(moments).all():
             raise NumericsError(
                 f"{self.clip.path}: encoding gave NaN or infinity; try another dtype or check the weights"
             )
         if self.seed is None:
             return gaussian.split_moments(moments)[0]
-        noise = random.normal((self.spec.latent_dim, *moments.shape[2:]), self.seed, "posterior")
+        noise = random.normal((vae.spec.latent_dim, *moments.shape[2:]), self.seed, "posterior")
         return gaussian.sample(moments, noise[None])
 
-    def frames(self) -> Iterator[np.ndarray]:
-        """Reconstructed frames (H, W, 3) uint8, one at a time; quality is measured on the way."""
+    def frames(self, beside_original: bool = False) -> Iterator[np.ndarray]:
+        """Reconstructed frames (H, W, 3) uint8, one at a time; quality is measured on the way.
+
+        beside_original: (H, 2W, 3), the original on the left and what came back on the right.
+        """
+        vae = self.vae
         originals = _frame_by_frame(self.clip.frames(self.reader))
-        with self.backend.inference():
-            for chunk in decode_chunks(self.backend, self.vae, self.spec, self.latents(), self.options):
+        with vae.backend.inference():
+            for chunk in decode_chunks(vae.backend, vae.model, vae.spec, self.latents(), self.options):
                 if not np.isfinite(chunk).all():
                     raise NumericsError(f"{self.clip.path}: decoding gave NaN or infinity; try another dtype")
                 for frame in to_uint8(chunk)[0]:
                     original = next(originals)
                     self._psnr.append(psnr(frame[None], original[None]))
                     self._ssim.append(ssim(frame[None], original[None]))
-                    yield frame
+                    yield np.concatenate([original, frame], axis=1) if beside_original else frame
 
     @property
     def quality(self) -> Quality:

@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .. import backend as backends
 from .. import random
 from ..config.schema import SampleConfig, SamplingParallelSettings
-from ..config.settings import resolved
+from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, NumericsError, ShapeError
 from ..io.files import atomic_write, refuse_unwritable
 from ..io.images import write_image
@@ -24,10 +23,11 @@ from ..io.video import write_video
 from ..io.weights import save_weights
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
-from ..parallel.plan import make_plan
 from ..printable import say
 from ..progress import progress
 from ..samplers import Sampler
+from ..seam import backend as backends
+from ..seam.ranks import make_plan
 from ..shapes import VideoShape
 from .autoencode import to_uint8
 from .conditioning import (
@@ -73,7 +73,6 @@ class SampleRun:
 
     def __init__(self, config: SampleConfig, overwrite: bool = False, prompts: list[Prompt] | None = None) -> None:
         """prompts: what is asked for; None: the config's."""
-        self.config = config
         self.overwrite = overwrite or config.output.overwrite
         self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
         self._notes: dict[str, None] = {}
@@ -84,6 +83,7 @@ class SampleRun:
             if parallel.cfg and not self.guidance.is_on:
                 raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
             self.backend = backends.get(config.backend.name, config.backend.device)
+        self.config = with_setting(config, "backend.name", self.backend.name)
         self.ranks = self.backend.connect(split, parallel.meet_seconds)
         # Nobody writes before all have seen that nothing is in the way.
         agreed(self.ranks.world, lambda: self._settle(prompts))

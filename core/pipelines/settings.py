@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from .. import samplers
-from ..backend import Backend
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
-from ..models.recognise import COMPANIONS, TINY_FOLDER, open_part
+from ..models.finding import COMPANIONS, TINY_FOLDER, open_part
 from ..samplers import LINEAR, STABLE_DIFFUSION, Sampler
+from ..seam.backend import Backend
 from .autoencode import DecodeOptions, SpatialTiles
 from .text_to_video import Parts
 

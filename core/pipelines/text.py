@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..backend import Backend, Model
 from ..io.tokenizer import Tokenizer
 from ..progress import progress
+from ..seam.backend import Backend
+from ..seam.models import TextEncoder
 
 ACCELERATOR_BATCH = 8
 """Texts encoded at a time; one by one on a CPU, where sums are rounded differently in another batch."""
@@ -42,7 +43,7 @@ def pad_states(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 
 def encode_texts(
     backend: Backend,
-    encoder: Model,
+    encoder: TextEncoder,
     tokenizer: Tokenizer,
     texts: Iterable[str],
     max_tokens: int,

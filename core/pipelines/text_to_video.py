@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..backend import Backend, Model
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
-from ..models.recognise import Part
-from ..parallel.group import Ranks
+from ..models.finding import Part
 from ..parallel.messages import pack, unpack
 from ..samplers import Sampler
+from ..seam.backend import Backend
+from ..seam.models import Model
+from ..seam.ranks import Ranks
 from ..shapes import LatentShape, TokenGrid, VideoShape
 from .autoencode import DecodeOptions, decode_chunks, unscale_latents
 from .denoise import Guidance, Step, denoise
@@ -50,7 +51,7 @@ class Parts:
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute dtype of each model, of core.backend.DTYPES; the denoiser's attention and whether it is compiled."""
+    """The compute dtype of each model, of seam.backend.DTYPES; the denoiser's attention and whether it is compiled."""
 
     denoiser: str = "fp32"
     text_encoder: str = "fp32"

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 
 from .. import random
-from ..backend import Backend, Model
 from ..config.training import AutoencoderSettings
 from ..data.batch import ClipBatch
 from ..io.images import write_image
@@ -22,12 +21,14 @@ from ..maths import gaussian
 from ..maths.metrics import psnr
 from ..models.wfvae import WFVAESpec
 from ..parallel.agreement import agreed
-from ..parallel.group import Ranks
 from ..pipelines.autoencode import decode_chunks, encode_chunks, to_uint8
+from ..seam.backend import Backend
+from ..seam.models import Autoencoder
+from ..seam.ranks import Ranks
+from ..seam.training import AutoencoderBatch, AutoencoderLosses, Saved, TrainStep
 from ..shapes import VideoShape
 from .held_out import HeldOut
 from .model_folders import write_models
-from .step import AutoencoderBatch, AutoencoderLosses, Saved, TrainStep
 
 SHOWN_FPS = 8.0
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -121,7 +122,7 @@ class AutoencoderTask:
         total, frames = held_out.of_all([(each.sum(), len(each)) for each in values]).sum(0)
         return float(total / frames)
 
-    def _through(self, model: Model, video: np.ndarray) -> np.ndarray:
+    def _through(self, model: Autoencoder, video: np.ndarray) -> np.ndarray:
         mean, _ = gaussian.split_moments(encode_chunks(self.backend, model, self.spec, video))
         return np.concatenate(list(decode_chunks(self.backend, model, self.spec, mean)), axis=2)
 

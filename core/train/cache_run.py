@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from .. import backend as backends
 from ..config.training import TrainConfig
 from ..data.cache import CacheReader
 from ..data.latent_cache import find_uncached
 from ..data.loader import ClipLoader
 from ..data.text_cache import uncached_captions
 from ..errors import ConfigError
-from ..models.recognise import Part
+from ..models.finding import Part
 from ..pipelines.settings import default_dtype
+from ..seam import backend as backends
 from .caching import cache_latents, cache_texts, latent_writer, text_writer
 from .setup import clip_encoder, held_out_loader, open_loader, text_encoder, train_parts
 from .stored import check_latents_can_be_cached, transform_of

@@ -16,7 +16,7 @@ from ..data.latent_cache import ToDo, latent_identity, write_latent_cache
 from ..data.text_cache import text_identity, write_text_cache
 from ..errors import ConfigError, MediaError
 from ..printable import say
-from .encoders import ClipEncoder, TextEncoder
+from .encoders import CaptionEncoder, ClipEncoder
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -48,7 +48,7 @@ class Progress:
         self._bar.close()
 
 
-def text_writer(settings: CacheSettings, encoder: TextEncoder) -> CacheWriter:
+def text_writer(settings: CacheSettings, encoder: CaptionEncoder) -> CacheWriter:
     """The cache that the states of captions go to; nothing is written yet.
 
     Raises: ConfigError when no folder is set; CheckpointError when it holds a cache made from something else.
@@ -59,7 +59,7 @@ def text_writer(settings: CacheSettings, encoder: TextEncoder) -> CacheWriter:
     return CacheWriter(settings.text, identity, settings.text_dtype, settings.shard_mb << 20)
 
 
-def cache_texts(writer: CacheWriter, encoder: TextEncoder, captions: Sequence[str]) -> CacheReader:
+def cache_texts(writer: CacheWriter, encoder: CaptionEncoder, captions: Sequence[str]) -> CacheReader:
     """Store the states of captions that are not stored yet; returns the finished cache."""
     progress = Progress("captions", len(captions))
     try:

@@ -14,16 +14,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .. import backend as backends
 from ..config.training import TrainConfig
 from ..data.loader import ClipLoader
 from ..data.sources import open_source
 from ..errors import ConfigError
 from ..io.files import atomic_write
 from ..maths import gaussian
-from ..models.recognise import CONFIG_FILE, open_part
+from ..models.finding import CONFIG_FILE, open_part
 from ..models.wfvae import WFVAESpec
 from ..pipelines.settings import default_dtype
+from ..seam import backend as backends
 from .checkpoints import MANIFEST
 from .encoders import ClipEncoder
 from .setup import NO_PATCHES

@@ -14,17 +14,17 @@ from ..io.images import write_image
 from ..io.video import write_video
 from ..io.weights import Shard
 from ..models.opensora_t2v import OpenSoraT2VSpec
-from ..parallel.group import Ranks
 from ..pipelines.autoencode import to_uint8
 from ..pipelines.denoise import Guidance
 from ..pipelines.settings import make_sampler
 from ..pipelines.text_to_video import TextToVideo, VideoRequest
+from ..seam.ranks import Ranks
+from ..seam.training import DiffusionBatch, Saved, TrainStep
 from ..shapes import LatentShape, VideoShape
 from .feeding import Feeding
 from .held_out import HeldOut
 from .inputs import DiffusionInputs
 from .model_folders import write_models
-from .step import DiffusionBatch, Saved, TrainStep
 
 
 @dataclass(frozen=True)

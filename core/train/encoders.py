@@ -13,14 +13,15 @@ from typing import Protocol
 
 import numpy as np
 
-from ..backend import Backend, Model
 from ..io.tokenizer import Tokenizer
-from ..models.recognise import Part
+from ..models.finding import Part
 from ..models.wfvae import WFVAESpec
 from ..parallel.agreement import exchange, exchange_arrays
-from ..parallel.group import Alone, Group
 from ..pipelines.autoencode import encode_chunks
 from ..pipelines.text import encode_texts
+from ..seam.backend import Backend
+from ..seam.group import Alone, Group
+from ..seam.models import Model
 
 REMEMBERED_BYTES = 256 << 20
 """Text states kept in memory: about thirty captions of 512 mT5-xxl tokens, and the empty one among them."""
@@ -52,7 +53,7 @@ class _Frozen:
         self.backend.free_memory()
 
 
-class TextEncoder(_Frozen):
+class CaptionEncoder(_Frozen):
     """States of captions, from memory, from a store, or from the model.
 
     The leaders of a machine's teams have one model between them, on the first, if they `prepare` all that they need.

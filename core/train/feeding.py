@@ -11,8 +11,8 @@ import numpy as np
 
 from ..data.batch import ClipBatch
 from ..parallel.agreement import agreed, exchange, exchange_arrays
-from ..parallel.group import Ranks
-from .step import DiffusionBatch
+from ..seam.ranks import Ranks
+from ..seam.training import DiffusionBatch
 
 Read = Callable[[], Iterable[ClipBatch]]
 

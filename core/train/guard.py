@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from ..errors import NumericsError
-from .step import StepReport
+from ..seam.training import StepReport
 
 WINDOW, LEAST = 100, 20
 """Norms that the median is taken of, and how many are needed before anything counts as a spike."""

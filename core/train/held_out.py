@@ -8,8 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from ..data.batch import ClipBatch
-from ..parallel.group import Ranks
 from ..parallel.micro_batches import joined
+from ..seam.ranks import Ranks
 
 
 class Reader(Protocol):

@@ -20,10 +20,10 @@ from ..maths import gaussian
 from ..pipelines.autoencode import scale_latents
 from ..pipelines.conditioning import encode_condition
 from ..pipelines.text import pad_states
+from ..seam.training import DiffusionBatch
 from ..shapes import LatentShape, VideoShape
-from .encoders import ClipEncoder, TextEncoder
+from .encoders import CaptionEncoder, ClipEncoder
 from .objectives import Draws
-from .step import DiffusionBatch
 
 CONDITION_NOISE_SHARE = 0.95
 """Of the samples, have noise on their given pixels where an inpaint model is trained with it."""
@@ -64,7 +64,7 @@ class DiffusionInputs:
     def __init__(
         self,
         seed: int,
-        texts: TextEncoder,
+        texts: CaptionEncoder,
         clips: ClipEncoder,
         objective: DrawsNoise,
         options: InputOptions | None = None,
@@ -75,7 +75,7 @@ class DiffusionInputs:
         self.is_inpaint = is_inpaint
 
     def prepare(self, batches: Sequence[ClipBatch]) -> None:
-        """Have at hand what machines make once for all their ranks; TextEncoder.prepare says who calls it."""
+        """Have at hand what machines make once for all their ranks; CaptionEncoder.prepare says who calls it."""
         self.texts.prepare([caption for batch in batches for caption in _without_states(batch)])
 
     def make(self, batch: ClipBatch, step: int = 0) -> DiffusionBatch:

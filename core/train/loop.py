@@ -1,8 +1,8 @@
 """The training loop, the same for every model and backend.
 
 The loop owns the order of things: data, learning rate, average, log, validation, checkpoints, leaving. What a step
-computes is the trainer's (core.train.step.TrainStep); how clips become batches is the task's. Of several ranks all run
-the same loop and leave it together, with the same outcome or the same error; the first one speaks and logs.
+computes is the trainer's (core.seam.training.TrainStep); how clips become batches is the task's. Of several ranks all
+run the same loop and leave it together, with the same outcome or the same error; the first one speaks and logs.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from ..errors import CheckpointError, DuosoraError
 from ..io.files import read_json
 from ..io.weights import Shard, open_weights
 from ..parallel.agreement import agreed
-from ..parallel.group import Ranks
 from ..printable import say
+from ..seam.ranks import Ranks
+from ..seam.training import Saved, StepReport, TrainStep
 from .checkpoints import Checkpoints, Found
 from .ema import EmaSchedule
 from .feeding import Fed, Feeding
@@ -35,7 +36,6 @@ from .learning_rate import LearningRate
 from .logs import StepLog
 from .model_folders import AVERAGE
 from .saving import Saving
-from .step import Saved, StepReport, TrainStep
 
 STATE = "state.json"
 """What the loop itself keeps in a checkpoint."""

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..io.weights import Shard, save_shard
-from ..models.recognise import CONFIG_FILE
-from .step import Saved
+from ..models.finding import CONFIG_FILE
+from ..seam.training import Saved
 
 MODEL, AVERAGE = "model", "model_ema"
 """Folders of the weights and of their average, in a checkpoint."""

@@ -1,7 +1,7 @@
 """What a denoiser is trained on: how latents and noise are mixed, what it is to predict, and what an error weighs.
 
 Every objective is linear in the clean latents and the noise, so it comes down to a few numbers a sample, which a
-backend multiplies with its tensors (core.train.step.DiffusionBatch).
+backend multiplies with its tensors (core.seam.training.DiffusionBatch).
 Sources: Ho et al. 2020, arXiv:2006.11239 (epsilon); Salimans and Ho 2022, arXiv:2202.00512 (v); Lipman et al. 2022,
 arXiv:2210.02747 (flow); Hang et al. 2023, arXiv:2303.09556 (min-SNR); Esser et al. 2024, arXiv:2403.03206 (weights of
 flows); Open-Sora Plan v1.3, train_t2v_diffusers.py.
@@ -25,7 +25,7 @@ FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")
 
 
 class Draws(NamedTuple):
-    """How samples are noised and weighed, (B,) float64 each; fields as in DiffusionBatch."""
+    """How samples are noised and weighed, float64, (B,) or of latent frames (B, T); fields as in DiffusionBatch."""
 
     timesteps: np.ndarray
     signal: np.ndarray

@@ -11,9 +11,8 @@ from typing import IO, Any
 
 import yaml
 
-from .. import backend as backends
 from ..config.data import DataSettings
-from ..config.settings import resolved
+from ..config.settings import resolved, with_setting
 from ..config.training import TrainConfig
 from ..data.fetching import ReadingCounts, joined
 from ..errors import CheckpointError, ConfigError
@@ -23,12 +22,13 @@ from ..io.weights import open_weights
 from ..layout import FreshWeights
 from ..loading import check_headers
 from ..parallel.agreement import agreed, exchange
-from ..parallel.group import Ranks
 from ..parallel.launched import launched, told_once
-from ..parallel.plan import ParallelPlan
-from ..parallel.plan import make_plan as make_rank_plan
 from ..pipelines.settings import default_dtype
 from ..printable import say
+from ..seam import backend as backends
+from ..seam.ranks import ParallelPlan, Ranks
+from ..seam.ranks import make_plan as make_rank_plan
+from ..seam.training import StepReport
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .continuing import accepted, refuse_other_settings
 from .ema import EmaSchedule
@@ -41,7 +41,6 @@ from .origins import origins
 from .saving import not_shared
 from .setup import make_task, train_parts
 from .start import Start, check_frozen, start_from
-from .step import StepReport
 from .summary import describe_processes, describe_training
 
 LOCK = ".lock"
@@ -57,11 +56,11 @@ class TrainRun:
     def __init__(self, config: TrainConfig, resume: str = "auto", is_dry: bool = False) -> None:
         """resume: auto for the newest complete checkpoint of the run's folder, none, or the path of one. is_dry: for
         `plan` alone, without waiting for the other processes that were started with this one."""
-        self.config = config
         here = launched()
         with told_once():
             split = split_ranks(config, here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
+        self.config = with_setting(config, "compute.name", self.backend.name)
         self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
         agreed(self.ranks.world, self._settle)

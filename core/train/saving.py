@@ -15,7 +15,7 @@ from typing import Any
 from ..errors import CheckpointError
 from ..io.weights import Shard, index_shards
 from ..parallel.agreement import exchange
-from ..parallel.group import Ranks
+from ..seam.ranks import Ranks
 from .checkpoints import Checkpoints, Entry, entries
 
 Write = Callable[[Path, Shard], None]

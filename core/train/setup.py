@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from ..backend import Backend
 from ..config.training import AutoencoderSettings, TrainConfig
 from ..data.latent_cache import LatentCache
 from ..data.loader import ClipLoader
@@ -13,24 +12,26 @@ from ..errors import ConfigError, DuosoraError
 from ..io.prompts import read_prompts
 from ..io.tokenizer import Tokenizer
 from ..layout import FreshWeights
+from ..models.finding import Part, open_part
 from ..models.lpips import open_lpips
 from ..models.patch_discriminator import PatchDiscriminatorSpec
-from ..models.recognise import Part, open_part
 from ..parallel.agreement import agreed
-from ..parallel.group import Group, Ranks
 from ..pipelines.settings import open_parts
 from ..pipelines.text_to_video import Parts, Precision, TextToVideo
 from ..samplers.schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule
+from ..seam.backend import Backend
+from ..seam.group import Group
+from ..seam.ranks import Ranks
+from ..seam.training import AdamW, Companion, TrainOptions
 from ..shapes import Compression, Patch
 from .autoencoder import AutoencoderTask, losses_of
 from .denoiser import DenoiserTask, Showing
-from .encoders import ClipEncoder, StoredTexts, TextEncoder
+from .encoders import CaptionEncoder, ClipEncoder, StoredTexts
 from .held_out import HeldOut
 from .inputs import DiffusionInputs, InputOptions
 from .loop import Task
 from .objectives import DiffusionObjective, FlowObjective, Objective
 from .start import Start
-from .step import AdamW, Companion, TrainOptions
 from .stored import RecordTexts, open_latent_cache, open_text_cache
 from .timesteps import TimestepDraw
 
@@ -182,7 +183,7 @@ def text_encoder(
     dtype: str,
     stored: StoredTexts | None = None,
     leaders: Group | None = None,
-) -> TextEncoder:
+) -> CaptionEncoder:
     """The run's frozen text encoder.
 
     dtype: of the run, where `compute.frozen_dtype` is not set. leaders: those who have one model between them.
@@ -191,7 +192,7 @@ def text_encoder(
     assert parts.tokenizer is not None
     frozen = config.compute.frozen_dtype or dtype
     part, tokenizer = parts.text_encoder, parts.tokenizer
-    return TextEncoder(backend, part, tokenizer, frozen, config.max_tokens, stored, leaders=leaders)
+    return CaptionEncoder(backend, part, tokenizer, frozen, config.max_tokens, stored, leaders=leaders)
 
 
 def clip_encoder(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str) -> ClipEncoder:

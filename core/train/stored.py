@@ -15,7 +15,7 @@ from ..data.latent_cache import LatentCache, latent_identity
 from ..data.text_cache import TextCache, text_identity
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
-from ..models.recognise import Part
+from ..models.finding import Part
 
 CLIP_SETTINGS = ("frames", "fps", "speed_factor", "height", "width", "max_area", "stride")
 """Of the group `data`: by these a clip is cut; they are told by name when a cache was made with others."""

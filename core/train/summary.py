@@ -5,8 +5,8 @@ from __future__ import annotations
 from ..config.training import AutoencoderSettings, ObjectiveSettings, TrainConfig
 from ..data.selection import check_settings
 from ..data.sources import fitted
-from ..models.recognise import Part
-from ..parallel.plan import ParallelPlan
+from ..models.finding import Part
+from ..seam.ranks import ParallelPlan
 from ..shapes import Patch, VideoShape
 from .setup import TrainParts
 

@@ -26,7 +26,7 @@ for word in "$@"; do if [[ "$word" == *device=* ]]; then device=${word##*device=
 if [ "$device" = cuda ]; then # torchrun would bury in a report of its own what a rank says of it
     gpus=$(python -c 'import torch; print(torch.cuda.device_count())' 2>/dev/null) || gpus=no
     if [ "$gpus" = no ]; then
-        echo "launch: torch is not installed here: pip install \"duosora[torch]\"" >&2
+        echo "launch: torch is not installed here: pip install -e \".[torch]\" in the clone of duosora" >&2
         exit 2
     elif [ "$gpus" -lt "$NPROC" ]; then
         echo "launch: NPROC=$NPROC processes need as many GPUs, and torch sees $gpus on this machine" >&2

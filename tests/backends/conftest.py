@@ -2,7 +2,7 @@
 
 import pytest
 
-from duosora.core.backend import NAMES, Backend, get
+from duosora.core.seam.backend import NAMES, Backend, get
 
 
 @pytest.fixture(scope="session", params=NAMES)

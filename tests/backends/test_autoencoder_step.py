@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from duosora.core.backend import Backend, get
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
-from duosora.core.train.step import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
+from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
 
 SPEC = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4, decoder_energy_flow_hidden_size=4)
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)

@@ -5,8 +5,8 @@ import importlib
 import numpy as np
 import pytest
 
-from duosora.core.backend import Backend
 from duosora.core.memory import out_of_memory
+from duosora.core.seam.backend import Backend
 
 TEXTS = {
     "torch": (

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duosora.core.backend import Backend
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.random import normal
+from duosora.core.seam.backend import Backend
+from duosora.core.seam.training import AdamW, DiffusionBatch, TrainOptions
 from duosora.core.train.objectives import DiffusionObjective
-from duosora.core.train.step import AdamW, DiffusionBatch, TrainOptions
 
 SPEC = OpenSoraT2VSpec(
     num_layers=4, num_attention_heads=2, attention_head_dim=12, in_channels=4, out_channels=4, caption_channels=16

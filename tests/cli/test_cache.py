@@ -14,7 +14,7 @@ from duosora.core.data.captions import GOOD_SENTENCES
 from duosora.core.data.text_cache import TextCache
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
-from duosora.core.models import mt5, wfvae
+from duosora.core.models import t5, wfvae
 
 SIDE = 32
 
@@ -74,9 +74,9 @@ def test_training_with_full_caches_gives_the_same_losses_without_the_frozen_mode
     for name, setting in (("text", text), ("latents", latents)):
         assert duosora("cache", name, "--config", config, "--set", setting).code == 0
 
-    refuse_to_build(monkeypatch, mt5.MT5Spec, wfvae.WFVAESpec)
+    refuse_to_build(monkeypatch, t5.T5Spec, wfvae.WFVAESpec)
     assert losses(duosora, config, tmp_path / "cached", "--set", text, "--set", latents) == expected
-    with pytest.raises(AssertionError, match="MT5Spec was loaded"):
+    with pytest.raises(AssertionError, match="T5Spec was loaded"):
         losses(duosora, config, tmp_path / "half", "--set", latents)
 
 
@@ -88,7 +88,7 @@ def test_a_text_cache_has_every_caption_that_training_may_meet(duosora: Callable
     texts_of_the_picture = 2 * 2 * len(GOOD_SENTENCES)
     total = 1 + 5 + texts_of_the_picture
     assert f"captions   {total} of at most 512 tokens, 0 stored already" in outcome.out
-    assert "mT5 encoder" in outcome.out
+    assert "T5 encoder" in outcome.out
     assert str(folder) in outcome.out
     assert not folder.exists()
 
@@ -174,14 +174,14 @@ def test_training_reads_the_states_that_records_bring_and_replaces_records_that_
     duosora: Callable, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list of three columns; no caption is dropped, so the text encoder has nothing to do."""
-    states = np.random.default_rng(0).standard_normal((7, mt5.TINY.d_model)).astype(np.float32)
+    states = np.random.default_rng(0).standard_normal((7, t5.TINY.d_model)).astype(np.float32)
     (tmp_path / "embeddings").mkdir()
     for name in ("0", "1", "4"):
         np.savez(tmp_path / "embeddings" / f"{name}-0.npz", text_emb=states, mask=np.ones(7, np.uint8))
     videos = json.loads((tmp_path / "a.json").read_text())[:-1]
     (tmp_path / "videos.json").write_text(json.dumps(videos))
     (tmp_path / "list.txt").write_text(".,embeddings,videos.json\n")
-    refuse_to_build(monkeypatch, mt5.MT5Spec)
+    refuse_to_build(monkeypatch, t5.T5Spec)
     settings = (f"data.files={json.dumps([str(tmp_path / 'list.txt')])}", "data.caption_dropout=0.0", "max_steps=5")
     losses(duosora, config, tmp_path / "run", *(part for setting in settings for part in ("--set", setting)))
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]

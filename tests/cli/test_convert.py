@@ -22,8 +22,8 @@ from duosora.core.cli.main import main
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
-from duosora.core.models import mt5, wfvae
-from duosora.core.models.recognise import TINY_FOLDER
+from duosora.core.models import t5, wfvae
+from duosora.core.models.finding import TINY_FOLDER
 
 
 def tensors(layout: Layout, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -49,10 +49,10 @@ def hub(tmp_path: Path) -> Path:
             f"module.{name}": tensor for name, tensor in tensors(layout, seed=1).items() if name in trained
         },
     }
-    whole = tensors(mt5.TINY.layout())
+    whole = tensors(t5.TINY.layout())
     whole["encoder.embed_tokens.weight"] = whole["decoder.embed_tokens.weight"] = whole["shared.weight"]
     whole["decoder.final_layer_norm.weight"] = whole["lm_head.weight"] = torch.ones(2, 2)
-    for name, held, spec in (("vae/merged.ckpt", checkpoint, wfvae.TINY), ("mt5/pytorch_model.bin", whole, mt5.TINY)):
+    for name, held, spec in (("vae/merged.ckpt", checkpoint, wfvae.TINY), ("mt5/pytorch_model.bin", whole, t5.TINY)):
         (tmp_path / name).parent.mkdir()
         torch.save(held, tmp_path / name)
         (tmp_path / name).with_name("config.json").write_text(json.dumps(spec.to_config()))
@@ -67,7 +67,7 @@ def test_published_files_become_folders_that_sample_uses(duosora: Callable, hub:
     assert duosora("inspect", hub / "out/vae").code == 0
     assert "complete" in duosora("inspect", hub / "mt5").out
     held = open_weights(hub / "mt5")
-    assert set(held) == set(mt5.TINY.layout())
+    assert set(held) == set(t5.TINY.layout())
     outcome = duosora(
         "sample", "a dog", "--set", "model.denoiser=tiny", "--set", f"model.vae={hub / 'out/vae'}",
         "--set", f"model.text_encoder={hub / 'mt5'}", "--set",
@@ -245,7 +245,7 @@ def test_the_source_can_be_the_target(duosora: Callable, hub: Path) -> None:
         outcome = duosora("convert", hub / "f", "--to", hub / "f", "--overwrite", "--shard-size", "100KB")
         assert outcome.code == 0, outcome.err
         assert duosora("convert", hub / "f", "--verify").code == 0
-    assert set(open_weights(hub / "f")) == set(mt5.TINY.layout())
+    assert set(open_weights(hub / "f")) == set(t5.TINY.layout())
 
 
 @pytest.mark.parametrize("names", [["x" * 300], ["x" * 300, "y"], ["mt5", "pytorch_model.bin", "y"]])

@@ -139,13 +139,27 @@ def test_files_that_are_read_in_a_way_of_their_own_are_named(
         "wide.mp4": ("pixel shape", True),
         "lying.mov": ("pixel shape", True),
     }
-    assert "4 rows, 3 good, 1 bad" in outcome.out
+    assert "4 rows, 3 good, 1 bad\n4 of 4 rows would be used with --set data.media.hdr=tone_map\n" in outcome.out
+    assert report["advice"] == {"setting": "data.media.hdr=tone_map", "used": 4, "rows": 4}
     for words in ("33 frames in 1.83 s", "proportions 4:3; it is read as 64 x 128", "as 87 x 64", "hdr to tone_map"):
         assert words in outcome.out
     outcome = duosora("data", "check", tmp_path / "a.json", *settings, "--set", "data.media.hdr=tone_map")
     assert outcome.code == 0, outcome.err
     assert "4 rows, 4 good, 0 bad" in outcome.out
     assert "is HDR (PQ); it is tone-mapped" in outcome.out
+
+
+def test_a_table_of_videos_alone_is_one_for_an_autoencoder(duosora: Callable, folder: Path) -> None:
+    """Without a run that says what for, it is told with which setting its rows would be used."""
+    (folder / "videos.csv").write_text('"video"\n' + "good.mp4\n" * 3 + "good.png\n")
+    arguments = ("data", "check", folder / "videos.csv", "--set", "data.workers=0", "--set", "data.frames=5")
+    outcome = duosora(*arguments)
+    assert outcome.code == 1, outcome.err
+    assert f"columns of {folder / 'videos.csv'}: path from video\n" in outcome.out
+    assert outcome.out.endswith("4 rows, 0 good, 4 bad\n3 of 4 rows would be used with --set 'data.autoencoder={}'\n")
+    outcome = duosora(*arguments, "--set", "data.autoencoder={}")
+    assert "trained at 5 x 256 x 256" in outcome.out
+    assert outcome.out.endswith("4 rows, 3 good, 1 bad\n")
 
 
 @pytest.mark.parametrize(
@@ -157,7 +171,7 @@ def test_files_that_are_read_in_a_way_of_their_own_are_named(
         ("a.json", b"[]", "a.json: holds no record of a clip"),
         ("a.json", b"\xff", "a.json:1: is not UTF-8 text"),
         ("a.csv", b'path,caption\n1.mp4,"a\n2.mp4,b\n', "a.csv, after line 1: is not CSV (unexpected end of data)"),
-        ("a.csv", b"file,caption\n1.mp4,a\n", "one of them is path"),
+        ("a.csv", b"name,caption\n1.mp4,a\n", "one of them is path"),
         ("a.txt", b"videos\n", "line 1: expected media_folder[,embedding_folder],annotation"),
         ("a.parquet", b"PAR1", "cannot be read as parquet"),
         ("a.xml", b"", "annotations are .txt, .json, .jsonl, .ndjson, .csv, .tsv, .parquet files"),

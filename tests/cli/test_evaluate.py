@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from duosora.core.backend import get
 from duosora.core.config.schema import EvaluateConfig
 from duosora.core.io.images import read_image, write_image
 from duosora.core.io.video import read_video, write_video
@@ -20,6 +19,7 @@ from duosora.core.maths.resize import center_crop_resize
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.pipelines.autoencode import from_uint8
 from duosora.core.pipelines.evaluate import Scores, find_pairs, prepare
+from duosora.core.seam.backend import get
 
 MEDIA = Path(__file__).parents[1] / "media"
 

@@ -11,7 +11,7 @@ from duosora.core.errors import ConfigError
 from duosora.core.io.images import read_image
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights
-from duosora.core.models.recognise import read_config
+from duosora.core.models.finding import read_config
 from duosora.core.models.wfvae import TINY
 from duosora.core.pipelines.judge import held_out_prompts
 

@@ -10,7 +10,7 @@ import pytest
 
 from duosora.backends.torch import TorchBackend
 from duosora.core.io.weights import open_weights, save_weights
-from duosora.core.models.recognise import TINY_FOLDER
+from duosora.core.models.finding import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
 CLIP = ROOT / "tests/media/city.mp4"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from duosora.core.models.recognise import open_part
+from duosora.core.models.finding import open_part
 from duosora.core.train.logs import read_log
 
 MEDIA = Path(__file__).parents[1] / "media"

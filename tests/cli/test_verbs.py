@@ -14,7 +14,7 @@ from duosora.core import ascend
 from duosora.core.cli import doctor
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 
@@ -22,7 +22,7 @@ GOLDENS = Path(__file__).parents[1] / "goldens"
 @pytest.fixture
 def hub(tmp_path: Path) -> Path:
     """Three model folders, side by side as on the hub."""
-    for name, spec in (("any93", opensora_t2v.TINY_INPAINT), ("mt5", mt5.TINY), ("vae", wfvae.TINY)):
+    for name, spec in (("any93", opensora_t2v.TINY_INPAINT), ("mt5", t5.TINY), ("vae", wfvae.TINY)):
         save_weights(tmp_path / name, FreshWeights(spec.layout(), 0))
         (tmp_path / name / "config.json").write_text(json.dumps(spec.to_config()))
     return tmp_path
@@ -92,7 +92,7 @@ def test_inspect_guesses_the_model_of_a_bare_file(duosora: Callable, hub: Path) 
     shutil.move(file, hub / "bare.safetensors")
     outcome = duosora("inspect", hub / "bare.safetensors", "--tensors")
     assert outcome.code == 0, outcome.err
-    assert "its names are those of mT5 encoder" in outcome.out
+    assert "its names are those of T5 encoder" in outcome.out
     assert "shared.weight  [160, 64]  float32" in outcome.out
 
 
@@ -211,7 +211,7 @@ def test_parity_compares_blocks_and_videos(duosora: Callable, tmp_path: Path) ->
 def test_doctor_says_how_to_install_what_is_missing(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     absent = doctor.Package("no_such_module", "absent", "nothing", "torch")
     monkeypatch.setattr(doctor, "PACKAGES", (absent,))
-    assert 'duosora[torch]"' in duosora("doctor").out
+    assert 'pip install -e ".[torch]"' in duosora("doctor").out
 
 
 def test_the_command_answers_without_a_framework() -> None:

@@ -11,7 +11,7 @@ from duosora.convert.naming import Named, Renaming, apply, guess, plan
 from duosora.convert.rules import Drop, Merge, Rename, Rule, Split, Tied, Transpose, inverse, pattern_of
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import WeightsReader, open_weights, save_weights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
 
 ATTENTION = "transformer_blocks.{}.attn1"
 FUSED = (
@@ -141,13 +141,14 @@ def sources(found: Renaming) -> dict[str, str]:
     [
         ("wfvae", "module.encoder.conv_out.conv.weight", "encoder.conv_out.conv.weight"),
         ("wfvae", "_orig_mod.module.encoder.conv_out.conv.weight", "encoder.conv_out.conv.weight"),
+        ("wfvae", "_backbone.encoder._backbone.conv_out.conv.weight", "encoder.conv_out.conv.weight"),
         ("wfvae", "encoder.wavelet_tranform_l1.aa", "encoder.wavelet_transform_l1.aa"),
         ("wfvae", "decoder.inverse_wavelet_tranform_l1.aa", "decoder.inverse_wavelet_transform_l1.aa"),
         ("wfvae", "module.encoder.mid.0.norm1.norm.gamma", "encoder.mid.0.norm1.norm.weight"),
         ("wfvae", "encoder.mid.0.norm1.norm.beta", "encoder.mid.0.norm1.norm.bias"),
-        ("mt5", "shared.embedding_table", "shared.weight"),
-        ("mt5", "encoder.embed_tokens.weight", "shared.weight"),
-        ("mt5", "encoder.final_layer_norm.gamma", "encoder.final_layer_norm.weight"),
+        ("t5", "shared.embedding_table", "shared.weight"),
+        ("t5", "encoder.embed_tokens.weight", "shared.weight"),
+        ("t5", "encoder.final_layer_norm.gamma", "encoder.final_layer_norm.weight"),
         (
             "opensora_t2v",
             "module.transformer_blocks.27.attn1.to_q.weight",
@@ -161,11 +162,11 @@ def test_other_spellings_are_known(model: str, old: str, new: str) -> None:
     assert sources(found) == {new: old}
 
 
-def test_mt5_keeps_the_encoder(tmp_path: Path) -> None:
+def test_t5_keeps_the_encoder(tmp_path: Path) -> None:
     table = np.ones((4, 2), np.float32)
     held = dict.fromkeys(["shared.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"], table)
     held |= dict.fromkeys(["lm_head.weight", "decoder.block.0.layer.0.SelfAttention.q.weight"], table)
-    found = plan(reader(tmp_path, held), "mt5")
+    found = plan(reader(tmp_path, held), "t5")
     assert list(found.origins) == ["shared.weight"]
     assert len(found.dropped) == 4
     Named(reader(tmp_path, held), found, None)
@@ -175,10 +176,10 @@ def test_mt5_keeps_the_encoder(tmp_path: Path) -> None:
 
 
 def test_unknown_names_are_listed_and_the_model_is_guessed(tmp_path: Path) -> None:
-    tensors = {name: np.zeros(1, np.float32) for name in mt5.TINY.layout()} | {"surprise.weight": np.zeros(1)}
-    with pytest.raises(CheckpointError, match=r"1 tensors are unknown to mt5: surprise.weight; it looks like mt5"):
+    tensors = {name: np.zeros(1, np.float32) for name in t5.TINY.layout()} | {"surprise.weight": np.zeros(1)}
+    with pytest.raises(CheckpointError, match=r"1 tensors are unknown to t5: surprise.weight; it looks like t5"):
         plan(reader(tmp_path, tensors), None)
-    with pytest.raises(CheckpointError, match=r"unknown to wfvae.*looks like mt5"):
+    with pytest.raises(CheckpointError, match=r"unknown to wfvae.*looks like t5"):
         plan(reader(tmp_path, tensors), "wfvae")
     with pytest.raises(CheckpointError, match="--model none"):
         plan(reader(tmp_path, {"a": np.zeros(1)}), None)

@@ -16,11 +16,11 @@ from duosora.convert.readers.stored import Stored, StoredTensor
 from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
 
 LAYOUTS = {
     "opensora_t2v": opensora_t2v.TINY.layout(),
-    "mt5": mt5.TINY.layout(),
+    "t5": t5.TINY.layout(),
     "wfvae": wfvae.TINY.layout(),
 }
 
@@ -52,6 +52,7 @@ def made(path: Path, **options: Any) -> list[str]:
 PREFIXES = [
     "model.", "net.", "transformer.", "dit.", "vae.", "first_stage_model.", "text_encoder.", "module.", "_orig_mod.",
     "generator.", "ema_model.", "model.diffusion_model.", "state_dict.model.transformer.", "module.dit._orig_mod.",
+    "network.", "network._backbone.", "autoencoder._backbone.",
 ]  # fmt: skip
 
 
@@ -62,7 +63,9 @@ def test_prefixes_are_found_by_the_names_of_the_models(model: str, prefix: str) 
     assert (found.model, set(found.origins)) == (model, set(LAYOUTS[model]))
 
 
-@pytest.mark.parametrize("inner", ["_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module."])
+@pytest.mark.parametrize(
+    "inner", ["_checkpoint_wrapped_module.", "_fsdp_wrapped_module.", "_orig_mod.", "module.", "_backbone."]
+)
 def test_wrappers_inside_of_names_are_taken_out(tmp_path: Path, inner: str) -> None:
     held = {name.replace("transformer_blocks.0.", f"transformer_blocks.0.{inner}"): torch.ones(1)
             for name in LAYOUTS["opensora_t2v"]}  # fmt: skip
@@ -94,10 +97,10 @@ def test_of_several_models_one_is_chosen(tmp_path: Path, is_flat: bool) -> None:
 
 
 def test_one_model_without_prefix_beside_another_is_chosen(tmp_path: Path) -> None:
-    path = saved(tmp_path, weights("opensora_t2v") | weights("mt5", "text_encoder."))
+    path = saved(tmp_path, weights("opensora_t2v") | weights("t5", "text_encoder."))
     with pytest.raises(CheckpointError, match="holds several models"):
         made(path)
-    for model in ("opensora_t2v", "mt5"):
+    for model in ("opensora_t2v", "t5"):
         made(path, model=model)
         assert set(open_weights(tmp_path / "y.safetensors")) == set(LAYOUTS[model])
 

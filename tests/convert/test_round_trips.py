@@ -26,10 +26,10 @@ from duosora.convert.readers.stored import Piece, Stored, StoredTensor
 from duosora.convert.writers import write
 from duosora.convert.writers.mindspore_files import write_ckpt
 from duosora.convert.writers.torch_files import write_zip
-from duosora.core.backend import get
 from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.seam.backend import get
 
 LEGACY_DTYPES = [
     torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8,

@@ -16,9 +16,9 @@ from duosora.core.converting import Conversion
 from duosora.core.errors import CheckpointError, DuosoraError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights
-from duosora.core.models import mt5, opensora_t2v
+from duosora.core.models import opensora_t2v, t5
 
-LAYOUT = mt5.TINY.layout()
+LAYOUT = t5.TINY.layout()
 ENDINGS = (".safetensors", ".pth", ".ckpt")
 Q, WI = "encoder.block.0.layer.0.SelfAttention.q.weight", "encoder.block.1.layer.1.DenseReluDense.wi_0.weight"
 
@@ -137,6 +137,6 @@ def test_only_regular_files_are_opened(tmp_path: Path, make: Callable[[Path], No
 
 def test_a_config_with_a_byte_order_mark_goes_along(tmp_path: Path) -> None:
     source = checkpoint(tmp_path, ".pth", encoder())
-    (tmp_path / "config.json").write_text("\ufeff" + json.dumps(mt5.TINY.to_config()))
+    (tmp_path / "config.json").write_text("\ufeff" + json.dumps(t5.TINY.to_config()))
     convert(Conversion(source=source, target=tmp_path / "out"))
     assert (tmp_path / "out/config.json").read_bytes() == (tmp_path / "config.json").read_bytes()

@@ -13,13 +13,15 @@ import pytest
 from duosora.core.config.data import DataSettings, StrideSettings
 from duosora.core.data import rows
 from duosora.core.data.annotations import MAX_CAPTION, Annotations, read_annotations, record_of
+from duosora.core.data.columns import column_uses
+from duosora.core.data.plan import make_plan
 from duosora.core.data.reading import ReadJob
 from duosora.core.data.records import BadRow, Record
 from duosora.core.data.selection import RecordDraws, choose_frames
-from duosora.core.data.sources import Frames
+from duosora.core.data.sources import Frames, open_source
 from duosora.core.data.transforms import to_signed
 from duosora.core.errors import MediaError
-from duosora.core.shapes import Compression, VideoShape
+from duosora.core.shapes import Causal, VideoShape
 
 ROWS = [
     {"path": "a.mp4", "caption": "a dog, a cat; and\ta bird", "height": 64, "width": 48, "num_frames": 9, "fps": 24.0},
@@ -167,6 +169,7 @@ def test_of_several_caption_columns_the_first_that_says_something_counts() -> No
         ({"cut": [10, 30], "num_frames": 50}, 10, 20),
         ({"cut": [10, 30], "num_frames": 12}, 10, 12),
         ({"cut": [10, 30]}, 10, 20),
+        ({"frame_idx": "10:30"}, 10, 20),
         ({"cut": "[10, 30]", "num_frames": "50"}, 10, 20),
         ({"cut": [10, 30], "start": 15, "num_frames": 50}, 15, 15),
         ({"cut": [10, 0], "num_frames": 50}, 10, 50),
@@ -181,7 +184,7 @@ def test_a_clip_ends_where_it_is_cut(columns: dict[str, Any], start: int, length
     found = record(caption="a dog", height=32, width=32, fps=24, **columns)
     assert (found.start, found.num_frames) == (start, length)
     for epoch in range(5):
-        frames = choose_frames(found, PLAIN, Compression(4, 8), 1, RecordDraws(0, 0, epoch))
+        frames = choose_frames(found, PLAIN, Causal(4, 8), 1, RecordDraws(0, 0, epoch))
         assert start <= frames.min() <= frames.max() < start + length
 
 
@@ -279,3 +282,131 @@ def test_a_long_table_is_read_row_by_row(tmp_path: Path, monkeypatch: pytest.Mon
         assert len(read(tmp_path, name, "".join(map(row, range(100)))).records) == 100
     with pytest.raises(MediaError, match="a.jsonl, line 1: has more than 200 bytes"):
         read(tmp_path, "a.jsonl", json.dumps({"path": "a.mp4", "caption": "a" * 200}))
+
+
+NAMES = ["a.mp4", "b/c d.mkv", "e.png"]
+
+
+@pytest.mark.parametrize(
+    "header", ["video\n", '"video"\n', "file\r\n", "Video\n", "\ufeffVideo Path\r", "\n\nimage\n", ""]
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv"])
+def test_a_table_of_paths_alone_is_read(tmp_path: Path, header: str, name: str) -> None:
+    end = "\r" if header.endswith("\r") else "\n"
+    found = read(tmp_path, name, header + end.join(NAMES) + end)
+    assert found.bad == []
+    assert [(record.name, record.captions) for record in found.records] == [(each, ()) for each in NAMES]
+
+
+def test_an_autoencoder_trains_on_a_table_of_paths_alone(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("video\na.mp4\nb.mkv\n")
+    settings = DataSettings(
+        files=(tmp_path / "a.csv",), root=Path("videos"), frames=5, height=8, width=8, autoencoder=StrideSettings()
+    )
+    source = open_source(settings)
+    plan = make_plan(source, settings, Causal(4, 8), seed=0, total_batch=0)
+    assert [source.record(number).path for number in plan.numbers] == [Path("videos/a.mp4"), Path("videos/b.mkv")]
+
+
+@pytest.mark.parametrize(
+    ("key", "captions"), [("captions", ["a dog", "a cat"]), ("captions", "a dog"), ("cap", "a dog")]
+)
+@pytest.mark.parametrize("path", ["file", "video", "file_name"])
+def test_other_projects_keys_are_read_in_every_json(tmp_path: Path, path: str, key: str, captions: Any) -> None:
+    row = {path: "a.mp4", key: captions, "frames": 29, "id": 7}
+    expected = ("a.mp4", tuple(captions) if isinstance(captions, list) else (captions,), 29)
+    for name, content in {
+        "list.json": json.dumps([row, row]),
+        "lines.jsonl": json.dumps(row) + "\n" + json.dumps(row),
+        "lines.json": json.dumps(row) + "\n" + json.dumps(row),
+    }.items():
+        found = read(tmp_path, name, content)
+        assert found.bad == []
+        assert [(each.name, each.captions, each.num_frames) for each in found.records] == [expected] * 2
+
+
+def test_frames_that_are_pictures_are_no_length() -> None:
+    assert record(frames=["1.png", "2.png"]).num_frames is None
+    assert record(frames=9, num_frames=12).num_frames == 12
+
+
+def test_of_several_columns_of_paths_the_first_that_says_something_counts() -> None:
+    assert record(file="b.mp4").name == "a.mp4"
+    assert record(path="nan", file="b.mp4").name == "b.mp4"
+
+
+NAMELESS = [("a.mp4", "a dog, a cat; and more", "29"), ("b c.mov", "2024", "45"), ("d.png", "runs | jumps", "")]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (2, 1, 0), (0, 2, 1), (0, 1), (1, 0), (2, 0)])
+def test_a_table_without_names_is_told_by_what_its_columns_hold(
+    tmp_path: Path, order: tuple[int, ...], delimiter: str
+) -> None:
+    quoted = [[f'"{row[place]}"' if place == 1 else row[place] for place in order] for row in NAMELESS]
+    found = read(tmp_path, "a.csv", "\n".join(map(delimiter.join, quoted)) + "\n")
+    assert found.bad == []
+    for made, row in zip(found.records, NAMELESS, strict=True):
+        assert made.name == row[0]
+        assert made.captions == ((row[1],) if 1 in order else ())
+        assert made.num_frames == (int(row[2]) if 2 in order and row[2] else None)
+
+
+def test_captions_with_other_separators_need_no_quotes(tmp_path: Path) -> None:
+    for delimiter, other in ((",", ";"), (";", ","), ("\t", ","), ("|", ",")):
+        for order in ((0, 1), (1, 0)):
+            rows = [("a.mp4", f"a dog{other} a cat"), ("b.mp4", "a bird"), ("c.mp4", f"x{other} y{other} z")]
+            lines = [delimiter.join(row[place] for place in order) for row in rows]
+            found = read(tmp_path, "a.csv", "\n".join(lines))
+            assert [(each.name, each.captions) for each in found.records] == [(name, (text,)) for name, text in rows]
+
+
+def test_a_caption_that_is_a_name_of_a_column_makes_no_header(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", "a.mp4,video,29\nb.mp4,path,29\n")
+    assert [(each.name, each.captions) for each in found.records] == [("a.mp4", ("video",)), ("b.mp4", ("path",))]
+
+
+def test_a_bad_row_of_a_table_without_names_costs_that_row(tmp_path: Path) -> None:
+    found = read(tmp_path, "a.csv", "a.mp4,a dog,29\nnowhere,a cat,29\nc.mp4,a, b,29\nd.mp4,a bird,45\n")
+    assert [each.name for each in found.records] == ["a.mp4", "d.mp4"]
+    assert [bad.origin.rpartition(" ")[2] for bad in found.bad] == ["2", "3"]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("a.mp4,a dog,runs\nb.mp4,a cat,sleeps\n", "each of 2 and 3 may be the caption; begin it with a line of names"),
+        ("a.mp4,b.mp4\nc.mp4,d.mp4\n", "each of 1 and 2 may be the path"),
+        ("a.mp4,a dog,29,24.0\n", "each of 3 and 4 may be the num_frames"),
+        ("a.mp4,a dog,29,24.0\n", "such as path,caption,num_frames,other4"),
+        ("name,caption\na.mp4,a dog\n", "the first line names the columns, and one of them is path (or video, file"),
+        ("a dog,29\n", "or else each line holds the name of a video"),
+        ("\n\n", "the first line names the columns"),
+    ],
+)
+def test_a_table_whose_columns_cannot_be_told_is_refused_in_a_line(tmp_path: Path, content: str, words: str) -> None:
+    with pytest.raises(MediaError) as refused:
+        read(tmp_path, "a.csv", content)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("a.csv", "a.mp4,a dog,29\n", "no line names its columns; path from column 1, caption from column 2, "
+         "num_frames from column 3"),
+        ("a.csv", "video\na.mp4\n", "path from video"),
+        ("a.tsv", "File\tcaption\tframes\tlength\na.mp4\ta dog\t29\t3\n",
+         "path from File, caption, num_frames from frames; not read: length"),
+        ("a.json", '[{"file": "a.mp4", "captions": ["a"], "resolution": {"height": 1}}]',
+         "path from file, caption from captions, height from resolution, width from resolution"),
+        ("a.jsonl", '{"path": "a.mp4", "cap": "a"}\n{"path": "b.mp4", "text": "b"}', "path, caption from cap or text"),
+        ("a.jsonl", '3\n{"x\\u001b": 1}', "no column that is known; not read: x\\x1b"),
+    ],
+)  # fmt: skip
+def test_what_each_column_is_taken_for_is_told(tmp_path: Path, name: str, content: str, told: str) -> None:
+    (tmp_path / name).write_text(content)
+    (tmp_path / "list.txt").write_text(f".,{name}\n")
+    for given in (name, "list.txt"):
+        assert list(column_uses([tmp_path / given])) == [f"{tmp_path / name}: {told}"]

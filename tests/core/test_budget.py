@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from duosora.core.layout import FreshWeights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.maths.parts import Blocks
+from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel import budget
 from duosora.core.parallel.counting import attention_bytes
-from duosora.core.parallel.plan import Blocks, make_plan
+from duosora.core.seam.ranks import make_plan
 from duosora.core.shapes import LatentShape, VideoShape
 
 PAGE = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text(encoding="utf-8")
@@ -19,7 +20,7 @@ T2V = opensora_t2v.PRESETS["opensora_plan_v1_3_t2v"]
 WFVAE = wfvae.PRESETS["wfvae_d8_4x8x8"]
 
 
-def num_parameters(spec: OpenSoraT2VSpec | mt5.MT5Spec | wfvae.WFVAESpec) -> int:
+def num_parameters(spec: OpenSoraT2VSpec | t5.T5Spec | wfvae.WFVAESpec) -> int:
     return sum(math.prod(weight.shape) for weight in spec.layout().values())
 
 
@@ -100,7 +101,7 @@ def test_numbers_in_the_text_are_as_counted() -> None:
     assert kept in PAGE
     assert f"{budget.KEPT['fp32']} in fp32" in PAGE
     assert f"about {budget.WORKING} numbers" in PAGE
-    assert f"{gigabytes(2 * num_parameters(mt5.PRESETS['mt5_xxl']))} GB" in PAGE
+    assert f"{gigabytes(2 * num_parameters(t5.PRESETS['mt5_xxl']))} GB" in PAGE
 
 
 def test_shares_are_parts_of_the_whole() -> None:
@@ -125,8 +126,8 @@ def test_fewer_activations_where_blocks_are_computed_again() -> None:
 def test_activations_are_what_torch_keeps(dtype: str, recompute_every: int) -> None:
     torch = pytest.importorskip("torch")
     from duosora.backends.torch.layers import autocast
-    from duosora.core import backend as backends
-    from duosora.core.train.step import TrainOptions
+    from duosora.core.seam import backend as backends
+    from duosora.core.seam.training import TrainOptions
 
     def kept(layers: int, frames: int) -> int:
         """Bytes of all storages that the backward pass will want, weights not counted."""

@@ -27,7 +27,7 @@ from duosora.core.errors import CheckpointError, MediaError, NumericsError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import Constant, FreshWeights
-from duosora.core.models.recognise import TINY_FOLDER, Part, open_part, recognise
+from duosora.core.models.finding import TINY_FOLDER, Part, open_part, recognise
 
 IDENTITY = {"kind": "text states", "model": "a" * 64, "max_tokens": 16}
 

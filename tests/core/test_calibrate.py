@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from duosora.core.errors import ConfigError
-from duosora.core.models.recognise import read_config
+from duosora.core.models.finding import read_config
 from duosora.core.models.wfvae import TINY, WFVAESpec
 from duosora.core.pipelines.autoencode import scale_latents
 from duosora.core.random import normal

@@ -9,7 +9,7 @@ import pytest
 from duosora.core.config.training import CheckpointSettings, TrainConfig
 from duosora.core.errors import ConfigError
 from duosora.core.io.weights import open_weights, save_weights
-from duosora.core.models.recognise import TINY_FOLDER
+from duosora.core.models.finding import TINY_FOLDER
 from duosora.core.train.continuing import accepted
 from duosora.core.train.origins import origins
 from duosora.core.train.setup import train_parts

@@ -25,13 +25,13 @@ from duosora.core.data.sources import FileSource, RecordSource, open_source
 from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
-from duosora.core.shapes import Compression, Patch, VideoShape
+from duosora.core.shapes import Causal, Patch, VideoShape
 from duosora.core.train.setup import held_out_loader
 
 sys.path.append(str(Path(__file__).parent))  # the reading processes get this path too
 from reading_sources import FRAMES, SIDE, NumberedSource
 
-COMPRESSION, PATCH = Compression(4, 8), Patch(1, 1)
+COMPRESSION, PATCH = Causal(4, 8), Patch(1, 1)
 SETTINGS = DataSettings(
     frames=FRAMES, fps=24.0, height=SIDE, width=SIDE, min_bucket_batches=0, workers=0, caption_dropout=0.0
 )

@@ -15,7 +15,7 @@ from duosora.core.data.selection import RecordDraws, choose_frames, choose_momen
 from duosora.core.data.sources import Frames, OpenedClip
 from duosora.core.errors import MediaError
 from duosora.core.io.timeline import Timeline
-from duosora.core.shapes import Compression, VideoShape
+from duosora.core.shapes import Causal, VideoShape
 
 SIDE = 8
 STARTS = np.array([number / 60 for number in range(16)] + [16 / 60 + 0.095 * number for number in range(17)])
@@ -46,7 +46,7 @@ def record(**said: object) -> Record:
 
 def frames_read(known: Record, chosen: DataSettings) -> list[int]:
     """The numbers of the frames that a sample shows."""
-    moments = choose_moments(known, chosen, Compression(1, 1), 1, RecordDraws(0, 0))
+    moments = choose_moments(known, chosen, Causal(1, 1), 1, RecordDraws(0, 0))
     shape = VideoShape(len(moments), SIDE, SIDE)
     pixels = ReadJob(opener, known, tuple(moments.tolist()), chosen, shape, (0, 0, 0))()
     return np.rint((pixels[0, :, 0, 0] + 1) * 127.5).astype(int).tolist()
@@ -87,8 +87,8 @@ def test_a_constant_rate_is_counted_as_before() -> None:
         return Timed(Timeline.of(np.round(np.arange(50) / 24, 3), 0.042, stated=24.0))
 
     known, chosen = record(num_frames=50, fps=24.0), settings(18, 30)
-    moments = choose_moments(known, chosen, Compression(1, 1), 1, RecordDraws(0, 0))
-    numbers = choose_frames(known, chosen, Compression(1, 1), 1, RecordDraws(0, 0))
+    moments = choose_moments(known, chosen, Causal(1, 1), 1, RecordDraws(0, 0))
+    numbers = choose_frames(known, chosen, Causal(1, 1), 1, RecordDraws(0, 0))
     assert numbers.dtype == np.int64
     job = ReadJob(steady, known, tuple(moments.tolist()), chosen, VideoShape(30, SIDE, SIDE), (0, 0, 0))
     assert np.rint((job()[0, :, 0, 0] + 1) * 127.5).astype(int).tolist() == numbers.tolist()

@@ -7,16 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from duosora.core import backend
 from duosora.core.config.data import DataSettings
 from duosora.core.config.schema import EvaluateConfig
 from duosora.core.data import captions
 from duosora.core.data.annotations import read_annotations
+from duosora.core.data.records import Record
 from duosora.core.data.sources import FileSource
 from duosora.core.errors import BackendMissing, DuosoraError, PackageMissing
 from duosora.core.extras import install_command, needs_extra, require
 from duosora.core.io.video import open_video
 from duosora.core.pipelines.evaluate import Evaluation
+from duosora.core.seam import backend
 from duosora.core.train.logs import StepLog
 from duosora.core.train.plot import plot_run
 
@@ -30,7 +31,8 @@ def draw(folder: Path) -> None:
 
 def clean(folder: Path) -> None:
     captions._libraries.cache_clear()
-    captions.Captioner(DataSettings(clean_captions=True), 0)
+    odd = Record(path=folder / "a.mp4", name="a.mp4", captions=("<b>bold</b>",))
+    captions.Captioner(DataSettings(clean_captions=True), 0).check([odd])
 
 
 def parquet(folder: Path) -> None:
@@ -62,8 +64,8 @@ def test_a_missing_package_is_one_line_with_its_extra(
         use(tmp_path)
     line = str(caught.value)
     assert "\n" not in line
-    assert f'needs {module}, which is not installed: pip install "duosora[{extra}]"' in line
-    assert line.endswith(f", or {otherwise}" if otherwise else ']"')
+    assert f'needs {module}, which is not installed: pip install -e ".[{extra}]" in the clone of duosora' in line
+    assert line.endswith(f"duosora, or {otherwise}" if otherwise else "duosora")
 
 
 def test_tensorboard_is_left_out_where_it_is_only_welcome(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,17 +85,19 @@ def test_a_package_that_does_not_load_is_one_line_with_the_reason(raised: Except
     with pytest.raises(PackageMissing) as caught, needs_extra("train", "duosora plot", "do without"):
         raise raised
     assert str(caught.value) == (
-        f'duosora plot: what it needs does not load ({reason}); pip install "duosora[train]", or do without'
+        f"duosora plot: what it needs does not load ({reason}); "
+        'pip install -e ".[train]" in the clone of duosora, or do without'
     )
 
 
 @pytest.mark.parametrize(
     ("available", "line"),
     [
-        ((), "backend 'torch' is not installed: pip install \"duosora[torch]\""),
+        ((), "backend 'torch' is not installed: pip install -e \".[torch]\" in the clone of duosora"),
         (
             ("mindspore",),
-            "backend 'torch' is not installed: pip install \"duosora[torch]\", or use 'mindspore', which is",
+            "backend 'torch' is not installed: pip install -e \".[torch]\" in the clone of duosora, "
+            "or use --backend mindspore, which is",
         ),
     ],
 )
@@ -115,5 +119,5 @@ def test_what_is_needed_is_looked_for_without_importing_it(tmp_path: Path, monke
 
 
 def test_extras_that_are_compiled_with_torch_are_installed_so() -> None:
-    assert install_command("torch") == 'pip install "duosora[torch]"'
-    assert install_command("flash-attn") == 'pip install "duosora[flash-attn]" --no-build-isolation'
+    assert install_command("torch") == 'pip install -e ".[torch]"'
+    assert install_command("flash-attn") == 'pip install -e ".[flash-attn]" --no-build-isolation'

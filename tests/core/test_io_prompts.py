@@ -36,7 +36,7 @@ def texts_of(path: Path, content: str) -> list[str]:
 def test_line_feeds_and_carriage_returns_end_lines_and_nothing_else_does(tmp_path: Path) -> None:
     content = "one\u2028still one\x0bstill one\ntwo\rthree\r\nfour\r\rfive"
     assert texts_of(tmp_path / "a.txt", content)[1:] == ["two", "three", "four", "five"]
-    assert texts_of(tmp_path / "a.ndjson", '{"prompt": "a"}\r{"text": "b"}\r\n{"caption": "c"}\n') == ["a", "b", "c"]
+    assert texts_of(tmp_path / "a.ndjson", '{"prompt": "a"}\r{"text": "b"}\r\n{"cap": "c"}\n') == ["a", "b", "c"]
     with pytest.raises(MediaError, match=r"b\.jsonl:3: is not valid JSON"):
         texts_of(tmp_path / "b.jsonl", '{"prompt": "a"}\r\r{\r')
 
@@ -84,8 +84,8 @@ def test_a_table_brings_what_lines_of_json_bring_and_says_what_it_leaves_alone(t
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a dog\na cat\n", "a.csv: has no column prompt, text or caption; its header is: a_dog"),
-        ("id,name\n1,a dog\n", "a.csv: has no column prompt, text or caption; its header is: id, name"),
+        ("a dog\na cat\n", "a.csv: has no column prompt, text, caption or cap; its header is: a_dog"),
+        ("id,name\n1,a dog\n", "a.csv: has no column prompt, text, caption or cap; its header is: id, name"),
         ("prompt,prompt\na,b\n", "a.csv: has two columns 'prompt'; keep one"),
         ("id,prompt\n1,a dog, running\n", "a.csv:2: has 3 cells and the header 2; put texts with ',' in quotes"),
         ('id,prompt\n1,a\n\n2,"a dog\n3,b\n', "a.csv:4: cannot be read as a row of a table"),
@@ -222,7 +222,7 @@ def test_conditions_count_from_the_folder_of_the_file(tmp_path: Path, key: str) 
         ('"a dog"', 'expected an object such as {"prompt": "a dog"}'),
         ('{"prompt": "a", "prompt": "b"}', "'prompt' is written twice"),
         ('{"promt": "a"}', "unknown key 'promt', did you mean 'prompt'?"),
-        ('{"prompt": "a", "xyz": 1}', "unknown key 'xyz', known are prompt, text, caption, negative_prompt"),
+        ('{"prompt": "a", "xyz": 1}', "unknown key 'xyz', known are prompt, text, caption, cap, negative_prompt"),
         ('{"seed": 3}', "the key 'prompt' is missing"),
         ('{"prompt": 3}', "prompt: expected text, got 3"),
         ('{"prompt": "a", "negative_prompt": ["b"]}', r'negative_prompt: expected text, got \["b"\]'),

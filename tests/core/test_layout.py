@@ -9,10 +9,10 @@ import pytest
 from duosora.core.errors import CheckpointError, ConfigError, LayoutError
 from duosora.core.layout import Constant, FreshWeights, GivenWeights, Layout
 from duosora.core.loading import checked_weights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 
-TINY = (wfvae.TINY, opensora_t2v.TINY, opensora_t2v.TINY_INPAINT, mt5.TINY)
+TINY = (wfvae.TINY, opensora_t2v.TINY, opensora_t2v.TINY_INPAINT, t5.TINY)
 
 
 def fresh(layout: Layout) -> GivenWeights:
@@ -22,14 +22,14 @@ def fresh(layout: Layout) -> GivenWeights:
 
 @pytest.mark.parametrize(
     ("spec", "parameters"),
-    [(opensora_t2v.T2V_2B, 2_771_981_600), (opensora_t2v.INPAINT_2B, 2_782_713_632), (mt5.XXL, 5_655_173_120)],
+    [(opensora_t2v.T2V_2B, 2_771_981_600), (opensora_t2v.INPAINT_2B, 2_782_713_632), (t5.XXL, 5_655_173_120)],
 )
-def test_published_models_have_the_published_number_of_parameters(spec: mt5.MT5Spec, parameters: int) -> None:
+def test_published_models_have_the_published_number_of_parameters(spec: t5.T5Spec, parameters: int) -> None:
     assert spec.layout().num_parameters == parameters
 
 
 @pytest.mark.parametrize("spec", [*TINY, wfvae.D32_8X8X8, wfvae.D16_4X8X8, opensora_t2v.T2V_2B])
-def test_config_files_read_back_as_the_same_spec(spec: mt5.MT5Spec) -> None:
+def test_config_files_read_back_as_the_same_spec(spec: t5.T5Spec) -> None:
     assert type(spec).from_config(spec.to_config()) == spec
 
 
@@ -83,7 +83,7 @@ def test_constants_may_be_left_out_but_not_differ() -> None:
 
 
 def test_the_second_name_of_a_tied_embedding_and_the_decoder_are_accepted() -> None:
-    layout = mt5.TINY.layout()
+    layout = t5.TINY.layout()
     weights = fresh(layout)
     weights["decoder.final_layer_norm.weight"] = np.ones(64, np.float32)
     weights["encoder.embed_tokens.weight"] = weights.pop("shared.weight")
@@ -92,7 +92,7 @@ def test_the_second_name_of_a_tied_embedding_and_the_decoder_are_accepted() -> N
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_a_tensor_that_is_not_finite_is_named(bad: float) -> None:
-    layout = mt5.TINY.layout()
+    layout = t5.TINY.layout()
     weights = fresh(layout)
     weights["encoder.final_layer_norm.weight"][7] = bad
     with pytest.raises(CheckpointError, match="encoder.final_layer_norm.weight holds NaN or infinity"):
@@ -100,7 +100,7 @@ def test_a_tensor_that_is_not_finite_is_named(bad: float) -> None:
 
 
 def test_matrices_of_zeros_are_counted_and_named() -> None:
-    layout = mt5.TINY.layout()
+    layout = t5.TINY.layout()
     weights = fresh(layout)
     for name in ("shared.weight", "encoder.block.1.layer.0.SelfAttention.k.weight", "encoder.final_layer_norm.weight"):
         weights[name] *= 0
@@ -122,7 +122,7 @@ def test_what_starts_as_zeros_may_be_zeros() -> None:
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int64, np.bool_, np.complex64])
 def test_integers_are_no_weights(dtype: type) -> None:
-    layout = mt5.TINY.layout()
+    layout = t5.TINY.layout()
     weights = fresh(layout)
     weights["encoder.block.0.layer.0.SelfAttention.q.weight"] = np.ones((64, 64), dtype)
     with pytest.raises(LayoutError) as error:
@@ -142,7 +142,7 @@ def test_integers_that_the_layout_ignores_are_left_alone() -> None:
 
 @pytest.mark.parametrize("dtype", [ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2])
 def test_numbers_of_8_bits_come_as_float32(dtype: type) -> None:
-    layout = mt5.TINY.layout()
+    layout = t5.TINY.layout()
     given = fresh(layout)
     weights = GivenWeights({name: array.astype(dtype) for name, array in given.items()}, "weights.safetensors")
     for name, array in checked_weights(layout, weights):
@@ -152,7 +152,7 @@ def test_numbers_of_8_bits_come_as_float32(dtype: type) -> None:
 
 @pytest.mark.parametrize("scale", ["scale_weight", "weight_scale", "weight_scale_inv", "weight.absmax", "SCB"])
 def test_scales_beside_weights_are_called_so(scale: str) -> None:
-    layout = mt5.TINY.layout()
+    layout = t5.TINY.layout()
     weights = fresh(layout)
     weights[f"encoder.block.0.layer.0.SelfAttention.q.{scale}"] = np.ones((), np.float32)
     with pytest.raises(LayoutError, match=r"1 unexpected .*; quantised weights with scales are not read, use the file"):
@@ -160,8 +160,8 @@ def test_scales_beside_weights_are_called_so(scale: str) -> None:
 
 
 def test_long_names_are_shortened() -> None:
-    weights = fresh(mt5.TINY.layout())
+    weights = fresh(t5.TINY.layout())
     weights["x" * 5000] = np.ones(1, np.float32)
     with pytest.raises(LayoutError, match="1 unexpected") as error:
-        list(checked_weights(mt5.TINY.layout(), weights))
+        list(checked_weights(t5.TINY.layout(), weights))
     assert len(str(error.value)) < 300

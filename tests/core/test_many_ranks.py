@@ -15,19 +15,19 @@ from duosora.core.data.batch import ClipBatch, ReadFailure
 from duosora.core.errors import CheckpointError, ConfigError, DuosoraError, MediaError, NumericsError, OutOfMemory
 from duosora.core.io.weights import Shard, open_weights, save_shard
 from duosora.core.parallel.agreement import agreed, exchange
-from duosora.core.parallel.group import Alone, Group, Ranks
-from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.random import normal
+from duosora.core.seam.group import Alone, Group
+from duosora.core.seam.ranks import ParallelPlan, Ranks
+from duosora.core.seam.training import DiffusionBatch, StepReport
 from duosora.core.train import encoders
 from duosora.core.train.checkpoints import Checkpoints, problem_of
-from duosora.core.train.encoders import TextEncoder
+from duosora.core.train.encoders import CaptionEncoder
 from duosora.core.train.feeding import Fed, Feeding
 from duosora.core.train.guard import Guard
 from duosora.core.train.learning_rate import LearningRate
 from duosora.core.train.logs import StepLog, read_log
 from duosora.core.train.loop import Loop, RunEnd, Timetable
 from duosora.core.train.saving import Saving
-from duosora.core.train.step import DiffusionBatch, StepReport
 
 sys.path.append(str(Path(__file__).parent))
 import thread_ranks
@@ -141,7 +141,7 @@ def test_a_clip_that_one_leader_cannot_use_ends_all() -> None:
     assert_told_once(errors, MediaError, "3.mp4: cannot be made", teller=2)
 
 
-class Texts(TextEncoder):
+class Texts(CaptionEncoder):
     """An encoder whose model is a formula."""
 
     def __init__(self, leaders: Group, stored: Mapping[str, np.ndarray]) -> None:

@@ -5,9 +5,9 @@ import numpy as np
 from duosora.core.config.data import DataSettings, StrideSettings
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.sources import open_source
-from duosora.core.shapes import Compression, Patch
+from duosora.core.shapes import Causal, Patch
 
-COMPRESSION, PATCH = Compression(time=4, space=8), Patch(1, 1)
+COMPRESSION, PATCH = Causal(time=4, space=8), Patch(1, 1)
 
 
 def loader(settings: DataSettings) -> ClipLoader:

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from duosora.core.errors import ConfigError
+from duosora.core.maths.parts import Blocks, even_parts
 from duosora.core.parallel import interfaces
-from duosora.core.parallel.group import Alone, Ranks
 from duosora.core.parallel.micro_batches import joined
-from duosora.core.parallel.plan import Blocks, ParallelPlan, even_parts, make_plan
 from duosora.core.parallel.zero import owners, split_axis
+from duosora.core.seam.group import Alone
+from duosora.core.seam.ranks import ParallelPlan, Ranks, make_plan
 
 WORLDS = range(1, 65)
 PLANS = [

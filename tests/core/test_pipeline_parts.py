@@ -6,7 +6,7 @@ import pytest
 
 from duosora.core.config.schema import ModelSettings
 from duosora.core.errors import ConfigError
-from duosora.core.models.recognise import TINY_FOLDER
+from duosora.core.models.finding import TINY_FOLDER
 from duosora.core.pipelines.settings import open_parts
 
 TINY_DENOISER = str(TINY_FOLDER / "denoiser")

@@ -3,9 +3,9 @@
 import pytest
 
 from duosora.core.errors import ShapeError
-from duosora.core.shapes import Compression, LatentShape, Patch, TokenGrid, VideoShape
+from duosora.core.shapes import Causal, LatentShape, Patch, TokenGrid, VideoShape
 
-WFVAE = Compression(time=4, space=8)
+WFVAE = Causal(time=4, space=8)
 
 
 @pytest.mark.parametrize(

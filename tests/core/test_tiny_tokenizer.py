@@ -2,8 +2,8 @@
 
 from duosora.core.data.moving_shapes import captions, scenes
 from duosora.core.io.tokenizer import UNK, Tokenizer, train_tokenizer
-from duosora.core.models.mt5 import TINY
-from duosora.core.models.recognise import TINY_FOLDER
+from duosora.core.models.finding import TINY_FOLDER
+from duosora.core.models.t5 import TINY
 
 CAPTIONS = [caption for scene in scenes() for caption in captions(scene)]
 LONGEST = 16

@@ -12,14 +12,13 @@ import pytest
 from duosora.core.data.batch import ClipBatch
 from duosora.core.maths.metrics import psnr
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.parallel.group import Ranks
-from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.pipelines.autoencode import to_uint8
 from duosora.core.random import normal
+from duosora.core.seam.ranks import ParallelPlan, Ranks
+from duosora.core.seam.training import DiffusionBatch
 from duosora.core.train.autoencoder import AutoencoderTask
 from duosora.core.train.denoiser import DenoiserTask
 from duosora.core.train.held_out import HeldOut
-from duosora.core.train.step import DiffusionBatch
 
 sys.path.append(str(Path(__file__).parent))
 import thread_ranks

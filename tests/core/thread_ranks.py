@@ -5,8 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from duosora.core.parallel.group import Alone, Group, Ranks
-from duosora.core.parallel.plan import ParallelPlan
+from duosora.core.seam.group import Alone, Group
+from duosora.core.seam.ranks import ParallelPlan, Ranks
 
 SECONDS = 20
 """After which a rank no longer waits for others that do not come."""

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from duosora.core.backend import NAMES
+from duosora.core.seam.backend import NAMES
 
 sys.path.append(str(Path(__file__).parent))  # for `import ranks`
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from duosora.core.parallel import links
-from duosora.core.parallel.group import Alone, Ranks
-from duosora.core.parallel.plan import ParallelPlan
+from duosora.core.seam.group import Alone
+from duosora.core.seam.ranks import ParallelPlan, Ranks
 
 
 @pytest.mark.processes

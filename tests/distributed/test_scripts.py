@@ -19,7 +19,7 @@ from duosora.core.cli.main import main
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights
 from duosora.core.models import opensora_t2v
-from duosora.core.models.recognise import TINY_FOLDER
+from duosora.core.models.finding import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("cuda", "ascend")

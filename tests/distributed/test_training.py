@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import ranks
 
-from duosora.core.backend import get
 from duosora.core.errors import ConfigError, PackageMissing
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, WeightsReader, open_weights
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.parallel.group import Alone, Ranks
-from duosora.core.parallel.plan import ParallelPlan
-from duosora.core.train.step import TrainOptions
+from duosora.core.seam.backend import get
+from duosora.core.seam.group import Alone
+from duosora.core.seam.ranks import ParallelPlan, Ranks
+from duosora.core.seam.training import TrainOptions
 
 pytestmark = pytest.mark.processes
 TOLERANCE = 1e-5
@@ -192,7 +192,7 @@ def test_where_deepspeed_is_missing_it_is_said_how_to_get_it(monkeypatch: pytest
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setitem(sys.modules, "deepspeed", None)
     with pytest.raises(
-        PackageMissing, match=r'pip install "duosora\[deepspeed\]", or set parallel.engine: fully_shard'
+        PackageMissing, match=r'install -e "\.\[deepspeed\]" in the clone of duosora, or set parallel.engine: fully_'
     ):
         train_on_two(TrainOptions(engine="deepspeed"))
 

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,10 +18,11 @@ from duosora.core.config.training import TrainConfig
 from duosora.core.io.weights import open_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.loading import checked_weights
-from duosora.core.models import mt5, wfvae
+from duosora.core.models import t5, wfvae
 from duosora.core.models.lpips import LPIPSSpec, open_lpips
 
 ROOT = Path(__file__).parents[2]
+SCHEMAS = (SampleConfig, ReconstructConfig, EvaluateConfig, TrainConfig)
 PAGE = (ROOT / "docs" / "migrating.md").read_text(encoding="utf-8")
 MT5_COMMAND, WFVAE_COMMAND = re.findall(r"^duosora (convert .*)$", PAGE, re.MULTILINE)
 LINES = [path for path in sorted((ROOT / "scripts").glob("*/*.sh")) if path.stem not in ("launch", "slurm")]
@@ -30,7 +32,8 @@ EVALUATION_PAGE = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
 
 def rows(heading: str) -> list[list[str]]:
     """The cells of the table under a heading, without the table's own two head lines."""
-    text = PAGE.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    marks = "##" if f"\n## {heading}\n" in PAGE else "###"
+    text = PAGE.partition(f"\n{marks} {heading}\n")[2].partition("\n##")[0]
     lines = [line for line in text.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
 
@@ -44,6 +47,12 @@ def rows(heading: str) -> list[list[str]]:
         ("train_t2v_diffusers.py, train_inpaint.py and train_causalvae.py: data", TrainConfig),
         ("train_t2v_diffusers.py and train_inpaint.py", TrainConfig),
         ("train_causalvae.py", TrainConfig),
+        ("sample.py of MindONE", SampleConfig),
+        ("rec_video.py, rec_image.py and rec_video_folder.py of MindONE", ReconstructConfig),
+        ("train_t2v_diffusers.py of MindONE", TrainConfig),
+        ("train_causalvae.py of MindONE", TrainConfig),
+        ("sample_text_embed.py of MindONE", TrainConfig),
+        ("Flags of all scripts of MindONE", TrainConfig),
     ],
 )
 def test_settings_in_the_tables_exist(heading: str, schema: type) -> None:
@@ -51,6 +60,52 @@ def test_settings_in_the_tables_exist(heading: str, schema: type) -> None:
     here = [setting for row in rows(heading) for setting in re.findall(r"`([^`]+)`", row[2])]
     assert len(here) >= 5
     assert [setting for setting in here if not setting.startswith("--") and setting not in known] == []
+
+
+NAMED = "--precision --parallel_mode --zero_stage --val_data --validate --val_interval --data_file_path --video_column"
+TOOLS = ("rec_video_folder", "sample_text_embed", "convert_wfvae", "merge_safetensors", "msrun")
+
+
+def test_what_mindones_pages_name_has_a_row() -> None:
+    section = PAGE.partition("\n## Coming from MindONE\n")[2]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    for name in (*NAMED.split(), "--ms_checkpoint", *TOOLS):
+        assert any(name in row.split("|")[1] for row in rows), name
+    flags = [row.split("|") for row in rows if row.startswith("| `--") and row.count("|") == 5]
+    assert len(flags) > 100
+    assert [cells[1] for cells in flags if not cells[3].strip()] == []
+
+
+def test_settings_in_the_text_of_mindones_tables_exist() -> None:
+    """In every cell, whatever the verb."""
+    known = {setting.path for schema in SCHEMAS for setting in list_settings(schema)}
+    section = PAGE.partition("\n### msrun\n")[2]
+    named = {name for name in re.findall(r"`([a-z_]+\.[a-z_.]+)`", section) if not name.endswith((".py", "."))}
+    assert len(named) > 40
+    assert sorted(named - known) == []
+
+
+def test_the_verbs_of_mindones_tables_and_their_options_exist() -> None:
+    section = PAGE.partition("\n## Coming from MindONE\n")[2]
+    commands = [line.split() for line in re.findall(r"`duosora ([^`]+)`", section)]
+    assert len(commands) > 10
+    for verb, *words in commands:
+        own = words[: words.index("--")] if "--" in words else words
+        names = [verb, *(word for word in own if verb == "cache" and not word.startswith("-"))][:2]
+        for option in (word for word in own if word.startswith("-")):
+            assert re.search(rf"(?<!\S){option}(?![\w-])", shown_help(*names)), (names, option)
+
+
+def test_the_options_of_launch_in_msruns_table_exist() -> None:
+    options = [option for row in rows("msrun") for option in re.findall(r"`(-[^`]+)`", row[2])]
+    assert len(options) >= 6
+    assert [option for option in options if option not in re.split(r"[\s,]+", shown_help("launch"))] == []
+
+
+@cache
+def shown_help(*verb: str) -> str:
+    command = [sys.executable, "-m", "duosora", *verb, "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 @pytest.mark.parametrize("script", LINES, ids=lambda script: f"{script.parent.name}/{script.stem}")
@@ -87,18 +142,19 @@ def assert_holds(folder: Path, layout: Layout, seed: int = 0) -> None:
 
 
 def test_the_mt5_command_keeps_the_encoder(tmp_path: Path) -> None:
-    layout = mt5.TINY.layout()
+    layout = t5.TINY.layout()
     whole = tensors(layout)
     whole["encoder.embed_tokens.weight"] = whole["decoder.embed_tokens.weight"] = whole["shared.weight"]
     whole["decoder.block.0.layer.0.SelfAttention.q.weight"] = torch.ones(2, 2)
     whole["lm_head.weight"] = torch.ones(2, 2)
-    (tmp_path / "mt5-xxl").mkdir()
-    torch.save(whole, tmp_path / "mt5-xxl" / "pytorch_model.bin")
+    folder = tmp_path / "models" / "mt5-xxl"
+    folder.mkdir(parents=True)
+    torch.save(whole, folder / "pytorch_model.bin")
 
     command(MT5_COMMAND, tmp_path)
 
-    assert_holds(tmp_path / "mt5-xxl", layout)
-    assert set(open_weights(tmp_path / "mt5-xxl")) == set(layout)
+    assert_holds(folder, layout)
+    assert set(open_weights(folder)) == set(layout)
 
 
 @pytest.mark.parametrize("has_average", [True, False])
@@ -114,12 +170,13 @@ def test_the_wfvae_command_prefers_the_moving_average(tmp_path: Path, has_averag
         "ema_state_dict": average if has_average else {},
         "sampler_state": {"epoch": 3, "seed": 1234},
     }
-    (tmp_path / "vae").mkdir()
-    torch.save(checkpoint, tmp_path / "vae" / "merged.ckpt")
+    folder = tmp_path / "models" / "vae"
+    folder.mkdir(parents=True)
+    torch.save(checkpoint, folder / "merged.ckpt")
 
     command(WFVAE_COMMAND, tmp_path)
 
-    assert_holds(tmp_path / "vae", layout, seed=1 if has_average else 2)
+    assert_holds(folder, layout, seed=1 if has_average else 2)
 
 
 def test_the_lpips_recipe_makes_the_folder(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ def test_sources_without_links_are_refused(tmp_path: Path) -> None:
     shutil.copy(ROOT / "setup.py", tmp_path)
     package = tmp_path / "src" / "duosora"
     package.mkdir(parents=True)
-    for room in ("core", "backends", "convert"):
+    for room in ("core", "backends", "convert", "configs"):
         (package / room).write_text(f"../../{room}", encoding="utf-8")  # what a ZIP download makes of a link
 
     done = subprocess.run(

@@ -43,7 +43,7 @@ def test_top_level_folders_are_the_agreed_ones() -> None:
     assert set(ROOMS) <= held
 
 
-@pytest.mark.parametrize("room", ROOMS)
+@pytest.mark.parametrize("room", [*ROOMS, "configs"])
 def test_the_package_links_to_its_rooms(room: str) -> None:
     (entry,) = git("ls-files", "-z", "--stage", f"src/duosora/{room}")
     assert entry.startswith("120000 "), "git holds a file or folder instead of a symbolic link"
@@ -71,6 +71,12 @@ def test_no_file_depends_on_one_machine(pattern: re.Pattern[str]) -> None:
     assert {
         f"{file.relative_to(ROOT)}: {found}" for file, text in texts.items() for found in pattern.findall(text)
     } == set()
+
+
+def test_nobody_is_told_to_install_a_package_that_is_not_published() -> None:
+    told = re.compile("pip install " + r'"?duosora\b|`duosora\[')
+    files = [file for file in tracked() if file.suffix in TEXT_SUFFIXES and file.parts[-2] != "house"]
+    assert [str(file.relative_to(ROOT)) for file in files if told.search(file.read_text(encoding="utf-8"))] == []
 
 
 def test_links_in_documents_lead_somewhere() -> None:

@@ -12,7 +12,7 @@ import pytest
 from mindspore import Tensor, mint, ops
 
 from duosora.backends.mindspore import operators
-from duosora.core.backend import get
+from duosora.core.seam.backend import get
 
 HALVES = (mindspore.float16, mindspore.bfloat16)
 

@@ -7,12 +7,12 @@ import pytest
 from mindspore import Tensor
 
 from duosora.backends.mindspore import MindSporeBackend, attention, operators
-from duosora.core.backend import get
 from duosora.core.errors import ConfigError
 from duosora.core.goldens.case import Case
 from duosora.core.goldens.suite import run_case
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import TINY
+from duosora.core.seam.backend import get
 from duosora.core.shapes import LatentShape
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

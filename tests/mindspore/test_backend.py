@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 
 from duosora.backends.mindspore.precision import to_array, to_tensor, to_weight
-from duosora.core.backend import Backend, get
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import FreshWeights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.opensora_t2v import TINY
+from duosora.core.seam.backend import Backend, get
 from duosora.core.shapes import LatentShape
 
 IMPORT = """
 import os, sys
-from duosora.core.backend import get
+from duosora.core.seam.backend import get
 backend = get("mindspore")
 assert "torch" not in sys.modules
 print(backend.device, os.environ["ONEDNN_MAX_CPU_ISA"])
@@ -54,9 +54,7 @@ def test_bf16_is_refused_on_a_cpu(backend: Backend) -> None:
         backend.build(TINY, FreshWeights(TINY.layout(), 0), "bf16")
 
 
-@pytest.mark.parametrize(
-    "spec", [mt5.TINY, opensora_t2v.TINY_INPAINT, wfvae.TINY], ids=lambda spec: type(spec).__name__
-)
+@pytest.mark.parametrize("spec", [t5.TINY, opensora_t2v.TINY_INPAINT, wfvae.TINY], ids=lambda spec: type(spec).__name__)
 def test_parameters_have_the_layouts_names_and_shapes(backend: Backend, spec: object) -> None:
     torch_structure = get("torch", "cpu").structure(spec)
     assert dict(backend.structure(spec)) == dict(torch_structure)

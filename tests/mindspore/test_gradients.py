@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from duosora.backends.mindspore.operators import gelu_tanh
-from duosora.core.backend import get
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
 from duosora.core.models import opensora_t2v, wfvae
 from duosora.core.random import normal
+from duosora.core.seam.backend import get
+from duosora.core.seam.training import AdamW, AutoencoderLosses, DiffusionBatch, TrainOptions
 from duosora.core.train.objectives import DiffusionObjective
-from duosora.core.train.step import AdamW, AutoencoderLosses, DiffusionBatch, TrainOptions
 
 AFTER_SINGLE_KEYS = """
 import numpy as np

@@ -2,13 +2,13 @@
 
 import pytest
 
-from duosora.core.backend import get
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.parallel.group import Alone, Ranks
-from duosora.core.parallel.plan import ParallelPlan
-from duosora.core.train.step import TrainOptions
+from duosora.core.seam.backend import get
+from duosora.core.seam.group import Alone
+from duosora.core.seam.ranks import ParallelPlan, Ranks
+from duosora.core.seam.training import TrainOptions
 
 SPEC = OpenSoraT2VSpec(
     num_layers=1, num_attention_heads=1, attention_head_dim=6, in_channels=4, out_channels=4, caption_channels=4

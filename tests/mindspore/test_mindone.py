@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from duosora.core import samplers
-from duosora.core.backend import Backend, get
 from duosora.core.layout import FreshWeights
-from duosora.core.models.mt5 import PRESETS
+from duosora.core.models.t5 import PRESETS
 from duosora.core.random import normal, stream
+from duosora.core.seam.backend import Backend, get
 
 TOKENS = 8
 STEPS = 8

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duosora.core.backend import Array, Backend, Model, get
 from duosora.core.config.loading import load
 from duosora.core.config.schema import SampleConfig
 from duosora.core.io.images import write_image
@@ -14,6 +13,8 @@ from duosora.core.models import opensora_t2v
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.pipelines.parity import TwinRuns
+from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.models import Array, Model
 
 BACKENDS = ("torch", "mindspore")
 COMMON = (

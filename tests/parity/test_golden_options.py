@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from duosora.core.backend import Backend, get
 from duosora.core.goldens import pipeline
 from duosora.core.goldens.case import Case, Comparison
 from duosora.core.goldens.suite import Result, run_case
@@ -19,6 +18,7 @@ from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.pipelines.autoencode import encode_chunks, scale_latents
 from duosora.core.samplers.schedule import Schedule
+from duosora.core.seam.backend import Backend, get
 from duosora.core.shapes import LatentShape
 
 GOLDENS = Path(__file__).parents[1] / "goldens"

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from duosora.core.backend import Backend, get
 from duosora.core.goldens.case import Case
 from duosora.core.goldens.suite import find_all, is_implemented, run_case, run_manifest
+from duosora.core.seam.backend import Backend, get
 
 FOLDER = Path(os.environ.get("DUOSORA_GOLDENS", Path(__file__).parents[1] / "goldens"))
 MANIFESTS, CASES = find_all(FOLDER)

@@ -16,14 +16,13 @@ from duosora.backends.mindspore.models import wfvae as mindspore_wfvae
 from duosora.backends.mindspore.optimization import make_trainable
 from duosora.backends.torch import streaming as torch_streaming
 from duosora.backends.torch.models import wfvae as torch_wfvae
-from duosora.core.backend import get
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
-from duosora.core.train.objectives import DiffusionObjective
-from duosora.core.train.step import (
+from duosora.core.seam.backend import get
+from duosora.core.seam.training import (
     AdamW,
     AutoencoderBatch,
     AutoencoderLosses,
@@ -31,6 +30,7 @@ from duosora.core.train.step import (
     DiffusionBatch,
     TrainOptions,
 )
+from duosora.core.train.objectives import DiffusionObjective
 
 pytestmark = pytest.mark.slow
 BACKENDS = ("torch", "mindspore")

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from duosora.core import random
-from duosora.core.backend import Backend, get
 from duosora.core.config.caches import CacheSettings
 from duosora.core.config.media import DEFAULTS
 from duosora.core.data.cache import CacheReader
@@ -19,9 +18,10 @@ from duosora.core.data.text_cache import TextCache, uncached_captions
 from duosora.core.errors import CheckpointError, ConfigError, MediaError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.layout import FreshWeights
-from duosora.core.models.recognise import TINY_FOLDER, open_part
+from duosora.core.models.finding import TINY_FOLDER, open_part
+from duosora.core.seam.backend import Backend, get
 from duosora.core.train.caching import cache_latents, cache_texts, latent_writer, text_writer
-from duosora.core.train.encoders import ClipEncoder, TextEncoder
+from duosora.core.train.encoders import CaptionEncoder, ClipEncoder
 from duosora.core.train.stored import CLIP_SETTINGS, RecordTexts, open_latent_cache, open_text_cache, transform_of
 
 CAPTIONS = ["a star", "", "a big blue bar moves up, gray background", "a star"]
@@ -35,9 +35,9 @@ def backend() -> Backend:
     return get("torch", "cpu")
 
 
-def text_encoder(backend: Backend, **changed: Any) -> TextEncoder:
+def text_encoder(backend: Backend, **changed: Any) -> CaptionEncoder:
     options = {"part": open_part("text_encoder", "tiny"), "tokenizer": Tokenizer.open(TINY_FOLDER), "max_tokens": 16}
-    return TextEncoder(backend, **(options | changed))
+    return CaptionEncoder(backend, **(options | changed))
 
 
 def clips(folder: Path, count: int = 3) -> list[CachedClip]:
@@ -59,7 +59,7 @@ def read(places: Sequence[int]) -> Iterator[np.ndarray | MediaError]:
         yield MediaError("is damaged") if place == 1 else pixels(place)
 
 
-def store_texts(settings: CacheSettings, encoder: TextEncoder) -> CacheReader:
+def store_texts(settings: CacheSettings, encoder: CaptionEncoder) -> CacheReader:
     writer = text_writer(settings, encoder)
     return cache_texts(writer, encoder, uncached_captions(writer, CAPTIONS))
 

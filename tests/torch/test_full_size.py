@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from duosora.core.backend import get
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import Constant, FreshWeights
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
+from duosora.core.models.finding import open_part
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.models.recognise import open_part
+from duosora.core.seam.backend import get
 
 PUBLISHED = {
     "T2V 2B/122": opensora_t2v.T2V_2B,
     "inpaint 2B/122": opensora_t2v.INPAINT_2B,
-    "mT5-xxl": mt5.XXL,
+    "mT5-xxl": t5.XXL,
     "WFVAE D4": wfvae.D4_4X8X8,
     "WFVAE D8": wfvae.D8_4X8X8,
     "WFVAE D16": wfvae.D16_4X8X8,
@@ -38,8 +38,8 @@ MEDIUM = OpenSoraT2VSpec(
 
 MEASURE_LOADING = """
 import re, sys
-from duosora.core.backend import get
-from duosora.core.models.recognise import open_part
+from duosora.core.seam.backend import get
+from duosora.core.models.finding import open_part
 def peak():
     # Not ru_maxrss: a new process starts with that of the one that started it.
     return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024

@@ -11,14 +11,14 @@ from torchmetrics.functional.image import lpips as torchmetrics_lpips
 
 from duosora.backends.torch.models.lpips import EPS
 from duosora.backends.torch.video import fold_frames, unit_channels
-from duosora.core.backend import Backend, get
 from duosora.core.errors import CheckpointError, LayoutError, ShapeError
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.lpips import BACKBONES, LPIPSSpec, open_lpips
 from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
-from duosora.core.train.step import AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
+from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
 
 # Of `features` in torchvision: poolings (number: window), convolutions (number: stride, padding), and the ReLUs whose
 # outputs are compared. Written down here from torchvision's documentation, not taken from the code under test.

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from duosora.backends.torch.models.opensora_t2v import OpenSoraT2V
-from duosora.core.backend import Backend, get
 from duosora.core.errors import ConfigError, ShapeError
 from duosora.core.layout import GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
+from duosora.core.seam.backend import Backend, get
 from duosora.core.shapes import LatentShape
 
 T2V = OpenSoraT2VSpec(
@@ -44,7 +44,7 @@ def noise(*shape: int, seed: int = 1) -> torch.Tensor:
 
 
 def latents_for(spec: OpenSoraT2VSpec, shape: LatentShape, batch: int = 2) -> torch.Tensor:
-    return noise(batch, spec.input_channels, *shape)
+    return noise(batch, spec.latent_channels + spec.further_channels, *shape)
 
 
 TEXT = noise(2, 7, 20, seed=2)

@@ -19,8 +19,8 @@ from duosora.backends.torch.optimization import (
     recompute,
 )
 from duosora.core.errors import PackageMissing
-from duosora.core.parallel.group import Alone
-from duosora.core.train.step import AdamW
+from duosora.core.seam.group import Alone
+from duosora.core.seam.training import AdamW
 
 
 def test_recomputed_activations_are_not_kept() -> None:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from duosora.core import samplers
-from duosora.core.backend import get
 from duosora.core.errors import ConfigError, NumericsError, ShapeError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.layout import FreshWeights, GivenWeights
-from duosora.core.models import wfvae
-from duosora.core.models.recognise import FAMILIES, TINY_FOLDER, Part, open_part
+from duosora.core.models import FAMILIES, wfvae
+from duosora.core.models.finding import TINY_FOLDER, Part, open_part
 from duosora.core.pipelines.denoise import Guidance
 from duosora.core.pipelines.text_to_video import Parts, Precision, TextToVideo, VideoRequest
 from duosora.core.samplers import Sampler
+from duosora.core.seam.backend import get
 from duosora.core.shapes import VideoShape
 
 VIDEO = VideoShape(9, 64, 64)

@@ -8,17 +8,18 @@ import numpy as np
 import pytest
 
 from duosora.core import random
-from duosora.core.backend import Backend, get
 from duosora.core.config.loading import load
 from duosora.core.config.schema import SampleConfig
 from duosora.core.data.moving_shapes import held_out_scenes, render
 from duosora.core.data.shape_judge import Tally
 from duosora.core.maths import gaussian
 from duosora.core.maths.metrics import psnr
-from duosora.core.models.recognise import FAMILIES, TINY_FOLDER, open_part
+from duosora.core.models import FAMILIES
+from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.models.wfvae import TINY
 from duosora.core.pipelines.autoencode import decode_chunks, encode_chunks, from_uint8, to_uint8
 from duosora.core.pipelines.judge import held_out_prompts, judging_run
+from duosora.core.seam.backend import Backend, get
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted(TINY_FOLDER.rglob("*.safetensors"))

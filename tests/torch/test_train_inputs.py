@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from duosora.core import random
-from duosora.core.backend import Backend, get
 from duosora.core.data.batch import ClipBatch
 from duosora.core.data.cache import CacheWriter
 from duosora.core.data.latent_cache import CachedClip, LatentCache, find_uncached, latent_identity, write_latent_cache
@@ -17,13 +16,14 @@ from duosora.core.data.text_cache import TextCache, text_identity, uncached_capt
 from duosora.core.errors import ConfigError
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.maths import gaussian
-from duosora.core.models.recognise import TINY_FOLDER, open_part
+from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.pipelines.autoencode import encode_chunks, scale_latents
 from duosora.core.pipelines.text import encode_texts
-from duosora.core.train.encoders import ClipEncoder, TextEncoder
+from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.training import DiffusionBatch
+from duosora.core.train.encoders import CaptionEncoder, ClipEncoder
 from duosora.core.train.inputs import DiffusionInputs, InputOptions
 from duosora.core.train.objectives import Draws
-from duosora.core.train.step import DiffusionBatch
 
 SEED = 3
 FRAMES, SIDE = 9, 32
@@ -44,8 +44,8 @@ def backend() -> Backend:
 
 
 @pytest.fixture(scope="module")
-def texts(backend: Backend) -> TextEncoder:
-    return TextEncoder(backend, open_part("text_encoder", "tiny"), Tokenizer.open(TINY_FOLDER), max_tokens=32)
+def texts(backend: Backend) -> CaptionEncoder:
+    return CaptionEncoder(backend, open_part("text_encoder", "tiny"), Tokenizer.open(TINY_FOLDER), max_tokens=32)
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +82,9 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
         np.testing.assert_array_equal(array, other[name], err_msg=name)
 
 
-def test_latents_are_scaled_draws_from_the_posterior(backend: Backend, texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_latents_are_scaled_draws_from_the_posterior(
+    backend: Backend, texts: CaptionEncoder, clips: ClipEncoder
+) -> None:
     batch = DiffusionInputs(SEED, texts, clips, ByNumber()).make(clip_batch(), step=4)
     assert batch.latents.dtype == batch.noise.dtype == batch.text.dtype == np.float32
     for row, number in enumerate((10, 11, 12, 13)):
@@ -95,7 +97,7 @@ def test_latents_are_scaled_draws_from_the_posterior(backend: Backend, texts: Te
     assert batch.condition is None
 
 
-def test_texts_are_those_of_the_sampling_pipeline(backend: Backend, texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_texts_are_those_of_the_sampling_pipeline(backend: Backend, texts: CaptionEncoder, clips: ClipEncoder) -> None:
     batch = DiffusionInputs(SEED, texts, clips, ByNumber()).make(clip_batch())
     expected = encode_texts(backend, texts.model(), texts.tokenizer, CAPTIONS, 32).batch(CAPTIONS)
     np.testing.assert_array_equal(batch.text, expected[0])
@@ -103,7 +105,9 @@ def test_texts_are_those_of_the_sampling_pipeline(backend: Backend, texts: TextE
 
 
 @pytest.mark.parametrize("is_inpaint", [False, True])
-def test_a_sample_is_the_same_alone_and_in_any_split(texts: TextEncoder, clips: ClipEncoder, is_inpaint: bool) -> None:
+def test_a_sample_is_the_same_alone_and_in_any_split(
+    texts: CaptionEncoder, clips: ClipEncoder, is_inpaint: bool
+) -> None:
     options = InputOptions(noise_offset=0.1, condition_noise=True)
     inputs = DiffusionInputs(SEED, texts, clips, ByNumber(), options, is_inpaint)
     masks = np.tile(np.array([0, *[1] * (FRAMES - 1)], np.float32), (4, 1))
@@ -114,7 +118,7 @@ def test_a_sample_is_the_same_alone_and_in_any_split(texts: TextEncoder, clips: 
             assert_same(rows_of(part, row), rows_of(whole, number - 10))
 
 
-def test_another_step_seed_or_number_draws_anew(texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_another_step_seed_or_number_draws_anew(texts: CaptionEncoder, clips: ClipEncoder) -> None:
     first = DiffusionInputs(SEED, texts, clips, ByNumber()).make(clip_batch((10,)))
     others = [
         DiffusionInputs(SEED, texts, clips, ByNumber()).make(clip_batch((10,)), step=1),
@@ -126,7 +130,7 @@ def test_another_step_seed_or_number_draws_anew(texts: TextEncoder, clips: ClipE
             assert np.abs(getattr(first, name) - getattr(other, name)).max() > 1e-3, name
 
 
-def test_padding_reaches_neither_latents_nor_noise(texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_padding_reaches_neither_latents_nor_noise(texts: CaptionEncoder, clips: ClipEncoder) -> None:
     inputs = DiffusionInputs(SEED, texts, clips, ByNumber())
     alone = inputs.make(clip_batch((10,)))
     pixels = np.zeros((2, 3, FRAMES + 4, SIDE + 16, SIDE + 8), np.float32)
@@ -143,7 +147,7 @@ def test_padding_reaches_neither_latents_nor_noise(texts: TextEncoder, clips: Cl
         assert not array[np.broadcast_to(mask[:, None] == 0, array.shape)].any()
 
 
-def test_noise_offset_is_one_number_a_channel(texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_noise_offset_is_one_number_a_channel(texts: CaptionEncoder, clips: ClipEncoder) -> None:
     plain = DiffusionInputs(SEED, texts, clips, ByNumber()).make(clip_batch())
     offset = DiffusionInputs(SEED, texts, clips, ByNumber(), InputOptions(noise_offset=0.5)).make(clip_batch())
     difference = (offset.noise - plain.noise).reshape(4, 8, -1)
@@ -152,7 +156,7 @@ def test_noise_offset_is_one_number_a_channel(texts: TextEncoder, clips: ClipEnc
 
 
 def test_the_condition_is_the_clip_with_black_frames_and_the_mask(
-    backend: Backend, texts: TextEncoder, clips: ClipEncoder
+    backend: Backend, texts: CaptionEncoder, clips: ClipEncoder
 ) -> None:
     mask = np.ones(FRAMES, np.float32)
     mask[[0, 5]] = 0
@@ -169,7 +173,7 @@ def test_the_condition_is_the_clip_with_black_frames_and_the_mask(
     np.testing.assert_array_equal(batch.condition[0, 8:], np.broadcast_to(folded.T[:, :, None, None], (4, 3, 4, 4)))
 
 
-def test_condition_noise_changes_given_frames_of_most_samples(texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_condition_noise_changes_given_frames_of_most_samples(texts: CaptionEncoder, clips: ClipEncoder) -> None:
     hidden = np.ones((1, FRAMES), np.float32)
     given = np.zeros((1, FRAMES), np.float32)
     plain = DiffusionInputs(SEED, texts, clips, ByNumber(), InputOptions(), True)
@@ -183,19 +187,19 @@ def test_condition_noise_changes_given_frames_of_most_samples(texts: TextEncoder
     assert 0.85 < np.mean([differs(given[:, :1], step) for step in range(60)]) < 1
 
 
-def test_given_moments_and_states_take_the_models_place(texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_given_moments_and_states_take_the_models_place(texts: CaptionEncoder, clips: ClipEncoder) -> None:
     batch = clip_batch()
     expected = DiffusionInputs(SEED, texts, clips, ByNumber()).make(batch)
     assert batch.pixels is not None
     moments = np.stack([clips.moments(clip) for clip in batch.pixels])
     stored = replace(batch, pixels=None, moments=moments, text=tuple(texts.states(batch.captions)))
-    no_text = TextEncoder(texts.backend, open_part("text_encoder", "mt5_xxl"), texts.tokenizer)
+    no_text = CaptionEncoder(texts.backend, open_part("text_encoder", "mt5_xxl"), texts.tokenizer)
     made = DiffusionInputs(SEED, no_text, ClipEncoder(clips.backend, clips.part), ByNumber()).make(stored)
     for row in range(4):
         assert_same(rows_of(made, row), rows_of(expected, row))
 
 
-def test_batches_from_caches_are_those_without(tmp_path: Path, texts: TextEncoder, clips: ClipEncoder) -> None:
+def test_batches_from_caches_are_those_without(tmp_path: Path, texts: CaptionEncoder, clips: ClipEncoder) -> None:
     batch = clip_batch()
     expected = DiffusionInputs(SEED, texts, clips, ByNumber()).make(batch, step=7)
     identity = text_identity(texts.part, texts.tokenizer, texts.max_tokens)
@@ -212,7 +216,7 @@ def test_batches_from_caches_are_those_without(tmp_path: Path, texts: TextEncode
     latents = LatentCache(tmp_path / "latents", transform)
     stored = replace(batch, pixels=None, moments=np.stack([latents.moments(file) for file in files]))
     cache = TextCache(tmp_path / "text", identity)
-    cached_texts = TextEncoder(texts.backend, texts.part, texts.tokenizer, max_tokens=32, stored=cache)
+    cached_texts = CaptionEncoder(texts.backend, texts.part, texts.tokenizer, max_tokens=32, stored=cache)
     cached_clips = ClipEncoder(clips.backend, clips.part)
     made = DiffusionInputs(SEED, cached_texts, cached_clips, ByNumber()).make(stored, step=7)
     for row in range(4):
@@ -223,7 +227,7 @@ def test_batches_from_caches_are_those_without(tmp_path: Path, texts: TextEncode
 
 @pytest.mark.parametrize("changed", [{"frame_mask": None}, {"pixels": None}])
 def test_an_inpaint_model_needs_pixels_and_frame_masks(
-    texts: TextEncoder, clips: ClipEncoder, changed: dict[str, Any]
+    texts: CaptionEncoder, clips: ClipEncoder, changed: dict[str, Any]
 ) -> None:
     batch = clip_batch((10,), frame_mask=np.ones((1, FRAMES), np.float32))
     with pytest.raises(ConfigError, match="needs the pixels of each clip and the mask of its frames"):
@@ -232,7 +236,7 @@ def test_an_inpaint_model_needs_pixels_and_frame_masks(
 
 def test_repeated_captions_are_encoded_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     part, tokenizer = open_part("text_encoder", "tiny"), Tokenizer.open(TINY_FOLDER)
-    texts = TextEncoder(backend, part, tokenizer, max_tokens=32)
+    texts = CaptionEncoder(backend, part, tokenizer, max_tokens=32)
     first = texts.states(["a star", "", "a star"])
     monkeypatch.setattr(texts, "model", lambda: pytest.fail("was encoded again"))
     for one, other in zip(first, texts.states(["a star", "", "a star"]), strict=True):
@@ -241,7 +245,7 @@ def test_repeated_captions_are_encoded_once(backend: Backend, monkeypatch: pytes
 
 def test_the_memory_of_captions_is_bounded(backend: Backend) -> None:
     part, tokenizer = open_part("text_encoder", "tiny"), Tokenizer.open(TINY_FOLDER)
-    texts = TextEncoder(backend, part, tokenizer, max_tokens=32, remembered_bytes=1000)
+    texts = CaptionEncoder(backend, part, tokenizer, max_tokens=32, remembered_bytes=1000)
     for i in range(20):
         texts.states([f"a star {i}"])
     assert sum(states.nbytes for states in texts._memory._held.values()) <= 1000

@@ -20,11 +20,11 @@ from duosora.backends.torch.video import (
     haar_synthesis_2d,
     haar_synthesis_3d,
 )
-from duosora.core.backend import get
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.loading import check_structure
 from duosora.core.maths.haar import BANDS_2D, BANDS_3D, Band, taps_2d, taps_3d
 from duosora.core.models.wfvae import PRESETS, TINY, WFVAESpec
+from duosora.core.seam.backend import get
 
 SMALL: dict[str, Any] = {
     "latent_dim": 4,

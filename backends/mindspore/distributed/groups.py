@@ -1,4 +1,4 @@
-"""Process groups: HCCL between NPUs and MCCL between CPUs, behind core.parallel.group.Group.
+"""Process groups: HCCL between NPUs and MCCL between CPUs, behind core.seam.group.Group.
 
 MCCL has little but a sum over a group, so on CPUs every collective is made of it, at the cost of more traffic: good for
 tests. What is counted is what the collective proper sends.
@@ -23,11 +23,11 @@ from mindspore.mint import cat
 from mindspore.mint.distributed import P2POp, batch_isend_irecv
 
 from duosora.core.errors import BackendMissing, ConfigError
-from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.launched import ROLE, is_scheduler, launched, meeting_point, way_out
-from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.parallel.roll_call import roll_call, wait_for_listener
 from duosora.core.printable import say
+from duosora.core.seam.group import Alone, Group
+from duosora.core.seam.ranks import ParallelPlan, Ranks
 
 from ..precision import to_array, to_tensor
 
@@ -79,7 +79,7 @@ def connect(plan: ParallelPlan, device: str, meet_seconds: float) -> Ranks:
 
 
 class DeviceGroup:
-    """A core.parallel.group.Group of more than one rank."""
+    """A core.seam.group.Group of more than one rank."""
 
     def __init__(self, ranks: Sequence[int], rank: int, device: str, group: str) -> None:
         """rank: of this process in the world. group: MindSpore's name for it."""

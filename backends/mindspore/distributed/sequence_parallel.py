@@ -17,8 +17,8 @@ from mindspore import Tensor, mint, nn
 from mindspore.common import _Function
 from mindspore.mint import cat
 
-from duosora.core.parallel.group import Group
-from duosora.core.parallel.plan import Blocks
+from duosora.core.maths.parts import Blocks
+from duosora.core.seam.group import Group
 from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys

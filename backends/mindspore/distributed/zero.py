@@ -18,10 +18,10 @@ from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore.mint import cat
 
 from duosora.core.errors import ConfigError
-from duosora.core.parallel.group import Group
-from duosora.core.parallel.plan import Blocks
+from duosora.core.maths.parts import Blocks
 from duosora.core.parallel.zero import owners
-from duosora.core.train.step import TrainOptions
+from duosora.core.seam.group import Group
+from duosora.core.seam.training import TrainOptions
 
 from ..layers import parameter_shapes, set_parameter
 from ..models.opensora_t2v import OpenSoraT2V

@@ -19,11 +19,17 @@ from duosora.core.models.opensora_vae import SPATIAL_FACTOR, TEMPORAL_EPS, OpenS
 from duosora.core.models.sd_vae import SDVAESpec
 from duosora.core.shapes import VideoShape
 
+from ..attention import Attend
 from ..layers import Conv3d, GroupNorm, Identity, ModuleList, cast, cat, silu, to_float32
 from ..operators import pad_start
 from ..streaming import Stream
 from ..video import channels_to_frames, fold_frames, unfold_frames
 from .sd_vae import SDVAE
+
+
+def create(spec: OpenSoraVAESpec, attend: Attend) -> OpenSoraVAE:
+    """The model of a spec, without its weights."""
+    return OpenSoraVAE(spec)
 
 
 class Encoded(NamedTuple):

@@ -8,11 +8,17 @@ from __future__ import annotations
 from mindspore import Tensor, nn
 
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.models.wfvae import NUM_COLOURS
+from duosora.core.shapes import NUM_COLOURS
 
+from ..attention import Attend
 from ..layers import BatchNorm3d, Conv3d, Identity, ModuleList, leaky_relu
 
 SLOPE = 0.2
+
+
+def create(spec: PatchDiscriminatorSpec, attend: Attend) -> PatchDiscriminator:
+    """The model of a spec, without its weights."""
+    return PatchDiscriminator(spec)
 
 
 class PatchDiscriminator(nn.Cell):

@@ -1,4 +1,4 @@
-"""Process groups: NCCL between GPUs and gloo between CPUs, behind core.parallel.group.Group."""
+"""Process groups: NCCL between GPUs and gloo between CPUs, behind core.seam.group.Group."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from duosora.core.errors import BackendMissing, ConfigError
-from duosora.core.parallel.group import Alone, Group, Ranks
 from duosora.core.parallel.interfaces import interface_towards
 from duosora.core.parallel.launched import launched, meeting_point
-from duosora.core.parallel.plan import ParallelPlan
 from duosora.core.parallel.roll_call import roll_call
+from duosora.core.seam.group import Alone, Group
+from duosora.core.seam.ranks import ParallelPlan, Ranks
 
 TIMEOUT = timedelta(hours=2)
 """How long a rank waits for others that are alive, while they make a video; those that die the launcher notices."""
@@ -69,7 +69,7 @@ _groups: WeakSet[DeviceGroup] = WeakSet()
 
 
 class DeviceGroup:
-    """A core.parallel.group.Group of more than one rank."""
+    """A core.seam.group.Group of more than one rank."""
 
     def __init__(self, ranks: Sequence[int], rank: int, device: str, group: dist.ProcessGroup | None) -> None:
         """rank: of this process in the world."""

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import Function
 
-from duosora.core.parallel.group import Group
-from duosora.core.parallel.plan import Blocks
+from duosora.core.maths.parts import Blocks
+from duosora.core.seam.group import Group
 from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys

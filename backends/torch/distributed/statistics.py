@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from torch import nn
 
-from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.micro_batches import joined
+from duosora.core.seam.ranks import Ranks
 
 from ..layers import BatchNorm3d, submodules
 from ..precision import to_array, to_tensor

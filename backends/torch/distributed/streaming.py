@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable
 
 from torch import Tensor
 
-from duosora.core.parallel.group import Group
+from duosora.core.seam.group import Group
 
 from ..layers import cat
 from ..streaming import Stream

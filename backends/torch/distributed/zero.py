@@ -23,11 +23,11 @@ from torch import Tensor, nn
 
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.extras import needs_extra
-from duosora.core.parallel.group import Group
+from duosora.core.maths.parts import Blocks
 from duosora.core.parallel.launched import launched
-from duosora.core.parallel.plan import Blocks
 from duosora.core.parallel.zero import owners, split_axis
-from duosora.core.train.step import TrainOptions
+from duosora.core.seam.group import Group
+from duosora.core.seam.training import TrainOptions
 
 from ..layers import parameter_shapes, set_parameter
 from ..models.opensora_t2v import OpenSoraT2V

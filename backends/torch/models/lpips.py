@@ -13,12 +13,18 @@ from torch import Tensor, nn
 
 from duosora.core.models.lpips import POOL_STRIDE, SCALE, SHIFT, LPIPSSpec
 
+from ..attention import Attend
 from ..layers import Conv2d, Identity, MaxPool2d, ModuleList, ReLU, cast, device_of, place, to_float32
 from ..video import unit_channels
 
 EPS = 1e-10
 """Added in quadrature to the length of a pixel's features. The published code adds it outside of the root, which at a
 pixel of zeros has no slope; for features longer than 1e-3 both are the same in float32."""
+
+
+def create(spec: LPIPSSpec, attend: Attend) -> LPIPS:
+    """The model of a spec, without its weights."""
+    return LPIPS(spec)
 
 
 class LPIPS(nn.Module):

@@ -8,6 +8,7 @@ Source: arXiv:2412.00131; opensora/models/diffusion/opensora_v1_3 of Open-Sora P
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,6 +64,11 @@ class Condition:
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
 
 
+def create(spec: OpenSoraT2VSpec, attend: Attend) -> OpenSoraT2V:
+    """The model of a spec, without its weights."""
+    return OpenSoraT2V(spec, attend)
+
+
 class OpenSoraT2V(nn.Module):
     """The text-to-video transformer; `attend` does all its attention."""
 
@@ -82,6 +88,10 @@ class OpenSoraT2V(nn.Module):
         self.norm_out = LayerNorm(width, eps=NORM_OUT_EPS, elementwise_affine=False)
         self.scale_shift_table = new_parameter(2, width)
         self.proj_out = Linear(width, spec.patch_size**2 * spec.out_channels)
+
+    def blocks(self) -> Iterator[Any]:
+        """All blocks in the order of the forward."""
+        return iter(self.transformer_blocks)
 
     def condition(
         self, text: Tensor, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None

@@ -8,14 +8,17 @@ Source: arXiv:2411.17459; layout and constants from opensora/models/causalvideov
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from duosora.core.errors import ConfigError
 from duosora.core.maths.gaussian import LOG_VARIANCE_RANGE
-from duosora.core.models.wfvae import GROUPS, NUM_COLOURS, WFVAESpec
+from duosora.core.models.wfvae import GROUPS, WFVAESpec
+from duosora.core.shapes import NUM_COLOURS
 
+from ..attention import Attend
 from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu, to_float32
 from ..streaming import Stream, whole_clip
 from ..upstream_tiling import UpstreamTiling
@@ -54,6 +57,11 @@ class Reconstruction(NamedTuple):
     """And those that the side branches of the decoder make of the latents."""
 
 
+def create(spec: WFVAESpec, attend: Attend) -> WFVAE:
+    """The model of a spec, without its weights."""
+    return WFVAE(spec)
+
+
 class WFVAE(nn.Module):
     """The autoencoder. Latents here are unscaled; scale and shift are core.pipelines.autoencode's."""
 
@@ -89,18 +97,8 @@ class WFVAE(nn.Module):
         return Reconstruction(pixels, mean, log_variance, encoder_bands, decoder_bands)
 
     def stream(self, upstream_tiling: bool = False) -> Stream:
-        """The state for one clip that is encoded or decoded in chunks; `advance` it before each chunk.
-
-        Raises: ConfigError when chunks cannot give the same numbers as one piece (group norm).
-        """
-        if upstream_tiling:
-            return UpstreamTiling(self.decoder)
-        if not self.spec.streams_exactly:
-            raise ConfigError(
-                f"chunk: a WFVAE with norm_type = {self.spec.norm_type} needs the clip in one piece, its norms look at "
-                "all frames at once; leave chunk out"
-            )
-        return Stream()
+        """The state for one clip that is encoded or decoded in chunks; `advance` it before each chunk."""
+        return UpstreamTiling(self.decoder) if upstream_tiling else Stream()
 
 
 class Encoder(nn.Module):
@@ -399,3 +397,19 @@ class InverseHaarWaveletTransform2D(nn.Module):
 
     def forward(self, bands: Tensor, stream: Stream) -> Tensor:
         return haar_synthesis_2d(bands)
+
+
+def _of_whole_clip(wavelet: type[nn.Module], x: Tensor) -> Tensor:
+    return wavelet()(x, whole_clip())
+
+
+FUNCTIONS: Mapping[str, Callable[..., Tensor]] = {
+    wavelet.__name__: partial(_of_whole_clip, wavelet)
+    for wavelet in (
+        HaarWaveletTransform2D,
+        HaarWaveletTransform3D,
+        InverseHaarWaveletTransform2D,
+        InverseHaarWaveletTransform3D,
+    )
+}
+"""Pieces that are tested by themselves, on whole clips."""

@@ -10,16 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from duosora.core import backend as backends
 from duosora.core import random
-from duosora.core.backend import Backend, Model
 from duosora.core.layout import FreshWeights
 from duosora.core.maths.tiling import Chunk, relayed_chunks
 from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.parallel.group import Group
 from duosora.core.parallel.launched import launched
-from duosora.core.parallel.plan import make_plan
 from duosora.core.pipelines.autoencode import DecodeOptions, SpatialTiles, decode_chunks
+from duosora.core.seam import backend as backends
+from duosora.core.seam.backend import Backend
+from duosora.core.seam.group import Group
+from duosora.core.seam.models import Model
+from duosora.core.seam.ranks import make_plan
 
 OPTIONS = {
     "whole": DecodeOptions(),

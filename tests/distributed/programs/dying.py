@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 
-from duosora.core import backend as backends
 from duosora.core.parallel.launched import launched
-from duosora.core.parallel.plan import ParallelPlan
+from duosora.core.seam import backend as backends
+from duosora.core.seam.ranks import ParallelPlan
 
 here = launched()
 backend = backends.get(sys.argv[1], "cpu")

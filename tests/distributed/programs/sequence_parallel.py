@@ -9,14 +9,15 @@ import sys
 import numpy as np
 from safetensors.numpy import load, save
 
-from duosora.core.backend import Backend, Model, get
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.counting import attention_bytes, prediction_bytes
-from duosora.core.parallel.group import Group
 from duosora.core.parallel.launched import launched
-from duosora.core.parallel.plan import make_plan
 from duosora.core.random import normal
+from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.group import Group
+from duosora.core.seam.models import Model
+from duosora.core.seam.ranks import make_plan
 from duosora.core.shapes import LatentShape
 
 FRAMES = (1, 5, 13, 29, 45, 61, 77, 93)

@@ -11,15 +11,14 @@ from pathlib import Path
 import numpy as np
 from writing import save
 
-from duosora.core.backend import Backend, get
 from duosora.core.layout import FreshWeights
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import TINY
-from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.launched import launched
-from duosora.core.parallel.plan import make_plan
 from duosora.core.random import normal
-from duosora.core.train.step import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
+from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.ranks import Ranks, make_plan
+from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
 
 SPEC = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4, decoder_energy_flow_hidden_size=4)
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)

@@ -16,17 +16,16 @@ from unittest import mock
 import numpy as np
 from writing import save
 
-from duosora.core.backend import Backend, get
 from duosora.core.io.weights import open_weights
 from duosora.core.layout import FreshWeights, GivenWeights, Weights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.parallel.group import Ranks
 from duosora.core.parallel.launched import launched
-from duosora.core.parallel.plan import make_plan
 from duosora.core.random import normal
+from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.ranks import Ranks, make_plan
+from duosora.core.seam.training import AdamW, DiffusionBatch, TrainOptions
 from duosora.core.shapes import LatentShape
 from duosora.core.train.objectives import DiffusionObjective
-from duosora.core.train.step import AdamW, DiffusionBatch, TrainOptions
 
 LR, DECAY, MICRO_BATCHES = 1e-3, 0.9, 4
 EVEN = OpenSoraT2VSpec(

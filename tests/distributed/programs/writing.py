@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from duosora.core.io.weights import STEMS, Shard, index_shards, save_shard
-from duosora.core.parallel.group import Ranks
+from duosora.core.seam.ranks import Ranks
 
 
 def save(trainer: Any, ranks: Ranks, folder: Path, states: tuple[str, ...] = ("optimizer",)) -> None:

@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ..layout import Weights
+from ..seam.models import Given
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,8 @@ class DiffusionBatch:
     """One micro-batch of a denoiser, latents scaled as the model sees them.
 
     The state shown to the network is signal * latents + spread * noise, and what it is to predict is
-    of_clean * latents + of_noise * noise; the coefficients are (B,) float64 and say objective and schedule.
+    of_clean * latents + of_noise * noise; the coefficients are (B,) float64, or (B, T) where latent frames differ, and
+    say objective and schedule.
     """
 
     latents: np.ndarray
@@ -35,7 +37,7 @@ class DiffusionBatch:
     of_clean: np.ndarray
     of_noise: np.ndarray
     weights: np.ndarray
-    """Of each sample's squared error, (B,)."""
+    """Of each sample's squared error, (B,) or (B, T)."""
     text: np.ndarray
     """States of the text encoder, (B, L, D) float32."""
     text_mask: np.ndarray | None
@@ -44,6 +46,11 @@ class DiffusionBatch:
     """(B, T, H, W), 1 where the latents are no padding, else 0; the loss is their mean. None: all."""
     condition: np.ndarray | None = None
     """An inpaint model's further channels (B, C', T, H, W): latents of the kept pixels, then the compressed mask."""
+    given: Given | None = None
+    """All that a denoiser reads beside latents and timesteps, where it asks for more than text: then `text` and
+    `text_mask` are not read."""
+    frame_mask: np.ndarray | None = None
+    """(B, T) booleans of latent frames, False where the model is told that a frame is clean. None: all are noised."""
 
     @property
     def num_valid(self) -> int:
@@ -102,7 +109,7 @@ class TrainOptions:
     """How a backend trains, whatever it trains."""
 
     dtype: str = "fp32"
-    """Of the forward and backward passes, one of core.backend.DTYPES; parameters and optimiser stay float32."""
+    """Of the forward and backward passes, one of core.seam.backend.DTYPES; parameters and optimiser stay float32."""
     attention: str = "auto"
     optimizer: AdamW = AdamW()
     optimizer_name: str = "adamw"

@@ -1,4 +1,4 @@
-"""The mT5 encoder of the torch backend, against transformers' and against itself."""
+"""The T5 encoder of the torch backend, against transformers' and against itself."""
 
 from dataclasses import replace
 
@@ -7,11 +7,11 @@ import pytest
 import torch
 from transformers import MT5Config, MT5EncoderModel
 
-from duosora.core.backend import Backend, get
 from duosora.core.layout import FreshWeights, GivenWeights
-from duosora.core.models.mt5 import MT5Spec
+from duosora.core.models.t5 import T5Spec
+from duosora.core.seam.backend import Backend, get
 
-SPEC = MT5Spec(vocab_size=97, d_model=32, d_kv=6, d_ff=48, num_layers=3, num_heads=4)
+SPEC = T5Spec(vocab_size=97, d_model=32, d_kv=6, d_ff=48, num_layers=3, num_heads=4)
 OTHER_BUCKETS = replace(SPEC, relative_attention_num_buckets=16, relative_attention_max_distance=40)
 
 
@@ -20,7 +20,7 @@ def backend() -> Backend:
     return get("torch", "cpu")
 
 
-def some_weights(spec: MT5Spec) -> GivenWeights:
+def some_weights(spec: T5Spec) -> GivenWeights:
     """Fresh weights; biases on positions large enough to tell one bucket from another."""
     fresh = FreshWeights(spec.layout(), seed=0)
     arrays = {name: fresh[name] * (8.0 if "relative" in name else 1.0) for name in fresh}
@@ -35,7 +35,7 @@ def texts(lengths: tuple[int, ...], padded_length: int) -> tuple[torch.Tensor, t
     return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
-def transformers_encoder(spec: MT5Spec, weights: GivenWeights) -> MT5EncoderModel:
+def transformers_encoder(spec: T5Spec, weights: GivenWeights) -> MT5EncoderModel:
     model = MT5EncoderModel(MT5Config(**spec.to_config())).eval()
     state = {name: torch.from_numpy(array) for name, array in weights.items()}
     model.load_state_dict(state | {"encoder.embed_tokens.weight": state["shared.weight"]})
@@ -43,7 +43,7 @@ def transformers_encoder(spec: MT5Spec, weights: GivenWeights) -> MT5EncoderMode
 
 
 @pytest.mark.parametrize("spec", [SPEC, OTHER_BUCKETS], ids=["mt5", "other buckets"])
-def test_states_are_those_of_transformers(backend: Backend, spec: MT5Spec) -> None:
+def test_states_are_those_of_transformers(backend: Backend, spec: T5Spec) -> None:
     assert spec.inner_dim != spec.d_model
     weights = some_weights(spec)
     ours, theirs = backend.build(spec, weights), transformers_encoder(spec, weights)

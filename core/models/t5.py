@@ -1,25 +1,28 @@
-"""mT5 encoder: the spec, the layout and the preset of the text encoder of Open-Sora Plan v1.3.
+"""T5 encoder: the spec, the layout and the presets of mT5 and T5 v1.1, which are built alike.
 
 RMS norms without bias, attention without scaling, one table of relative position biases shared by all layers, gated
 GELU.
 Source: Raffel et al. 2020 (arXiv:1910.10683), Xue et al. 2021 (arXiv:2010.11934); names as in transformers'
-MT5EncoderModel.
+T5EncoderModel and MT5EncoderModel.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList
 from .config_json import build, choice, count, number
+from .kinds import Family
 
 
 @dataclass(frozen=True, kw_only=True)
-class MT5Spec:
-    """What an mT5 encoder is."""
+class T5Spec:
+    """What a T5 encoder is."""
+
+    family: ClassVar[str] = "t5"
 
     vocab_size: int
     d_model: int
@@ -32,11 +35,13 @@ class MT5Spec:
     relative_attention_max_distance: int = 128
     """Tokens farther apart than this share the last bucket."""
     layer_norm_epsilon: float = 1e-6
+    model_type: Literal["mt5", "t5"] = "mt5"
+    """What its config.json calls it: the numbers do not depend on it."""
 
     def __post_init__(self) -> None:
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
             raise ConfigError(
-                f"mT5: relative_attention_max_distance = {self.relative_attention_max_distance}: must be more than a "
+                f"T5: relative_attention_max_distance = {self.relative_attention_max_distance}: must be more than a "
                 f"quarter of relative_attention_num_buckets = {self.relative_attention_num_buckets}"
             )
 
@@ -45,8 +50,17 @@ class MT5Spec:
         """Width of all heads together; it differs from d_model in some models."""
         return self.num_heads * self.d_kv
 
+    @property
+    def channels(self) -> int:
+        """Of each token's state."""
+        return self.d_model
+
+    @property
+    def pooled(self) -> bool:
+        return False
+
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> MT5Spec:
+    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> T5Spec:
         """Read a transformers config.json of (m)T5; keys that do not touch the encoder are left alone.
 
         Raises: ConfigError for missing keys and for values that are impossible or not implemented.
@@ -66,13 +80,14 @@ class MT5Spec:
             relative_attention_num_buckets=count(rest, source, "relative_attention_num_buckets", 1024, 32, least=4),
             relative_attention_max_distance=count(rest, source, "relative_attention_max_distance", 65_536, 128),
             layer_norm_epsilon=number(rest, source, "layer_norm_epsilon", 0.0, 1.0, 1e-6),
+            model_type=model_type,
         )
 
     def to_config(self) -> dict[str, Any]:
         """A transformers config.json for this spec."""
         return {
-            "architectures": ["MT5EncoderModel"],
-            "model_type": "mt5",
+            "architectures": [f"{self.model_type.upper()}EncoderModel"],
+            "model_type": self.model_type,
             "feed_forward_proj": "gated-gelu",
             "vocab_size": self.vocab_size,
             "d_model": self.d_model,
@@ -84,6 +99,14 @@ class MT5Spec:
             "relative_attention_max_distance": self.relative_attention_max_distance,
             "layer_norm_epsilon": self.layer_norm_epsilon,
         }
+
+    def facts(self) -> list[str]:
+        """What `duosora inspect` says of it."""
+        return [f"{self.num_layers} layers, {self.num_heads} heads of {self.d_kv}, vocabulary {self.vocab_size}"]
+
+    def blocks(self) -> tuple[str, ...]:
+        """Names of its blocks in their order."""
+        return tuple(f"encoder.block.{i}" for i in range(self.num_layers))
 
     def layout(self) -> Layout:
         """Every weight of the encoder, under transformers' names."""
@@ -108,14 +131,26 @@ class MT5Spec:
             weights[f"{feed_forward}.layer_norm.weight"] = Weight((width,), Ones())
         weights["encoder.final_layer_norm.weight"] = Weight((width,), Ones())
         return Layout(
-            f"mT5 encoder(d_model={width}, num_layers={self.num_layers})",
+            f"T5 encoder(d_model={width}, num_layers={self.num_layers})",
             weights,
             aliases={"encoder.embed_tokens.weight": "shared.weight"},
             ignores=("decoder.", "lm_head."),
         )
 
 
-XXL = MT5Spec(vocab_size=250112, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
-TINY = MT5Spec(vocab_size=160, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+XXL = T5Spec(vocab_size=250112, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
+V1_1_XXL = T5Spec(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, model_type="t5")
+TINY = T5Spec(vocab_size=160, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
 
-PRESETS: Mapping[str, MT5Spec] = {"mt5_xxl": XXL, "tiny": TINY}
+PRESETS: Mapping[str, T5Spec] = {"mt5_xxl": XXL, "t5_v1_1_xxl": V1_1_XXL, "tiny": TINY}
+FAMILY = Family(
+    kind="text_encoder",
+    title="T5 encoder",
+    class_names=(
+        *("MT5EncoderModel", "MT5ForConditionalGeneration", "MT5Model"),
+        *("T5EncoderModel", "T5ForConditionalGeneration", "T5Model"),
+    ),
+    telling_keys=("d_kv", "relative_attention_num_buckets"),
+    spec=T5Spec,
+    presets={"mt5_xxl": XXL, "t5_v1_1_xxl": V1_1_XXL, "tiny": TINY},
+)

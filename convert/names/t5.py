@@ -1,5 +1,6 @@
-"""mT5: the encoder out of the whole model."""
+"""mT5 and T5 v1.1: the encoder out of the whole model."""
 
+from ...core.io.weights import STEMS
 from ..rules import Drop, Tied
 from . import mindone
 
@@ -10,3 +11,4 @@ RULES = (
     Drop("lm_head.{*}", why="prompts are encoded only"),
     *mindone.RULES,
 )
+STEM = STEMS[1]

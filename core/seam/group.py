@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
-from .plan import ParallelPlan
-
-Array = Any
-"""A framework's tensor."""
+from .models import Array
 
 
 class Group(Protocol):
@@ -89,32 +85,3 @@ class Alone:
 
     def barrier(self) -> None:
         pass
-
-
-@dataclass(frozen=True)
-class Ranks:
-    """This process's place in a run, and the groups that it belongs to."""
-
-    plan: ParallelPlan = field(default_factory=ParallelPlan)
-    rank: int = 0
-    world: Group = field(default_factory=Alone)
-    data: Group = field(default_factory=Alone)
-    """Same work, other samples."""
-    cfg: Group = field(default_factory=Alone)
-    """Same tokens, the other half of guidance."""
-    sequence: Group = field(default_factory=Alone)
-    """Same network call, other tokens."""
-    team: Group = field(default_factory=Alone)
-    """Same samples: cfg and sequence together."""
-    leaders: Group = field(default_factory=Alone)
-    """On this machine, the first rank of each team; for one that is none, itself."""
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this is the rank that speaks and writes for all."""
-        return self.rank == 0
-
-    @property
-    def leads_team(self) -> bool:
-        """Whether this is the rank that reads and writes for those that work on the same samples."""
-        return self.team.index == 0

@@ -1,4 +1,4 @@
-"""The mT5 encoder, built from a core.models.mt5.MT5Spec.
+"""The encoder of mT5 and T5 v1.1, built from a core.models.t5.T5Spec.
 
 RMS norms without bias, attention without scaling, one table of relative position biases shared by all layers, gated
 GELU. Attribute names are transformers', as the weights' names follow from them.
@@ -12,9 +12,9 @@ from typing import Any
 from mindspore import Tensor, nn
 
 from duosora.core.maths.relative_position import relative_buckets
-from duosora.core.models.mt5 import MT5Spec
+from duosora.core.models.t5 import T5Spec
 
-from ..attention import biased_attention
+from ..attention import Attend, biased_attention
 from ..layers import (
     Embedding,
     Linear,
@@ -29,10 +29,15 @@ from ..layers import (
 from ..operators import gelu_tanh
 
 
-class MT5Encoder(nn.Cell):
+def create(spec: T5Spec, attend: Attend) -> T5Encoder:
+    """The model of a spec, without its weights."""
+    return T5Encoder(spec)
+
+
+class T5Encoder(nn.Cell):
     """The encoder: token ids to text states."""
 
-    def __init__(self, spec: MT5Spec) -> None:
+    def __init__(self, spec: T5Spec) -> None:
         super().__init__()
         self.shared = Embedding(spec.vocab_size, spec.d_model)
         self.encoder = Stack(spec)
@@ -49,7 +54,7 @@ class MT5Encoder(nn.Cell):
 class Stack(nn.Cell):
     """All layers and the final norm."""
 
-    def __init__(self, spec: MT5Spec) -> None:
+    def __init__(self, spec: T5Spec) -> None:
         super().__init__()
         self.block: Any = ModuleList([Block(spec, has_relative_bias=i == 0) for i in range(spec.num_layers)])
         self.final_layer_norm = RMSNorm(spec.d_model, eps=spec.layer_norm_epsilon)
@@ -66,7 +71,7 @@ class Stack(nn.Cell):
 class Block(nn.Cell):
     """Attention, then feed-forward."""
 
-    def __init__(self, spec: MT5Spec, has_relative_bias: bool) -> None:
+    def __init__(self, spec: T5Spec, has_relative_bias: bool) -> None:
         super().__init__()
         self.layer = ModuleList([AttentionLayer(spec, has_relative_bias), FeedForwardLayer(spec)])
 
@@ -79,7 +84,7 @@ class Block(nn.Cell):
 class AttentionLayer(nn.Cell):
     """Norm and attention, added to the states."""
 
-    def __init__(self, spec: MT5Spec, has_relative_bias: bool) -> None:
+    def __init__(self, spec: T5Spec, has_relative_bias: bool) -> None:
         super().__init__()
         self.SelfAttention = Attention(spec, has_relative_bias)
         self.layer_norm = RMSNorm(spec.d_model, eps=spec.layer_norm_epsilon)
@@ -91,7 +96,7 @@ class AttentionLayer(nn.Cell):
 class Attention(nn.Cell):
     """Attention without scaling; the heads together may be wider or narrower than the states."""
 
-    def __init__(self, spec: MT5Spec, has_relative_bias: bool) -> None:
+    def __init__(self, spec: T5Spec, has_relative_bias: bool) -> None:
         super().__init__()
         self.spec = spec
         self.q = Linear(spec.d_model, spec.inner_dim, bias=False)
@@ -120,7 +125,7 @@ class Attention(nn.Cell):
 class FeedForwardLayer(nn.Cell):
     """Norm and feed-forward, added to the states."""
 
-    def __init__(self, spec: MT5Spec) -> None:
+    def __init__(self, spec: T5Spec) -> None:
         super().__init__()
         self.DenseReluDense = DenseGatedGELU(spec)
         self.layer_norm = RMSNorm(spec.d_model, eps=spec.layer_norm_epsilon)
@@ -132,7 +137,7 @@ class FeedForwardLayer(nn.Cell):
 class DenseGatedGELU(nn.Cell):
     """GELU (tanh) of one projection gates the other."""
 
-    def __init__(self, spec: MT5Spec) -> None:
+    def __init__(self, spec: T5Spec) -> None:
         super().__init__()
         self.wi_0 = Linear(spec.d_model, spec.d_ff, bias=False)
         self.wi_1 = Linear(spec.d_model, spec.d_ff, bias=False)

@@ -13,21 +13,20 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .errors import BackendMissing
-from .extras import install_command
-from .layout import Weights
-from .parallel.group import Group, Ranks
-from .parallel.plan import ParallelPlan
-from .parallel.roll_call import MEET_SECONDS
-from .train.step import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
+from ..errors import BackendMissing
+from ..extras import WHERE, install_command, needs_extra
+from ..layout import Weights
+from ..printable import short_name
+from .group import Group
+from .models import Array, Model
+from .ranks import MEET_SECONDS, ParallelPlan, Ranks
+from .training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, TrainOptions, TrainStep
 
 NAMES = ("torch", "mindspore")
 DTYPES = ("fp32", "bf16", "fp16")
-
-Array = Any
-"""A framework's tensor. core only adds, multiplies, slices, reshapes and asks for its shape."""
-Model = Any
-"""A framework's model of one of the specs in core.models."""
+_ACCELERATORS = {"cuda": ("NVIDIA GPUs", "torch"), "npu": ("Ascend NPUs", "mindspore")}
+"""By the name of their device: what they are, and the backend that they are used with."""
+_OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "ascend": "npu"}
 
 
 class Backend(Protocol):
@@ -120,10 +119,9 @@ class Backend(Protocol):
     def function(self, name: str) -> Callable[..., Any]:
         """A piece of a model without weights, which golden cases test by itself.
 
-        "rotate" (queries or keys, cosines, sines), and the wavelet transforms of a whole clip under upstream's class
-        names: HaarWaveletTransform3D, HaarWaveletTransform2D and their inverses; "diffusion_loss" (a DiffusionBatch
-        and a prediction, in numpy) gives loss, gradient by the prediction and model_input by name; "judge_in_training"
-        (a discriminator, pixels in numpy) gives logits and the running statistics after it.
+        "rotate" (queries or keys, cosines, sines); "diffusion_loss" (a DiffusionBatch and a prediction, in numpy) gives
+        loss, gradient by the prediction and model_input by name; "judge_in_training" (a discriminator, pixels in numpy)
+        gives logits and the running statistics after it. "<family>.<name>" is one of FUNCTIONS in the family's file.
         """
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
@@ -148,20 +146,53 @@ class Backend(Protocol):
         """What `duosora doctor` and sidecar files say of the framework and device."""
 
 
-def get(name: str, device: str = "auto") -> Backend:
-    """The backend of that name on a device ("auto", "cpu", "cuda", "cuda:1", "npu", ...).
+def get(name: str | None = None, device: str = "auto") -> Backend:
+    """The backend of that name, by default the first one that is installed, on a device ("auto", "cpu", "cuda:1", ...).
 
-    Raises: BackendMissing when the framework or the device is not there.
+    Raises: BackendMissing when the framework or the device is not there; PackageMissing when it does not load.
+    """
+    name = name or default_name()
+    refuse_missing(name)
+    with needs_extra(name, f"backend {name!r}"):
+        importlib.import_module(name)
+    module = importlib.import_module(f"duosora.backends.{name}")
+    try:
+        return module.create(device)
+    except BackendMissing as error:
+        raise BackendMissing(_advice(name, device) or str(error)) from error
+
+
+def default_name() -> str:
+    """The backend where none is named. Raises: BackendMissing when none is installed."""
+    if not (installed := available()):
+        raise BackendMissing(f"no backend is installed: {' or '.join(map(install_command, NAMES))} {WHERE}")
+    return installed[0]
+
+
+def refuse_missing(name: str, offers_other: bool = True) -> None:
+    """See that a backend is installed. offers_other: whether another one would do.
+
+    Raises: BackendMissing.
     """
     if name not in NAMES:
-        raise BackendMissing(f"backend {name!r}: there are {' and '.join(NAMES)}")
+        raise BackendMissing(f"backend {short_name(name)}: there are {' and '.join(NAMES)}")
     if name not in available():
-        instead = "".join(f", or use {other!r}, which is" for other in available())
-        raise BackendMissing(f"backend {name!r} is not installed: {install_command(name)}{instead}")
-    module = importlib.import_module(f"duosora.backends.{name}")
-    return module.create(device)
+        instead = "".join(f", or use --backend {other}, which is" for other in available() if offers_other)
+        raise BackendMissing(f"backend {name!r} is not installed: {install_command(name)} {WHERE}{instead}")
 
 
 def available() -> tuple[str, ...]:
     """Names of the backends whose framework is installed, found without importing it."""
     return tuple(name for name in NAMES if importlib.util.find_spec(name) is not None)
+
+
+def _advice(name: str, device: str) -> str:
+    """What to do about a device that belongs to the other backend or has another name; "" where that is not why."""
+    given = device.partition(":")[0].casefold()
+    kind = _OTHER_NAMES.get(given, given)
+    what, home = _ACCELERATORS.get(kind, ("", name))
+    if home != name:
+        return f"device {short_name(device)}: {what} are used with --backend {home}, and this is backend {name!r}"
+    if kind != given:
+        return f"device {short_name(device)}: expected {kind}, or {kind}:1 for the second one"
+    return ""

@@ -1,4 +1,4 @@
-"""Which family a config.json, a folder or a preset name belongs to, and its spec and weights."""
+"""Finding a model by the name of a folder or a preset: its family, its spec and where its weights are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from ..io.weights import open_weights
 from ..layout import FreshWeights, Layout, Weights
 from ..loading import check_headers, check_zeros
 from ..printable import short_name
-from . import mt5, opensora_t2v, wfvae
+from . import FAMILIES
+from .kinds import Family
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
@@ -30,49 +31,6 @@ COMPANIONS = {
     "opensora_plan_v1_3_inpaint": ("mt5_xxl", "wfvae_d8_4x8x8"),
 }
 """Text encoder and autoencoder presets that go with a denoiser preset."""
-
-
-@dataclass(frozen=True)
-class Family:
-    """One kind of model: how it is recognised and which presets it has."""
-
-    kind: str
-    """Its part in a pipeline: denoiser, text_encoder or vae."""
-    title: str
-    class_names: tuple[str, ...]
-    """`_class_name` or `architectures` of its config.json."""
-    telling_keys: tuple[str, ...]
-    """Keys that only its config.json has, for configs without a class name."""
-    from_config: Callable[[Mapping[str, Any], str], Any]
-    presets: Mapping[str, Any]
-
-
-FAMILIES = (
-    Family(
-        "denoiser",
-        "OpenSoraT2V v1.3",
-        ("OpenSoraT2V_v1_3", "OpenSoraInpaint_v1_3"),
-        ("sparse1d", "caption_channels"),
-        opensora_t2v.OpenSoraT2VSpec.from_config,
-        opensora_t2v.PRESETS,
-    ),
-    Family(
-        "text_encoder",
-        "mT5 encoder",
-        ("MT5EncoderModel", "MT5ForConditionalGeneration", "MT5Model", "T5EncoderModel", "T5ForConditionalGeneration"),
-        ("d_kv", "relative_attention_num_buckets"),
-        mt5.MT5Spec.from_config,
-        mt5.PRESETS,
-    ),
-    Family(
-        "vae",
-        "WFVAE",
-        ("WFVAEModel",),
-        ("encoder_energy_flow_hidden_size", "connect_res_layer_num"),
-        wfvae.WFVAESpec.from_config,
-        wfvae.PRESETS,
-    ),
-)
 
 
 @dataclass(frozen=True)
@@ -109,14 +67,20 @@ def open_part(kind: str, name: str, seed: int = 0) -> Part:
     Raises: CheckpointError when the folder has no readable config.json or weights; ConfigError when the model is of
     another kind, its config holds what is not implemented, or no preset has the name.
     """
-    family = next(family for family in FAMILIES if family.kind == kind)
-    folder = Path(name)
-    if not os.path.exists(folder) or name in family.presets:  # unlike Path.exists, no error for a name too long
-        return _preset(family, name, seed)
-    part = recognise(folder)
-    if part.family is not family:
+    families = [family for family in FAMILIES if family.kind == kind]
+    for family in families:
+        if name in family.presets:
+            return _preset(family, name, seed)
+    if not os.path.exists(name):  # unlike Path.exists, no error for a name too long
+        presets = ", ".join(preset for family in families for preset in family.presets)
+        raise CheckpointError(
+            f"model.{kind} = {short_name(name)}: no such folder, and no preset of that name ({presets})"
+        )
+    part = recognise(Path(name))
+    if part.family not in families:
+        needed = " or ".join(family.title for family in families)
         raise ConfigError(
-            f"model.{kind} = {short_name(name)}: this is a {part.family.title} model, a {family.title} one is needed"
+            f"model.{kind} = {short_name(name)}: this is a {part.family.title} model, a {needed} one is needed"
         )
     return part
 
@@ -126,7 +90,7 @@ def recognise(folder: Path) -> Part:
     file = folder / CONFIG_FILE if os.path.isdir(folder) else folder.parent / CONFIG_FILE
     config = read_config(file)
     family = family_of(config, str(file))
-    return Part(family, family.from_config(config, str(file)), str(folder), False, lambda: open_weights(folder))
+    return Part(family, family.spec.from_config(config, str(file)), str(folder), False, lambda: open_weights(folder))
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -160,11 +124,6 @@ def family_of(config: Mapping[str, Any], source: str) -> Family:
 
 
 def _preset(family: Family, name: str, seed: int) -> Part:
-    if name not in family.presets:
-        presets = ", ".join(family.presets)
-        raise CheckpointError(
-            f"model.{family.kind} = {short_name(name)}: no such folder, and no preset of that name ({presets})"
-        )
     trained = TINY_FOLDER / family.kind
     if name == "tiny" and trained.is_dir():
         return replace(recognise(trained), source=name)

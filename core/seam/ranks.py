@@ -1,4 +1,4 @@
-"""Who does what: world = data x cfg x sequence ranks, in that order, sequence innermost.
+"""Who does what on many processes: world = data x cfg x sequence ranks, in that order, sequence innermost.
 
 Ranks that exchange the most are neighbours, so a launcher that fills nodes with consecutive ranks keeps them on one
 node. A rank's place says which samples it works on (data), which half of guidance (cfg), and which tokens (sequence).
@@ -7,14 +7,16 @@ node. A rank's place says which samples it works on (data), which half of guidan
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..errors import ConfigError
+from .group import Alone, Group
 
 HALVES = 2
 """Of classifier-free guidance: without and with the text."""
+MEET_SECONDS = 300.0
+"""In which all processes of a run must have come."""
 
 
 class Place(NamedTuple):
@@ -97,33 +99,30 @@ def make_plan(world: int, sequence: int = 1, has_cfg: bool = False) -> ParallelP
     return ParallelPlan(world // (cfg * sequence), cfg, sequence)
 
 
-def even_parts(size: int, count: int) -> tuple[range, ...]:
-    """size things dealt to count ranks as ranges whose lengths differ by at most one, the longer ones first."""
-    length, longer = divmod(size, count)
-    starts = [i * length + min(i, longer) for i in range(count + 1)]
-    return tuple(range(start, stop) for start, stop in pairwise(starts))
-
-
 @dataclass(frozen=True)
-class Blocks:
-    """A sequence cut into equal blocks, one for each rank, the end filled up with padding."""
+class Ranks:
+    """This process's place in a run, and the groups that it belongs to."""
 
-    size: int
-    """Things that are there."""
-    count: int
-    """Ranks."""
+    plan: ParallelPlan = field(default_factory=ParallelPlan)
+    rank: int = 0
+    world: Group = field(default_factory=Alone)
+    data: Group = field(default_factory=Alone)
+    """Same work, other samples."""
+    cfg: Group = field(default_factory=Alone)
+    """Same tokens, the other half of guidance."""
+    sequence: Group = field(default_factory=Alone)
+    """Same network call, other tokens."""
+    team: Group = field(default_factory=Alone)
+    """Same samples: cfg and sequence together."""
+    leaders: Group = field(default_factory=Alone)
+    """On this machine, the first rank of each team; for one that is none, itself."""
 
     @property
-    def length(self) -> int:
-        """Of a block; the last ones may hold padding, or nothing else."""
-        return -(-self.size // self.count)
+    def is_first(self) -> bool:
+        """Whether this is the rank that speaks and writes for all."""
+        return self.rank == 0
 
     @property
-    def padding(self) -> int:
-        """Things added at the end."""
-        return self.length * self.count - self.size
-
-    def own(self, index: int) -> range:
-        """The things in a rank's block, padding not counted."""
-        start = min(index * self.length, self.size)
-        return range(start, min(start + self.length, self.size))
+    def leads_team(self) -> bool:
+        """Whether this is the rank that reads and writes for those that work on the same samples."""
+        return self.team.index == 0

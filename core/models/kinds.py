@@ -1,0 +1,172 @@
+"""What the rest of the house asks the spec of a model: questions of its kind, never of its family.
+
+A family is an architecture. Its name is the name of its file here, in both backends and in convert/names, and those
+find it by that name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from ..layout import Layout
+from ..maths.tiling import Chunk
+from ..shapes import Compression, LatentShape, Patch, TokenGrid
+
+Kind = Literal["denoiser", "text_encoder", "vae"]
+"""The part that a model has in a pipeline."""
+Output = Literal["mean", "mean_and_spare", "mean_and_range"]
+"""What a denoiser predicts: the mean alone; beside it channels that are cut off; or a learned variance, for samplers
+that ask for it."""
+GIVEN = (
+    *("text", "pooled", "label", "fps", "height", "width", "num_frames"),
+    *("latent_mask", "frame_mask", "channels"),
+)
+"""What a denoiser can read beside latents and timestep. latent_mask: which latents are no padding; frame_mask: which
+frames are to be denoised; channels: further ones beside those of the latents."""
+
+
+class Spec(Protocol):
+    """What a backend builds: a frozen dataclass."""
+
+    family: ClassVar[str]
+
+    def layout(self) -> Layout:
+        """Every weight, under its published name."""
+
+
+class FamilySpec(Spec, Protocol):
+    """The spec of a model that is kept in a folder of its own."""
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> Any:
+        """Read its config.json. Raises: ConfigError for unknown keys and for impossible values."""
+
+    def to_config(self) -> dict[str, Any]:
+        """Its config.json."""
+
+    def facts(self) -> list[str]:
+        """What `duosora inspect` says of it."""
+
+
+class Costs(NamedTuple):
+    """The sizes of a transformer that its memory and its traffic follow from."""
+
+    layers: int
+    """With an attention among the tokens."""
+    width: int
+    """Of the tokens."""
+    heads: int
+    outputs: int
+    """Numbers that are predicted for each token."""
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+
+class DenoiserSpec(FamilySpec, Protocol):
+    """A network that predicts what is noise in latents."""
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def further_channels(self) -> int:
+        """Channels that it sees beside those of the latents, 0 without "channels" in `given`."""
+
+    @property
+    def text_channels(self) -> int:
+        """Width of the text states that it reads, 0 without "text" in `given`."""
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Which of GIVEN it reads; all else is refused."""
+
+    @property
+    def output(self) -> Output: ...
+
+    @property
+    def patch(self) -> Patch:
+        """Latents of a token; clips of several sizes are padded to whole ones in a batch."""
+
+    def grid(self, latent: LatentShape) -> TokenGrid:
+        """The tokens of latents. Raises: ShapeError for a size that the family neither takes nor pads."""
+
+    def blocks(self) -> tuple[str, ...]:
+        """Names of its blocks in their order: what is computed again, split and compared."""
+
+    def costs(self) -> Costs: ...
+
+
+class AutoencoderSpec(FamilySpec, Protocol):
+    """Pixels to latents and back. Latents are scaled for a denoiser as (latents - shift) * scale."""
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def compression(self) -> Compression: ...
+
+    @property
+    def scale(self) -> tuple[float, ...]:
+        """By channel."""
+
+    @property
+    def shift(self) -> tuple[float, ...]: ...
+
+    @property
+    def posteriors(self) -> tuple[str, ...]:
+        """What `encode` draws, in its order."""
+
+    @property
+    def streams_exactly(self) -> bool:
+        """Whether a stream of chunks of any length, in turn or on several ranks, gives the numbers of one piece."""
+
+    def chunks(self, latent_frames: int, wanted: int | None) -> list[Chunk]:
+        """The pieces in which a clip is decoded. wanted: latent frames of each at most; None: one piece, if it can be.
+
+        Raises: ConfigError when the family cannot work in such pieces.
+        """
+
+    def pixel_chunks(self, wanted: int) -> Iterator[int]:
+        """How many frames are encoded together, without end. wanted and Raises: as `chunks`."""
+
+    def blocks(self) -> Mapping[str, tuple[str, ...]]:
+        """Names of its blocks in their order, by half: "encoder" and "decoder"."""
+
+
+class TextEncoderSpec(FamilySpec, Protocol):
+    """Token ids to states."""
+
+    @property
+    def channels(self) -> int:
+        """Of each token's state, or of the one vector of a text."""
+
+    @property
+    def pooled(self) -> bool:
+        """Whether a text gives one vector."""
+
+    def blocks(self) -> tuple[str, ...]:
+        """Names of its blocks in their order."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """An architecture: how it is recognised and which presets it has."""
+
+    kind: Kind
+    title: str
+    class_names: tuple[str, ...]
+    """`_class_name` or `architectures` of its config.json."""
+    telling_keys: tuple[str, ...]
+    """Keys that only its config.json has, for configs without a class name."""
+    spec: type[Any]
+    """A FamilySpec of the kind."""
+    presets: Mapping[str, Any]
+    """Specs by names that no other family of the kind has."""
+
+    @property
+    def name(self) -> str:
+        return self.spec.family

@@ -1,0 +1,83 @@
+"""What the models that a backend builds are called with, and what they answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..shapes import LatentShape
+
+Array = Any
+"""A framework's tensor. core only adds, multiplies, slices, reshapes and asks for its shape."""
+Model = Any
+"""A framework's model of one of the specs in core.models: a Denoiser, an Autoencoder or a TextEncoder."""
+Condition = Any
+"""What a denoiser made of all that does not change from step to step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """Everything for a whole network batch that does not change from step to step; None: not given.
+
+    What has fewer rows than `text` is repeated: with two rows for four texts, they stand for the first two and again
+    for the last two.
+    """
+
+    text: np.ndarray | None = None
+    """States of the text encoder, (B, L, D) float32."""
+    text_mask: np.ndarray | None = None
+    """(B, L), above 0 where a token counts; None: all."""
+    is_null: np.ndarray | None = None
+    """(B,) booleans: the model's own learned null caption stands in for the text, under the text's mask."""
+    fps: np.ndarray | None = None
+    """(B,) frames per second."""
+    height: np.ndarray | None = None
+    """(B,) pixels."""
+    width: np.ndarray | None = None
+    """(B,) pixels."""
+
+
+class Denoiser(Protocol):
+    """A network that predicts what is noise in latents."""
+
+    def condition(
+        self, text: Array, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None
+    ) -> Condition:
+        """Everything that does not depend on the timestep, for one network batch.
+
+        text (B, L, D); text_mask (B, L), above 0 where a token counts; mask (B, T, H, W), above 0 where latents are no
+        padding. None: all count.
+        """
+
+    def __call__(self, latents: Array, timestep: Array, condition: Condition) -> Array:
+        """Latents (B, C, T, H, W), followed by further channels where the spec has some, and timesteps (B,) ->
+        prediction (B, C, T, H, W) float32."""
+
+
+class Stream(Protocol):
+    """What an autoencoder keeps of one clip between its chunks."""
+
+    def advance(self, is_last: bool) -> None:
+        """Go on to the next chunk."""
+
+
+class Autoencoder(Protocol):
+    """Pixels to latents and back. Latents here are unscaled."""
+
+    def encode(self, video: Array, stream: Stream | None = None) -> Array:
+        """Pixels (B, 3, T, H, W) in [-1, 1] -> moments (B, 2C, t, h, w) float32: mean, then log-variance."""
+
+    def decode(self, latents: Array, stream: Stream | None = None) -> Array:
+        """Latents (B, C, t, h, w) -> pixels (B, 3, T, H, W) float32 in about [-1, 1], not clamped."""
+
+    def stream(self, upstream_tiling: bool = False) -> Stream:
+        """The state for one clip that is encoded or decoded in chunks."""
+
+
+class TextEncoder(Protocol):
+    """Token ids to states."""
+
+    def __call__(self, ids: Array, mask: Array) -> Array:
+        """Ids (B, L) and mask (B, L), above 0 where a token counts -> states (B, L, D) float32."""
