@@ -106,6 +106,11 @@ class Weight:
     """The dtype in which training keeps it; files may hold a narrower one."""
     grows_from: str | None = None
     """The weight of the same shape that it is copied from when training starts from a smaller model, which lacks it."""
+
+    @property
+    def starts_as_zeros(self) -> bool:
+        """Whether it is all zeros in a fresh model."""
+        return isinstance(self.init, Zeros) or (isinstance(self.init, Constant) and not any(self.init.values))
     trained: bool = True
     """False for what files hold beside the weights and training leaves as it is (a learned null caption)."""
 
