@@ -111,6 +111,7 @@ class Weight:
     def starts_as_zeros(self) -> bool:
         """Whether it is all zeros in a fresh model."""
         return isinstance(self.init, Zeros) or (isinstance(self.init, Constant) and not any(self.init.values))
+
     trained: bool = True
     """False for what files hold beside the weights and training leaves as it is (a learned null caption)."""
 

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import ConfigError
 from ..layout import WeightList
 from ..shapes import NUM_COLOURS
-from .config_json import choice, count, take, whole_number
+from .config_json import build, choice, count, take, whole_number
 
 MOST_CHANNELS, MOST_LEVELS, MOST_BLOCKS = 4096, 8, 16
 EPS = 1e-6
@@ -60,7 +60,9 @@ class SDVAESpec:
         choice(rest, source, "act_fn", ("silu",), "silu")
         for key in ("sample_size", "scaling_factor", "force_upcast"):
             rest.pop(key, None)  # which the weights do not depend on; latents are scaled by those who use them
-        return cls(
+        return build(
+            cls,
+            source,
             block_out_channels=widths,
             layers_per_block=count(rest, source, "layers_per_block", MOST_BLOCKS, default.layers_per_block),
             latent_channels=count(rest, source, "latent_channels", 512, default.latent_channels),

@@ -180,7 +180,7 @@ def test_all_of_a_folder_is_reconstructed_and_measured(duosora: Callable, folder
 def test_a_folder_loads_its_model_once(
     duosora: Callable, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from duosora.core import backend
+    from duosora.core.seam import backend
 
     built = []
     torch = backend.get("torch", "cpu")
