@@ -10,6 +10,7 @@ from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..models import FAMILIES
 from ..models.finding import COMPANIONS, TINY_FOLDER, open_part
+from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..samplers import COGVIDEOX, LINEAR, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
@@ -19,8 +20,8 @@ from .text_to_video import Parts
 SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
 PUBLISHED_OBJECTIVE, PUBLISHED_SCHEDULE = "v_prediction", "linear"
 """Of Open-Sora Plan v1.3, which has zero terminal SNR too."""
-PIXELS_PER_LATENT = 8
-"""Along each side, in every published autoencoder."""
+
+GIVEN_BY_RUNS = frozenset(("text", "latent_mask", "channels"))
 
 
 def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = False) -> Parts:
@@ -37,8 +38,12 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     if needs_text_weights and text_encoder.is_fresh and text_encoder.source != "tiny":
         raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
     tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
+    denoiser = open_part("denoiser", model.denoiser, seed)
+    if denoiser.spec.given - GIVEN_BY_RUNS:
+        asked = ", ".join(sorted(denoiser.spec.given - GIVEN_BY_RUNS))
+        raise ConfigError(f"model.denoiser = {model.denoiser}: it reads {asked}, which no run gives yet")
     return Parts(
-        denoiser=open_part("denoiser", model.denoiser, seed),
+        denoiser=denoiser,
         text_encoder=text_encoder,
         vae=open_part("vae", str(model.vae)),
         tokenizer=Tokenizer.open(tokenizer),
@@ -103,16 +108,15 @@ def default_dtype(backend: Backend) -> str:
     return "fp32" if backend.on_host else "bf16"
 
 
-def decode_options(chunk: int | None, tile: TileSettings | None) -> DecodeOptions:
+def decode_options(autoencoder: AutoencoderSpec, chunk: int | None, tile: TileSettings | None) -> DecodeOptions:
     """Raises: ConfigError when a tile is no whole number of latents."""
     if tile is None:
         return DecodeOptions(chunk=chunk)
+    side = autoencoder.compression.space
     for name, pixels in (("size", tile.size), ("overlap", tile.overlap)):
-        if pixels % PIXELS_PER_LATENT:
-            raise ConfigError(f"tile.{name} = {pixels}: needs a multiple of {PIXELS_PER_LATENT} pixels")
-    return DecodeOptions(
-        chunk=chunk, tiles=SpatialTiles(tile.size // PIXELS_PER_LATENT, tile.overlap // PIXELS_PER_LATENT)
-    )
+        if pixels % side:
+            raise ConfigError(f"tile.{name} = {pixels}: needs a multiple of {side} pixels")
+    return DecodeOptions(chunk=chunk, tiles=SpatialTiles(tile.size // side, tile.overlap // side))
 
 
 def make_sampler(settings: SamplerSettings) -> Sampler:

@@ -145,19 +145,20 @@ def _denoiser(
     if config.show.every is not None and not config.show.prompts:
         raise ConfigError(f"show.every = {config.show.every}: needs show.prompts, or nothing is shown")
     shown = agreed(ranks.world, lambda: _shown_prompts(config))
-    if spec.is_inpaint != (config.data.masks is not None):
-        wish = "needs data.masks" if spec.is_inpaint else "has no use for data.masks"
+    sees_channels = "channels" in spec.given
+    if sees_channels != (config.data.masks is not None):
+        wish = "needs data.masks" if sees_channels else "has no use for data.masks"
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
     inputs = agreed(ranks.world, lambda: _inputs(config, backend, parts, dtype, ranks) if ranks.leads_team else None)
     options = train_options(config, dtype)
     trainer = agreed(ranks.world, lambda: backend.train_denoiser(spec, start.weights, options, ranks))
-    channels = parts.text_encoder.spec.d_model
+    channels = parts.text_encoder.spec.channels
     held_out = agreed(ranks.world, lambda: _held_out(config, vae.compression, spec.patch, ranks, channels))
 
     def open_share() -> ClipLoader | None:
         if not ranks.leads_team:
             return None
-        latents = open_latent_cache(config.caches, vae_part, config.data, config.seed, spec.is_inpaint)
+        latents = open_latent_cache(config.caches, vae_part, config.data, config.seed, sees_channels)
         return _share(config, vae.compression, spec.patch, ranks, channels, latents)
 
     loader = agreed(ranks.world, open_share)
@@ -177,8 +178,8 @@ def _inputs(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str
     texts = text_encoder(config, backend, parts, dtype, stored, ranks.leaders)
     clips = clip_encoder(config, backend, parts, dtype)
     options = InputOptions(config.objective.noise_offset, config.objective.condition_noise)
-    is_inpaint = parts.trained.spec.is_inpaint
-    return DiffusionInputs(config.seed, texts, clips, make_objective(config), options, is_inpaint)
+    sees_channels = "channels" in parts.trained.spec.given
+    return DiffusionInputs(config.seed, texts, clips, make_objective(config), options, sees_channels)
 
 
 def text_encoder(
@@ -305,7 +306,10 @@ def make_objective(config: TrainConfig) -> Objective:
             schedule=FlowSchedule(shift=settings.shift), weighting=settings.weighting, timesteps=timesteps
         )
     if settings.shift != 1.0 or settings.weighting != "none":
-        raise ConfigError(f"objective.shift and objective.weighting are for flow, not for {settings.kind}")
+        raise ConfigError(
+            f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
+            "objective.shift=1 and objective.weighting=none"
+        )
     schedule = replace(SCHEDULES[settings.schedule], zero_terminal_snr=settings.zero_terminal_snr)
     return DiffusionObjective(kind=settings.kind, schedule=schedule, snr_gamma=settings.snr_gamma, timesteps=timesteps)
 

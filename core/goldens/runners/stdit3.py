@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..layout import FreshWeights, GivenWeights
-from ..models.stdit3 import STDiT3Spec
-from ..seam.backend import Backend
-from ..seam.models import Given, Model
-from ..seam.training import AdamW, DiffusionBatch, TrainOptions
-from ..shapes import LatentShape
-from ..train.rflow import RFlowObjective
-from .case import Case, Comparison
+from ...layout import FreshWeights, GivenWeights
+from ...models.stdit3 import STDiT3Spec
+from ...seam.backend import Backend
+from ...seam.models import Given, Model
+from ...seam.training import AdamW, DiffusionBatch, TrainOptions
+from ...shapes import LatentShape
+from ...train.rflow import RFlowObjective
+from ..case import Case, Comparison
 
 LATENTS = re.compile(r"(?P<prefix>(?:.+/)?)x")
 BLOCK = re.compile(r"(?P<kind>spatial|temporal)_(?P<index>\d+|last)")

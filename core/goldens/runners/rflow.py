@@ -12,16 +12,16 @@ from typing import Any
 
 import numpy as np
 
-from ..models.stdit3 import STDiT3Spec
-from ..samplers.guidance import guide
-from ..samplers.rflow import FrameStarts, RFlow, bent, choose, frame_starts, per_frame, size_ratio
-from ..seam.backend import Backend
-from ..seam.models import Array, Given
-from ..seam.training import DiffusionBatch
-from ..shapes import LatentShape, VideoShape
-from ..train.rflow import RFlowObjective
-from ..train.timesteps import TimestepDraw
-from .case import Case, Comparison, check_options
+from ...models.stdit3 import STDiT3Spec
+from ...samplers.guidance import guide
+from ...samplers.rflow import FrameStarts, RFlow, bent, choose, frame_starts, per_frame, size_ratio
+from ...seam.backend import Backend
+from ...seam.models import Array, Given
+from ...seam.training import DiffusionBatch
+from ...shapes import LatentShape, VideoShape
+from ...train.rflow import RFlowObjective
+from ...train.timesteps import TimestepDraw
+from ..case import Case, Comparison, check_options
 
 TIMES = re.compile(r"(?:(?P<kind>plain|discrete)|(?:bf16_args/)?(?P<size>\d+x\d+x\d+))/steps(?P<steps>\d+)")
 BENT = re.compile(r"scale(?P<scale>[\d.]+)/t_out")
