@@ -1,5 +1,6 @@
 """The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`. Defaults are the published practice
-of Open-Sora Plan v1.3, with the tiny model.
+of Open-Sora Plan v1.3, with the tiny model. For the tiny model, and for models of one's own runs,
+core.pipelines.practice fills in others.
 
 What one setting is to another (frames and the autoencoder's compression, a sampler and its options) is checked by the
 part that owns the rule.
@@ -39,13 +40,14 @@ class ModelSettings(Settings):
     """The weights."""
 
     denoiser: FolderOrPreset = "tiny"
-    """A preset, or the folder of a T2V or inpaint model (config.json and safetensors)."""
+    """A preset; the folder of a T2V or inpaint model (config.json and safetensors); or a run's folder or checkpoint.
+    What is not set in `sampler`, `video` and `prompts` follows how the tiny model, or the run's, was trained."""
     text_encoder: Path | None = None
-    """Folder of the mT5 encoder. Presets bring their own."""
+    """Folder of the mT5 encoder. Presets bring their own, runs that of their training."""
     tokenizer: Path | None = None
     """Folder that holds spiece.model. Default: the text encoder's folder."""
     vae: Path | None = None
-    """Folder of the WFVAE. Presets bring their own."""
+    """Folder of the WFVAE, or a run's folder or checkpoint. Presets bring their own, runs that of their training."""
 
 
 class DTypeSettings(Settings):
@@ -97,12 +99,14 @@ class SamplerSettings(Settings):
     """The sampler and its noise schedule."""
 
     name: str = "euler_ancestral"
-    """A sampler of duosora.core.samplers; upstream's names work too."""
+    """A sampler of duosora.core.samplers; upstream's names work too. A model known to be a rectified flow, such as the
+    tiny one, is sampled with flow_euler where no name is set."""
     steps: Count = 100
     """Sampling steps."""
     objective: Literal["epsilon", "v_prediction", "sample", "flow"] | None = None
-    """What the network predicts. Default: v_prediction, as the published models do; flow for flow samplers."""
-    schedule: Literal["linear", "scaled_linear"] | None = None
+    """What the network predicts. Default: what a run was trained with; else v_prediction, as the published models do,
+    and flow for flow samplers."""
+    schedule: Literal["linear", "scaled_linear", "cogvideox"] | None = None
     """The noise schedule of training. Default: linear, as in the published models. Flow samplers have none."""
     zero_terminal_snr: bool | None = None
     """Whether the last training timestep is pure noise. Default: yes, as in the published models. Not for flow
@@ -223,7 +227,7 @@ class ReconstructConfig(Settings):
     """Encode a video or a picture with the autoencoder and decode it again."""
 
     vae: FolderOrPreset = "tiny"
-    """A preset, or the folder of a WFVAE (config.json and safetensors)."""
+    """A preset; the folder of a WFVAE (config.json and safetensors); or a run's folder or checkpoint."""
     backend: BackendName | None = None
     """The framework. Default: torch where it is installed, otherwise mindspore."""
     device: str = "auto"

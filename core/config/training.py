@@ -25,7 +25,8 @@ class StartSettings(Settings):
     """Initial weights."""
 
     weights: Path | None = None
-    """Folder of a model: a published one, or `model` or `model_ema` of a checkpoint. Default: the preset's weights."""
+    """Folder of a model: a published one, or `model` or `model_ema` of a checkpoint. A checkpoint stands for its
+    average, a run's folder for its newest checkpoint. Default: the preset's weights."""
     fresh: bool = False
     """Initialise all weights at random, even if the preset has trained ones."""
     leave_out: tuple[str, ...] = ()
@@ -54,7 +55,8 @@ class ObjectiveSettings(Settings):
     """The training objective of the denoiser."""
 
     kind: Literal["epsilon", "v_prediction", "sample", "flow"] = "v_prediction"
-    """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow."""
+    """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow.
+    Where it is not set, the tiny model and models of one's own runs are trained on as they were trained."""
     schedule: Literal["linear", "scaled_linear", "cogvideox"] = "linear"
     """The noise schedule. Not used by flow."""
     zero_terminal_snr: bool = True

@@ -12,6 +12,7 @@ import numpy as np
 from .. import random
 from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ReconstructConfig
+from ..config.settings import with_setting
 from ..errors import MediaError, NumericsError, ShapeError
 from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
@@ -81,7 +82,11 @@ class LazyAutoencoder:
         ]
         if self.part.is_fresh:
             lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
-        return lines
+        return lines + [f"NOTE       {note}" for note in self.part.notes]
+
+    def pinned(self, config: ReconstructConfig) -> ReconstructConfig:
+        """Settings that find the same backend and model again, when a training run has gone on meanwhile."""
+        return with_setting(with_setting(config, "backend", self.backend.name), "vae", self.part.source)
 
 
 def open_autoencoder(config: ReconstructConfig) -> LazyAutoencoder:

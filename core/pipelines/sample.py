@@ -41,7 +41,8 @@ from .conditioning import (
     read_pictures,
 )
 from .denoise import Guidance, Step
-from .settings import decode_options, default_dtype, make_sampler, open_parts
+from .practice import sampled
+from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
 
@@ -75,8 +76,9 @@ class SampleRun:
         """prompts: what is asked for; None: the config's."""
         self.overwrite = overwrite or config.output.overwrite
         self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
+        self._filled_in: list[str] = []
         self._notes: dict[str, None] = {}
-        """What of the files is left alone: each line once, in order."""
+        """What of the files is left alone, and what contradicts the model: each line once, in order."""
         with told_once():
             parallel = config.parallel
             split = make_plan(launched().world, parallel.sequence, parallel.cfg)
@@ -89,10 +91,14 @@ class SampleRun:
         agreed(self.ranks.world, lambda: self._settle(prompts))
 
     def _settle(self, prompts: list[Prompt] | None) -> None:
+        self._follow_model()
         config = self.config
         parts = open_parts(config.model)
         for part in (parts.denoiser, parts.text_encoder, parts.vae):
             part.check()
+            for note in part.notes:
+                self._note(note)
+        self.config = config.model_copy(update={"model": pinned(config.model, parts)})
         self.pipeline = TextToVideo(
             self.backend,
             parts,
@@ -108,6 +114,15 @@ class SampleRun:
             self.pipeline.sizes(job.video)
             for output in self._outputs(job):
                 refuse_unwritable(output, self.overwrite)
+
+    def _follow_model(self) -> None:
+        """Fill in what nobody has set and what follows from the denoiser."""
+        followed = sampled(self.config)
+        self.config = followed.config
+        self.guidance = Guidance(self.config.sampler.guidance, self.config.sampler.guidance_rescale)
+        self._filled_in = followed.lines
+        for note in followed.notes:
+            self._note(note)
 
     def sampler(self) -> Sampler:
         """A fresh sampler as configured."""
@@ -129,6 +144,7 @@ class SampleRun:
             f"({precision.text_encoder}), autoencoder {parts.vae.source} ({precision.vae})",
             f"sampler    {sampler.name}, {self.config.sampler.steps} steps ({len(sampler.timesteps)} network calls), "
             f"{sampler.objective}, guidance {self.guidance.scale:g}",
+            *self._filled_in,
         ]
         for video, jobs in groupby(self.jobs, key=lambda job: job.video):
             sizes = self.pipeline.sizes(video)

@@ -22,9 +22,9 @@ from ..io.files import atomic_write
 from ..maths import gaussian
 from ..models.finding import CONFIG_FILE, open_part
 from ..models.kinds import AutoencoderSpec
+from ..models.run_folders import MANIFEST
 from ..pipelines.settings import default_dtype
 from ..seam import backend as backends
-from .checkpoints import MANIFEST
 from .encoders import ClipEncoder
 from .setup import NO_PATCHES
 
@@ -74,6 +74,7 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
     part = open_part("vae", str(folder))
     if part.is_fresh or not folder.is_dir():
         raise ConfigError(f"{folder}: calibrate needs the folder of a trained WFVAE")
+    folder = Path(part.source)
     if (folder.absolute().parent / MANIFEST).is_file():
         raise ConfigError(
             f"{folder}: is part of a checkpoint, which would count as damaged then; calibrate a copy of it"

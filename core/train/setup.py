@@ -16,9 +16,9 @@ from ..models.finding import Part, open_part
 from ..models.lpips import open_lpips
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..parallel.agreement import agreed
-from ..pipelines.settings import open_parts
+from ..pipelines.settings import SCHEDULES, open_parts
 from ..pipelines.text_to_video import Parts, Precision, TextToVideo
-from ..samplers.schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule
+from ..samplers.schedule import FlowSchedule
 from ..seam.backend import Backend
 from ..seam.group import Group
 from ..seam.ranks import Ranks
@@ -35,7 +35,6 @@ from .start import Start
 from .stored import RecordTexts, open_latent_cache, open_text_cache
 from .timesteps import TimestepDraw
 
-SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
 NO_PATCHES = Patch(1, 1)
 """An autoencoder's clips need not fit any."""
 HELD_OUT_SEED = 1
@@ -53,6 +52,12 @@ class TrainParts:
     tokenizer: Tokenizer | None
     perceptual: Companion | None = None
     """The LPIPS that an autoencoder is trained with."""
+
+    @property
+    def frozen(self) -> dict[str, Part]:
+        """The models that are used but not trained, by kind."""
+        kinds = {"text_encoder": self.text_encoder, "vae": self.vae}
+        return {kind: part for kind, part in kinds.items() if part is not None}
 
 
 def train_parts(config: TrainConfig) -> TrainParts:

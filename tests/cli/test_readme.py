@@ -21,7 +21,7 @@ BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encodin
 (LINES,) = (block.splitlines() for block in BLOCKS if "duosora convert" in block)
 SHORTER = {
     "sample": ["--dry-run"],
-    "reconstruct": [word for size in ("frames=5", "height=32", "width=32") for word in ("--set", size)],
+    "reconstruct": [word for size in ("height=32", "width=32") for word in ("--set", size)],
 }
 """What 93 frames of 352x640 would take too long for here."""
 
