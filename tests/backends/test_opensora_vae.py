@@ -10,6 +10,7 @@ from duosora.core.errors import ShapeError
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.loading import check_structure
 from duosora.core.models.opensora_vae import PRESETS, OpenSoraVAESpec
+from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks, encode_latents, scale_latents
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.models import Model
 from duosora.core.shapes import VideoShape
@@ -94,6 +95,19 @@ def test_groups_know_nothing_of_each_other(backend: Backend) -> None:
         own = part.encoded(backend, vae, {name: values.copy() for name, values in noise.items()}).latents
         near(backend.to_numpy(own), whole[:, :, latents])
         near(part.decoded(backend, vae), pixels[:, :, frames])
+
+
+def test_the_pipeline_encodes_and_decodes_any_length_in_groups(backend: Backend) -> None:
+    vae, clip = build(backend), Clip(frames=20)
+    latents = scale_latents(TINY, backend.to_numpy(clip.encoded(backend, vae, clip.noise).latents))
+    for chunk in (None, 5):
+        near(encode_latents(backend, vae, TINY, clip.video, clip.noise, chunk), latents)
+        decoded = list(decode_chunks(backend, vae, TINY, clip.latents, DecodeOptions(chunk), num_frames=20))
+        assert [part.shape[2] for part in decoded] == [17, 3]
+        near(np.concatenate(decoded, axis=2), clip.decoded(backend, vae))
+    means = encode_latents(backend, vae, TINY, clip.video)
+    near(means, scale_latents(TINY, backend.to_numpy(clip.encoded(backend, vae).latents)))
+    assert np.abs(means - latents).max() > 0.1
 
 
 def test_memory_is_bounded_by_slices_and_groups(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
