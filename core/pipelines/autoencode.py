@@ -186,27 +186,6 @@ def unscale_latents(spec: AutoencoderSpec, latents: np.ndarray) -> np.ndarray:
     return latents / _per_channel(spec.scale) + _per_channel(spec.shift)
 
 
-def from_unit(pixels: np.ndarray) -> np.ndarray:
-    """Pixels in [0, 1] to [-1, 1]."""
-    return 2 * pixels - 1
-
-
-def to_unit(video: np.ndarray) -> np.ndarray:
-    """Pixels in [-1, 1] to [0, 1], not clamped."""
-    return (video + 1) / 2
-
-
-def from_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Pixel levels 0 .. 255, of any dtype, to float32 in [-1, 1]."""
-    return from_unit(pixels.astype(np.float32) / 255)
-
-
-def to_uint8(video: np.ndarray) -> np.ndarray:
-    """Video (B, 3, T, H, W) in [-1, 1] to levels (B, T, H, W, 3) uint8, cut off rather than rounded (quirk Q41)."""
-    levels = 255 * np.clip(video / 2 + 0.5, 0, 1)
-    return levels.astype(np.uint8).transpose(0, 2, 3, 4, 1)
-
-
 def _regroup(pieces: Iterable[np.ndarray], lengths: Iterator[int]) -> Iterator[tuple[np.ndarray, bool]]:
     """The frames of a clip in groups of the given lengths, each with whether it is the last one."""
     length = next(lengths)

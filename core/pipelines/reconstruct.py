@@ -15,6 +15,7 @@ from ..config.settings import with_setting
 from ..errors import MediaError, NumericsError, ShapeError
 from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
+from ..maths.pixels import from_uint8, to_uint8
 from ..models.finding import Part, open_part
 from ..models.kinds import AutoencoderSpec
 from ..progress import progress
@@ -22,7 +23,7 @@ from ..seam import backend as backends
 from ..seam.backend import Backend
 from ..seam.models import Autoencoder
 from ..shapes import VideoShape
-from .autoencode import DecodeOptions, decode_chunks, encode_chunks, from_uint8, posterior_noise, to_uint8
+from .autoencode import DecodeOptions, decode_chunks, encode_chunks, posterior_noise
 from .clip import Clip, whole_clip
 from .settings import decode_options, default_dtype
 

@@ -14,6 +14,7 @@ from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..samplers import COGVIDEOX, LINEAR, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
+from ..shapes import VideoShape
 from .autoencode import DecodeOptions, SpatialTiles
 from .text_to_video import Parts
 
@@ -119,15 +120,16 @@ def decode_options(autoencoder: AutoencoderSpec, chunk: int | None, tile: TileSe
     return DecodeOptions(chunk=chunk, tiles=SpatialTiles(tile.size // side, tile.overlap // side))
 
 
-def make_sampler(settings: SamplerSettings) -> Sampler:
+def make_sampler(settings: SamplerSettings, video: VideoShape | None = None) -> Sampler:
     """A fresh sampling run; what is not set is as the published models were trained, whatever sampler is taken.
 
+    video: whose size some samplers' times depend on.
     Raises: ConfigError for settings that the sampler has no use for or cannot do.
     """
     objective: str | None = settings.objective
     schedule: str | None = settings.schedule
     zero_terminal_snr = settings.zero_terminal_snr
-    if "flow" not in samplers.resolve(settings.name).objectives:
+    if "schedule" in samplers.options(settings.name):
         objective = objective or PUBLISHED_OBJECTIVE
         schedule = schedule or PUBLISHED_SCHEDULE
         zero_terminal_snr = True if zero_terminal_snr is None else zero_terminal_snr
@@ -139,4 +141,5 @@ def make_sampler(settings: SamplerSettings) -> Sampler:
         zero_terminal_snr=zero_terminal_snr,
         spacing=settings.spacing,
         shift=settings.shift,
+        size=video,
     )

@@ -1,0 +1,232 @@
+"""Family `e2e`: the inference program of Open-Sora 1.2 with tiny models, its noise as it was drawn.
+
+The times are computed in float32 as upstream (quirk Q12).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ... import samplers
+from ...conditioning.base import ClipState
+from ...conditioning.references import PlacedReferences, References, parse
+from ...io.tokenizer import Tokenizer
+from ...layout import GivenWeights
+from ...maths.resize import center_crop_resize
+from ...models import FAMILIES
+from ...models.finding import TINY_FOLDER, Part
+from ...models.opensora_vae import OpenSoraVAESpec
+from ...models.stdit3 import STDiT3Spec
+from ...models.t5 import TINY
+from ...pipelines.denoise import Guidance
+from ...pipelines.looping import LoopedRequest, Looping, Loops, SampledClip
+from ...pipelines.text import EncodedTexts
+from ...pipelines.text_to_video import Parts, TextToVideo
+from ...recipes.opensora_v1_2_prompts import PromptScores, clean, describe, segments
+from ...seam.backend import Backend
+from ...shapes import VideoShape
+from ..case import Case, Comparison
+from ..tables import same
+
+INPUTS = "draws/.+|loop[0-9]+/z_noise|text[0-9]+/.+|(image|video)/.+"
+FLAGS = {
+    **{f"--{name}": name for name in ("num-frames", "fps", "loop", "condition-frame-length", "seed", "aes", "flow")},
+    **{f"--{name}": name for name in ("camera-motion", "frame-interval", "save-fps", "batch-size", "align")},
+    "--num-sampling-steps": "scheduler.num_sampling_steps",
+    "--cfg-scale": "scheduler.cfg_scale",
+}
+"""Where a flag of the command line stands in the config, which has _ for -."""
+MICRO_BATCH, GROUP = 4, 17
+"""Frames whose posterior is drawn at once, by upstream's spatial and its temporal autoencoder."""
+
+
+class RecordedNoise:
+    """The noise of a case, in place of core.random.normal: a request's seed is its row."""
+
+    def __init__(self, case: Case) -> None:
+        names = sorted(name for name in case.tensors if name.startswith("draws/"))
+        self._rest = iter([case.tensors[name] for name in names])
+        self._known: dict[tuple[int, str, int], np.ndarray] = {}
+
+    def __call__(self, shape: tuple[int, ...], seed: int, purpose: str, step: int = 0) -> np.ndarray:
+        found = self._known[seed, purpose, step]
+        assert found.shape == shape, f"{purpose}: {found.shape} was drawn, not {shape}"
+        return found
+
+    def posterior(self, purpose: str, rows: Sequence[int], num_frames: int) -> None:
+        """Clips of some rows are encoded together."""
+        slices = -(-len(rows) * num_frames // MICRO_BATCH)
+        frames = np.concatenate([next(self._rest) for _ in range(slices)])
+        spatial = frames.reshape(len(rows), num_frames, *frames.shape[1:]).swapaxes(1, 2)
+        temporal = np.concatenate([next(self._rest) for _ in range(0, num_frames, GROUP)], axis=2)
+        self._keep(f"{purpose}, spatial", rows, spatial)
+        self._keep(purpose, rows, temporal)
+
+    def clip(self, loop: int, rows: Sequence[int], steps: int) -> None:
+        """A clip is sampled."""
+        suffix = f", loop {loop}" if loop else ""
+        self._keep(f"latents{suffix}", rows, next(self._rest))
+        for step in range(steps):
+            self._keep(f"late noise{suffix}", rows, next(self._rest), step)
+
+    def _keep(self, purpose: str, rows: Sequence[int], drawn: np.ndarray, step: int = 0) -> None:
+        for row, noise in zip(rows, drawn, strict=True):
+            self._known[row, purpose, step] = noise
+
+
+class AlwaysMasked(References):
+    """As upstream, which goes by a mask where nothing is given too (quirk Q8): a first time above 1000 (quirk Q12) then
+    counts for all frames."""
+
+    def state(
+        self, placed: PlacedReferences, references: Sequence[np.ndarray], latents: np.ndarray, loop: int
+    ) -> ClipState:
+        """What the clip of a loop starts from."""
+        state = super().state(placed, references, latents, loop)
+        return state if state.strength is not None else replace(state, strength=np.ones(latents.shape[1], np.float32))
+
+
+class RecordedTexts(EncodedTexts):
+    """States of a stand-in for the text encoder, which gives others at every call; a text is `call/row`."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__({}, {})
+        self.case = case
+
+    def batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """States (B, L, D) and mask (B, L)."""
+        places = [(call, int(row)) for call, row in (text.split("/") for text in texts)]
+        states, masks = (
+            np.stack([self.case.tensors[f"text{call}/{name}"][row] for call, row in places]) for name in ("y", "mask")
+        )
+        return states[:, 0], masks
+
+
+def run(case: Case, backend: Backend) -> Iterator[Comparison]:
+    """Latents, references and masks of every clip, and the videos."""
+    config = settings(case.raw)
+    wishes = [describe(*each) for each in _prompts(case.raw, config)]
+    loops = Loops(
+        config.get("loop") or 1, config.get("condition_frame_length") or 5, config.get("condition_frame_edit") or 0.0
+    )
+    yield from _texts(case.raw, config, [wish.text for wish in wishes])
+    video = VideoShape(int(config["num_frames"]), *config["image_size"])
+    conditioner = AlwaysMasked(_vae(case).compression, config.get("align"), loops.count)
+    scheduler = config["scheduler"]
+    rows = range(len(wishes))
+    noise = RecordedNoise(case)
+    requests = []
+    for row, wish in enumerate(wishes):
+        clips = tuple(_reference(case, path, video) for path in wish.references)
+        for number, clip in enumerate(clips):
+            noise.posterior(f"reference {number}", [row], len(clip))
+        placed = PlacedReferences(clips, tuple(parse(wish.mask_strategy)), "mask_strategy")
+        prompts = tuple(f"{loop}/{row}" for loop in range(loops.count))
+        requests.append(LoopedRequest(prompts, None, row, config["fps"], placed))
+    for loop in range(loops.count):
+        if loop:
+            noise.posterior(f"clip {loop}", rows, video.frames)
+        noise.clip(loop, rows, scheduler["num_sampling_steps"])
+    pipeline = _pipeline(case, backend, noise)
+
+    def new_sampler() -> samplers.Sampler:
+        return samplers.create(
+            "rflow",
+            scheduler["num_sampling_steps"],
+            size=video,
+            timestep_transform=scheduler.get("use_timestep_transform", False),
+            discrete=scheduler.get("use_discrete_timesteps", False),
+            rounds_times=True,
+        )
+
+    clips_made: list[SampledClip] = []
+    looping = Looping(pipeline, conditioner, loops, Guidance(scheduler["cfg_scale"]), new_sampler)
+    latents = looping.latents(requests, RecordedTexts(case), video, on_clip=clips_made.append)
+    for made in clips_made:
+        yield from _clip(made)
+    for row in rows:
+        yield Comparison(f"video{row}", np.concatenate(list(looping.frames(latents[row], video)), axis=2)[0])
+
+
+def settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a case with the flags of its command line."""
+    config: dict[str, Any] = {**raw["cli_config"], "scheduler": dict(raw["cli_config"]["scheduler"])}
+    flags = list(raw.get("argv", ()))
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        group, _, name = FLAGS[flag].replace("-", "_").rpartition(".")
+        number = re.fullmatch(r"-?\d+", value)
+        known = float(value) if re.fullmatch(r"-?\d*\.\d+", value) else value
+        (config[group] if group else config)[name] = int(value) if number else known
+    return config
+
+
+def _clip(made: SampledClip) -> Iterator[Comparison]:
+    tag = f"loop{made.loop}"
+    yield Comparison(f"{tag}/z_init", np.stack([state.latents for state in made.states]), like=f"{tag}/latent")
+    yield Comparison(f"{tag}/mask", np.stack([state.strength for state in made.states if state.strength is not None]))
+    for row, references in enumerate(made.references):
+        for number, latents in enumerate(references):
+            yield Comparison(f"{tag}/ref_b{row}_{number}", latents, like=f"{tag}/latent")
+    yield Comparison(f"{tag}/latent", made.latents)
+
+
+def _prompts(raw: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Prompts with the references and mask strategies of the config."""
+    nothing = [""] * len(raw["prompts"])
+    yield from zip(
+        raw["prompts"], config.get("reference_path") or nothing, config.get("mask_strategy") or nothing, strict=True
+    )
+
+
+def _texts(raw: Mapping[str, Any], config: Mapping[str, Any], texts: Sequence[str]) -> Iterator[Comparison]:
+    """What the text encoder was given at each call."""
+    aesthetic, motion = (None if config.get(name) is None else float(config[name]) for name in ("aes", "flow"))
+    scores = PromptScores(aesthetic, motion, config.get("camera_motion"))
+    found = [segments(text) for text in texts]
+    for loop, recorded in enumerate(raw["text_calls"]):
+        said = [clean(scores.behind(each.at(loop))) for each in found]
+        yield same(f"text_calls.{loop}", said, recorded)
+
+
+def _reference(case: Case, path: str, video: VideoShape) -> np.ndarray:
+    """A picture or clip (T, H, W, 3) uint8 of the video's size."""
+    name = path.rpartition("/")[2]
+    recorded = next(case.tensors[f"{kind}/{name}"] for kind in ("image", "video") if f"{kind}/{name}" in case.tensors)
+    frames = recorded[None] if recorded.ndim == 3 else recorded
+    return center_crop_resize(frames, video.height, video.width)
+
+
+def _vae(case: Case) -> OpenSoraVAESpec:
+    parts = {"vae_2d": case.raw["vae_2d"], "vae_temporal": case.raw["vae_temporal"]}
+    spec = OpenSoraVAESpec.from_config({**parts, "micro_frame_size": GROUP}, case.name)
+    held = case.weights()
+    return replace(
+        spec,
+        micro_batch_size=MICRO_BATCH,
+        mean=tuple(held["vae.shift"].ravel().tolist()),
+        spread=tuple(held["vae.scale"].ravel().tolist()),
+    )
+
+
+def _pipeline(case: Case, backend: Backend, noise: RecordedNoise) -> TextToVideo:
+    held = case.weights()
+
+    def part(spec: Any, prefix: str) -> Part:
+        own = {name.removeprefix(prefix): held[name] for name in held if name.startswith(prefix)}
+        family = next(family for family in FAMILIES if family.name == spec.family)
+        return Part(family, spec, case.name, False, lambda: GivenWeights(own, case.name))
+
+    denoiser = STDiT3Spec.from_config(case.raw["stdit3_config"], case.name)
+    never_asked = part(replace(TINY, d_model=denoiser.text_channels), "text_encoder.")
+    parts = Parts(
+        denoiser=part(denoiser, "stdit3."),
+        text_encoder=never_asked,
+        vae=part(_vae(case), "vae."),
+        tokenizer=Tokenizer.open(TINY_FOLDER),
+    )
+    return TextToVideo(backend, parts, draw=noise)
