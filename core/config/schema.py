@@ -9,11 +9,13 @@ Source: Open-Sora Plan v1.3, opensora/sample and its scripts.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..errors import ConfigError
 from ..random import SEED_LIMIT
 from ..seam.ranks import MEET_SECONDS
 from .media import MediaSettings
@@ -98,6 +100,8 @@ class SamplingParallelSettings(ParallelSettings):
 class SamplerSettings(Settings):
     """The sampler and its noise schedule."""
 
+    choice = "name"
+
     name: str = "euler_ancestral"
     """A sampler of duosora.core.samplers; upstream's names work too. A model known to be a rectified flow, such as the
     tiny one, is sampled with flow_euler where no name is set."""
@@ -119,6 +123,16 @@ class SamplerSettings(Settings):
     """Classifier-free guidance scale. 1 or less switches guidance off, which halves the work."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How much of the guided prediction's standard deviation is scaled back to that of the unguided one (0 to 1)."""
+
+    @classmethod
+    def unused(cls, chosen: str) -> Set[str]:
+        """What a sampler has no use for; nothing for an unknown one, which is refused where it is made."""
+        from .. import samplers  # they load numpy
+
+        try:
+            return {"objective", "schedule", "zero_terminal_snr", "spacing", "shift"} - samplers.options(chosen)
+        except ConfigError:
+            return frozenset()
 
 
 class VideoSettings(Settings):

@@ -5,6 +5,7 @@ Source: Open-Sora Plan v1.3, opensora/train and its scripts; arXiv:2412.00131.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -54,6 +55,8 @@ class TimestepSettings(Settings):
 class ObjectiveSettings(Settings):
     """The training objective of the denoiser."""
 
+    choice = "kind"
+
     kind: Literal["epsilon", "v_prediction", "sample", "flow"] = "v_prediction"
     """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow.
     Where it is not set, the tiny model and models of one's own runs are trained on as they were trained."""
@@ -72,6 +75,11 @@ class ObjectiveSettings(Settings):
     """Strength of an additional noise value that all pixels of a channel share."""
     condition_noise: bool = False
     """Inpaint models: add a little noise to most conditioning frames."""
+
+    @classmethod
+    def unused(cls, chosen: str) -> Set[str]:
+        """What an objective has no use for."""
+        return {"schedule", "zero_terminal_snr", "snr_gamma"} if chosen == "flow" else {"shift", "weighting"}
 
 
 class AutoencoderSettings(Settings):

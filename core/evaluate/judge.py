@@ -44,7 +44,7 @@ def judging_run(config: SampleConfig, asked: list[Asked]) -> SampleRun:
     prompts = [
         Prompt(text=text, seed=config.seed + number, name=f"judged-{number}") for number, (_, text) in enumerate(asked)
     ]
-    return SampleRun(config, overwrite=True, prompts=prompts)
+    return SampleRun(config, prompts=prompts, writes=False)
 
 
 def sheet(clips: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -21,6 +21,7 @@ from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
 from ..pipelines.autoencode import decode_chunks, encode_chunks
 from ..pipelines.denoise import Step
 from ..pipelines.sample import SampleRun
+from ..printable import short_name
 from ..seam.backend import Backend
 from ..seam.models import Array, Model
 from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients
@@ -61,7 +62,7 @@ class Videos:
     psnr: float
     """dB of the worst frame, at most metrics.PSNR_LIMIT."""
     seconds: tuple[float, float]
-    """Per step of the denoiser on each backend, the first step left out: it compiles and warms up."""
+    """Per step of the denoiser on each backend, without the first one if there are more: it compiles and warms up."""
     first_seconds: tuple[float, float]
     """Of that step."""
 
@@ -86,11 +87,22 @@ class TwinRuns:
 
     def __init__(self, config: SampleConfig, backends: tuple[str, str], dtype: str) -> None:
         self.dtype = dtype
-        self.runs = tuple(SampleRun(_on(config, name, dtype), overwrite=True) for name in backends)
+        self.runs = tuple(SampleRun(_on(config, name, dtype), writes=False) for name in backends)
 
     @property
     def backends(self) -> tuple[Backend, ...]:
         return tuple(run.backend for run in self.runs)
+
+    def plan(self) -> list[str]:
+        """What will be compared, a line per subject."""
+        first, (reference, other) = self.runs[0], self.backends
+        job = first.jobs[0]
+        more = f", the first of {len(first.jobs)}" if len(first.jobs) > 1 else ""
+        return [
+            f"comparing  {other.name} with {reference.name} in {self.dtype}: blocks, gradients, and one video{more}",
+            f"video      {'x'.join(map(str, job.video))} pixels, seed {job.seed}: {short_name(job.text)}",
+            *first.plan()[1:],
+        ]
 
     def compare(self) -> ParityReport:
         """Compare the blocks of all parts, the gradients of both models that are trained, and the first video."""
@@ -122,7 +134,7 @@ class TwinRuns:
             latents=Difference.of("latents", latent, other_latent),
             levels=int(levels),
             psnr=float(metrics.finite_psnr(metrics.psnr(other_frames, frames)).min()),
-            seconds=(float(np.median(steps[1:])), float(np.median(other_steps[1:]))),
+            seconds=(float(np.median(steps[1:] or steps)), float(np.median(other_steps[1:] or other_steps))),
             first_seconds=(steps[0], other_steps[0]),
         )
 

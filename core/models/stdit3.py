@@ -77,6 +77,8 @@ class STDiT3Spec:
                 f"STDiT3: hidden_size = {self.hidden_size} does not make {self.num_heads} heads of an even width, as "
                 "rotary positions need"
             )
+        if not self.feed_forward_size:
+            raise ConfigError(f"STDiT3: mlp_ratio = {self.mlp_ratio:g}: hidden_size = {self.hidden_size} needs more")
         if self.hidden_size % 4:
             raise ConfigError(
                 f"STDiT3: hidden_size = {self.hidden_size}: needs a multiple of 4 for the positions within a frame"

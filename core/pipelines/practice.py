@@ -7,7 +7,7 @@ own runs follow their checkpoints. Only what nobody has set is filled in, and a 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -16,12 +16,13 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from pydantic import ValidationError
 
 from .. import samplers
-from ..config.schema import SampleConfig
+from ..config.schema import NEGATIVE_PROMPT, SampleConfig
 from ..config.settings import Settings
 from ..config.training import TrainConfig
 from ..data import moving_shapes
 from ..errors import CheckpointError
 from ..models.run_folders import RunRecord, model_folder, record_of
+from ..printable import short_name
 from .settings import PUBLISHED_OBJECTIVE
 
 Config = TypeVar("Config", bound=Settings)
@@ -41,6 +42,8 @@ class Practice:
     """Settings of `sampler` that hold for every sampler which knows them."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    knows_captions_only: bool = False
+    """Whether all that it was trained on are the sentences of moving shapes."""
 
 
 TINY = Practice(
@@ -59,10 +62,14 @@ TINY = Practice(
         "prompts.negative": "",
     },
     training={"objective.kind": "flow", "objective.shift": 3.0},
+    knows_captions_only=True,
 )
 PRACTICES: Mapping[str, Practice] = MappingProxyType({"tiny": TINY, "tiny_inpaint": TINY})
 """By preset of the denoiser."""
 UNKNOWN = Practice(source="")
+MOST_WORDS = 8
+"""That a note names."""
+EXAMPLE = "a big red circle moves to the right on a white background"
 MOST_RUNS = 8
 """That are followed, each begun with the model of the one before."""
 
@@ -75,6 +82,7 @@ class Followed(NamedTuple, Generic[Config]):
     """What was filled in and from where, for a run's plan."""
     notes: list[str]
     """What was set that contradicts how the model was trained."""
+    practice: Practice
 
 
 def practice_of(denoiser: str) -> Practice:
@@ -97,7 +105,7 @@ def sampled(config: SampleConfig) -> Followed[SampleConfig]:
         others = {path: value for path, value in values.items() if not path.startswith("sampler.")}
         values = others | {path: value for path, value in practice.facts.items() if _takes(config, path, value)}
     filled, lines = _filled(config, values, f"as {practice.source} was trained")
-    return Followed(filled, lines, _contradictions(config, filled, practice))
+    return Followed(filled, lines, _contradictions(config, filled, practice), practice)
 
 
 def trained(config: TrainConfig, resumed: Path | None = None) -> Followed[TrainConfig]:
@@ -107,7 +115,7 @@ def trained(config: TrainConfig, resumed: Path | None = None) -> Followed[TrainC
     Raises: as sampled.
     """
     if config.autoencoder is not None:
-        return Followed(config, [], [])
+        return Followed(config, [], [], UNKNOWN)
     practice = _so_far(resumed) or _start_practice(config)
     values = {} if _is_set(config, "objective.kind") else practice.training
     filled, lines = _filled(config, values, f"as {practice.source} was trained")
@@ -118,7 +126,23 @@ def trained(config: TrainConfig, resumed: Path | None = None) -> Followed[TrainC
             "which its weights have to unlearn"
         )
     filled, told = _filled(filled, _shown(filled, practice), "as the run itself trains")
-    return Followed(filled, lines + (told if config.show.every is not None else []), notes)
+    return Followed(filled, lines + (told if config.show.every is not None else []), notes, practice)
+
+
+def prompts_for(practice: Practice, texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Prompts as the model can read them, and a note that names the words that it has never seen, if there are any."""
+    if not practice.knows_captions_only:
+        return list(texts), []
+    words = (word for text in texts if text != NEGATIVE_PROMPT for word in moving_shapes.unseen_words(text))
+    unseen = list(dict.fromkeys(words))
+    more = f" and {len(unseen) - MOST_WORDS} more" if len(unseen) > MOST_WORDS else ""
+    note = (
+        f"{practice.source} has never seen {', '.join(map(short_name, unseen[:MOST_WORDS]))}{more}; it knows sentences "
+        f"such as '{EXAMPLE}'"
+    )
+    # The published negative prompt stays to the letter: videos that were made with it are to come out again.
+    read = [text if text == NEGATIVE_PROMPT else moving_shapes.as_caption(text) for text in texts]
+    return read, [note] if unseen else []
 
 
 def _shown(config: TrainConfig, practice: Practice) -> dict[str, Any]:
@@ -203,6 +227,7 @@ def _from_settings(record: RunRecord, before: Practice) -> Practice:
         facts=_said(facts),
         sampling=_said(sampling),
         training=_said(training),
+        knows_captions_only=record.text("data.kind") == "moving_shapes",
     )
 
 

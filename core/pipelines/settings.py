@@ -21,6 +21,8 @@ SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": C
 PUBLISHED_OBJECTIVE, PUBLISHED_SCHEDULE = "v_prediction", "linear"
 """Of Open-Sora Plan v1.3, which has zero terminal SNR too."""
 
+GIVEN_BY_RUNS = frozenset(("text", "latent_mask", "channels"))
+
 
 def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = False) -> Parts:
     """Find the models of a pipeline; a denoiser's preset has the others too, and a text encoder its tokeniser.
@@ -36,8 +38,12 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     if needs_text_weights and text_encoder.is_fresh and text_encoder.source != "tiny":
         raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
     tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
+    denoiser = open_part("denoiser", model.denoiser, seed)
+    if denoiser.spec.given - GIVEN_BY_RUNS:
+        asked = ", ".join(sorted(denoiser.spec.given - GIVEN_BY_RUNS))
+        raise ConfigError(f"model.denoiser = {model.denoiser}: it reads {asked}, which no run gives yet")
     return Parts(
-        denoiser=open_part("denoiser", model.denoiser, seed),
+        denoiser=denoiser,
         text_encoder=text_encoder,
         vae=open_part("vae", str(model.vae)),
         tokenizer=Tokenizer.open(tokenizer),

@@ -306,7 +306,10 @@ def make_objective(config: TrainConfig) -> Objective:
             schedule=FlowSchedule(shift=settings.shift), weighting=settings.weighting, timesteps=timesteps
         )
     if settings.shift != 1.0 or settings.weighting != "none":
-        raise ConfigError(f"objective.shift and objective.weighting are for flow, not for {settings.kind}")
+        raise ConfigError(
+            f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
+            "objective.shift=1 and objective.weighting=none"
+        )
     schedule = replace(SCHEDULES[settings.schedule], zero_terminal_snr=settings.zero_terminal_snr)
     return DiffusionObjective(kind=settings.kind, schedule=schedule, snr_gamma=settings.snr_gamma, timesteps=timesteps)
 

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from duosora.core.config.schema import ModelSettings, SampleConfig
+from duosora.core.config.schema import NEGATIVE_PROMPT, ModelSettings, SampleConfig
 from duosora.core.config.settings import resolved
 from duosora.core.config.training import TrainConfig
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.models.run_folders import MANIFEST, STATE, model_folder
-from duosora.core.pipelines.practice import sampled, trained
+from duosora.core.pipelines.practice import prompts_for, sampled, trained
 from duosora.core.pipelines.settings import open_parts, pinned
 from duosora.core.train.checkpoints import Checkpoints
 
@@ -216,7 +216,7 @@ def test_a_record_that_cannot_be_read_is_told_in_a_line(content: str) -> None:
 
 def test_a_model_is_sampled_as_its_run_trained_it() -> None:
     make_run("runs/mine", 1, **FLOW, data={"frames": 33, "height": 96, "width": 64, "fps": 12}, max_tokens=40)
-    config, lines, notes = sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler={"steps": 7}))
+    config, lines, notes, _ = sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler={"steps": 7}))
     sampler, video = config.sampler, config.video
     assert (sampler.name, sampler.shift, sampler.steps) == ("flow_euler", 2.0, 7)
     assert (video.frames, video.height, video.width, video.fps) == (33, 96, 64, 12.0)
@@ -253,7 +253,7 @@ def test_a_record_of_what_no_setting_can_be_is_told_in_a_line() -> None:
 
 
 def test_the_tiny_model_is_sampled_as_a_flow() -> None:
-    config, lines, notes = sampled(SampleConfig())
+    config, lines, notes, _ = sampled(SampleConfig())
     sampler = config.sampler
     assert (sampler.name, sampler.steps, sampler.shift, sampler.guidance) == ("flow_euler", 25, 3.0, 4.0)
     assert (config.video.frames, config.video.height, config.prompts.negative) == (17, 64, "")
@@ -271,7 +271,7 @@ def test_the_tiny_model_is_sampled_as_a_flow() -> None:
     ],
 )
 def test_a_chosen_sampler_stays_and_a_contradiction_is_noted(sampler: dict[str, Any], note: str | None) -> None:
-    config, _, notes = sampled(config_of(SampleConfig, sampler=sampler))
+    config, _, notes, _ = sampled(config_of(SampleConfig, sampler=sampler))
     expected = config_of(SampleConfig, sampler=sampler).sampler
     assert config.sampler == expected
     assert len(notes) == (note is not None)
@@ -289,10 +289,10 @@ def test_published_models_keep_the_published_practice() -> None:
     make_model(Path("models/any93x640x640"), "denoiser")
     for denoiser in ("opensora_plan_v1_3_t2v", "models/any93x640x640"):
         config = config_of(SampleConfig, model={"denoiser": denoiser})
-        assert sampled(config) == (config, [], [])
+        assert sampled(config)[:3] == (config, [], [])
         config = config_of(TrainConfig, model={"denoiser": denoiser})
         assert trained(config).config.objective == TrainConfig().objective
-        assert trained(config)[1:] == ([], [])
+        assert trained(config)[1:3] == ([], [])
 
 
 @pytest.mark.parametrize("model", [{}, {"denoiser": "tiny_inpaint"}])
@@ -332,3 +332,21 @@ def test_what_a_run_shows_is_sampled_as_it_trains() -> None:
     assert (show.sampler.name, show.sampler.shift, show.video.frames, show.video.height) == ("flow_euler", 3.0, 5, 64)
     settings["show"] = {"every": 5, "sampler": {"name": "euler"}}
     assert trained(config_of(TrainConfig, **settings)).config.show.sampler.steps == 100
+
+
+def test_prompts_are_read_as_captions_where_a_model_knows_no_others() -> None:
+    make_run("runs/shapes", 1, data={"kind": "moving_shapes"})
+    make_run("runs/clips", 1, data={"kind": "files"})
+    for denoiser, read in (("tiny", "a red dog"), ("runs/shapes", "a red dog"), ("runs/clips", "A Red DOG.")):
+        practice = sampled(config_of(SampleConfig, model={"denoiser": denoiser})).practice
+        texts, notes = prompts_for(practice, ["A Red DOG.", NEGATIVE_PROMPT])
+        assert texts == [read, NEGATIVE_PROMPT]
+        told = "tiny model" if denoiser == "tiny" else f"{denoiser}/checkpoint-1"
+        assert len(notes) == (denoiser != "runs/clips")
+        assert not notes or f"{told} has never seen dog; it knows sentences such as" in notes[0]
+
+
+def test_a_note_names_few_of_many_unseen_words() -> None:
+    practice = sampled(SampleConfig()).practice
+    (note,) = prompts_for(practice, [f"a word{number}" for number in range(20)])[1]
+    assert "word0, word1, word2, word3, word4, word5, word6, word7 and 12 more; it knows" in note
