@@ -126,11 +126,8 @@ class DiffusionTrainStep:
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
             timesteps = self._place(batch.timesteps.astype(np.float32))
-            if batch.given is not None:
-                condition = self.network.condition(batch.given, shape)
-                return self._forward(seen, timesteps, condition, batch.frame_mask)
-            condition = self.network.condition(self._place(batch.text), batch.text_mask, shape, batch.mask)
-            return self._forward(seen, timesteps, condition)
+            condition = self.network.condition(batch.told, shape)
+            return self._forward(seen, timesteps, condition, batch.frame_mask)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:
         return None if batch.condition is None else self._place(batch.condition)

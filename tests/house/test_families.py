@@ -15,13 +15,7 @@ ROOMS = ("core/models", "backends/torch/models", "backends/mindspore/models", "c
 ALONE = ("patch_discriminator", "lpips")
 """Architectures that have no folder of their own, and so no Family."""
 ALLOWED = (*(f"{room}/" for room in ROOMS), "core/goldens/runners/")
-STEPS = {
-    "wfvae": ("backends/torch/autoencoder_step.py", "backends/mindspore/autoencoder_step.py"),
-    "opensora_t2v": (
-        *(f"backends/{name}/distributed/sequence_parallel.py" for name in ("torch", "mindspore")),
-        *(f"backends/{name}/distributed/zero.py" for name in ("torch", "mindspore")),
-    ),
-}
+STEPS = {"wfvae": tuple(f"backends/{name}/autoencoder_step.py" for name in ("mindspore", "torch"))}
 """Files that know a family by name still, until they ask for what is common to its kind. The list only shrinks."""
 
 

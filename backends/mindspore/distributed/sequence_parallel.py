@@ -19,10 +19,11 @@ from mindspore.mint import cat
 
 from duosora.core.maths.parts import Blocks
 from duosora.core.seam.group import Group
+from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
-from ..models.opensora_t2v import Condition, OpenSoraT2V
+from ..denoiser import TokenDenoiser
 from ..operators import pad_end
 
 
@@ -58,26 +59,31 @@ class SequenceParallel(nn.Cell):
     The model is built with a SequenceAttend of the same group.
     """
 
-    def __init__(self, model: OpenSoraT2V, group: Group) -> None:
+    def __init__(self, model: TokenDenoiser, group: Group) -> None:
         super().__init__(auto_prefix=False)  # the parameters keep their names
-        self.model, self.group = model, group
+        self.model: Any = model
+        self.group = group
 
-    def condition(
-        self, text: Tensor, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None
-    ) -> Condition:
-        """As OpenSoraT2V.condition; rotary positions are those of the own block."""
-        whole = self.model.condition(text, text_mask, latent_shape, mask)
-        return replace(whole, cosines=self._block(whole.cosines, 0), sines=self._block(whole.sines, 0))
+    def condition(self, given: Given, latent: LatentShape) -> Any:
+        """As the model's; what has a row for each token is that of the own block."""
+        return self._own(self.model.condition(given, latent), 0)
 
-    def construct(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """As OpenSoraT2V.construct: whole latents in, whole predictions out, on every rank."""
+    def construct(
+        self, latents: Tensor, timestep: Tensor, condition: Any, frame_mask: np.ndarray | None = None
+    ) -> Tensor:
+        """As TokenDenoiser.construct: whole latents in, whole predictions out, on every rank."""
         model = self.model
         model.check(latents, condition)
-        modulation, embedded_timestep = model.adaln_single(timestep, condition.frequencies)
-        x = self._block(model.embed(latents), 1)
-        patches = model.project(model.transform(x, modulation, condition), embedded_timestep)
+        modulation = self._own(model.modulate(timestep, condition, frame_mask), 1)
+        x = self._block(model.embed(latents, condition), 1)
+        patches = model.project(model.transform(x, modulation, condition), modulation)
         whole = gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
-        return model.assemble(whole, condition.grid)
+        return model.assemble(whole, condition)
+
+    def _own(self, holder: Any, axis: int) -> Any:
+        """A Condition or modulation with this rank's block of what is along its tokens."""
+        whole = {name: getattr(holder, name) for name in holder.along_tokens}
+        return replace(holder, **{name: self._block(x, axis) for name, x in whole.items() if x is not None})
 
     def _block(self, x: Tensor, axis: int) -> Tensor:
         """This rank's block of tokens along an axis, zeros behind the last one."""

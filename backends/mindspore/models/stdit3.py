@@ -25,6 +25,7 @@ from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
 from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text, rotate
+from ..denoiser import TokenDenoiser
 from ..layers import (
     Identity,
     LayerNorm,
@@ -74,6 +75,9 @@ class Condition:
 class Modulation:
     """How a timestep bends the activations: R = 1, or 2 where some frames are modulated as at timestep 0."""
 
+    along_tokens: ClassVar[tuple[str, ...]] = ("rows",)
+    """The tensors that have a row for each token."""
+
     blocks: Tensor
     """(B, R, 6, D), shared by all blocks."""
     last: Tensor
@@ -87,7 +91,7 @@ def create(spec: STDiT3Spec, attend: Attend) -> STDiT3:
     return STDiT3(spec, attend)
 
 
-class STDiT3(nn.Cell):
+class STDiT3(TokenDenoiser):
     """The denoiser; `attend` does all its attention."""
 
     def __init__(self, spec: STDiT3Spec, attend: Attend) -> None:
@@ -136,20 +140,6 @@ class STDiT3(nn.Cell):
             frame_rate=self.fps_embedder(place(settled.fps, device), frequencies),
             frequencies=frequencies,
         )
-
-    def construct(
-        self, latents: Tensor, timestep: Tensor, condition: Condition, frame_mask: np.ndarray | None = None
-    ) -> Tensor:
-        """Latents (B, C, T, H, W) and timesteps (B,) from 0 to 1000 -> prediction (B, Cout, T, H, W) float32.
-
-        frame_mask: (B, T), False where a frame is clean and not denoised; None: all are denoised. What is predicted for
-        clean frames means nothing.
-        Raises: ShapeError when the condition was made for other latents.
-        """
-        self.check(latents, condition)
-        modulation = self.modulate(timestep, condition, frame_mask)
-        x = self.transform(self.embed(latents, condition), modulation, condition)
-        return self.assemble(self.project(x, modulation), condition)
 
     def check(self, latents: Tensor, condition: Condition) -> None:
         """Raises: ShapeError when the condition was made for other latents."""
@@ -225,6 +215,10 @@ class Block(nn.Cell):
         self.cross_attn = CrossAttention(spec, attend)
         self.norm2 = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.mlp = FeedForward(width, spec.feed_forward_size, width)
+
+    def of_text(self) -> tuple[nn.Cell, ...]:
+        """The layers that make keys and values of the text."""
+        return (self.cross_attn.kv_linear,)
 
     def construct(
         self,
