@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from duosora.core.backend import Backend, get
 
 from duosora.core.errors import ConfigError, LayoutError, ShapeError
 from duosora.core.layout import Constant, GivenWeights
 from duosora.core.loading import checked_weights
 from duosora.core.models.stdit3 import LARGE_2, PRESETS, TINY, XL_2, STDiT3Spec
+from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, Patch, TokenGrid
 
