@@ -172,7 +172,7 @@ def _network(case: Case, backend: Backend) -> Network:
 
     def by_model(state: Array, time: float, moves: np.ndarray | None) -> Array:
         times = backend.asarray(np.full(2 * batch, time, np.float32))
-        return model(backend.concat([state] * 2, 0), times, condition, both(moves))
+        return model(backend.concat([state] * 2, 0), times, model.with_frames(condition, both(moves)))
 
     return by_model
 

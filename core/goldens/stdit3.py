@@ -53,7 +53,8 @@ def given_of(spec: STDiT3Spec, inputs: Mapping[str, np.ndarray]) -> Given:
         text, mask = unpacked(text[0], mask)
     else:
         text = text[:, 0]
-    return Given(text=text, text_mask=mask, fps=inputs["fps"], height=inputs["height"], width=inputs["width"])
+    numbers = {name: inputs[name] for name in ("fps", "height", "width")}
+    return Given(text=text, text_mask=mask, frame_mask=inputs.get("x_mask"), **numbers)
 
 
 def unpacked(text: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +76,7 @@ def _forward(
     with backend.record(model, parts) as recorded:
         condition = model.condition(given, LatentShape(*latents.shape[2:]))
         times = backend.asarray(inputs["timestep"].astype(np.float32))
-        output = model(backend.asarray(latents), times, condition, inputs.get("x_mask"))
+        output = model(backend.asarray(latents), times, condition)
     inner = {name: backend.to_numpy(array) for name, array in recorded.items()}
     results = {"out": backend.to_numpy(output), "pos_emb": backend.to_numpy(condition.positions)[None]}
     # Timestep 0 of clean frames is embedded behind the others.
@@ -129,13 +130,12 @@ def _run_training(case: Case, backend: Backend, spec: STDiT3Spec) -> Iterator[Co
 def _batch(case: Case, spec: STDiT3Spec, part: slice) -> DiffusionBatch:
     recorded = {name: array[part] for name, array in case.tensors.items() if name in ("x_start", "noise", "t")}
     inputs = {name.removeprefix("kw/"): array[part] for name, array in case.tensors.items() if name.startswith("kw/")}
-    moves = inputs.get("x_mask")
+    given = given_of(spec, inputs)
     return DiffusionBatch(
         latents=recorded["x_start"],
         noise=recorded["noise"],
         text=np.zeros((0, 0, 0), np.float32),
         text_mask=None,
-        given=given_of(spec, inputs),
-        frame_mask=moves,
-        **RFlowObjective().at(recorded["t"].astype(np.float64), moves)._asdict(),
+        given=given,
+        **RFlowObjective().at(recorded["t"].astype(np.float64), given.frame_mask)._asdict(),
     )
