@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,16 +34,15 @@ def check(
         refuse_unwritable(as_json, overwrite=True)
     manifests, cases = find_all(folder)
     runnable = [case for case in cases if is_implemented(case)]
-    later: dict[str, int] = {}
-    for case in cases:
-        if not is_implemented(case):
-            later[case.family] = later.get(case.family, 0) + 1
+    later = Counter(case.family for case in cases if not is_implemented(case))
     chosen = get(backend, device)
     results: list[Result] = [run_manifest(file) for file in manifests]
     results += [run_case(case, chosen) for case in progress(runnable, "golden cases", "case", len(runnable))]
     show(_table(results, verbose))
     say(*(f"ERROR {result.name}: {result.error}" for result in results if result.error))
     say(*(f"not yet: {family} ({count} cases)" for family, count in sorted(later.items())))
+    unproven = Counter(case.family for case in runnable if case.has_unproven_weights)
+    say(*(f"weights without a sha256: {family} ({count} cases)" for family, count in sorted(unproven.items())))
     failed = [result for result in results if not result.passed]
     say(
         f"{len(results) - len(failed)} passed, {len(failed)} failed, {sum(later.values())} not yet "
@@ -73,7 +73,7 @@ def _table(results: list[Any], verbose: bool) -> Any:
     return table
 
 
-def _write_json(path: Path, results: list[Any], later: dict[str, int], versions: dict[str, str]) -> None:
+def _write_json(path: Path, results: list[Any], later: Counter[str], versions: dict[str, str]) -> None:
     from ..io.files import atomic_write
 
     report = {

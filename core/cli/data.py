@@ -95,9 +95,10 @@ def _read(config: Path | None, settings: list[str]) -> tuple[Any, Any]:
 
 def _compression(run: Any) -> Any:
     """Of the run's autoencoder, whose weights are not looked at."""
-    from ..models.finding import COMPANIONS, open_part
+    from ..models.finding import open_part
+    from ..pipelines.settings import with_companions
 
-    name = run.model.vae or COMPANIONS.get(run.model.denoiser, ("", "tiny"))[1]
+    name = run.model.vae or with_companions(run.model).vae or "tiny"
     return open_part("vae", str(name)).spec.compression
 
 

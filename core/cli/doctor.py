@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +27,8 @@ class Package:
 
 PACKAGES = (
     Package("numpy", "numpy", "tables, noise, all of core"),
+    Package("ml_dtypes", "ml-dtypes", "weights in half precision"),
+    Package("yaml", "pyyaml", "settings files"),
     Package("sentencepiece", "sentencepiece", "tokeniser"),
     Package("safetensors", "safetensors", "messages between processes"),
     Package("av", "av", "video files"),
@@ -72,37 +75,67 @@ def doctor(
 ) -> None:
     """Report what is here and what is missing.
 
-    Backends, versions and devices, and how to install the rest. Exit code 1 when no backend works, or when a link
-    between processes gives wrong numbers.
+    Packages, backends and devices, how to install the rest, and which verbs work. Exit code 1 when nothing can be
+    sampled, or when a link between processes gives wrong numbers.
     """
     if distributed:
         _test_links(backend, device, sequence, cfg, wait)
         return
     from duosora import __version__
 
-    from ..ascend import ascend_report
     from ..extras import WHERE, install_command
     from ..printable import say
-    from ..seam.backend import NAMES
-    from .tables import Table, show
 
     say(f"duosora {__version__}, Python {platform.python_version()}, {platform.platform()}")
-    table = Table("package", "version", "used for", "to install")
-    for package in PACKAGES:
-        version = _version(package)
-        install = "" if version else install_command(package.extra)
-        table.add_row(package.distribution, version or "missing", package.use, install)
-    show(table)
+    if absent := _show_packages():
+        say(f"nothing works without {', '.join(absent)}: {install_command('')} {WHERE}")
+        raise typer.Exit(1)
+
+    from ..ascend import ascend_report  # these want the packages
+    from ..checkup import problems_of_verbs
+    from ..seam.backend import NAMES
 
     working = [backend for backend in map(_working, NAMES) if backend]
     say(*ascend_report())
+    problems = problems_of_verbs([backend.name for backend in working])
+    _show_verbs(problems)
     if not working:
         commands = (f"{install_command('torch')} (GPU, CPU)", f"{install_command('mindspore')} (Ascend, CPU)")
         say(f"no backend works here: {' or '.join(commands)} {WHERE}")
+    if problems["sample"]:
+        say("RED: nothing can be sampled here")
         raise typer.Exit(1)
     if npu_check:
         for each in working:
             _compare_forms(each)
+
+
+def _show_packages() -> list[str]:
+    """A table of what is installed; returns what duosora itself lacks."""
+    from ..extras import WHERE, install_command
+    from .tables import Table, show
+
+    table = Table("package", "version", "used for", f"to install, {WHERE}")
+    versions = {package: _version(package) for package in PACKAGES}
+    for package, version in versions.items():
+        install = "" if version else install_command(package.extra)
+        table.add_row(package.distribution, version or "missing", package.use, install)
+    show(table)
+    return [package.distribution for package, version in versions.items() if not version and not package.extra]
+
+
+def _show_verbs(problems: Mapping[str, str]) -> None:
+    """A table of the verbs: which ones work, and what the others miss."""
+    from ..checkup import missing_decoders
+    from ..printable import say
+    from .tables import Table, show
+
+    table = Table("verb", "")
+    for verb, problem in problems.items():
+        table.add_row(verb, problem or "works", style="red" if problem else None)
+    show(table)
+    if not problems["data"] and (absent := missing_decoders()):
+        say(f"videos: the ffmpeg in PyAV cannot read {', '.join(absent)}; pip install --force-reinstall av")
 
 
 def _test_links(name: str | None, device: str, sequence: int, has_cfg: bool, wait_seconds: float) -> None:
@@ -174,13 +207,13 @@ def _version(package: Package) -> str | None:
 def _working(name: str) -> Backend | None:
     """The backend, reported in a line, or None with the reason printed."""
     from ..errors import DuosoraError
-    from ..printable import say
+    from ..printable import one_line, say
     from ..seam.backend import get
 
     try:
         backend = get(name)
-    except DuosoraError as error:
-        say(f"backend {name}: {error}")
+    except Exception as error:  # whatever a broken package raises when it is imported
+        say(f"backend {name}: {error if isinstance(error, DuosoraError) else one_line(error)}")
         return None
     versions = ", ".join(f"{key} {value}" for key, value in backend.versions().items())
     memory = backend.device_memory_bytes()

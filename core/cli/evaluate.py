@@ -44,8 +44,8 @@ def evaluate(
     from ..config.schema import EvaluateConfig
     from ..config.settings import resolved
     from ..errors import MediaError
+    from ..evaluate.clips import Scores, prepare, told_problems
     from ..io.files import atomic_write, refuse_unwritable
-    from ..pipelines.evaluate import Scores, prepare, told_problems
     from ..printable import say
     from .tables import show
 

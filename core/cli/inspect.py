@@ -10,11 +10,14 @@ from typing import Annotated, Any
 
 import typer
 
+OBJECTIVE = "objective: "
+"""How a denoiser's facts begin the line of what it predicts, which its run knows better."""
+
 
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="A file of weights, a model folder, or a folder of model folders."),
+        typer.Argument(help="A file of weights, a model folder, a folder of model folders, a checkpoint or a run."),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
 ) -> None:
@@ -26,9 +29,18 @@ def inspect(
     """
     from ..errors import CheckpointError
     from ..models.finding import CONFIG_FILE
+    from ..models.run_folders import model_folder
+    from ..printable import say
 
     if not os.path.exists(path):  # unlike Path.exists, no error where the way there is closed
         raise CheckpointError(f"{path}: no such file or folder")
+    meant, notes = model_folder(path)
+    if meant != path:
+        say(
+            *(f"NOTE: {note}" for note in notes),
+            f"{path}: a training run's; where a model is asked for, it means {meant}",
+        )
+        path = meant.parent
     folders = [path]
     if path.is_dir() and not (path / CONFIG_FILE).exists():
         folders = sorted(file.parent for file in path.glob(f"*/{CONFIG_FILE}")) or [path]
@@ -62,8 +74,9 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
         return _is_sound(layout, reader)
     part = recognise(path)
     say(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
+    recorded = _objective(path)
     for line in part.spec.facts():
-        say(f"  {line}")
+        say(f"  {recorded if recorded and line.startswith(OBJECTIVE) else line}")
     if not _is_sound(part.layout, reader):
         return False
     left_out = sum(isinstance(weight.init, Constant) and name not in reader for name, weight in part.layout.items())
@@ -86,6 +99,18 @@ def _is_sound(layout: Any, reader: Any) -> bool:
     else:
         return True
     return False
+
+
+def _objective(path: Path) -> str | None:
+    """What the run that made a denoiser says of what it predicts; None where no run is known."""
+    from ..models.run_folders import record_of
+
+    record = record_of(path)
+    kind = None if record is None else record.text("objective.kind")
+    if record is None or kind is None:
+        return None
+    shift = f", shift {record.setting('objective.shift')}" if kind == "flow" else ""
+    return f"{OBJECTIVE}{kind}{shift}, as its run says"
 
 
 def _guess(reader: Any) -> tuple[str, Any]:

@@ -31,10 +31,10 @@ def judge(
     from ..config.loading import load
     from ..config.schema import SampleConfig
     from ..data.shape_judge import Tally
+    from ..evaluate.judge import held_out_prompts, judging_run, sheet
     from ..io.files import atomic_write, refuse_unwritable
-    from ..io.images import write_image
+    from ..io.images import image_format, write_image
     from ..pipelines.denoise import Step
-    from ..pipelines.judge import held_out_prompts, judging_run, sheet
     from ..printable import say
 
     overrides = list(settings or [])
@@ -43,6 +43,8 @@ def judge(
     for output in (picture, report):
         if output is not None:
             refuse_unwritable(output, overwrite=True)
+    if picture is not None:
+        image_format(picture)
     asked = held_out_prompts(prompts)
     run = judging_run(load(config, SampleConfig, overrides), asked)
     say(*run.plan())

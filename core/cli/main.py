@@ -131,8 +131,12 @@ def _told(error: Exception) -> DuosoraError | None:
 
 
 def _wrong_use(error: Any) -> ConfigError:
-    command = error.ctx.command_path if getattr(error, "ctx", None) else "duosora"
-    return ConfigError(f"{short_name(error.format_message().rstrip('.'))}; see {command} --help")
+    context = getattr(error, "ctx", None)
+    command = "duosora" if context is None else context.command_path
+    told = short_name(error.format_message().rstrip("."))
+    if context is not None and hasattr(context.command, "list_commands"):
+        told += f"; {command} has {', '.join(context.command.list_commands(context))}"
+    return ConfigError(f"{told}; see {command} --help")
 
 
 def _with_advice(error: OutOfMemory) -> OutOfMemory:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,18 +40,23 @@ def parity(
 
     from ..config.loading import load
     from ..config.schema import SampleConfig
+    from ..errors import ConfigError
+    from ..evaluate.parity import TwinRuns
     from ..io.files import atomic_write, refuse_unwritable
-    from ..pipelines.parity import TwinRuns
     from ..printable import say
     from ..seam.backend import refuse_missing
 
     for name in (reference, other):
         refuse_missing(name, offers_other=False)
+    if report is not None and page is not None and os.path.abspath(report) == os.path.abspath(page):
+        raise ConfigError(f"--json and --markdown both name {page}; give each a file of its own")
     for file in (report, page):
         if file is not None:
             refuse_unwritable(file, overwrite=True)
     settled = load(config, SampleConfig, list(settings or []))
     twins = [TwinRuns(settled, (reference, other), each) for each in dtype or ["fp32"]]
+    for twin in twins:
+        say(*twin.plan())
     reports = [twin.compare() for twin in twins]
     text = _page(twins[0], reports)
     say(*text.splitlines())

@@ -12,10 +12,13 @@ from pydantic import ValidationError
 
 from ..errors import ConfigError
 from ..io.files import read_written
+from ..parallel.launched import launched
+from ..printable import one_line, say
 from .beside import found_beside
 from .problems import Keys, describe_problems, place_of, shown
 from .settings import Settings, group_in
 from .shipped import settings_file
+from .verbs import refuse_other_verbs
 from .yaml12 import parse_yaml
 
 Schema = TypeVar("Schema", bound=Settings)
@@ -32,10 +35,15 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
     values: Any = {}
     if path is not None:
         file = settings_file(Path(path))
-        values = found_beside(read_values(file), schema, file.parent)
+        values = read_values(file)
+        refuse_other_verbs(file, values.keys(), schema)
+        values = found_beside(values, schema, file.parent)
     given: list[tuple[Keys, str]] = []
-    for override in overrides:
-        keys, value = _read_override(override)
+    changes = [(override, *_read_override(override)) for override in overrides]
+    if path is not None:
+        for _, keys, value in changes:
+            _leave_out_unused(values, schema, keys, value, str(path))
+    for override, keys, value in changes:
         _put(values, keys, value, override)
         given.append((keys, override))
     place = "settings" if path is None else str(path)
@@ -69,6 +77,33 @@ def _read_override(override: str) -> tuple[Keys, Any]:
         return keys, parse_yaml(text, place_of(override), is_file=False)
     except ConfigError as error:
         raise ConfigError(f"{error}; a text with signs of YAML needs quotes inside the argument") from error
+
+
+def _leave_out_unused(values: dict[str, Any], schema: type[Settings], keys: Keys, chosen: Any, place: str) -> None:
+    """Remove, with a note, what a file sets beside a choice that an override changes and that has no use any more."""
+    group: dict[str, Any] = values
+    kind: type[Settings] | None = schema
+    for key in keys[:-1]:
+        field = kind.model_fields.get(key) if kind else None
+        kind = group_in(field.annotation) if field else None
+        if kind is None or not isinstance(group.get(key), dict):
+            return
+        group[key] = group = dict(group[key])  # a copy: with a YAML alias the same group stands elsewhere too
+    if kind is None or keys[-1] != kind.choice or not isinstance(chosen, str) or group.get(keys[-1]) == chosen:
+        return
+    for name in sorted(kind.unused(chosen) & {name for name, value in group.items() if value is not None}):
+        setting = ".".join((*keys[:-1], name))
+        _note(f"{setting} = {_written(group.pop(name))} in {place} is left out: {chosen} has no use for it")
+
+
+def _written(value: Any) -> str:
+    return one_line(json.dumps(value, default=str))
+
+
+def _note(line: str) -> None:
+    """Tell it once, however many processes read the same settings."""
+    if launched().rank == 0:
+        say(f"NOTE       {line}")
 
 
 def _put(values: dict[str, Any], keys: Keys, value: Any, override: str) -> None:

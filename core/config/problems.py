@@ -71,8 +71,33 @@ def _problem(schema: type[Settings], path: tuple[str, ...], details: list[dict[s
         return "is missing and has no default"
     if first["type"] in ("value_error", "assertion_error"):
         return str(first["ctx"]["error"])
+    if any(detail["type"] == "model_type" for detail in details):
+        return _scalar_for_group(schema, path, first["input"])
     expected = " or ".join(dict.fromkeys(_expected(detail) for detail in details))
     return f"expected {expected}, got {shown(first['input'])}"
+
+
+def _scalar_for_group(schema: type[Settings], path: tuple[str, ...], value: Any) -> str:
+    """What to say where a value stands for a group: the settings in it that take such a value, and all that it has."""
+    group = _groups_at(schema, path)[0]
+    near = [name for name in group.model_fields if _accepts(group, name, value)]
+    if len(near) < len(group.model_fields):  # else it may be meant for all of them, as a dtype is
+        near = near[:1]
+    meant = " or ".join(f"{'.'.join((*path, name))}={_written(value)}" for name in near)
+    meant = f"did you mean {meant}? It has" if near else "it has"
+    return f"expected settings inside it, got {shown(value)}; {meant} {', '.join(group.model_fields)}"
+
+
+def _accepts(group: type[BaseModel], name: str, value: Any) -> bool:
+    try:
+        group.model_validate_json(json.dumps({name: value}))
+    except ValidationError as error:
+        return all(detail["loc"][0] != name for detail in error.errors())
+    return True
+
+
+def _written(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _unknown(schema: type[Settings], path: tuple[str, ...]) -> str:
@@ -88,12 +113,17 @@ def _unknown(schema: type[Settings], path: tuple[str, ...]) -> str:
 
 def _names_beside(schema: type[Settings], path: tuple[str, ...]) -> list[str]:
     """The names that may stand where the last one of the path stands."""
+    return [name for group in _groups_at(schema, path[:-1]) for name in group.model_fields]
+
+
+def _groups_at(schema: type[Settings], path: tuple[str, ...]) -> list[type[BaseModel]]:
+    """The groups that may stand at a path."""
     groups: list[type[BaseModel]] = [schema]
-    for key in path[:-1]:
+    for key in path:
         fields = [group.model_fields[key] for group in groups if key in group.model_fields]
         if fields:  # else the key is a place in a list of groups
             groups = [group for field in fields for group in _groups_in(field.annotation)]
-    return [name for group in groups for name in group.model_fields]
+    return groups
 
 
 def _groups_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,5 +1,6 @@
 """The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`. Defaults are the published practice
-of Open-Sora Plan v1.3, with the tiny model.
+of Open-Sora Plan v1.3, with the tiny model. For the tiny model, and for models of one's own runs,
+core.pipelines.practice fills in others.
 
 What one setting is to another (frames and the autoencoder's compression, a sampler and its options) is checked by the
 part that owns the rule.
@@ -8,11 +9,13 @@ Source: Open-Sora Plan v1.3, opensora/sample and its scripts.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ..errors import ConfigError
 from ..random import SEED_LIMIT
 from ..seam.ranks import MEET_SECONDS
 from .media import MediaSettings
@@ -39,13 +42,14 @@ class ModelSettings(Settings):
     """The weights."""
 
     denoiser: FolderOrPreset = "tiny"
-    """A preset, or the folder of a T2V or inpaint model (config.json and safetensors)."""
+    """A preset; the folder of a T2V or inpaint model (config.json and safetensors); or a run's folder or checkpoint.
+    What is not set in `sampler`, `video` and `prompts` follows how the tiny model, or the run's, was trained."""
     text_encoder: Path | None = None
-    """Folder of the mT5 encoder. Presets bring their own."""
+    """Folder of the mT5 encoder. Presets bring their own, runs that of their training."""
     tokenizer: Path | None = None
     """Folder that holds spiece.model. Default: the text encoder's folder."""
     vae: Path | None = None
-    """Folder of the WFVAE. Presets bring their own."""
+    """Folder of the WFVAE, or a run's folder or checkpoint. Presets bring their own, runs that of their training."""
 
 
 class DTypeSettings(Settings):
@@ -96,13 +100,17 @@ class SamplingParallelSettings(ParallelSettings):
 class SamplerSettings(Settings):
     """The sampler and its noise schedule."""
 
+    choice = "name"
+
     name: str = "euler_ancestral"
-    """A sampler of duosora.core.samplers; upstream's names work too."""
+    """A sampler of duosora.core.samplers; upstream's names work too. A model known to be a rectified flow, such as the
+    tiny one, is sampled with flow_euler where no name is set."""
     steps: Count = 100
     """Sampling steps."""
     objective: Literal["epsilon", "v_prediction", "sample", "flow"] | None = None
-    """What the network predicts. Default: v_prediction, as the published models do; flow for flow samplers."""
-    schedule: Literal["linear", "scaled_linear"] | None = None
+    """What the network predicts. Default: what a run was trained with; else v_prediction, as the published models do,
+    and flow for flow samplers."""
+    schedule: Literal["linear", "scaled_linear", "cogvideox"] | None = None
     """The noise schedule of training. Default: linear, as in the published models. Flow samplers have none."""
     zero_terminal_snr: bool | None = None
     """Whether the last training timestep is pure noise. Default: yes, as in the published models. Not for flow
@@ -115,6 +123,16 @@ class SamplerSettings(Settings):
     """Classifier-free guidance scale. 1 or less switches guidance off, which halves the work."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How much of the guided prediction's standard deviation is scaled back to that of the unguided one (0 to 1)."""
+
+    @classmethod
+    def unused(cls, chosen: str) -> Set[str]:
+        """What a sampler has no use for; nothing for an unknown one, which is refused where it is made."""
+        from .. import samplers  # they load numpy
+
+        try:
+            return {"objective", "schedule", "zero_terminal_snr", "spacing", "shift"} - samplers.options(chosen)
+        except ConfigError:
+            return frozenset()
 
 
 class VideoSettings(Settings):
@@ -223,7 +241,7 @@ class ReconstructConfig(Settings):
     """Encode a video or a picture with the autoencoder and decode it again."""
 
     vae: FolderOrPreset = "tiny"
-    """A preset, or the folder of a WFVAE (config.json and safetensors)."""
+    """A preset; the folder of a WFVAE (config.json and safetensors); or a run's folder or checkpoint."""
     backend: BackendName | None = None
     """The framework. Default: torch where it is installed, otherwise mindspore."""
     device: str = "auto"

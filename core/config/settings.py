@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
 
@@ -21,6 +21,14 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+    choice: ClassVar[str | None] = None
+    """The setting, if there is one, that decides which of the others have a use."""
+
+    @classmethod
+    def unused(cls, chosen: str) -> Set[str]:
+        """The settings that have no use where `choice` has this value."""
+        return frozenset()
 
     @field_validator("*", mode="after")
     @classmethod

@@ -5,6 +5,7 @@ Source: Open-Sora Plan v1.3, opensora/train and its scripts; arXiv:2412.00131.
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,7 +26,8 @@ class StartSettings(Settings):
     """Initial weights."""
 
     weights: Path | None = None
-    """Folder of a model: a published one, or `model` or `model_ema` of a checkpoint. Default: the preset's weights."""
+    """Folder of a model: a published one, or `model` or `model_ema` of a checkpoint. A checkpoint stands for its
+    average, a run's folder for its newest checkpoint. Default: the preset's weights."""
     fresh: bool = False
     """Initialise all weights at random, even if the preset has trained ones."""
     leave_out: tuple[str, ...] = ()
@@ -53,8 +55,11 @@ class TimestepSettings(Settings):
 class ObjectiveSettings(Settings):
     """The training objective of the denoiser."""
 
+    choice = "kind"
+
     kind: Literal["epsilon", "v_prediction", "sample", "flow"] = "v_prediction"
-    """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow."""
+    """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow.
+    Where it is not set, the tiny model and models of one's own runs are trained on as they were trained."""
     schedule: Literal["linear", "scaled_linear", "cogvideox"] = "linear"
     """The noise schedule. Not used by flow."""
     zero_terminal_snr: bool = True
@@ -70,6 +75,11 @@ class ObjectiveSettings(Settings):
     """Strength of an additional noise value that all pixels of a channel share."""
     condition_noise: bool = False
     """Inpaint models: add a little noise to most conditioning frames."""
+
+    @classmethod
+    def unused(cls, chosen: str) -> Set[str]:
+        """What an objective has no use for."""
+        return {"schedule", "zero_terminal_snr", "snr_gamma"} if chosen == "flow" else {"shift", "weighting"}
 
 
 class AutoencoderSettings(Settings):

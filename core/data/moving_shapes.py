@@ -8,7 +8,9 @@ pixels a latent as blobs.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +48,9 @@ TEMPLATES = (
 )
 
 
+_WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
+_BETWEEN_WORDS = re.compile(r"[^\w',;]+|_+|'(?!\w)|(?<!\w)'")
+
 MARGIN = 1.0
 """Pixels between a shape and the border."""
 START, CROSSED = (0.0, 0.12), (0.76, 0.88)
@@ -78,6 +83,26 @@ def captions(scene: Scene) -> list[str]:
         for template in TEMPLATES
         for words in DIRECTIONS[scene.direction]
     ]
+
+
+@cache
+def words() -> frozenset[str]:
+    """Every word of the captions."""
+    filled = [template.format(size="", colour="", shape="", direction="", background="") for template in TEMPLATES]
+    directions = itertools.chain.from_iterable(DIRECTIONS.values())
+    return frozenset(_WORD.findall(" ".join((*filled, *SIZES, *COLOURS, *SHAPES, *directions, *BACKGROUNDS))))
+
+
+def as_caption(text: str) -> str:
+    """A sentence in the letters and signs of captions: lower case, and nothing but commas and semicolons inside."""
+    text = _BETWEEN_WORDS.sub(" ", text.lower().replace("\u2019", "'"))
+    return re.sub(r" *([,;])[ ,;]*", r"\1 ", text).strip(" ,;")
+
+
+def unseen_words(text: str) -> list[str]:
+    """The words of a sentence that no caption has, in lower case; of one without words all of it."""
+    found = _WORD.findall(as_caption(text))
+    return [word for word in found or text.split() if word not in words()]
 
 
 def is_held_out(scene: Scene) -> bool:

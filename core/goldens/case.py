@@ -1,7 +1,8 @@
 """One golden case on disk: configuration, tensors, weights, tolerances.
 
 A case is a folder with `case.json`, `io.safetensors` and, for models, weights as a file or as a bit-exact recipe
-whose sha256 is checked. Anything that cannot be read is an error, never a skip.
+whose sha256 is checked; or it is one JSON file, a table of inputs and results. Anything that cannot be read is an
+error, never a skip.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from ..errors import CheckpointError, ConfigError
 from ..io.files import read_json
 from ..io.weights import open_weights
 from ..layout import GivenWeights
+from .forms import Contents, read_contents
 
+CASE_FILE = "case.json"
 LIMIT_OF_KIND = {"u": 1.0, "i": 0.5, "b": 0.5, "f": 1e-6}
 """By numpy's letter, for tensors without a tolerance: pixels may be off by one level, other whole numbers (indices,
 buckets) are to be equal, and so are constants but for float32's rounding."""
@@ -60,22 +63,37 @@ class Case:
     Raises: CheckpointError when a file is missing, damaged, or weights do not have the recorded sha256.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, place: Path) -> None:
+        """place: the folder, or the file of a table."""
+        file = place / CASE_FILE if place.is_dir() else place
+        self.folder = file.parent
+        self.table = None if file.name == CASE_FILE else file.stem
+        """Of a case that is one file, its name."""
         try:
-            self.raw: dict[str, Any] = read_json(folder / "case.json")
+            self.raw: dict[str, Any] = read_json(file)
         except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case ({error})") from error
+            raise CheckpointError(f"{file}: cannot be read as a golden case ({error})") from error
         if not isinstance(self.raw, dict):
-            raise CheckpointError(f"{folder / 'case.json'}: cannot be read as a golden case (needs an object)")
+            raise CheckpointError(f"{file}: cannot be read as a golden case (needs an object)")
 
     @property
     def name(self) -> str:
-        return str(self.raw.get("case", f"{self.family}/{self.folder.name}"))
+        return f"{self.family}/{self.table or self.folder.name}"
 
     @property
     def family(self) -> str:
-        return self.folder.parent.name
+        return (self.folder if self.table else self.folder.parent).name
+
+    @cached_property
+    def contents(self) -> Contents:
+        """What case.json says of tensors, limits and weights, whichever form it has."""
+        return read_contents(self.raw)
+
+    @property
+    def has_unproven_weights(self) -> bool:
+        """Whether it has weights, and does not say their sha256."""
+        unproven = [entry for entry in self.contents.weights.values() if not {"sha256", "same_as"} & set(entry)]
+        return any((self.folder / entry.get("file", "")).is_file() for entry in unproven)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -84,25 +102,27 @@ class Case:
     @cached_property
     def tensors(self) -> dict[str, np.ndarray]:
         """All recorded tensors, inputs and outputs, by name."""
+        if self.table:
+            return {}
         reader = open_weights(self.folder / "io.safetensors")
         return {name: reader[name] for name in reader}
 
     def outputs(self) -> list[str]:
-        """Names of the tensors that an implementation has to reproduce."""
-        return [name for name, entry in self.raw["tensors"].items() if entry["role"] == "output"]
+        """Names of the tensors that an implementation has to reproduce, as far as the case says which."""
+        return [name for name, role in self.contents.roles.items() if role == "output"]
 
     def tags(self) -> list[str]:
-        """First parts of dotted tensor names, in the order of the file; [""] for a case without tags."""
-        tags = dict.fromkeys(name.split(".")[0] if "." in name else "" for name in self.raw["tensors"])
-        return list(tags)
+        """First parts of tensor names, in the order of the file; [""] for a case without tags."""
+        separator = self.contents.separator
+        return list(dict.fromkeys(name.rpartition(separator)[0].split(separator)[0] for name in self.contents.roles))
 
     def get(self, tag: str, name: str) -> np.ndarray:
-        """The tensor `tag.name`, or `name` where the case has no tags."""
-        return self.tensors[f"{tag}.{name}" if tag else name]
+        """The tensor `tag.name` or `tag/name`, or `name` where the case has no tags."""
+        return self.tensors[f"{tag}{self.contents.separator}{name}" if tag else name]
 
     def weights(self, key: str = "weights") -> GivenWeights:
-        """The weights under `key` of case.json, checked against their sha256."""
-        entry = self.raw[key]
+        """The weights under `key` of case.json, checked against their sha256 where it says one."""
+        entry = self.contents.weights[key]
         weights: Mapping[str, np.ndarray]
         if "same_as" in entry:
             weights = Case(self.folder.parent.parent / entry["same_as"]).weights(key)
@@ -111,7 +131,7 @@ class Case:
             weights = {name: reader[name] for name in reader}
         else:
             weights = self._from_recipe(entry)
-        if weights_sha256(weights) != entry["sha256"]:
+        if "sha256" in entry and weights_sha256(weights) != entry["sha256"]:
             raise CheckpointError(f"{self.folder}: {key} do not have the sha256 that case.json records")
         return GivenWeights(weights, source=f"{self.name} ({key})")
 
@@ -148,7 +168,8 @@ class Case:
             return Verdict(label, float("inf"), float("inf"))
         expected64, got64 = expected.astype(np.float64), got.astype(np.float64)
         error = np.abs(got64 - expected64)
-        ratio = error / (self._limit(name, expected) * slack)
+        with np.errstate(divide="ignore", invalid="ignore"):  # where the limit is a part of a recorded 0
+            ratio = error / (self._limit(name, expected) * slack)
         if comparison.where is not None:
             keep = np.broadcast_to(comparison.where, error.shape)
             error, ratio = error[keep], ratio[keep]
@@ -159,16 +180,15 @@ class Case:
         return Verdict(label, float(np.nanmax(error)), float(np.nanmax(ratio)))
 
     def _limit(self, name: str, expected: np.ndarray) -> np.ndarray:
-        tolerance = self.raw["tolerance"].get(name)
-        if tolerance is None:
+        limit = self.contents.limits.get(name)
+        if limit is None:
             return np.full(expected.shape, LIMIT_OF_KIND[expected.dtype.kind])
-        if isinstance(tolerance, str):
-            tolerance = {"max_abs": tolerance}
-        max_abs = tolerance["max_abs"]
-        if isinstance(max_abs, str):
-            per_step = self.tensors[max_abs.removeprefix("per step: tensor ")].astype(np.float64)
-            max_abs = per_step.reshape(-1, *[1] * (expected.ndim - 1))
-        return max_abs + (tolerance.get("rel") or 0.0) * np.abs(expected.astype(np.float64))
+        size = np.abs(expected.astype(np.float64))
+        absolute: Any = limit.absolute + limit.of_largest * size.max(initial=0.0)
+        if limit.per_step:
+            per_step = self.tensors[limit.per_step].astype(np.float64)
+            absolute = per_step.reshape(-1, *[1] * (expected.ndim - 1))
+        return absolute + limit.relative * size
 
 
 def check_options(config: Mapping[str, Any], source: str, known: Collection[str]) -> None:
@@ -185,11 +205,23 @@ def find_cases(folder: Path) -> Iterator[Case]:
 
     Raises: CheckpointError when there is none.
     """
-    files = sorted(folder.rglob("case.json")) if folder.is_dir() else []
-    if not files:
-        raise CheckpointError(f"{folder}: no golden case here (expected <family>/<case>/case.json)")
-    for file in files:
-        yield Case(file.parent)
+    cases = [case for file in sorted(folder.rglob("*.json")) if (case := _case_of(file))] if folder.is_dir() else []
+    if not cases:
+        raise CheckpointError(f"{folder}: no golden case here (expected <family>/<case>/{CASE_FILE})")
+    yield from cases
+
+
+def _case_of(file: Path) -> Case | None:
+    """The case that a JSON file stands for; tables, beside the folders of their family, say what they are."""
+    if file.name == CASE_FILE:
+        return Case(file)
+    if (file.parent / CASE_FILE).exists():
+        return None
+    try:
+        table = Case(file)
+    except CheckpointError:  # somebody else's
+        return None
+    return table if "what" in table.raw else None
 
 
 def weights_sha256(weights: Mapping[str, np.ndarray]) -> str:

@@ -1,25 +1,32 @@
-"""All golden families: which runner computes a case, and the verdict on each of its tensors."""
+"""All golden families: which runner computes a case, and the verdict on each of its tensors.
+
+A runner is a file of core.goldens.runners, called after its family. It has `run(case, backend)`, which gives every
+result of a case, and may have
+GRADIENTS = True: its cases need gradients;
+INPUTS: a pattern of the names of tensors that are no results, for cases that do not say it themselves;
+NOT_YET: names of cases that it cannot compute yet;
+layout(manifest): the layout that a manifest of a full-size model is compared with.
+"""
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
 
 from ..errors import CheckpointError, DuosoraError
 from ..io.files import read_json
-from ..models.finding import family_of
 from ..seam.backend import Backend
+from . import runners
 from .case import Case, Verdict, find_cases
+from .forms import manifest_shapes
 
-RUNNERS = ("data", "loss", "mt5", "pipeline", "sched", "t2v", "train", "wfvae")
-"""Families with a runner: `core.goldens.<family>.run(case, backend)` gives every output tensor of a case."""
-
-TRAINING = ("loss", "train")
-"""Those of them that need gradients."""
-
+RUNNERS = frozenset(module.name for module in iter_modules(runners.__path__))
 UNREADABLE = (AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 """What a case of another form comes to, deep in a runner or a framework."""
 
@@ -43,23 +50,24 @@ class Result:
 
 
 def is_implemented(case: Case) -> bool:
-    """Whether a runner for the case's family is written."""
-    return case.family in RUNNERS
+    """Whether a runner for the case is written."""
+    runner = _runner(case.family)
+    return runner is not None and case.name.rpartition("/")[2] not in getattr(runner, "NOT_YET", ())
 
 
 def run_case(case: Case, backend: Backend, slack: float = 1.0) -> Result:
-    """Compute every output tensor of a case and judge it; a tensor that nothing computes counts as failed.
+    """Compute every result of a case and judge it; one that nothing computes counts as failed.
 
     A case that its runner cannot make sense of is an error in the result, so that the others are run all the same.
     """
+    runner = _runner(case.family)
     try:
-        runner = importlib.import_module(f"{__package__}.{case.family}")
-        with nullcontext() if case.family in TRAINING else backend.inference():
+        with nullcontext() if getattr(runner, "GRADIENTS", False) else backend.inference():
             comparisons = (each for each in runner.run(case, backend) if case.holds(each))
             verdicts = [case.judge(comparison, slack) for comparison in comparisons]
         computed = {verdict.name.split(" ")[0] for verdict in verdicts}
-        forgotten = [Verdict(f"{name} (not computed)", float("inf"), float("inf")) for name in case.outputs()]
-        verdicts += [verdict for verdict in forgotten if verdict.name.split(" ")[0] not in computed]
+        forgotten = [name for name in _results(case, runner) if name not in computed]
+        verdicts += [Verdict(f"{name} (not computed)", float("inf"), float("inf")) for name in forgotten]
         return Result(case.name, tuple(verdicts))
     except DuosoraError as error:
         return Result(case.name, error=str(error))
@@ -73,10 +81,9 @@ def run_manifest(file: Path) -> Result:
     name = f"{file.parent.name}/{file.stem}"
     try:
         manifest = read_json(file)
-        config = manifest.get("config_json_as_saved", manifest.get("config"))
-        expected = {key: tuple(shape) for key, shape in manifest["params"].items()}
-        layout = family_of(config or {"_class_name": "WFVAEModel"}, name).spec.from_config(config, name).layout()
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        expected = manifest_shapes(manifest)
+        layout = _runner(file.parent.name).layout(manifest)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return Result(name, error=f"{file}: cannot be read as a manifest ({error})")
     ours = {key: weight.shape for key, weight in layout.items()}
     ours |= {alias: ours[target] for alias, target in layout.aliases.items()}
@@ -89,7 +96,7 @@ def run_manifest(file: Path) -> Result:
 def find_manifests(folder: Path) -> Iterator[Path]:
     """Manifests of the families that have a runner."""
     for file in sorted(folder.rglob("manifest_*.json")):
-        if file.parent.name in RUNNERS:
+        if _runner(file.parent.name) is not None:
             yield file
 
 
@@ -103,3 +110,17 @@ def find_all(folder: Path) -> tuple[list[Path], list[Case]]:
             raise
         cases = []
     return manifests, cases
+
+
+def _runner(family: str) -> Any:
+    """The runner of a family; None where none is written."""
+    return importlib.import_module(f".{family}", runners.__name__) if family in RUNNERS else None
+
+
+def _results(case: Case, runner: Any) -> list[str]:
+    """Names of the tensors that have to be computed: those that a case calls its outputs, or all but its inputs."""
+    inputs = getattr(runner, "INPUTS", None)
+    if inputs is None:
+        return case.outputs()
+    roles = case.contents.roles
+    return [name for name, role in roles.items() if role != "input" and not re.fullmatch(inputs, name)]

@@ -24,6 +24,7 @@ from .files import atomic_write, open_regular
 from .video_reader import VideoReader
 
 READERS = ("pyav", "decord")
+ENCODER = "libx264"
 BT709 = 1
 """Code, in the H.264 standard, of the colour matrix, primaries and transfer curve of HD video."""
 LIMITED_RANGE = 1
@@ -106,7 +107,7 @@ def write_video(
     Raises: MediaError when the name does not end in .mp4, the file exists and `overwrite` is off, there is no frame,
     frames differ in size, or the disk is full.
     """
-    import av  # 60 ms, and only this function and the reader need it
+    import av  # 60 ms, and only writing and the reader need it
 
     target = Path(path)
     check_ending(target)
@@ -125,9 +126,16 @@ def write_video(
 
 
 def check_ending(path: Path) -> None:
-    """Raises: MediaError when no video is written under such a name."""
+    """See that a video can be written under such a name. Raises: MediaError for another ending, or without x264."""
     if path.suffix.lower() != ".mp4":
         raise MediaError(f"{path}: videos are written as .mp4; give the file that ending")
+    import av
+
+    if ENCODER not in av.codecs_available:
+        raise MediaError(
+            f"{path}: cannot be written, as the FFmpeg of PyAV {av.__version__} lacks {ENCODER}; pip install "
+            "--force-reinstall --only-binary av av brings one that has it"
+        )
 
 
 def _encode(container: Any, target: Path, frames: Iterable[np.ndarray], rate: Fraction, crf: int) -> None:
@@ -155,7 +163,7 @@ def _encode(container: Any, target: Path, frames: Iterable[np.ndarray], rate: Fr
 
 def _add_stream(container: Any, frame: np.ndarray, rate: Fraction, crf: int) -> Any:
     options = {"crf": str(crf)} | (SAME_BYTES if platform.machine() in ("x86_64", "AMD64") else {})
-    stream = container.add_stream("libx264", rate=rate, options=options)
+    stream = container.add_stream(ENCODER, rate=rate, options=options)
     stream.height, stream.width = (size + size % 2 for size in frame.shape[:2])
     stream.pix_fmt = "yuv420p"
     # Said in the file, because players guess BT.601 or BT.709 by its size, and reds and greens would shift.

@@ -19,6 +19,7 @@ from ..loading import check_headers, check_zeros
 from ..printable import short_name
 from . import FAMILIES
 from .kinds import Family
+from .run_folders import model_folder
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
@@ -44,6 +45,8 @@ class Part:
     is_fresh: bool
     """Whether the weights are drawn anew instead of read: the model is untrained."""
     open: Callable[[], Weights]
+    notes: tuple[str, ...] = ()
+    """What to tell of how it was found, a line each."""
 
     @property
     def layout(self) -> Layout:
@@ -62,7 +65,8 @@ class Part:
 
 
 def open_part(kind: str, name: str, seed: int = 0) -> Part:
-    """The model in a folder of the hub's form, or a preset: tiny with its trained weights, others with fresh ones.
+    """The model that a path means (core.models.run_folders), or a preset: tiny with its trained weights, others with
+    fresh ones.
 
     Raises: CheckpointError when the folder has no readable config.json or weights; ConfigError when the model is of
     another kind, its config holds what is not implemented, or no preset has the name.
@@ -86,11 +90,16 @@ def open_part(kind: str, name: str, seed: int = 0) -> Part:
 
 
 def recognise(folder: Path) -> Part:
-    """The model in a folder of the hub's form: config.json beside safetensors. Raises as open_part does."""
+    """The model that a path means: a folder of the hub's form (config.json beside safetensors), a checkpoint or a run.
+
+    Raises: as open_part does.
+    """
+    folder, notes = model_folder(folder)
     file = folder / CONFIG_FILE if os.path.isdir(folder) else folder.parent / CONFIG_FILE
     config = read_config(file)
     family = family_of(config, str(file))
-    return Part(family, family.spec.from_config(config, str(file)), str(folder), False, lambda: open_weights(folder))
+    spec = family.spec.from_config(config, str(file))
+    return Part(family, spec, str(folder), False, lambda: open_weights(folder), notes)
 
 
 def read_config(file: Path) -> dict[str, Any]:

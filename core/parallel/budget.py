@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..maths.parts import Blocks
-from ..models.opensora_t2v import OpenSoraT2VSpec
+from ..models.kinds import Costs
 from .counting import attention_bytes, prediction_bytes
 
 ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}
@@ -64,39 +64,38 @@ def training_state(
 
 
 def activation_bytes(
-    spec: OpenSoraT2VSpec, batch: int, num_tokens: int, sequence: int, dtype: str = "bf16", recompute_every: int = 0
+    costs: Costs, batch: int, num_tokens: int, sequence: int, dtype: str = "bf16", recompute_every: int = 0
 ) -> int:
     """Kept by all blocks for the backward pass, on each of so many ranks that share the tokens.
 
     With recomputation only a block's input stays of every n-th block, and one of these stands whole at a time.
     """
-    of_one = batch * Blocks(num_tokens, sequence).length * spec.hidden_size
-    again = -(-spec.num_layers // recompute_every) if recompute_every else 0
-    whole = spec.num_layers - again + min(1, again)
+    of_one = batch * Blocks(num_tokens, sequence).length * costs.width
+    again = -(-costs.layers // recompute_every) if recompute_every else 0
+    whole = costs.layers - again + min(1, again)
     return of_one * (KEPT[dtype] * whole + RESIDUAL * again)
 
 
-def inference_bytes(spec: OpenSoraT2VSpec, batch: int, num_tokens: int, sequence: int, dtype: str = "bf16") -> int:
+def inference_bytes(costs: Costs, batch: int, num_tokens: int, sequence: int, dtype: str = "bf16") -> int:
     """At the widest point of a network call without gradients, on each of so many ranks that share the tokens."""
-    return WORKING * ITEMSIZE[dtype] * batch * Blocks(num_tokens, sequence).length * spec.hidden_size
+    return WORKING * ITEMSIZE[dtype] * batch * Blocks(num_tokens, sequence).length * costs.width
 
 
-def call_bytes(spec: OpenSoraT2VSpec, batch: int, num_tokens: int, sequence: int, dtype: str = "bf16") -> int:
+def call_bytes(costs: Costs, batch: int, num_tokens: int, sequence: int, dtype: str = "bf16") -> int:
     """Sent by each of the ranks that share the tokens of a network call."""
-    heads, head_dim, itemsize = spec.num_attention_heads, spec.attention_head_dim, ITEMSIZE[dtype]
-    outputs = spec.patch_size**2 * spec.out_channels
+    heads, head_dim, itemsize = costs.heads, costs.head_dim, ITEMSIZE[dtype]
     attention = attention_bytes(batch, num_tokens, heads, head_dim, itemsize, sequence)
-    return spec.num_layers * attention + prediction_bytes(batch, num_tokens, outputs, itemsize, sequence)
+    return costs.layers * attention + prediction_bytes(batch, num_tokens, costs.outputs, itemsize, sequence)
 
 
 def micro_batch_bytes(
-    spec: OpenSoraT2VSpec, batch: int, num_tokens: int, sequence: int, dtype: str = "bf16", recomputes: bool = False
+    costs: Costs, batch: int, num_tokens: int, sequence: int, dtype: str = "bf16", recomputes: bool = False
 ) -> int:
     """Sent by each of the ranks that share the tokens, forward and backward: the gradients take the attention's way
     back, those of the predictions are there already; blocks that are computed again send again."""
-    heads, head_dim, itemsize = spec.num_attention_heads, spec.attention_head_dim, ITEMSIZE[dtype]
-    attention = spec.num_layers * attention_bytes(batch, num_tokens, heads, head_dim, itemsize, sequence)
-    return call_bytes(spec, batch, num_tokens, sequence, dtype) + attention * (2 if recomputes else 1)
+    heads, head_dim, itemsize = costs.heads, costs.head_dim, ITEMSIZE[dtype]
+    attention = costs.layers * attention_bytes(batch, num_tokens, heads, head_dim, itemsize, sequence)
+    return call_bytes(costs, batch, num_tokens, sequence, dtype) + attention * (2 if recomputes else 1)
 
 
 def state_bytes(num_parameters: int, ranks: int, zero: int, micro_batches: int = 1) -> int:

@@ -25,7 +25,7 @@ from ..io.video import open_video
 from ..maths import gaussian
 from ..maths.masks import compress_mask, frame_mask, masked_pixels
 from ..maths.resize import center_crop_resize, resize_to_area, size_within_area, whole_strides
-from ..models.wfvae import WFVAESpec
+from ..models.kinds import AutoencoderSpec
 from ..seam.backend import Backend
 from ..seam.models import Autoencoder
 from ..shapes import VideoShape
@@ -159,7 +159,7 @@ def place_frames(given: Conditioning, video: VideoShape, seed: int = 0) -> Place
 def condition_frames(
     backend: Backend,
     vae: Autoencoder,
-    spec: WFVAESpec,
+    spec: AutoencoderSpec,
     placed: PlacedFrames,
     noise: np.ndarray,
     pixel_noise: np.ndarray | None = None,
@@ -178,7 +178,7 @@ def condition_frames(
 def encode_condition(
     backend: Backend,
     vae: Autoencoder,
-    spec: WFVAESpec,
+    spec: AutoencoderSpec,
     clip: np.ndarray,
     frame_mask: np.ndarray,
     noise: np.ndarray,
@@ -197,11 +197,11 @@ def encode_condition(
 
 
 def condition_for_seed(
-    backend: Backend, vae: Autoencoder, spec: WFVAESpec, placed: PlacedFrames, seed: int, chunk: int | None = None
+    backend: Backend, vae: Autoencoder, spec: AutoencoderSpec, placed: PlacedFrames, seed: int, chunk: int | None = None
 ) -> np.ndarray:
     """condition_frames with all noise drawn from the request's seed."""
     video = VideoShape(*placed.pixels.shape[:3])
-    noise = random.normal((spec.latent_dim, *spec.compression.latent(video)), seed, "posterior")
+    noise = random.normal((spec.latent_channels, *spec.compression.latent(video)), seed, "posterior")
     pixel_noise = None
     if placed.noise_strength > 0:
         spread = NOISE_STRENGTH_SPREAD * random.stream(seed, "condition strength").standard_normal()

@@ -12,11 +12,12 @@ import numpy as np
 from .. import random
 from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ReconstructConfig
+from ..config.settings import with_setting
 from ..errors import MediaError, NumericsError, ShapeError
 from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
 from ..models.finding import Part, open_part
-from ..models.wfvae import WFVAESpec
+from ..models.kinds import AutoencoderSpec
 from ..progress import progress
 from ..seam import backend as backends
 from ..seam.backend import Backend
@@ -29,7 +30,7 @@ from .settings import decode_options, default_dtype
 
 def open_clip(
     path: Path,
-    spec: WFVAESpec,
+    spec: AutoencoderSpec,
     num_frames: int | None = None,
     every: int = 1,
     size: tuple[int | None, int | None] = (None, None),
@@ -62,7 +63,7 @@ class LazyAutoencoder:
         self.backend, self.part, self.dtype = backend, part, dtype
 
     @property
-    def spec(self) -> WFVAESpec:
+    def spec(self) -> AutoencoderSpec:
         return self.part.spec
 
     @cached_property
@@ -81,7 +82,11 @@ class LazyAutoencoder:
         ]
         if self.part.is_fresh:
             lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
-        return lines
+        return lines + [f"NOTE       {note}" for note in self.part.notes]
+
+    def pinned(self, config: ReconstructConfig) -> ReconstructConfig:
+        """Settings that find the same backend and model again, when a training run has gone on meanwhile."""
+        return with_setting(with_setting(config, "backend", self.backend.name), "vae", self.part.source)
 
 
 def open_autoencoder(config: ReconstructConfig) -> LazyAutoencoder:
@@ -97,7 +102,7 @@ def prepare(source: Path, config: ReconstructConfig, vae: LazyAutoencoder | None
     vae = vae or open_autoencoder(config)
     size = (config.height, config.width)
     clip = open_clip(source, vae.spec, config.frames, config.every, size, config.reader, config.media)
-    options = decode_options(config.chunk, config.tile)
+    options = decode_options(vae.spec, config.chunk, config.tile)
     return ClipReconstruction(vae, clip, seed=config.seed, options=options, reader=config.reader)
 
 
@@ -145,7 +150,7 @@ class ClipReconstruction:
         backend, model, *notes = self.vae.plan()
         clip = (
             f"clip       {'x'.join(map(str, self.clip.shape))} pixels = {'x'.join(map(str, latent))} latents of "
-            f"{spec.latent_dim} channels, {'the mean' if self.seed is None else f'sampled with seed {self.seed}'}"
+            f"{spec.latent_channels} channels, {'the mean' if self.seed is None else f'sampled with seed {self.seed}'}"
         )
         return [backend, model, clip, *notes]
 
@@ -162,7 +167,7 @@ class ClipReconstruction:
             )
         if self.seed is None:
             return gaussian.split_moments(moments)[0]
-        noise = random.normal((vae.spec.latent_dim, *moments.shape[2:]), self.seed, "posterior")
+        noise = random.normal((vae.spec.latent_channels, *moments.shape[2:]), self.seed, "posterior")
         return gaussian.sample(moments, noise[None])
 
     def frames(self, beside_original: bool = False) -> Iterator[np.ndarray]:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..config.schema import ReconstructConfig
-from ..config.settings import resolved, with_setting
+from ..config.settings import resolved
 from ..errors import ConfigError, DuosoraError, MediaError
 from ..io.files import atomic_write, read_json, refuse_unwritable
 from ..io.images import image_format, write_image
@@ -57,7 +57,7 @@ def write_result(
             "source_bytes": run.clip.path.stat().st_size,
             "result": out.name,
             "grid": grid,
-            "config": resolved(with_setting(config, "backend", run.vae.backend.name)),
+            "config": resolved(run.vae.pinned(config)),
         }
         temporary.write_text(json.dumps(report, indent=1), encoding="utf-8")
     return report
@@ -101,7 +101,7 @@ class FolderReconstruction:
     def __init__(self, folder: Path, out: Path, config: ReconstructConfig, grid: bool, overwrite: bool) -> None:
         """Raises: MediaError when the folder holds no clip; ConfigError and MediaError for an unfit `out`, and for
         the model."""
-        if out.exists() and not out.is_dir():
+        if not out.is_dir() and (out.exists() or out.suffix.lower() in MEDIA_SUFFIXES):
             raise MediaError(f"{out}: is no folder; the results of a folder go to one")
         if out.resolve() == folder.resolve():
             raise ConfigError(f"{out}: holds the originals; give --out another folder")
@@ -109,7 +109,7 @@ class FolderReconstruction:
         self.items = list_items(folder, out)
         self._check_summary()
         self.vae: LazyAutoencoder = open_autoencoder(config)
-        self.config = with_setting(config, "backend", self.vae.backend.name)
+        self.config = self.vae.pinned(config)
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""

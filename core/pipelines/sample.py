@@ -19,7 +19,7 @@ from ..errors import ConfigError, NumericsError, ShapeError
 from ..io.files import atomic_write, refuse_unwritable
 from ..io.images import write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
-from ..io.video import write_video
+from ..io.video import check_ending, write_video
 from ..io.weights import save_weights
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
@@ -41,7 +41,8 @@ from .conditioning import (
     read_pictures,
 )
 from .denoise import Guidance, Step
-from .settings import decode_options, default_dtype, make_sampler, open_parts
+from .practice import UNKNOWN, prompts_for, sampled
+from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
 
@@ -55,7 +56,7 @@ class Job:
 
     prompt: Prompt
     text: str
-    """The prompt in its template."""
+    """The prompt in its template, as the model can read it."""
     negative: str
     seed: int
     output: Path
@@ -71,12 +72,21 @@ class SampleRun:
     Raises: DuosoraError of the part that does not fit, before any long work.
     """
 
-    def __init__(self, config: SampleConfig, overwrite: bool = False, prompts: list[Prompt] | None = None) -> None:
-        """prompts: what is asked for; None: the config's."""
+    def __init__(
+        self,
+        config: SampleConfig,
+        overwrite: bool = False,
+        prompts: list[Prompt] | None = None,
+        writes: bool = True,
+    ) -> None:
+        """prompts: what is asked for; None: the config's. writes: whether files come of it, or only `frames`."""
+        self._writes = writes
         self.overwrite = overwrite or config.output.overwrite
         self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
+        self._filled_in: list[str] = []
+        self._practice = UNKNOWN
         self._notes: dict[str, None] = {}
-        """What of the files is left alone: each line once, in order."""
+        """What of the files is left alone, and what contradicts the model: each line once, in order."""
         with told_once():
             parallel = config.parallel
             split = make_plan(launched().world, parallel.sequence, parallel.cfg)
@@ -89,16 +99,20 @@ class SampleRun:
         agreed(self.ranks.world, lambda: self._settle(prompts))
 
     def _settle(self, prompts: list[Prompt] | None) -> None:
+        self._follow_model()
         config = self.config
         parts = open_parts(config.model)
         for part in (parts.denoiser, parts.text_encoder, parts.vae):
             part.check()
+            for note in part.notes:
+                self._note(note)
+        self.config = config.model_copy(update={"model": pinned(config.model, parts)})
         self.pipeline = TextToVideo(
             self.backend,
             parts,
             self._precision(),
             config.prompts.max_tokens,
-            decode_options(config.decode.chunk, config.decode.tile),
+            decode_options(parts.vae.spec, config.decode.chunk, config.decode.tile),
             self.ranks,
         )
         self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
@@ -106,8 +120,17 @@ class SampleRun:
         self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
             self.pipeline.sizes(job.video)
-            for output in self._outputs(job):
-                refuse_unwritable(output, self.overwrite)
+            if self._writes:
+                self._refuse_unwritable(job)
+
+    def _follow_model(self) -> None:
+        """Fill in what nobody has set and what follows from the denoiser."""
+        followed = sampled(self.config)
+        self.config = followed.config
+        self.guidance = Guidance(self.config.sampler.guidance, self.config.sampler.guidance_rescale)
+        self._filled_in, self._practice = followed.lines, followed.practice
+        for note in followed.notes:
+            self._note(note)
 
     def sampler(self) -> Sampler:
         """A fresh sampler as configured."""
@@ -129,6 +152,7 @@ class SampleRun:
             f"({precision.text_encoder}), autoencoder {parts.vae.source} ({precision.vae})",
             f"sampler    {sampler.name}, {self.config.sampler.steps} steps ({len(sampler.timesteps)} network calls), "
             f"{sampler.objective}, guidance {self.guidance.scale:g}",
+            *self._filled_in,
         ]
         for video, jobs in groupby(self.jobs, key=lambda job: job.video):
             sizes = self.pipeline.sizes(video)
@@ -192,24 +216,23 @@ class SampleRun:
 
     def _jobs(self, prompts: list[Prompt]) -> list[Job]:
         config = self.config
-        is_inpaint = self.pipeline.parts.denoiser.spec.is_inpaint
+        sees_channels = "channels" in self.pipeline.parts.denoiser.spec.given
         _refuse_too_many(len(prompts), config.samples_per_prompt)
         jobs = []
-        for prompt in prompts:
+        for prompt, (text, negative) in zip(prompts, self._texts(prompts), strict=True):
             given = self._given(prompt)
             video = VideoShape(config.video.frames, config.video.height, config.video.width)
             if given.images and not config.condition.crop:
                 video = VideoShape(config.video.frames, *given.images[0].shape[:2])
-            negative = config.prompts.negative if prompt.negative is None else prompt.negative
             first = config.seed if prompt.seed is None else prompt.seed
             for seed in range(first, first + config.samples_per_prompt):
                 random.check_seed(seed)
                 suffix = ".png" if video.frames == 1 else ".mp4"
-                placed = place_frames(given, video, seed) if is_inpaint else None
+                placed = place_frames(given, video, seed) if sees_channels else None
                 jobs.append(
                     Job(
                         prompt=prompt,
-                        text=apply_template(config.prompts.template, prompt.text),
+                        text=text,
                         negative=negative,
                         seed=seed,
                         output=config.output.folder / f"{prompt.name}_{seed}{suffix}",
@@ -219,6 +242,16 @@ class SampleRun:
                 )
         return jobs
 
+    def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str]]:
+        """Each prompt in its template, and its negative prompt, as the model can read them."""
+        settings = self.config.prompts
+        written = [apply_template(settings.template, prompt.text) for prompt in prompts]
+        negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
+        texts, notes = prompts_for(self._practice, written + negative)
+        for note in notes:
+            self._note(note)
+        return list(zip(texts[: len(prompts)], texts[len(prompts) :], strict=True))
+
     def _given(self, prompt: Prompt) -> Conditioning:
         """The frames that a prompt is conditioned on, cut and resized."""
         config = self.config
@@ -226,7 +259,7 @@ class SampleRun:
         paths, is_video = condition_files(prompt, options)
         if not paths:
             return Conditioning(())
-        if not self.pipeline.parts.denoiser.spec.is_inpaint:
+        if "channels" not in self.pipeline.parts.denoiser.spec.given:
             raise ConfigError(
                 f"{paths[0]}: model.denoiser = {config.model.denoiser} makes videos from text only; "
                 "images and videos need an inpaint model (any93x640x640_i2v)"
@@ -273,6 +306,12 @@ class SampleRun:
         """All files that `_write` makes; a picture and a video of one prompt and seed have the same sidecar."""
         latents = [".safetensors"] if self.config.output.save_latents else []
         return [job.output, *(job.output.with_suffix(suffix) for suffix in (*latents, ".json"))]
+
+    def _refuse_unwritable(self, job: Job) -> None:
+        for output in self._outputs(job):
+            refuse_unwritable(output, self.overwrite)
+        if job.video.frames > 1:
+            check_ending(job.output)
 
     def _write(self, job: Job, latent: np.ndarray) -> None:
         frames = self._frames(job, latent)

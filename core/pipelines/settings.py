@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .. import samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
+from ..models import FAMILIES
 from ..models.finding import COMPANIONS, TINY_FOLDER, open_part
-from ..samplers import LINEAR, STABLE_DIFFUSION, Sampler
+from ..models.kinds import AutoencoderSpec
+from ..models.run_folders import RunRecord, model_folder, record_of
+from ..samplers import COGVIDEOX, LINEAR, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
 from .autoencode import DecodeOptions, SpatialTiles
 from .text_to_video import Parts
 
-SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION}
+SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
 PUBLISHED_OBJECTIVE, PUBLISHED_SCHEDULE = "v_prediction", "linear"
 """Of Open-Sora Plan v1.3, which has zero terminal SNR too."""
-PIXELS_PER_LATENT = 8
-"""Along each side, in every published autoencoder."""
 
 GIVEN_BY_RUNS = frozenset(("text", "latent_mask", "channels"))
 
@@ -27,12 +30,11 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     seed: of a denoiser that is drawn anew. needs_text_weights: refuse a text encoder that is.
     Raises: as open_part and Tokenizer.open, and ConfigError for a model that is not named.
     """
-    companions = COMPANIONS.get(model.denoiser, (None, None))
-    names = {"text_encoder": model.text_encoder or companions[0], "vae": model.vae or companions[1]}
-    for kind, name in names.items():
-        if name is None:
+    model = with_companions(model)
+    for kind in ("text_encoder", "vae"):
+        if getattr(model, kind) is None:
             raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
-    text_encoder = open_part("text_encoder", str(names["text_encoder"]))
+    text_encoder = open_part("text_encoder", str(model.text_encoder))
     if needs_text_weights and text_encoder.is_fresh and text_encoder.source != "tiny":
         raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
     tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
@@ -43,9 +45,62 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     return Parts(
         denoiser=denoiser,
         text_encoder=text_encoder,
-        vae=open_part("vae", str(names["vae"])),
+        vae=open_part("vae", str(model.vae)),
         tokenizer=Tokenizer.open(tokenizer),
     )
+
+
+def with_companions(model: ModelSettings) -> ModelSettings:
+    """With the text encoder, the tokeniser and the autoencoder that go with the denoiser, where they are not named: a
+    preset has its own, and a model of one's own run those that it was trained with.
+
+    Raises: ConfigError when one of these is no more where it was; CheckpointError when the record cannot be read.
+    """
+    if model.denoiser in COMPANIONS:
+        found = _companions_of_preset(model.denoiser)
+    else:
+        record = record_of(model_folder(Path(model.denoiser)).path)
+        found = {} if record is None else _recorded_companions(record, model)
+    unset = {kind: place for kind, place in found.items() if getattr(model, kind) is None}
+    return model.model_copy(update=unset)
+
+
+def pinned(model: ModelSettings, parts: Parts) -> ModelSettings:
+    """With the folders that were found, so that the same models are found again when runs have gone on."""
+    named = model if model.denoiser in COMPANIONS else with_companions(model)
+    found = {"text_encoder": parts.text_encoder.source, "vae": parts.vae.source}
+    folders = {kind: Path(source) for kind, source in found.items() if getattr(named, kind) is not None}
+    return named.model_copy(update={"denoiser": parts.denoiser.source, **folders})
+
+
+def _companions_of_preset(denoiser: str) -> dict[str, Path]:
+    return dict(zip(("text_encoder", "vae"), map(Path, COMPANIONS[denoiser]), strict=True))
+
+
+def _recorded_companions(record: RunRecord, model: ModelSettings) -> dict[str, Path]:
+    """Those that the run's settings name, and those that went with its own denoiser; not those that `model` names."""
+    wanted = [kind for kind in ("text_encoder", "vae") if getattr(model, kind) is None]
+    if "text_encoder" in wanted and model.tokenizer is None:
+        wanted.append("tokenizer")
+    denoiser = record.text("model.denoiser")
+    found = _companions_of_preset(denoiser) if denoiser in COMPANIONS else {}
+    for kind in wanted:
+        written = record.models.get(kind) or record.text(f"model.{kind}")
+        if isinstance(written, str):
+            found[kind] = _find_companion(record, kind, written)
+    return found
+
+
+def _find_companion(record: RunRecord, kind: str, written: str) -> Path:
+    if any(written in family.presets for family in FAMILIES if family.kind == kind):
+        return Path(written)
+    found = record.find(written)
+    if found is None:
+        raise ConfigError(
+            f"model.{kind}: {record.checkpoint} was trained with {written}, which is not there "
+            f"({', '.join(map(str, record.places(written)))}); name its folder with --set model.{kind}=FOLDER"
+        )
+    return found
 
 
 def default_dtype(backend: Backend) -> str:
@@ -53,16 +108,15 @@ def default_dtype(backend: Backend) -> str:
     return "fp32" if backend.on_host else "bf16"
 
 
-def decode_options(chunk: int | None, tile: TileSettings | None) -> DecodeOptions:
+def decode_options(autoencoder: AutoencoderSpec, chunk: int | None, tile: TileSettings | None) -> DecodeOptions:
     """Raises: ConfigError when a tile is no whole number of latents."""
     if tile is None:
         return DecodeOptions(chunk=chunk)
+    side = autoencoder.compression.space
     for name, pixels in (("size", tile.size), ("overlap", tile.overlap)):
-        if pixels % PIXELS_PER_LATENT:
-            raise ConfigError(f"tile.{name} = {pixels}: needs a multiple of {PIXELS_PER_LATENT} pixels")
-    return DecodeOptions(
-        chunk=chunk, tiles=SpatialTiles(tile.size // PIXELS_PER_LATENT, tile.overlap // PIXELS_PER_LATENT)
-    )
+        if pixels % side:
+            raise ConfigError(f"tile.{name} = {pixels}: needs a multiple of {side} pixels")
+    return DecodeOptions(chunk=chunk, tiles=SpatialTiles(tile.size // side, tile.overlap // side))
 
 
 def make_sampler(settings: SamplerSettings) -> Sampler:

@@ -86,27 +86,28 @@ class TextToVideo:
 
     def __post_init__(self) -> None:
         denoiser, vae = self.parts.denoiser.spec, self.parts.vae.spec
-        if denoiser.in_channels != vae.latent_dim:
+        if denoiser.latent_channels != vae.latent_channels:
             raise ConfigError(
-                f"model.denoiser works on {denoiser.in_channels} latent channels, model.vae makes {vae.latent_dim}; "
-                "they do not belong together"
+                f"model.denoiser works on {denoiser.latent_channels} latent channels, model.vae makes "
+                f"{vae.latent_channels}; they do not belong together"
             )
-        states = self.parts.text_encoder.spec.d_model
-        if denoiser.caption_channels != states:
+        states = self.parts.text_encoder.spec.channels
+        if denoiser.text_channels != states:
             raise ConfigError(
-                f"model.denoiser reads text states of {denoiser.caption_channels} channels, model.text_encoder gives "
+                f"model.denoiser reads text states of {denoiser.text_channels} channels, model.text_encoder gives "
                 f"{states}; they do not belong together"
             )
-        if denoiser.is_inpaint and denoiser.mask_channels != vae.compression.time:
+        mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
+        if "channels" in denoiser.given and mask_frames != vae.compression.time:
             raise ConfigError(
-                f"model.denoiser folds {denoiser.mask_channels} mask frames into one, model.vae compresses time "
+                f"model.denoiser folds {mask_frames} mask frames into one, model.vae compresses time "
                 f"{vae.compression.time} times; they do not belong together"
             )
 
     def sizes(self, video: VideoShape) -> Sizes:
         """The sizes of a video. Raises ShapeError when the models cannot make it, naming what they can."""
         latent = self.parts.vae.spec.compression.latent(video)
-        return Sizes(video, latent, self.parts.denoiser.spec.patch.tokens(latent))
+        return Sizes(video, latent, self.parts.denoiser.spec.grid(latent))
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The states of the prompts, each different text once; the first rank of a team encodes them for all."""
@@ -178,7 +179,7 @@ class TextToVideo:
         on_step: Callable[[Step], None] | None,
     ) -> np.ndarray:
         latent = self.sizes(video).latent
-        shape = (self.parts.denoiser.spec.in_channels, *latent)
+        shape = (self.parts.denoiser.spec.latent_channels, *latent)
         model = self.model("denoiser")
         halves = self.ranks.cfg
         prompts = [request.prompt for request in requests]
@@ -206,6 +207,6 @@ class TextToVideo:
             )
 
     def _condition_frames(self, requests: Sequence[VideoRequest]) -> object | None:
-        if not self.parts.denoiser.spec.is_inpaint:
+        if "channels" not in self.parts.denoiser.spec.given:
             return None
         return self.backend.asarray(np.stack([request.frames for request in requests if request.frames is not None]))

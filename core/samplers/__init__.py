@@ -39,6 +39,7 @@ __all__ = [
     "create",
     "guide",
     "names",
+    "options",
     "rescale",
     "resolve",
     "split_guidance",
@@ -79,6 +80,13 @@ def resolve(name: str) -> type[Sampler]:
     return known[name]
 
 
+def options(name: str) -> frozenset[str]:
+    """The keyword arguments of `create` that a sampler has a use for. Raises: as resolve."""
+    construct: Callable[..., Sampler] = resolve(name)
+    known = set(inspect.signature(construct).parameters) - {"steps"}
+    return frozenset(known | {"zero_terminal_snr"} if "schedule" in known else known)
+
+
 def create(
     name: str,
     steps: int,
@@ -101,24 +109,23 @@ def create(
     or a number of steps it cannot do.
     """
     sampler = resolve(name)
-    construct: Callable[..., Sampler] = sampler
-    parameters = inspect.signature(construct).parameters
-    if zero_terminal_snr is not None:
-        _refuse_unless("schedule" in parameters, sampler, "zero_terminal_snr")
-        schedule = replace(schedule or parameters["schedule"].default, zero_terminal_snr=zero_terminal_snr)
-    options = {
+    wishes = {
         "objective": objective,
+        "zero_terminal_snr": zero_terminal_snr,
         "schedule": schedule,
         "spacing": spacing,
         "shift": shift,
         "num_train_timesteps": num_train_timesteps,
     }
-    given = {option: value for option, value in options.items() if value is not None}
+    given = {option: value for option, value in wishes.items() if value is not None}
     for option in given:
-        _refuse_unless(option in parameters, sampler, option)
+        if option not in options(name):
+            raise ConfigError(
+                f"sampler.{option}: {sampler.name} has no use for it; leave it out, or set sampler.{option}=null"
+            )
+    construct: Callable[..., Sampler] = sampler
+    terminal = given.pop("zero_terminal_snr", None)
+    if terminal is not None:
+        default = inspect.signature(construct).parameters["schedule"].default
+        given["schedule"] = replace(schedule or default, zero_terminal_snr=terminal)
     return construct(steps, **given)
-
-
-def _refuse_unless(takes_it: bool, sampler: type[Sampler], option: str) -> None:
-    if not takes_it:
-        raise ConfigError(f"sampler.{option}: {sampler.name} has no use for it; leave it out")

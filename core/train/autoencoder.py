@@ -19,7 +19,7 @@ from ..io.video import write_video
 from ..io.weights import Shard
 from ..maths import gaussian
 from ..maths.metrics import psnr
-from ..models.wfvae import WFVAESpec
+from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
 from ..pipelines.autoencode import decode_chunks, encode_chunks, to_uint8
 from ..seam.backend import Backend
@@ -44,7 +44,7 @@ class AutoencoderTask:
 
     def __init__(
         self,
-        spec: WFVAESpec,
+        spec: AutoencoderSpec,
         trainer: TrainStep[AutoencoderBatch],
         backend: Backend,
         settings: AutoencoderSettings,
@@ -63,7 +63,7 @@ class AutoencoderTask:
         """The trainer's batch."""
         assert clips.pixels is not None, "an autoencoder is trained on pixels"
         latent = self.spec.compression.latent(VideoShape(*clips.pixels.shape[2:]))
-        shape = (self.spec.latent_dim, *latent)
+        shape = (self.spec.latent_channels, *latent)
         noise = [random.normal(shape, self.seed, "posterior", number, step) for number in clips.samples]
         return AutoencoderBatch(
             video=clips.pixels,

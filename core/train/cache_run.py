@@ -84,7 +84,7 @@ class LatentCacheRun(_CacheRun):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        check_latents_can_be_cached(config.data, self.parts.trained.spec.is_inpaint)
+        check_latents_can_be_cached(config.data, "channels" in self.parts.trained.spec.given)
         self.encoder = clip_encoder(config, self.backend, self.parts, self.dtype)
         self.encoder.part.check()
         self.writer = latent_writer(config.caches, self.encoder, transform_of(config.data, config.seed))

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -21,10 +21,10 @@ from ..errors import ConfigError
 from ..io.files import atomic_write
 from ..maths import gaussian
 from ..models.finding import CONFIG_FILE, open_part
-from ..models.wfvae import WFVAESpec
+from ..models.kinds import AutoencoderSpec
+from ..models.run_folders import MANIFEST
 from ..pipelines.settings import default_dtype
 from ..seam import backend as backends
-from .checkpoints import MANIFEST
 from .encoders import ClipEncoder
 from .setup import NO_PATCHES
 
@@ -55,17 +55,17 @@ def measure(moments: Iterable[np.ndarray]) -> LatentStatistics:
     return LatentStatistics(center, np.sqrt(squares / count - center**2), num_clips)
 
 
-def write_scale(folder: Path, spec: WFVAESpec, statistics: LatentStatistics) -> WFVAESpec:
+def write_scale(folder: Path, spec: AutoencoderSpec, statistics: LatentStatistics) -> AutoencoderSpec:
     """Put the scale and shift that follow from statistics into a model folder's config.json; returns the new spec."""
     scale = tuple(round(float(1 / deviation), 6) for deviation in statistics.deviation)
     shift = tuple(round(float(mean), 6) for mean in statistics.mean)
-    calibrated = replace(spec, scale=scale, shift=shift)
+    calibrated: AutoencoderSpec = replace(cast(Any, spec), scale=scale, shift=shift)
     with atomic_write(folder / CONFIG_FILE, overwrite=True) as temporary:
         temporary.write_text(json.dumps(calibrated.to_config(), indent=1), encoding="utf-8")
     return calibrated
 
 
-def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple[WFVAESpec, LatentStatistics]:
+def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple[AutoencoderSpec, LatentStatistics]:
     """Measure the autoencoder in a folder on the clips that a training run reads, and write its config.json anew.
 
     Raises: DuosoraError of the part that does not fit.
@@ -74,6 +74,7 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
     part = open_part("vae", str(folder))
     if part.is_fresh or not folder.is_dir():
         raise ConfigError(f"{folder}: calibrate needs the folder of a trained WFVAE")
+    folder = Path(part.source)
     if (folder.absolute().parent / MANIFEST).is_file():
         raise ConfigError(
             f"{folder}: is part of a checkpoint, which would count as damaged then; calibrate a copy of it"

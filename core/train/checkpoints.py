@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
@@ -21,9 +20,8 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..io.files import atomic_write, read_json, sha256, sync
+from ..models.run_folders import CHECKPOINT, MANIFEST
 
-MANIFEST = "manifest.json"
-NAME = re.compile(r"checkpoint-(\d+)")
 UNFINISHED, ASIDE = ".duosora-", ".set-aside"
 
 Entry = dict[str, Any]
@@ -147,7 +145,7 @@ class Checkpoints:
 
     def _all(self) -> Iterator[tuple[int, Path]]:
         for path in self.folder.glob("checkpoint-*"):
-            match = NAME.fullmatch(path.name)
+            match = CHECKPOINT.fullmatch(path.name)
             if match and path.is_dir():
                 yield int(match[1]), path
 
@@ -160,7 +158,7 @@ class Checkpoints:
 
 def open_checkpoint(path: Path) -> Found:
     """A checkpoint that was named. Raises: CheckpointError when it is none, or not complete."""
-    match = NAME.fullmatch(path.name)
+    match = CHECKPOINT.fullmatch(path.name)
     if match is None or not path.is_dir():
         raise CheckpointError(f"{path}: is no checkpoint; expected a folder checkpoint-<step>")
     reason = problem_of(path)

@@ -13,7 +13,7 @@ from ..data.batch import ClipBatch
 from ..io.images import write_image
 from ..io.video import write_video
 from ..io.weights import Shard
-from ..models.opensora_t2v import OpenSoraT2VSpec
+from ..models.kinds import DenoiserSpec
 from ..pipelines.autoencode import to_uint8
 from ..pipelines.denoise import Guidance
 from ..pipelines.settings import make_sampler
@@ -43,7 +43,7 @@ class DenoiserTask:
 
     def __init__(
         self,
-        spec: OpenSoraT2VSpec,
+        spec: DenoiserSpec,
         trainer: TrainStep[DiffusionBatch],
         inputs: DiffusionInputs | None,
         held_out: HeldOut | None = None,
@@ -71,7 +71,7 @@ class DenoiserTask:
 
     def work(self, batch: DiffusionBatch) -> int:
         """Tokens of a batch."""
-        return len(batch.latents) * self.spec.patch.tokens(LatentShape(*batch.latents.shape[2:])).num_tokens
+        return len(batch.latents) * self.spec.grid(LatentShape(*batch.latents.shape[2:])).num_tokens
 
     def validate(self) -> Mapping[str, float]:
         """Mean loss over all latents of held-out clips, of the weights and of their average; noise and timesteps are

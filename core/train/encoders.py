@@ -15,7 +15,7 @@ import numpy as np
 
 from ..io.tokenizer import Tokenizer
 from ..models.finding import Part
-from ..models.wfvae import WFVAESpec
+from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import exchange, exchange_arrays
 from ..pipelines.autoencode import encode_chunks
 from ..pipelines.text import encode_texts
@@ -132,7 +132,7 @@ class ClipEncoder(_Frozen):
         self.chunk = chunk
 
     @property
-    def spec(self) -> WFVAESpec:
+    def spec(self) -> AutoencoderSpec:
         return self.part.spec
 
     def moments(self, clip: np.ndarray) -> np.ndarray:

@@ -68,11 +68,11 @@ class DiffusionInputs:
         clips: ClipEncoder,
         objective: DrawsNoise,
         options: InputOptions | None = None,
-        is_inpaint: bool = False,
+        sees_channels: bool = False,
     ) -> None:
         self.seed, self.texts, self.clips, self.objective = seed, texts, clips, objective
         self.options = options or InputOptions()
-        self.is_inpaint = is_inpaint
+        self.sees_channels = sees_channels
 
     def prepare(self, batches: Sequence[ClipBatch]) -> None:
         """Have at hand what machines make once for all their ranks; CaptionEncoder.prepare says who calls it."""
@@ -83,7 +83,7 @@ class DiffusionInputs:
 
         Raises: ConfigError when an inpaint model gets latents without pixels or without the mask of their frames.
         """
-        if self.is_inpaint and (batch.pixels is None or batch.frame_mask is None):
+        if self.sees_channels and (batch.pixels is None or batch.frame_mask is None):
             raise ConfigError(
                 "an inpaint model needs the pixels of each clip and the mask of its frames: train it without a latent "
                 "cache and with condition masks"
@@ -118,7 +118,7 @@ class DiffusionInputs:
         posterior = random.normal((len(moments) // 2, *moments.shape[1:]), self.seed, "posterior", number, step)
         latents = scale_latents(self.clips.spec, gaussian.sample(moments[None], posterior[None]))[0]
         condition = None
-        if self.is_inpaint and clip is not None and batch.frame_mask is not None:
+        if self.sees_channels and clip is not None and batch.frame_mask is not None:
             condition = self._condition(clip, batch.frame_mask[row, : clip.shape[1]], number, step)
         return _Sample(latents.astype(np.float32), self._noise(latents.shape, number, step), condition)
 
@@ -132,7 +132,7 @@ class DiffusionInputs:
     def _condition(self, clip: np.ndarray, frame_mask: np.ndarray, number: int, step: int) -> np.ndarray:
         encoder = self.clips
         latent = encoder.spec.compression.latent(VideoShape(*clip.shape[1:]))
-        noise = random.normal((encoder.spec.latent_dim, *latent), self.seed, "condition posterior", number, step)
+        noise = random.normal((encoder.spec.latent_channels, *latent), self.seed, "condition posterior", number, step)
         pixel_noise = None
         if self.options.condition_noise:
             draw = random.stream(self.seed, "condition noise", number, step)

@@ -24,6 +24,7 @@ from ..data.batch import ClipBatch
 from ..errors import CheckpointError, DuosoraError
 from ..io.files import read_json
 from ..io.weights import Shard, open_weights
+from ..models.run_folders import AVERAGE, STATE
 from ..parallel.agreement import agreed
 from ..printable import say
 from ..seam.ranks import Ranks
@@ -34,11 +35,7 @@ from .feeding import Fed, Feeding
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
-from .model_folders import AVERAGE
 from .saving import Saving
-
-STATE = "state.json"
-"""What the loop itself keeps in a checkpoint."""
 
 
 class BatchSource(Protocol):

@@ -11,10 +11,8 @@ import numpy as np
 
 from ..io.weights import Shard, save_shard
 from ..models.finding import CONFIG_FILE
+from ..models.run_folders import AVERAGE, MODEL
 from ..seam.training import Saved
-
-MODEL, AVERAGE = "model", "model_ema"
-"""Folders of the weights and of their average, in a checkpoint."""
 
 
 def write_models(folder: Path, config: Mapping[str, Any], saved: Saved, keeps_ema: bool, shard: Shard) -> None:

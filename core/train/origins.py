@@ -23,9 +23,9 @@ def origins(config: TrainConfig, parts: TrainParts) -> dict[str, str]:
     """
     files = config.data.files if config.data.kind == "files" else ()
     found = {f"data.files {file}": _hash(file) for file in annotation_files(files)}
-    for name, part in (("model.text_encoder", parts.text_encoder), ("model.vae", parts.vae)):
-        if part is not None and not part.is_fresh:
-            found[f"{name} {part.source}"] = model_fingerprint(part)
+    for kind, part in parts.frozen.items():
+        if not part.is_fresh:
+            found[f"model.{kind} {part.source}"] = model_fingerprint(part)
     if parts.perceptual is not None:
         found["autoencoder.perceptual_backbone"] = weights_fingerprint(*parts.perceptual)
     return found

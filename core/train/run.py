@@ -21,8 +21,10 @@ from ..io.paths import given_path
 from ..io.weights import open_weights
 from ..layout import FreshWeights
 from ..loading import check_headers
+from ..models.run_folders import MODEL, RUN_CONFIG, model_folder
 from ..parallel.agreement import agreed, exchange
 from ..parallel.launched import launched, told_once
+from ..pipelines.practice import trained as following_model
 from ..pipelines.settings import default_dtype
 from ..printable import say
 from ..seam import backend as backends
@@ -36,7 +38,6 @@ from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
 from .loop import Loop, RunEnd, Timetable, read_state
-from .model_folders import MODEL
 from .origins import origins
 from .saving import not_shared
 from .setup import make_task, train_parts
@@ -44,7 +45,6 @@ from .start import Start, check_frozen, start_from
 from .summary import describe_processes, describe_training
 
 LOCK = ".lock"
-CONFIG = "config.yaml"
 
 
 class TrainRun:
@@ -63,19 +63,20 @@ class TrainRun:
         self.config = with_setting(config, "compute.name", self.backend.name)
         self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
         self.checkpoints = Checkpoints(config.folder, config.checkpoints.keep, config.checkpoints.keep_every)
-        agreed(self.ranks.world, self._settle)
+        agreed(self.ranks.world, lambda: self._settle(resume))
         self.found = self._find_together(resume)
         self.start = agreed(self.ranks.world, self._checked_start)
 
-    def _settle(self) -> None:
-        config = self.config
+    def _settle(self, resume: str) -> None:
+        resumed = self.config.folder if resume in ("auto", "none") else _checkpoint_path(resume)
+        self.followed = following_model(self.config, resumed)
+        self.config = config = self.followed.config
         self.dtype = config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config)
-        for part in (self.parts.text_encoder, self.parts.vae):
-            if part is not None:
-                part.check()
+        for part in self.parts.frozen.values():
+            part.check()
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject; all ranks make it."""
@@ -90,9 +91,11 @@ class TrainRun:
             f"training   {trained.family.title} of {trained.layout.num_parameters:,} parameters ({trained.source})",
             *self.start.report,
             *describe_training(config, parts),
+            *self.followed.lines,
             *describe_processes(config, self.ranks.plan),
         ]
-        lines += [f"NOTE       {line}" for line in self.notes]
+        found = [note for part in (trained, *parts.frozen.values()) for note in part.notes]
+        lines += [f"NOTE       {line}" for line in (*self.followed.notes, *self.start.notes, *found, *self.notes)]
         lines += [f"NOTE       passed over {line}" for line in self.found.passed_over]
         if self.found.path is not None:
             lines.append(f"resuming   from {self.found.path} at step {self.found.step}")
@@ -153,7 +156,14 @@ class TrainRun:
             for note in accepted(checkpoint, self.config, "counts", counts):
                 say(f"NOTE       {note}")
         versions = self.backend.versions()
-        return {"config": resolved(self.config), "versions": versions, "origins": self._origins, "counts": counts}
+        return {
+            "config": resolved(self.config),
+            "models": {kind: part.source for kind, part in self.parts.frozen.items()},
+            "started_in": str(Path.cwd()),
+            "versions": versions,
+            "origins": self._origins,
+            "counts": counts,
+        }
 
     def _open_folder(self, say: Callable[[str], None]) -> StepLog:
         """Make the run's folder ready, which the first rank does for all."""
@@ -161,14 +171,14 @@ class TrainRun:
         self.checkpoints.clean()
         for path in self.checkpoints.set_aside(self.found):
             say(f"set aside  {path}, which is to be written anew")
-        with atomic_write(config.folder / CONFIG, overwrite=True, error=CheckpointError) as temporary:
+        with atomic_write(config.folder / RUN_CONFIG, overwrite=True, error=CheckpointError) as temporary:
             text = yaml.safe_dump(resolved(config), sort_keys=False, allow_unicode=True)
             temporary.write_text(text, encoding="utf-8")
         return StepLog(config.folder, config.tensorboard)
 
     def _refuse_other_folder(self) -> None:
         """Raises: CheckpointError where this rank does not see what the first one has written."""
-        if not (self.config.folder / CONFIG).is_file():
+        if not (self.config.folder / RUN_CONFIG).is_file():
             raise not_shared(self.config.folder)
 
     def _find_together(self, resume: str) -> Found:
@@ -217,8 +227,10 @@ class TrainRun:
             return Start(trained.open(), (f"weights    all from {trained.source}",))
         if settings.fresh:
             raise ConfigError("start.fresh and start.weights exclude each other")
-        file = open_weights(settings.weights)
-        return start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+        folder, notes = model_folder(settings.weights)
+        file = open_weights(folder)
+        start = start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
+        return Start(start.weights, start.report, notes)
 
 
 def _checkpoint_path(text: str) -> Path:
@@ -277,10 +289,11 @@ def split_ranks(config: TrainConfig, world: int) -> ParallelPlan:
     split = make_rank_plan(world, config.parallel.sequence)
     if config.accumulate % split.data:
         fitting = [f"{count * config.parallel.sequence}" for count in _divisors(config.accumulate)]
+        told = " or ".join(filter(None, (", ".join(fitting[:-1]), fitting[-1])))
         raise ConfigError(
             f"accumulate = {config.accumulate}: its micro-batches are not shared evenly by the {split.data} of "
             f"{world} processes that read different clips; set a multiple of {split.data}, or start "
-            f"{', '.join(fitting[:-1])} or {fitting[-1]} processes"
+            f"{told} {'process' if told == '1' else 'processes'}"
         )
     return split
 

@@ -16,9 +16,9 @@ from ..models.finding import Part, open_part
 from ..models.lpips import open_lpips
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..parallel.agreement import agreed
-from ..pipelines.settings import open_parts
+from ..pipelines.settings import SCHEDULES, open_parts
 from ..pipelines.text_to_video import Parts, Precision, TextToVideo
-from ..samplers.schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule
+from ..samplers.schedule import FlowSchedule
 from ..seam.backend import Backend
 from ..seam.group import Group
 from ..seam.ranks import Ranks
@@ -35,7 +35,6 @@ from .start import Start
 from .stored import RecordTexts, open_latent_cache, open_text_cache
 from .timesteps import TimestepDraw
 
-SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
 NO_PATCHES = Patch(1, 1)
 """An autoencoder's clips need not fit any."""
 HELD_OUT_SEED = 1
@@ -53,6 +52,12 @@ class TrainParts:
     tokenizer: Tokenizer | None
     perceptual: Companion | None = None
     """The LPIPS that an autoencoder is trained with."""
+
+    @property
+    def frozen(self) -> dict[str, Part]:
+        """The models that are used but not trained, by kind."""
+        kinds = {"text_encoder": self.text_encoder, "vae": self.vae}
+        return {kind: part for kind, part in kinds.items() if part is not None}
 
 
 def train_parts(config: TrainConfig) -> TrainParts:
@@ -140,19 +145,20 @@ def _denoiser(
     if config.show.every is not None and not config.show.prompts:
         raise ConfigError(f"show.every = {config.show.every}: needs show.prompts, or nothing is shown")
     shown = agreed(ranks.world, lambda: _shown_prompts(config))
-    if spec.is_inpaint != (config.data.masks is not None):
-        wish = "needs data.masks" if spec.is_inpaint else "has no use for data.masks"
+    sees_channels = "channels" in spec.given
+    if sees_channels != (config.data.masks is not None):
+        wish = "needs data.masks" if sees_channels else "has no use for data.masks"
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
     inputs = agreed(ranks.world, lambda: _inputs(config, backend, parts, dtype, ranks) if ranks.leads_team else None)
     options = train_options(config, dtype)
     trainer = agreed(ranks.world, lambda: backend.train_denoiser(spec, start.weights, options, ranks))
-    channels = parts.text_encoder.spec.d_model
+    channels = parts.text_encoder.spec.channels
     held_out = agreed(ranks.world, lambda: _held_out(config, vae.compression, spec.patch, ranks, channels))
 
     def open_share() -> ClipLoader | None:
         if not ranks.leads_team:
             return None
-        latents = open_latent_cache(config.caches, vae_part, config.data, config.seed, spec.is_inpaint)
+        latents = open_latent_cache(config.caches, vae_part, config.data, config.seed, sees_channels)
         return _share(config, vae.compression, spec.patch, ranks, channels, latents)
 
     loader = agreed(ranks.world, open_share)
@@ -172,8 +178,8 @@ def _inputs(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str
     texts = text_encoder(config, backend, parts, dtype, stored, ranks.leaders)
     clips = clip_encoder(config, backend, parts, dtype)
     options = InputOptions(config.objective.noise_offset, config.objective.condition_noise)
-    is_inpaint = parts.trained.spec.is_inpaint
-    return DiffusionInputs(config.seed, texts, clips, make_objective(config), options, is_inpaint)
+    sees_channels = "channels" in parts.trained.spec.given
+    return DiffusionInputs(config.seed, texts, clips, make_objective(config), options, sees_channels)
 
 
 def text_encoder(
@@ -300,7 +306,10 @@ def make_objective(config: TrainConfig) -> Objective:
             schedule=FlowSchedule(shift=settings.shift), weighting=settings.weighting, timesteps=timesteps
         )
     if settings.shift != 1.0 or settings.weighting != "none":
-        raise ConfigError(f"objective.shift and objective.weighting are for flow, not for {settings.kind}")
+        raise ConfigError(
+            f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
+            "objective.shift=1 and objective.weighting=none"
+        )
     schedule = replace(SCHEDULES[settings.schedule], zero_terminal_snr=settings.zero_terminal_snr)
     return DiffusionObjective(kind=settings.kind, schedule=schedule, snr_gamma=settings.snr_gamma, timesteps=timesteps)
 

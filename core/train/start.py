@@ -19,6 +19,8 @@ class Start(NamedTuple):
     weights: Weights
     report: tuple[str, ...]
     """A line each on what was taken, drawn freshly and not used."""
+    notes: tuple[str, ...] = ()
+    """On how the weights were found."""
 
 
 def check_frozen(layout: Layout, frozen: tuple[str, ...]) -> None:

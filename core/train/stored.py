@@ -64,7 +64,7 @@ def open_text_cache(settings: CacheSettings, encoder: Part, tokenizer: Tokenizer
 
 
 def open_latent_cache(
-    settings: CacheSettings, autoencoder: Part, data: DataSettings, seed: int, is_inpaint: bool
+    settings: CacheSettings, autoencoder: Part, data: DataSettings, seed: int, sees_channels: bool
 ) -> LatentCache | None:
     """The configured cache of moments, for a loader's `moments_of`: hand over its method `moments`.
 
@@ -72,13 +72,13 @@ def open_latent_cache(
     """
     if settings.latents is None:
         return None
-    check_latents_can_be_cached(data, is_inpaint)
+    check_latents_can_be_cached(data, sees_channels)
     return LatentCache(settings.latents, latent_identity(autoencoder, transform_of(data, seed), settings.identify))
 
 
-def check_latents_can_be_cached(data: Any, is_inpaint: bool) -> None:
+def check_latents_can_be_cached(data: Any, sees_channels: bool) -> None:
     """Raises: ConfigError when every epoch sees other pixels."""
-    if is_inpaint:
+    if sees_channels:
         raise ConfigError(
             "caches.latents: an inpaint model is shown the latents of clips with other frames hidden each time; "
             "leave it out and cache texts only"

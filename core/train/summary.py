@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 from ..config.training import AutoencoderSettings, ObjectiveSettings, TrainConfig
 from ..data.selection import check_settings
 from ..data.sources import fitted
@@ -68,8 +70,10 @@ def _sizes(config: TrainConfig, parts: TrainParts) -> str:
         row = compression.space * patch.space
         video = VideoShape(data.frames, row, data.max_area // row**2 * row)  # of all shapes of this area one that fits
         text = f"up to {data.frames} frames of {data.max_area} pixels, sides multiples of {data.stride}"
-    tokens = patch.tokens(compression.latent(video)).num_tokens
-    return f"{text} = {tokens} {'latents' if parts.vae is None else 'tokens'} a clip"
+    latent = compression.latent(video)
+    if parts.vae is None:
+        return f"{text} = {prod(latent)} latents a clip"
+    return f"{text} = {parts.trained.spec.grid(latent).num_tokens} tokens a clip"
 
 
 def _frozen(config: TrainConfig, text_encoder: Part, vae: Part) -> str:

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from duosora.core.config.schema import EvaluateConfig
+from duosora.core.evaluate.clips import Scores, find_pairs, prepare
 from duosora.core.io.images import read_image, write_image
 from duosora.core.io.video import read_video, write_video
 from duosora.core.io.weights import save_weights
@@ -18,7 +19,6 @@ from duosora.core.maths.metrics import psnr, ssim
 from duosora.core.maths.resize import center_crop_resize
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.pipelines.autoencode import from_uint8
-from duosora.core.pipelines.evaluate import Scores, find_pairs, prepare
 from duosora.core.seam.backend import get
 
 MEDIA = Path(__file__).parents[1] / "media"

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from duosora.core.errors import ConfigError
+from duosora.core.evaluate.judge import held_out_prompts
 from duosora.core.io.images import read_image
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights
 from duosora.core.models.finding import read_config
 from duosora.core.models.wfvae import TINY
-from duosora.core.pipelines.judge import held_out_prompts
 
 ROOT = Path(__file__).parents[2]
 

@@ -75,6 +75,15 @@ def test_an_error_shows_a_path_as_it_is(duosora: Callable, tmp_path: Path) -> No
     assert_plain(duosora("plot", tmp_path / HOSTILE).err)
 
 
+@pytest.mark.parametrize("arguments", [["cache"], ["cache", "--config", "x.yaml"], ["cache", "txet"], ["data"]])
+def test_a_group_without_its_verb_names_those_that_it_has(duosora: Callable, arguments: list[str]) -> None:
+    outcome = duosora(*arguments)
+    assert outcome.code == 2
+    for verb in ("text", "latents") if "cache" in arguments else ("check",):
+        assert verb in outcome.out + outcome.err
+    assert len(arguments) == 1 or outcome.err.count("\n") == 1
+
+
 @pytest.mark.parametrize("word", [HOSTILE, "x" * 5000])
 @pytest.mark.parametrize(
     ("arguments", "told"),

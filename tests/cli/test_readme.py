@@ -10,18 +10,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from duosora.core.models.recognise import TINY_FOLDER
 
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights, Layout
-from duosora.core.models import mt5, opensora_t2v, wfvae
+from duosora.core.models import opensora_t2v, t5, wfvae
+from duosora.core.models.finding import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
 (LINES,) = (block.splitlines() for block in BLOCKS if "duosora convert" in block)
 SHORTER = {
     "sample": ["--dry-run"],
-    "reconstruct": [word for size in ("frames=5", "height=32", "width=32") for word in ("--set", size)],
+    "reconstruct": [word for size in ("height=32", "width=32") for word in ("--set", size)],
 }
 """What 93 frames of 352x640 would take too long for here."""
 
@@ -38,7 +38,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     specs = {
         "any93x640x640": opensora_t2v.TINY,
         "any93x640x640_i2v": opensora_t2v.TINY_INPAINT,
-        "mt5-xxl": mt5.TINY,
+        "mt5-xxl": t5.TINY,
         "vae": wfvae.TINY,
     }
     for name, spec in specs.items():
@@ -46,7 +46,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (folder / name / "config.json").write_text(json.dumps(spec.to_config()), encoding="utf-8")
         if name.startswith("any93"):
             save_weights(folder / name, FreshWeights(spec.layout(), 0))
-    torch.save(tensors(mt5.TINY.layout()), folder / "mt5-xxl" / "pytorch_model.bin")
+    torch.save(tensors(t5.TINY.layout()), folder / "mt5-xxl" / "pytorch_model.bin")
     torch.save({"state_dict": {"gen_model": tensors(wfvae.TINY.layout())}}, folder / "vae" / "merged.ckpt")
     shutil.copy(TINY_FOLDER / "spiece.model", folder / "mt5-xxl")
     for name in ("configs", "tests"):

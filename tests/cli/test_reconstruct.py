@@ -180,7 +180,7 @@ def test_all_of_a_folder_is_reconstructed_and_measured(duosora: Callable, folder
 def test_a_folder_loads_its_model_once(
     duosora: Callable, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from duosora.core import backend
+    from duosora.core.seam import backend
 
     built = []
     torch = backend.get("torch", "cpu")
@@ -275,6 +275,7 @@ def test_clips_of_one_name_do_not_share_a_result(duosora: Callable, folder: Path
     [
         ("clips", "clips", "holds the originals; give --out another folder"),
         ("clips", "clips/notes.txt", "is no folder; the results of a folder go to one"),
+        ("clips", "all.mp4", "is no folder; the results of a folder go to one"),
         ("empty", "out", "holds no video or picture"),
     ],
 )

@@ -45,6 +45,22 @@ def test_a_sidecar_holds_all_that_makes_the_video_again(duosora: Callable, tmp_p
     assert (tmp_path / "two/a-blue-bar_43.mp4").read_bytes() == (tmp_path / "one/a-blue-bar_43.mp4").read_bytes()
 
 
+def test_the_tiny_model_reads_a_prompt_whatever_its_letters_and_names_words_it_never_saw(
+    duosora: Callable, tmp_path: Path
+) -> None:
+    for folder, prompt in (("one", "A Big RED circle."), ("two", "a big red circle")):
+        outcome = duosora("sample", prompt, *FAST, "-s", "output.save_latents=true", "--out", tmp_path / folder)
+        assert outcome.code == 0, outcome.err
+        assert "NOTE" not in outcome.out
+    one, two = (open_weights(next((tmp_path / name).glob("*.safetensors")))["latents"] for name in ("one", "two"))
+    np.testing.assert_array_equal(one, two)
+    sidecar = json.loads(next((tmp_path / "one").glob("*.json")).read_text())
+    assert (sidecar["prompt"], sidecar["prompt_in_template"]) == ("A Big RED circle.", "a big red circle")
+    outcome = duosora("sample", "a Rabbit, a rabbit, a \x1b[31mfox", *FAST, "--out", tmp_path, "--dry-run")
+    (note,) = [line for line in outcome.out.splitlines() if line.startswith("NOTE")]
+    assert note.startswith("NOTE       the tiny model has never seen rabbit, 31mfox; it knows sentences such as")
+
+
 def test_one_frame_is_an_image(duosora: Callable, tmp_path: Path) -> None:
     outcome = duosora("sample", "a red circle", *FAST, "-s", "video.frames=1", "--seed", 7, "--out", tmp_path)
     assert outcome.code == 0, outcome.err
@@ -125,7 +141,10 @@ def test_a_folder_that_cannot_be_made_is_told_before_the_models_are_loaded(duoso
         ),
         (["sampler.name=flow_euler", "sampler.objective=epsilon"], "'epsilon': flow_euler takes flow"),
         (["sampler.name=pndm", "sampler.shift=null"], "zero_terminal_snr"),
-        (["sampler.name=ddim"], "sampler.shift: ddim has no use for it"),
+        (
+            ["sampler.name=ddim", "sampler.shift=3"],
+            "sampler.shift: ddim has no use for it; leave it out, or set",
+        ),
         (["sampler.steps=many"], "sampler.steps"),
         (["model.denoiser=nowhere"], "model.text_encoder"),
         (["model.denoiser=tiny_inpaint", "condition.images=[nowhere.png]"], "nowhere.png: there is no such file"),

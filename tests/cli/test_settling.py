@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 
@@ -116,3 +117,52 @@ def test_more_videos_than_a_run_plans_are_refused(duosora: Callable, tmp_path: P
     done = duosora("sample", "a star", "--dry-run", "--out", tmp_path, "--set", "samples_per_prompt=200000")
     assert "makes 200000 videos of 1 prompts; a run makes at most 100000" in done.err
     assert done.code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("judge", "--picture", "sheet.mp4"), "sheet.mp4: pictures are written as "),
+        (("judge", "--json", "file/x.json"), "file/x.json: cannot be written ("),
+        (("parity", "--json", "x", "--markdown", "./x"), "--json and --markdown both name x; give each a file"),
+        (("parity", "--markdown", "file/x.md"), "file/x.md: cannot be written ("),
+        (("sample", "a star", "--out", "file"), "file/a-star_42.mp4: cannot be written ("),
+        (("reconstruct", CLIP, "--out", "x.gif"), "x.gif: videos are written as .mp4"),
+        (("reconstruct", CLIP, "--out", "file/x.mp4"), "file/x.mp4: cannot be written ("),
+    ],
+)
+def test_what_cannot_be_written_is_told_before_anything_is_built(
+    duosora: Callable, parts: Path, arguments: tuple[object, ...], told: str
+) -> None:
+    Path("file").touch()
+    config = ("--config", ROOT / "configs/sample/tiny.yaml") if arguments[0] != "reconstruct" else ()
+    outcome = duosora(*arguments, *config)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert outcome.err.startswith(f"duosora: {told}")
+
+
+@pytest.mark.parametrize("arguments", [("sample", "a star", "--out", "out"), ("reconstruct", CLIP, "--out", "x.mp4")])
+def test_a_missing_encoder_is_told_before_anything_is_built(
+    duosora: Callable, parts: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[object, ...]
+) -> None:
+    monkeypatch.setattr(av, "codecs_available", {"mpeg4"})
+    outcome = duosora(*arguments)
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "mp4: cannot be written, as the FFmpeg of PyAV " in outcome.err
+    assert duosora("sample", "a star", "--set", "video.frames=1", "--dry-run").code == 0  # a picture needs none
+
+
+@pytest.mark.parametrize("verb", ["judge", "parity"])
+def test_what_is_compared_is_told_before_it_is_and_needs_no_folder_for_videos(
+    duosora: Callable, parts: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    Path("outputs").touch()
+    with pytest.raises(AssertionError, match="a model was built"):
+        duosora(*VERBS[verb], "--config", ROOT / "configs/sample/tiny.yaml")
+    told = capsys.readouterr().out
+    assert "of 17x64x64 pixels" in told
+    if verb == "parity":
+        assert "comparing  mindspore with torch in fp32: blocks, gradients, and one video\n" in told
+        assert (
+            "video      17x64x64 pixels, seed 42: a big red circle moves to the right on a white background\n" in told
+        )

@@ -2,7 +2,9 @@
 
 import fcntl
 import json
+import re
 import resource
+import shlex
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,6 +90,7 @@ def test_the_plan_of_several_processes_is_printed_once_and_waits_for_nobody(
     [
         (("accumulate=6",), "accumulate = 6: its micro-batches are not shared evenly by the 4 of 4 processes"),
         (("accumulate=6",), "set a multiple of 4, or start 1, 2, 3 or 6 processes"),
+        ((), "that read different clips; set a multiple of 4, or start 1 process\n"),
         (("accumulate=4", "parallel.sequence=3"), "does not divide 4 processes; parallel.sequence works with 1, 2, 4"),
         (("accumulate=4", "autoencoder={}", "parallel.sequence=2"), "an autoencoder has no tokens to share"),
         (("accumulate=4", "parallel.engine=deepspeed", "parallel.zero=3"), "parallel.engine = deepspeed has 2"),
@@ -326,3 +329,49 @@ def test_what_would_have_no_effect_or_no_clips_is_refused_in_one_line(
     assert outcome.code == 2
     assert words in outcome.err
     assert outcome.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_train_then_sample_runs_as_the_readme_has_it(
+    duosora: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = re.search(r"Train, then sample.*?```bash\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    assert block
+    monkeypatch.chdir(tmp_path)
+    for name in ("configs", "tests"):
+        Path(name).symlink_to(ROOT / name)
+    outcomes = []
+    for line in block[1].splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "duosora"
+        outcomes.append(duosora(*arguments))
+        assert outcomes[-1].code == 0, outcomes[-1].err
+    _, inspected, sampled = outcomes
+    model = "runs/example_t2v/checkpoint-20/model_ema"
+    assert f"it means {model}" in inspected.out
+    assert "objective: flow, shift 3.0, as its run says" in inspected.out
+    assert f"models     {model} (fp32), text encoder tiny (fp32), autoencoder tiny (fp32)" in sampled.out
+    sidecar = next(Path("outputs/trained").glob("*.json"))
+    config = json.loads(sidecar.read_text())["config"]
+    assert config["model"]["denoiser"] == model
+    assert config["sampler"]["name"] == "flow_euler"
+    Path("again.yaml").write_text(json.dumps(config))
+    assert duosora("sample", "--config", "again.yaml", "--out", "again").code == 0
+    video = sidecar.with_suffix(".mp4")
+    assert (Path("again") / video.name).read_bytes() == video.read_bytes()
+
+
+def test_every_verb_finds_the_model_of_a_run(
+    train: Callable, duosora: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert train(settings=("max_steps=1", "ema=null", "checkpoints.every=1")).code == 0
+    few = given("sampler.steps=1", "video.frames=5", "model.denoiser=run")
+    judge = ("judge", "--prompts", "1", "-c", ROOT / "configs/sample/tiny.yaml")
+    for arguments in (("sample", "a red circle"), judge):
+        outcome = duosora(*arguments, *few)
+        assert outcome.code == 0, outcome.err
+        assert "models     run/checkpoint-1/model (fp32)" in outcome.out
+    going_on = duosora("train", *given(*TINY, "start.weights=run", "max_steps=1"), "--out", "on", "--dry-run")
+    assert "from run/checkpoint-1/model\n" in going_on.out
+    assert "objective  flow, shift 3" in going_on.out

@@ -44,7 +44,9 @@ def validation_data() -> dict:
     return {name.removeprefix("data."): value for name, value in SETTINGS.items() if name.startswith("data.")}
 
 
-def test_a_wfvae_is_trained_against_its_discriminator_and_goes_on(train: Callable, tmp_path: Path) -> None:
+def test_a_wfvae_is_trained_against_its_discriminator_and_goes_on(
+    train: Callable, duosora: Callable, tmp_path: Path
+) -> None:
     assert train(max_steps=2).code == 0
     outcome = train(max_steps=4)
     assert outcome.code == 0, outcome.err
@@ -62,6 +64,22 @@ def test_a_wfvae_is_trained_against_its_discriminator_and_goes_on(train: Callabl
     for kind in ("model", "model_ema"):
         part = open_part("vae", str(tmp_path / "run/checkpoint-4" / kind))
         assert not part.is_fresh
+    assert_found_by_every_verb(duosora, tmp_path)
+
+
+def assert_found_by_every_verb(duosora: Callable, folder: Path) -> None:
+    run, average = folder / "run", folder / "run/checkpoint-4/model_ema"
+    clip = ("reconstruct", MEDIA / "city.mp4", "--out", folder / "again.mp4", "--set", "frames=5")
+    outcome = duosora(*clip, "--set", f"vae={run}", "--set", "height=32", "--set", "width=32")
+    assert f"model      {average} (fp32)" in outcome.out, outcome.err
+    assert json.loads((folder / "again.json").read_text())["config"]["vae"] == str(average)
+    outcome = duosora("sample", "a red circle", "--set", f"model.vae={run}", "--dry-run")
+    assert f"autoencoder {average} (fp32)" in outcome.out, outcome.err
+    outcome = duosora("inspect", run)
+    assert f"it means {average}" in outcome.out
+    config = Path(__file__).parents[2] / "configs/train/tiny_wfvae.yaml"
+    outcome = duosora("calibrate", run, "--config", config)
+    assert outcome.err.startswith(f"duosora: {average}: is part of a checkpoint, which would count as damaged then")
 
 
 def test_an_autoencoder_needs_its_kind_of_data(train: Callable, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def test_the_sampling_plans_are_as_counted() -> None:
         blocks = Blocks(T2V.num_attention_heads, sequence)
         assert heads == f"{blocks.length}" + (f", {blocks.padding} of zeros" if blocks.padding else "")
         assert weights == gigabytes(2 * num_parameters(T2V))
-        assert widest == gigabytes(budget.inference_bytes(T2V, batch, tokens, sequence))
-        assert sent == gigabytes(budget.call_bytes(T2V, batch, tokens, sequence))
+        assert widest == gigabytes(budget.inference_bytes(T2V.costs(), batch, tokens, sequence))
+        assert sent == gigabytes(budget.call_bytes(T2V.costs(), batch, tokens, sequence))
 
 
 def test_the_training_plans_are_as_counted() -> None:
@@ -69,9 +69,9 @@ def test_the_training_plans_are_as_counted() -> None:
         assert int(micro) == own
         assert batch % data == 0
         held = budget.training_state(parameters, int(devices), int(zero), num_blocks=T2V.num_layers).total
-        activations = budget.activation_bytes(T2V, 1, tokens, sequence, recompute_every=1)
+        activations = budget.activation_bytes(T2V.costs(), 1, tokens, sequence, recompute_every=1)
         sent = budget.state_bytes(parameters, int(devices), int(zero), own)
-        shared = own * budget.micro_batch_bytes(T2V, 1, tokens, sequence, recomputes=True)
+        shared = own * budget.micro_batch_bytes(T2V.costs(), 1, tokens, sequence, recomputes=True)
         expected = [held, activations, held + activations, sent, shared]
         assert [state, kept, total, of_state, of_tokens] == list(map(gigabytes, expected))
 
@@ -104,6 +104,27 @@ def test_numbers_in_the_text_are_as_counted() -> None:
     assert f"{gigabytes(2 * num_parameters(t5.PRESETS['mt5_xxl']))} GB" in PAGE
 
 
+def test_what_fits_where_in_the_tutorial_is_as_counted() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tutorial.md").read_text(encoding="utf-8")
+    table = page.partition("| work | devices |")[2].partition("\n\n")[0].splitlines()[2:]
+    assert len(table) >= 5
+    encoder = 2 * num_parameters(t5.PRESETS["mt5_xxl"])
+    assert f"{gigabytes(encoder)} GB" in page
+    for row in table:
+        work, devices, zero, *figures, device = [cell.strip() for cell in row.strip("|").split("|")]
+        kind, size = work.split()
+        tokens = num_tokens(*map(int, size.split("x")))
+        if kind == "sample":
+            held, on_top = 2 * num_parameters(T2V), budget.inference_bytes(T2V.costs(), 2, tokens, 1)
+            most = max(held + on_top, encoder)
+        else:
+            state = budget.training_state(num_parameters(T2V), int(devices), int(zero), num_blocks=T2V.num_layers)
+            held, on_top = state.total, budget.activation_bytes(T2V.costs(), 1, tokens, 1, recompute_every=1)
+            most = held + on_top
+        assert figures == list(map(gigabytes, (held, on_top, held + on_top))), row
+        assert most / 0.9 <= float(device) * 1e9, row
+
+
 def test_shares_are_parts_of_the_whole() -> None:
     whole = budget.training_state(1000, 1, 2, "fp32")
     assert whole == budget.State(4000, 0, 0, 4000, 8000, 4000)
@@ -116,9 +137,9 @@ def test_shares_are_parts_of_the_whole() -> None:
 
 
 def test_fewer_activations_where_blocks_are_computed_again() -> None:
-    every = [budget.activation_bytes(T2V, 1, 1000, 1, recompute_every=n) for n in (1, 2, 3, 0)]
+    every = [budget.activation_bytes(T2V.costs(), 1, 1000, 1, recompute_every=n) for n in (1, 2, 3, 0)]
     assert every == sorted(every)
-    assert budget.activation_bytes(T2V, 1, 1001, 2) == budget.activation_bytes(T2V, 1, 501, 1)
+    assert budget.activation_bytes(T2V.costs(), 1, 1001, 2) == budget.activation_bytes(T2V.costs(), 1, 501, 1)
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from duosora.core.config.data import DataSettings, StrideSettings
@@ -32,6 +32,7 @@ def record(*texts: str, **others: object) -> Record:
     return Record(path=Path("a.mp4"), name="a.mp4", captions=texts, **others)
 
 
+@settings(deadline=None)  # the first text loads the libraries
 @given(st.text(PLAIN), st.booleans())
 @example('A dog\'s "bone" -- 100% of it; see https://a.com/b?c=d', True)
 @example("a > b\n\n  %41 + 'c' \\n ...", False)

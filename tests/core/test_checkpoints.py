@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from duosora.core.errors import CheckpointError
-from duosora.core.train.checkpoints import MANIFEST, Checkpoints, open_checkpoint, problem_of
+from duosora.core.models.run_folders import MANIFEST
+from duosora.core.train.checkpoints import Checkpoints, open_checkpoint, problem_of
 
 
 def writer(text: str = "weights"):

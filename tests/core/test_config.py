@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError, model_validator
 from duosora.core.config.loading import load
 from duosora.core.config.schema import ReconstructConfig, SampleConfig
 from duosora.core.config.settings import Settings, list_settings, resolved
+from duosora.core.config.training import TrainConfig
 from duosora.core.config.verbs import SCHEMAS
 from duosora.core.errors import ConfigError
 
@@ -218,8 +219,20 @@ def test_of_very_many_problems_some_are_told(tmp_path: Path) -> None:
         ("sampler: {some: []}", "x.yaml: sampler.some: expected at least 1 entries, got a list"),
         ("sampler: {some: [1, 2, 3]}", "x.yaml: sampler.some: expected at most 2 entries, got a list"),
         ("sampler: {steps: 1001}", "x.yaml: sampler.steps: expected at most 1000, got 1001"),
-        ("sampler: 3", "x.yaml: sampler: expected settings inside it, got 3"),
-        ("sampler: {tile: 3}", "x.yaml: sampler.tile: expected settings inside it, got 3"),
+        (
+            "sampler: {tile: 3}",
+            "x.yaml: sampler.tile: expected settings inside it, got 3; did you mean sampler.tile.size=3 or "
+            "sampler.tile.share=3? It has size, share",
+        ),
+        (
+            "sampler: {tile: 0.5}",
+            "x.yaml: sampler.tile: expected settings inside it, got 0.5; did you mean sampler.tile.share=0.5? "
+            "It has size, share",
+        ),
+        (
+            "sampler: {tile: x}",
+            'x.yaml: sampler.tile: expected settings inside it, got the text "x"; it has size, share',
+        ),
         ("- 1", "x.yaml: expected settings such as `seed: 1`, got a list"),
         ("just text", 'x.yaml: expected settings such as `seed: 1`, got the text "just text"'),
         ("video: {size: 60}", "x.yaml: video.size = 60 needs as many steps, not 50"),
@@ -422,3 +435,111 @@ def test_the_defaults_pass_their_own_checks(tmp_path: Path, schema: type[Setting
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
 def test_every_setting_is_documented(schema: type[Settings]) -> None:
     assert [setting.path for setting in list_settings(schema) if not setting.text] == []
+
+
+@pytest.mark.parametrize(
+    ("schema", "override", "meant"),
+    [
+        (TrainConfig, "learning_rate=2e-5", "learning_rate.peak=2e-05? It has peak, kind"),
+        (TrainConfig, "ema=0.99", "ema.decay=0.99? It has decay"),
+        (TrainConfig, "objective=flow", "objective.kind=flow? It has kind"),
+        (SampleConfig, "sampler=ddim", "sampler.name=ddim? It has name"),
+        (
+            SampleConfig,
+            "backend.dtype=bf16",
+            "backend.dtype.denoiser=bf16 or backend.dtype.text_encoder=bf16 or backend.dtype.vae=bf16? It has denoiser",
+        ),
+    ],
+)
+def test_a_value_for_a_group_names_the_settings_in_it(schema: type[Settings], override: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as told:
+        load(None, schema, [override])
+    assert f"; did you mean {meant}" in str(told.value)
+
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS)
+@pytest.mark.parametrize("verb", ["sample", "train", "reconstruct"])
+def test_a_file_for_another_verb_is_told_with_its_command(verb: str, schema: type[Settings]) -> None:
+    for file in sorted((CONFIGS / verb).glob("*.yaml")):
+        if schema is SCHEMAS[verb]:
+            load(file, schema)
+            continue
+        with pytest.raises(ConfigError) as told:
+            load(file, schema)
+        assert str(told.value).startswith(f"{file}: is a file for {verb}, not for ")
+        assert str(told.value).endswith(f"--config {file}")
+        assert f"; run duosora {verb} " in str(told.value)
+
+
+@pytest.mark.parametrize("text", ["frames: 17", "model: {}\nframes: 17", "video: {}\nmax_steps: 3\nsampler: {}"])
+def test_a_setting_in_the_wrong_place_does_not_make_a_file_anothers(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="unknown key"):
+        load(file, SampleConfig)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "change", "left", "notes"),
+    [
+        (
+            SampleConfig,
+            "sampler: {name: flow_euler, steps: 9, shift: 3.0, guidance: 4.0}",
+            "sampler.name=ddim",
+            {"sampler": {"name": "ddim", "steps": 9, "guidance": 4.0}},
+            ["sampler.shift = 3.0"],
+        ),
+        (
+            SampleConfig,
+            "sampler: {name: ddim, zero_terminal_snr: true, spacing: trailing, schedule: null}",
+            "sampler.name=flow_euler",
+            {"sampler": {"name": "flow_euler", "schedule": None}},
+            ['sampler.spacing = "trailing"', "sampler.zero_terminal_snr = true"],
+        ),
+        (
+            TrainConfig,
+            "objective: {kind: flow, shift: 3.0, weighting: cosmap, noise_offset: 0.1}",
+            "objective.kind=epsilon",
+            {"objective": {"kind": "epsilon", "noise_offset": 0.1}},
+            ["objective.shift = 3.0", 'objective.weighting = "cosmap"'],
+        ),
+        (
+            TrainConfig,
+            "show: {sampler: {name: flow_euler, shift: 3.0}}",
+            "show.sampler.name=ddim",
+            {"show": {"sampler": {"name": "ddim"}}},
+            ["show.sampler.shift = 3.0"],
+        ),
+        (SampleConfig, "sampler: {name: ddim, shift: 3.0}", "sampler.steps=3", None, []),
+        (SampleConfig, "sampler: {name: ddim, shift: 3.0}", "sampler.name=ddim", None, []),
+        (SampleConfig, "sampler: {shift: 3.0}", "sampler.name=nobody", None, []),
+    ],
+)
+def test_another_choice_leaves_out_what_only_the_former_one_had(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    schema: type[Settings],
+    text: str,
+    change: str,
+    left: dict | None,
+    notes: list[str],
+) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text(text)
+    settings = load(file, schema, [change])
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(" in ")[0] for line in told] == [f"NOTE       {note}" for note in notes]
+    if left is not None:
+        assert settings.model_dump(mode="json", exclude_unset=True) == left
+    chosen = "3.0" if "shift: 3.0" in text else "trailing"
+    assert (chosen in settings.model_dump_json(exclude_unset=True)) == (left is None)
+
+
+def test_what_is_set_beside_a_choice_on_the_command_line_stays(tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_text("sampler: {name: flow_euler, shift: 3.0}")
+    settings = load(file, SampleConfig, ["sampler.name=ddim", "sampler.shift=2.0"])
+    assert settings.sampler.shift == 2.0

@@ -15,7 +15,7 @@ from duosora.core.data.advice import Advice, find_advice
 from duosora.core.data.check import Check
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
-from duosora.core.shapes import Compression
+from duosora.core.shapes import Causal
 
 PLAIN = {"data.workers": 0, "data.fps": 24, "data.frames": 9, "data.min_frames": 1, "data.height": 64, "data.width": 64}
 AREA = PLAIN | {"data.height": None, "data.width": None}
@@ -49,12 +49,12 @@ def advised(tmp_path: Path, media: Path) -> Callable[..., Advice | None]:
         (folder / "rows.json").write_text(json.dumps(rows))
         given = [f"{key}={json.dumps(value)}" for key, value in settings.items()]
         changed = lambda setting: load(None, TrainConfig, [*given, setting]).data  # noqa: E731
-        check = Check([folder / "rows.json"], Compression(4, 8), total_batch=batch)
+        check = Check([folder / "rows.json"], Causal(4, 8), total_batch=batch)
         now = load(None, TrainConfig, given).data
         report = check(now)
         advice = find_advice(check, report, now, changed)
         if advice is not None:
-            anew = Check([folder / "rows.json"], Compression(4, 8), total_batch=batch)(changed(advice.setting))
+            anew = Check([folder / "rows.json"], Causal(4, 8), total_batch=batch)(changed(advice.setting))
             assert (anew.num_good, anew.rows) == (advice.used, advice.rows)
             assert advice.used > report.num_good
         return advice

@@ -88,7 +88,7 @@ def test_upstreams_order_mixes_buckets_and_loses_the_minority() -> None:
 
 def test_upstreams_draws_are_torchs() -> None:
     torch = pytest.importorskip("torch")
-    from duosora.core.goldens.data import UpstreamDraws
+    from duosora.core.goldens.runners.data import UpstreamDraws
 
     generator, ours = torch.Generator().manual_seed(42), UpstreamDraws()
     for count in (1, 2, 29, 500):

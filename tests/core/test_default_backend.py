@@ -13,7 +13,8 @@ from duosora.core.config.schema import EvaluateConfig, ReconstructConfig, Sample
 from duosora.core.config.settings import resolved
 from duosora.core.config.training import TrainConfig
 from duosora.core.errors import BackendMissing, PackageMissing
-from duosora.core.pipelines import evaluate, reconstruct, sample
+from duosora.core.evaluate import clips
+from duosora.core.pipelines import reconstruct, sample
 from duosora.core.seam import backend
 from duosora.core.train import cache_run, calibrate, run
 
@@ -176,7 +177,7 @@ def test_records_say_which_backend_was_used() -> None:
     sampled = sample.SampleRun(SampleConfig(), prompts=[]).config
     trained = run.TrainRun(MOVING, is_dry=True).config
     perceptual = SimpleNamespace(backend=SimpleNamespace(name="mindspore"))
-    measured = evaluate.Evaluation([], [], ("lpips",), perceptual, EvaluateConfig(), False).config
+    measured = clips.Evaluation([], [], ("lpips",), perceptual, EvaluateConfig(), False).config
     assert resolved(sampled)["backend"]["name"] == "torch"
     assert resolved(trained)["compute"]["name"] == "torch"
     assert resolved(measured)["backend"] == "mindspore"

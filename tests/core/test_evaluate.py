@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from duosora.core.config.schema import EvaluateConfig
+from duosora.core.evaluate.clips import PIXELS_AT_A_TIME, prepare
 from duosora.core.io.video import write_video
-from duosora.core.pipelines.evaluate import PIXELS_AT_A_TIME, prepare
 
 SIDE = 128
 

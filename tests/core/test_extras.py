@@ -14,9 +14,9 @@ from duosora.core.data.annotations import read_annotations
 from duosora.core.data.records import Record
 from duosora.core.data.sources import FileSource
 from duosora.core.errors import BackendMissing, DuosoraError, PackageMissing
+from duosora.core.evaluate.clips import Evaluation
 from duosora.core.extras import install_command, needs_extra, require
 from duosora.core.io.video import open_video
-from duosora.core.pipelines.evaluate import Evaluation
 from duosora.core.seam import backend
 from duosora.core.train.logs import StepLog
 from duosora.core.train.plot import plot_run

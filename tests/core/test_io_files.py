@@ -13,9 +13,10 @@ from duosora.core.goldens.case import find_cases
 from duosora.core.goldens.suite import run_manifest
 from duosora.core.io import files
 from duosora.core.io.files import atomic_write, read_json, refuse_existing, refuse_unwritable
-from duosora.core.train.checkpoints import MANIFEST, problem_of
+from duosora.core.models.run_folders import MANIFEST, STATE
+from duosora.core.train.checkpoints import problem_of
 from duosora.core.train.logs import read_log
-from duosora.core.train.loop import STATE, read_state
+from duosora.core.train.loop import read_state
 
 
 def names_in(folder: Path) -> list[str]:

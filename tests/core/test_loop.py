@@ -14,6 +14,7 @@ import pytest
 from duosora.core.data.batch import ClipBatch, ReadFailure
 from duosora.core.errors import CheckpointError, NumericsError
 from duosora.core.io.weights import Shard, open_weights, save_weights
+from duosora.core.models.run_folders import AVERAGE, MODEL
 from duosora.core.random import normal
 from duosora.core.seam.training import StepReport
 from duosora.core.train.checkpoints import Checkpoints
@@ -22,7 +23,6 @@ from duosora.core.train.guard import LEAST, Guard
 from duosora.core.train.learning_rate import LearningRate
 from duosora.core.train.logs import StepLog, read_log
 from duosora.core.train.loop import Loop, Timetable
-from duosora.core.train.model_folders import AVERAGE, MODEL
 from duosora.core.train.plot import plot_run, smoothed
 
 

@@ -11,12 +11,14 @@ from duosora.core.data.moving_shapes import (
     SHAPES,
     SIDE,
     Scene,
+    as_caption,
     caption,
     captions,
     held_out_scenes,
     render,
     scenes,
     training_scenes,
+    unseen_words,
 )
 from duosora.core.data.shape_judge import Tally, judge
 
@@ -95,3 +97,30 @@ def test_the_judge_notices_an_object_that_breaks_or_vanishes() -> None:
     centre = int(columns.mean())
     broken[8, :, centre - 2 : centre + 3] = clip[0, 0, 0]
     assert not judge(broken).is_whole
+
+
+def test_captions_are_left_as_they_are_and_hold_no_unseen_word() -> None:
+    for scene in scenes():
+        for text in captions(scene):
+            assert as_caption(text) == text
+            assert unseen_words(text) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected", "unseen"),
+    [
+        ("A Big RED circle.", "a big red circle", []),
+        ("  \u201cA big, red\ncircle!!\u201d ", "a big, red circle", []),
+        ("big-red_circle ; moves ,, up;", "big red circle; moves, up", []),
+        ("A red circle moves right\u2026", "a red circle moves right", []),
+        ("A purple dog\u2019s bone", "a purple dog's bone", ["dog's", "bone"]),
+        ("un \u00e9l\u00e9phant Rouge", "un \u00e9l\u00e9phant rouge", ["un", "\u00e9l\u00e9phant", "rouge"]),
+        ("3 circles", "3 circles", ["3", "circles"]),
+        ("a bar <pad>", "a bar pad", ["pad"]),
+        ("!!!", "", ["!!!"]),
+        ("", "", []),
+    ],
+)
+def test_a_sentence_becomes_a_caption(text: str, expected: str, unseen: list[str]) -> None:
+    assert as_caption(text) == expected
+    assert unseen_words(text) == unseen

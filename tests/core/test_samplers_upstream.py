@@ -8,7 +8,7 @@ import pytest
 
 from duosora.core.errors import ConfigError
 from duosora.core.goldens.case import Case
-from duosora.core.goldens.sched import run, sampler_from_upstream
+from duosora.core.goldens.runners.sched import run, sampler_from_upstream
 from duosora.core.samplers import LINEAR
 
 DDIM_CONFIG: dict[str, Any] = {

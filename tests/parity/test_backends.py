@@ -7,12 +7,12 @@ import pytest
 
 from duosora.core.config.loading import load
 from duosora.core.config.schema import SampleConfig
+from duosora.core.evaluate.parity import TwinRuns
 from duosora.core.io.images import write_image
 from duosora.core.layout import FreshWeights
 from duosora.core.models import opensora_t2v
 from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.pipelines.parity import TwinRuns
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.models import Array, Model
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from duosora.core.goldens import pipeline
 from duosora.core.goldens.case import Case, Comparison
+from duosora.core.goldens.runners import pipeline
 from duosora.core.goldens.suite import Result, run_case
 from duosora.core.maths import gaussian
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec

@@ -160,7 +160,7 @@ def test_the_condition_is_the_clip_with_black_frames_and_the_mask(
 ) -> None:
     mask = np.ones(FRAMES, np.float32)
     mask[[0, 5]] = 0
-    inputs = DiffusionInputs(SEED, texts, clips, ByNumber(), is_inpaint=True)
+    inputs = DiffusionInputs(SEED, texts, clips, ByNumber(), sees_channels=True)
     batch = inputs.make(clip_batch((10,), frame_mask=mask[None]), step=1)
     visible = np.full((1, 3, FRAMES, SIDE, SIDE), -1, np.float32)
     visible[0, :, [0, 5]] = noise_clip(10)[:, [0, 5]].swapaxes(0, 1)
@@ -231,7 +231,7 @@ def test_an_inpaint_model_needs_pixels_and_frame_masks(
 ) -> None:
     batch = clip_batch((10,), frame_mask=np.ones((1, FRAMES), np.float32))
     with pytest.raises(ConfigError, match="needs the pixels of each clip and the mask of its frames"):
-        DiffusionInputs(SEED, texts, clips, ByNumber(), is_inpaint=True).make(replace(batch, **changed))
+        DiffusionInputs(SEED, texts, clips, ByNumber(), sees_channels=True).make(replace(batch, **changed))
 
 
 def test_repeated_captions_are_encoded_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def batch(spec: OpenSoraT2VSpec, number: int, size: int = 2) -> DiffusionBatch:
     mask[0, :, :, 4:] = 0
     condition = None
     if spec.is_inpaint:
-        channels = spec.input_channels - spec.in_channels
+        channels = spec.further_channels
         condition = np.stack([normal((channels, *SHAPE), 1, "condition", sample) for sample in samples])
     return DiffusionBatch(
         latents=np.stack([normal((4, *SHAPE), 1, "clean", sample) for sample in samples]),

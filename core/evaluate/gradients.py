@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..models.opensora_t2v import OpenSoraT2VSpec
-from ..models.wfvae import WFVAESpec
+from ..models.kinds import AutoencoderSpec, DenoiserSpec
+from ..pipelines.sample import SampleRun
 from ..seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
 from ..train.objectives import DiffusionObjective
-from .sample import SampleRun
 
 NUM_TEXT_TOKENS = 12
 UNSEEN = ("to_k.bias", ".k.conv.bias")
@@ -26,14 +25,14 @@ UNSEEN = ("to_k.bias", ".k.conv.bias")
 def denoiser_gradients(run: SampleRun, dtype: str) -> dict[str, np.ndarray]:
     """The gradients of a run's denoiser in a compute dtype, by the names of the weights."""
     part, job = run.pipeline.parts.denoiser, run.jobs[0]
-    spec: OpenSoraT2VSpec = part.spec
+    spec: DenoiserSpec = part.spec
     latent = run.pipeline.sizes(job.video).latent
-    shape = (1, spec.in_channels, *latent)
+    shape = (1, spec.latent_channels, *latent)
     further = spec.further_channels
     batch = DiffusionBatch(
         latents=random.normal(shape, job.seed, "parity latents"),
         noise=random.normal(shape, job.seed, "parity noise"),
-        text=random.normal((1, NUM_TEXT_TOKENS, spec.caption_channels), job.seed, "parity text"),
+        text=random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text"),
         text_mask=None,
         condition=random.normal((1, further, *latent), job.seed, "parity condition") if further else None,
         **DiffusionObjective().at(np.array([500]))._asdict(),
@@ -44,11 +43,11 @@ def denoiser_gradients(run: SampleRun, dtype: str) -> dict[str, np.ndarray]:
 def autoencoder_gradients(run: SampleRun, dtype: str) -> dict[str, np.ndarray]:
     """The same of its autoencoder, whose loss is squared errors: absolute ones would turn about at differences of 0."""
     part, job = run.pipeline.parts.vae, run.jobs[0]
-    spec: WFVAESpec = part.spec
+    spec: AutoencoderSpec = part.spec
     batch = AutoencoderBatch(
         video=np.tanh(random.normal((1, 3, *job.video), job.seed, "parity video")),
         posterior_noise=random.normal(
-            (1, spec.latent_dim, *spec.compression.latent(job.video)), job.seed, "parity posterior"
+            (1, spec.latent_channels, *spec.compression.latent(job.video)), job.seed, "parity posterior"
         ),
         update="generator",
         adversarial=False,

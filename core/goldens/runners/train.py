@@ -8,17 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
-from ..models.opensora_t2v import OpenSoraT2VSpec
-from ..samplers.schedule import Schedule
-from ..seam.backend import Backend
-from ..seam.training import AdamW, DiffusionBatch, TrainOptions
-from ..train.ema import EmaSchedule
-from ..train.learning_rate import LearningRate
-from ..train.objectives import DiffusionObjective
-from .case import Case, Comparison, check_options
+from ...errors import ConfigError
+from ...models.opensora_t2v import OpenSoraT2VSpec
+from ...samplers.schedule import Schedule
+from ...seam.backend import Backend
+from ...seam.training import AdamW, DiffusionBatch, TrainOptions
+from ...train.ema import EmaSchedule
+from ...train.learning_rate import LearningRate
+from ...train.objectives import DiffusionObjective
+from ..case import Case, Comparison, check_options
 from .t2v import upstream_spec
 
+GRADIENTS = True
 OPTIONS = (
     *("model", "optimizer", "max_grad_norm", "snr_gamma", "prediction_type", "rescale_betas_zero_snr"),
     *("lr_scheduler", "lr_warmup_steps", "steps"),

@@ -7,14 +7,16 @@ are also run in chunks and compared with the same tensors.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from ..maths import gaussian
-from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
-from ..models.wfvae import WFVAESpec
-from ..pipelines.autoencode import (
+from ...layout import Layout
+from ...maths import gaussian
+from ...maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
+from ...models.wfvae import WFVAESpec
+from ...pipelines.autoencode import (
     DecodeOptions,
     decode_chunks,
     encode_chunks,
@@ -23,10 +25,10 @@ from ..pipelines.autoencode import (
     to_unit,
     unscale_latents,
 )
-from ..seam.backend import Backend
-from ..seam.models import Array, Model
-from ..shapes import NUM_COLOURS
-from .case import Case, Comparison, check_options
+from ...seam.backend import Backend
+from ...seam.models import Array, Model
+from ...shapes import NUM_COLOURS
+from ..case import Case, Comparison, check_options
 
 CLIP_TAG = re.compile(r"(?P<tag>.+)\.x")
 COEFFICIENTS = {
@@ -58,6 +60,11 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
             yield from _run_tiling(case, tag, backend, vae, spec)
         else:
             yield from _run_clip(case, tag, backend, vae, spec)
+
+
+def layout(manifest: Mapping[str, Any]) -> Layout:
+    """Of a full-size model; one without a config is upstream's class with its defaults."""
+    return WFVAESpec.from_config(manifest["config"] or {}).layout()
 
 
 def _run_clip(case: Case, tag: str, backend: Backend, vae: Model, spec: WFVAESpec) -> Iterator[Comparison]:

@@ -14,14 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from ..maths.masks import compress_mask, frame_mask, masked_pixels
-from ..maths.rope import rope_tables
-from ..maths.skiparse import AttentionPlan, attention_plan
-from ..models.opensora_t2v import OpenSoraT2VSpec
-from ..seam.backend import Backend
-from ..seam.models import Model
-from ..shapes import LatentShape, TokenGrid
-from .case import Case, Comparison, check_options
+from ...layout import Layout
+from ...maths.masks import compress_mask, frame_mask, masked_pixels
+from ...maths.rope import rope_tables
+from ...maths.skiparse import AttentionPlan, attention_plan
+from ...models.opensora_t2v import OpenSoraT2VSpec
+from ...seam.backend import Backend
+from ...seam.models import Model
+from ...shapes import LatentShape, TokenGrid
+from ..case import Case, Comparison, check_options
 
 MODEL = re.compile(r"(?P<prefix>(?:.+\.)?)output")
 INNER = re.compile(r"inter\.(?P<part>.+)")
@@ -53,6 +54,11 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
             yield Comparison(name, _compressed(case, match["prefix"]))
         elif match := PROCESSED.fullmatch(name):
             yield Comparison(name, _processed(case, match["prefix"], match["kind"], match["part"]))
+
+
+def layout(manifest: Mapping[str, Any]) -> Layout:
+    """Of a full-size model."""
+    return OpenSoraT2VSpec.from_config(manifest["config_json_as_saved"]).layout()
 
 
 def upstream_spec(config: Mapping[str, Any], source: str) -> OpenSoraT2VSpec:

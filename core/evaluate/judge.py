@@ -13,7 +13,7 @@ from ..config.schema import SampleConfig
 from ..data.moving_shapes import Scene, caption, held_out_scenes
 from ..errors import ConfigError
 from ..io.prompts import Prompt
-from .sample import SampleRun
+from ..pipelines.sample import SampleRun
 
 PROMPT_SEED = 0
 """Of the choice of scenes and sentences, so that every judgement is about the same prompts."""
@@ -44,7 +44,7 @@ def judging_run(config: SampleConfig, asked: list[Asked]) -> SampleRun:
     prompts = [
         Prompt(text=text, seed=config.seed + number, name=f"judged-{number}") for number, (_, text) in enumerate(asked)
     ]
-    return SampleRun(config, overwrite=True, prompts=prompts)
+    return SampleRun(config, prompts=prompts, writes=False)
 
 
 def sheet(clips: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -14,19 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from ..config.data import DataSettings, UpstreamHabits
-from ..data.annotations import record_of
-from ..data.captions import clean_caption
-from ..data.collate import collate
-from ..data.order import upstream_order
-from ..data.plan import is_rare
-from ..data.records import Record
-from ..data.selection import Unusable, choose_frames, clip_size, has_usual_proportions, usable_length
-from ..data.transforms import Transform
-from ..errors import ConfigError
-from ..maths.resize import size_within_area, whole_strides
-from ..shapes import Causal, Patch, VideoShape
-from .case import Case, Comparison, check_options
+from ...config.data import DataSettings, UpstreamHabits
+from ...data.annotations import record_of
+from ...data.captions import clean_caption
+from ...data.collate import collate
+from ...data.order import upstream_order
+from ...data.plan import is_rare
+from ...data.records import Record
+from ...data.selection import Unusable, choose_frames, clip_size, has_usual_proportions, usable_length
+from ...data.transforms import Transform
+from ...errors import ConfigError
+from ...maths.resize import size_within_area, whole_strides
+from ...shapes import Causal, Patch, VideoShape
+from ..case import Case, Comparison, check_options
 
 SELECTION_OPTIONS = (
     *("num_frames", "train_fps", "force_resolution", "max_height", "max_width", "max_hxw", "min_hxw", "hw_stride"),
@@ -102,7 +102,7 @@ def _run_selection(case: Case) -> Iterator[Comparison]:
             "first_last_count": [[int(frames[0]), int(frames[-1]), len(frames)] for _, frames, _ in chosen],
             "sample_hw": [list(size) for _, _, size in chosen],
         }
-        for name in expected.keys() & found.keys():
+        for name in (name for name in found if name in expected):
             yield _same(f"results.{tag}.{name}", found[name], expected[name])
         if "example_indices" in expected:
             item = expected["example_indices"]["item"]

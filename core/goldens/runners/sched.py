@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from .. import samplers
-from ..errors import ConfigError
-from ..samplers import FlowSchedule, Sampler, Schedule
-from .case import Case, Comparison, check_options
+from ... import samplers
+from ...errors import ConfigError
+from ...samplers import FlowSchedule, Sampler, Schedule
+from ..case import Case, Comparison, check_options
 
 RUN_TENSOR = re.compile(r"(?P<tag>.+)\.n(?P<steps>\d+)\.timesteps")
 

@@ -20,13 +20,13 @@ from ..io.kinds import MEDIA_SUFFIXES, is_video
 from ..io.video import check_reader
 from ..maths.metrics import PSNR_LIMIT, SSIM_SIGMA, SSIM_WINDOW, finite_psnr, psnr, ssim
 from ..models.lpips import LPIPSSpec, open_lpips
+from ..pipelines.autoencode import from_uint8
+from ..pipelines.clip import Clip, whole_clip
 from ..progress import progress
 from ..seam import backend as backends
 from ..seam.backend import Backend
 from ..seam.models import Model
 from ..shapes import VideoShape
-from .autoencode import from_uint8
-from .clip import Clip, whole_clip
 
 PIXELS_AT_A_TIME = 1 << 18
 """Of a clip, at least one frame: LPIPS keeps some hundred numbers a pixel."""

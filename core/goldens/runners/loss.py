@@ -7,17 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from ..models.config_json import choice
-from ..models.patch_discriminator import PatchDiscriminatorSpec
-from ..models.wfvae import WFVAESpec
-from ..samplers.schedule import Schedule
-from ..seam.backend import Backend
-from ..seam.training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
-from ..train.ema import EmaSchedule
-from ..train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, Draws, FlowObjective
-from ..train.timesteps import TimestepDraw
-from .case import Case, Comparison, check_options
+from ...models.config_json import choice
+from ...models.patch_discriminator import PatchDiscriminatorSpec
+from ...models.wfvae import WFVAESpec
+from ...samplers.schedule import Schedule
+from ...seam.backend import Backend
+from ...seam.training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
+from ...train.ema import EmaSchedule
+from ...train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, Draws, FlowObjective
+from ...train.timesteps import TimestepDraw
+from ..case import Case, Comparison, check_options
 
+GRADIENTS = True
 DIFFUSION_OPTIONS = ("prediction_type", "zero_snr", "snr_gamma", "mask", "noise_offset", "ts")
 FLOW_OPTIONS = ("rf_scheduler", "weighting_scheme", "mask", "logit_mean", "logit_std", "mode_scale")
 DISCRIMINATOR_OPTIONS = ("input_nc", "ndf", "n_layers")

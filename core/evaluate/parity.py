@@ -17,20 +17,16 @@ from .. import random
 from ..config.schema import DTypeSettings, SampleConfig
 from ..config.settings import with_setting
 from ..maths import metrics
-from ..models.opensora_t2v import OpenSoraT2VSpec
-from ..models.t5 import T5Spec
+from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
+from ..pipelines.autoencode import decode_chunks, encode_chunks
+from ..pipelines.denoise import Step
+from ..pipelines.sample import SampleRun
+from ..printable import short_name
 from ..seam.backend import Backend
 from ..seam.models import Array, Model
-from .autoencode import decode_chunks, encode_chunks
-from .denoise import Step
 from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients
-from .sample import SampleRun
 
 OUTPUT = "output"
-AUTOENCODER_BLOCKS = {
-    "encoder": ("down1", "down2", "connect_l1", "connect_l2", "mid", "conv_out"),
-    "decoder": ("conv_in", "mid", "connect_l2", "up2", "connect_l1", "up1", "layer", "conv_out"),
-}
 TIMESTEP = 500.0
 """At which the denoiser's blocks are compared: noise and signal both matter."""
 
@@ -66,7 +62,7 @@ class Videos:
     psnr: float
     """dB of the worst frame, at most metrics.PSNR_LIMIT."""
     seconds: tuple[float, float]
-    """Per step of the denoiser on each backend, the first step left out: it compiles and warms up."""
+    """Per step of the denoiser on each backend, without the first one if there are more: it compiles and warms up."""
     first_seconds: tuple[float, float]
     """Of that step."""
 
@@ -91,11 +87,22 @@ class TwinRuns:
 
     def __init__(self, config: SampleConfig, backends: tuple[str, str], dtype: str) -> None:
         self.dtype = dtype
-        self.runs = tuple(SampleRun(_on(config, name, dtype), overwrite=True) for name in backends)
+        self.runs = tuple(SampleRun(_on(config, name, dtype), writes=False) for name in backends)
 
     @property
     def backends(self) -> tuple[Backend, ...]:
         return tuple(run.backend for run in self.runs)
+
+    def plan(self) -> list[str]:
+        """What will be compared, a line per subject."""
+        first, (reference, other) = self.runs[0], self.backends
+        job = first.jobs[0]
+        more = f", the first of {len(first.jobs)}" if len(first.jobs) > 1 else ""
+        return [
+            f"comparing  {other.name} with {reference.name} in {self.dtype}: blocks, gradients, and one video{more}",
+            f"video      {'x'.join(map(str, job.video))} pixels, seed {job.seed}: {short_name(job.text)}",
+            *first.plan()[1:],
+        ]
 
     def compare(self) -> ParityReport:
         """Compare the blocks of all parts, the gradients of both models that are trained, and the first video."""
@@ -127,7 +134,7 @@ class TwinRuns:
             latents=Difference.of("latents", latent, other_latent),
             levels=int(levels),
             psnr=float(metrics.finite_psnr(metrics.psnr(other_frames, frames)).min()),
-            seconds=(float(np.median(steps[1:])), float(np.median(other_steps[1:]))),
+            seconds=(float(np.median(steps[1:] or steps)), float(np.median(other_steps[1:] or other_steps))),
             first_seconds=(steps[0], other_steps[0]),
         )
 
@@ -169,15 +176,14 @@ def _video(run: SampleRun) -> tuple[np.ndarray, np.ndarray, list[float]]:
 def _text_encoder(run: SampleRun) -> Outputs:
     pipeline, job = run.pipeline, run.jobs[0]
     model = pipeline.model("text_encoder")
-    spec: T5Spec = pipeline.parts.text_encoder.spec
+    spec: TextEncoderSpec = pipeline.parts.text_encoder.spec
     ids, mask, _ = pipeline.parts.tokenizer.encode([job.text], pipeline.max_tokens)
     length = int(mask.sum())
-    names = [f"encoder.block.{number}" for number in range(spec.num_layers)]
 
     def call() -> Array:
         return model(*(run.backend.asarray(array[:, :length]) for array in (ids, mask)))
 
-    return _recorded(run.backend, model, names, call)
+    return _recorded(run.backend, model, spec.blocks(), call)
 
 
 def _denoiser(run: SampleRun) -> Outputs:
@@ -185,18 +191,17 @@ def _denoiser(run: SampleRun) -> Outputs:
     part, precision = pipeline.parts.denoiser, pipeline.precision
     # Built anew, because nothing can be noted inside of a compiled one.
     model = run.backend.build(part.spec, part.open(), precision.denoiser, precision.attention)
-    spec: OpenSoraT2VSpec = part.spec
+    spec: DenoiserSpec = part.spec
     latent = pipeline.sizes(job.video).latent
-    text = random.normal((1, NUM_TEXT_TOKENS, spec.caption_channels), job.seed, "parity text")
+    text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
-    names = [f"transformer_blocks.{number}" for number in range(spec.num_layers)]
 
     def call() -> Array:
         condition = model.condition(run.backend.asarray(text), None, latent, None)
         times = run.backend.asarray(np.full(1, TIMESTEP, np.float32))
         return model(run.backend.asarray(noisy), times, condition)
 
-    return _recorded(run.backend, model, names, call)
+    return _recorded(run.backend, model, spec.blocks(), call)
 
 
 def _encoder(run: SampleRun) -> Outputs:
@@ -211,7 +216,7 @@ def _encoder(run: SampleRun) -> Outputs:
 
 def _decoder(run: SampleRun) -> Outputs:
     job, spec = run.jobs[0], run.pipeline.parts.vae.spec
-    latents = random.normal((1, spec.latent_dim, *spec.compression.latent(job.video)), job.seed, "parity latents")
+    latents = random.normal((1, spec.latent_channels, *spec.compression.latent(job.video)), job.seed, "parity latents")
 
     def call(model: Model) -> np.ndarray:
         return np.concatenate(list(decode_chunks(run.backend, model, spec, latents)), axis=2)
@@ -221,8 +226,8 @@ def _decoder(run: SampleRun) -> Outputs:
 
 def _autoencoder(run: SampleRun, half: str, call: Callable[[Model], np.ndarray]) -> Outputs:
     model = run.pipeline.model("vae")
-    names = [f"{half}.{name}" for name in AUTOENCODER_BLOCKS[half]]
-    return _recorded(run.backend, model, names, lambda: call(model))
+    spec: AutoencoderSpec = run.pipeline.parts.vae.spec
+    return _recorded(run.backend, model, spec.blocks()[half], lambda: call(model))
 
 
 def _recorded(backend: Backend, model: Model, names: Iterable[str], call: Callable[[], Any]) -> Outputs:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ..layout import FreshWeights, GivenWeights
-from ..models.stdit3 import STDiT3Spec
-from ..seam.backend import Backend
-from ..seam.models import Given, Model
-from ..seam.training import AdamW, DiffusionBatch, TrainOptions
-from ..shapes import LatentShape
-from ..train.rflow import RFlowObjective
-from .case import Case, Comparison
+from ...layout import FreshWeights, GivenWeights, Layout
+from ...models.stdit3 import STDiT3Spec
+from ...seam.backend import Backend
+from ...seam.models import Given, Model
+from ...seam.training import AdamW, DiffusionBatch, TrainOptions
+from ...shapes import LatentShape
+from ...train.rflow import RFlowObjective
+from ..case import Case, Comparison
 
+GRADIENTS = True
+INPUTS = r"(.+/)?(x|timestep|y|fps|height|width|mask|x_mask)|force_drop_ids|x_start|noise|t|kw/.+"
 LATENTS = re.compile(r"(?P<prefix>(?:.+/)?)x")
-BLOCK = re.compile(r"(?P<kind>spatial|temporal)_(?P<index>\d+|last)")
 RATE = 1e-4
 """Of the training step that cases record."""
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-15, weight_decay=0.0), max_grad_norm=1.0, keeps_ema=False)
@@ -44,6 +46,13 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
             }
             for name, array in _forward(backend, spec, model, inputs).items():
                 yield Comparison(f"{prefix}{name}", array)
+
+
+def layout(manifest: Mapping[str, Any]) -> Layout:
+    """The layout of a full-size model, of which a manifest says how it was built."""
+    sizes = {name: manifest[name] for name in ("depth", "patch_size", "hidden_size", "num_heads")}
+    options = {name: value for name, value in manifest["construct"].items() if name != "type"}
+    return STDiT3Spec.from_config(options | sizes, "manifest").layout()
 
 
 def given_of(spec: STDiT3Spec, inputs: Mapping[str, np.ndarray]) -> Given:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
-from ..maths.relative_position import relative_buckets
-from ..models.t5 import T5Spec
-from ..seam.backend import Backend
-from .case import Case, Comparison
+from ...layout import Layout
+from ...maths.relative_position import relative_buckets
+from ...models.t5 import T5Spec
+from ...seam.backend import Backend
+from ..case import Case, Comparison
 
 IDS = re.compile(r"(?:(?P<tag>.+)\.)?input_ids")
 BUCKETS = re.compile(r"(?:.+\.)?relative_bucket(?:_row(?P<row>0|last))?")
@@ -38,6 +40,11 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         buckets = BUCKETS.fullmatch(name)
         if buckets:
             yield Comparison(name, _buckets(spec, case.tensors[name].shape[-1], buckets["row"]))
+
+
+def layout(manifest: Mapping[str, Any]) -> Layout:
+    """Of a full-size model."""
+    return T5Spec.from_config(manifest["config"]).layout()
 
 
 def _buckets(spec: T5Spec, length: int, row: str | None) -> np.ndarray:

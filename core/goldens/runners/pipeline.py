@@ -8,18 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import ConfigError
-from ..models.config_json import choice
-from ..models.t5 import T5Spec
-from ..models.wfvae import WFVAESpec
-from ..pipelines.autoencode import decode_chunks, to_uint8, unscale_latents
-from ..pipelines.conditioning import Conditioning, condition_frames, fitted, place_frames
-from ..pipelines.denoise import Guidance, Step, denoise
-from ..samplers import Sampler
-from ..seam.backend import Backend
-from ..seam.models import Model
-from ..shapes import VideoShape
-from .case import Case, Comparison, check_options
+from ...errors import ConfigError
+from ...models.config_json import choice
+from ...models.t5 import T5Spec
+from ...models.wfvae import WFVAESpec
+from ...pipelines.autoencode import decode_chunks, to_uint8, unscale_latents
+from ...pipelines.conditioning import Conditioning, condition_frames, fitted, place_frames
+from ...pipelines.denoise import Guidance, Step, denoise
+from ...samplers import Sampler
+from ...seam.backend import Backend
+from ...seam.models import Model
+from ...shapes import VideoShape
+from ..case import Case, Comparison, check_options
 from .sched import sampler_from_upstream
 from .t2v import upstream_spec
 

@@ -1,0 +1,352 @@
+"""Models of one's own runs: what a path means, and what a checkpoint says of its companions and its training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from duosora.core.config.schema import NEGATIVE_PROMPT, ModelSettings, SampleConfig
+from duosora.core.config.settings import resolved
+from duosora.core.config.training import TrainConfig
+from duosora.core.errors import CheckpointError, ConfigError
+from duosora.core.models.finding import TINY_FOLDER, open_part
+from duosora.core.models.run_folders import MANIFEST, STATE, model_folder
+from duosora.core.pipelines.practice import prompts_for, sampled, trained
+from duosora.core.pipelines.settings import open_parts, pinned
+from duosora.core.train.checkpoints import Checkpoints
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+FLOW = {"objective": {"kind": "flow", "shift": 2.0}}
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def config_of(kind: Any, **values: Any) -> Any:
+    return kind.model_validate_json(json.dumps(values))
+
+
+def make_run(
+    folder: str,
+    *steps: int,
+    kind: str = "denoiser",
+    keeps_ema: bool = True,
+    said: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Path:
+    """A run of stand-ins for weights. said: what checkpoints of today tell beside the settings."""
+    run = {"config": resolved(config_of(TrainConfig, folder=folder, **settings)), **(said or {})}
+
+    def write(checkpoint: Path) -> None:
+        for name in ("model", "model_ema")[: 1 + keeps_ema]:
+            make_model(checkpoint / name, kind)
+        (checkpoint / STATE).write_text(json.dumps({"step": 1, "guard": {}, "run": run}))
+
+    for step in steps:
+        Checkpoints(Path(folder)).save(step, write)
+    return Path(folder)
+
+
+def make_model(folder: Path, kind: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_bytes((TINY_FOLDER / kind / "config.json").read_bytes())
+    (folder / WEIGHTS).write_bytes(bytes(100))
+    return folder
+
+
+def lose_manifest(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).unlink()
+
+
+def damage_manifest(checkpoint: Path) -> None:
+    (checkpoint / MANIFEST).write_text("{")
+
+
+def cut_weights(checkpoint: Path) -> None:
+    (checkpoint / "model_ema" / WEIGHTS).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("runs/mine", "runs/mine/checkpoint-100/model_ema"),
+        ("runs/mine/checkpoint-20", "runs/mine/checkpoint-20/model_ema"),
+        ("runs/mine/checkpoint-20/model", "runs/mine/checkpoint-20/model"),
+        ("runs/plain", "runs/plain/checkpoint-1/model"),
+        ("runs/plain/checkpoint-1", "runs/plain/checkpoint-1/model"),
+        ("best", "best/model_ema"),
+        ("latest", "latest/model_ema"),
+    ],
+)
+def test_a_run_and_a_checkpoint_mean_the_average_or_the_weights(path: str, meant: str) -> None:
+    make_run("runs/mine", 20, 100, 3)
+    make_run("runs/plain", 1, keeps_ema=False)
+    make_run("runs/other", 5)
+    Path("runs/other/checkpoint-5").rename("best")
+    Path("latest").symlink_to("runs/mine/checkpoint-20")
+    assert model_folder(Path(path)) == (Path(meant), ())
+    assert open_part("denoiser", path).source == meant
+
+
+def test_a_checkpoint_is_known_from_inside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(make_run("runs/mine", 20) / "checkpoint-20")
+    assert open_part("denoiser", ".").source == "model_ema"
+    assert open_parts(ModelSettings(denoiser="model_ema")).vae.source == "tiny"
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lose_manifest, "manifest.json is missing: saving was cut off"),
+        (damage_manifest, "manifest.json cannot be read"),
+        (cut_weights, f"model_ema/{WEIGHTS} is missing or cut off"),
+    ],
+)
+def test_a_checkpoint_that_is_not_whole_is_passed_over(harm: Callable[[Path], None], reason: str) -> None:
+    run = make_run("runs/mine", 10, 20)
+    harm(run / "checkpoint-20")
+    part = open_part("denoiser", "runs/mine")
+    assert part.source == "runs/mine/checkpoint-10/model_ema"
+    assert part.notes[0].startswith(f"passed over runs/mine/checkpoint-20: {reason}")
+    with pytest.raises(CheckpointError, match=rf"^runs/mine/checkpoint-20: {reason}.*; name another checkpoint"):
+        open_part("denoiser", "runs/mine/checkpoint-20")
+    harm(run / "checkpoint-10")
+    with pytest.raises(CheckpointError, match=rf"^runs/mine: holds no whole checkpoint \(passed over .*{reason}"):
+        open_part("denoiser", "runs/mine")
+
+
+def test_a_run_without_a_checkpoint_says_so() -> None:
+    Path("runs/mine").mkdir(parents=True)
+    Path("runs/mine/config.yaml").touch()
+    with pytest.raises(CheckpointError, match="^runs/mine: is the folder of a run that has no checkpoint yet"):
+        open_part("denoiser", "runs/mine")
+
+
+def test_optimiser_state_may_be_gone() -> None:
+    run = make_run("runs/mine", 10)
+    manifest = json.loads((run / "checkpoint-10" / MANIFEST).read_text())
+    manifest["files"]["optimizer.safetensors"] = {"size": 1, "sha256": ""}
+    (run / "checkpoint-10" / MANIFEST).write_text(json.dumps(manifest))
+    assert open_part("denoiser", "runs/mine").source == "runs/mine/checkpoint-10/model_ema"
+
+
+@pytest.mark.parametrize("path", ["runs/mine", "runs/mine/checkpoint-1", "runs/mine/checkpoint-1/model"])
+def test_companions_are_those_that_a_run_was_trained_with(path: str) -> None:
+    make_model(Path("models/vae"), "vae")
+    make_run("runs/mine", 1, model={"denoiser": "tiny", "vae": "models/vae"})
+    parts = open_parts(ModelSettings(denoiser=path))
+    assert (parts.text_encoder.source, parts.vae.source) == ("tiny", "models/vae")
+    chosen = open_parts(ModelSettings(denoiser=path, vae=TINY_FOLDER / "vae"))
+    assert chosen.vae.source == str(TINY_FOLDER / "vae")
+
+
+def test_a_tokenizer_goes_with_the_text_encoder_of_the_record() -> None:
+    make_model(Path("models/text"), "text_encoder")
+    (Path("words")).mkdir()
+    (Path("words/spiece.model")).write_bytes((TINY_FOLDER / "spiece.model").read_bytes())
+    make_run("runs/mine", 1, model={"text_encoder": "models/text", "tokenizer": "words", "vae": "tiny"})
+    parts = open_parts(ModelSettings(denoiser="runs/mine"))
+    assert (parts.text_encoder.source, parts.tokenizer.source) == ("models/text", "words/spiece.model")
+    assert open_parts(ModelSettings(denoiser="runs/mine", text_encoder=Path("tiny"))).tokenizer.source == str(
+        TINY_FOLDER / "spiece.model"
+    )
+
+
+def test_companions_are_found_from_elsewhere_and_after_a_move(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_model(Path("project/models/vae"), "vae")
+    monkeypatch.chdir("project")
+    make_run("runs/mine", 1, model={"denoiser": "tiny", "vae": "models/vae"})
+    monkeypatch.chdir(here)
+    Path("project").rename("moved")
+    vae = open_parts(ModelSettings(denoiser="moved/runs/mine")).vae
+    assert vae.source == str(here / "moved/models/vae")
+
+
+def test_companions_are_found_where_the_run_was_started(here: Path) -> None:
+    make_model(Path("project/models/vae"), "vae")
+    said = {"models": {"vae": "models/vae"}, "started_in": str(here / "project")}
+    make_run(str(here / "disk/mine"), 1, said=said)
+    assert open_parts(ModelSettings(denoiser="disk/mine")).vae.source == str(here / "project/models/vae")
+
+
+def test_the_checkpoint_that_a_run_was_trained_with_counts_not_a_newer_one() -> None:
+    make_run("runs/vae", 1, 2, kind="vae")
+    said = {"models": {"vae": "runs/vae/checkpoint-1/model_ema", "text_encoder": "tiny"}}
+    make_run("runs/mine", 1, said=said, model={"denoiser": "tiny", "vae": "runs/vae"})
+    assert open_parts(ModelSettings(denoiser="runs/mine")).vae.source == "runs/vae/checkpoint-1/model_ema"
+    assert open_parts(ModelSettings(denoiser="tiny", vae=Path("runs/vae"))).vae.source.startswith(
+        "runs/vae/checkpoint-2"
+    )
+
+
+def test_a_companion_that_is_gone_is_told_in_a_line() -> None:
+    make_run("runs/mine", 1, model={"denoiser": "tiny", "vae": "models/gone"})
+    message = (
+        r"^model.vae: runs/mine/checkpoint-1 was trained with models/gone, which is not there \(models/gone\); name"
+    )
+    with pytest.raises(ConfigError, match=message):
+        open_parts(ModelSettings(denoiser="runs/mine"))
+
+
+def test_what_a_run_found_is_pinned_for_its_sidecars() -> None:
+    make_run("runs/vae", 1, kind="vae")
+    make_run("runs/mine", 1, model={"denoiser": "tiny"})
+    model = ModelSettings(denoiser="runs/mine", vae=Path("runs/vae"))
+    assert pinned(model, open_parts(model)) == ModelSettings(
+        denoiser="runs/mine/checkpoint-1/model_ema",
+        text_encoder=Path("tiny"),
+        vae=Path("runs/vae/checkpoint-1/model_ema"),
+    )
+    assert pinned(ModelSettings(), open_parts(ModelSettings())) == ModelSettings()
+
+
+@pytest.mark.parametrize("content", ["{", '{"run": 3}', '{"run": {"config": [1]}}', '{"step": 1}'])
+def test_a_record_that_cannot_be_read_is_told_in_a_line(content: str) -> None:
+    state = make_run("runs/mine", 1) / "checkpoint-1" / STATE
+    state.write_text(content)
+    for reads in (open_parts, lambda model: sampled(SampleConfig(model=model))):
+        with pytest.raises(CheckpointError, match="^runs/mine/checkpoint-1/state.json: cannot be read as the state"):
+            reads(ModelSettings(denoiser="runs/mine"))
+
+
+def test_a_model_is_sampled_as_its_run_trained_it() -> None:
+    make_run("runs/mine", 1, **FLOW, data={"frames": 33, "height": 96, "width": 64, "fps": 12}, max_tokens=40)
+    config, lines, notes, _ = sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler={"steps": 7}))
+    sampler, video = config.sampler, config.video
+    assert (sampler.name, sampler.shift, sampler.steps) == ("flow_euler", 2.0, 7)
+    assert (video.frames, video.height, video.width, video.fps) == (33, 96, 64, 12.0)
+    assert (config.prompts.max_tokens, config.prompts.template) == (40, "{}")
+    assert lines[0].startswith('settings   sampler.name="flow_euler"')
+    assert lines[0].endswith(", as runs/mine/checkpoint-1 was trained")
+    assert notes == []
+
+
+def test_a_schedule_follows_the_run_whichever_sampler_is_chosen() -> None:
+    objective = {"kind": "epsilon", "schedule": "scaled_linear", "zero_terminal_snr": False}
+    make_run("runs/mine", 1, model={"denoiser": "opensora_plan_v1_3_t2v"}, objective=objective)
+    for chosen in ({}, {"name": "ddim"}):
+        sampler = sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler=chosen)).config.sampler
+        assert (sampler.objective, sampler.schedule, sampler.zero_terminal_snr) == ("epsilon", "scaled_linear", False)
+    assert sampler.name == "ddim"
+
+
+def test_a_run_that_went_on_from_another_keeps_what_that_one_had() -> None:
+    make_run("runs/one", 1, **FLOW)
+    make_run("runs/two", 1, model={"denoiser": "runs/one"}, **FLOW)
+    assert sampled(config_of(SampleConfig, model={"denoiser": "runs/two"})).config.sampler.guidance == 4.0
+    make_run("runs/three", 1, model={"denoiser": "runs/three"}, **FLOW)  # no end, if it were followed
+    assert sampled(config_of(SampleConfig, model={"denoiser": "runs/three"})).config.sampler.name == "flow_euler"
+
+
+def test_a_record_of_what_no_setting_can_be_is_told_in_a_line() -> None:
+    state = make_run("runs/mine", 1, **FLOW) / "checkpoint-1" / STATE
+    state.write_text(state.read_text().replace('"shift": 2.0', '"shift": "wide"'))
+    with pytest.raises(
+        CheckpointError, match=r"^as runs/mine/checkpoint-1 was trained: sampler.shift = 'wide', which no"
+    ):
+        sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}))
+
+
+def test_the_tiny_model_is_sampled_as_a_flow() -> None:
+    config, lines, notes, _ = sampled(SampleConfig())
+    sampler = config.sampler
+    assert (sampler.name, sampler.steps, sampler.shift, sampler.guidance) == ("flow_euler", 25, 3.0, 4.0)
+    assert (config.video.frames, config.video.height, config.prompts.negative) == (17, 64, "")
+    assert lines[0].endswith(", as the tiny model was trained")
+    assert not notes
+
+
+@pytest.mark.parametrize(
+    ("sampler", "note"),
+    [
+        ({"name": "ddim"}, "sampler.name = ddim expects v_prediction, but the tiny model was trained with flow"),
+        ({"name": "flow_euler"}, "sampler.shift is 1, but the tiny model was trained for 3: --set sampler.shift=3"),
+        ({"name": "flow_euler", "shift": 1.5}, None),
+        ({"name": "flow_euler", "shift": None}, None),
+    ],
+)
+def test_a_chosen_sampler_stays_and_a_contradiction_is_noted(sampler: dict[str, Any], note: str | None) -> None:
+    config, _, notes, _ = sampled(config_of(SampleConfig, sampler=sampler))
+    expected = config_of(SampleConfig, sampler=sampler).sampler
+    assert config.sampler == expected
+    assert len(notes) == (note is not None)
+    assert notes[0].startswith(note) if note else True
+
+
+def test_settings_that_are_all_given_stay_as_they_are() -> None:
+    for denoiser in ("tiny", "opensora_plan_v1_3_t2v"):
+        given = config_of(SampleConfig, **resolved(SampleConfig(model=ModelSettings(denoiser=denoiser))))
+        assert sampled(given).config == given
+        assert sampled(given).lines == []
+
+
+def test_published_models_keep_the_published_practice() -> None:
+    make_model(Path("models/any93x640x640"), "denoiser")
+    for denoiser in ("opensora_plan_v1_3_t2v", "models/any93x640x640"):
+        config = config_of(SampleConfig, model={"denoiser": denoiser})
+        assert sampled(config)[:3] == (config, [], [])
+        config = config_of(TrainConfig, model={"denoiser": denoiser})
+        assert trained(config).config.objective == TrainConfig().objective
+        assert trained(config)[1:3] == ([], [])
+
+
+@pytest.mark.parametrize("model", [{}, {"denoiser": "tiny_inpaint"}])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_the_tiny_model_is_trained_as_a_flow(model: dict[str, str], fresh: bool) -> None:
+    followed = trained(config_of(TrainConfig, model=model, start={"fresh": fresh}))
+    objective = followed.config.objective
+    assert (objective.kind, objective.shift) == ("flow", 3.0)
+    assert followed.lines == ['settings   objective.kind="flow" objective.shift=3.0, as the tiny model was trained']
+
+
+def test_another_objective_is_allowed_with_a_note() -> None:
+    followed = trained(config_of(TrainConfig, objective={"kind": "v_prediction"}))
+    assert (followed.config.objective.kind, followed.config.objective.shift) == ("v_prediction", 1.0)
+    assert followed.notes[0].startswith("objective.kind = v_prediction, but the tiny model was trained with flow")
+    fresh = config_of(TrainConfig, objective={"kind": "v_prediction"}, start={"fresh": True})
+    assert trained(fresh).notes == []
+
+
+@pytest.mark.parametrize("settings", [{"model": {"denoiser": "runs/mine"}}, {"start": {"weights": "runs/mine"}}])
+def test_training_goes_on_with_the_objective_of_the_weights(settings: dict[str, Any]) -> None:
+    make_run("runs/mine", 1, **FLOW)
+    objective = trained(config_of(TrainConfig, **settings)).config.objective
+    assert (objective.kind, objective.shift) == ("flow", 2.0)
+
+
+def test_a_run_that_was_begun_before_keeps_its_objective() -> None:
+    make_run("runs/mine", 1, objective={"kind": "v_prediction"})
+    followed = trained(config_of(TrainConfig, folder="runs/mine"), Path("runs/mine"))
+    assert followed.config.objective.kind == "v_prediction"
+    assert followed.notes == []
+
+
+def test_what_a_run_shows_is_sampled_as_it_trains() -> None:
+    settings = {"show": {"every": 5, "video": {"frames": 5}}, "data": {"frames": 33, "height": 64, "width": 64}}
+    show = trained(config_of(TrainConfig, **settings)).config.show
+    assert (show.sampler.name, show.sampler.shift, show.video.frames, show.video.height) == ("flow_euler", 3.0, 5, 64)
+    settings["show"] = {"every": 5, "sampler": {"name": "euler"}}
+    assert trained(config_of(TrainConfig, **settings)).config.show.sampler.steps == 100
+
+
+def test_prompts_are_read_as_captions_where_a_model_knows_no_others() -> None:
+    make_run("runs/shapes", 1, data={"kind": "moving_shapes"})
+    make_run("runs/clips", 1, data={"kind": "files"})
+    for denoiser, read in (("tiny", "a red dog"), ("runs/shapes", "a red dog"), ("runs/clips", "A Red DOG.")):
+        practice = sampled(config_of(SampleConfig, model={"denoiser": denoiser})).practice
+        texts, notes = prompts_for(practice, ["A Red DOG.", NEGATIVE_PROMPT])
+        assert texts == [read, NEGATIVE_PROMPT]
+        told = "tiny model" if denoiser == "tiny" else f"{denoiser}/checkpoint-1"
+        assert len(notes) == (denoiser != "runs/clips")
+        assert not notes or f"{told} has never seen dog; it knows sentences such as" in notes[0]
+
+
+def test_a_note_names_few_of_many_unseen_words() -> None:
+    practice = sampled(SampleConfig()).practice
+    (note,) = prompts_for(practice, [f"a word{number}" for number in range(20)])[1]
+    assert "word0, word1, word2, word3, word4, word5, word6, word7 and 12 more; it knows" in note
