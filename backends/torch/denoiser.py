@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
 
 class TokenDenoiser(nn.Module):
     """A transformer on (B, N, D) tokens, one for each patch of the latents.
 
-    `condition` makes what does not change from step to step; its tensors named in `along_tokens` have a row for each
-    token, and its `grid` are the tokens. `modulate` makes what a timestep does to the tokens; its tensors named in
-    `along_tokens` have a row for each token behind the batch's axis.
+    `condition` makes what does not change from step to step. Its `grid` are the tokens, and `along_tokens` names the
+    tensors in it that have a row for each token.
     """
 
     spec: Any
@@ -23,10 +21,12 @@ class TokenDenoiser(nn.Module):
     its layers that `condition` calls."""
     condition: Any
     """(given, latent) -> Condition."""
+    with_frames: Any
+    """(condition, frame_mask (B, T)) -> Condition with other frames denoised; where the spec reads the mask."""
     check: Any
     """(latents, condition): raises ShapeError when the condition was made for others."""
     modulate: Any
-    """(timestep (B,), condition, frame_mask) -> modulation."""
+    """(timestep (B,), condition) -> modulation."""
     embed: Any
     """(latents, condition) -> tokens (B, N, D)."""
     transform: Any
@@ -36,17 +36,13 @@ class TokenDenoiser(nn.Module):
     assemble: Any
     """(predictions of all tokens, condition) -> (B, Cout, T, H, W) float32."""
 
-    def forward(
-        self, latents: Tensor, timestep: Tensor, condition: Any, frame_mask: np.ndarray | None = None
-    ) -> Tensor:
+    def forward(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         """Latents (B, C, T, H, W), followed by further channels where the spec has some, and timesteps (B,), whole or
         not -> prediction (B, Cout, T, H, W) float32.
 
-        frame_mask: (B, T), False where a frame is clean and not denoised; None: all are denoised. What is predicted for
-        clean frames means nothing.
         Raises: ShapeError when the condition was made for other latents.
         """
         self.check(latents, condition)
-        modulation = self.modulate(timestep, condition, frame_mask)
+        modulation = self.modulate(timestep, condition)
         tokens = self.transform(self.embed(latents, condition), modulation, condition)
         return self.assemble(self.project(tokens, modulation), condition)

@@ -37,6 +37,9 @@ class Given:
     """(B,) pixels."""
     width: np.ndarray | None = None
     """(B,) pixels."""
+    frame_mask: np.ndarray | None = None
+    """(B, T) booleans of latent frames, False where a frame is clean and not denoised; None: all are denoised. What is
+    predicted for clean frames means nothing."""
     latent_mask: np.ndarray | None = None
     """(B, T, H, W), above 0 where latents are no padding, for clips of unequal size; None: none is."""
 
@@ -50,14 +53,9 @@ class Denoiser(Protocol):
         Raises: ShapeError when something that the model reads is missing or does not fit.
         """
 
-    def __call__(
-        self, latents: Array, timestep: Array, condition: Condition, frame_mask: np.ndarray | None = None
-    ) -> Array:
+    def __call__(self, latents: Array, timestep: Array, condition: Condition) -> Array:
         """Latents (B, C, T, H, W), followed by further channels where the spec has some, and timesteps (B,) ->
-        prediction (B, C, T, H, W) float32.
-
-        frame_mask: (B, T), False where a frame is clean and not denoised; None: all are denoised.
-        """
+        prediction (B, C, T, H, W) float32."""
 
 
 class Stream(Protocol):

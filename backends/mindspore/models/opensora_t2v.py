@@ -8,7 +8,7 @@ Source: arXiv:2412.00131; opensora/models/diffusion/opensora_v1_3 of Open-Sora P
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -53,8 +53,8 @@ NORM_OUT_EPS = 1e-6
 class Condition:
     """What a batch is denoised under and which does not change from step to step."""
 
-    along_tokens: ClassVar[tuple[str, ...]] = ("cosines", "sines")
-    """The tensors that have a row for each token."""
+    along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0}
+    """The tensors that have a row for each token, and along which axis."""
 
     grid: TokenGrid
     keys_values: tuple[tuple[Tensor, Tensor], ...]
@@ -72,8 +72,6 @@ class Condition:
 @dataclass(frozen=True)
 class Modulation:
     """How a timestep bends the activations."""
-
-    along_tokens: ClassVar[tuple[str, ...]] = ()
 
     blocks: Tensor
     """(B, 6 * D), shared by all blocks."""
@@ -138,10 +136,8 @@ class OpenSoraT2V(TokenDenoiser):
         if grid != condition.grid:
             raise ShapeError(f"latents of {_sizes(grid)} tokens came with a condition for {_sizes(condition.grid)}")
 
-    def modulate(self, timestep: Tensor, condition: Condition, frame_mask: np.ndarray | None = None) -> Modulation:
-        """The modulation of a timestep (B,). Raises: ShapeError for clean frames, which the model knows nothing of."""
-        if frame_mask is not None:
-            raise ShapeError("frame_mask: OpenSoraT2V denoises all frames; leave it out")
+    def modulate(self, timestep: Tensor, condition: Condition) -> Modulation:
+        """The modulation of a timestep (B,)."""
         return Modulation(*self.adaln_single(timestep, condition.frequencies))
 
     def embed(self, latents: Tensor, condition: Condition) -> Tensor:

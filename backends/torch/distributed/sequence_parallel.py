@@ -9,7 +9,7 @@ Source: Jacobs et al. 2023, arXiv:2309.14509 (DeepSpeed-Ulysses).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -67,24 +67,30 @@ class SequenceParallel(nn.Module):
 
     def condition(self, given: Given, latent: LatentShape) -> Any:
         """As the model's; what has a row for each token is that of the own block."""
-        return self._own(self.model.condition(given, latent), 0)
+        whole = self.model.condition(given, latent)
+        return self._own(whole, tuple(whole.along_tokens))
 
-    def forward(
-        self, latents: Tensor, timestep: Tensor, condition: Any, frame_mask: np.ndarray | None = None
-    ) -> Tensor:
+    def with_frames(self, condition: Any, frame_mask: np.ndarray | None) -> Any:
+        """As the model's, of a condition that was made here."""
+        changed = self.model.with_frames(condition, frame_mask)
+        names = condition.along_tokens
+        return self._own(changed, [name for name in names if getattr(changed, name) is not getattr(condition, name)])
+
+    def forward(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         """As TokenDenoiser.forward: whole latents in, whole predictions out, on every rank."""
         model = self.model
         model.check(latents, condition)
-        modulation = self._own(model.modulate(timestep, condition, frame_mask), 1)
+        modulation = model.modulate(timestep, condition)
         x = self._block(model.embed(latents, condition), 1)
         patches = model.project(model.transform(x, modulation, condition), modulation)
         whole = self._gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
         return model.assemble(whole, condition)
 
-    def _own(self, holder: Any, axis: int) -> Any:
-        """A Condition or modulation with this rank's block of what is along its tokens."""
-        whole = {name: getattr(holder, name) for name in holder.along_tokens}
-        return replace(holder, **{name: self._block(x, axis) for name, x in whole.items() if x is not None})
+    def _own(self, condition: Any, names: Sequence[str]) -> Any:
+        """A condition with this rank's block of the named tensors."""
+        whole = {name: getattr(condition, name) for name in names}
+        axes = condition.along_tokens
+        return replace(condition, **{name: self._block(x, axes[name]) for name, x in whole.items() if x is not None})
 
     def _block(self, x: Tensor, axis: int) -> Tensor:
         """This rank's block of tokens along an axis, zeros behind the last one."""
