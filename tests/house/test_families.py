@@ -17,13 +17,7 @@ ALONE = ("patch_discriminator", "lpips")
 INSIDE = ("sd_vae",)
 """Architectures that are parts of others only."""
 ALLOWED = (*(f"{room}/" for room in ROOMS), "core/goldens/runners/")
-STEPS = {
-    "wfvae": ("backends/torch/autoencoder_step.py", "backends/mindspore/autoencoder_step.py"),
-    "opensora_t2v": (
-        *(f"backends/{name}/distributed/sequence_parallel.py" for name in ("torch", "mindspore")),
-        *(f"backends/{name}/distributed/zero.py" for name in ("torch", "mindspore")),
-    ),
-}
+STEPS = {"wfvae": tuple(f"backends/{name}/autoencoder_step.py" for name in ("mindspore", "torch"))}
 """Files that know a family by name still, until they ask for what is common to its kind. The list only shrinks."""
 
 

@@ -16,7 +16,7 @@ from duosora.core.parallel.launched import launched
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.group import Group
-from duosora.core.seam.models import Model
+from duosora.core.seam.models import Given, Model
 from duosora.core.seam.ranks import make_plan
 from duosora.core.shapes import LatentShape
 
@@ -59,9 +59,8 @@ def predict(backend: Backend, model: Model, shape: LatentShape, batch: int, mask
     text = normal((batch, TEXT_LENGTH, 8), 3, "text")
     latents, timesteps = normal((batch, 2, *shape), 3, "latents"), np.linspace(900, 100, batch)
     with backend.inference():
-        condition = model.condition(
-            backend.asarray(text), text_mask if masked else None, shape, mask if masked else None
-        )
+        given = Given(text=text, text_mask=text_mask if masked else None, latent_mask=mask if masked else None)
+        condition = model.condition(given, shape)
         out = model(backend.asarray(latents), backend.asarray(timesteps.astype(np.float32)), condition)
         return backend.to_numpy(out)
 
