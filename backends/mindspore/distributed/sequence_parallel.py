@@ -9,6 +9,7 @@ Source: Jacobs et al. 2023, arXiv:2309.14509 (DeepSpeed-Ulysses).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
