@@ -37,6 +37,9 @@ class Given:
     """(B,) pixels."""
     width: np.ndarray | None = None
     """(B,) pixels."""
+    frame_mask: np.ndarray | None = None
+    """(B, T) booleans of latent frames, False where a frame is clean and not denoised; None: all are denoised. What is
+    predicted for clean frames means nothing."""
 
 
 class Denoiser(Protocol):

@@ -49,8 +49,6 @@ class DiffusionBatch:
     given: Given | None = None
     """All that a denoiser reads beside latents and timesteps, where it asks for more than text: then `text` and
     `text_mask` are not read."""
-    frame_mask: np.ndarray | None = None
-    """(B, T) booleans of latent frames, False where the model is told that a frame is clean. None: all are noised."""
 
     @property
     def num_valid(self) -> int:

@@ -115,11 +115,11 @@ def test_what_fits_where_in_the_tutorial_is_as_counted() -> None:
         kind, size = work.split()
         tokens = num_tokens(*map(int, size.split("x")))
         if kind == "sample":
-            held, on_top = 2 * num_parameters(T2V), budget.inference_bytes(T2V, 2, tokens, 1)
+            held, on_top = 2 * num_parameters(T2V), budget.inference_bytes(T2V.costs(), 2, tokens, 1)
             most = max(held + on_top, encoder)
         else:
             state = budget.training_state(num_parameters(T2V), int(devices), int(zero), num_blocks=T2V.num_layers)
-            held, on_top = state.total, budget.activation_bytes(T2V, 1, tokens, 1, recompute_every=1)
+            held, on_top = state.total, budget.activation_bytes(T2V.costs(), 1, tokens, 1, recompute_every=1)
             most = held + on_top
         assert figures == list(map(gigabytes, (held, on_top, held + on_top))), row
         assert most / 0.9 <= float(device) * 1e9, row
