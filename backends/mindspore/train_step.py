@@ -127,10 +127,8 @@ class DiffusionTrainStep:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
-            timesteps = to_tensor(batch.timesteps.astype(np.float32))
-            condition = self.network.condition(batch.given_or_text, shape)
-            masks = () if batch.frame_mask is None else (batch.frame_mask,)
-            return self.network(seen, timesteps, condition, *masks)
+            condition = self.network.condition(batch.told, shape)
+            return self.network(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:
         return None if batch.condition is None else to_tensor(batch.condition)

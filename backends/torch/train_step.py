@@ -125,10 +125,8 @@ class DiffusionTrainStep:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
-            timesteps = self._place(batch.timesteps.astype(np.float32))
-            condition = self.network.condition(batch.given_or_text, shape)
-            masks = () if batch.frame_mask is None else (batch.frame_mask,)
-            return self._forward(seen, timesteps, condition, *masks)
+            condition = self.network.condition(batch.told, shape)
+            return self._forward(seen, self._place(batch.timesteps.astype(np.float32)), condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:
         return None if batch.condition is None else self._place(batch.condition)

@@ -114,17 +114,16 @@ class OpenSoraT2VSpec:
     def output(self) -> Output:
         return "mean" if self.out_channels == self.in_channels else "mean_and_spare"
 
+    def states(self, given: Given) -> np.ndarray:
+        """The states of the text that is given. Raises: ShapeError when there are none of this width."""
+        if given.text is None or given.text.shape[-1] != self.caption_channels:
+            held = "nothing" if given.text is None else f"states of {given.text.shape[-1]}"
+            raise ShapeError(f"OpenSoraT2V: text: needs states of {self.caption_channels} channels, got {held}")
+        return given.text
+
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The tokens of latents. Raises: ShapeError when the patches do not tile them."""
         return self.patch.tokens(latent)
-
-    def text_of(self, given: Given) -> np.ndarray:
-        """The texts (B, L, D) that are given. Raises: ShapeError when there are none, or of another width."""
-        text = given.text
-        if text is None or text.ndim != 3 or text.shape[2] != self.caption_channels:
-            held = "nothing" if text is None else " x ".join(map(str, text.shape))
-            raise ShapeError(f"OpenSoraT2V: text: needs states of batch x tokens x {self.caption_channels}, got {held}")
-        return text
 
     def blocks(self) -> tuple[str, ...]:
         """Names of its blocks in their order."""

@@ -80,8 +80,10 @@ def denoise(
         if channels is not None:
             model_input = backend.concat([model_input, channels], 1)
         times = backend.asarray(np.full(model_input.shape[0], timestep, np.float32))
-        mask = () if late is None or late.all_move(i) else (np.concatenate([late.moves(i)] * copies),)
-        output = model(model_input, times, condition, *mask)
+        if late is not None and late.changes(i):
+            moves = None if late.all_move(i) else np.concatenate([late.moves(i)] * copies)
+            condition = model.with_frames(condition, moves)
+        output = model(model_input, times, condition)
         if halves is not None and is_split:
             output = halves.gather(output, 0)
         prediction = output[:, : initial.shape[1]]
@@ -112,6 +114,11 @@ class _LateFrames:
 
     def all_move(self, i: int) -> bool:
         return bool(self.starts.moves[i].all())
+
+    def changes(self, i: int) -> bool:
+        """Whether other frames move than at the call before; all do before the first."""
+        before = self.starts.moves[i - 1] if i else True
+        return bool((self.starts.moves[i] != before).any())
 
     def enter(self, latents: Array, i: int) -> Array:
         """The state before call i."""

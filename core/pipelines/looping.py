@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..conditioning.base import ClipState
-from ..conditioning.references import PlacedReferences, References
+from ..conditioning.references import PlacedReferences, Placement, References
 from ..errors import ConfigError
 from ..samplers import Sampler
 from ..shapes import Compression, Grouped, VideoShape
@@ -86,6 +86,7 @@ class SampledClip:
 
     loop: int
     states: Sequence[ClipState]
+    placements: Sequence[tuple[Placement, ...]]
     references: Sequence[Sequence[np.ndarray]]
     latents: np.ndarray
     """(B, C, t, h, w)."""
@@ -122,7 +123,9 @@ class Looping:
             wishes = [self._wish(each.request, state, loop) for each, state in zip(videos, states, strict=True)]
             clips.append(self.pipeline.denoise(wishes, texts, video, self.new_sampler, self.guidance, on_step))
             if on_clip:
-                on_clip(SampledClip(loop, states, [list(each.references) for each in videos], clips[-1]))
+                placements = [each.placed.placements for each in videos]
+                references = [list(each.references) for each in videos]
+                on_clip(SampledClip(loop, states, placements, references, clips[-1]))
         return np.concatenate(clips, axis=2)
 
     def frames(self, latents: np.ndarray, video: VideoShape) -> Iterator[np.ndarray]:

@@ -38,8 +38,11 @@ class Given:
     """(B,) pixels."""
     width: np.ndarray | None = None
     """(B,) pixels."""
+    frame_mask: np.ndarray | None = None
+    """(B, T) booleans of latent frames, False where a frame is clean and not denoised; None: all are denoised. What is
+    predicted for clean frames means nothing."""
     latent_mask: np.ndarray | None = None
-    """(B, T, H, W), above 0 where latents are no padding, for clips of unequal size in one batch; None: all count."""
+    """(B, T, H, W), above 0 where latents are no padding, for clips of unequal size; None: none is."""
 
 
 class Denoiser(Protocol):
@@ -48,17 +51,15 @@ class Denoiser(Protocol):
     def condition(self, given: Given, latent: LatentShape) -> Condition:
         """Everything that does not depend on the timestep, for one network batch.
 
-        Raises: ShapeError when something that the spec reads is missing or does not fit.
+        Raises: ShapeError when something that the model reads is missing or does not fit.
         """
 
-    def __call__(
-        self, latents: Array, timestep: Array, condition: Condition, frame_mask: np.ndarray | None = None
-    ) -> Array:
+    def with_frames(self, condition: Condition, frame_mask: np.ndarray | None) -> Condition:
+        """A condition with another mask of frames, as Given.frame_mask, for denoisers that read it."""
+
+    def __call__(self, latents: Array, timestep: Array, condition: Condition) -> Array:
         """Latents (B, C, T, H, W), followed by further channels where the spec has some, and timesteps (B,) ->
-        prediction (B, C, T, H, W) float32, behind which there may be further channels: spec.output says which.
-
-        frame_mask: for denoisers that read it, (B, T), False where a latent frame is clean; None: all are noised.
-        """
+        prediction (B, C, T, H, W) float32, behind which there may be further channels: spec.output says which."""
 
 
 class Stream(Protocol):

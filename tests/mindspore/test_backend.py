@@ -22,9 +22,6 @@ from duosora.core.shapes import LatentShape
 IMPORT = """
 import os, sys
 from duosora.core.seam.backend import get
-from duosora.core.seam.models import Given
-from duosora.core.seam.models import Given
-from duosora.core.seam.models import Given
 backend = get("mindspore")
 assert "torch" not in sys.modules
 print(backend.device, os.environ["ONEDNN_MAX_CPU_ISA"])
@@ -103,8 +100,8 @@ def test_a_compiled_denoiser_gives_the_same_numbers(backend: Backend) -> None:
         shape = LatentShape(frames, 4, 4)
         text = draw.standard_normal((2, 4, TINY.caption_channels), np.float32)
         mask = (np.arange(4) < np.array(lengths)[:, None]).astype(np.int64)
+        given = Given(text=text, text_mask=mask)
         latents = backend.asarray(draw.standard_normal((2, TINY.in_channels, *shape), np.float32))
         times = backend.asarray(draw.uniform(0, 1000, 2).astype(np.float32))
-        given = Given(text=text, text_mask=mask)
         got, expected = (model(latents, times, model.condition(given, shape)) for model in (compiled, plain))
         np.testing.assert_allclose(got.asnumpy(), expected.asnumpy(), rtol=0, atol=5e-6)

@@ -141,9 +141,8 @@ def test_training_on_samples_compares_the_prediction_less_the_noise_on_upstreams
     with torch.inference():
         model = torch.build(spec, Case(GOLDENS / "train/adamw_3steps").weights())
         text, mask = given["encoder_hidden_states"][:, 0], train.tensors["encoder_attention_mask"][0][:, 0]
-        condition = model.condition(
-            Given(text=text, text_mask=mask, latent_mask=train.tensors["attention_mask"]), LatentShape(*noisy.shape[2:])
-        )
+        told = Given(text=text, text_mask=mask, latent_mask=train.tensors["attention_mask"])
+        condition = model.condition(told, LatentShape(*noisy.shape[2:]))
         told = model(torch.asarray(noisy), torch.asarray(times.astype(np.float32)), condition)
     errors = (torch.to_numpy(told) - given["noise"] - given["x0"]) ** 2
     valid = np.broadcast_to(train.tensors["attention_mask"][:, None], errors.shape)

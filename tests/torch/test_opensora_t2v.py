@@ -49,6 +49,7 @@ def latents_for(spec: OpenSoraT2VSpec, shape: LatentShape, batch: int = 2) -> to
 
 
 TEXT = noise(2, 7, 20, seed=2).numpy()
+TWO_LENGTHS = np.array([[1] * 7, [1] * 3 + [0] * 4])
 TIMESTEPS = torch.tensor([999.0, 250.5])
 
 
@@ -109,9 +110,9 @@ def test_a_condition_serves_every_step(backend: Backend) -> None:
     model = backend.build(T2V, some_weights(T2V))
     latents = latents_for(T2V, VIDEO)
     with backend.inference():
-        kept = model.condition(Given(text=TEXT, text_mask=np.array([[1] * 7, [1] * 3 + [0] * 4])), VIDEO)
+        kept = model.condition(Given(text=TEXT, text_mask=TWO_LENGTHS), VIDEO)
         for timestep in (999.0, 500.0, 1.0):
-            fresh = model.condition(Given(text=TEXT, text_mask=np.array([[1] * 7, [1] * 3 + [0] * 4])), VIDEO)
+            fresh = model.condition(Given(text=TEXT, text_mask=TWO_LENGTHS), VIDEO)
             times = torch.full((2,), timestep)
             assert torch.equal(model(latents, times, kept), model(latents, times, fresh))
 
@@ -146,10 +147,8 @@ def test_text_padding_is_never_read(backend: Backend) -> None:
     garbled = TEXT.copy()
     garbled[0, 5:], garbled[1, 2:] = 1e4, -1e4
     with backend.inference():
-        clean, dirty = (
-            model(latents, TIMESTEPS, model.condition(Given(text=text, text_mask=text_mask), VIDEO))
-            for text in (TEXT, garbled)
-        )
+        given = [Given(text=text, text_mask=text_mask) for text in (TEXT, garbled)]
+        clean, dirty = (model(latents, TIMESTEPS, model.condition(each, VIDEO)) for each in given)
     assert torch.equal(clean, dirty)
 
 
@@ -179,9 +178,8 @@ def test_samples_with_different_masks_are_those_samples_alone(backend: Backend) 
         together = model(latents, TIMESTEPS, model.condition(Given(text=TEXT, latent_mask=mask), VIDEO))
         for i in range(2):
             one = slice(i, i + 1)
-            alone = model(
-                latents[one], TIMESTEPS[one], model.condition(Given(text=TEXT[one], latent_mask=mask[one]), VIDEO)
-            )
+            condition = model.condition(Given(text=TEXT[one], latent_mask=mask[one]), VIDEO)
+            alone = model(latents[one], TIMESTEPS[one], condition)
             assert_near(alone[0], together[i], BATCH_TOLERANCE)
     assert torch.isfinite(together).all()
 
@@ -198,10 +196,8 @@ def test_half_precision_is_finite_and_near_float32(backend: Backend, dtype: str,
     mask[1, 1:] = 0
     text_mask = np.arange(7) < np.array([[7], [3]])
     with backend.inference():
-        expected, got = (
-            m(latents, TIMESTEPS, m.condition(Given(text=TEXT, text_mask=text_mask, latent_mask=mask), VIDEO))
-            for m in (full, half)
-        )
+        given = Given(text=TEXT, text_mask=text_mask, latent_mask=mask)
+        expected, got = (m(latents, TIMESTEPS, m.condition(given, VIDEO)) for m in (full, half))
     assert got.dtype == torch.float32
     assert torch.isfinite(got).all()
     assert 0 < (got - expected).std() < limit * expected.std()

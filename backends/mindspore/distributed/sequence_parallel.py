@@ -9,6 +9,7 @@ Source: Jacobs et al. 2023, arXiv:2309.14509 (DeepSpeed-Ulysses).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -61,30 +62,35 @@ class SequenceParallel(nn.Cell):
 
     def __init__(self, model: TokenDenoiser, group: Group) -> None:
         super().__init__(auto_prefix=False)  # the parameters keep their names
-        self.model, self.group = model, group
+        self.model: Any = model
+        self.group = group
 
     def condition(self, given: Given, latent: LatentShape) -> Any:
-        """As the model's, of the own block of tokens."""
-        model: Any = self.model
-        return self._own(model.condition(given, latent))
+        """As the model's; what has a row for each token is that of the own block."""
+        whole = self.model.condition(given, latent)
+        return self._own(whole, tuple(whole.along_tokens))
 
-    def construct(
-        self, latents: Tensor, timestep: Tensor, condition: Any, frame_mask: np.ndarray | None = None
-    ) -> Tensor:
-        """As the model's: whole latents in, whole predictions out, on every rank."""
-        model: Any = self.model
+    def with_frames(self, condition: Any, frame_mask: np.ndarray | None) -> Any:
+        """As the model's, of a condition that was made here."""
+        changed = self.model.with_frames(condition, frame_mask)
+        names = condition.along_tokens
+        return self._own(changed, [name for name in names if getattr(changed, name) is not getattr(condition, name)])
+
+    def construct(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        """As TokenDenoiser.construct: whole latents in, whole predictions out, on every rank."""
+        model = self.model
         model.check(latents, condition)
-        masks = () if frame_mask is None else (frame_mask,)
-        modulation = self._own(model.modulate(timestep, condition, *masks))
+        modulation = model.modulate(timestep, condition)
         x = self._block(model.embed(latents, condition), 1)
         patches = model.project(model.transform(x, modulation, condition), modulation)
-        return model.assemble(gather(patches, self.group, 1)[:, : condition.grid.num_tokens], condition)
+        whole = gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
+        return model.assemble(whole, condition)
 
-    def _own(self, made: Any) -> Any:
-        """What a model made for a call, with this rank's rows of the tensors that have one for each token."""
-        whole = {name: getattr(made, name) for name in getattr(made, "along_tokens", ())}
-        own = {name: self._block(rows, rows.ndim - 2) for name, rows in whole.items() if rows is not None}
-        return replace(made, **own) if own else made
+    def _own(self, condition: Any, names: Sequence[str]) -> Any:
+        """A condition with this rank's block of the named tensors."""
+        whole = {name: getattr(condition, name) for name in names}
+        axes = condition.along_tokens
+        return replace(condition, **{name: self._block(x, axes[name]) for name, x in whole.items() if x is not None})
 
     def _block(self, x: Tensor, axis: int) -> Tensor:
         """This rank's block of tokens along an axis, zeros behind the last one."""

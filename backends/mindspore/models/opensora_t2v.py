@@ -8,9 +8,9 @@ Source: arXiv:2412.00131; opensora/models/diffusion/opensora_v1_3 of Open-Sora P
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 from mindspore import Tensor, nn
@@ -53,8 +53,8 @@ NORM_OUT_EPS = 1e-6
 class Condition:
     """What a batch is denoised under and which does not change from step to step."""
 
-    along_tokens: ClassVar[tuple[str, ...]] = ("cosines", "sines")
-    """The tensors that have a row for each token."""
+    along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0}
+    """The tensors that have a row for each token, and along which axis."""
 
     grid: TokenGrid
     keys_values: tuple[tuple[Tensor, Tensor], ...]
@@ -69,7 +69,8 @@ class Condition:
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
 
 
-class Modulation(NamedTuple):
+@dataclass(frozen=True)
+class Modulation:
     """How a timestep bends the activations."""
 
     blocks: Tensor
@@ -110,12 +111,11 @@ class OpenSoraT2V(TokenDenoiser):
     def condition(self, given: Given, latent: LatentShape) -> Condition:
         """Everything that does not depend on the timestep; gradients flow through it.
 
-        Raises: ShapeError when the text is missing or does not fit, or the patches do not tile the latents.
+        Raises: ShapeError when there is no text, or the patches do not tile the latents.
         """
         spec, device = self.spec, device_of(self.scale_shift_table)
-        grid = spec.patch.tokens(latent)
+        states, grid = spec.states(given), spec.grid(latent)
         cosines, sines = rope_tables(grid, spec.attention_head_dim, spec.interpolation_scale, spec.rope_shares_tables)
-        states = spec.text_of(given)
         plan = text_plan(given.text_mask, states.shape[1])
         text = self.caption_projection(cast(place(states, device), like=self.scale_shift_table))
         if plan.index is not None:
@@ -132,7 +132,7 @@ class OpenSoraT2V(TokenDenoiser):
 
     def check(self, latents: Tensor, condition: Condition) -> None:
         """Raises: ShapeError when the condition was made for another latent shape."""
-        grid = self.spec.patch.tokens(LatentShape(*latents.shape[2:]))
+        grid = self.spec.grid(LatentShape(*latents.shape[2:]))
         if grid != condition.grid:
             raise ShapeError(f"latents of {_sizes(grid)} tokens came with a condition for {_sizes(condition.grid)}")
 
@@ -141,7 +141,7 @@ class OpenSoraT2V(TokenDenoiser):
         return Modulation(*self.adaln_single(timestep, condition.frequencies))
 
     def embed(self, latents: Tensor, condition: Condition) -> Tensor:
-        """The model's input channels (B, C, T, H, W), for inpaint followed by the condition's -> tokens (B, N, D)."""
+        """The model's input channels (B, C, T, H, W) -> tokens (B, N, D)."""
         latents = cast(latents, like=self.scale_shift_table)
         if not self.spec.is_inpaint:
             return self.pos_embed(latents)
@@ -164,7 +164,7 @@ class OpenSoraT2V(TokenDenoiser):
 
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, p * p * Cout) -> (B, Cout, T, H, W) float32."""
-        grid, side, channels = condition.grid, self.spec.patch_size, self.spec.out_channels
+        side, channels, grid = self.spec.patch_size, self.spec.out_channels, condition.grid
         patches = patches.reshape(-1, *grid, side, side, channels)  # (B, T, H / p, W / p, p, p, Cout)
         latents = patches.permute(0, 6, 1, 2, 4, 3, 5)
         return to_float32(latents.reshape(-1, channels, grid.frames, grid.height * side, grid.width * side))
@@ -192,6 +192,10 @@ class Block(nn.Cell):
         self.attn2 = CrossAttention(spec, attend)
         self.norm2 = LayerNorm(width, eps=spec.norm_eps, elementwise_affine=affine)
         self.ff = FeedForward(spec)
+
+    def of_text(self) -> tuple[nn.Cell, ...]:
+        """The layers that make keys and values of the text."""
+        return self.attn2.to_k, self.attn2.to_v
 
     def construct(
         self,

@@ -17,7 +17,7 @@ from ...conditioning.base import ClipState
 from ...conditioning.references import PlacedReferences, References, parse
 from ...io.tokenizer import Tokenizer
 from ...layout import GivenWeights
-from ...maths.resize import center_crop_resize
+from ...maths.cover import cover_picture
 from ...models import FAMILIES
 from ...models.finding import TINY_FOLDER, Part
 from ...models.opensora_vae import OpenSoraVAESpec
@@ -30,7 +30,7 @@ from ...pipelines.text_to_video import Parts, TextToVideo
 from ...recipes.opensora_v1_2_prompts import PromptScores, clean, describe, segments
 from ...seam.backend import Backend
 from ...shapes import VideoShape
-from ..case import Case, Comparison
+from ..case import Case, Comparison, check_options
 from ..tables import same
 
 INPUTS = "draws/.+|loop[0-9]+/z_noise|text[0-9]+/.+|(image|video)/.+"
@@ -41,6 +41,12 @@ FLAGS = {
     "--cfg-scale": "scheduler.cfg_scale",
 }
 """Where a flag of the command line stands in the config, which has _ for -."""
+OPTIONS = (
+    *("image_size", "num_frames", "fps", "frame_interval", "save_fps", "seed", "batch_size", "multi_resolution"),
+    *("dtype", "condition_frame_length", "condition_frame_edit", "align", "verbose", "model", "vae", "text_encoder"),
+    *("scheduler", "aes", "flow", "camera_motion", "loop", "reference_path", "mask_strategy"),
+)
+SCHEDULER_OPTIONS = ("type", "use_timestep_transform", "use_discrete_timesteps", "num_sampling_steps", "cfg_scale")
 MICRO_BATCH, GROUP = 4, 17
 """Frames whose posterior is drawn at once, by upstream's spatial and its temporal autoencoder."""
 
@@ -110,6 +116,8 @@ class RecordedTexts(EncodedTexts):
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Latents, references and masks of every clip, and the videos."""
     config = settings(case.raw)
+    check_options(config, case.name, OPTIONS)
+    check_options(config["scheduler"], f"{case.name}, scheduler", SCHEDULER_OPTIONS)
     wishes = [describe(*each) for each in _prompts(case.raw, config)]
     loops = Loops(
         config.get("loop") or 1, config.get("condition_frame_length") or 5, config.get("condition_frame_edit") or 0.0
@@ -127,7 +135,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
             noise.posterior(f"reference {number}", [row], len(clip))
         placed = PlacedReferences(clips, tuple(parse(wish.mask_strategy)), "mask_strategy")
         prompts = tuple(f"{loop}/{row}" for loop in range(loops.count))
-        requests.append(LoopedRequest(prompts, None, row, config["fps"], placed))
+        requests.append(LoopedRequest(prompts, None, row, config["fps"] // config.get("frame_interval", 1), placed))
     for loop in range(loops.count):
         if loop:
             noise.posterior(f"clip {loop}", rows, video.frames)
@@ -147,7 +155,8 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     clips_made: list[SampledClip] = []
     looping = Looping(pipeline, conditioner, loops, Guidance(scheduler["cfg_scale"]), new_sampler)
     latents = looping.latents(requests, RecordedTexts(case), video, on_clip=clips_made.append)
-    for made in clips_made:
+    for made, strategies in zip(clips_made, case.raw["mask_strategy_per_loop"], strict=True):
+        yield same(f"mask_strategy.{made.loop}", list(made.placements), [tuple(parse(each)) for each in strategies])
         yield from _clip(made)
     for row in rows:
         yield Comparison(f"video{row}", np.concatenate(list(looping.frames(latents[row], video)), axis=2)[0])
@@ -167,11 +176,11 @@ def settings(raw: Mapping[str, Any]) -> dict[str, Any]:
 
 def _clip(made: SampledClip) -> Iterator[Comparison]:
     tag = f"loop{made.loop}"
-    yield Comparison(f"{tag}/z_init", np.stack([state.latents for state in made.states]), like=f"{tag}/latent")
+    yield Comparison(f"{tag}/z_init", np.stack([state.latents for state in made.states]), limit_as=f"{tag}/latent")
     yield Comparison(f"{tag}/mask", np.stack([state.strength for state in made.states if state.strength is not None]))
     for row, references in enumerate(made.references):
         for number, latents in enumerate(references):
-            yield Comparison(f"{tag}/ref_b{row}_{number}", latents, like=f"{tag}/latent")
+            yield Comparison(f"{tag}/ref_b{row}_{number}", latents, limit_as=f"{tag}/latent")
     yield Comparison(f"{tag}/latent", made.latents)
 
 
@@ -198,7 +207,7 @@ def _reference(case: Case, path: str, video: VideoShape) -> np.ndarray:
     name = path.rpartition("/")[2]
     recorded = next(case.tensors[f"{kind}/{name}"] for kind in ("image", "video") if f"{kind}/{name}" in case.tensors)
     frames = recorded[None] if recorded.ndim == 3 else recorded
-    return center_crop_resize(frames, video.height, video.width)
+    return np.stack([cover_picture(frame, video.height, video.width) for frame in frames])
 
 
 def _vae(case: Case) -> OpenSoraVAESpec:

@@ -75,10 +75,8 @@ def _run_model(case: Case, backend: Backend, spec: OpenSoraT2VSpec, model: Model
     blocks = [f"transformer_blocks.{i}" for i in range(spec.num_layers)]
     names = ["pos_embed", "adaln_single", "caption_projection", *blocks]
     with backend.record(model, names) as recorded:
-        condition = model.condition(
-            Given(text=text, text_mask=given("encoder_attention_mask")[:, 0], latent_mask=given("attention_mask")),
-            LatentShape(*latents.shape[2:]),
-        )
+        told = Given(text=text, text_mask=given("encoder_attention_mask")[:, 0], latent_mask=given("attention_mask"))
+        condition = model.condition(told, LatentShape(*latents.shape[2:]))
         output = model(backend.asarray(latents), backend.asarray(given("timestep")), condition)
         inner = dict(recorded)
     yield Comparison(f"{prefix}output", backend.to_numpy(output))
