@@ -127,10 +127,7 @@ class DiffusionTrainStep:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
-            if batch.given is None:
-                condition = self.network.condition(to_tensor(batch.text), batch.text_mask, shape, batch.mask)
-            else:
-                condition = self.network.condition(batch.given, shape)
+            condition = self.network.condition(batch.told, shape)
             return self.network(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import ConfigError
-from ..recipes.size_table import SizeTable
 from ..shapes import VideoShape
+from .size_table import SizeTable
 
 FILLED = 0.8
 """Part of a resolution's pixels that a sample must have."""

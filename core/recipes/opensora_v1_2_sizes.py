@@ -7,7 +7,7 @@ Source: opensora/datasets/aspect.py of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from .size_table import Resolution, SizeTable
+from ..bucketing.size_table import Resolution, SizeTable
 
 RATIOS = {
     "3:8": "0.38",

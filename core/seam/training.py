@@ -51,6 +51,11 @@ class DiffusionBatch:
     `text_mask` are not read."""
 
     @property
+    def told(self) -> Given:
+        """All that the denoiser reads beside latents and timesteps."""
+        return self.given or Given(text=self.text, text_mask=self.text_mask, latent_mask=self.mask)
+
+    @property
     def num_valid(self) -> int:
         """Places (B, T, H, W) that are no padding: what the loss is the mean of."""
         if self.mask is None:

@@ -188,7 +188,7 @@ def test_norms_of_faint_values_have_their_own_eps(backend: Backend, part: str, e
     norm = backend.build(TINY, FreshWeights(TINY.layout(), 0))
     for name in part.split("."):
         norm = getattr(norm, name)
-    channels = norm.weight.shape[0]
+    (channels,) = norm.weight.shape
     x = 1e-3 * np.random.default_rng(0).standard_normal((1, channels, 4, 4)).astype(np.float32)
     groups = x.reshape(8, -1).astype(np.float64)
     centred = groups - groups.mean(1, keepdims=True)

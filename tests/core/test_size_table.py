@@ -2,9 +2,9 @@
 
 import pytest
 
+from duosora.core.bucketing.size_table import even_size
 from duosora.core.errors import ConfigError
 from duosora.core.recipes.opensora_v1_2_sizes import SIZES
-from duosora.core.recipes.size_table import even_size
 from duosora.core.shapes import VideoShape
 
 

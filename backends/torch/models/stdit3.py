@@ -25,6 +25,7 @@ from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
 from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text, rotate
+from ..denoiser import TokenDenoiser
 from ..layers import (
     Identity,
     LayerNorm,
@@ -90,7 +91,7 @@ def create(spec: STDiT3Spec, attend: Attend) -> STDiT3:
     return STDiT3(spec, attend)
 
 
-class STDiT3(nn.Module):
+class STDiT3(TokenDenoiser):
     """The denoiser; `attend` does all its attention."""
 
     def __init__(self, spec: STDiT3Spec, attend: Attend) -> None:
@@ -149,16 +150,6 @@ class STDiT3(nn.Module):
             rows = rows_of_tokens(frame_mask, condition.grid, self.spec.patch_size[0])
         device = device_of(self.final_layer.scale_shift_table)
         return replace(condition, rows=None if rows is None else place(rows, device))
-
-    def forward(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """Latents (B, C, T, H, W) and timesteps (B,) from 0 to 1000 -> prediction (B, Cout, T, H, W) float32.
-
-        Raises: ShapeError when the condition was made for other latents.
-        """
-        self.check(latents, condition)
-        modulation = self.modulate(timestep, condition)
-        x = self.transform(self.embed(latents, condition), modulation, condition)
-        return self.assemble(self.project(x, modulation), condition)
 
     def check(self, latents: Tensor, condition: Condition) -> None:
         """Raises: ShapeError when the condition was made for other latents."""
@@ -232,6 +223,10 @@ class Block(nn.Module):
         self.cross_attn = CrossAttention(spec, attend)
         self.norm2 = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.mlp = FeedForward(width, spec.feed_forward_size, width)
+
+    def of_text(self) -> tuple[nn.Module, ...]:
+        """The layers that make keys and values of the text."""
+        return (self.cross_attn.kv_linear,)
 
     def forward(
         self,

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from ...bucketing.order import batch_order
+from ...bucketing.size_table import even_size
 from ...bucketing.table import BucketTable
 from ...conditioning import references
 from ...conditioning.clip_facts import clip_facts
@@ -24,7 +25,6 @@ from ...errors import ConfigError
 from ...maths.cover import centre_picture, centre_video, cover_picture, cover_video
 from ...recipes import opensora_v1_2_prompts as prompts
 from ...recipes.opensora_v1_2_sizes import RATIOS, SIZES
-from ...recipes.size_table import even_size
 from ...shapes import Grouped, VideoShape
 from ...train.ema import EmaSchedule
 from ...train.learning_rate import LearningRate
