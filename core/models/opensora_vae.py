@@ -190,7 +190,7 @@ class OpenSoraVAESpec:
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""
-        spatial, levels = self.spatial.blocks(_SPATIAL), range(len(self.temporal.widths))
+        spatial, levels = self.spatial.blocks(f"{_SPATIAL}."), range(len(self.temporal.widths))
         encoder = [f"{_TEMPORAL}.encoder.block_res_blocks.{i}" for i in levels]
         decoder = [f"{_TEMPORAL}.decoder.block_res_blocks.{i}" for i in reversed(levels)]
         return {
@@ -262,7 +262,7 @@ class OpenSoraVAESpec:
         for name, values in (("scale", self.spread), ("shift", self.mean)):
             shape = (1, len(values), 1, 1, 1) if len(values) > 1 else ()
             weights[name] = Weight(shape, Constant(values))
-        self.spatial.write(weights, _SPATIAL)
+        self.spatial.write(weights, f"{_SPATIAL}.")
         _TemporalWriter(self.temporal, weights).autoencoder()
         widths = f"{self.spatial.block_out_channels[0]} and {self.temporal.filters}"
         return Layout(f"OpenSoraVAE({widths} channels)", weights)

@@ -1,4 +1,4 @@
-"""The autoencoder of pictures of Stable Diffusion and SDXL: spec and layout, as a part of video autoencoders.
+"""The autoencoder of pictures of Stable Diffusion and SDXL: spec and layout, by itself or as a part of another one.
 
 Levels of residual blocks that halve each side, with attention among all pixels in the middle. A side that a halving
 does not divide loses its last row or column.
@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import ConfigError
-from ..layout import WeightList
+from ..layout import Layout, WeightList
 from ..shapes import NUM_COLOURS
 from .config_json import build, choice, count, take, whole_number
 
@@ -25,6 +25,8 @@ _DOWN, _UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 @dataclass(frozen=True, kw_only=True)
 class SDVAESpec:
     """What the autoencoder is. Defaults are those of all published ones."""
+
+    family: ClassVar[str] = "sd_vae"
 
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     """Of each level; all but the last halve the sides."""
@@ -75,16 +77,22 @@ class SDVAESpec:
         fields: Mapping[str, Any] = {**vars(self), "block_out_channels": list(self.block_out_channels)}
         return {name: value for name, value in fields.items() if getattr(self, name) != getattr(default, name)}
 
-    def write(self, weights: WeightList, name: str) -> None:
-        """Add every weight to a list, under diffusers' names behind a prefix."""
-        _Writer(self, weights, name).autoencoder()
+    def layout(self) -> Layout:
+        """Every weight of the autoencoder, under diffusers' names."""
+        weights = WeightList()
+        self.write(weights, "")
+        return Layout(f"SDVAE({self.block_out_channels[0]} channels)", weights)
 
-    def blocks(self, name: str) -> dict[str, tuple[str, ...]]:
+    def write(self, weights: WeightList, prefix: str) -> None:
+        """Add every weight to a list, under diffusers' names behind a prefix."""
+        _Writer(self, weights, prefix).autoencoder()
+
+    def blocks(self, prefix: str = "") -> dict[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""
         levels = range(len(self.block_out_channels))
         return {
-            "encoder": (*(f"{name}.encoder.down_blocks.{i}" for i in levels), f"{name}.encoder.mid_block"),
-            "decoder": (f"{name}.decoder.mid_block", *(f"{name}.decoder.up_blocks.{i}" for i in levels)),
+            "encoder": (*(f"{prefix}encoder.down_blocks.{i}" for i in levels), f"{prefix}encoder.mid_block"),
+            "decoder": (f"{prefix}decoder.mid_block", *(f"{prefix}decoder.up_blocks.{i}" for i in levels)),
         }
 
 
@@ -94,7 +102,7 @@ class _Writer:
 
     spec: SDVAESpec
     weights: WeightList
-    name: str
+    prefix: str
 
     def autoencoder(self) -> None:
         spec, widths = self.spec, self.spec.block_out_channels
@@ -133,7 +141,7 @@ class _Writer:
     def mid(self, name: str, width: int) -> None:
         self.norm(f"{name}.attentions.0.group_norm", width)
         for part in ("to_q", "to_k", "to_v", "to_out.0"):
-            self.weights.linear(f"{self.name}.{name}.attentions.0.{part}", width, width)
+            self.weights.linear(f"{self.prefix}{name}.attentions.0.{part}", width, width)
         for j in range(2):
             self.resnet(f"{name}.resnets.{j}", width, width)
 
@@ -146,7 +154,7 @@ class _Writer:
             self.conv(f"{name}.conv_shortcut", outputs, inputs, 1)
 
     def conv(self, name: str, outputs: int, inputs: int, kernel: int = 3) -> None:
-        self.weights.conv(f"{self.name}.{name}", outputs, inputs, kernel, kernel)
+        self.weights.conv(f"{self.prefix}{name}", outputs, inputs, kernel, kernel)
 
     def norm(self, name: str, channels: int) -> None:
-        self.weights.norm(f"{self.name}.{name}", channels)
+        self.weights.norm(f"{self.prefix}{name}", channels)

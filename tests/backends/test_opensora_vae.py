@@ -179,3 +179,19 @@ def test_half_precision_stays_near() -> None:
     near(pixels, clip.decoded(backend, whole), 0.1)
     latents = clip.encoded(backend, half, clip.noise).latents
     near(backend.to_numpy(latents), backend.to_numpy(clip.encoded(backend, whole, clip.noise).latents), 0.1)
+
+
+@pytest.mark.parametrize(
+    ("part", "eps"), [("spatial_vae.module.encoder.conv_norm_out", 1e-6), ("temporal_vae.encoder.norm1", 1e-5)]
+)
+def test_norms_of_faint_values_have_their_own_eps(backend: Backend, part: str, eps: float) -> None:
+    norm = backend.build(TINY, FreshWeights(TINY.layout(), 0))
+    for name in part.split("."):
+        norm = getattr(norm, name)
+    (channels,) = norm.weight.shape
+    x = 1e-3 * np.random.default_rng(0).standard_normal((1, channels, 4, 4)).astype(np.float32)
+    groups = x.reshape(8, -1).astype(np.float64)
+    centred = groups - groups.mean(1, keepdims=True)
+    expected = (centred / np.sqrt((centred**2).mean(1, keepdims=True) + eps)).reshape(x.shape)
+    with backend.inference():
+        near(backend.to_numpy(norm(backend.asarray(x))), expected, 1e-4)

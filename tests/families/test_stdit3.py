@@ -295,7 +295,7 @@ def test_the_null_caption_is_no_weight_to_train() -> None:
 def test_other_rotary_frequencies_are_refused() -> None:
     weights = some_weights(SMALL)
     weights["rope.freqs"] = weights["rope.freqs"] * 2
-    with pytest.raises(LayoutError, match="rope.freqs holds other"):
+    with pytest.raises(LayoutError, match="rope.freqs holds other constants"):
         list(checked_weights(SMALL.layout(), weights))
 
 

@@ -12,7 +12,7 @@ from duosora.core.models.kinds import GIVEN, Family
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("core/models", "backends/torch/models", "backends/mindspore/models", "convert/names")
-ALONE = ("patch_discriminator", "lpips")
+ALONE = ("patch_discriminator", "lpips", "sd_vae")
 """Architectures that have no folder of their own, and so no Family."""
 INSIDE = ("sd_vae",)
 """Architectures that are parts of others only."""

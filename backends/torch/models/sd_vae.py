@@ -12,8 +12,14 @@ from torch import Tensor, nn
 from duosora.core.models.sd_vae import EPS, SDVAESpec
 from duosora.core.shapes import NUM_COLOURS
 
+from ..attention import Attend
 from ..layers import Conv2d, GroupNorm, Linear, ModuleList, silu
 from ..video import double_picture, pad_right_and_bottom, position_attention
+
+
+def create(spec: SDVAESpec, attend: Attend) -> SDVAE:
+    """The model of a spec, without its weights."""
+    return SDVAE(spec)
 
 
 class SDVAE(nn.Module):
