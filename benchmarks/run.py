@@ -28,6 +28,7 @@ from duosora.core.models.opensora_t2v import TINY, OpenSoraT2VSpec
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks
 from duosora.core.seam.backend import Backend, default_name, get
+from duosora.core.seam.models import Given
 from duosora.core.seam.training import DiffusionBatch, TrainOptions
 from duosora.core.shapes import LatentShape
 from duosora.core.train.objectives import DiffusionObjective
@@ -72,19 +73,19 @@ def decode(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
 
 def forward(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
     model = backend.build(T2V_8_LAYERS, FreshWeights(T2V_8_LAYERS.layout(), 0), dtype, compile=compile)
-    text = backend.asarray(random.normal((1, TEXT_TOKENS, 4096), 0, "text"))
+    text = random.normal((1, TEXT_TOKENS, 4096), 0, "text")
     latents = backend.asarray(random.normal((1, 8, *T2V_LATENT), 0, "latents"))
     timestep = backend.asarray(np.array([500.0], np.float32))
-    condition = model.condition(text, np.ones((1, TEXT_TOKENS)), T2V_LATENT, None)
+    condition = model.condition(Given(text=text, text_mask=np.ones((1, TEXT_TOKENS))), T2V_LATENT)
     return lambda: model(latents, timestep, condition)
 
 
 def guided_step(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
     model = backend.build(TINY, FreshWeights(TINY.layout(), 0), dtype, compile=compile)
-    text = backend.asarray(random.normal((2, TINY_TEXT_TOKENS, TINY.caption_channels), 0, "text"))
+    text = random.normal((2, TINY_TEXT_TOKENS, TINY.caption_channels), 0, "text")
     latents = backend.asarray(random.normal((2, TINY.in_channels, *TINY_LATENT), 0, "latents"))
     timesteps = backend.asarray(np.full(2, 500.0, np.float32))
-    condition = model.condition(text, None, TINY_LATENT, None)
+    condition = model.condition(Given(text=text), TINY_LATENT)
     return lambda: model(latents, timesteps, condition)
 
 

@@ -106,6 +106,12 @@ class Weight:
     """The dtype in which training keeps it; files may hold a narrower one."""
     grows_from: str | None = None
     """The weight of the same shape that it is copied from when training starts from a smaller model, which lacks it."""
+
+    @property
+    def starts_as_zeros(self) -> bool:
+        """Whether it is all zeros in a fresh model."""
+        return isinstance(self.init, Zeros) or (isinstance(self.init, Constant) and not any(self.init.values))
+
     trained: bool = True
     """False for what files hold beside the weights and training leaves as it is (a learned null caption)."""
 
@@ -259,10 +265,11 @@ class WeightList(dict[str, Weight]):
     Convolutions and linear maps start uniform within 1 / sqrt(inputs per output), norms as the identity.
     """
 
-    def conv(self, name: str, outputs: int, inputs: int, *kernel: int) -> None:
+    def conv(self, name: str, outputs: int, inputs: int, *kernel: int, bias: bool = True) -> None:
         bound = Uniform(1 / np.sqrt(inputs * prod(kernel)).item())
         self[f"{name}.weight"] = Weight((outputs, inputs, *kernel), bound)
-        self[f"{name}.bias"] = Weight((outputs,), bound)
+        if bias:
+            self[f"{name}.bias"] = Weight((outputs,), bound)
 
     def linear(self, name: str, outputs: int, inputs: int, bias: bool = True) -> None:
         bound = Uniform(1 / np.sqrt(inputs).item())

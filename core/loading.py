@@ -9,7 +9,7 @@ import numpy as np
 
 from .errors import CheckpointError, LayoutError
 from .io.weights import WeightsReader, holds_only_zeros, is_all_zero, is_finite, is_float
-from .layout import QUANTISED, Constant, Layout, Weight, Weights, Zeros, some_names
+from .layout import QUANTISED, Constant, Layout, Weight, Weights, some_names
 from .progress import progress
 
 # Filter taps may have been stored in half precision; bfloat16 keeps 8 bits.
@@ -47,7 +47,7 @@ def check_zeros(layout: Layout, weights: Weights, held: Mapping[str, str | None]
 
 def needs_numbers(weight: Weight) -> bool:
     """Whether a weight that is all zeros cannot be right: a matrix or more that does not start as zeros."""
-    return len(weight.shape) > 1 and not isinstance(weight.init, Zeros)
+    return len(weight.shape) > 1 and not weight.starts_as_zeros
 
 
 def refuse_zeros(source: str, zeros: list[str], count: int) -> None:
@@ -76,7 +76,7 @@ def checked_weights(layout: Layout, weights: Weights) -> Iterator[tuple[str, np.
             expected = np.array(init.values).reshape(array.shape)
             if np.abs(array.astype(np.float64) - expected).max() > CONSTANT_TOLERANCE * np.abs(expected).max():
                 raise LayoutError(
-                    f"{weights.source}: {held_name} holds other filter taps than {layout.model} computes with"
+                    f"{weights.source}: {held_name} holds other constants than {layout.model} computes with"
                 )
             continue
         if not is_finite(array):

@@ -91,6 +91,56 @@ class Causal(NamedTuple):
                 )
 
 
+class Grouped(NamedTuple):
+    """A compression of frames in groups that know nothing of each other; the last one may be shorter.
+
+    Sides are rounded down: pixels at the right and the bottom that fill no latent are lost.
+    """
+
+    frames: int | None
+    """Of a group; None: the clip is one group."""
+    time: int
+    space: int
+
+    def latent(self, video: VideoShape) -> LatentShape:
+        """The latent shape of a video. Raises: ShapeError when it has no frame or no whole latent."""
+        self.check(video)
+        groups, rest = (0, video.frames) if self.frames is None else divmod(video.frames, self.frames)
+        whole = groups * self.latent_frames if groups else 0
+        frames = whole + -(-rest // self.time)
+        return LatentShape(frames, video.height // self.space, video.width // self.space)
+
+    def video(self, latent: LatentShape) -> VideoShape:
+        """The longest video that has such latents; clips that end in a shorter group share theirs with others."""
+        groups, rest = (0, latent.frames) if self.frames is None else divmod(latent.frames, self.latent_frames)
+        frames = groups * (self.frames or 0) + rest * self.time
+        return VideoShape(frames, latent.height * self.space, latent.width * self.space)
+
+    def check(self, video: VideoShape) -> None:
+        """Raises: ShapeError when the video has no frame or no whole latent."""
+        if video.frames < 1:
+            raise ShapeError(f"num_frames = {video.frames}: needs at least 1 frame")
+        for side, size in (("height", video.height), ("width", video.width)):
+            if size < self.space:
+                raise ShapeError(f"{side} = {size}: needs at least {self.space} pixels")
+
+    @property
+    def latent_frames(self) -> int:
+        """Of a whole group."""
+        assert self.frames, "a clip in one group has no whole groups"
+        return -(-self.frames // self.time)
+
+    def whole_groups(self, latent_frames: int) -> int:
+        """The frames of so many latent ones. Raises: ShapeError when they are no whole groups."""
+        size = self.latent_frames
+        if latent_frames < 0 or latent_frames % size:
+            raise ShapeError(
+                f"{latent_frames} latent frames: needs whole groups of {size}; "
+                f"{_nearest(latent_frames, size, 0, plus=0)}"
+            )
+        return latent_frames // size * (self.frames or 0)
+
+
 class Patch(NamedTuple):
     """Latents per token, along time and along each side."""
 

@@ -25,6 +25,9 @@ KERNELS = ("sdpa", "math", "flash")
 """Products in the model's dtype with softmax in float32, the default on a CPU; all in float32; Ascend's
 FlashAttentionScore, the default there in half precision."""
 FLASH_MAX_HEAD_DIM = 512
+MOST_HEADS = 256
+MOST_SAMPLES = 2048
+"""Of one call of a kernel, as FlashAttentionScore has them."""
 _FLASH_HEAD_DIM_UNIT = 16
 """Of which FlashAttentionScore takes multiples only."""
 _PRODUCT = ops.BatchMatMul(transpose_b=True)
@@ -99,21 +102,32 @@ class KernelAttend:
 
     def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
         batch, _, heads, width = q.shape
-        if run.in_turn:
-            samples = batch * run.count
-            q, k, v = (x[:, run.part].reshape(samples, run.length, heads, width) for x in (q, k, v))
-            keep = None if keep is None else keep[:, run.part].reshape(samples, 1, 1, run.length)
-            return self.kernel(q, k, v, keep).reshape(batch, run.count * run.length, heads, width)
+        fold = run.fold(heads, MOST_HEADS)
+        groups = run.count // fold
+        is_view = run.in_turn or groups == 1  # see core's Run
 
         def as_heads(x: Tensor) -> Tensor:
-            return x[:, run.part].reshape(batch, run.length, run.count * heads, width)  # no copy: see core's Run
+            x = x[:, run.part]
+            if not is_view:
+                x = x.reshape(batch, run.length, groups, fold * heads, width).swapaxes(1, 2)
+            return x.reshape(batch * groups, run.length, fold * heads, width)
 
         if keep is not None:
-            by_sequence = keep[:, run.part].reshape(batch, run.length, run.count).swapaxes(1, 2)
+            of_run = keep[:, run.part].reshape(batch, *run.shape)
+            by_sequence = of_run if run.in_turn else of_run.swapaxes(1, 2)  # (B, count, length)
             by_head = by_sequence.unsqueeze(2).broadcast_to((batch, run.count, heads, run.length))
-            keep = by_head.reshape(batch, run.count * heads, 1, run.length)
-        mixed = self.kernel(as_heads(q), as_heads(k), as_heads(v), keep)
+            keep = by_head.reshape(batch * groups, fold * heads, 1, run.length)
+        mixed = self._attend_in_parts(as_heads(q), as_heads(k), as_heads(v), keep)
+        if not is_view:
+            mixed = mixed.reshape(batch, groups, run.length, fold * heads, width).swapaxes(1, 2)
         return mixed.reshape(batch, run.length * run.count, heads, width)
+
+    def _attend_in_parts(self, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+        if q.shape[0] <= MOST_SAMPLES:
+            return self.kernel(q, k, v, keep)
+        starts = range(0, q.shape[0], MOST_SAMPLES)
+        parts = [slice(start, start + MOST_SAMPLES) for start in starts]
+        return cat([self.kernel(q[part], k[part], v[part], None if keep is None else keep[part]) for part in parts], 0)
 
 
 class FlashAttend(KernelAttend):

@@ -106,6 +106,14 @@ def pad_end(x: Tensor, axis: int, count: int) -> Tensor:
     return cat([x, ops.zeros(shape, x.dtype)], axis)
 
 
+def pad_start(x: Tensor, axis: int, count: int) -> Tensor:
+    """A tensor with so many zeros before it along an axis."""
+    if not count:
+        return x
+    shape = (*x.shape[:axis], count, *x.shape[axis + 1 :])
+    return cat([ops.zeros(shape, x.dtype), x], axis)
+
+
 def sum_of_squares(tensors: Sequence[Tensor]) -> float:
     """Of all elements of all tensors."""
     return sum(map(_forms.sum_of_squares, tensors))

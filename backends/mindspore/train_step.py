@@ -127,12 +127,8 @@ class DiffusionTrainStep:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
-            timesteps = to_tensor(batch.timesteps.astype(np.float32))
-            if batch.given is not None:
-                condition = self.network.condition(batch.given, shape)
-                return self.network(seen, timesteps, condition, batch.frame_mask)
-            condition = self.network.condition(to_tensor(batch.text), batch.text_mask, shape, batch.mask)
-            return self.network(seen, timesteps, condition)
+            condition = self.network.condition(batch.told, shape)
+            return self.network(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:
         return None if batch.condition is None else to_tensor(batch.condition)

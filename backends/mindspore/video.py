@@ -53,9 +53,14 @@ def frame_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     def positions(x: Tensor) -> Tensor:
         return x.permute(0, 2, 3, 4, 1).reshape(batch * frames, height * width, channels)
 
-    scores = to_float32(mint.bmm(positions(q), positions(k).swapaxes(1, 2))) * channels**-0.5
-    mixed = mint.bmm(cast(softmax(scores), like=v), positions(v))
+    mixed = position_attention(positions(q), positions(k), positions(v))
     return mixed.reshape(batch, frames, height, width, channels).permute(0, 4, 1, 2, 3)
+
+
+def position_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention with one head among the positions of each sample; all (B, N, C)."""
+    scores = to_float32(mint.bmm(q, k.swapaxes(1, 2))) * q.shape[2] ** -0.5
+    return mint.bmm(cast(softmax(scores), like=v), v)
 
 
 def double_space_linear(x: Tensor) -> Tensor:
@@ -71,6 +76,12 @@ def double_space_nearest(x: Tensor) -> Tensor:
     return interleave(rows, rows, 4)
 
 
+def double_picture(x: Tensor) -> Tensor:
+    """Twice as high and wide, pixels repeated: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    rows = interleave(x, x, 2)
+    return interleave(rows, rows, 3)
+
+
 def double_time_linear(x: Tensor) -> Tensor:
     """Two frames for each, linear with half-pixel centres and clamped ends: (B, C, T, H, W) -> (B, C, 2T, H, W)."""
     if x.shape[2] == 1:
@@ -83,6 +94,13 @@ def double_time_linear(x: Tensor) -> Tensor:
 def double_time_nearest(x: Tensor) -> Tensor:
     """Each frame twice: (B, C, T, H, W) -> (B, C, 2T, H, W)."""
     return interleave(x, x, 2)
+
+
+def channels_to_frames(x: Tensor) -> Tensor:
+    """Pairs of neighbouring channels as pairs of frames: (B, 2C, T, H, W) -> (B, C, 2T, H, W)."""
+    batch, channels, frames, height, width = x.shape
+    pairs = x.reshape(batch, channels // 2, 2, frames, height, width).permute(0, 1, 3, 2, 4, 5)
+    return pairs.reshape(batch, channels // 2, 2 * frames, height, width)
 
 
 def interleave(even: Tensor, odd: Tensor, axis: int) -> Tensor:

@@ -99,6 +99,11 @@ def pad_end(x: Tensor, axis: int, count: int) -> Tensor:
     return pad(x, [0, 0] * (x.ndim - 1 - axis) + [0, count]) if count else x
 
 
+def pad_start(x: Tensor, axis: int, count: int) -> Tensor:
+    """A tensor with so many zeros before it along an axis."""
+    return pad(x, [0, 0] * (x.ndim - 1 - axis) + [count, 0]) if count else x
+
+
 def sum_of_squares(tensors: Sequence[Tensor]) -> Tensor:
     """Of all elements of all tensors."""
     return length(tensors) ** 2

@@ -49,10 +49,15 @@ def frame_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     batch, channels, frames, height, width = q.shape
 
     def positions(x: Tensor) -> Tensor:
-        return x.permute(0, 2, 3, 4, 1).reshape(batch * frames, 1, height * width, channels)
+        return x.permute(0, 2, 3, 4, 1).reshape(batch * frames, height * width, channels)
 
-    mixed = functional.scaled_dot_product_attention(positions(q), positions(k), positions(v))
+    mixed = position_attention(positions(q), positions(k), positions(v))
     return mixed.reshape(batch, frames, height, width, channels).permute(0, 4, 1, 2, 3)
+
+
+def position_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention with one head among the positions of each sample; all (B, N, C)."""
+    return functional.scaled_dot_product_attention(q[:, None], k[:, None], v[:, None])[:, 0]
 
 
 def double_space_linear(x: Tensor) -> Tensor:
@@ -66,6 +71,11 @@ def double_space_nearest(x: Tensor) -> Tensor:
     return unfold_frames(functional.interpolate(fold_frames(x), scale_factor=2, mode="nearest"), x.shape[0])
 
 
+def double_picture(x: Tensor) -> Tensor:
+    """Twice as high and wide, pixels repeated: (B, C, H, W) -> (B, C, 2H, 2W)."""
+    return functional.interpolate(x, scale_factor=2, mode="nearest")
+
+
 def double_time_linear(x: Tensor) -> Tensor:
     """Two frames for each, linear with half-pixel centres and clamped ends: (B, C, T, H, W) -> (B, C, 2T, H, W)."""
     before = cat([x[:, :, :1], x[:, :, :-1]], 2)
@@ -76,6 +86,13 @@ def double_time_linear(x: Tensor) -> Tensor:
 def double_time_nearest(x: Tensor) -> Tensor:
     """Each frame twice: (B, C, T, H, W) -> (B, C, 2T, H, W)."""
     return interleave(x, x, 2)
+
+
+def channels_to_frames(x: Tensor) -> Tensor:
+    """Pairs of neighbouring channels as pairs of frames: (B, 2C, T, H, W) -> (B, C, 2T, H, W)."""
+    batch, channels, frames, height, width = x.shape
+    pairs = x.reshape(batch, channels // 2, 2, frames, height, width).permute(0, 1, 3, 2, 4, 5)
+    return pairs.reshape(batch, channels // 2, 2 * frames, height, width)
 
 
 def interleave(even: Tensor, odd: Tensor, axis: int) -> Tensor:

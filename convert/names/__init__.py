@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 
-from ...core.layout import Zeros
 from ...core.models import FAMILIES
 from ...core.models.kinds import Family
 from ..rules import Rule, pattern_of
@@ -36,7 +35,7 @@ class Names:
         """Those of them that a fresh model has as zeros."""
         layouts = [spec.layout() for spec in self.family.presets.values()]
         drawn = ((name, weight) for layout in layouts for name, weight in layout.items())
-        return frozenset(pattern_of(name) for name, weight in drawn if isinstance(weight.init, Zeros))
+        return frozenset(pattern_of(name) for name, weight in drawn if weight.starts_as_zeros)
 
 
 def _names_of(family: Family) -> Names:

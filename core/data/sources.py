@@ -13,9 +13,9 @@ import numpy as np
 
 from .. import random
 from ..config.data import DataSettings
-from ..config.media import DEFAULTS, MediaSettings
 from ..errors import ConfigError, MediaError
 from ..io.images import read_image
+from ..io.media import DEFAULTS, Media
 from ..io.timeline import Timeline
 from ..io.video import check_reader, open_video
 from ..io.video_reader import Note
@@ -91,7 +91,7 @@ class Frames:
 class FileOpener:
     """Opens media files."""
 
-    def __init__(self, reader: str = "pyav", media: MediaSettings = DEFAULTS) -> None:
+    def __init__(self, reader: str = "pyav", media: Media = DEFAULTS) -> None:
         """Raises: as check_reader; a reading process would call every clip unreadable instead."""
         check_reader(reader)
         self.reader, self.media = reader, media
@@ -110,7 +110,7 @@ class FileSource:
         records: Sequence[Record],
         reader: str = "pyav",
         bad: Sequence[BadRow] = (),
-        media: MediaSettings = DEFAULTS,
+        media: Media = DEFAULTS,
     ) -> None:
         """bad: rows of the annotations that make no record."""
         self.opener = FileOpener(reader, media)

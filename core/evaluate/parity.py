@@ -23,7 +23,7 @@ from ..pipelines.denoise import Step
 from ..pipelines.sample import SampleRun
 from ..printable import short_name
 from ..seam.backend import Backend
-from ..seam.models import Array, Model
+from ..seam.models import Array, Given, Model
 from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients
 
 OUTPUT = "output"
@@ -197,7 +197,7 @@ def _denoiser(run: SampleRun) -> Outputs:
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
 
     def call() -> Array:
-        condition = model.condition(run.backend.asarray(text), None, latent, None)
+        condition = model.condition(Given(text=text), latent)
         times = run.backend.asarray(np.full(1, TIMESTEP, np.float32))
         return model(run.backend.asarray(noisy), times, condition)
 

@@ -41,6 +41,8 @@ class Comparison:
     """Boolean mask that broadcasts over the tensor: compare here only."""
     expected: np.ndarray | None = None
     """What it is to be, where the case keeps its results in case.json instead of a tensor."""
+    limit_as: str = ""
+    """The tensor whose limit holds, where the case says none for this one."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +171,7 @@ class Case:
         expected64, got64 = expected.astype(np.float64), got.astype(np.float64)
         error = np.abs(got64 - expected64)
         with np.errstate(divide="ignore", invalid="ignore"):  # where the limit is a part of a recorded 0
-            ratio = error / (self._limit(name, expected) * slack)
+            ratio = error / (self._limit(comparison.limit_as or name, expected) * slack)
         if comparison.where is not None:
             keep = np.broadcast_to(comparison.where, error.shape)
             error, ratio = error[keep], ratio[keep]

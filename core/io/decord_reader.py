@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..config.media import MediaSettings
 from ..errors import MediaError
 from ..extras import needs_extra, require
+from .media import Media
 from .orientation import angle
 from .pyav_reader import PyAVReader
 from .timeline import Timeline
@@ -30,7 +30,7 @@ def require_decord() -> None:
     require("decord", "decord", *_WISH)
 
 
-def open_with_decord(path: Path, media: MediaSettings) -> VideoReader:
+def open_with_decord(path: Path, media: Media) -> VideoReader:
     """Open a video with decord; with PyAV where decord would lose transparency or HDR.
 
     Raises: MediaError when it cannot be read; PackageMissing.

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..config.media import MediaSettings, colour_of
+from .media import Media, colour_of
 from .orientation import NO_TURN, Orientation, tilt
 from .video_reader import Note
 
@@ -59,7 +59,7 @@ class Display(NamedTuple):
             yield Note("tilted", f"is turned by {degrees:.3g} degrees beyond a quarter turn, which is left out")
 
 
-def over_background(pixels: np.ndarray, media: MediaSettings) -> np.ndarray:
+def over_background(pixels: np.ndarray, media: Media) -> np.ndarray:
     """RGBA uint8 (H, W, 4), alpha not multiplied in, over the colour of the settings: (H, W, 3)."""
     alpha = pixels[..., 3:].astype(np.uint16)
     if alpha.min() == 255:

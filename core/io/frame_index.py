@@ -18,8 +18,8 @@ from typing import Any
 import av
 import numpy as np
 
-from ..config.media import DEFAULTS, MediaSettings
 from ..errors import MediaError
+from .media import DEFAULTS, Media, check_size
 from .timeline import Timeline
 
 TEXT_CODECS = ("ansi", "bintext", "idf", "xbin")
@@ -53,7 +53,7 @@ class FrameIndex:
         return self.keyframes[max(bisect_right(self.keyframes, number) - 1, 0)]
 
 
-def index_frames(path: Path, media: MediaSettings = DEFAULTS) -> FrameIndex:
+def index_frames(path: Path, media: Media = DEFAULTS) -> FrameIndex:
     """List the frames of a video.
 
     Raises: MediaError when it holds no video or fewer frames than it announces; av.FFmpegError when it cannot be read.
@@ -82,7 +82,7 @@ def index_frames(path: Path, media: MediaSettings = DEFAULTS) -> FrameIndex:
     return replace(index, keyframes=()) if codec.name in CANNOT_SEEK else index
 
 
-def index_by_decoding(path: Path, media: MediaSettings = DEFAULTS) -> FrameIndex:
+def index_by_decoding(path: Path, media: Media = DEFAULTS) -> FrameIndex:
     """List the frames of a video by decoding all of them, which is slow and always right."""
     container, stream = open_stream(path, media)
     with container:
@@ -113,7 +113,7 @@ def timeline_of(index: FrameIndex, stream: Any, path: Path) -> Timeline:
     return Timeline.constant(len(index.times), stated)
 
 
-def open_stream(path: Path, media: MediaSettings = DEFAULTS) -> tuple[Any, Any]:
+def open_stream(path: Path, media: Media = DEFAULTS) -> tuple[Any, Any]:
     """A file and its stream of video; no frame with more than media.max_pixels will be decoded from it.
 
     Raises: MediaError when it holds none, or announces larger frames; av.FFmpegError when it cannot be read.
@@ -129,7 +129,7 @@ def open_stream(path: Path, media: MediaSettings = DEFAULTS) -> tuple[Any, Any]:
         container.close()
         raise MediaError(f"{path}: holds no video that can be decoded")
     try:
-        media.check_size(path, codec.height, codec.width)
+        check_size(path, codec.height, codec.width, media)
     except MediaError:
         container.close()
         raise

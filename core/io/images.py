@@ -12,17 +12,17 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from ..config.media import DEFAULTS, MediaSettings
 from ..errors import MediaError
 from .colour_profiles import in_srgb
 from .display import over_background
 from .files import atomic_write, open_regular
+from .media import DEFAULTS, Media, check_size
 
 WRITTEN_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 JPEG_QUALITY = 95
 
 
-def read_image(path: str | os.PathLike[str], media: MediaSettings = DEFAULTS) -> np.ndarray:
+def read_image(path: str | os.PathLike[str], media: Media = DEFAULTS) -> np.ndarray:
     """A picture as a viewer shows it, uint8 (H, W, 3) in sRGB.
 
     Turned as its EXIF says, its colour profile applied, what is transparent laid over the background of the settings,
@@ -34,7 +34,7 @@ def read_image(path: str | os.PathLike[str], media: MediaSettings = DEFAULTS) ->
         return to_rgb(_upright(image), media, str(path))
 
 
-def to_rgb(image: Image.Image, media: MediaSettings, source: str) -> np.ndarray:
+def to_rgb(image: Image.Image, media: Media, source: str) -> np.ndarray:
     """The pixels of a decoded picture, uint8 (H, W, 3), with its profile and transparency applied."""
     if image.mode in ("I", "F"):
         raise MediaError(f"{source}: has 32-bit pixels; save it with 8 bits per colour")
@@ -44,7 +44,7 @@ def to_rgb(image: Image.Image, media: MediaSettings, source: str) -> np.ndarray:
 
 
 @contextmanager
-def opened_image(path: Path, media: MediaSettings) -> Iterator[Image.Image]:
+def opened_image(path: Path, media: Media) -> Iterator[Image.Image]:
     """A picture that is open and not decoded; what Pillow raises inside the block becomes a line about the file.
 
     Raises: MediaError when it has more pixels than the settings allow, among others.
@@ -52,7 +52,7 @@ def opened_image(path: Path, media: MediaSettings) -> Iterator[Image.Image]:
     try:
         with open_regular(path) as file:
             image = _open(file)
-            media.check_size(path, image.height, image.width)
+            check_size(path, image.height, image.width, media)
             yield image
     except MediaError:
         raise
@@ -96,7 +96,7 @@ def image_format(path: Path) -> str:
     return kind
 
 
-def count_images(path: str | os.PathLike[str], media: MediaSettings = DEFAULTS) -> int:
+def count_images(path: str | os.PathLike[str], media: Media = DEFAULTS) -> int:
     """How many pictures a file holds: more than one in an animation. Raises: as read_image."""
     with opened_image(Path(path), media) as image, quiet():
         # Cameras put small copies of the same picture into .jpg files, as further "frames".

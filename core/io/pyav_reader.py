@@ -11,11 +11,11 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from ..config.media import DEFAULTS, MediaSettings
 from ..errors import MediaError
 from ..maths.tone_mapping import HDR, tone_mapped
 from .display import Display, over_background
 from .frame_index import index_by_decoding, index_frames, open_stream, timeline_of
+from .media import DEFAULTS, Media, check_size
 from .orientation import NO_TURN
 from .video_reader import Note, VideoReader
 
@@ -28,7 +28,7 @@ CHECKED_FRAMES = 8
 class PyAVReader(VideoReader):
     """A video read with PyAV."""
 
-    def __init__(self, path: Path, media: MediaSettings = DEFAULTS) -> None:
+    def __init__(self, path: Path, media: Media = DEFAULTS) -> None:
         self.path, self._media = path, media
         self._convert = VideoReformatter().reformat
         self._container: Any = None
@@ -54,8 +54,8 @@ class PyAVReader(VideoReader):
             raise
         self.notes = tuple(self._notes())
 
-    def _check(self, media: MediaSettings) -> None:
-        media.check_size(self.path, self.height, self.width)
+    def _check(self, media: Media) -> None:
+        check_size(self.path, self.height, self.width, media)
         if self.hdr and media.hdr == "refuse":
             raise MediaError(
                 f"{self.path}: is HDR ({self.hdr}), which is refused; set hdr in the group media to tone_map to read "

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from ..config.media import DEFAULTS, MediaSettings
 from ..errors import ConfigError, MediaError
 from .files import atomic_write, open_regular
+from .media import DEFAULTS, Media, check_size
 from .video_reader import VideoReader
 
 READERS = ("pyav", "decord")
@@ -47,7 +47,7 @@ def check_reader(reader: str) -> None:
         require_decord()
 
 
-def open_video(path: str | os.PathLike[str], reader: str = "pyav", media: MediaSettings = DEFAULTS) -> VideoReader:
+def open_video(path: str | os.PathLike[str], reader: str = "pyav", media: Media = DEFAULTS) -> VideoReader:
     """Open a video, or an animated picture, with one of READERS. An animated WebP is always read by Pillow.
 
     Raises: MediaError when the file is missing, holds no video, is cut off, cannot be decoded, or is refused by the
@@ -67,7 +67,7 @@ def open_video(path: str | os.PathLike[str], reader: str = "pyav", media: MediaS
     for magic, sides, start in ((b"GIF8", "<HH", 6), (b"\x89PNG", ">II", 16)):
         if head.startswith(magic) and len(head) == BEGINNING:
             width, height = struct.unpack_from(sides, head, start)
-            media.check_size(place, height, width)
+            check_size(place, height, width, media)
     if reader == "decord":
         from .decord_reader import open_with_decord
 
@@ -89,7 +89,7 @@ def read_video(
     path: str | os.PathLike[str],
     frames: Sequence[int] | slice | None = None,
     reader: str = "pyav",
-    media: MediaSettings = DEFAULTS,
+    media: Media = DEFAULTS,
 ) -> tuple[np.ndarray, float]:
     """Frames (T, H, W, 3) uint8 of a video by number, and its frames per second. Raises: as open_video and read."""
     with open_video(path, reader, media) as video:

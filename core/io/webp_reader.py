@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..config.media import DEFAULTS, MediaSettings
 from ..errors import MediaError
 from .images import opened_image, quiet, to_rgb
+from .media import DEFAULTS, Media
 from .timeline import Timeline
 from .video_reader import Note, VideoReader
 
@@ -24,7 +24,7 @@ FRAME_HEADER = 16
 class WebPReader(VideoReader):
     """A WebP picture as a video; one that does not move is a video of one frame."""
 
-    def __init__(self, path: Path, media: MediaSettings = DEFAULTS) -> None:
+    def __init__(self, path: Path, media: Media = DEFAULTS) -> None:
         self.path, self._media = path, media
         with opened_image(path, media) as image:
             self.height, self.width = image.height, image.width

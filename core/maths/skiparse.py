@@ -21,9 +21,9 @@ class Run:
     """Neighbouring sub-sequences of equal length, attended to as one batch.
 
     In the arranged tokens they alternate: token j of sub-sequence c stands at start + j * count + c. So the run is
-    (length, count) in memory, and its sub-sequences can be taken for more heads, (length, count * A), without a copy;
-    "single" layers of a whole number of k tokens need no arranging at all. Where they are in_turn, one behind the
-    other, the run is (count, length) instead, and its sub-sequences are taken for more samples.
+    (length, count) in memory, and its sub-sequences can be taken for more heads, (length, count * A), without a copy,
+    as far as a kernel takes so many; "single" layers of a whole number of k tokens need no arranging at all. Where they
+    are in_turn, one behind the other, the run is (count, length) instead, and they are taken for more samples.
     """
 
     start: int
@@ -35,6 +35,13 @@ class Run:
     def part(self) -> slice:
         """Where the run lies in the arranged tokens."""
         return slice(self.start, self.start + self.count * self.length)
+
+    def fold(self, heads: int, most_heads: int) -> int:
+        """How many sub-sequences are taken for more heads, a part of all; the others are taken for more samples."""
+        if self.in_turn:
+            return 1
+        fitting = range(1, min(self.count, max(1, most_heads // heads)) + 1)
+        return max(fold for fold in fitting if self.count % fold == 0)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -6,6 +6,7 @@ from .kinds import Family
 
 NAMES = (
     "opensora_t2v",
+    "opensora_vae",
     "stdit3",
     "t5",
     "wfvae",

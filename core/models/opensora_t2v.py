@@ -13,8 +13,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
-from ..errors import ConfigError
+import numpy as np
+
+from ..errors import ConfigError, ShapeError
 from ..layout import Layout, Normal, Weight, WeightList, Zeros
+from ..seam.models import Given
 from ..shapes import LatentShape, Patch, TokenGrid
 from .config_json import build, choice, count, number, refuse_unknown, take, whole_number
 from .kinds import Costs, Family, Output
@@ -110,6 +113,13 @@ class OpenSoraT2VSpec:
     @property
     def output(self) -> Output:
         return "mean" if self.out_channels == self.in_channels else "mean_and_spare"
+
+    def states(self, given: Given) -> np.ndarray:
+        """The states of the text that is given. Raises: ShapeError when there are none of this width."""
+        if given.text is None or given.text.shape[-1] != self.caption_channels:
+            held = "nothing" if given.text is None else f"states of {given.text.shape[-1]}"
+            raise ShapeError(f"OpenSoraT2V: text: needs states of {self.caption_channels} channels, got {held}")
+        return given.text
 
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The tokens of latents. Raises: ShapeError when the patches do not tile them."""

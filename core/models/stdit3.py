@@ -132,8 +132,8 @@ class STDiT3Spec:
         """The token grid of a latent, padded at the end of each axis to whole patches."""
         return TokenGrid(*(-(-size // patch) for size, patch in zip(latent, self.patch_size, strict=True)))
 
-    def settled(self, given: Given) -> Settled:
-        """What is given, with a row for each text.
+    def settled(self, given: Given, latent: LatentShape) -> Settled:
+        """What is given for latents of a shape, with a row for each text.
 
         Raises: ShapeError for what is missing or does not fit.
         """
@@ -153,7 +153,10 @@ class STDiT3Spec:
         fps, height, width = (_rows(name, getattr(given, name), batch) for name in ("fps", "height", "width"))
         # The first clip's pixels count for all, as where the model was trained (quirk Q1).
         scale = (float(height[0]) * float(width[0])) ** 0.5 / self.input_sq_size
-        return Settled(text, mask, is_null, fps.astype(np.float32), scale)
+        frame_mask = given.frame_mask
+        if frame_mask is not None:
+            frame_mask = _rows("frame_mask", frame_mask, batch, (latent.frames,))
+        return Settled(text, mask, is_null, fps.astype(np.float32), scale, frame_mask)
 
     def blocks(self) -> tuple[str, ...]:
         """Names of all blocks in the order of the forward."""
@@ -293,6 +296,8 @@ class Settled(NamedTuple):
     """(B,) float32."""
     scale: float
     """What positions within a frame are divided by."""
+    frame_mask: np.ndarray | None
+    """(B, T); None: all frames are denoised."""
 
 
 def _rows(name: str, values: np.ndarray | None, batch: int, shape: tuple[int, ...] = ()) -> np.ndarray:

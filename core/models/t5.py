@@ -139,9 +139,10 @@ class T5Spec:
 
 
 XXL = T5Spec(vocab_size=250112, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
+V1_1_XXL = T5Spec(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, model_type="t5")
 TINY = T5Spec(vocab_size=160, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
 
-PRESETS: Mapping[str, T5Spec] = {"mt5_xxl": XXL, "tiny": TINY}
+PRESETS: Mapping[str, T5Spec] = {"mt5_xxl": XXL, "t5_v1_1_xxl": V1_1_XXL, "tiny": TINY}
 FAMILY = Family(
     kind="text_encoder",
     title="T5 encoder",
@@ -151,5 +152,5 @@ FAMILY = Family(
     ),
     telling_keys=("d_kv", "relative_attention_num_buckets"),
     spec=T5Spec,
-    presets={"mt5_xxl": XXL, "tiny": TINY},
+    presets={"mt5_xxl": XXL, "t5_v1_1_xxl": V1_1_XXL, "tiny": TINY},
 )

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from ..config.media import DEFAULTS, MediaSettings
 from ..io.images import count_images, read_image
 from ..io.kinds import ANIMATION_SUFFIXES, is_image
+from ..io.media import DEFAULTS, Media
 from ..io.video import open_video
 from ..maths.resize import center_crop_resize
 from ..shapes import VideoShape
@@ -28,7 +28,7 @@ class Clip:
     fps: float
     every: int
     """Every how many-th frame is taken, of a video whose rate varies after it was brought to its mean one."""
-    media: MediaSettings = DEFAULTS
+    media: Media = DEFAULTS
 
     @property
     def is_image(self) -> bool:
@@ -46,7 +46,7 @@ class Clip:
                 yield center_crop_resize(chunk, *size)
 
 
-def whole_clip(path: Path, every: int = 1, reader: str = "pyav", media: MediaSettings = DEFAULTS) -> Clip:
+def whole_clip(path: Path, every: int = 1, reader: str = "pyav", media: Media = DEFAULTS) -> Clip:
     """All that a file holds, at its own size. Raises: MediaError when it is missing or cannot be read."""
     if _is_still(path, media):
         return Clip(path, VideoShape(1, *read_image(path, media).shape[:2]), 1.0, every, media)
@@ -55,6 +55,6 @@ def whole_clip(path: Path, every: int = 1, reader: str = "pyav", media: MediaSet
         return Clip(path, shape, video.fps / every, every, media)
 
 
-def _is_still(path: Path, media: MediaSettings) -> bool:
+def _is_still(path: Path, media: Media) -> bool:
     """Whether a file is a picture by its name, and does not move where its kind may."""
     return is_image(path) and (path.suffix.lower() not in ANIMATION_SUFFIXES or count_images(path, media) == 1)

@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from .. import random
-from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ConditionSettings
 from ..errors import ConfigError, MediaError, ShapeError
 from ..io.images import count_images, read_image
 from ..io.kinds import ANIMATION_SUFFIXES, is_video
+from ..io.media import DEFAULTS, Media
 from ..io.prompts import Prompt
 from ..io.video import open_video
 from ..maths import gaussian
@@ -86,7 +86,7 @@ def condition_files(prompt: Prompt, options: ConditionSettings) -> tuple[tuple[s
 
 
 def read_clip(
-    path: str, num_frames: int, reader: str, media: MediaSettings = DEFAULTS, fps: float | None = None
+    path: str, num_frames: int, reader: str, media: Media = DEFAULTS, fps: float | None = None
 ) -> list[np.ndarray]:
     """The first frames (H, W, 3) uint8 of a video; where its rate varies, those that a player shows at `fps`.
 
@@ -99,9 +99,7 @@ def read_clip(
     return list(frames)
 
 
-def read_pictures(
-    paths: Sequence[str], note: Callable[[str], None], media: MediaSettings = DEFAULTS
-) -> list[np.ndarray]:
+def read_pictures(paths: Sequence[str], note: Callable[[str], None], media: Media = DEFAULTS) -> list[np.ndarray]:
     """Pictures (H, W, 3) uint8; of an animation the first, which `note` is told. Raises: MediaError."""
     images = []
     for path in paths:

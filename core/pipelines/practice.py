@@ -43,13 +43,15 @@ class Practice:
 
     source: str
     """What made it, for notes."""
-    recipe: Recipe | None = None
-    """None: no recipe has models of its family."""
+    recipe: Recipe
+    is_guess: bool = False
+    """Whether no recipe has models of its family, so that the first of all stands in."""
     objective: str | None = None
     """What it was trained to predict; None: not known."""
-    sampling: tuple[Said, ...] = ()
-    training: tuple[Said, ...] = ()
-    texts: Texts | None = None
+    sampling: tuple[Said, ...]
+    """By the recipe, and by the run that made the model, if one did."""
+    training: tuple[Said, ...]
+    texts: Texts
 
 
 class Followed(NamedTuple, Generic[Config]):
@@ -73,13 +75,12 @@ def practice_of(kind: str, name: str, recipe: str = AUTO) -> Practice:
     if recipe == AUTO or own.recipe is recipes.named(recipe):
         return own
     other = _of_recipe(recipes.named(recipe))
-    runs = tuple(each for each in own.sampling if each.who == RUN)
     return replace(
         other,
         source=own.source,
         objective=own.objective,
-        sampling=(*other.sampling, *runs),
-        training=(*other.training, *(each for each in own.training if each.who == RUN)),
+        sampling=(*other.sampling, *own.sampling[1:]),
+        training=(*other.training, *own.training[1:]),
     )
 
 
@@ -95,7 +96,7 @@ def sampled(config: SampleConfig, overrides: Set[str] = frozenset()) -> Followed
     filled = _with_recipe(fill(config, wished), practice)
     _refuse_lacking(lacking(filled), practice)
     lines = origins(filled, config, wished, overrides)
-    return Followed(filled, lines, _contradictions(filled, practice), practice)
+    return Followed(filled, lines, [*_guessed(config, practice), *_contradictions(filled, practice)], practice)
 
 
 def trained(
@@ -112,12 +113,12 @@ def trained(
     filled = _with_recipe(fill(config, wished), practice)
     if config.autoencoder is not None:
         _refuse_lacking(lacking(filled, besides=OF_DENOISERS), practice)
-        return Followed(filled, origins(filled, config, wished, overrides), [], practice)
+        return Followed(filled, origins(filled, config, wished, overrides), _guessed(config, practice), practice)
     shown = _for_sampler(filled, "show.sampler", _shown(filled, practice))
     lines = origins(filled, config, wished | (shown if config.show.every else {}), overrides)
     filled = fill(filled, shown)
     _refuse_lacking(lacking(filled), practice)
-    notes = []
+    notes = _guessed(config, practice)
     if filled.objective.kind != practice.objective is not None and not config.start.fresh:
         notes.append(
             f"objective.kind = {filled.objective.kind}, but {practice.source} was trained with {practice.objective}, "
@@ -128,8 +129,6 @@ def trained(
 
 def prompts_for(practice: Practice, texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Prompts as the model can read them, and a note that names the words that it has never seen, if there are any."""
-    if practice.texts is None:
-        return list(texts), []
     clean, unseen_in = practice.texts.clean, practice.texts.unseen
     # The published negative prompts stay to the letter: videos that were made with them are to come out again.
     published = {recipe.prompts.negative for recipe in recipes.ALL}
@@ -145,19 +144,23 @@ def prompts_for(practice: Practice, texts: Sequence[str]) -> tuple[list[str], li
     return read, [note] if unseen else []
 
 
+def _guessed(config: SampleConfig | TrainConfig, practice: Practice) -> list[str]:
+    if not practice.is_guess or config.model.recipe != AUTO:
+        return []
+    return [
+        f"no recipe has models like {practice.source}, so what is not set is as {practice.recipe.title} has it; "
+        f"model.recipe chooses another ({', '.join(recipes.NAMES)})"
+    ]
+
+
 def _with_recipe(config: Config, practice: Practice) -> Config:
-    if practice.recipe is None:
-        return config
     return with_setting(config, "model.recipe", practice.recipe.name)
 
 
 def _refuse_lacking(paths: Sequence[str], practice: Practice) -> None:
     if not paths:
         return
-    known = practice.recipe
-    who = f"no recipe has models like {practice.source}" if known is None else f"recipe {known.name} does not say them"
-    names = ", ".join(recipes.NAMES)
-    raise ConfigError(f"{', '.join(paths)}: {who}; set them, or name a recipe with model.recipe ({names})")
+    raise ConfigError(f"{', '.join(paths)}: the recipe {practice.recipe.name} does not say this; set it")
 
 
 def _for_sampler(config: Settings, group: str, wished: Mapping[str, Wish]) -> dict[str, Wish]:
@@ -237,8 +240,14 @@ def _practice_of(kind: str, name: str, depth: int) -> Practice:
     record = record_of(model_folder(Path(name)).path)
     if record is not None:
         return _recorded(kind, name, record, depth)
-    recipe = _recipe_of(kind, name)
-    return Practice(source=name) if recipe is None else replace(_of_recipe(recipe), source=name)
+    return _of_family(kind, name)
+
+
+def _of_family(kind: str, name: str) -> Practice:
+    found = _recipe_of(kind, name)
+    first = _of_recipe(found or recipes.ALL[0])
+    # Nobody knows what the model of a guess was trained to predict, nor which words it has seen.
+    return replace(first, source=name) if found else replace(first, source=name, is_guess=True, objective=None)
 
 
 def _recipe_of(kind: str, name: str) -> Recipe | None:
@@ -263,32 +272,32 @@ def _of_recipe(recipe: Recipe) -> Practice:
 
 def _recorded(kind: str, name: str, record: RunRecord, depth: int) -> Practice:
     """That of a run's model: what the run was set to, over the recipe of the model that it began with."""
-    recipe = _recorded_recipe(kind, name, record, depth)
-    before = Practice(source=name) if recipe is None else _of_recipe(recipe)
-    sampling, training = _facts(record, recipe)
+    before = _begun_with(kind, name, record, depth)
+    sampling, training = _facts(record, before.recipe)
     who = str(record.checkpoint)
     return replace(
         before,
         source=who,
         objective=record.text("objective.kind"),
-        sampling=(*before.sampling, Said(RUN, who, sampling)),
-        training=(*before.training, Said(RUN, who, training)),
+        sampling=(before.sampling[0], Said(RUN, who, sampling)),
+        training=(before.training[0], Said(RUN, who, training)),
         texts=_texts_of(record, before.texts),
     )
 
 
-def _recorded_recipe(kind: str, name: str, record: RunRecord, depth: int) -> Recipe | None:
+def _begun_with(kind: str, name: str, record: RunRecord, depth: int) -> Practice:
+    """That of the model that a run began with; of an unknown one, that of the recipe with models of its family."""
     written = record.text("model.recipe")
     if written in recipes.NAMES:
-        return recipes.named(str(written))
+        return _of_recipe(recipes.named(str(written)))
     begun = record.text(f"model.{kind}") or ""
     found = begun if recipes.of_preset(kind, begun) else record.find(begun) if begun else None
     if found is not None and depth < MOST_RUNS:
-        return _practice_of(kind, str(found), depth + 1).recipe
-    return _recipe_of(kind, name)
+        return _practice_of(kind, str(found), depth + 1)
+    return _of_family(kind, name)
 
 
-def _facts(record: RunRecord, recipe: Recipe | None) -> tuple[dict[str, Any], dict[str, Any]]:
+def _facts(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """How a run's settings say that its model is sampled, and trained on."""
     kind = record.text("objective.kind")
     names = ("kind", "shift") if kind == "flow" else ("kind", "schedule", "zero_terminal_snr")
@@ -297,19 +306,18 @@ def _facts(record: RunRecord, recipe: Recipe | None) -> tuple[dict[str, Any], di
     objective = sampler.pop("sampler.kind")
     if kind != "flow":  # its samplers know no other
         sampler["sampler.objective"] = objective
-    if recipe is None or kind != recipe.objective:
+    if kind != recipe.objective:
         sampler |= FLOW_SAMPLER if kind == "flow" else DIFFUSION_SAMPLER
     sampling = sampler | _sizes(record) | {"prompts.max_tokens": record.setting("max_tokens")}
     return _said(sampling), _said(training)
 
 
-def _texts_of(record: RunRecord, before: Texts | None) -> Texts | None:
+def _texts_of(record: RunRecord, before: Texts) -> Texts:
     """How prompts of a run's model are treated: whoever was trained on moving shapes knows their captions only."""
-    texts = before or Texts(negative="", max_tokens=1)
     if record.text("data.kind") == "moving_shapes":
-        return replace(texts, clean=moving_shapes.as_caption, unseen=moving_shapes.unseen_words)
-    if texts.unseen is moving_shapes.unseen_words:
-        return replace(texts, clean=as_written, unseen=None)
+        return replace(before, clean=moving_shapes.as_caption, unseen=moving_shapes.unseen_words)
+    if before.unseen is moving_shapes.unseen_words:
+        return replace(before, clean=as_written, unseen=None)
     return before
 
 

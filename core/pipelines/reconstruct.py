@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from .. import random
-from ..config.media import DEFAULTS, MediaSettings
 from ..config.schema import ReconstructConfig
 from ..config.settings import with_setting
 from ..errors import MediaError, NumericsError, ShapeError
+from ..io.media import DEFAULTS, Media
 from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
 from ..models.finding import Part, open_part
@@ -35,7 +35,7 @@ def open_clip(
     every: int = 1,
     size: tuple[int | None, int | None] = (None, None),
     reader: str = "pyav",
-    media: MediaSettings = DEFAULTS,
+    media: Media = DEFAULTS,
 ) -> Clip:
     """Look at a file and settle what of it is reconstructed.
 

@@ -101,7 +101,7 @@ class FolderReconstruction:
     def __init__(self, folder: Path, out: Path, config: ReconstructConfig, grid: bool, overwrite: bool) -> None:
         """Raises: MediaError when the folder holds no clip; ConfigError and MediaError for an unfit `out`, and for
         the model."""
-        if out.exists() and not out.is_dir():
+        if not out.is_dir() and (out.exists() or out.suffix.lower() in MEDIA_SUFFIXES):
             raise MediaError(f"{out}: is no folder; the results of a folder go to one")
         if out.resolve() == folder.resolve():
             raise ConfigError(f"{out}: holds the originals; give --out another folder")

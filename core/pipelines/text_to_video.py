@@ -19,7 +19,7 @@ from ..models.finding import Part
 from ..parallel.messages import pack, unpack
 from ..samplers import Sampler
 from ..seam.backend import Backend
-from ..seam.models import Model
+from ..seam.models import Given, Model
 from ..seam.ranks import Ranks
 from ..shapes import LatentShape, TokenGrid, VideoShape
 from .autoencode import DecodeOptions, decode_chunks, unscale_latents
@@ -192,7 +192,7 @@ class TextToVideo:
             return np.stack([random.normal(shape, request.seed, purpose, step=step) for request in requests])
 
         with self.backend.inference():
-            condition = model.condition(self.backend.asarray(states), mask, latent, None)
+            condition = model.condition(Given(text=states, text_mask=mask), latent)
             return denoise(
                 self.backend,
                 model,

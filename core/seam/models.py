@@ -37,18 +37,20 @@ class Given:
     """(B,) pixels."""
     width: np.ndarray | None = None
     """(B,) pixels."""
+    frame_mask: np.ndarray | None = None
+    """(B, T) booleans of latent frames, False where a frame is clean and not denoised; None: all are denoised. What is
+    predicted for clean frames means nothing."""
+    latent_mask: np.ndarray | None = None
+    """(B, T, H, W), above 0 where latents are no padding, for clips of unequal size; None: none is."""
 
 
 class Denoiser(Protocol):
     """A network that predicts what is noise in latents."""
 
-    def condition(
-        self, text: Array, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None
-    ) -> Condition:
+    def condition(self, given: Given, latent: LatentShape) -> Condition:
         """Everything that does not depend on the timestep, for one network batch.
 
-        text (B, L, D); text_mask (B, L), above 0 where a token counts; mask (B, T, H, W), above 0 where latents are no
-        padding. None: all count.
+        Raises: ShapeError when something that the model reads is missing or does not fit.
         """
 
     def __call__(self, latents: Array, timestep: Array, condition: Condition) -> Array:

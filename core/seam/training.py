@@ -49,8 +49,11 @@ class DiffusionBatch:
     given: Given | None = None
     """All that a denoiser reads beside latents and timesteps, where it asks for more than text: then `text` and
     `text_mask` are not read."""
-    frame_mask: np.ndarray | None = None
-    """(B, T) booleans of latent frames, False where the model is told that a frame is clean. None: all are noised."""
+
+    @property
+    def told(self) -> Given:
+        """All that the denoiser reads beside latents and timesteps."""
+        return self.given or Given(text=self.text, text_mask=self.text_mask, latent_mask=self.mask)
 
     @property
     def num_valid(self) -> int:

@@ -23,6 +23,8 @@ class LearningRate:
     what is left; `hold_cosine` stays for `hold` of the steps first."""
     warmup_steps: int = 0
     """Steps over which it rises in a straight line from 0."""
+    starts_above_zero: bool = False
+    """Whether the first step already has a rate, one part of warmup_steps + 1 of the peak, as in Open-Sora 1.2."""
     total_steps: int = 1
     floor: float = 0.0
     """Where falling ends, as a part of the peak."""
@@ -43,6 +45,8 @@ class LearningRate:
     def at(self, step: int) -> float:
         """The rate of optimiser step 0, 1, ..."""
         if step < self.warmup_steps:
+            if self.starts_above_zero:
+                return self.peak * (step + 1) / (self.warmup_steps + 1)
             return self.peak * step / self.warmup_steps
         after = max(1, self.total_steps - self.warmup_steps)
         passed = min(1.0, (step - self.warmup_steps) / after)

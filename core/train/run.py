@@ -293,10 +293,11 @@ def split_ranks(config: TrainConfig, world: int) -> ParallelPlan:
     split = make_rank_plan(world, config.parallel.sequence)
     if config.accumulate % split.data:
         fitting = [f"{count * config.parallel.sequence}" for count in _divisors(config.accumulate)]
+        told = " or ".join(filter(None, (", ".join(fitting[:-1]), fitting[-1])))
         raise ConfigError(
             f"accumulate = {config.accumulate}: its micro-batches are not shared evenly by the {split.data} of "
             f"{world} processes that read different clips; set a multiple of {split.data}, or start "
-            f"{', '.join(fitting[:-1])} or {fitting[-1]} processes"
+            f"{told} {'process' if told == '1' else 'processes'}"
         )
     return split
 

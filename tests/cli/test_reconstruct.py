@@ -275,6 +275,7 @@ def test_clips_of_one_name_do_not_share_a_result(duosora: Callable, folder: Path
     [
         ("clips", "clips", "holds the originals; give --out another folder"),
         ("clips", "clips/notes.txt", "is no folder; the results of a folder go to one"),
+        ("clips", "all.mp4", "is no folder; the results of a folder go to one"),
         ("empty", "out", "holds no video or picture"),
     ],
 )

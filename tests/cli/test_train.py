@@ -90,6 +90,7 @@ def test_the_plan_of_several_processes_is_printed_once_and_waits_for_nobody(
     [
         (("accumulate=6",), "accumulate = 6: its micro-batches are not shared evenly by the 4 of 4 processes"),
         (("accumulate=6",), "set a multiple of 4, or start 1, 2, 3 or 6 processes"),
+        ((), "that read different clips; set a multiple of 4, or start 1 process\n"),
         (("accumulate=4", "parallel.sequence=3"), "does not divide 4 processes; parallel.sequence works with 1, 2, 4"),
         (("accumulate=4", "autoencoder={}", "parallel.sequence=2"), "an autoencoder has no tokens to share"),
         (("accumulate=4", "parallel.engine=deepspeed", "parallel.zero=3"), "parallel.engine = deepspeed has 2"),

@@ -37,7 +37,7 @@ def test_the_commands_of_the_tutorial_run_in_its_order(tmp_path: Path) -> None:
         assert len(list((tmp_path / "outputs" / name).glob("*.mp4"))) == 2
     assert (tmp_path / "runs" / "mine" / "plot.png").is_file()
     (psnr,) = re.findall(r"mean over clips[ │]*([\d.]+)", said)[1:]  # of the two backends' videos
-    assert float(psnr) >= 60
+    assert float(psnr) >= 50
     summary = json.loads((tmp_path / "outputs" / "again" / "reconstruction.json").read_text())
     assert len(summary["clips"]) == 4
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from duosora.core.layout import FreshWeights
@@ -12,6 +13,7 @@ from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel import budget
 from duosora.core.parallel.counting import attention_bytes
+from duosora.core.seam.models import Given
 from duosora.core.seam.ranks import make_plan
 from duosora.core.shapes import LatentShape, VideoShape
 
@@ -165,7 +167,7 @@ def test_activations_are_what_torch_keeps(dtype: str, recompute_every: int) -> N
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor), autocast("cpu", step.dtype):
-            condition = step.model.condition(torch.zeros(1, 8, spec.caption_channels), None, latent)
+            condition = step.model.condition(Given(text=np.zeros((1, 8, spec.caption_channels), np.float32)), latent)
             step.model(torch.zeros(1, spec.in_channels, *latent), torch.tensor([3.0]), condition)
         return sum(size for size, _ in seen.values())
 

@@ -78,7 +78,7 @@ def test_constants_may_be_left_out_but_not_differ() -> None:
         del weights[name]
     assert [name for name, _ in checked_weights(layout, weights)] == trainable
     weights[taps[0]] = weights[taps[0]] * np.float32(1.1)
-    with pytest.raises(LayoutError, match="holds other filter taps"):
+    with pytest.raises(LayoutError, match="holds other constants"):
         list(checked_weights(layout, weights))
 
 

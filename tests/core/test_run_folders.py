@@ -229,8 +229,8 @@ def test_a_model_is_sampled_as_its_run_trained_it() -> None:
     assert (video.frames, video.height, video.width, video.fps) == (33, 96, 64, 12.0)
     assert (config.prompts.max_tokens, config.prompts.template) == (40, "{}")
     assert lines == [
-        'recipe     tiny: sampler name flow_euler, guidance 4.0; prompts template "{}", negative ""; condition max_area '
-        "236544",
+        'recipe     tiny: sampler name flow_euler, guidance 4.0; prompts template "{}", negative ""; '
+        "condition max_area 236544",
         "run        runs/mine/checkpoint-1: sampler shift 2.0; video frames 33, height 96, width 64, fps 12.0; prompts "
         "max_tokens 40",
         "--set      sampler steps 7",

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from duosora.core.backend import Backend, get
 
 from duosora.core.errors import ConfigError, LayoutError, ShapeError
 from duosora.core.layout import Constant, GivenWeights
 from duosora.core.loading import checked_weights
 from duosora.core.models.stdit3 import LARGE_2, PRESETS, TINY, XL_2, STDiT3Spec
+from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, Patch, TokenGrid
 
@@ -63,11 +63,20 @@ class Batch:
     def given(self) -> Given:
         return Given(text=self.text, text_mask=self.text_mask, fps=self.fps, height=self.height, width=self.width)
 
-    def run(self, backend: Backend, spec: STDiT3Spec, moves: np.ndarray | None = None, **changes: Any) -> np.ndarray:
-        model = backend.build(spec, some_weights(spec), attention=changes.pop("attention", "auto"))
-        given = replace(self.given, **changes)
+    def run(
+        self,
+        backend: Backend,
+        spec: STDiT3Spec,
+        moves: np.ndarray | None = None,
+        attention: str = "auto",
+        dtype: str = "fp32",
+        compile: bool = False,
+        **changes: Any,
+    ) -> np.ndarray:
+        model = backend.build(spec, some_weights(spec), dtype, attention, compile)
+        given = replace(self.given, frame_mask=moves, **changes)
         condition = model.condition(given, LatentShape(*self.latents.shape[2:]))
-        return backend.to_numpy(model(backend.asarray(self.latents), backend.asarray(self.times), condition, moves))
+        return backend.to_numpy(model(backend.asarray(self.latents), backend.asarray(self.times), condition))
 
     def expected(self, spec: STDiT3Spec, moves: np.ndarray | None = None) -> np.ndarray:
         reference = Reference(spec, some_weights(spec))
@@ -149,6 +158,26 @@ def test_the_kernel_makes_no_difference(backend: Backend) -> None:
         assert_near(batch.run(backend, SMALL, moves, attention=kernel), batch.expected(SMALL, moves))
 
 
+def test_half_precision_stays_near(backend: Backend) -> None:
+    batch, moves = Batch(SMALL, CLIP, 2), np.array([[False, True, True]] * 2)
+    expected = batch.expected(SMALL, moves)
+    got = batch.run(backend, SMALL, moves, dtype="fp16")
+    np.testing.assert_allclose(got, expected, rtol=0, atol=2e-2 * np.abs(expected).max())
+
+
+@pytest.mark.slow
+def test_a_compiled_model_follows_the_mask() -> None:
+    """On MindSpore: torch takes half a minute to compile as much."""
+    backend = get("mindspore", "cpu")
+    batch = Batch(SMALL, LatentShape(2, 4, 4), 1)
+    model = backend.build(SMALL, some_weights(SMALL), compile=True)
+    condition = model.condition(batch.given, LatentShape(2, 4, 4))
+    for moves in (np.array([[False, True]]), np.array([[True, False]]), None):
+        frames = model.with_frames(condition, moves)
+        got = model(backend.asarray(batch.latents), backend.asarray(batch.times), frames)
+        assert_near(backend.to_numpy(got), batch.expected(SMALL, moves))
+
+
 def test_norms_have_the_models_eps(backend: Backend) -> None:
     model = backend.build(SMALL, some_weights(SMALL))
     wide = np.random.default_rng(0).standard_normal((2, 5, 24)).astype(np.float32) * 1e-3  # a variance as large as eps
@@ -178,20 +207,21 @@ def test_latents_of_another_condition_are_refused(backend: Backend) -> None:
         ({"fps": None}, "fps is missing: it reads text, fps, height and width"),
         ({"width": np.ones(3)}, "width: got 3 for 2 texts, needs 2"),
         ({"text_mask": np.ones((2, 8))}, "text_mask: got 2 x 8 for 2 texts, needs 2 x 9"),
+        ({"frame_mask": np.ones((2, 4), bool)}, "frame_mask: got 2 x 4 for 2 texts, needs 2 x 3"),
         ({"text_mask": np.zeros((2, 9))}, "text_mask: a text without any token cannot be attended to"),
     ],
 )
 def test_what_does_not_fit_is_refused(changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ShapeError) as error:
-        SMALL.settled(replace(Batch(SMALL, CLIP, 2).given, **changes))
+        SMALL.settled(replace(Batch(SMALL, CLIP, 2).given, **changes), CLIP)
     assert str(error.value) == f"STDiT3: {said}"
 
 
 def test_a_text_longer_than_the_null_caption_keeps_its_own_words() -> None:
     spec, batch = replace(SMALL, model_max_length=8), Batch(SMALL, CLIP, 2)
-    assert spec.settled(replace(batch.given, is_null=np.zeros(2, bool))).is_null is None
+    assert spec.settled(replace(batch.given, is_null=np.zeros(2, bool)), CLIP).is_null is None
     with pytest.raises(ShapeError, match="text: 9 tokens, but the null caption has 8"):
-        spec.settled(replace(batch.given, is_null=np.array([False, True])))
+        spec.settled(replace(batch.given, is_null=np.array([False, True])), CLIP)
 
 
 @pytest.mark.parametrize("spec", PRESETS.values(), ids=PRESETS)
@@ -263,7 +293,7 @@ def test_the_null_caption_is_no_weight_to_train() -> None:
 def test_other_rotary_frequencies_are_refused() -> None:
     weights = some_weights(SMALL)
     weights["rope.freqs"] = weights["rope.freqs"] * 2
-    with pytest.raises(LayoutError, match="rope.freqs holds other filter taps"):
+    with pytest.raises(LayoutError, match="rope.freqs holds other constants"):
         list(checked_weights(SMALL.layout(), weights))
 
 

@@ -31,7 +31,8 @@ def flash_attention_score(
     assert query.dtype in HALVES
     assert query.dtype == key.dtype == value.dtype
     batch, queries, heads, width = query.shape
-    assert heads == head_num
+    assert heads == head_num <= 256
+    assert batch <= 2048
     assert width % 16 == 0
     assert width <= 512
     assert key.shape == value.shape == (batch, key.shape[1], heads, width)

@@ -13,6 +13,7 @@ from duosora.core.goldens.suite import run_case
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_t2v import TINY
 from duosora.core.seam.backend import get
+from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -48,7 +49,7 @@ def test_flash_attention_gives_what_the_default_gives(
     outputs = []
     for kernel in ("flash", "sdpa"):
         model = backend.build(TINY, FreshWeights(TINY.layout(), 0), "fp16", kernel)
-        condition = model.condition(Tensor(text), text_mask, shape, mask)
+        condition = model.condition(Given(text=text, text_mask=text_mask, latent_mask=mask), shape)
         times = Tensor(np.full(2, 500, np.float32))
         outputs.append(backend.to_numpy(model(latents, times, condition))[..., :valid_columns])
     np.testing.assert_allclose(*outputs, rtol=0, atol=4e-3 * np.abs(outputs[1]).max())

@@ -16,6 +16,7 @@ from duosora.core.layout import FreshWeights
 from duosora.core.models import opensora_t2v, t5, wfvae
 from duosora.core.models.opensora_t2v import TINY
 from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
 IMPORT = """
@@ -97,9 +98,10 @@ def test_a_compiled_denoiser_gives_the_same_numbers(backend: Backend) -> None:
     plain, compiled = (backend.build(spec, weights, compile=wanted) for wanted in (False, True))
     for frames, lengths in ((1, (4, 2)), (2, (4, 4)), (1, (4, 2))):
         shape = LatentShape(frames, 4, 4)
-        text = backend.asarray(draw.standard_normal((2, 4, TINY.caption_channels), np.float32))
+        text = draw.standard_normal((2, 4, TINY.caption_channels), np.float32)
         mask = (np.arange(4) < np.array(lengths)[:, None]).astype(np.int64)
+        given = Given(text=text, text_mask=mask)
         latents = backend.asarray(draw.standard_normal((2, TINY.in_channels, *shape), np.float32))
         times = backend.asarray(draw.uniform(0, 1000, 2).astype(np.float32))
-        got, expected = (model(latents, times, model.condition(text, mask, shape)) for model in (compiled, plain))
+        got, expected = (model(latents, times, model.condition(given, shape)) for model in (compiled, plain))
         np.testing.assert_allclose(got.asnumpy(), expected.asnumpy(), rtol=0, atol=5e-6)

@@ -19,6 +19,7 @@ from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.pipelines.autoencode import encode_chunks, scale_latents
 from duosora.core.samplers.schedule import Schedule
 from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
@@ -140,9 +141,8 @@ def test_training_on_samples_compares_the_prediction_less_the_noise_on_upstreams
     with torch.inference():
         model = torch.build(spec, Case(GOLDENS / "train/adamw_3steps").weights())
         text, mask = given["encoder_hidden_states"][:, 0], train.tensors["encoder_attention_mask"][0][:, 0]
-        condition = model.condition(
-            torch.asarray(text), mask, LatentShape(*noisy.shape[2:]), train.tensors["attention_mask"]
-        )
+        told = Given(text=text, text_mask=mask, latent_mask=train.tensors["attention_mask"])
+        condition = model.condition(told, LatentShape(*noisy.shape[2:]))
         told = model(torch.asarray(noisy), torch.asarray(times.astype(np.float32)), condition)
     errors = (torch.to_numpy(told) - given["noise"] - given["x0"]) ** 2
     valid = np.broadcast_to(train.tensors["attention_mask"][:, None], errors.shape)

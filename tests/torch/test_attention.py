@@ -172,7 +172,8 @@ def test_flash_that_does_not_load_is_named_with_the_way_out(monkeypatch: pytest.
     monkeypatch.setattr(attention, "_fits_flash", lambda device: True)
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     with pytest.raises(
-        PackageMissing, match=r"'flash' needs flash_attn, .*\[flash-attn\]\" --no-build-isolation in the clone of duosora, or use 'sdpa'"
+        PackageMissing,
+        match=r"'flash' needs .*\[flash-attn\]\" --no-build-isolation in the clone of duosora, or use 'sdpa'",
     ):
         make_attend("flash", "cuda", "bf16")
 

@@ -11,11 +11,11 @@ import pytest
 
 from duosora.core import random
 from duosora.core.config.caches import CacheSettings
-from duosora.core.config.media import DEFAULTS
 from duosora.core.data.cache import CacheReader
 from duosora.core.data.latent_cache import CachedClip, LatentCache, find_uncached
 from duosora.core.data.text_cache import TextCache, uncached_captions
 from duosora.core.errors import CheckpointError, ConfigError, MediaError
+from duosora.core.io.media import DEFAULTS
 from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.layout import FreshWeights
 from duosora.core.models.finding import TINY_FOLDER, open_part

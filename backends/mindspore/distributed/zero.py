@@ -23,8 +23,8 @@ from duosora.core.parallel.zero import owners
 from duosora.core.seam.group import Group
 from duosora.core.seam.training import TrainOptions
 
+from ..denoiser import TokenDenoiser
 from ..layers import parameter_shapes, set_parameter
-from ..models.opensora_t2v import OpenSoraT2V
 from ..operators import length, pad_end, sum_of_squares
 from ..precision import to_array, to_weight
 
@@ -155,7 +155,7 @@ class Entrance:
 
     shards: Replicas | Shards
 
-    def __init__(self, model: OpenSoraT2V, network: Any, group: Group, device: str) -> None:
+    def __init__(self, model: TokenDenoiser, network: Any, group: Group, device: str) -> None:
         """model: without memory for its weights; `fill` brings them. network: called like a denoiser, the model itself
         or what shares its tokens among ranks. group: all ranks that train together.
         """
@@ -179,7 +179,7 @@ class Entrance:
         yield self.network
 
 
-def share(model: OpenSoraT2V, network: Any, options: TrainOptions, group: Group, device: str) -> Entrance:
+def share(model: TokenDenoiser, network: Any, options: TrainOptions, group: Group, device: str) -> Entrance:
     """The way in to a denoiser whose training the ranks share as the options say; for the arguments see Entrance.
 
     Raises: ConfigError for a way that MindSpore does not have.

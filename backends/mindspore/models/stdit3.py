@@ -8,8 +8,8 @@ Source: opensora/models/stdit/stdit3.py of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,6 +25,7 @@ from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
 from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text, rotate
+from ..denoiser import TokenDenoiser
 from ..layers import (
     Identity,
     LayerNorm,
@@ -49,8 +50,8 @@ from ..operators import addcmul, gelu_tanh, pad_end
 class Condition:
     """What a batch is denoised under and which does not change from step to step."""
 
-    along_tokens: ClassVar[tuple[str, ...]] = ("cosines", "sines")
-    """The tensors that have a row for each token."""
+    along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0, "rows": 1}
+    """The tensors that have a row for each token, and along which axis."""
 
     latent: LatentShape
     grid: TokenGrid
@@ -68,6 +69,9 @@ class Condition:
     """(B, D), embedded."""
     frequencies: Tensor
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
+    rows: Tensor | None = None
+    """(B, N, 2) float32, which modulation each token takes: 1, 0 the timestep's, 0, 1 that of clean frames. None: all
+    take the timestep's."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ class Modulation:
     last: Tensor
     """(B, R, D), of the last layer."""
     rows: Tensor | None
-    """(B, N, 2), which of the two each token takes; None where there is one."""
+    """(B, N, 2), which of two each token takes; None where there is one."""
 
 
 def create(spec: STDiT3Spec, attend: Attend) -> STDiT3:
@@ -87,7 +91,7 @@ def create(spec: STDiT3Spec, attend: Attend) -> STDiT3:
     return STDiT3(spec, attend)
 
 
-class STDiT3(nn.Cell):
+class STDiT3(TokenDenoiser):
     """The denoiser; `attend` does all its attention."""
 
     def __init__(self, spec: STDiT3Spec, attend: Attend) -> None:
@@ -115,7 +119,7 @@ class STDiT3(nn.Cell):
         Raises: ShapeError when something that the model reads is missing or does not fit.
         """
         spec, device = self.spec, device_of(self.final_layer.scale_shift_table)
-        settled, grid = spec.settled(given), spec.grid(latent)
+        settled, grid = spec.settled(given, latent), spec.grid(latent)
         text = self._text(settled)
         plan = text_plan(settled.text_mask, text.shape[1])
         if plan.index is not None:
@@ -123,7 +127,7 @@ class STDiT3(nn.Cell):
         positions = grid_embedding(grid.height, grid.width, spec.hidden_size, settled.scale)
         cosines, sines = frame_rope_tables(grid, spec.head_dim)
         frequencies = place(timestep_frequencies(TIMESTEP_CHANNELS), device)
-        return Condition(
+        condition = Condition(
             latent=latent,
             grid=grid,
             keys_values=tuple(block.cross_attn.keys_values(text) for block in self.blocks()),
@@ -137,19 +141,15 @@ class STDiT3(nn.Cell):
             frequencies=frequencies,
         )
 
-    def construct(
-        self, latents: Tensor, timestep: Tensor, condition: Condition, frame_mask: np.ndarray | None = None
-    ) -> Tensor:
-        """Latents (B, C, T, H, W) and timesteps (B,) from 0 to 1000 -> prediction (B, Cout, T, H, W) float32.
+        return self.with_frames(condition, settled.frame_mask)
 
-        frame_mask: (B, T), False where a frame is clean and not denoised; None: all are denoised. What is predicted for
-        clean frames means nothing.
-        Raises: ShapeError when the condition was made for other latents.
-        """
-        self.check(latents, condition)
-        modulation = self.modulate(timestep, condition, frame_mask)
-        x = self.transform(self.embed(latents, condition), modulation, condition)
-        return self.assemble(self.project(x, modulation), condition)
+    def with_frames(self, condition: Condition, frame_mask: np.ndarray | None) -> Condition:
+        """The condition with other frames denoised: a mask (B, T) as in Given."""
+        rows = None
+        if frame_mask is not None:
+            rows = rows_of_tokens(frame_mask, condition.grid, self.spec.patch_size[0])
+        device = device_of(self.final_layer.scale_shift_table)
+        return replace(condition, rows=None if rows is None else place(rows, device))
 
     def check(self, latents: Tensor, condition: Condition) -> None:
         """Raises: ShapeError when the condition was made for other latents."""
@@ -157,21 +157,19 @@ class STDiT3(nn.Cell):
         if tuple(latents.shape) != made_for:
             raise ShapeError(f"latents of {_sizes(latents.shape)} came with a condition for {_sizes(made_for)}")
 
-    def modulate(self, timestep: Tensor, condition: Condition, frame_mask: np.ndarray | None = None) -> Modulation:
-        """The modulation of a timestep (B,); frame_mask as in the forward."""
-        rows = None if frame_mask is None else rows_of_tokens(frame_mask, condition.grid, self.spec.patch_size[0])
+    def modulate(self, timestep: Tensor, condition: Condition) -> Modulation:
+        """The modulation of a timestep (B,), and of timestep 0 behind it where some frames are clean."""
         times, frame_rate = to_float32(timestep), condition.frame_rate
-        if rows is not None:
-            device = device_of(times)
-            times = cat([times, place(np.zeros(len(rows), np.float32), device)], 0)
+        batch, width = frame_rate.shape
+        if condition.rows is not None:
+            times = cat([times, 0.0 * times], 0)
             frame_rate = cat([frame_rate, frame_rate], 0)
         embedded = self.t_embedder(times, condition.frequencies) + frame_rate  # (R * B, D)
         of_blocks = self.t_block[1](silu(embedded))
-        batch, width = condition.frame_rate.shape
         return Modulation(
             blocks=of_blocks.reshape(-1, batch, NUM_MODULATIONS, width).swapaxes(0, 1),
             last=embedded.reshape(-1, batch, width).swapaxes(0, 1),
-            rows=None if rows is None else cast(place(rows, device), like=of_blocks),
+            rows=condition.rows,
         )
 
     def embed(self, latents: Tensor, condition: Condition) -> Tensor:
@@ -226,6 +224,10 @@ class Block(nn.Cell):
         self.norm2 = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.mlp = FeedForward(width, spec.feed_forward_size, width)
 
+    def of_text(self) -> tuple[nn.Cell, ...]:
+        """The layers that make keys and values of the text."""
+        return (self.cross_attn.kv_linear,)
+
     def construct(
         self,
         x: Tensor,
@@ -264,7 +266,8 @@ class SelfAttention(nn.Cell):
 
     def construct(self, x: Tensor, cosines: Tensor, sines: Tensor, arrangement: Arrangement) -> Tensor:
         q, k, v = (split_heads(part, self.num_heads) for part in self.qkv(x).chunk(3, -1))
-        q, k = self.q_norm(q), self.k_norm(k)
+        # In the dtype of the norms' own weights, which autocast leaves in float32.
+        q, k = self.q_norm(cast(q, like=self.proj.weight)), self.k_norm(cast(k, like=self.proj.weight))
         if self.is_temporal:
             pairs = q.shape[-1] // 2
             q, k = rotate(q, cosines, sines, pairs), rotate(k, cosines, sines, pairs)
@@ -321,6 +324,7 @@ class FinalLayer(nn.Cell):
         if rows is not None:
             # Clean frames are bent twice, as upstream does (quirk Q3): nobody reads what comes of them.
             again = modulate(self.norm_final(bent), table[:, 1:, 0], table[:, 1:, 1])
+            rows = cast(rows, like=bent)
             bent = rows[:, :, :1] * bent + rows[:, :, 1:] * again
         return self.linear(bent)
 

@@ -9,7 +9,7 @@ Source: Jacobs et al. 2023, arXiv:2309.14509 (DeepSpeed-Ulysses).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -20,10 +20,11 @@ from torch.autograd import Function
 
 from duosora.core.maths.parts import Blocks
 from duosora.core.seam.group import Group
+from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
-from ..models.opensora_t2v import Condition, OpenSoraT2V
+from ..denoiser import TokenDenoiser
 from ..operators import pad_end
 
 
@@ -59,26 +60,37 @@ class SequenceParallel(nn.Module):
     The model is built with a SequenceAttend of the same group.
     """
 
-    def __init__(self, model: OpenSoraT2V, group: Group) -> None:
+    def __init__(self, model: TokenDenoiser, group: Group) -> None:
         super().__init__()
-        self.model, self.group, self._gather = model, group, _between_graphs(gather)
+        self.model: Any = model
+        self.group, self._gather = group, _between_graphs(gather)
 
-    def condition(
-        self, text: Tensor, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None
-    ) -> Condition:
-        """As OpenSoraT2V.condition; rotary positions are those of the own block."""
-        whole = self.model.condition(text, text_mask, latent_shape, mask)
-        return replace(whole, cosines=self._block(whole.cosines, 0), sines=self._block(whole.sines, 0))
+    def condition(self, given: Given, latent: LatentShape) -> Any:
+        """As the model's; what has a row for each token is that of the own block."""
+        whole = self.model.condition(given, latent)
+        return self._own(whole, tuple(whole.along_tokens))
 
-    def forward(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """As OpenSoraT2V.forward: whole latents in, whole predictions out, on every rank."""
+    def with_frames(self, condition: Any, frame_mask: np.ndarray | None) -> Any:
+        """As the model's, of a condition that was made here."""
+        changed = self.model.with_frames(condition, frame_mask)
+        names = condition.along_tokens
+        return self._own(changed, [name for name in names if getattr(changed, name) is not getattr(condition, name)])
+
+    def forward(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        """As TokenDenoiser.forward: whole latents in, whole predictions out, on every rank."""
         model = self.model
         model.check(latents, condition)
-        modulation, embedded_timestep = model.adaln_single(timestep, condition.frequencies)
-        x = self._block(model.embed(latents), 1)
-        patches = model.project(model.transform(x, modulation, condition), embedded_timestep)
+        modulation = model.modulate(timestep, condition)
+        x = self._block(model.embed(latents, condition), 1)
+        patches = model.project(model.transform(x, modulation, condition), modulation)
         whole = self._gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
-        return model.assemble(whole, condition.grid)
+        return model.assemble(whole, condition)
+
+    def _own(self, condition: Any, names: Sequence[str]) -> Any:
+        """A condition with this rank's block of the named tensors."""
+        whole = {name: getattr(condition, name) for name in names}
+        axes = condition.along_tokens
+        return replace(condition, **{name: self._block(x, axes[name]) for name, x in whole.items() if x is not None})
 
     def _block(self, x: Tensor, axis: int) -> Tensor:
         """This rank's block of tokens along an axis, zeros behind the last one."""

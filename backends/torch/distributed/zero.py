@@ -29,8 +29,8 @@ from duosora.core.parallel.zero import owners, split_axis
 from duosora.core.seam.group import Group
 from duosora.core.seam.training import TrainOptions
 
+from ..denoiser import TokenDenoiser
 from ..layers import parameter_shapes, set_parameter
-from ..models.opensora_t2v import OpenSoraT2V
 from ..operators import length, pad_end, sum_of_squares
 from ..precision import to_tensor, to_weight
 
@@ -194,7 +194,7 @@ class Entrance:
 
     shards: Replicas | Shards
 
-    def __init__(self, model: OpenSoraT2V, network: Any, group: Group, device: str) -> None:
+    def __init__(self, model: TokenDenoiser, network: Any, group: Group, device: str) -> None:
         """model: without memory for its weights; `fill` brings them. network: called like a denoiser, the model itself
         or what shares its tokens among ranks. group: all ranks that train together.
         """
@@ -220,7 +220,7 @@ class Entrance:
         yield self.network
 
 
-def share(model: OpenSoraT2V, network: Any, options: TrainOptions, group: Group, device: str) -> Entrance:
+def share(model: TokenDenoiser, network: Any, options: TrainOptions, group: Group, device: str) -> Entrance:
     """The way in to a denoiser whose training the ranks share as the options say; for the arguments see Entrance.
 
     Raises: ConfigError for what does not go with that; BackendMissing when torch is too old for it.
@@ -253,7 +253,7 @@ class _Sharded(Entrance):
 
     shards: Shards
 
-    def __init__(self, model: OpenSoraT2V, network: Any, group: Group, device: str, zero: int) -> None:
+    def __init__(self, model: TokenDenoiser, network: Any, group: Group, device: str, zero: int) -> None:
         """zero: 2 keeps weights that came together for a block from forward to backward, 3 gathers them twice."""
         super().__init__(model, network, group, device)
         self.shards, self.zero = Shards(parameter_shapes(model), group), zero
@@ -308,10 +308,10 @@ class _Sharded(Entrance):
                 unit.reshard()
 
 
-def _units(model: OpenSoraT2V) -> Iterator[nn.Module]:
+def _units(model: TokenDenoiser) -> Iterator[nn.Module]:
     """What of a denoiser gathers its weights by itself: the text's keys and values are made before all blocks run."""
-    for block in model.transformer_blocks:
-        yield from (block.attn2.to_k, block.attn2.to_v, block)
+    for block in model.blocks():
+        yield from (*block.of_text(), block)
 
 
 class _Gathered(nn.Module):

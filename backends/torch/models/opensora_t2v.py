@@ -8,9 +8,9 @@ Source: arXiv:2412.00131; opensora/models/diffusion/opensora_v1_3 of Open-Sora P
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor, nn
@@ -20,9 +20,11 @@ from duosora.core.maths.embeddings import timestep_frequencies
 from duosora.core.maths.rope import rope_tables
 from duosora.core.maths.skiparse import attention_plan, text_plan, valid_tokens, with_mask
 from duosora.core.models.opensora_t2v import FEED_FORWARD_FACTOR, NUM_MODULATIONS, TIMESTEP_CHANNELS, OpenSoraT2VSpec
+from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
 from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text, rotate
+from ..denoiser import TokenDenoiser
 from ..layers import (
     Conv2d,
     Identity,
@@ -51,6 +53,9 @@ NORM_OUT_EPS = 1e-6
 class Condition:
     """What a batch is denoised under and which does not change from step to step."""
 
+    along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0}
+    """The tensors that have a row for each token, and along which axis."""
+
     grid: TokenGrid
     keys_values: tuple[tuple[Tensor, Tensor], ...]
     """The text's cross-attention keys and values for each block, (B, M, A, K) each."""
@@ -64,12 +69,22 @@ class Condition:
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
 
 
+@dataclass(frozen=True)
+class Modulation:
+    """How a timestep bends the activations."""
+
+    blocks: Tensor
+    """(B, 6 * D), shared by all blocks."""
+    last: Tensor
+    """(B, D), of the last layer."""
+
+
 def create(spec: OpenSoraT2VSpec, attend: Attend) -> OpenSoraT2V:
     """The model of a spec, without its weights."""
     return OpenSoraT2V(spec, attend)
 
 
-class OpenSoraT2V(nn.Module):
+class OpenSoraT2V(TokenDenoiser):
     """The text-to-video transformer; `attend` does all its attention."""
 
     def __init__(self, spec: OpenSoraT2VSpec, attend: Attend) -> None:
@@ -93,50 +108,39 @@ class OpenSoraT2V(nn.Module):
         """All blocks in the order of the forward."""
         return iter(self.transformer_blocks)
 
-    def condition(
-        self, text: Tensor, text_mask: np.ndarray | None, latent_shape: LatentShape, mask: np.ndarray | None = None
-    ) -> Condition:
+    def condition(self, given: Given, latent: LatentShape) -> Condition:
         """Everything that does not depend on the timestep; gradients flow through it.
 
-        text (B, L, caption_channels); text_mask (B, L), above 0 where a token counts; mask (B, T, H, W) of the latents,
-        above 0 where they count, for clips of unequal size in one batch. None: all count.
-        Raises: ShapeError when the patches do not tile the latents.
+        Raises: ShapeError when there is no text, or the patches do not tile the latents.
         """
         spec, device = self.spec, device_of(self.scale_shift_table)
-        grid = spec.patch.tokens(latent_shape)
+        states, grid = spec.states(given), spec.grid(latent)
         cosines, sines = rope_tables(grid, spec.attention_head_dim, spec.interpolation_scale, spec.rope_shares_tables)
-        plan = text_plan(text_mask, text.shape[1])
-        text = self.caption_projection(cast(text, like=self.scale_shift_table))
+        plan = text_plan(given.text_mask, states.shape[1])
+        text = self.caption_projection(cast(place(states, device), like=self.scale_shift_table))
         if plan.index is not None:
             text = take_tokens(text, place(plan.index, device))
         return Condition(
             grid=grid,
             keys_values=tuple(block.attn2.keys_values(text) for block in self.transformer_blocks),
             text=place_text(plan, text.shape[1], device),
-            arrangements=self._arrangements(grid, mask),
+            arrangements=self._arrangements(grid, given.latent_mask),
             cosines=place(cosines, device),
             sines=place(sines, device),
             frequencies=place(timestep_frequencies(TIMESTEP_CHANNELS), device),
         )
 
-    def forward(self, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
-        """Latents (B, C, T, H, W), for inpaint followed by the condition's channels, and timesteps (B,), whole or not
-        -> prediction (B, Cout, T, H, W) float32.
-
-        Raises: ShapeError when the condition was made for another latent shape.
-        """
-        self.check(latents, condition)
-        modulation, embedded_timestep = self.adaln_single(timestep, condition.frequencies)
-        x = self.transform(self.embed(latents), modulation, condition)
-        return self.assemble(self.project(x, embedded_timestep), condition.grid)
-
     def check(self, latents: Tensor, condition: Condition) -> None:
         """Raises: ShapeError when the condition was made for another latent shape."""
-        grid = self.spec.patch.tokens(LatentShape(*latents.shape[2:]))
+        grid = self.spec.grid(LatentShape(*latents.shape[2:]))
         if grid != condition.grid:
             raise ShapeError(f"latents of {_sizes(grid)} tokens came with a condition for {_sizes(condition.grid)}")
 
-    def embed(self, latents: Tensor) -> Tensor:
+    def modulate(self, timestep: Tensor, condition: Condition) -> Modulation:
+        """The modulation of a timestep (B,)."""
+        return Modulation(*self.adaln_single(timestep, condition.frequencies))
+
+    def embed(self, latents: Tensor, condition: Condition) -> Tensor:
         """The model's input channels (B, C, T, H, W) -> tokens (B, N, D)."""
         latents = cast(latents, like=self.scale_shift_table)
         if not self.spec.is_inpaint:
@@ -145,22 +149,22 @@ class OpenSoraT2V(nn.Module):
         noisy, masked, mask = latents[:, :channels], latents[:, channels : 2 * channels], latents[:, 2 * channels :]
         return self.pos_embed(noisy) + self.pos_embed_masked_hidden_states(masked) + self.pos_embed_mask(mask)
 
-    def transform(self, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks; modulation (B, 6 * D)."""
+    def transform(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through all blocks."""
         for i, block in enumerate(self.transformer_blocks):
             rope, arrangement = (condition.cosines, condition.sines), condition.arrangements[i]
-            x = block(x, modulation, *rope, arrangement, *condition.keys_values[i], condition.text)
+            x = block(x, modulation.blocks, *rope, arrangement, *condition.keys_values[i], condition.text)
         return x
 
-    def project(self, x: Tensor, embedded_timestep: Tensor) -> Tensor:
+    def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, p * p * Cout)."""
-        table = self.scale_shift_table + embedded_timestep[:, None]  # (B, 2, D)
+        table = self.scale_shift_table + modulation.last[:, None]  # (B, 2, D)
         shift, scale = table[:, :1], table[:, 1:]
         return self.proj_out(modulate(self.norm_out(x), shift, scale))
 
-    def assemble(self, patches: Tensor, grid: TokenGrid) -> Tensor:
+    def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, p * p * Cout) -> (B, Cout, T, H, W) float32."""
-        side, channels = self.spec.patch_size, self.spec.out_channels
+        side, channels, grid = self.spec.patch_size, self.spec.out_channels, condition.grid
         patches = patches.reshape(-1, *grid, side, side, channels)  # (B, T, H / p, W / p, p, p, Cout)
         latents = patches.permute(0, 6, 1, 2, 4, 3, 5)
         return to_float32(latents.reshape(-1, channels, grid.frames, grid.height * side, grid.width * side))
@@ -188,6 +192,10 @@ class Block(nn.Module):
         self.attn2 = CrossAttention(spec, attend)
         self.norm2 = LayerNorm(width, eps=spec.norm_eps, elementwise_affine=affine)
         self.ff = FeedForward(spec)
+
+    def of_text(self) -> tuple[nn.Module, ...]:
+        """The layers that make keys and values of the text."""
+        return self.attn2.to_k, self.attn2.to_v
 
     def forward(
         self,

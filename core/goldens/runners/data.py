@@ -27,6 +27,8 @@ from ...errors import ConfigError
 from ...maths.resize import size_within_area, whole_strides
 from ...shapes import Causal, Patch, VideoShape
 from ..case import Case, Comparison, check_options
+from ..tables import same
+from ..torch_draws import TorchDraws
 
 SELECTION_OPTIONS = (
     *("num_frames", "train_fps", "force_resolution", "max_height", "max_width", "max_hxw", "min_hxw", "hw_stride"),
@@ -65,27 +67,18 @@ class UpstreamDraws:
     """Draws as upstream makes them: torch's generator on the CPU and Python's."""
 
     def __init__(self) -> None:
-        self._torch = np.random.RandomState(TORCH_SEED)
+        self._torch = TorchDraws(TORCH_SEED)
         self._python = random.Random(PYTHON_SEED)
-
-    def _next(self) -> int:
-        """torch's Mersenne twister is numpy's old one; a draw over all of 32 bits is its raw output."""
-        return int(self._torch.randint(0, 2**32, dtype=np.uint32))
 
     def short(self) -> float:
         """torch.rand(1) in float32: the low 24 bits."""
-        return (self._next() & 0xFFFFFF) * 2.0**-24
+        return (self._torch.next() & 0xFFFFFF) * 2.0**-24
 
     def start(self, limit: int) -> int:
         return self._python.randint(0, limit)
 
     def permutation(self, count: int) -> list[int]:
-        """torch.randperm."""
-        numbers = list(range(count))
-        for place in range(count - 1):
-            other = place + self._next() % (count - place)
-            numbers[place], numbers[other] = numbers[other], numbers[place]
-        return numbers
+        return self._torch.permutation(count)
 
     def below(self, count: int) -> int:
         return self._python.choice(range(count))
@@ -103,11 +96,11 @@ def _run_selection(case: Case) -> Iterator[Comparison]:
             "sample_hw": [list(size) for _, _, size in chosen],
         }
         for name in (name for name in found if name in expected):
-            yield _same(f"results.{tag}.{name}", found[name], expected[name])
+            yield same(f"results.{tag}.{name}", found[name], expected[name])
         if "example_indices" in expected:
             item = expected["example_indices"]["item"]
             indices: list[int] = next((frames.tolist() for record, frames, _ in chosen if record.name == item), [])
-            yield _same(f"results.{tag}.example_indices", indices, expected["example_indices"]["indices"])
+            yield same(f"results.{tag}.example_indices", indices, expected["example_indices"]["indices"])
 
 
 def _select(rows: Sequence[Mapping[str, Any]], config: Mapping[str, Any]) -> list[Any]:
@@ -153,7 +146,7 @@ def _run_order(case: Case) -> Iterator[Comparison]:
             lengths, config["world_size"], config["batch_size"], UpstreamDraws(), config["group_data"]
         )
         skipped = config.get("initial_global_step", 0) * config.get("gradient_accumulation_size", 1)
-        yield _same(f"results.{tag}", order[skipped:].reshape(-1).tolist(), case.raw["results"][tag])
+        yield same(f"results.{tag}", order[skipped:].reshape(-1).tolist(), case.raw["results"][tag])
 
 
 def _run_captions(case: Case) -> Iterator[Comparison]:
@@ -162,7 +155,7 @@ def _run_captions(case: Case) -> Iterator[Comparison]:
         for form in entry.keys() - {"in"}:
             as_list, keep_chinese = form.startswith("list"), form.endswith("_chinese")
             cleaned = clean_caption(entry["in"], keep_chinese, as_list)
-            yield _same(f"results.{number}.{form}", cleaned, entry[form])
+            yield same(f"results.{number}.{form}", cleaned, entry[form])
 
 
 def _run_transforms(case: Case) -> Iterator[Comparison]:
@@ -175,13 +168,13 @@ def _run_transforms(case: Case) -> Iterator[Comparison]:
                 transform = Transform(size, config["max_hxw"], config["hw_stride"], in_levels)
                 yield Comparison(f"{tag}.{kind}_{form}", transform(frames).transpose(1, 0, 2, 3))
     for *given, expected in case.raw.get("maxhwresize", ()):
-        yield _same(f"maxhwresize.{given}", list(size_within_area(*given)), expected)
+        yield same(f"maxhwresize.{given}", list(size_within_area(*given)), expected)
     for height, width, stride, expected in case.raw.get("get_params_i_j_th_tw", ()):
-        yield _same(f"get_params.{height}x{width}.{stride}", list(whole_strides(height, width, stride)), expected)
+        yield same(f"get_params.{height}x{width}.{stride}", list(whole_strides(height, width, stride)), expected)
     for frames, time, sp_size, expected in case.raw.get("find_closest_y", ()):
-        yield _same(f"find_closest_y.{frames}.{time}.{sp_size}", usable_length(frames, time, sp_size) or -1, expected)
+        yield same(f"find_closest_y.{frames}.{time}.{sp_size}", usable_length(frames, time, sp_size) or -1, expected)
     for height, width, expected in case.raw.get("filter_resolution", ()):
-        yield _same(f"filter_resolution.{height}x{width}", has_usual_proportions(height, width, 1.0), expected)
+        yield same(f"filter_resolution.{height}x{width}", has_usual_proportions(height, width, 1.0), expected)
 
 
 def _run_collate(case: Case) -> Iterator[Comparison]:
@@ -196,11 +189,6 @@ def _run_collate(case: Case) -> Iterator[Comparison]:
     pixels, mask = collate(clips, compression, patch, box)
     yield Comparison("pixel_values", pixels)
     yield Comparison("attention_mask", np.ones(case.tensors["attention_mask"].shape) if mask is None else mask)
-
-
-def _same(name: str, got: object, expected: object) -> Comparison:
-    """Values of JSON, which have to be equal."""
-    return Comparison(name, np.array([got == expected], np.int64), expected=np.array([1]))
 
 
 _RUNNERS: dict[str, Callable[[Case], Iterator[Comparison]]] = {

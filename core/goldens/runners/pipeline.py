@@ -17,7 +17,7 @@ from ...pipelines.conditioning import Conditioning, condition_frames, fitted, pl
 from ...pipelines.denoise import Guidance, Step, denoise
 from ...samplers import Sampler
 from ...seam.backend import Backend
-from ...seam.models import Model
+from ...seam.models import Given, Model
 from ...shapes import VideoShape
 from ..case import Case, Comparison, check_options
 from .sched import sampler_from_upstream
@@ -52,9 +52,8 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         yield Comparison(f"{tag}.prompt_embeds", states[:, None])
         frames = run_.frames(vae, vae_spec) if denoiser_spec.is_inpaint else None
         steps: list[Step] = []
-        condition = denoiser.condition(
-            backend.asarray(states), run_.get("prompt_mask")[:, 0], vae_spec.compression.latent(run_.video), None
-        )
+        given = Given(text=states, text_mask=run_.get("prompt_mask")[:, 0])
+        condition = denoiser.condition(given, vae_spec.compression.latent(run_.video))
         noises: Iterator[np.ndarray] = iter(run_.get("noises") if run_.has("noises") else ())
         latents = denoise(
             backend,

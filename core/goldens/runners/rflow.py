@@ -23,6 +23,7 @@ from ...train.rflow import RFlowObjective
 from ...train.timesteps import TimestepDraw
 from ..case import Case, Comparison, check_options
 
+INPUTS = r"z_init|y_cond|y_null|y|text_mask|args/.+|noise|x_start|t|weights/t|(.+/)?(mask|weights|draw|t_in)"
 TIMES = re.compile(r"(?:(?P<kind>plain|discrete)|(?:bf16_args/)?(?P<size>\d+x\d+x\d+))/steps(?P<steps>\d+)")
 BENT = re.compile(r"scale(?P<scale>[\d.]+)/t_out")
 DRAWN = re.compile(r"(?P<tag>tsample/.+/transform_(?P<scale>.+))/t")
@@ -42,8 +43,7 @@ Network = Callable[[Array, float, "np.ndarray | None"], Array]
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Compute every output tensor of a case of this family."""
     if "z_init" in case.tensors:
-        with backend.inference():
-            yield from _run_sampling(case, backend)
+        yield from _run_sampling(case, backend)
     elif "x_start" in case.tensors:
         yield from _run_losses(case, backend)
     else:
@@ -172,7 +172,7 @@ def _network(case: Case, backend: Backend) -> Network:
 
     def by_model(state: Array, time: float, moves: np.ndarray | None) -> Array:
         times = backend.asarray(np.full(2 * batch, time, np.float32))
-        return model(backend.concat([state] * 2, 0), times, condition, both(moves))
+        return model(backend.concat([state] * 2, 0), times, model.with_frames(condition, both(moves)))
 
     return by_model
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from ...layout import FreshWeights, GivenWeights
+from ...layout import FreshWeights, GivenWeights, Layout
 from ...models.stdit3 import STDiT3Spec
 from ...seam.backend import Backend
 from ...seam.models import Given, Model
@@ -17,8 +18,9 @@ from ...shapes import LatentShape
 from ...train.rflow import RFlowObjective
 from ..case import Case, Comparison
 
+GRADIENTS = True
+INPUTS = r"(.+/)?(x|timestep|y|fps|height|width|mask|x_mask)|force_drop_ids|x_start|noise|t|kw/.+"
 LATENTS = re.compile(r"(?P<prefix>(?:.+/)?)x")
-BLOCK = re.compile(r"(?P<kind>spatial|temporal)_(?P<index>\d+|last)")
 RATE = 1e-4
 """Of the training step that cases record."""
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-15, weight_decay=0.0), max_grad_norm=1.0, keeps_ema=False)
@@ -46,6 +48,13 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
                 yield Comparison(f"{prefix}{name}", array)
 
 
+def layout(manifest: Mapping[str, Any]) -> Layout:
+    """The layout of a full-size model, of which a manifest says how it was built."""
+    sizes = {name: manifest[name] for name in ("depth", "patch_size", "hidden_size", "num_heads")}
+    options = {name: value for name, value in manifest["construct"].items() if name != "type"}
+    return STDiT3Spec.from_config(options | sizes, "manifest").layout()
+
+
 def given_of(spec: STDiT3Spec, inputs: Mapping[str, np.ndarray]) -> Given:
     """What upstream's call was given: texts (B, 1, L, C), or packed ones (1, sum of lengths, D) with their lengths."""
     text, mask = inputs["y"], inputs.get("mask")
@@ -53,7 +62,8 @@ def given_of(spec: STDiT3Spec, inputs: Mapping[str, np.ndarray]) -> Given:
         text, mask = unpacked(text[0], mask)
     else:
         text = text[:, 0]
-    return Given(text=text, text_mask=mask, fps=inputs["fps"], height=inputs["height"], width=inputs["width"])
+    numbers = {name: inputs[name] for name in ("fps", "height", "width")}
+    return Given(text=text, text_mask=mask, frame_mask=inputs.get("x_mask"), **numbers)
 
 
 def unpacked(text: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +85,7 @@ def _forward(
     with backend.record(model, parts) as recorded:
         condition = model.condition(given, LatentShape(*latents.shape[2:]))
         times = backend.asarray(inputs["timestep"].astype(np.float32))
-        output = model(backend.asarray(latents), times, condition, inputs.get("x_mask"))
+        output = model(backend.asarray(latents), times, condition)
     inner = {name: backend.to_numpy(array) for name, array in recorded.items()}
     results = {"out": backend.to_numpy(output), "pos_emb": backend.to_numpy(condition.positions)[None]}
     # Timestep 0 of clean frames is embedded behind the others.
@@ -129,13 +139,12 @@ def _run_training(case: Case, backend: Backend, spec: STDiT3Spec) -> Iterator[Co
 def _batch(case: Case, spec: STDiT3Spec, part: slice) -> DiffusionBatch:
     recorded = {name: array[part] for name, array in case.tensors.items() if name in ("x_start", "noise", "t")}
     inputs = {name.removeprefix("kw/"): array[part] for name, array in case.tensors.items() if name.startswith("kw/")}
-    moves = inputs.get("x_mask")
+    given = given_of(spec, inputs)
     return DiffusionBatch(
         latents=recorded["x_start"],
         noise=recorded["noise"],
         text=np.zeros((0, 0, 0), np.float32),
         text_mask=None,
-        given=given_of(spec, inputs),
-        frame_mask=moves,
-        **RFlowObjective().at(recorded["t"].astype(np.float64), moves)._asdict(),
+        given=given,
+        **RFlowObjective().at(recorded["t"].astype(np.float64), given.frame_mask)._asdict(),
     )

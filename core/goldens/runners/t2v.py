@@ -20,7 +20,7 @@ from ...maths.rope import rope_tables
 from ...maths.skiparse import AttentionPlan, attention_plan
 from ...models.opensora_t2v import OpenSoraT2VSpec
 from ...seam.backend import Backend
-from ...seam.models import Model
+from ...seam.models import Given, Model
 from ...shapes import LatentShape, TokenGrid
 from ..case import Case, Comparison, check_options
 
@@ -75,12 +75,8 @@ def _run_model(case: Case, backend: Backend, spec: OpenSoraT2VSpec, model: Model
     blocks = [f"transformer_blocks.{i}" for i in range(spec.num_layers)]
     names = ["pos_embed", "adaln_single", "caption_projection", *blocks]
     with backend.record(model, names) as recorded:
-        condition = model.condition(
-            backend.asarray(text),
-            given("encoder_attention_mask")[:, 0],
-            LatentShape(*latents.shape[2:]),
-            given("attention_mask"),
-        )
+        told = Given(text=text, text_mask=given("encoder_attention_mask")[:, 0], latent_mask=given("attention_mask"))
+        condition = model.condition(told, LatentShape(*latents.shape[2:]))
         output = model(backend.asarray(latents), backend.asarray(given("timestep")), condition)
         inner = dict(recorded)
     yield Comparison(f"{prefix}output", backend.to_numpy(output))

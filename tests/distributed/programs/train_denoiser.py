@@ -22,6 +22,7 @@ from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.launched import launched
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.models import Given
 from duosora.core.seam.ranks import Ranks, make_plan
 from duosora.core.seam.training import AdamW, DiffusionBatch, TrainOptions
 from duosora.core.shapes import LatentShape
@@ -121,7 +122,7 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
     refused = trainer.step([broken] * (MICRO_BATCHES // ranks.plan.data), LR, DECAY)
     shown = batch(spec, 20_000)
     with trainer.inference_model(use_ema=True) as model, backend.inference():
-        condition = model.condition(backend.asarray(shown.text), None, LatentShape(*SHAPE))
+        condition = model.condition(Given(text=shown.text), LatentShape(*SHAPE))
         inputs = shown.latents if shown.condition is None else np.concatenate([shown.latents, shown.condition], 1)
         prediction = backend.to_numpy(model(backend.asarray(inputs), backend.asarray(np.float32([5, 6])), condition))
     said = {

@@ -1,0 +1,1 @@
+"""Which size, length and batch a sample of the training data gets."""

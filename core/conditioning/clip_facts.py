@@ -1,0 +1,22 @@
+"""What a denoiser is told of a clip beside its text: its size in pixels, its length and its rate."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..shapes import VideoShape
+
+PICTURE_FPS = 120.0
+"""The rate that stands for a single picture in Open-Sora 1.1 and 1.2."""
+
+
+def clip_facts(video: VideoShape, fps: float, batch: int) -> dict[str, np.ndarray]:
+    """Height, width, num_frames, ratio (height / width) and fps, each (B,) float32; a picture has its own rate."""
+    values = {
+        "height": video.height,
+        "width": video.width,
+        "num_frames": video.frames,
+        "ratio": video.height / video.width,
+        "fps": PICTURE_FPS if video.frames == 1 else fps,
+    }
+    return {name: np.full(batch, value, np.float32) for name, value in values.items()}

@@ -1,0 +1,127 @@
+"""A family is one name: a file of that name in each room, a line in the list, and nothing said of it elsewhere."""
+
+import ast
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from duosora.core.models import FAMILIES, NAMES
+from duosora.core.models.kinds import GIVEN, Family
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("core/models", "backends/torch/models", "backends/mindspore/models", "convert/names")
+ALONE = ("patch_discriminator", "lpips", "sd_vae")
+"""Architectures that have no folder of their own, and so no Family."""
+INSIDE = ("sd_vae",)
+"""Architectures that are parts of others only."""
+ALLOWED = (*(f"{room}/" for room in ROOMS), "core/goldens/runners/")
+STEPS = {"wfvae": tuple(f"backends/{name}/autoencoder_step.py" for name in ("mindspore", "torch"))}
+"""Files that know a family by name still, until they ask for what is common to its kind. The list only shrinks."""
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """Files outside the rooms of families, by their path."""
+    for room in ("core", "backends", "convert"):
+        for file in sorted((ROOT / room).rglob("*.py")):
+            path = file.relative_to(ROOT).as_posix()
+            if not path.startswith(ALLOWED):
+                yield path, file.read_text("utf-8")
+
+
+def imported(source: str) -> set[str]:
+    """Last names of the modules that a file imports, or imports from."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ImportFrom):
+            found |= {(node.module or "").rpartition(".")[2], *(alias.name for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name.rpartition(".")[2] for alias in node.names}
+    return found
+
+
+def strings(source: str) -> set[str]:
+    """Texts in a file that are no documentation."""
+    tree = ast.parse(source)
+    documented = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in documented)
+    return {node.value for node in texts if isinstance(node.value, str)}
+
+
+def naming(files: Mapping[str, str], name: str) -> list[str]:
+    """The files that import a family by name, or have the name as a text."""
+    return sorted(path for path, source in files.items() if name in imported(source) | strings(source))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_family_has_its_file_in_every_room(name: str) -> None:
+    assert [room for room in ROOMS if not (ROOT / room / f"{name}.py").is_file()] == []
+    assert list((ROOT / "tests").rglob(f"test_{name}.py"))
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_family_is_what_its_file_says(family: Family) -> None:
+    assert family.name in NAMES
+    assert family.spec.__module__.rpartition(".")[2] == family.name
+    for spec in family.presets.values():
+        assert type(spec) is family.spec
+        assert family.spec.from_config(spec.to_config()) == spec
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_file_in_a_room_is_a_familys(room: str) -> None:
+    files = {file.stem for file in (ROOT / room).glob("*.py")}
+    helpers = {"__init__", "config_json", "finding", "kinds", "run_folders", "mindone"}
+    assert files - helpers - {*ALONE, *INSIDE} == set(NAMES)
+
+
+@pytest.mark.parametrize("backend", ["torch", "mindspore"])
+def test_a_backend_makes_each_model_by_create(backend: str) -> None:
+    for name in (*NAMES, *ALONE):
+        tree = ast.parse((ROOT / f"backends/{backend}/models/{name}.py").read_text("utf-8"))
+        creators = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "create"]
+        assert [ast.unparse(argument) for node in creators for argument in node.args.args][1:] == ["attend: Attend"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_other_file_names_a_family(name: str) -> None:
+    listed = ("core/models/__init__.py",)
+    files = {path: source for path, source in sources() if path not in listed}
+    assert naming(files, name) == sorted(STEPS.get(name, ()))
+
+
+def test_class_names_stay_in_the_rooms() -> None:
+    classes = {family.spec.__name__ for family in FAMILIES}
+    found = {path: names for path, source in sources() if (names := classes & set(re.findall(r"\w+", source)))}
+    assert found == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["from ..models.wfvae import X", "from ..models import wfvae", "import a.wfvae", "kind = 'wfvae'"],
+)
+def test_a_name_is_seen(source: str) -> None:
+    assert naming({"a.py": source, "b.py": '"""wfvae"""\nwfvae_like = "a wfvae"'}, "wfvae") == ["a.py"]
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda family: family.name)
+def test_a_spec_answers_the_questions_of_its_kind(family: Family) -> None:
+    for name, spec in family.presets.items():
+        assert spec.facts(), name
+        assert all(spec.layout()), name
+        if family.kind == "denoiser":
+            assert spec.given <= set(GIVEN)
+            assert ("channels" in spec.given) == (spec.further_channels > 0)
+            assert ("text" in spec.given) == (spec.text_channels > 0)
+            assert spec.costs().layers <= len(spec.blocks())
+            assert spec.costs().width == spec.costs().heads * spec.costs().head_dim
+        blocks = spec.blocks() if family.kind != "vae" else [each for half in spec.blocks().values() for each in half]
+        assert all(any(weight.startswith(f"{block}.") for weight in spec.layout()) for block in blocks), name
+
+
+def test_names_of_presets_are_unique_in_a_kind() -> None:
+    kinds = {family.kind for family in FAMILIES}
+    for kind in kinds:
+        names = [name for family in FAMILIES if family.kind == kind for name in family.presets]
+        assert len(names) == len(set(names))
