@@ -4,7 +4,7 @@ done."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -34,7 +34,7 @@ from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import VideoShape
 from .denoise import Guidance, Step
-from .practice import UNKNOWN, prompts_for, sampled
+from .practice import prompts_for, sampled
 from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
@@ -71,20 +71,20 @@ class SampleRun:
         overwrite: bool = False,
         prompts: list[Prompt] | None = None,
         writes: bool = True,
+        overrides: Set[str] = frozenset(),
     ) -> None:
-        """prompts: what is asked for; None: the config's. writes: whether files come of it, or only `frames`."""
+        """prompts: what is asked for; None: the config's. writes: whether files come of it, or only `frames`.
+
+        overrides: the paths of settings that the command line gave, to tell them from those of a file.
+        """
         self._writes = writes
         self.overwrite = overwrite or config.output.overwrite
-        self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
-        self._filled_in: list[str] = []
-        self._practice = UNKNOWN
+        self._overrides = overrides
         self._notes: dict[str, None] = {}
         """What of the files is left alone, and what contradicts the model: each line once, in order."""
         with told_once():
             parallel = config.parallel
             split = make_plan(launched().world, parallel.sequence, parallel.cfg)
-            if parallel.cfg and not self.guidance.is_on:
-                raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
             self.backend = backends.get(config.backend.name, config.backend.device)
         self.config = with_setting(config, "backend.name", self.backend.name)
         self.ranks = self.backend.connect(split, parallel.meet_seconds)
@@ -94,6 +94,8 @@ class SampleRun:
     def _settle(self, prompts: list[Prompt] | None) -> None:
         self._follow_model()
         config = self.config
+        if config.parallel.cfg and not self.guidance.is_on:
+            raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
         parts = open_parts(config.model)
         for part in (parts.denoiser, parts.text_encoder, parts.vae):
             part.check()
@@ -118,11 +120,10 @@ class SampleRun:
 
     def _follow_model(self) -> None:
         """Fill in what nobody has set and what follows from the denoiser."""
-        followed = sampled(self.config)
-        self.config = followed.config
+        self._followed = sampled(self.config, self._overrides)
+        self.config = self._followed.config
         self.guidance = Guidance(self.config.sampler.guidance, self.config.sampler.guidance_rescale)
-        self._filled_in, self._practice = followed.lines, followed.practice
-        for note in followed.notes:
+        for note in self._followed.notes:
             self._note(note)
 
     def sampler(self, video: VideoShape | None = None) -> Sampler:
@@ -145,7 +146,7 @@ class SampleRun:
             f"({precision.text_encoder}), autoencoder {parts.vae.source} ({precision.vae})",
             f"sampler    {sampler.name}, {self.config.sampler.steps} steps ({len(sampler.timesteps)} network calls), "
             f"{sampler.objective}, guidance {self.guidance.scale:g}",
-            *self._filled_in,
+            *self._followed.lines,
         ]
         for video, jobs in groupby(self.jobs, key=lambda job: job.video):
             sizes = self.pipeline.sizes(video)
@@ -242,7 +243,7 @@ class SampleRun:
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        texts, notes = prompts_for(self._practice, written + negative)
+        texts, notes = prompts_for(self._followed.practice, written + negative)
         for note in notes:
             self._note(note)
         return list(zip(texts[: len(prompts)], texts[len(prompts) :], strict=True))
