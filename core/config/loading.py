@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from ..errors import ConfigError
 from ..io.files import read_written
 from ..parallel.launched import launched
-from ..printable import one_line, say
+from ..printable import one_line
 from .beside import found_beside
 from .problems import Keys, describe_problems, place_of, shown
 from .settings import Settings, group_in, read
@@ -21,6 +22,7 @@ from .shipped import settings_file
 from .verbs import refuse_other_verbs
 from .yaml12 import parse_yaml
 
+log = logging.getLogger("duosora")
 Schema = TypeVar("Schema", bound=Settings)
 
 
@@ -107,7 +109,7 @@ def _written(value: Any) -> str:
 def _note(line: str) -> None:
     """Tell it once, however many processes read the same settings."""
     if launched().rank == 0:
-        say(f"NOTE       {line}")
+        log.info(line)
 
 
 def _put(values: dict[str, Any], keys: Keys, value: Any, override: str) -> None:

@@ -1,14 +1,15 @@
-"""A whole `sample` run: settle everything first, then make the videos one batch at a time and write each when it is
-done."""
+"""A whole `sample` run: settle everything first, then make the videos one batch at a time.
+
+What is made is known here, and nothing of files: core.pipelines.sample_files writes them.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +20,10 @@ from ..conditioning.files import condition_files, read_clip, read_pictures
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, NumericsError, ShapeError
-from ..io.files import atomic_write, refuse_unwritable
-from ..io.images import write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
-from ..io.video import check_ending, write_video
-from ..io.weights import save_weights
 from ..maths.pixels import to_uint8
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
-from ..printable import say
 from ..progress import progress
 from ..samplers import Sampler
 from ..seam import backend as backends
@@ -38,6 +34,8 @@ from .practice import prompts_for, sampled
 from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
+
+log = logging.getLogger("duosora")
 
 MAX_VIDEOS = 100_000
 """Of one run. All are planned before the first is made; millions would take minutes and gigabytes."""
@@ -52,14 +50,18 @@ class Job:
     """The prompt in its template, as the model can read it."""
     negative: str
     seed: int
-    output: Path
     video: VideoShape
     placed: PlacedFrames | None = None
     """The frames that an inpaint model is given."""
 
+    @property
+    def name(self) -> str:
+        """A file name without ending, different for each job of a run."""
+        return f"{self.prompt.name}_{self.seed}"
 
-class SampleRun:
-    """Everything that a run resolved to. Nothing is loaded, and no file written, before `run`.
+
+class Sampling:
+    """Everything that a run resolved to. Nothing is loaded before `latents`.
 
     Of several processes each makes the videos of its team.
     Raises: DuosoraError of the part that does not fit, before any long work.
@@ -68,27 +70,27 @@ class SampleRun:
     def __init__(
         self,
         config: SampleConfig,
-        overwrite: bool = False,
         prompts: list[Prompt] | None = None,
-        writes: bool = True,
         overrides: Set[str] = frozenset(),
+        models: TextToVideo | None = None,
     ) -> None:
-        """prompts: what is asked for; None: the config's. writes: whether files come of it, or only `frames`.
-
-        overrides: the paths of settings that the command line gave, to tell them from those of a file.
+        """prompts: what is asked for; None: the config's. overrides: the paths of settings that the command line gave,
+        to tell them from those of a file. models: those of the config, of an earlier run whose loaded ones are used
+        again, and kept.
         """
-        self._writes = writes
-        self.overwrite = overwrite or config.output.overwrite
         self._overrides = overrides
         self._notes: dict[str, None] = {}
         """What of the files is left alone, and what contradicts the model: each line once, in order."""
-        with told_once():
-            parallel = config.parallel
-            split = make_plan(launched().world, parallel.sequence, parallel.cfg)
-            self.backend = backends.get(config.backend.name, config.backend.device)
+        self._models = models
+        if models is not None:
+            self.backend, self.ranks = models.backend, models.ranks
+        else:
+            with told_once():
+                parallel = config.parallel
+                split = make_plan(launched().world, parallel.sequence, parallel.cfg)
+                self.backend = backends.get(config.backend.name, config.backend.device)
+            self.ranks = self.backend.connect(split, parallel.meet_seconds)
         self.config = with_setting(config, "backend.name", self.backend.name)
-        self.ranks = self.backend.connect(split, parallel.meet_seconds)
-        # Nobody writes before all have seen that nothing is in the way.
         agreed(self.ranks.world, lambda: self._settle(prompts))
 
     def _settle(self, prompts: list[Prompt] | None) -> None:
@@ -96,27 +98,24 @@ class SampleRun:
         config = self.config
         if config.parallel.cfg and not self.guidance.is_on:
             raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
-        parts = open_parts(config.model)
-        for part in (parts.denoiser, parts.text_encoder, parts.vae):
-            part.check()
-            for note in part.notes:
-                self._note(note)
-        self.config = config.model_copy(update={"model": pinned(config.model, parts)})
-        self.pipeline = TextToVideo(
-            self.backend,
-            parts,
-            self._precision(),
-            config.prompts.max_tokens,
-            decode_options(parts.vae.spec, config.decode.chunk, config.decode.tile),
-            self.ranks,
-        )
-        self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
+        found = self._models or self._find()
+        self.config = config.model_copy(update={"model": pinned(config.model, found.parts)})
+        options = decode_options(found.parts.vae.spec, config.decode.chunk, config.decode.tile)
+        self.pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
         self.sampler()  # refuses options that do not go together before anything is loaded
         self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
             self.pipeline.sizes(job.video)
-            if self._writes:
-                self._refuse_unwritable(job)
+
+    def _find(self) -> TextToVideo:
+        """The models of the config, checked and not loaded."""
+        parts, precision = open_parts(self.config.model), self._precision()
+        for part in (parts.denoiser, parts.text_encoder, parts.vae):
+            part.check()
+            for note in part.notes:
+                self._note(note)
+        self.backend.check(precision.denoiser, precision.attention)
+        return TextToVideo(self.backend, parts, precision, ranks=self.ranks)
 
     def _follow_model(self) -> None:
         """Fill in what nobody has set and what follows from the denoiser."""
@@ -167,27 +166,12 @@ class SampleRun:
     def _note(self, line: str) -> None:
         self._notes[line] = None
 
-    def run(
-        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = say
-    ) -> Iterator[Path]:
-        """Make this process's videos; the path of each comes when it is complete on the disk."""
-        for job, latent in self.latents(on_step, on_warning):
-            if self.ranks.leads_team:
-                self._write(job, latent)
-                yield job.output
-            else:
-                for _ in self._frames(job, latent):  # its part in decoding
-                    pass
-        self.ranks.world.barrier()
-
-    def latents(
-        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = say
-    ) -> Iterator[tuple[Job, np.ndarray]]:
+    def latents(self, on_step: Callable[[Step], None] | None = None) -> Iterator[tuple[Job, np.ndarray]]:
         """The latents (C, t, h, w) of each of this process's videos, of which `frames` makes pixels."""
         batches = self._batches()
         if not batches:
             return
-        texts = self._encode([job for batch in batches for job in batch], on_warning)
+        texts = self._encode([job for batch in batches for job in batch])
         for batch in batches:
             requests = [self._request(job) for job in batch]
             video = batch[0].video
@@ -197,7 +181,32 @@ class SampleRun:
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 of one video."""
-        return np.stack(list(self._frames(job, latent)))
+        return np.stack(list(self.decoded(job, latent)))
+
+    def decoded(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames (H, W, 3) uint8 of one video, as they are decoded."""
+        for chunk in progress(self.pipeline.decode(latent[None], job.video.frames), "decoding", "chunk"):
+            if not np.isfinite(chunk).all():
+                raise NumericsError(
+                    f"{job.name}: decoding gave NaN or infinity; try --set backend.dtype.vae=fp32, or check the weights"
+                )
+            yield from to_uint8(chunk)[0]
+
+    def sidecar(self, job: Job) -> dict[str, Any]:
+        """Everything that is needed to make a video again."""
+        from duosora import __version__
+
+        return {
+            "duosora": __version__,
+            "versions": self.backend.versions(),
+            "prompt": job.prompt.text,
+            "prompt_in_template": job.text,
+            "negative_prompt": job.negative,
+            "seed": job.seed,
+            "frames_height_width": list(job.video),
+            "conditions": list(job.prompt.conditions),
+            "config": _config_of(self.config, job),
+        }
 
     def _precision(self) -> Precision:
         options = self.config.backend
@@ -223,7 +232,6 @@ class SampleRun:
             first = config.seed if prompt.seed is None else prompt.seed
             for seed in range(first, first + config.samples_per_prompt):
                 random.check_seed(seed)
-                suffix = ".png" if video.frames == 1 else ".mp4"
                 placed = self._channels().place(given, video, seed) if sees_channels else None
                 jobs.append(
                     Job(
@@ -231,7 +239,6 @@ class SampleRun:
                         text=text,
                         negative=negative,
                         seed=seed,
-                        output=config.output.folder / f"{prompt.name}_{seed}{suffix}",
                         video=video,
                         placed=placed,
                     )
@@ -271,14 +278,13 @@ class SampleRun:
             raise ShapeError(f"{', '.join(paths)}: {error}") from error
         return Conditioning(tuple(images), options.indices, options.mask_type, options.noise_strength)
 
-    def _encode(self, jobs: list[Job], on_warning: Callable[[str], None]) -> EncodedTexts:
+    def _encode(self, jobs: list[Job]) -> EncodedTexts:
         texts = self.pipeline.encode([text for job in jobs for text in (job.text, job.negative)])
-        if not self.ranks.leads_team:
-            on_warning = _ignore
-        for text, cut in texts.cut.items():
+        for text, cut in texts.cut.items() if self.ranks.leads_team else ():
             limit = self.config.prompts.max_tokens
-            on_warning(f"warning: the prompt {text[:40]!r}... is over {limit} tokens: its last {cut} are left out")
-        self.pipeline.release("text_encoder")
+            log.warning("the prompt %r... is over %d tokens: its last %d are left out", text[:40], limit, cut)
+        if self._models is None:
+            self.pipeline.release("text_encoder")
         return texts
 
     def _batches(self) -> list[list[Job]]:
@@ -300,58 +306,6 @@ class SampleRun:
 
     def _channels(self) -> Channels:
         return Channels(self.pipeline.parts.vae.spec.compression)
-
-    def _outputs(self, job: Job) -> list[Path]:
-        """All files that `_write` makes; a picture and a video of one prompt and seed have the same sidecar."""
-        latents = [".safetensors"] if self.config.output.save_latents else []
-        return [job.output, *(job.output.with_suffix(suffix) for suffix in (*latents, ".json"))]
-
-    def _refuse_unwritable(self, job: Job) -> None:
-        for output in self._outputs(job):
-            refuse_unwritable(output, self.overwrite)
-        if job.video.frames > 1:
-            check_ending(job.output)
-
-    def _write(self, job: Job, latent: np.ndarray) -> None:
-        frames = self._frames(job, latent)
-        if job.video.frames == 1:
-            write_image(job.output, next(frames), self.overwrite)
-        else:
-            write_video(job.output, frames, self.config.video.fps, self.config.output.crf, self.overwrite)
-        if self.config.output.save_latents:
-            save_weights(job.output.with_suffix(".safetensors"), {"latents": latent}, overwrite=True)
-        with atomic_write(job.output.with_suffix(".json"), overwrite=True) as temporary:
-            temporary.write_text(json.dumps(self._sidecar(job), indent=1, ensure_ascii=False), encoding="utf-8")
-
-    def _frames(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3) uint8 of one video, as they are decoded."""
-        for chunk in progress(self.pipeline.decode(latent[None], job.video.frames), "decoding", "chunk"):
-            if not np.isfinite(chunk).all():
-                raise NumericsError(
-                    f"{job.output}: decoding gave NaN or infinity; "
-                    "try --set backend.dtype.vae=fp32, or check the weights"
-                )
-            yield from to_uint8(chunk)[0]
-
-    def _sidecar(self, job: Job) -> dict[str, Any]:
-        """Everything that is needed to make the video again."""
-        from duosora import __version__
-
-        return {
-            "duosora": __version__,
-            "versions": self.backend.versions(),
-            "prompt": job.prompt.text,
-            "prompt_in_template": job.text,
-            "negative_prompt": job.negative,
-            "seed": job.seed,
-            "frames_height_width": list(job.video),
-            "conditions": list(job.prompt.conditions),
-            "config": _config_of(self.config, job),
-        }
-
-
-def _ignore(_: str) -> None:
-    """What another rank says."""
 
 
 def _config_of(config: SampleConfig, job: Job) -> dict[str, Any]:
