@@ -39,7 +39,7 @@ def sample(
 
     from tqdm import tqdm
 
-    from ..config.loading import load
+    from ..config.loading import load, override_paths
     from ..config.schema import SampleConfig
     from ..pipelines.denoise import Step
     from ..pipelines.sample import SampleRun
@@ -51,7 +51,7 @@ def sample(
             overrides.append(f"{key}={json.dumps(value)}")
     if prompts:
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
-    run = SampleRun(load(config, SampleConfig, overrides), overwrite)
+    run = SampleRun(load(config, SampleConfig, overrides), overwrite, overrides=override_paths(overrides))
     if run.ranks.is_first:
         say(*run.plan())
     if dry_run:

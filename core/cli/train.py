@@ -34,7 +34,7 @@ def train(
 
     from tqdm import tqdm
 
-    from ..config.loading import load
+    from ..config.loading import load, override_paths
     from ..config.training import TrainConfig
     from ..parallel.launched import told_once
     from ..printable import say
@@ -47,7 +47,7 @@ def train(
             overrides.append(f"{key}={json.dumps(value)}")
     with told_once():
         loaded = load(config, TrainConfig, overrides)
-    run = TrainRun(loaded, resume, dry_run)
+    run = TrainRun(loaded, resume, dry_run, override_paths(overrides))
     is_first = run.ranks.is_first
     plan = run.plan()
     if is_first:

@@ -16,7 +16,7 @@ from ..parallel.launched import launched
 from ..printable import one_line, say
 from .beside import found_beside
 from .problems import Keys, describe_problems, place_of, shown
-from .settings import Settings, group_in
+from .settings import Settings, group_in, read
 from .shipped import settings_file
 from .verbs import refuse_other_verbs
 from .yaml12 import parse_yaml
@@ -48,12 +48,16 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
         given.append((keys, override))
     place = "settings" if path is None else str(path)
     try:
-        # Through JSON, because only for JSON pydantic's strictness lets a list be a tuple and a text be a path.
-        return schema.model_validate_json(json.dumps(_without_empty_groups(values, schema)))
+        return read(schema, values)
     except ValidationError as error:
         raise ConfigError(describe_problems(place, given, schema, values, error)) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: holds a value that is no text, number, list or mapping ({error})") from error
+
+
+def override_paths(overrides: Sequence[str]) -> frozenset[str]:
+    """The dotted paths that overrides set."""
+    return frozenset(override.partition("=")[0].strip() for override in overrides)
 
 
 def read_values(path: Path) -> dict[str, Any]:
@@ -118,17 +122,3 @@ def _put(values: dict[str, Any], keys: Keys, value: Any, override: str) -> None:
         group[key] = dict(group[key])  # a copy: with a YAML alias the same group stands elsewhere too
         group = group[key]
     group[keys[-1]] = value
-
-
-def _without_empty_groups(values: Any, schema: type[Settings]) -> Any:
-    """Leave out groups that hold nothing: to YAML, a group whose lines are all commented out is null."""
-    if not isinstance(values, dict):
-        return values
-    kept = {}
-    for key, value in values.items():
-        field = schema.model_fields.get(key)
-        group = group_in(field.annotation) if field else None
-        if value is None and field and group is field.annotation:
-            continue
-        kept[key] = _without_empty_groups(value, group) if group else value
-    return kept

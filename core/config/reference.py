@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 
 from ..errors import ConfigError
-from .settings import Setting, Settings, list_settings
+from .settings import BY_RECIPE, Setting, Settings, list_settings
 from .verbs import ALSO_READ_BY, SCHEMAS
 
 PAGE_HEAD = """\
@@ -17,7 +17,8 @@ Written by `duosora settings --markdown` from the schema in `core/config`; a tes
 
 A setting goes into a YAML file (`sampler: {steps: 30}`) or after `--set` (`--set sampler.steps=30`).
 `duosora settings sampler` prints a part of this page. In the column "default", null means "not set"; the text says what
-then happens.
+then happens. "recipe" means that the model decides: its recipe (`model.recipe`), or the run that made it, says the
+value, and a run prints what it took from there.
 
 `--config` takes a YAML file, or the short name of one that comes with duosora: `sample/tiny` is
 `configs/sample/tiny.yaml`. A file that is there wins.
@@ -79,6 +80,8 @@ def _verbs(verb: str) -> str:
 
 
 def _value(setting: Setting) -> str:
+    if setting.default is BY_RECIPE:
+        return BY_RECIPE
     return json.dumps(setting.default, default=_plain, ensure_ascii=False)
 
 

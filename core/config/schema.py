@@ -1,10 +1,8 @@
-"""The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`. Defaults are the published practice
-of Open-Sora Plan v1.3, with the tiny model. For the tiny model, and for models of one's own runs,
-core.pipelines.practice fills in others.
+"""The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`.
 
-What one setting is to another (frames and the autoencoder's compression, a sampler and its options) is checked by the
-part that owns the rule.
-Source: Open-Sora Plan v1.3, opensora/sample and its scripts.
+What depends on the model is left to its recipe (core.recipes), or to the run that made it; core.pipelines.practice
+fills it in. What one setting is to another (frames and the autoencoder's compression, a sampler and its options) is
+checked by the part that owns the rule.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from ..errors import ConfigError
 from ..random import SEED_LIMIT
 from ..seam.ranks import MEET_SECONDS
 from .media import MediaSettings
-from .settings import FolderOrPreset, Settings
+from .settings import FolderOrPreset, Settings, by_recipe
 
 DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
@@ -31,25 +29,23 @@ Positive = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
 FrameRate = Annotated[float, Field(ge=0.001, le=1000)]
 
-PROMPT_TEMPLATE = "high quality, high aesthetic, {}"
-NEGATIVE_PROMPT = (
-    "nsfw, lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, "
-    "worst quality, low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry."
-)
-
 
 class ModelSettings(Settings):
     """The weights."""
 
     denoiser: FolderOrPreset = "tiny"
-    """A preset; the folder of a T2V or inpaint model (config.json and safetensors); or a run's folder or checkpoint.
-    What is not set in `sampler`, `video` and `prompts` follows how the tiny model, or the run's, was trained."""
+    """A preset; the folder of a model (config.json and safetensors); or a run's folder or checkpoint."""
+    recipe: str = "auto"
+    """The published system whose practice fills in what is not set, such as steps and sizes. auto: the one that the
+    denoiser belongs to (the autoencoder, where one is trained); and a run's own settings say how its model is
+    sampled."""
     text_encoder: Path | None = None
-    """Folder of the mT5 encoder. Presets bring their own, runs that of their training."""
+    """Folder of the text encoder. Presets bring their own, runs that of their training."""
     tokenizer: Path | None = None
     """Folder that holds spiece.model. Default: the text encoder's folder."""
     vae: Path | None = None
-    """Folder of the WFVAE, or a run's folder or checkpoint. Presets bring their own, runs that of their training."""
+    """Folder of the autoencoder, or a run's folder or checkpoint. Presets bring their own, runs that of their
+    training."""
 
 
 class DTypeSettings(Settings):
@@ -102,24 +98,21 @@ class SamplerSettings(Settings):
 
     choice = "name"
 
-    name: str = "euler_ancestral"
-    """A sampler of duosora.core.samplers; upstream's names work too. A model known to be a rectified flow, such as the
-    tiny one, is sampled with flow_euler where no name is set."""
-    steps: Count = 100
+    name: str = by_recipe()
+    """A sampler of duosora.core.samplers; upstream's names work too."""
+    steps: Count = by_recipe()
     """Sampling steps."""
-    objective: Literal["epsilon", "v_prediction", "sample", "flow"] | None = None
-    """What the network predicts. Default: what a run was trained with; else v_prediction, as the published models do,
-    and flow for flow samplers."""
-    schedule: Literal["linear", "scaled_linear", "cogvideox"] | None = None
-    """The noise schedule of training. Default: linear, as in the published models. Flow samplers have none."""
-    zero_terminal_snr: bool | None = None
-    """Whether the last training timestep is pure noise. Default: yes, as in the published models. Not for flow
-    samplers."""
+    objective: Literal["epsilon", "v_prediction", "sample", "flow"] = by_recipe()
+    """What the network predicts. Flow samplers have one answer."""
+    schedule: Literal["linear", "scaled_linear", "cogvideox"] = by_recipe()
+    """The noise schedule of training. Flow samplers have none."""
+    zero_terminal_snr: bool = by_recipe()
+    """Whether the last training timestep is pure noise. Not for flow samplers."""
     spacing: Literal["leading", "trailing", "linspace"] | None = None
     """How training timesteps are chosen. Default: trailing with zero terminal SNR, otherwise leading."""
-    shift: Positive | None = None
-    """Flow samplers: values above 1 spend more steps at high noise."""
-    guidance: Annotated[float, Field(ge=0)] = 7.5
+    shift: Positive | None = by_recipe()
+    """Flow samplers: values above 1 spend more steps at high noise. null: 1."""
+    guidance: Annotated[float, Field(ge=0)] = by_recipe()
     """Classifier-free guidance scale. 1 or less switches guidance off, which halves the work."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How much of the guided prediction's standard deviation is scaled back to that of the unguided one (0 to 1)."""
@@ -130,21 +123,24 @@ class SamplerSettings(Settings):
         from .. import samplers  # they load numpy
 
         try:
-            return {"objective", "schedule", "zero_terminal_snr", "spacing", "shift"} - samplers.options(chosen)
+            useful = samplers.options(chosen)
+            if len(samplers.resolve(chosen).objectives) == 1:
+                useful -= {"objective"}
         except ConfigError:
             return frozenset()
+        return {"objective", "schedule", "zero_terminal_snr", "spacing", "shift"} - useful
 
 
 class VideoSettings(Settings):
     """Size, length and frame rate."""
 
-    frames: Count = 93
+    frames: Count = by_recipe()
     """1 + a multiple of 4. 1 makes a picture."""
-    height: Count = 352
+    height: Count = by_recipe()
     """Pixels; a multiple of 8 times the patch size."""
-    width: Count = 640
+    width: Count = by_recipe()
     """Pixels; a multiple of 8 times the patch size."""
-    fps: FrameRate = 18.0
+    fps: FrameRate = by_recipe()
     """Frame rate of the file. The model does not see it."""
 
 
@@ -153,11 +149,11 @@ class PromptSettings(Settings):
 
     sources: tuple[str, ...] = ()
     """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place."""
-    template: str = PROMPT_TEMPLATE
+    template: str = by_recipe()
     """Text around each prompt; {} stands for the prompt."""
-    negative: str = NEGATIVE_PROMPT
+    negative: str = by_recipe()
     """Negative prompt for guidance. A prompt's own negative prompt takes its place."""
-    max_tokens: Count = 512
+    max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
 
 
@@ -197,7 +193,7 @@ class ConditionSettings(Settings):
     """Mean strength of the Gaussian noise added to the given pixels, which range from -1 to 1."""
     crop: bool = False
     """Crop pictures to video.height and video.width. Off: the size of the video follows the first picture."""
-    max_area: Count = 236544
+    max_area: Count = by_recipe()
     """With crop off: pictures are scaled down to at most this many pixels."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs the extra `decord`."""

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
+from pydantic.fields import FieldInfo
 
 from ..io.paths import given_path
 
 FolderOrPreset = Annotated[str, AfterValidator(lambda name: str(given_path(name)))]
 """The name of a preset, or a path, read like those that are nothing else."""
+BY_RECIPE = "recipe"
+"""The default, in lists of settings, of what the schema leaves to recipes."""
+
+
+def by_recipe() -> Any:
+    """A setting that the schema leaves to recipes: None until a run has settled (core.pipelines.practice).
+
+    Its type is that of its values. Where None is one of them, a null is kept; elsewhere it means "not set".
+    """
+    return Field(default=None, json_schema_extra={"default_by": BY_RECIPE})
+
+
+def is_by_recipe(field: FieldInfo) -> bool:
+    """Whether the schema leaves a setting to recipes."""
+    return isinstance(field.json_schema_extra, dict) and field.json_schema_extra.get("default_by") == BY_RECIPE
 
 
 class Settings(BaseModel):
@@ -51,7 +68,7 @@ class Setting(NamedTuple):
     """With dots, as in --set."""
     type: str
     default: Any
-    """None also for a setting that must be given."""
+    """None also for a setting that must be given; BY_RECIPE for one that recipes say."""
     text: str
 
 
@@ -61,6 +78,38 @@ def resolved(settings: Settings) -> dict[str, Any]:
     load() of the same values gives the same settings.
     """
     return settings.model_dump(mode="json")
+
+
+def read(schema: type[Group], values: Any) -> Group:
+    """Settings from plain values; a null leaves a setting out that cannot be one, and so does a group without any.
+
+    To YAML, a group whose lines are all commented out is null.
+    Raises: ValidationError, and TypeError, ValueError and RecursionError for what JSON cannot hold.
+    """
+    # Through JSON, because only for JSON pydantic's strictness lets a list be a tuple and a text be a path.
+    return schema.model_validate_json(json.dumps(_without_nothing(values, schema)))
+
+
+def _without_nothing(values: Any, schema: type[Settings]) -> Any:
+    if not isinstance(values, dict):
+        return values
+    kept = {}
+    for key, value in values.items():
+        field = schema.model_fields.get(key)
+        group = group_in(field.annotation) if field else None
+        if value is None and field and (group is field.annotation if group else _waits_for_recipe(field)):
+            continue
+        kept[key] = _without_nothing(value, group) if group else value
+    return kept
+
+
+def _waits_for_recipe(field: FieldInfo) -> bool:
+    return is_by_recipe(field) and not takes_none(field)
+
+
+def takes_none(field: FieldInfo) -> bool:
+    """Whether null is a value of a setting."""
+    return NoneType in get_args(field.annotation)
 
 
 def with_setting(settings: Group, path: str, value: Any) -> Group:
@@ -81,6 +130,7 @@ def _list_settings(schema: type[Settings], prefix: str) -> Iterator[Setting]:
         path, group = f"{prefix}{name}", group_in(field.annotation)
         if group is not field.annotation:  # a plain setting, or a group that may be left out as a whole
             default = None if field.is_required() else field.get_default(call_default_factory=True)
+            default = BY_RECIPE if is_by_recipe(field) else default
             kind = _bounded(_type_name(field.annotation), field.metadata)
             yield Setting(path, kind, default, " ".join((field.description or "").split()))
         if group is not None:

@@ -1,7 +1,4 @@
-"""The settings of `duosora train`. Defaults are the published practice of Open-Sora Plan v1.3, with the tiny model.
-
-Source: Open-Sora Plan v1.3, opensora/train and its scripts; arXiv:2412.00131.
-"""
+"""The settings of `duosora train`. What depends on the model is left to its recipe, as in core.config.schema."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from ..random import SEED_LIMIT
 from .caches import CacheSettings
 from .data import DataSettings
 from .schema import BackendName, Count, DType, ModelSettings, ParallelSettings, Positive, SamplerSettings, VideoSettings
-from .settings import Settings
+from .settings import Settings, by_recipe
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(ge=0)]
@@ -42,7 +39,7 @@ class StartSettings(Settings):
 class TimestepSettings(Settings):
     """The distribution of training timesteps."""
 
-    kind: Literal["uniform", "stratified", "logit_normal", "mode"] = "stratified"
+    kind: Literal["uniform", "stratified", "logit_normal", "mode"] = by_recipe()
     """stratified: each step draws one timestep from each of n equal ranges, n being its number of samples."""
     logit_mean: float = 0.0
     """Mean for logit_normal."""
@@ -57,17 +54,16 @@ class ObjectiveSettings(Settings):
 
     choice = "kind"
 
-    kind: Literal["epsilon", "v_prediction", "sample", "flow"] = "v_prediction"
-    """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow.
-    Where it is not set, the tiny model and models of one's own runs are trained on as they were trained."""
-    schedule: Literal["linear", "scaled_linear", "cogvideox"] = "linear"
+    kind: Literal["epsilon", "v_prediction", "sample", "flow"] = by_recipe()
+    """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow."""
+    schedule: Literal["linear", "scaled_linear", "cogvideox"] = by_recipe()
     """The noise schedule. Not used by flow."""
-    zero_terminal_snr: bool = True
+    zero_terminal_snr: bool = by_recipe()
     """Rescale the schedule so that the last timestep is pure noise. Not used by flow."""
-    snr_gamma: Positive | None = 5.0
+    snr_gamma: Positive | None = by_recipe()
     """Gamma of min-SNR weighting. null: no weighting. Not used by flow."""
-    shift: Positive = 1.0
-    """flow: values above 1 draw more timesteps at high noise."""
+    shift: Positive | None = by_recipe()
+    """flow: values above 1 draw more timesteps at high noise. null: 1."""
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     """flow: loss weight over the timesteps."""
     timesteps: TimestepSettings = TimestepSettings()
@@ -120,7 +116,7 @@ class OptimizerSettings(Settings):
     """adamw_8bit (bitsandbytes) and prodigy (prodigyopt) need the extra `optimizers`."""
     betas: tuple[Share, Share] = (0.9, 0.999)
     """Decay rates of the running averages of the gradient and of its square."""
-    eps: Positive = 1e-15
+    eps: Positive = by_recipe()
     """Added to the denominator for numerical stability."""
     weight_decay: Number = 0.01
     """Applied to every weight, biases and norms included, as upstream does."""
@@ -131,7 +127,7 @@ class OptimizerSettings(Settings):
 class LearningRateSettings(Settings):
     """The learning rate schedule."""
 
-    peak: Positive = 1e-5
+    peak: Positive = by_recipe()
     """The highest learning rate."""
     kind: Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial", "hold_cosine"] = "constant"
     """Shape after the warm-up. hold_cosine stays constant for the share `hold` of the steps, then follows half a
@@ -151,7 +147,7 @@ class LearningRateSettings(Settings):
 class EmaSettings(Settings):
     """Exponential moving average of the weights, which usually samples better than the weights themselves."""
 
-    decay: Annotated[float, Field(ge=0, lt=1)] = 0.9999
+    decay: Annotated[float, Field(ge=0, lt=1)] = by_recipe()
     """The largest decay."""
     warms_up: bool = True
     """Start as a plain mean and raise the decay with the number of steps."""
@@ -212,7 +208,7 @@ class ShowSettings(Settings):
     """Interval in optimiser steps. Default: never."""
     prompts: tuple[str, ...] = ()
     """The prompts, or files of them."""
-    max_tokens: Count = 512
+    max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
     sampler: SamplerSettings = SamplerSettings()
     video: VideoSettings = VideoSettings()
@@ -254,7 +250,7 @@ class TrainConfig(Settings):
     start: StartSettings = StartSettings()
     data: DataSettings = DataSettings()
     caches: CacheSettings = CacheSettings()
-    max_tokens: Count = 512
+    max_tokens: Count = by_recipe()
     """Longer captions are cut."""
     objective: ObjectiveSettings = ObjectiveSettings()
     optimizer: OptimizerSettings = OptimizerSettings()

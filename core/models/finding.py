@@ -25,13 +25,6 @@ CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
 TINY_FOLDER = Path(__file__).parent / "tiny"
 """The tokeniser of the tiny preset, and its trained models in folders called after their kinds."""
-COMPANIONS = {
-    "tiny": ("tiny", "tiny"),
-    "tiny_inpaint": ("tiny", "tiny"),
-    "opensora_plan_v1_3_t2v": ("mt5_xxl", "wfvae_d8_4x8x8"),
-    "opensora_plan_v1_3_inpaint": ("mt5_xxl", "wfvae_d8_4x8x8"),
-}
-"""Text encoder and autoencoder presets that go with a denoiser preset."""
 
 
 @dataclass(frozen=True)

@@ -1,72 +1,35 @@
 """What settings follow from the model: how it was trained decides how it is sampled and trained on.
 
-The schema's defaults are the practice of Open-Sora Plan v1.3. PRACTICES has those of other presets; the models of one's
-own runs follow their checkpoints. Only what nobody has set is filled in, and a run says what and from where.
+The order is: the schema, the recipe that the model belongs to, the run that made it, the file of settings, `--set`.
+Only what nobody has set is filled in, and a run says what and from where.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from pydantic import ValidationError
-
-from .. import samplers
-from ..config.schema import NEGATIVE_PROMPT, SampleConfig
-from ..config.settings import Settings
-from ..config.training import TrainConfig
+from .. import recipes, samplers
+from ..config.filling import RECIPE, RUN, Said, Wish, fill, lacking, origins, value_at, wishes
+from ..config.schema import SampleConfig, SamplerSettings
+from ..config.settings import Settings, with_setting
+from ..config.training import ObjectiveSettings, TrainConfig
 from ..data import moving_shapes
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
+from ..models.finding import open_part
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
-from .settings import PUBLISHED_OBJECTIVE
+from ..recipes.recipe import Recipe, Texts, as_written
 
 Config = TypeVar("Config", bound=Settings)
-FLOW_STEPS = 25
-"""Of a flow sampler: its paths are straighter than those of diffusion."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Practice:
-    """How a model is sampled and trained, as settings by their paths."""
-
-    source: str
-    """Whose practice it is, for the line that tells what was filled in."""
-    objective: str | None = None
-    """What the model was trained to predict; None: not known."""
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of `sampler` that hold for every sampler which knows them."""
-    sampling: Mapping[str, Any] = field(default_factory=dict)
-    training: Mapping[str, Any] = field(default_factory=dict)
-    knows_captions_only: bool = False
-    """Whether all that it was trained on are the sentences of moving shapes."""
-
-
-TINY = Practice(
-    source="the tiny model",
-    objective="flow",
-    sampling={
-        "sampler.name": "flow_euler",
-        "sampler.steps": FLOW_STEPS,
-        "sampler.shift": 3.0,
-        "sampler.guidance": 4.0,
-        "video.frames": moving_shapes.FRAMES,
-        "video.height": moving_shapes.SIDE,
-        "video.width": moving_shapes.SIDE,
-        "video.fps": 8.0,
-        "prompts.template": "{}",
-        "prompts.negative": "",
-    },
-    training={"objective.kind": "flow", "objective.shift": 3.0},
-    knows_captions_only=True,
-)
-PRACTICES: Mapping[str, Practice] = MappingProxyType({"tiny": TINY, "tiny_inpaint": TINY})
-"""By preset of the denoiser."""
-UNKNOWN = Practice(source="")
+AUTO = "auto"
+OF_DENOISERS = ("objective.", "show.", "max_tokens")
+"""Beginnings of the settings that training an autoencoder has no use for."""
+FLOW_SAMPLER = {"sampler.name": "flow_euler", "sampler.steps": 25}
+DIFFUSION_SAMPLER = {"sampler.name": "euler_ancestral", "sampler.steps": 100, "sampler.guidance": 7.5}
+"""Of runs that trained another objective than their recipe has. A flow's paths are straighter: fewer steps do."""
 MOST_WORDS = 8
 """That a note names."""
 EXAMPLE = "a big red circle moves to the right on a white background"
@@ -74,207 +37,297 @@ MOST_RUNS = 8
 """That are followed, each begun with the model of the one before."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Practice:
+    """How a model is sampled and trained."""
+
+    source: str
+    """What made it, for notes."""
+    recipe: Recipe
+    is_guess: bool = False
+    """Whether no recipe has models of its family, so that the first of all stands in."""
+    objective: str | None = None
+    """What it was trained to predict; None: not known."""
+    sampling: tuple[Said, ...]
+    """By the recipe, and by the run that made the model, if one did."""
+    training: tuple[Said, ...]
+    texts: Texts
+
+
 class Followed(NamedTuple, Generic[Config]):
     """Settings that follow the model where nobody has set them."""
 
     config: Config
     lines: list[str]
-    """What was filled in and from where, for a run's plan."""
+    """Where the values came from, for a run's plan."""
     notes: list[str]
     """What was set that contradicts how the model was trained."""
     practice: Practice
 
 
-def practice_of(denoiser: str) -> Practice:
-    """That of a preset, or of the run that made the model in a folder; UNKNOWN where nobody knows.
+def practice_of(kind: str, name: str, recipe: str = AUTO) -> Practice:
+    """That of a preset, of the run that made the model in a folder, or of the recipe that has models of its family.
 
-    Raises: CheckpointError when a run's record cannot be read.
+    recipe: to be followed instead of the one that the model belongs to.
+    Raises: CheckpointError when a run's record or the folder cannot be read; ConfigError for an unknown recipe.
     """
-    return _practice_of(denoiser, depth=0)
+    own = _practice_of(kind, name, 0)
+    if recipe == AUTO or own.recipe is recipes.named(recipe):
+        return own
+    other = _of_recipe(recipes.named(recipe))
+    return replace(
+        other,
+        source=own.source,
+        objective=own.objective,
+        sampling=(*other.sampling, *own.sampling[1:]),
+        training=(*other.training, *own.training[1:]),
+    )
 
 
-def sampled(config: SampleConfig) -> Followed[SampleConfig]:
+def sampled(config: SampleConfig, overrides: Set[str] = frozenset()) -> Followed[SampleConfig]:
     """A sampling run's settings with those that follow from its denoiser.
 
-    Raises: CheckpointError when a run's record cannot be read or holds what no setting can be; ConfigError for an
-    unknown sampler.
+    overrides: the paths of settings that the command line gave, to tell them from those of a file.
+    Raises: as practice_of; CheckpointError for a record of what no setting can be; ConfigError for an unknown sampler,
+    and for settings that nobody says.
     """
-    practice = practice_of(config.model.denoiser)
-    values = practice.sampling
-    if _is_set(config, "sampler.name"):
-        others = {path: value for path, value in values.items() if not path.startswith("sampler.")}
-        values = others | {path: value for path, value in practice.facts.items() if _takes(config, path, value)}
-    filled, lines = _filled(config, values, f"as {practice.source} was trained")
-    return Followed(filled, lines, _contradictions(config, filled, practice), practice)
+    practice = practice_of("denoiser", config.model.denoiser, config.model.recipe)
+    wished = _for_sampler(config, "sampler", wishes(practice.sampling))
+    filled = _with_recipe(fill(config, wished), practice)
+    _refuse_lacking(lacking(filled), practice)
+    lines = origins(filled, config, wished, overrides)
+    return Followed(filled, lines, [*_guessed(config, practice), *_contradictions(filled, practice)], practice)
 
 
-def trained(config: TrainConfig, resumed: Path | None = None) -> Followed[TrainConfig]:
+def trained(
+    config: TrainConfig, resumed: Path | None = None, overrides: Set[str] = frozenset()
+) -> Followed[TrainConfig]:
     """A training run's settings with those that follow from the model that it begins with, or that it had until now.
 
     What it shows on the way is sampled as its own checkpoints are. resumed: a checkpoint or run that it may go on from.
     Raises: as sampled.
     """
+    kind = "denoiser" if config.autoencoder is None else "vae"
+    practice = _so_far(kind, config, resumed) or _start_practice(kind, config)
+    wished = _for_objective(config, wishes(practice.training))
+    filled = _with_recipe(fill(config, wished), practice)
     if config.autoencoder is not None:
-        return Followed(config, [], [], UNKNOWN)
-    practice = _so_far(resumed) or _start_practice(config)
-    values = {} if _is_set(config, "objective.kind") else practice.training
-    filled, lines = _filled(config, values, f"as {practice.source} was trained")
-    notes = []
+        _refuse_lacking(lacking(filled, besides=OF_DENOISERS), practice)
+        return Followed(filled, origins(filled, config, wished, overrides), _guessed(config, practice), practice)
+    shown = _for_sampler(filled, "show.sampler", _shown(filled, practice))
+    lines = origins(filled, config, wished | (shown if config.show.every else {}), overrides)
+    filled = fill(filled, shown)
+    _refuse_lacking(lacking(filled), practice)
+    notes = _guessed(config, practice)
     if filled.objective.kind != practice.objective is not None and not config.start.fresh:
         notes.append(
             f"objective.kind = {filled.objective.kind}, but {practice.source} was trained with {practice.objective}, "
             "which its weights have to unlearn"
         )
-    filled, told = _filled(filled, _shown(filled, practice), "as the run itself trains")
-    return Followed(filled, lines + (told if config.show.every is not None else []), notes, practice)
+    return Followed(filled, lines, notes, practice)
 
 
 def prompts_for(practice: Practice, texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Prompts as the model can read them, and a note that names the words that it has never seen, if there are any."""
-    if not practice.knows_captions_only:
-        return list(texts), []
-    words = (word for text in texts if text != NEGATIVE_PROMPT for word in moving_shapes.unseen_words(text))
-    unseen = list(dict.fromkeys(words))
+    clean, unseen_in = practice.texts.clean, practice.texts.unseen
+    # The published negative prompts stay to the letter: videos that were made with them are to come out again.
+    published = {recipe.prompts.negative for recipe in recipes.ALL}
+    read = [text if text in published else clean(text) for text in texts]
+    if unseen_in is None:
+        return read, []
+    unseen = list(dict.fromkeys(word for text in texts if text not in published for word in unseen_in(text)))
     more = f" and {len(unseen) - MOST_WORDS} more" if len(unseen) > MOST_WORDS else ""
     note = (
         f"{practice.source} has never seen {', '.join(map(short_name, unseen[:MOST_WORDS]))}{more}; it knows sentences "
         f"such as '{EXAMPLE}'"
     )
-    # The published negative prompt stays to the letter: videos that were made with it are to come out again.
-    read = [text if text == NEGATIVE_PROMPT else moving_shapes.as_caption(text) for text in texts]
     return read, [note] if unseen else []
 
 
-def _shown(config: TrainConfig, practice: Practice) -> dict[str, Any]:
-    own = _from_settings(RunRecord(Path(), config.model_dump(mode="json"), {}, None), practice)
-    kept = ("video.",) if _is_set(config, "show.sampler.name") else ("video.", "sampler.")
-    values = {f"show.{path}": value for path, value in own.sampling.items() if path.startswith(kept)}
-    return values | {"show.max_tokens": config.max_tokens}
+def _guessed(config: SampleConfig | TrainConfig, practice: Practice) -> list[str]:
+    if not practice.is_guess or config.model.recipe != AUTO:
+        return []
+    return [
+        f"no recipe has models like {practice.source}, so what is not set is as {practice.recipe.title} has it; "
+        f"model.recipe chooses another ({', '.join(recipes.NAMES)})"
+    ]
 
 
-def _so_far(resumed: Path | None) -> Practice | None:
+def _with_recipe(config: Config, practice: Practice) -> Config:
+    return with_setting(config, "model.recipe", practice.recipe.name)
+
+
+def _refuse_lacking(paths: Sequence[str], practice: Practice) -> None:
+    if not paths:
+        return
+    raise ConfigError(f"{', '.join(paths)}: the recipe {practice.recipe.name} does not say this; set it")
+
+
+def _for_sampler(config: Settings, group: str, wished: Mapping[str, Wish]) -> dict[str, Wish]:
+    """Without the settings that the sampler has no use for, or does not know the value of.
+
+    group: the path of the sampler's settings.
+    """
+    chosen = value_at(config, f"{group}.name")
+    name = chosen or (wished[f"{group}.name"].value if f"{group}.name" in wished else None)
+    if name is None:
+        return dict(wished)
+    sampler, useless = samplers.resolve(name), SamplerSettings.unused(name)
+    return {
+        path: wish
+        for path, wish in wished.items()
+        if path.rpartition(".")[0] != group
+        or (path.rpartition(".")[2] not in useless and _takes(sampler, path, wish.value))
+    }
+
+
+def _takes(sampler: type[samplers.Sampler], path: str, value: Any) -> bool:
+    return not path.endswith(".objective") or value in sampler.objectives
+
+
+def _for_objective(config: TrainConfig, wished: Mapping[str, Wish]) -> dict[str, Wish]:
+    """Without the settings that the objective has no use for, or of any where an autoencoder is trained."""
+    if config.autoencoder is not None:
+        return {path: wish for path, wish in wished.items() if not path.startswith(OF_DENOISERS)}
+    kind = config.objective.kind or (wished["objective.kind"].value if "objective.kind" in wished else None)
+    useless = {f"objective.{name}" for name in ObjectiveSettings.unused(kind)} if isinstance(kind, str) else set()
+    return {path: wish for path, wish in wished.items() if path not in useless}
+
+
+def _shown(config: TrainConfig, practice: Practice) -> dict[str, Wish]:
+    """How a run samples what it shows: as its own checkpoints will be sampled."""
+    record = RunRecord(Path(), config.model_dump(mode="json"), {}, None)
+    own = Said(RUN, "itself", _facts(record, practice.recipe)[0])
+    values = wishes((*practice.sampling, own))
+    kept = {f"show.{path}": wish for path, wish in values.items() if path.startswith(("video.", "sampler."))}
+    return kept | {"show.max_tokens": Wish(config.max_tokens, own)}
+
+
+def _so_far(kind: str, config: TrainConfig, resumed: Path | None) -> Practice | None:
     """That of the run until now; None where it has no checkpoint, or none that tells."""
     try:
-        practice = UNKNOWN if resumed is None else practice_of(str(resumed))
-    except CheckpointError:
+        if resumed is None or record_of(model_folder(resumed).path) is None:
+            return None
+        return practice_of(kind, str(resumed), config.model.recipe)
+    except (CheckpointError, ConfigError):
         return None
-    return None if practice is UNKNOWN else practice
 
 
-def _start_practice(config: TrainConfig) -> Practice:
+def _start_practice(kind: str, config: TrainConfig) -> Practice:
     """That of the weights that a run begins with, or of its model where nobody knows them."""
-    if config.start.weights is not None:
-        practice = practice_of(str(config.start.weights))
-        if practice is not UNKNOWN:
-            return practice
-    return practice_of(config.model.denoiser)
+    name = config.model.denoiser if kind == "denoiser" else str(config.model.vae or "tiny")
+    weights = config.start.weights
+    if weights is not None and record_of(model_folder(weights).path) is not None:
+        name = str(weights)
+    return practice_of(kind, name, config.model.recipe)
 
 
-def _contradictions(config: SampleConfig, filled: SampleConfig, practice: Practice) -> list[str]:
+def _contradictions(filled: SampleConfig, practice: Practice) -> list[str]:
     settings = filled.sampler
     takes = samplers.resolve(settings.name).objectives
-    objective = "flow" if "flow" in takes else settings.objective or PUBLISHED_OBJECTIVE
+    objective = settings.objective or takes[0]
     if practice.objective not in (None, objective):
         return [
             f"sampler.name = {settings.name} expects {objective}, but {practice.source} was trained with "
             f"{practice.objective}, so the picture will be noise; leave out sampler.name and sampler.objective"
         ]
-    shift = practice.sampling.get("sampler.shift", 1.0)
-    if objective == "flow" and not _is_set(config, "sampler.shift") and (settings.shift or 1.0) != shift:
-        return [f"sampler.shift is 1, but {practice.source} was trained for {shift:g}: --set sampler.shift={shift:g}"]
     return []
 
 
-def _practice_of(denoiser: str, depth: int) -> Practice:
-    if denoiser in PRACTICES:
-        return PRACTICES[denoiser]
-    record = record_of(model_folder(Path(denoiser)).path)
-    return UNKNOWN if record is None else _recorded(record, depth)
+def _practice_of(kind: str, name: str, depth: int) -> Practice:
+    if (recipe := recipes.of_preset(kind, name)) is not None:
+        return _of_recipe(recipe)
+    record = record_of(model_folder(Path(name)).path)
+    if record is not None:
+        return _recorded(kind, name, record, depth)
+    return _of_family(kind, name)
 
 
-def _recorded(record: RunRecord, depth: int) -> Practice:
-    """That of a run's model: what the run was set to, over the practice of the model that it began with."""
-    denoiser = record.text("model.denoiser") or ""
-    found = denoiser if denoiser in PRACTICES else record.find(denoiser)
-    is_known = found is not None and depth < MOST_RUNS
-    return _from_settings(record, _practice_of(str(found), depth + 1) if is_known else UNKNOWN)
+def _of_family(kind: str, name: str) -> Practice:
+    found = _recipe_of(kind, name)
+    first = _of_recipe(found or recipes.ALL[0])
+    # Nobody knows what the model of a guess was trained to predict, nor which words it has seen.
+    return replace(first, source=name) if found else replace(first, source=name, is_guess=True, objective=None)
 
 
-def _from_settings(record: RunRecord, before: Practice) -> Practice:
-    kind = record.text("objective.kind")
-    shift, schedule = record.setting("objective.shift"), record.setting("objective.schedule")
-    if kind == "flow":
-        facts = {"sampler.shift": shift}
-        training = {"objective.kind": kind, "objective.shift": shift}
-        sampler = {"sampler.name": "flow_euler", "sampler.steps": FLOW_STEPS}
-    else:
-        terminal = record.setting("objective.zero_terminal_snr")
-        facts = {"sampler.objective": kind, "sampler.schedule": schedule, "sampler.zero_terminal_snr": terminal}
-        training = {
-            "objective.kind": kind,
-            "objective.schedule": schedule,
-            "objective.zero_terminal_snr": terminal,
-        }
-        sampler = {}
-    kept = dict(before.sampling)
-    if kind != before.objective:  # another sampler, other steps and another guidance
-        kept = {path: value for path, value in kept.items() if not path.startswith("sampler.")}
-    sampling = kept | sampler | facts | _sizes(record) | {"prompts.max_tokens": record.setting("max_tokens")}
-    return replace(
-        before,
-        source=str(record.checkpoint),
-        objective=kind,
-        facts=_said(facts),
-        sampling=_said(sampling),
-        training=_said(training),
-        knows_captions_only=record.text("data.kind") == "moving_shapes",
+def _recipe_of(kind: str, name: str) -> Recipe | None:
+    """The recipe that has such a model as a preset, or else the first that has some of its family."""
+    part = open_part(kind, name)
+    presets = part.family.presets
+    own = [(recipe, preset) for recipe in recipes.ALL for preset in recipe.parts.get(kind, ()) if preset in presets]
+    same = [recipe for recipe, preset in own if presets[preset] == part.spec]
+    return next(iter([*same, *(recipe for recipe, _ in own)]), None)
+
+
+def _of_recipe(recipe: Recipe) -> Practice:
+    return Practice(
+        source=recipe.title,
+        recipe=recipe,
+        objective=recipe.objective,
+        sampling=(Said(RECIPE, recipe.name, recipe.sampling_settings()),),
+        training=(Said(RECIPE, recipe.name, recipe.training_settings()),),
+        texts=recipe.prompts,
     )
 
 
-def _said(values: Mapping[str, Any]) -> Mapping[str, Any]:
+def _recorded(kind: str, name: str, record: RunRecord, depth: int) -> Practice:
+    """That of a run's model: what the run was set to, over the recipe of the model that it began with."""
+    before = _begun_with(kind, name, record, depth)
+    sampling, training = _facts(record, before.recipe)
+    who = str(record.checkpoint)
+    return replace(
+        before,
+        source=who,
+        objective=record.text("objective.kind"),
+        sampling=(before.sampling[0], Said(RUN, who, sampling)),
+        training=(before.training[0], Said(RUN, who, training)),
+        texts=_texts_of(record, before.texts),
+    )
+
+
+def _begun_with(kind: str, name: str, record: RunRecord, depth: int) -> Practice:
+    """That of the model that a run began with; of an unknown one, that of the recipe with models of its family."""
+    written = record.text("model.recipe")
+    if written in recipes.NAMES:
+        return _of_recipe(recipes.named(str(written)))
+    begun = record.text(f"model.{kind}") or ""
+    found = begun if recipes.of_preset(kind, begun) else record.find(begun) if begun else None
+    if found is not None and depth < MOST_RUNS:
+        return _practice_of(kind, str(found), depth + 1)
+    return _of_family(kind, name)
+
+
+def _facts(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+    """How a run's settings say that its model is sampled, and trained on."""
+    kind = record.text("objective.kind")
+    names = ("kind", "shift") if kind == "flow" else ("kind", "schedule", "zero_terminal_snr")
+    training = {f"objective.{name}": record.setting(f"objective.{name}") for name in names}
+    sampler = {path.replace("objective.", "sampler."): value for path, value in training.items()}
+    objective = sampler.pop("sampler.kind")
+    if kind != "flow":  # its samplers know no other
+        sampler["sampler.objective"] = objective
+    if kind != recipe.objective:
+        sampler |= FLOW_SAMPLER if kind == "flow" else DIFFUSION_SAMPLER
+    sampling = sampler | _sizes(record) | {"prompts.max_tokens": record.setting("max_tokens")}
+    return _said(sampling), _said(training)
+
+
+def _texts_of(record: RunRecord, before: Texts) -> Texts:
+    """How prompts of a run's model are treated: whoever was trained on moving shapes knows their captions only."""
+    if record.text("data.kind") == "moving_shapes":
+        return replace(before, clean=moving_shapes.as_caption, unseen=moving_shapes.unseen_words)
+    if before.unseen is moving_shapes.unseen_words:
+        return replace(before, clean=as_written, unseen=None)
+    return before
+
+
+def _said(values: Mapping[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in values.items() if value is not None}
 
 
 def _sizes(record: RunRecord) -> dict[str, Any]:
     """Of the clips that a run was trained on; moving shapes have theirs."""
     if record.text("data.kind") == "moving_shapes":
-        return {path: value for path, value in TINY.sampling.items() if path.startswith("video.")}
+        side = moving_shapes.SIDE
+        return {"video.frames": moving_shapes.FRAMES, "video.height": side, "video.width": side, "video.fps": 8.0}
     return {f"video.{name}": record.setting(f"data.{name}") for name in ("frames", "height", "width", "fps")}
-
-
-def _takes(config: SampleConfig, path: str, value: Any) -> bool:
-    """Whether the sampler that was chosen has a use for such a setting."""
-    sampler, option = config.sampler.name, path.removeprefix("sampler.")
-    if option == "objective":
-        return value in samplers.resolve(sampler).objectives
-    return option in samplers.options(sampler)
-
-
-def _filled(config: Config, values: Mapping[str, Any], why: str) -> tuple[Config, list[str]]:
-    """Settings with values where nobody set them, and a line that tells them and why, if there are any."""
-    unset = {path: value for path, value in values.items() if not _is_set(config, path)}
-    if not unset:
-        return config, []
-    dumped = config.model_dump(mode="json", exclude_unset=True)
-    for path, value in unset.items():
-        *groups, name = path.split(".")
-        group = dumped
-        for key in groups:
-            group = group.setdefault(key, {})
-        group[name] = value
-    try:
-        filled = type(config).model_validate_json(json.dumps(dumped))
-    except ValidationError as error:
-        detail = error.errors(include_url=False)[0]
-        place = ".".join(map(str, detail["loc"]))
-        raise CheckpointError(f"{why}: {place} = {detail['input']!r}, which no setting can be") from error
-    told = " ".join(f"{path}={json.dumps(value)}" for path, value in unset.items())
-    return filled, [f"settings   {told}, {why}"]
-
-
-def _is_set(config: Settings, path: str) -> bool:
-    *groups, name = path.split(".")
-    group: Any = config
-    for key in groups:
-        group = getattr(group, key)
-    return name in group.model_fields_set

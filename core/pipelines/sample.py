@@ -4,8 +4,9 @@ done."""
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..conditioning.channels import Channels, Conditioning, PlacedFrames, fitted
+from ..conditioning.files import condition_files, read_clip, read_pictures
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, NumericsError, ShapeError
@@ -21,6 +24,7 @@ from ..io.images import write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
 from ..io.video import check_ending, write_video
 from ..io.weights import save_weights
+from ..maths.pixels import to_uint8
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..printable import say
@@ -29,19 +33,8 @@ from ..samplers import Sampler
 from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import VideoShape
-from .autoencode import to_uint8
-from .conditioning import (
-    Conditioning,
-    PlacedFrames,
-    condition_files,
-    condition_for_seed,
-    fitted,
-    place_frames,
-    read_clip,
-    read_pictures,
-)
 from .denoise import Guidance, Step
-from .practice import UNKNOWN, prompts_for, sampled
+from .practice import prompts_for, sampled
 from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
@@ -78,20 +71,20 @@ class SampleRun:
         overwrite: bool = False,
         prompts: list[Prompt] | None = None,
         writes: bool = True,
+        overrides: Set[str] = frozenset(),
     ) -> None:
-        """prompts: what is asked for; None: the config's. writes: whether files come of it, or only `frames`."""
+        """prompts: what is asked for; None: the config's. writes: whether files come of it, or only `frames`.
+
+        overrides: the paths of settings that the command line gave, to tell them from those of a file.
+        """
         self._writes = writes
         self.overwrite = overwrite or config.output.overwrite
-        self.guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
-        self._filled_in: list[str] = []
-        self._practice = UNKNOWN
+        self._overrides = overrides
         self._notes: dict[str, None] = {}
         """What of the files is left alone, and what contradicts the model: each line once, in order."""
         with told_once():
             parallel = config.parallel
             split = make_plan(launched().world, parallel.sequence, parallel.cfg)
-            if parallel.cfg and not self.guidance.is_on:
-                raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
             self.backend = backends.get(config.backend.name, config.backend.device)
         self.config = with_setting(config, "backend.name", self.backend.name)
         self.ranks = self.backend.connect(split, parallel.meet_seconds)
@@ -101,6 +94,8 @@ class SampleRun:
     def _settle(self, prompts: list[Prompt] | None) -> None:
         self._follow_model()
         config = self.config
+        if config.parallel.cfg and not self.guidance.is_on:
+            raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
         parts = open_parts(config.model)
         for part in (parts.denoiser, parts.text_encoder, parts.vae):
             part.check()
@@ -125,16 +120,15 @@ class SampleRun:
 
     def _follow_model(self) -> None:
         """Fill in what nobody has set and what follows from the denoiser."""
-        followed = sampled(self.config)
-        self.config = followed.config
+        self._followed = sampled(self.config, self._overrides)
+        self.config = self._followed.config
         self.guidance = Guidance(self.config.sampler.guidance, self.config.sampler.guidance_rescale)
-        self._filled_in, self._practice = followed.lines, followed.practice
-        for note in followed.notes:
+        for note in self._followed.notes:
             self._note(note)
 
-    def sampler(self) -> Sampler:
-        """A fresh sampler as configured."""
-        return make_sampler(self.config.sampler)
+    def sampler(self, video: VideoShape | None = None) -> Sampler:
+        """A fresh sampler as configured, for a video of a size."""
+        return make_sampler(self.config.sampler, video)
 
     @property
     def num_steps(self) -> int:
@@ -152,7 +146,7 @@ class SampleRun:
             f"({precision.text_encoder}), autoencoder {parts.vae.source} ({precision.vae})",
             f"sampler    {sampler.name}, {self.config.sampler.steps} steps ({len(sampler.timesteps)} network calls), "
             f"{sampler.objective}, guidance {self.guidance.scale:g}",
-            *self._filled_in,
+            *self._followed.lines,
         ]
         for video, jobs in groupby(self.jobs, key=lambda job: job.video):
             sizes = self.pipeline.sizes(video)
@@ -196,7 +190,9 @@ class SampleRun:
         texts = self._encode([job for batch in batches for job in batch], on_warning)
         for batch in batches:
             requests = [self._request(job) for job in batch]
-            latents = self.pipeline.denoise(requests, texts, batch[0].video, self.sampler, self.guidance, on_step)
+            video = batch[0].video
+            sampler = partial(self.sampler, video)
+            latents = self.pipeline.denoise(requests, texts, video, sampler, self.guidance, on_step)
             yield from zip(batch, latents, strict=True)
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
@@ -228,7 +224,7 @@ class SampleRun:
             for seed in range(first, first + config.samples_per_prompt):
                 random.check_seed(seed)
                 suffix = ".png" if video.frames == 1 else ".mp4"
-                placed = place_frames(given, video, seed) if sees_channels else None
+                placed = self._channels().place(given, video, seed) if sees_channels else None
                 jobs.append(
                     Job(
                         prompt=prompt,
@@ -247,7 +243,7 @@ class SampleRun:
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        texts, notes = prompts_for(self._practice, written + negative)
+        texts, notes = prompts_for(self._followed.practice, written + negative)
         for note in notes:
             self._note(note)
         return list(zip(texts[: len(prompts)], texts[len(prompts) :], strict=True))
@@ -298,9 +294,12 @@ class SampleRun:
     def _request(self, job: Job) -> VideoRequest:
         if job.placed is None:
             return VideoRequest(job.text, job.negative, job.seed)
-        vae, spec = self.pipeline.model("vae"), self.pipeline.parts.vae.spec
-        frames = condition_for_seed(self.backend, vae, spec, job.placed, job.seed, self.config.decode.chunk)
-        return VideoRequest(job.text, job.negative, job.seed, frames)
+        noise, encode = self.pipeline.noise(job.video, job.seed), self.pipeline.encoder(job.seed)
+        state = self._channels().start(job.placed, noise, encode, job.seed)
+        return VideoRequest(job.text, job.negative, job.seed, state)
+
+    def _channels(self) -> Channels:
+        return Channels(self.pipeline.parts.vae.spec.compression)
 
     def _outputs(self, job: Job) -> list[Path]:
         """All files that `_write` makes; a picture and a video of one prompt and seed have the same sidecar."""
@@ -326,7 +325,7 @@ class SampleRun:
 
     def _frames(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 of one video, as they are decoded."""
-        for chunk in progress(self.pipeline.decode(latent[None]), "decoding", "chunk"):
+        for chunk in progress(self.pipeline.decode(latent[None], job.video.frames), "decoding", "chunk"):
             if not np.isfinite(chunk).all():
                 raise NumericsError(
                     f"{job.output}: decoding gave NaN or infinity; "

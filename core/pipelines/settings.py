@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .. import samplers
+from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..models import FAMILIES
-from ..models.finding import COMPANIONS, TINY_FOLDER, open_part
+from ..models.finding import TINY_FOLDER, open_part
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..samplers import COGVIDEOX, LINEAR, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
+from ..shapes import VideoShape
 from .autoencode import DecodeOptions, SpatialTiles
 from .text_to_video import Parts
 
 SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
-PUBLISHED_OBJECTIVE, PUBLISHED_SCHEDULE = "v_prediction", "linear"
-"""Of Open-Sora Plan v1.3, which has zero terminal SNR too."""
-
 GIVEN_BY_RUNS = frozenset(("text", "latent_mask", "channels"))
 
 
@@ -56,9 +54,8 @@ def with_companions(model: ModelSettings) -> ModelSettings:
 
     Raises: ConfigError when one of these is no more where it was; CheckpointError when the record cannot be read.
     """
-    if model.denoiser in COMPANIONS:
-        found = _companions_of_preset(model.denoiser)
-    else:
+    found = _companions_of_preset(model.denoiser)
+    if not found:
         record = record_of(model_folder(Path(model.denoiser)).path)
         found = {} if record is None else _recorded_companions(record, model)
     unset = {kind: place for kind, place in found.items() if getattr(model, kind) is None}
@@ -67,14 +64,18 @@ def with_companions(model: ModelSettings) -> ModelSettings:
 
 def pinned(model: ModelSettings, parts: Parts) -> ModelSettings:
     """With the folders that were found, so that the same models are found again when runs have gone on."""
-    named = model if model.denoiser in COMPANIONS else with_companions(model)
+    named = model if recipes.of_preset("denoiser", model.denoiser) else with_companions(model)
     found = {"text_encoder": parts.text_encoder.source, "vae": parts.vae.source}
     folders = {kind: Path(source) for kind, source in found.items() if getattr(named, kind) is not None}
     return named.model_copy(update={"denoiser": parts.denoiser.source, **folders})
 
 
 def _companions_of_preset(denoiser: str) -> dict[str, Path]:
-    return dict(zip(("text_encoder", "vae"), map(Path, COMPANIONS[denoiser]), strict=True))
+    """Those of its recipe; nothing for what is no preset."""
+    recipe = recipes.of_preset("denoiser", denoiser)
+    if recipe is None:
+        return {}
+    return {kind: Path(preset) for kind in ("text_encoder", "vae") if (preset := recipe.part(kind))}
 
 
 def _recorded_companions(record: RunRecord, model: ModelSettings) -> dict[str, Path]:
@@ -83,7 +84,7 @@ def _recorded_companions(record: RunRecord, model: ModelSettings) -> dict[str, P
     if "text_encoder" in wanted and model.tokenizer is None:
         wanted.append("tokenizer")
     denoiser = record.text("model.denoiser")
-    found = _companions_of_preset(denoiser) if denoiser in COMPANIONS else {}
+    found = _companions_of_preset(denoiser or "")
     for kind in wanted:
         written = record.models.get(kind) or record.text(f"model.{kind}")
         if isinstance(written, str):
@@ -119,24 +120,18 @@ def decode_options(autoencoder: AutoencoderSpec, chunk: int | None, tile: TileSe
     return DecodeOptions(chunk=chunk, tiles=SpatialTiles(tile.size // side, tile.overlap // side))
 
 
-def make_sampler(settings: SamplerSettings) -> Sampler:
-    """A fresh sampling run; what is not set is as the published models were trained, whatever sampler is taken.
+def make_sampler(settings: SamplerSettings, video: VideoShape | None = None) -> Sampler:
+    """A fresh sampling run. video: whose size some samplers' times depend on.
 
     Raises: ConfigError for settings that the sampler has no use for or cannot do.
     """
-    objective: str | None = settings.objective
-    schedule: str | None = settings.schedule
-    zero_terminal_snr = settings.zero_terminal_snr
-    if "flow" not in samplers.resolve(settings.name).objectives:
-        objective = objective or PUBLISHED_OBJECTIVE
-        schedule = schedule or PUBLISHED_SCHEDULE
-        zero_terminal_snr = True if zero_terminal_snr is None else zero_terminal_snr
     return samplers.create(
         settings.name,
         settings.steps,
-        objective=objective,
-        schedule=SCHEDULES[schedule] if schedule else None,
-        zero_terminal_snr=zero_terminal_snr,
+        objective=settings.objective,
+        schedule=SCHEDULES[settings.schedule] if settings.schedule else None,
+        zero_terminal_snr=settings.zero_terminal_snr,
         spacing=settings.spacing,
         shift=settings.shift,
+        size=video,
     )

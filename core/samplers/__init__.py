@@ -10,8 +10,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import Any
 
 from ..errors import ConfigError
+from ..shapes import VideoShape
 from .base import Array, Sampler
 from .cogvideox_ddim import CogVideoXDDIM
 from .ddim import DDIM
@@ -26,6 +28,7 @@ from .guidance import guide, rescale, split_guidance
 from .heun import Heun
 from .kdpm2_ancestral import KDPM2Ancestral
 from .pndm import PNDM
+from .rflow import RFlow
 from .schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule, Schedule
 
 __all__ = [
@@ -58,6 +61,7 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     DEIS,
     CogVideoXDDIM,
     FlowEuler,
+    RFlow,
 )
 
 
@@ -83,7 +87,7 @@ def resolve(name: str) -> type[Sampler]:
 def options(name: str) -> frozenset[str]:
     """The keyword arguments of `create` that a sampler has a use for. Raises: as resolve."""
     construct: Callable[..., Sampler] = resolve(name)
-    known = set(inspect.signature(construct).parameters) - {"steps"}
+    known = set(inspect.signature(construct).parameters) - {"steps", "size"}
     return frozenset(known | {"zero_terminal_snr"} if "schedule" in known else known)
 
 
@@ -97,13 +101,16 @@ def create(
     spacing: str | None = None,
     shift: float | None = None,
     num_train_timesteps: int | None = None,
+    size: VideoShape | None = None,
+    **others: Any,
 ) -> Sampler:
     """A fresh sampling run; None leaves an option to the sampler.
 
     `objective` is what the network predicts: epsilon, v_prediction, sample or flow. `schedule` is the noise schedule
     it was trained on, `zero_terminal_snr` overrides that schedule's own. `spacing` (leading, trailing, linspace)
     defaults to trailing with zero terminal SNR and leading without. `shift` and `num_train_timesteps` belong to flow
-    samplers.
+    samplers. `size` is that of the video in pixels, for samplers whose times depend on it. `others` are further
+    options of one sampler.
 
     Raises: ConfigError for an unknown name, an option that the sampler has no use for, an objective it cannot take,
     or a number of steps it cannot do.
@@ -116,6 +123,7 @@ def create(
         "spacing": spacing,
         "shift": shift,
         "num_train_timesteps": num_train_timesteps,
+        **others,
     }
     given = {option: value for option, value in wishes.items() if value is not None}
     for option in given:
@@ -124,6 +132,8 @@ def create(
                 f"sampler.{option}: {sampler.name} has no use for it; leave it out, or set sampler.{option}=null"
             )
     construct: Callable[..., Sampler] = sampler
+    if size is not None and "size" in inspect.signature(construct).parameters:
+        given["size"] = size
     terminal = given.pop("zero_terminal_snr", None)
     if terminal is not None:
         default = inspect.signature(construct).parameters["schedule"].default

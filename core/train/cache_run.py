@@ -9,6 +9,7 @@ from ..data.loader import ClipLoader
 from ..data.text_cache import uncached_captions
 from ..errors import ConfigError
 from ..models.finding import Part
+from ..pipelines.practice import trained
 from ..pipelines.settings import default_dtype
 from ..seam import backend as backends
 from .caching import cache_latents, cache_texts, latent_writer, text_writer
@@ -22,7 +23,7 @@ class _CacheRun:
     def __init__(self, config: TrainConfig) -> None:
         if config.autoencoder is not None:
             raise ConfigError("autoencoder: is trained on the pixels of its clips; caches are for denoisers")
-        self.config = config
+        self.config = config = trained(config).config
         self.backend = backends.get(config.compute.name, config.compute.device)
         self.dtype = config.compute.frozen_dtype or config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
@@ -52,12 +53,12 @@ class TextCacheRun(_CacheRun):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        self.encoder = text_encoder(config, self.backend, self.parts, self.dtype)
+        self.encoder = text_encoder(self.config, self.backend, self.parts, self.dtype)
         self.encoder.part.check()
-        self.writer = text_writer(config.caches, self.encoder)
+        self.writer = text_writer(self.config.caches, self.encoder)
         with self._open_loader() as loader:
             self.data, captions = loader.describe(), dict.fromkeys(loader.captions())
-            held_out = held_out_loader(config, loader.compression, loader.patch)
+            held_out = held_out_loader(self.config, loader.compression, loader.patch)
         if held_out is not None:
             with held_out:
                 captions.update(dict.fromkeys(held_out.captions()))
@@ -84,10 +85,10 @@ class LatentCacheRun(_CacheRun):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        check_latents_can_be_cached(config.data, "channels" in self.parts.trained.spec.given)
-        self.encoder = clip_encoder(config, self.backend, self.parts, self.dtype)
+        check_latents_can_be_cached(self.config.data, "channels" in self.parts.trained.spec.given)
+        self.encoder = clip_encoder(self.config, self.backend, self.parts, self.dtype)
         self.encoder.part.check()
-        self.writer = latent_writer(config.caches, self.encoder, transform_of(config.data, config.seed))
+        self.writer = latent_writer(self.config.caches, self.encoder, transform_of(self.config.data, self.config.seed))
         self.loader = self._open_loader()
         clips = map(self.loader.cached_clip, range(len(self.loader.plan)))
         self.to_do = find_uncached(self.writer, clips)

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from ..config.settings import resolved
-from ..config.training import TrainConfig
+from ..config.settings import read, resolved
+from ..config.training import ObjectiveSettings, TrainConfig
 from ..errors import ConfigError
+from ..pipelines.practice import OF_DENOISERS
 from ..printable import short_name
 from .loop import read_state
 
 HARMLESS = (
-    *("max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
+    *("model.recipe", "max_steps", "folder", "tensorboard", "validation", "show", "checkpoints", "guard"),
     *("data.workers", "data.timeout_seconds", "data.prefetch", "caches.shard_mb"),
     *("parallel", "compute.name", "compute.device", "compute.compile"),
     *("compute.encode_chunk", "compute.recompute_every"),
@@ -44,15 +44,20 @@ def _settings_of(checkpoint: Path) -> Mapping[str, Any]:
     """The settings of the run that made a checkpoint; those that it did not know yet have their defaults."""
     settings: Mapping[str, Any] = read_state(checkpoint)["run"]["config"]
     try:
-        return resolved(TrainConfig.model_validate_json(json.dumps(settings)))
+        return resolved(read(TrainConfig, settings))
     except ValidationError:  # it knew some that are no more
         return settings
 
 
 def _comparable(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their dotted names; those that follow from others have their values."""
+    """Settings by their dotted names, without those that have no use; those that follow from others have their
+    values."""
     flat = _flat(settings)
-    return flat | {"data.mega_batch": flat.get("data.mega_batch") or flat.get("accumulate")}
+    flat["data.mega_batch"] = flat.get("data.mega_batch") or flat.get("accumulate")
+    useless = {f"objective.{name}" for name in ObjectiveSettings.unused(str(flat.get("objective.kind")))}
+    if settings.get("autoencoder") is not None:
+        useless = {name for name in flat if name.startswith(OF_DENOISERS)}
+    return {name: value for name, value in flat.items() if name not in useless}
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

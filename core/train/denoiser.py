@@ -13,8 +13,8 @@ from ..data.batch import ClipBatch
 from ..io.images import write_image
 from ..io.video import write_video
 from ..io.weights import Shard
+from ..maths.pixels import to_uint8
 from ..models.kinds import DenoiserSpec
-from ..pipelines.autoencode import to_uint8
 from ..pipelines.denoise import Guidance
 from ..pipelines.settings import make_sampler
 from ..pipelines.text_to_video import TextToVideo, VideoRequest
@@ -96,7 +96,7 @@ class DenoiserTask:
         requests = [VideoRequest(prompt, negative, self.showing.seed) for prompt in self.showing.prompts]
         with self.trainer.inference_model(use_ema=self.trainer.keeps_ema) as model:
             pipeline.use("denoiser", model)
-            latents = pipeline.denoise(requests, texts, video, lambda: make_sampler(settings.sampler), guidance)
+            latents = pipeline.denoise(requests, texts, video, lambda: make_sampler(settings.sampler, video), guidance)
         pipeline.release("denoiser")
         clips = [
             [frame for chunk in pipeline.decode(latent[None]) for frame in to_uint8(chunk)[0]] for latent in latents

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -53,9 +53,13 @@ class TrainRun:
     Raises: DuosoraError of the part that does not fit, before any long work.
     """
 
-    def __init__(self, config: TrainConfig, resume: str = "auto", is_dry: bool = False) -> None:
+    def __init__(
+        self, config: TrainConfig, resume: str = "auto", is_dry: bool = False, overrides: Set[str] = frozenset()
+    ) -> None:
         """resume: auto for the newest complete checkpoint of the run's folder, none, or the path of one. is_dry: for
-        `plan` alone, without waiting for the other processes that were started with this one."""
+        `plan` alone, without waiting for the other processes that were started with this one. overrides: the paths
+        of settings that the command line gave, to tell them from those of a file."""
+        self._overrides = overrides
         here = launched()
         with told_once():
             split = split_ranks(config, here.world)
@@ -69,7 +73,7 @@ class TrainRun:
 
     def _settle(self, resume: str) -> None:
         resumed = self.config.folder if resume in ("auto", "none") else _checkpoint_path(resume)
-        self.followed = following_model(self.config, resumed)
+        self.followed = following_model(self.config, resumed, self._overrides)
         self.config = config = self.followed.config
         self.dtype = config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)

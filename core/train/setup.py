@@ -303,9 +303,9 @@ def make_objective(config: TrainConfig) -> Objective:
     timesteps = TimestepDraw(**settings.timesteps.model_dump(), global_batch=config.batch_size * config.accumulate)
     if settings.kind == "flow":
         return FlowObjective(
-            schedule=FlowSchedule(shift=settings.shift), weighting=settings.weighting, timesteps=timesteps
+            schedule=FlowSchedule(shift=settings.shift or 1.0), weighting=settings.weighting, timesteps=timesteps
         )
-    if settings.shift != 1.0 or settings.weighting != "none":
+    if (settings.shift or 1.0) != 1.0 or settings.weighting != "none":
         raise ConfigError(
             f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
             "objective.shift=1 and objective.weighting=none"

@@ -18,9 +18,12 @@ def test_the_page_of_settings_is_the_schema(duosora: Callable) -> None:
     [
         (
             "sampler.steps",
-            ["duosora sample (and ", "  sampler.steps = 100  (whole number >= 1)", "      "],
+            ["duosora sample (and ", "  sampler.steps = recipe  (whole number >= 1)", "      "],
         ),
-        ("train.optimizer.eps", ["duosora train (and ", "  optimizer.eps = 1e-15  (number > 0)", "      "]),
+        (
+            "train.optimizer.weight_decay",
+            ["duosora train (and ", "  optimizer.weight_decay = 0.01  (number >= 0)", "      "],
+        ),
         ("evaluate.lpips", ["duosora evaluate", "  lpips = null  (path | null)", "      "]),
     ],
 )

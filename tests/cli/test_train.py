@@ -51,7 +51,7 @@ def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(
     subjects = [line.split()[0] for line in outcome.out.splitlines()]
     denoiser = ["frozen"] if "wfvae" not in file.stem else []
     expected = ["backend", "training", "weights", "data", "clips", *denoiser, "objective", "steps", "optimiser"]
-    assert subjects == [*expected, "folder"]
+    assert subjects == [*expected, "folder", *(["recipe"] if denoiser else []), "file"]
     assert not list(tmp_path.iterdir())
 
 

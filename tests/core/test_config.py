@@ -415,17 +415,6 @@ def test_every_setting_is_listed_with_its_type_default_and_text() -> None:
 # The settings of duosora sample
 
 
-def test_the_defaults_are_the_published_practice() -> None:
-    config = SampleConfig()
-    assert (config.sampler.name, config.sampler.steps) == ("euler_ancestral", 100)
-    assert (config.sampler.guidance, config.sampler.guidance_rescale) == (7.5, 0.0)
-    assert (config.video.frames, config.video.height, config.video.width, config.video.fps) == (93, 352, 640, 18)
-    assert (config.seed, config.prompts.max_tokens) == (42, 512)
-    assert config.prompts.template == "high quality, high aesthetic, {}"
-    assert config.prompts.negative.startswith("nsfw, lowres, bad anatomy, bad hands, text, error, missing fingers, ")
-    assert config.prompts.negative.endswith("signature, watermark, username, blurry.")
-
-
 @pytest.mark.parametrize("schema", [SampleConfig, ReconstructConfig])
 def test_the_defaults_pass_their_own_checks(tmp_path: Path, schema: type[Settings]) -> None:
     (tmp_path / "defaults.json").write_text(json.dumps(resolved(schema())))
@@ -496,7 +485,7 @@ def test_a_setting_in_the_wrong_place_does_not_make_a_file_anothers(tmp_path: Pa
             SampleConfig,
             "sampler: {name: ddim, zero_terminal_snr: true, spacing: trailing, schedule: null}",
             "sampler.name=flow_euler",
-            {"sampler": {"name": "flow_euler", "schedule": None}},
+            {"sampler": {"name": "flow_euler"}},
             ['sampler.spacing = "trailing"', "sampler.zero_terminal_snr = true"],
         ),
         (

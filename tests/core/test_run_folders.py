@@ -7,17 +7,20 @@ from typing import Any
 
 import pytest
 
-from duosora.core.config.schema import NEGATIVE_PROMPT, ModelSettings, SampleConfig
-from duosora.core.config.settings import resolved
+from duosora.core.config.schema import ModelSettings, SampleConfig
+from duosora.core.config.settings import read, resolved, with_setting
 from duosora.core.config.training import TrainConfig
 from duosora.core.errors import CheckpointError, ConfigError
+from duosora.core.models import opensora_t2v
 from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.models.run_folders import MANIFEST, STATE, model_folder
 from duosora.core.pipelines.practice import prompts_for, sampled, trained
 from duosora.core.pipelines.settings import open_parts, pinned
+from duosora.core.recipes.opensora_plan_v1_3 import NEGATIVE_PROMPT
 from duosora.core.train.checkpoints import Checkpoints
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
+PLAN = "opensora_plan_v1_3_t2v"
 FLOW = {"objective": {"kind": "flow", "shift": 2.0}}
 
 
@@ -40,7 +43,10 @@ def make_run(
     **settings: Any,
 ) -> Path:
     """A run of stand-ins for weights. said: what checkpoints of today tell beside the settings."""
-    run = {"config": resolved(config_of(TrainConfig, folder=folder, **settings)), **(said or {})}
+    config = config_of(TrainConfig, folder=folder, **settings)
+    is_plan = config.model.denoiser == PLAN
+    begun = trained(with_setting(config, "model.denoiser", PLAN if is_plan else "tiny")).config
+    run = {"config": resolved(begun) | {"model": resolved(config.model)}, **(said or {})}
 
     def write(checkpoint: Path) -> None:
         for name in ("model", "model_ema")[: 1 + keeps_ema]:
@@ -216,13 +222,19 @@ def test_a_record_that_cannot_be_read_is_told_in_a_line(content: str) -> None:
 
 def test_a_model_is_sampled_as_its_run_trained_it() -> None:
     make_run("runs/mine", 1, **FLOW, data={"frames": 33, "height": 96, "width": 64, "fps": 12}, max_tokens=40)
-    config, lines, notes, _ = sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler={"steps": 7}))
+    given = config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler={"steps": 7})
+    config, lines, notes, _ = sampled(given, {"sampler.steps"})
     sampler, video = config.sampler, config.video
     assert (sampler.name, sampler.shift, sampler.steps) == ("flow_euler", 2.0, 7)
     assert (video.frames, video.height, video.width, video.fps) == (33, 96, 64, 12.0)
     assert (config.prompts.max_tokens, config.prompts.template) == (40, "{}")
-    assert lines[0].startswith('settings   sampler.name="flow_euler"')
-    assert lines[0].endswith(", as runs/mine/checkpoint-1 was trained")
+    assert lines == [
+        'recipe     tiny: sampler name flow_euler, guidance 4.0; prompts template "{}", negative ""; '
+        "condition max_area 236544",
+        "run        runs/mine/checkpoint-1: sampler shift 2.0; video frames 33, height 96, width 64, fps 12.0; prompts "
+        "max_tokens 40",
+        "--set      sampler steps 7",
+    ]
     assert notes == []
 
 
@@ -246,9 +258,7 @@ def test_a_run_that_went_on_from_another_keeps_what_that_one_had() -> None:
 def test_a_record_of_what_no_setting_can_be_is_told_in_a_line() -> None:
     state = make_run("runs/mine", 1, **FLOW) / "checkpoint-1" / STATE
     state.write_text(state.read_text().replace('"shift": 2.0', '"shift": "wide"'))
-    with pytest.raises(
-        CheckpointError, match=r"^as runs/mine/checkpoint-1 was trained: sampler.shift = 'wide', which no"
-    ):
+    with pytest.raises(CheckpointError, match=r"^run runs/mine/checkpoint-1: sampler.shift = 'wide', which no"):
         sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}))
 
 
@@ -257,42 +267,53 @@ def test_the_tiny_model_is_sampled_as_a_flow() -> None:
     sampler = config.sampler
     assert (sampler.name, sampler.steps, sampler.shift, sampler.guidance) == ("flow_euler", 25, 3.0, 4.0)
     assert (config.video.frames, config.video.height, config.prompts.negative) == (17, 64, "")
-    assert lines[0].endswith(", as the tiny model was trained")
+    assert config.model.recipe == "tiny"
+    assert [line.partition(":")[0] for line in lines] == ["recipe     tiny"]
     assert not notes
 
 
 @pytest.mark.parametrize(
-    ("sampler", "note"),
+    ("given", "taken"),
     [
-        ({"name": "ddim"}, "sampler.name = ddim expects v_prediction, but the tiny model was trained with flow"),
-        ({"name": "flow_euler"}, "sampler.shift is 1, but the tiny model was trained for 3: --set sampler.shift=3"),
-        ({"name": "flow_euler", "shift": 1.5}, None),
-        ({"name": "flow_euler", "shift": None}, None),
+        ({"name": "ddim"}, {"objective": "v_prediction", "schedule": "linear", "shift": None}),
+        ({"name": "flow_euler"}, {"objective": None, "schedule": None, "shift": 3.0}),
+        ({"name": "flow_euler", "shift": 1.5}, {"shift": 1.5}),
+        ({"name": "flow_euler", "shift": None}, {"shift": None}),
     ],
 )
-def test_a_chosen_sampler_stays_and_a_contradiction_is_noted(sampler: dict[str, Any], note: str | None) -> None:
-    config, _, notes, _ = sampled(config_of(SampleConfig, sampler=sampler))
-    expected = config_of(SampleConfig, sampler=sampler).sampler
-    assert config.sampler == expected
-    assert len(notes) == (note is not None)
-    assert notes[0].startswith(note) if note else True
+def test_a_chosen_sampler_takes_what_it_has_a_use_for(given: dict[str, Any], taken: dict[str, Any]) -> None:
+    config, _, notes, _ = sampled(config_of(SampleConfig, sampler=given))
+    assert {name: getattr(config.sampler, name) for name in given | taken} == given | taken
+    assert (config.sampler.steps, config.sampler.guidance) == (25, 4.0)
+    assert len(notes) == (given["name"] == "ddim")
+    contradiction = "sampler.name = ddim expects v_prediction, but the tiny model was trained with flow"
+    assert all(note.startswith(contradiction) for note in notes)
 
 
 def test_settings_that_are_all_given_stay_as_they_are() -> None:
-    for denoiser in ("tiny", "opensora_plan_v1_3_t2v"):
-        given = config_of(SampleConfig, **resolved(SampleConfig(model=ModelSettings(denoiser=denoiser))))
-        assert sampled(given).config == given
-        assert sampled(given).lines == []
+    for denoiser in ("tiny", PLAN):
+        given = sampled(SampleConfig(model=ModelSettings(denoiser=denoiser))).config
+        again = read(SampleConfig, resolved(given))
+        assert sampled(again).config == given == again
+        assert [line.split()[0] for line in sampled(again).lines] == ["file"]
 
 
 def test_published_models_keep_the_published_practice() -> None:
-    make_model(Path("models/any93x640x640"), "denoiser")
-    for denoiser in ("opensora_plan_v1_3_t2v", "models/any93x640x640"):
-        config = config_of(SampleConfig, model={"denoiser": denoiser})
-        assert sampled(config)[:3] == (config, [], [])
-        config = config_of(TrainConfig, model={"denoiser": denoiser})
-        assert trained(config).config.objective == TrainConfig().objective
-        assert trained(config)[1:3] == ([], [])
+    Path("models/plan").mkdir(parents=True)
+    Path("models/plan/config.json").write_text(json.dumps(opensora_t2v.T2V_2B.to_config()))
+    for denoiser in (PLAN, "models/plan"):
+        config, lines, notes, _ = sampled(config_of(SampleConfig, model={"denoiser": denoiser}))
+        assert (config.sampler.name, config.sampler.steps, config.video.height) == ("euler_ancestral", 100, 352)
+        assert config.prompts.negative == NEGATIVE_PROMPT
+        assert ([line.split()[1] for line in lines], notes) == (["opensora_plan_v1_3:"], [])
+        config, _, notes, _ = trained(config_of(TrainConfig, model={"denoiser": denoiser}))
+        assert (config.objective.kind, config.objective.snr_gamma, notes) == ("v_prediction", 5.0, [])
+
+
+def test_a_folder_with_the_spec_of_a_preset_has_its_recipe() -> None:
+    make_model(Path("models/copy"), "denoiser")
+    config = sampled(config_of(SampleConfig, model={"denoiser": "models/copy"})).config
+    assert (config.model.recipe, config.sampler.steps) == ("tiny", 25)
 
 
 @pytest.mark.parametrize("model", [{}, {"denoiser": "tiny_inpaint"}])
@@ -301,12 +322,13 @@ def test_the_tiny_model_is_trained_as_a_flow(model: dict[str, str], fresh: bool)
     followed = trained(config_of(TrainConfig, model=model, start={"fresh": fresh}))
     objective = followed.config.objective
     assert (objective.kind, objective.shift) == ("flow", 3.0)
-    assert followed.lines == ['settings   objective.kind="flow" objective.shift=3.0, as the tiny model was trained']
+    assert followed.lines[0].startswith("recipe     tiny: max_tokens 512; objective kind flow, shift 3.0; objective.t")
 
 
 def test_another_objective_is_allowed_with_a_note() -> None:
     followed = trained(config_of(TrainConfig, objective={"kind": "v_prediction"}))
-    assert (followed.config.objective.kind, followed.config.objective.shift) == ("v_prediction", 1.0)
+    objective = followed.config.objective
+    assert (objective.kind, objective.shift, objective.schedule) == ("v_prediction", None, "linear")
     assert followed.notes[0].startswith("objective.kind = v_prediction, but the tiny model was trained with flow")
     fresh = config_of(TrainConfig, objective={"kind": "v_prediction"}, start={"fresh": True})
     assert trained(fresh).notes == []
@@ -331,7 +353,8 @@ def test_what_a_run_shows_is_sampled_as_it_trains() -> None:
     show = trained(config_of(TrainConfig, **settings)).config.show
     assert (show.sampler.name, show.sampler.shift, show.video.frames, show.video.height) == ("flow_euler", 3.0, 5, 64)
     settings["show"] = {"every": 5, "sampler": {"name": "euler"}}
-    assert trained(config_of(TrainConfig, **settings)).config.show.sampler.steps == 100
+    sampler = trained(config_of(TrainConfig, **settings)).config.show.sampler
+    assert (sampler.name, sampler.objective, sampler.shift) == ("euler", "v_prediction", None)
 
 
 def test_prompts_are_read_as_captions_where_a_model_knows_no_others() -> None:

@@ -1,0 +1,66 @@
+"""What a published system is: which presets go together, and how they are sampled and trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def as_written(text: str) -> str:
+    """A text as it is."""
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """How prompts are treated."""
+
+    template: str = "{}"
+    """Around each prompt, for which {} stands."""
+    negative: str | None
+    """None: the model's own learned null caption."""
+    max_tokens: int
+    clean: Callable[[str], str] = as_written
+    """What the text encoder reads of a text; no recipe's negative prompt is cleaned."""
+    unseen: Callable[[str], list[str]] | None = None
+    """The words of a text that the model was never trained on; None: nobody knows."""
+
+    def settings(self) -> dict[str, Any]:
+        """The settings of `duosora sample` that say the same."""
+        own = {"template": self.template, "negative": self.negative, "max_tokens": self.max_tokens}
+        return {f"prompts.{name}": value for name, value in own.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A published system. Families know nothing of it; it fills in the settings that nobody has set."""
+
+    name: str
+    title: str
+    """How a sentence calls its models."""
+    parts: Mapping[str, tuple[str, ...]]
+    """Presets by the kind of a model, the usual one first: a system may have a denoiser for text and one for
+    pictures. A kind may be absent."""
+    prompts: Texts
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of `duosora sample` by their paths."""
+    training: Mapping[str, Any] = field(default_factory=dict)
+    """Those of `duosora train`."""
+
+    @property
+    def objective(self) -> str | None:
+        """What its denoisers were trained to predict."""
+        return self.training.get("objective.kind")
+
+    def part(self, kind: str) -> str | None:
+        """The usual preset of a kind."""
+        return next(iter(self.parts.get(kind, ())), None)
+
+    def sampling_settings(self) -> dict[str, Any]:
+        """All that it says of `duosora sample`."""
+        return {**self.sampling, **self.prompts.settings()}
+
+    def training_settings(self) -> dict[str, Any]:
+        """All that it says of `duosora train`."""
+        return {**self.training, "max_tokens": self.prompts.max_tokens}
