@@ -5,18 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-<<<<<<< HEAD
-from duosora.core.maths.pixels import from_uint8, from_unit, to_uint8, to_unit
-from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.pipelines.autoencode import scale_latents, unscale_latents
-=======
 from duosora.core.config.schema import EvaluateConfig
 from duosora.core.evaluate.clips import prepare
 from duosora.core.io.images import write_image
+from duosora.core.maths.pixels import from_uint8, from_unit, to_uint8, to_unit
 from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.pipelines.autoencode import from_uint8, from_unit, scale_latents, to_uint8, to_unit, unscale_latents
+from duosora.core.pipelines.autoencode import scale_latents, unscale_latents
 from duosora.core.pipelines.reconstruct import open_clip
->>>>>>> atk18
 
 SPEC = WFVAESpec(latent_dim=2, scale=(0.5, 4.0), shift=(1.0, -3.0))
 
