@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ from .conditioning import (
     read_pictures,
 )
 from .denoise import Guidance, Step
-from .practice import prompts_for, sampled
+from .following import prompts_for, sampled
+from .practice import mixed
 from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
@@ -104,7 +106,10 @@ class SampleRun:
         if config.parallel.cfg and not self.guidance.is_on:
             raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
         parts = open_parts(config.model)
-        for part in (parts.denoiser, parts.text_encoder, parts.vae):
+        found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
+        for note in mixed(self._followed.practice.recipe, found):
+            self._note(note)
+        for part in found.values():
             part.check()
             for note in part.notes:
                 self._note(note)
@@ -133,9 +138,9 @@ class SampleRun:
         for note in self._followed.notes:
             self._note(note)
 
-    def sampler(self) -> Sampler:
-        """A fresh sampler as configured."""
-        return make_sampler(self.config.sampler)
+    def sampler(self, video: VideoShape | None = None) -> Sampler:
+        """A fresh sampler as configured, for a video of a size."""
+        return make_sampler(self.config.sampler, video)
 
     @property
     def num_steps(self) -> int:
@@ -197,7 +202,9 @@ class SampleRun:
         texts = self._encode([job for batch in batches for job in batch], on_warning)
         for batch in batches:
             requests = [self._request(job) for job in batch]
-            latents = self.pipeline.denoise(requests, texts, batch[0].video, self.sampler, self.guidance, on_step)
+            video = batch[0].video
+            sampler = partial(self.sampler, video)
+            latents = self.pipeline.denoise(requests, texts, video, sampler, self.guidance, on_step)
             yield from zip(batch, latents, strict=True)
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
@@ -248,10 +255,15 @@ class SampleRun:
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        texts, notes = prompts_for(self._followed.practice, written + negative)
-        for note in notes:
+        read = prompts_for(self._followed.practice, written, negative)
+        for note in read.notes:
             self._note(note)
-        return list(zip(texts[: len(prompts)], texts[len(prompts) :], strict=True))
+        if None in read.negatives:
+            raise ConfigError(
+                f"prompts.negative = null: {self.config.model.denoiser} has learned no caption of nothing; set a text, "
+                "if only an empty one"
+            )
+        return list(zip(read.prompts, map(str, read.negatives), strict=True))
 
     def _given(self, prompt: Prompt) -> Conditioning:
         """The frames that a prompt is conditioned on, cut and resized."""

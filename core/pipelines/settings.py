@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
@@ -14,6 +15,7 @@ from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..samplers import COGVIDEOX, LINEAR, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
+from ..shapes import VideoShape
 from .autoencode import DecodeOptions, SpatialTiles
 from .text_to_video import Parts
 
@@ -119,8 +121,13 @@ def decode_options(autoencoder: AutoencoderSpec, chunk: int | None, tile: TileSe
     return DecodeOptions(chunk=chunk, tiles=SpatialTiles(tile.size // side, tile.overlap // side))
 
 
-def make_sampler(settings: SamplerSettings) -> Sampler:
-    """A fresh sampling run. Raises: ConfigError for settings that the sampler has no use for or cannot do."""
+def make_sampler(settings: SamplerSettings, video: VideoShape | None = None) -> Sampler:
+    """A fresh sampling run. video: whose size some samplers' times depend on.
+
+    Raises: ConfigError for settings that the sampler has no use for or cannot do.
+    """
+    options: dict[str, Any] = dict(settings.options)
+    samplers.check_options(settings.name, options)
     return samplers.create(
         settings.name,
         settings.steps,
@@ -129,4 +136,6 @@ def make_sampler(settings: SamplerSettings) -> Sampler:
         zero_terminal_snr=settings.zero_terminal_snr,
         spacing=settings.spacing,
         shift=settings.shift,
+        size=video,
+        **options,
     )

@@ -7,11 +7,14 @@ SAMPLERS; the keyword arguments of its constructor are the options it takes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
+from typing import Any
 
 from ..errors import ConfigError
+from ..printable import short_name
+from ..shapes import VideoShape
 from .base import Array, Sampler
 from .cogvideox_ddim import CogVideoXDDIM
 from .ddim import DDIM
@@ -26,6 +29,7 @@ from .guidance import guide, rescale, split_guidance
 from .heun import Heun
 from .kdpm2_ancestral import KDPM2Ancestral
 from .pndm import PNDM
+from .rflow import RFlow
 from .schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule, Schedule
 
 __all__ = [
@@ -36,6 +40,7 @@ __all__ = [
     "FlowSchedule",
     "Sampler",
     "Schedule",
+    "check_options",
     "create",
     "guide",
     "names",
@@ -58,7 +63,12 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     DEIS,
     CogVideoXDDIM,
     FlowEuler,
+    RFlow,
 )
+
+
+NAMED = ("steps", "size", "objective", "schedule", "spacing", "shift")
+"""Arguments of constructors that have a setting of their own, or none."""
 
 
 def names() -> tuple[str, ...]:
@@ -83,8 +93,31 @@ def resolve(name: str) -> type[Sampler]:
 def options(name: str) -> frozenset[str]:
     """The keyword arguments of `create` that a sampler has a use for. Raises: as resolve."""
     construct: Callable[..., Sampler] = resolve(name)
-    known = set(inspect.signature(construct).parameters) - {"steps"}
+    known = set(inspect.signature(construct).parameters) - {"steps", "size"}
     return frozenset(known | {"zero_terminal_snr"} if "schedule" in known else known)
+
+
+def check_options(name: str, given: Mapping[str, Any]) -> None:
+    """See that a sampler has further options of these names, each with a value like its default.
+
+    Raises: ConfigError naming those that it has.
+    """
+    sampler = resolve(name)
+    known = {
+        option: parameter.default
+        for option, parameter in inspect.signature(sampler).parameters.items()
+        if isinstance(parameter.default, (bool, int, float)) and option not in NAMED
+    }
+    for option, value in given.items():
+        if option not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"sampler.options.{short_name(option)}: {sampler.name} has no such option; {has}")
+        kind = type(known[option])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ConfigError(
+                f"sampler.options.{option} = {short_name(str(value))}: {sampler.name} takes a value such as "
+                f"{str(known[option]).lower()}"
+            )
 
 
 def create(
@@ -97,13 +130,16 @@ def create(
     spacing: str | None = None,
     shift: float | None = None,
     num_train_timesteps: int | None = None,
+    size: VideoShape | None = None,
+    **others: Any,
 ) -> Sampler:
     """A fresh sampling run; None leaves an option to the sampler.
 
     `objective` is what the network predicts: epsilon, v_prediction, sample or flow. `schedule` is the noise schedule
     it was trained on, `zero_terminal_snr` overrides that schedule's own. `spacing` (leading, trailing, linspace)
     defaults to trailing with zero terminal SNR and leading without. `shift` and `num_train_timesteps` belong to flow
-    samplers.
+    samplers. `size` is that of the video in pixels, for samplers whose times depend on it. `others` are further
+    options of one sampler.
 
     Raises: ConfigError for an unknown name, an option that the sampler has no use for, an objective it cannot take,
     or a number of steps it cannot do.
@@ -116,6 +152,7 @@ def create(
         "spacing": spacing,
         "shift": shift,
         "num_train_timesteps": num_train_timesteps,
+        **others,
     }
     given = {option: value for option, value in wishes.items() if value is not None}
     for option in given:
@@ -124,6 +161,8 @@ def create(
                 f"sampler.{option}: {sampler.name} has no use for it; leave it out, or set sampler.{option}=null"
             )
     construct: Callable[..., Sampler] = sampler
+    if size is not None and "size" in inspect.signature(construct).parameters:
+        given["size"] = size
     terminal = given.pop("zero_terminal_snr", None)
     if terminal is not None:
         default = inspect.signature(construct).parameters["schedule"].default

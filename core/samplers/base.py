@@ -30,6 +30,8 @@ class Sampler(ABC):
     """Names that upstream's command line or files give the same sampler."""
     objectives: ClassVar[tuple[str, ...]]
     """What the network may predict; the first is the default."""
+    starts_frames_late: ClassVar[bool] = False
+    """Whether frames may be moved from some call on only; such a sampler has `with_noise`."""
 
     def __init__(
         self,
@@ -79,6 +81,13 @@ class Sampler(ABC):
         assert (noise is not None) == self.draws_noise[i], f"{self.name}: draws_noise[{i}] is {self.draws_noise[i]}"
         self._calls_made += 1
         return self._advance(x, prediction, i, noise)
+
+    def with_noise(self, x: Array, noise: Array, enters: Array, i: int) -> Array:
+        """The state before call i, in which frames that enter are mixed with noise as much as their time asks for.
+
+        x and noise (B, C, T, H, W); enters (B, 1, T, 1, 1), 1.0 or 0.0.
+        """
+        raise NotImplementedError(f"{self.name} moves all frames from the first call on")
 
     @abstractmethod
     def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array: ...

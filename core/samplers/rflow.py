@@ -40,6 +40,7 @@ class RFlow(LinearSampler):
     name = "rflow"
     aliases = ("RFLOW",)
     objectives = ("rflow",)
+    starts_frames_late = True
 
     def __init__(
         self,
@@ -47,12 +48,14 @@ class RFlow(LinearSampler):
         *,
         objective: str = "rflow",
         size: VideoShape | None = None,
+        timestep_transform: bool = True,
         discrete: bool = False,
         rounds_times: bool = False,
     ) -> None:
-        """size: of the video in pixels, which bends the times; None leaves them straight. discrete: whole numbers
-        before they are bent. rounds_times: compute them in float32 as upstream, where the first may come out above
-        1000, so that frames of strength 1 miss the first step and get new noise (quirk Q12).
+        """size: of the video in pixels, which bends the times by the timestep transform; without either they stay
+        straight. discrete: whole numbers before they are bent. rounds_times: compute them in float32 as upstream, where
+        the first may come out above 1000, so that frames of strength 1 miss the first step and get new noise (quirk
+        Q12).
 
         Raises: ConfigError for a number of steps that is impossible.
         """
@@ -61,7 +64,7 @@ class RFlow(LinearSampler):
         times = np.array([(1.0 - i / steps) * TIMES for i in range(steps)])
         if discrete:
             times = np.round(times)
-        if size is not None:
+        if size is not None and timestep_transform:
             times = bent(times, size_ratio(size, dtype=np.float32 if rounds_times else np.float64))
         if not rounds_times:
             times = np.minimum(times, TIMES)
@@ -69,10 +72,7 @@ class RFlow(LinearSampler):
         super().__init__(self.check_objective(objective), times, keep=np.ones(steps), take=ends[:-1] - ends[1:])
 
     def with_noise(self, x: Array, noise: Array, enters: Array, i: int) -> Array:
-        """The state before call i, in which frames that enter are mixed with noise as much as their time asks for.
-
-        x and noise (B, C, T, H, W); enters (B, 1, T, 1, 1), 1.0 or 0.0: FrameStarts.enters[i] by `per_frame`.
-        """
+        """As Sampler.with_noise; enters: FrameStarts.enters[i] by `per_frame`."""
         share = float(self.timesteps[i]) / TIMES
         return choose(enters, (1.0 - share) * x + share * noise, x)
 

@@ -96,7 +96,7 @@ class DenoiserTask:
         requests = [VideoRequest(prompt, negative, self.showing.seed) for prompt in self.showing.prompts]
         with self.trainer.inference_model(use_ema=self.trainer.keeps_ema) as model:
             pipeline.use("denoiser", model)
-            latents = pipeline.denoise(requests, texts, video, lambda: make_sampler(settings.sampler), guidance)
+            latents = pipeline.denoise(requests, texts, video, lambda: make_sampler(settings.sampler, video), guidance)
         pipeline.release("denoiser")
         clips = [
             [frame for chunk in pipeline.decode(latent[None]) for frame in to_uint8(chunk)[0]] for latent in latents

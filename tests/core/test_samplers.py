@@ -33,6 +33,7 @@ UPSTREAM = {
     "DEISMultistep": "deis",
     "CogVideoX": "cogvideox_ddim",
     "FlowMatchEulerDiscrete": "flow_euler",
+    "RFLOW": "rflow",
 }
 
 
