@@ -11,12 +11,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import ConfigError
+from ..maths.pixels import from_uint8
 from ..printable import short_name
+from ..shapes import Compression, VideoShape
+from .base import ClipState, Encode
 
 FIELDS = ("loop", "reference", "start", "target", "length", "edit")
 MOST = 1_000_000
@@ -39,6 +43,31 @@ class Placement(NamedTuple):
         return ",".join(map(str, self))
 
 
+@dataclass(frozen=True)
+class GivenReferences:
+    """What a prompt brings: pictures and clips, and where they go."""
+
+    clips: tuple[np.ndarray, ...] = ()
+    """uint8 (T, H, W, 3) each, of the video's height and width."""
+    strategy: str = ""
+    where: str = "mask_strategy"
+    """Whose strategy it is, for messages."""
+
+
+@dataclass(frozen=True)
+class PlacedReferences:
+    """References whose placements fit."""
+
+    clips: tuple[np.ndarray, ...]
+    placements: tuple[Placement, ...]
+    where: str
+
+    def carried_over(self, loop: int, reference: int, length: int, edit: float) -> PlacedReferences:
+        """With one more placement: the end of the clip before, as a reference, begins the clip of a loop."""
+        entry = Placement(loop, reference, -length, 0, length, edit)
+        return replace(self, placements=(*self.placements, entry))
+
+
 class Placed(NamedTuple):
     """Latents with references in them."""
 
@@ -46,6 +75,55 @@ class Placed(NamedTuple):
     """(C, T, H, W)."""
     strength: np.ndarray
     """(T,) float32: 1 where a frame is made from noise alone, `edit` where a reference stands."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The conditioner of denoisers that are told which frames are clean."""
+
+    compression: Compression
+    align: int | None = None
+    """Starts and targets are rounded to multiples of it."""
+    loops: int = 1
+    """Clips of a video; each is a reference of the next ones."""
+
+    def place(self, given: GivenReferences, video: VideoShape, seed: int = 0) -> PlacedReferences:
+        """See that all placements fit. Raises: ConfigError, ShapeError."""
+        placements = parse(given.strategy, given.where)
+        if given.clips and not placements:
+            raise ConfigError(
+                f"{given.where}: {len(given.clips)} references are given, but not where they go; 0 is the first frame"
+            )
+        clip = np.zeros((1, self.compression.latent(video).frames, 1, 1), np.float32)
+        lengths = [self.compression.latent(VideoShape(*reference.shape[:3])).frames for reference in given.clips]
+        references = [np.zeros((1, length, 1, 1), np.float32) for length in lengths]
+        for number, entry in enumerate(placements, 1):
+            if entry.loop >= self.loops:
+                raise ConfigError(
+                    f"{given.where}: entry {number}: loop: expected one of {self.loops}, counted from 0 (loop.count), "
+                    f"got {entry.loop}"
+                )
+        for loop in range(self.loops):
+            place(clip, [*references, *[clip] * loop], placements, loop, self.align, given.where)
+        return PlacedReferences(given.clips, tuple(placements), given.where)
+
+    def encoded(self, placed: PlacedReferences, encode: Encode) -> list[np.ndarray]:
+        """Latents (C, t, h, w) of each reference."""
+        videos = (from_uint8(clip).transpose(3, 0, 1, 2) for clip in placed.clips)
+        return [encode(video, f"reference {number}") for number, video in enumerate(videos)]
+
+    def start(self, placed: PlacedReferences, latents: np.ndarray, encode: Encode, seed: int) -> ClipState:
+        """What the first clip starts from."""
+        return self.state(placed, self.encoded(placed, encode), latents, 0)
+
+    def state(
+        self, placed: PlacedReferences, references: Sequence[np.ndarray], latents: np.ndarray, loop: int
+    ) -> ClipState:
+        """What the clip of a loop starts from, for unit noise (C, t, h, w) and encoded references."""
+        if not any(entry.loop == loop for entry in placed.placements):
+            return ClipState(latents)
+        found = place(latents, references, placed.placements, loop, self.align, placed.where)
+        return ClipState(found.latents, strength=found.strength)
 
 
 def parse(strategy: str | None, where: str = "mask_strategy") -> list[Placement]:

@@ -19,8 +19,8 @@ from ..errors import ConfigError, DuosoraError, MediaError, NumericsError, Shape
 from ..io.kinds import MEDIA_SUFFIXES, is_video
 from ..io.video import check_reader
 from ..maths.metrics import PSNR_LIMIT, SSIM_SIGMA, SSIM_WINDOW, finite_psnr, psnr, ssim
+from ..maths.pixels import from_uint8
 from ..models.lpips import LPIPSSpec, open_lpips
-from ..pipelines.autoencode import from_uint8
 from ..pipelines.clip import Clip, whole_clip
 from ..progress import progress
 from ..seam import backend as backends

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..layout import Layout
 from ..maths.tiling import Chunk
-from ..shapes import Compression, LatentShape, Patch, TokenGrid
+from ..shapes import Compression, LatentShape, Patch, TokenGrid, VideoShape
 
 Kind = Literal["denoiser", "text_encoder", "vae"]
 """The part that a model has in a pipeline."""
@@ -118,7 +118,10 @@ class AutoencoderSpec(FamilySpec, Protocol):
 
     @property
     def posteriors(self) -> tuple[str, ...]:
-        """What `encode` draws, in its order."""
+        """What `encode` draws, in its order; the latents are drawn from the last."""
+
+    def noise_shapes(self, video: VideoShape) -> dict[str, tuple[int, ...]]:
+        """Shapes (C, T, H, W) of the unit noise that they are drawn with. Raises: as `compression.latent`."""
 
     @property
     def streams_exactly(self) -> bool:

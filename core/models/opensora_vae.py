@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from ..errors import ConfigError
 from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
-from ..shapes import Grouped
+from ..shapes import Grouped, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
 from .kinds import Family
 from .sd_vae import SDVAESpec
@@ -156,6 +156,14 @@ class OpenSoraVAESpec:
     def posteriors(self) -> tuple[str, ...]:
         """What encoding draws, in its order."""
         return ("spatial", "temporal")
+
+    def noise_shapes(self, video: VideoShape) -> dict[str, tuple[int, ...]]:
+        """Shapes (C, T, H, W) of the unit noise that both are drawn with. Raises: ShapeError."""
+        latent = self.compression.latent(video)
+        return {
+            "spatial": (self.spatial.latent_channels, video.frames, latent.height, latent.width),
+            "temporal": (self.latent_channels, *latent),
+        }
 
     @property
     def streams_exactly(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList
@@ -35,8 +35,6 @@ class T5Spec:
     relative_attention_max_distance: int = 128
     """Tokens farther apart than this share the last bucket."""
     layer_norm_epsilon: float = 1e-6
-    model_type: Literal["mt5", "t5"] = "mt5"
-    """What its config.json calls it: the numbers do not depend on it."""
 
     def __post_init__(self) -> None:
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
@@ -80,14 +78,13 @@ class T5Spec:
             relative_attention_num_buckets=count(rest, source, "relative_attention_num_buckets", 1024, 32, least=4),
             relative_attention_max_distance=count(rest, source, "relative_attention_max_distance", 65_536, 128),
             layer_norm_epsilon=number(rest, source, "layer_norm_epsilon", 0.0, 1.0, 1e-6),
-            model_type=model_type,
         )
 
     def to_config(self) -> dict[str, Any]:
-        """A transformers config.json for this spec."""
+        """A transformers config.json for this spec; T5 v1.1 is written as the mT5 that it equals."""
         return {
-            "architectures": [f"{self.model_type.upper()}EncoderModel"],
-            "model_type": self.model_type,
+            "architectures": ["MT5EncoderModel"],
+            "model_type": "mt5",
             "feed_forward_proj": "gated-gelu",
             "vocab_size": self.vocab_size,
             "d_model": self.d_model,
@@ -139,7 +136,7 @@ class T5Spec:
 
 
 XXL = T5Spec(vocab_size=250112, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
-V1_1_XXL = T5Spec(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64, model_type="t5")
+V1_1_XXL = T5Spec(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
 TINY = T5Spec(vocab_size=160, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
 
 PRESETS: Mapping[str, T5Spec] = {"mt5_xxl": XXL, "t5_v1_1_xxl": V1_1_XXL, "tiny": TINY}

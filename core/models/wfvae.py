@@ -16,7 +16,7 @@ from ..errors import ConfigError
 from ..layout import Constant, Filled, Halves, Layout, Weight, WeightList
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..maths.tiling import Chunk, pixel_chunks, temporal_chunks
-from ..shapes import NUM_COLOURS, Causal
+from ..shapes import NUM_COLOURS, Causal, VideoShape
 from .config_json import build, choice, count, numbers, refuse_unknown, take
 from .kinds import Family
 
@@ -97,6 +97,10 @@ class WFVAESpec:
     def posteriors(self) -> tuple[str, ...]:
         """What encoding draws."""
         return ("latent",)
+
+    def noise_shapes(self, video: VideoShape) -> dict[str, tuple[int, ...]]:
+        """Shapes (C, T, H, W) of the unit noise that it is drawn with. Raises: ShapeError."""
+        return {"latent": (self.latent_channels, *self.compression.latent(video))}
 
     @property
     def compression(self) -> Causal:

@@ -6,12 +6,14 @@ what a diffusion model sees.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from .. import random
 from ..errors import ConfigError
+from ..maths import gaussian
 from ..maths.tiling import (
     LEAST_RELAYED,
     Chunk,
@@ -26,8 +28,10 @@ from ..models.kinds import AutoencoderSpec
 from ..seam.backend import Backend
 from ..seam.group import Group
 from ..seam.models import Array, Autoencoder, Stream
-from ..shapes import VideoShape
+from ..shapes import LatentShape, VideoShape
 
+Draw = Callable[..., np.ndarray]
+"""core.random.normal, or what stands in for it: (shape, seed, purpose, step=0) -> unit noise."""
 UPSTREAM_TIME = 4
 """Compression of time for which upstream's tiling was written."""
 
@@ -78,11 +82,13 @@ def encode_chunks(
     video: np.ndarray | Iterable[np.ndarray],
     chunk: int | None = None,
     upstream_tiling: bool = False,
+    noise: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Moments (B, 2C, t, h, w) float32 of a clip.
+    """Moments (B, 2C, t, h, w) float32 of a clip: those of the spec's last posterior.
 
     video: the clip, or its frames in pieces (B, 3, T_i, H, W) of any lengths, as a reader gives them. chunk: latent
     frames at a time, None: all. upstream_tiling: cut the clip where upstream does, which only matters for group norm.
+    noise: (B, *shape) of spec.noise_shapes, for posteriors before the last; None: their means.
     Raises: ShapeError when the clip's size does not fit the spec; ConfigError when the model cannot work in chunks.
     """
     pieces = [video] if isinstance(video, np.ndarray) else video
@@ -92,17 +98,48 @@ def encode_chunks(
     else:
         alone = pixel_chunks(chunk, spec.compression.time, alone=True)
         groups = _regroup(pieces, alone if upstream_tiling else spec.pixel_chunks(chunk))
-        stream = vae.stream(upstream_tiling)
+        stream = vae.stream(upstream_tiling) if upstream_tiling else vae.stream()
     moments = []
     num_frames = 0
     for frames, is_last in groups:
+        seen = _noise_of(spec, noise or {}, num_frames, frames.shape)
         num_frames += frames.shape[2]
         spec.compression.check(VideoShape(num_frames if is_last else 1, *frames.shape[3:]))
         if stream is not None:
             stream.advance(is_last)
         with backend.inference():
-            moments.append(backend.to_numpy(vae.encode(backend.asarray(frames.astype(np.float32)), stream)))
+            drawn = {name: backend.asarray(values) for name, values in seen.items()}
+            encoded = vae.encode(backend.asarray(frames.astype(np.float32)), drawn, stream)
+            moments.append(backend.to_numpy(encoded.moments[spec.posteriors[-1]]))
     return np.concatenate(moments, axis=2)
+
+
+def encode_latents(
+    backend: Backend,
+    vae: Autoencoder,
+    spec: AutoencoderSpec,
+    video: np.ndarray,
+    noise: Mapping[str, np.ndarray] | None = None,
+    chunk: int | None = None,
+) -> np.ndarray:
+    """Scaled latents (B, C, t, h, w) float32 of a clip, drawn from its posteriors.
+
+    noise: unit noise (B, *shape) of spec.noise_shapes, by name; None: the means. chunk and Raises: as encode_chunks.
+    """
+    moments = encode_chunks(backend, vae, spec, video, chunk, noise=noise)
+    if noise is None:
+        latents = gaussian.split_moments(moments)[0]
+    else:
+        latents = gaussian.sample(moments, noise[spec.posteriors[-1]])
+    return scale_latents(spec, latents).astype(np.float32)
+
+
+def posterior_noise(
+    spec: AutoencoderSpec, video: VideoShape, seed: int, draw: Draw = random.normal, purpose: str = "posterior"
+) -> dict[str, np.ndarray]:
+    """The noise that one clip is encoded with, all of it from a seed."""
+    names = {name: f"{purpose}, {name}" for name in spec.posteriors} | {spec.posteriors[-1]: purpose}
+    return {name: draw(shape, seed, names[name]) for name, shape in spec.noise_shapes(video).items()}
 
 
 def decode_chunks(
@@ -112,11 +149,13 @@ def decode_chunks(
     latents: Array,
     options: DecodeOptions | None = None,
     team: Group | None = None,
+    num_frames: int | None = None,
 ) -> Iterator[np.ndarray]:
     """Decode latents (B, C, t, h, w), unscaled, an array or a tensor; frames (B, 3, T_i, H, W) come when finished.
 
-    team: ranks that decode the same clip together; each gets all frames. A clip of less than four latent frames, and an
-    autoencoder that cannot work in chunks, are decoded by each of them.
+    num_frames: of the clip, where several lengths have as many latents; None: the longest of them. team: ranks that
+    decode the same clip together; each gets all frames. A clip of less than four latent frames, and an autoencoder that
+    cannot work in chunks, are decoded by each of them.
     Raises (at once): ConfigError when the options do not fit each other or the model; ShapeError for a clip that
     upstream's tiling cannot decode.
     """
@@ -128,9 +167,13 @@ def decode_chunks(
         if rounds:
             tiles = _tiles(spec, height, width, options, lambda: backend.relay(team))
             return _decode_together(backend, vae, spec, latents, rounds, tiles, team)
-    new_stream = None if options.chunk is None else lambda: vae.stream(options.upstream_tiling)
+    new_stream = None if options.chunk is None else lambda: _new_stream(vae, options)
     tiles = _tiles(spec, height, width, options, new_stream)
-    return (_decode_chunk(backend, vae, spec, latents, chunk, chunk is chunks[-1], tiles) for chunk in chunks)
+    lengths = _lengths(spec, chunks, num_frames)
+    return (
+        _decode_chunk(backend, vae, spec, latents, chunk, chunk is chunks[-1], tiles, length)
+        for chunk, length in zip(chunks, lengths, strict=True)
+    )
 
 
 def scale_latents(spec: AutoencoderSpec, latents: np.ndarray) -> np.ndarray:
@@ -141,27 +184,6 @@ def scale_latents(spec: AutoencoderSpec, latents: np.ndarray) -> np.ndarray:
 def unscale_latents(spec: AutoencoderSpec, latents: np.ndarray) -> np.ndarray:
     """The inverse of scale_latents."""
     return latents / _per_channel(spec.scale) + _per_channel(spec.shift)
-
-
-def from_unit(pixels: np.ndarray) -> np.ndarray:
-    """Pixels in [0, 1] to [-1, 1]."""
-    return 2 * pixels - 1
-
-
-def to_unit(video: np.ndarray) -> np.ndarray:
-    """Pixels in [-1, 1] to [0, 1], not clamped."""
-    return (video + 1) / 2
-
-
-def from_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Pixel levels 0 .. 255, of any dtype, to float32 in [-1, 1]."""
-    return from_unit(pixels.astype(np.float32) / 255)
-
-
-def to_uint8(video: np.ndarray) -> np.ndarray:
-    """Video (B, 3, T, H, W) in [-1, 1] to levels (B, T, H, W, 3) uint8, cut off rather than rounded (quirk Q41)."""
-    levels = 255 * np.clip(video / 2 + 0.5, 0, 1)
-    return levels.astype(np.uint8).transpose(0, 2, 3, 4, 1)
 
 
 def _regroup(pieces: Iterable[np.ndarray], lengths: Iterator[int]) -> Iterator[tuple[np.ndarray, bool]]:
@@ -177,6 +199,32 @@ def _regroup(pieces: Iterable[np.ndarray], lengths: Iterator[int]) -> Iterator[t
             length = next(lengths)
     if rest is not None:
         yield rest, True
+
+
+def _noise_of(
+    spec: AutoencoderSpec, noise: Mapping[str, np.ndarray], start: int, shape: tuple[int, ...]
+) -> dict[str, np.ndarray]:
+    """The noise of all posteriors but the last for frames (B, 3, T, H, W) that begin at `start` of a clip."""
+    frames, height, width = shape[2:]
+    earlier = set(noise) & set(spec.posteriors[:-1])
+    if not earlier:
+        return {}
+    stops = spec.noise_shapes(VideoShape(start + frames, height, width))
+    starts = spec.noise_shapes(VideoShape(start, height, width)) if start else dict.fromkeys(stops, (0, 0))
+    return {name: noise[name][:, :, starts[name][1] : stops[name][1]] for name in earlier}
+
+
+def _new_stream(vae: Autoencoder, options: DecodeOptions) -> Stream:
+    return vae.stream(options.upstream_tiling) if options.upstream_tiling else vae.stream()
+
+
+def _lengths(spec: AutoencoderSpec, chunks: Sequence[Chunk], num_frames: int | None) -> list[int | None]:
+    """Pixel frames of each chunk; None where they follow from the latents."""
+    if spec.streams_exactly:
+        return [None] * len(chunks)
+    stops = [spec.compression.video(LatentShape(chunk.stop, 1, 1)).frames for chunk in chunks]
+    stops[-1] = num_frames or stops[-1]
+    return [stop - start for start, stop in zip([0, *stops], stops, strict=False)]
 
 
 def _chunks(spec: AutoencoderSpec, num_frames: int, options: DecodeOptions) -> list[Chunk]:
@@ -246,21 +294,24 @@ def _decode_chunk(
     chunk: Chunk,
     is_last: bool,
     tiles: list[_Tile],
+    length: int | None = None,
 ) -> np.ndarray:
-    """The finished pixel frames of one chunk, all tiles blended."""
+    """The finished pixel frames of one chunk, all tiles blended. length: how many, where latents do not say it."""
     seen = latents[:, :, chunk.start : chunk.stop + chunk.look_ahead]
-    parts = [_decode_tile(backend, vae, seen, tile, is_last) for tile in tiles]
+    parts = [_decode_tile(backend, vae, seen, tile, is_last, length) for tile in tiles]
     video = parts[0] if len(parts) == 1 else _blend(parts, tiles, spec.compression.space)
     return video[:, :, : video.shape[2] - chunk.look_ahead * spec.compression.time]
 
 
-def _decode_tile(backend: Backend, vae: Autoencoder, latents: Array, tile: _Tile, is_last: bool) -> np.ndarray:
+def _decode_tile(
+    backend: Backend, vae: Autoencoder, latents: Array, tile: _Tile, is_last: bool, length: int | None
+) -> np.ndarray:
     part = latents[..., tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
     if tile.stream is not None:
         tile.stream.advance(is_last)
     with backend.inference():
         tensor = backend.asarray(part) if isinstance(part, np.ndarray) else part
-        return backend.to_numpy(vae.decode(tensor, tile.stream))
+        return backend.to_numpy(vae.decode(tensor, length, tile.stream))
 
 
 def _blend(parts: list[np.ndarray], tiles: list[_Tile], scale: int) -> np.ndarray:

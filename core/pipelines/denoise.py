@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import NumericsError
 from ..samplers import Sampler
 from ..samplers.guidance import guide, rescale
+from ..samplers.rflow import choose, frame_starts, per_frame
 from ..seam.backend import Backend
 from ..seam.group import Group
 from ..seam.models import Array, Denoiser
@@ -50,35 +51,46 @@ def denoise(
     sampler: Sampler,
     guidance: Guidance,
     noise: NoiseSource,
-    frames: Array | None = None,
+    channels: Array | None = None,
     on_step: Callable[[Step], None] | None = None,
     halves: Group | None = None,
+    strength: np.ndarray | None = None,
+    late_noise: NoiseSource | None = None,
 ) -> np.ndarray:
     """Run a sampler to its end.
 
-    initial: unit noise (B, C, T, H, W) float32. condition is made by the model for the whole network batch: B texts,
-    or with guidance 2B, the negative ones first. frames: (B, C + M, T, H, W) channels that the inpaint model sees
-    beside the latents, the same at every step. halves: two ranks of which the first computes the negative texts and the
-    second the others; their condition is for those B texts only. Returns the latents (B, C, T, H, W) float32.
+    initial: (B, C, T, H, W) float32, unit noise but for frames that are given. condition is made by the model for the
+    whole network batch: B texts, or with guidance 2B, the negative ones first. channels: (B, C + M, T, H, W) that an
+    inpaint model sees beside the latents. halves: with guidance, two ranks of which the first has the negative texts
+    and the second the others; their condition is for those B texts only. strength: (B, T); a frame below 1 keeps what
+    is given until the time that its strength is of the way, and of 0 for ever. late_noise: what it is mixed with then.
+    What a model predicts beside the latents is cut off. Returns the latents (B, C, T, H, W) float32.
     Raises: NumericsError, naming the step, as soon as latents are no longer finite.
     """
     is_split = guidance.is_on and halves is not None and halves.size > 1
     copies = 2 if guidance.is_on and not is_split else 1
     latents = backend.asarray(initial) * float(sampler.init_scale)
-    if frames is not None:
-        frames = backend.concat([frames] * copies, 0)
+    late = None if strength is None else _LateFrames(backend, sampler, strength, late_noise or noise)
+    if channels is not None:
+        channels = backend.concat([channels] * copies, 0)
     for i, timestep in enumerate(sampler.timesteps):
-        scaled = sampler.scale_input(latents, i)
+        state = latents if late is None else late.enter(latents, i)
+        scaled = sampler.scale_input(state, i)
         model_input = backend.concat([scaled] * copies, 0)
-        if frames is not None:
-            model_input = backend.concat([model_input, frames], 1)
+        if channels is not None:
+            model_input = backend.concat([model_input, channels], 1)
         times = backend.asarray(np.full(model_input.shape[0], timestep, np.float32))
+        if late is not None and late.changes(i):
+            moves = None if late.all_move(i) else np.concatenate([late.moves(i)] * copies)
+            condition = model.with_frames(condition, moves)
         output = model(model_input, times, condition)
         if halves is not None and is_split:
             output = halves.gather(output, 0)
-        prediction = _guided(output, guidance) if guidance.is_on else output
+        prediction = output[:, : initial.shape[1]]
+        prediction = _guided(prediction, guidance) if guidance.is_on else prediction
         step_noise = backend.asarray(noise(i)) if sampler.draws_noise[i] else None
-        latents = sampler.step(latents, prediction, i, step_noise)
+        moved = sampler.step(state, prediction, i, step_noise)
+        latents = moved if late is None else late.keep(moved, latents, i)
         if not np.isfinite(backend.to_numpy(latents)).all():
             raise NumericsError(
                 f"step {i + 1} of {len(sampler.timesteps)} (timestep {timestep:g}): latents hold NaN or infinity; "
@@ -87,6 +99,39 @@ def denoise(
         if on_step:
             on_step(Step(i, model_input, times, output, latents))
     return backend.to_numpy(latents)
+
+
+class _LateFrames:
+    """Frames that do not move from the first call on: clean ones, and those that start from a reference."""
+
+    def __init__(self, backend: Backend, sampler: Sampler, strength: np.ndarray, noise: NoiseSource) -> None:
+        self.backend, self.sampler, self.noise = backend, sampler, noise
+        self.starts = frame_starts(strength, sampler.timesteps)
+
+    def moves(self, i: int) -> np.ndarray:
+        """(B, T) booleans."""
+        return self.starts.moves[i]
+
+    def all_move(self, i: int) -> bool:
+        return bool(self.starts.moves[i].all())
+
+    def changes(self, i: int) -> bool:
+        """Whether other frames move than at the call before; all do before the first."""
+        before = self.starts.moves[i - 1] if i else True
+        return bool((self.starts.moves[i] != before).any())
+
+    def enter(self, latents: Array, i: int) -> Array:
+        """The state before call i."""
+        if not self.starts.draws_noise[i]:
+            return latents
+        enters = self.backend.asarray(per_frame(self.starts.enters[i]))
+        return self.sampler.with_noise(latents, self.backend.asarray(self.noise(i)), enters, i)
+
+    def keep(self, moved: Array, before: Array, i: int) -> Array:
+        """The state after call i: what moves, and the rest as it was before noise came in."""
+        if self.all_move(i):
+            return moved
+        return choose(self.backend.asarray(per_frame(self.starts.moves[i])), moved, before)
 
 
 def _guided(output: Array, guidance: Guidance) -> Array:

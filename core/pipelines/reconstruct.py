@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import random
 from ..config.schema import ReconstructConfig
 from ..config.settings import with_setting
 from ..errors import MediaError, NumericsError, ShapeError
 from ..io.media import DEFAULTS, Media
 from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
+from ..maths.pixels import from_uint8, to_uint8
 from ..models.finding import Part, open_part
 from ..models.kinds import AutoencoderSpec
 from ..progress import progress
@@ -23,7 +23,7 @@ from ..seam import backend as backends
 from ..seam.backend import Backend
 from ..seam.models import Autoencoder
 from ..shapes import VideoShape
-from .autoencode import DecodeOptions, decode_chunks, encode_chunks, from_uint8, to_uint8
+from .autoencode import DecodeOptions, decode_chunks, encode_chunks, posterior_noise
 from .clip import Clip, whole_clip
 from .settings import decode_options, default_dtype
 
@@ -160,15 +160,16 @@ class ClipReconstruction:
         read = progress(self.clip.frames(self.reader), "encoding", "chunk")
         chunks = (from_uint8(chunk).transpose(3, 0, 1, 2)[None] for chunk in read)
         with vae.backend.inference():
-            moments = encode_chunks(vae.backend, vae.model, vae.spec, chunks, self.options.chunk)
+            noise = None if self.seed is None else posterior_noise(vae.spec, self.clip.shape, self.seed)
+            drawn = {name: values[None] for name, values in (noise or {}).items()}
+            moments = encode_chunks(vae.backend, vae.model, vae.spec, chunks, self.options.chunk, noise=drawn)
         if not np.isfinite(moments).all():
             raise NumericsError(
                 f"{self.clip.path}: encoding gave NaN or infinity; try another dtype or check the weights"
             )
-        if self.seed is None:
+        if noise is None:
             return gaussian.split_moments(moments)[0]
-        noise = random.normal((vae.spec.latent_channels, *moments.shape[2:]), self.seed, "posterior")
-        return gaussian.sample(moments, noise[None])
+        return gaussian.sample(moments, drawn[vae.spec.posteriors[-1]])
 
     def frames(self, beside_original: bool = False) -> Iterator[np.ndarray]:
         """Reconstructed frames (H, W, 3) uint8, one at a time; quality is measured on the way.
@@ -178,7 +179,8 @@ class ClipReconstruction:
         vae = self.vae
         originals = _frame_by_frame(self.clip.frames(self.reader))
         with vae.backend.inference():
-            for chunk in decode_chunks(vae.backend, vae.model, vae.spec, self.latents(), self.options):
+            latents, length = self.latents(), self.clip.shape.frames
+            for chunk in decode_chunks(vae.backend, vae.model, vae.spec, latents, self.options, num_frames=length):
                 if not np.isfinite(chunk).all():
                     raise NumericsError(f"{self.clip.path}: decoding gave NaN or infinity; try another dtype")
                 for frame in to_uint8(chunk)[0]:

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..conditioning.channels import Channels, Conditioning, PlacedFrames, fitted
+from ..conditioning.files import condition_files, read_clip, read_pictures
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, NumericsError, ShapeError
@@ -22,6 +24,7 @@ from ..io.images import write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
 from ..io.video import check_ending, write_video
 from ..io.weights import save_weights
+from ..maths.pixels import to_uint8
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..printable import say
@@ -30,17 +33,6 @@ from ..samplers import Sampler
 from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import VideoShape
-from .autoencode import to_uint8
-from .conditioning import (
-    Conditioning,
-    PlacedFrames,
-    condition_files,
-    condition_for_seed,
-    fitted,
-    place_frames,
-    read_clip,
-    read_pictures,
-)
 from .denoise import Guidance, Step
 from .following import prompts_for, sampled
 from .practice import mixed
@@ -236,7 +228,7 @@ class SampleRun:
             for seed in range(first, first + config.samples_per_prompt):
                 random.check_seed(seed)
                 suffix = ".png" if video.frames == 1 else ".mp4"
-                placed = place_frames(given, video, seed) if sees_channels else None
+                placed = self._channels().place(given, video, seed) if sees_channels else None
                 jobs.append(
                     Job(
                         prompt=prompt,
@@ -311,9 +303,12 @@ class SampleRun:
     def _request(self, job: Job) -> VideoRequest:
         if job.placed is None:
             return VideoRequest(job.text, job.negative, job.seed)
-        vae, spec = self.pipeline.model("vae"), self.pipeline.parts.vae.spec
-        frames = condition_for_seed(self.backend, vae, spec, job.placed, job.seed, self.config.decode.chunk)
-        return VideoRequest(job.text, job.negative, job.seed, frames)
+        noise, encode = self.pipeline.noise(job.video, job.seed), self.pipeline.encoder(job.seed)
+        state = self._channels().start(job.placed, noise, encode, job.seed)
+        return VideoRequest(job.text, job.negative, job.seed, state)
+
+    def _channels(self) -> Channels:
+        return Channels(self.pipeline.parts.vae.spec.compression)
 
     def _outputs(self, job: Job) -> list[Path]:
         """All files that `_write` makes; a picture and a video of one prompt and seed have the same sidecar."""
@@ -339,7 +334,7 @@ class SampleRun:
 
     def _frames(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 of one video, as they are decoded."""
-        for chunk in progress(self.pipeline.decode(latent[None]), "decoding", "chunk"):
+        for chunk in progress(self.pipeline.decode(latent[None], job.video.frames), "decoding", "chunk"):
             if not np.isfinite(chunk).all():
                 raise NumericsError(
                     f"{job.output}: decoding gave NaN or infinity; "

@@ -1,4 +1,4 @@
-"""Text to video: prompts -> mT5 -> denoising with guidance -> WFVAE, written once over Backend.
+"""Text to video: prompts -> text encoder -> denoising with guidance -> autoencoder, written once over Backend.
 
 Every video is a function of its own prompt and seed: noise comes from the request's seed alone, so batches, ranks and
 backends do not change it.
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..conditioning.base import ClipState, Encode
+from ..conditioning.clip_facts import clip_facts
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..models.finding import Part
@@ -22,7 +24,7 @@ from ..seam.backend import Backend
 from ..seam.models import Given, Model
 from ..seam.ranks import Ranks
 from ..shapes import LatentShape, TokenGrid, VideoShape
-from .autoencode import DecodeOptions, decode_chunks, unscale_latents
+from .autoencode import DecodeOptions, Draw, decode_chunks, encode_latents, posterior_noise, unscale_latents
 from .denoise import Guidance, Step, denoise
 from .text import EncodedTexts, encode_texts
 
@@ -33,10 +35,15 @@ class VideoRequest:
 
     prompt: str
     """As the text encoder sees it, template applied."""
-    negative: str
+    negative: str | None
+    """None: the model's learned null caption, under the prompt's own mask."""
     seed: int
-    frames: np.ndarray | None = None
-    """(C + M, T, H, W) condition channels of the inpaint sibling, at latent size."""
+    state: ClipState | None = None
+    """What it starts from; None: noise."""
+    fps: float = 24.0
+    """What a denoiser that reads it is told; a picture has a rate of its own."""
+    loop: int = 0
+    """Which clip of a video it is; each has noise of its own."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +89,8 @@ class TextToVideo:
     max_tokens: int = 512
     decode_options: DecodeOptions = field(default_factory=DecodeOptions)
     ranks: Ranks = field(default_factory=Ranks)
+    draw: Draw = random.normal
+    """Where all unit noise comes from."""
     _models: dict[str, Model] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -142,11 +151,29 @@ class TextToVideo:
         runs = [self._denoise_together(batch, texts, video, new_sampler(), guidance, on_step) for batch in batches]
         return np.concatenate(runs)
 
-    def decode(self, latents: np.ndarray) -> Iterator[np.ndarray]:
-        """Decode latents (B, C, T, H, W); pixel frames (B, 3, t, H, W) in about [-1, 1] come as they are finished."""
-        vae = self.parts.vae.spec
+    def noise(self, video: VideoShape, seed: int, loop: int = 0) -> np.ndarray:
+        """Unit noise (C, T, H, W) that a clip starts from."""
+        return self._drawn(video, seed, "latents", loop)
+
+    def encoder(self, seed: int) -> Encode:
+        """How pixels become scaled latents, drawn with noise of a seed."""
+        vae, chunk = self.parts.vae.spec, self.decode_options.chunk
+
+        def encode(video: np.ndarray, purpose: str) -> np.ndarray:
+            noise = posterior_noise(vae, VideoShape(*video.shape[1:]), seed, self.draw, purpose)
+            drawn = {name: values[None] for name, values in noise.items()}
+            return encode_latents(self.backend, self.model("vae"), vae, video[None], drawn, chunk)[0]
+
+        return encode
+
+    def decode(self, latents: np.ndarray, num_frames: int | None = None) -> Iterator[np.ndarray]:
+        """Decode latents (B, C, T, H, W); pixel frames (B, 3, t, H, W) in about [-1, 1] come as they are finished.
+
+        num_frames: as decode_chunks.
+        """
+        vae, options, team = self.parts.vae.spec, self.decode_options, self.ranks.team
         latents = unscale_latents(vae, latents)
-        return decode_chunks(self.backend, self.model("vae"), vae, latents, self.decode_options, self.ranks.team)
+        return decode_chunks(self.backend, self.model("vae"), vae, latents, options, team, num_frames)
 
     def model(self, kind: str) -> Model:
         """The loaded model of one part."""
@@ -178,35 +205,62 @@ class TextToVideo:
         guidance: Guidance,
         on_step: Callable[[Step], None] | None,
     ) -> np.ndarray:
-        latent = self.sizes(video).latent
-        shape = (self.parts.denoiser.spec.latent_channels, *latent)
-        model = self.model("denoiser")
-        halves = self.ranks.cfg
-        prompts = [request.prompt for request in requests]
-        if guidance.is_on:
-            negatives = [request.negative for request in requests]
-            prompts = negatives + prompts if halves.size == 1 else (negatives, prompts)[halves.index]
-        states, mask = texts.batch(prompts)
+        latent, model = self.sizes(video).latent, self.model("denoiser")
 
         def draw(purpose: str, step: int) -> np.ndarray:
-            return np.stack([random.normal(shape, request.seed, purpose, step=step) for request in requests])
+            drawn = (self._drawn(video, request.seed, purpose, request.loop, step) for request in requests)
+            return np.stack(list(drawn))
 
         with self.backend.inference():
-            condition = model.condition(Given(text=states, text_mask=mask), latent)
+            condition = model.condition(self._given(requests, texts, video, guidance), latent)
+            states = [request.state or ClipState(self.noise(video, request.seed, request.loop)) for request in requests]
+            channels = [state.channels for state in states if state.channels is not None]
             return denoise(
                 self.backend,
                 model,
                 condition,
-                draw("latents", 0),
+                np.stack([state.latents for state in states]),
                 sampler,
                 guidance,
                 noise=lambda i: draw("step noise", i),
-                frames=self._condition_frames(requests),
+                channels=self.backend.asarray(np.stack(channels)) if channels else None,
                 on_step=on_step,
-                halves=halves,
+                halves=self.ranks.cfg,
+                strength=_strength(states),
+                late_noise=lambda i: draw("late noise", i),
             )
 
-    def _condition_frames(self, requests: Sequence[VideoRequest]) -> object | None:
-        if "channels" not in self.parts.denoiser.spec.given:
-            return None
-        return self.backend.asarray(np.stack([request.frames for request in requests if request.frames is not None]))
+    def _given(
+        self, requests: Sequence[VideoRequest], texts: EncodedTexts, video: VideoShape, guidance: Guidance
+    ) -> Given:
+        """What the denoiser reads, for this rank's part of the network batch; nothing else is handed over."""
+        reads, halves = self.parts.denoiser.spec.given, self.ranks.cfg
+        wanted = [(request.prompt, False) for request in requests]
+        # A learned null caption stands in for the prompt, under the prompt's own mask.
+        unwanted = [(request.prompt if request.negative is None else request.negative) for request in requests]
+        null = [(text, request.negative is None) for text, request in zip(unwanted, requests, strict=True)]
+        rows = wanted
+        if guidance.is_on:
+            rows = null + wanted if halves.size == 1 else (null, wanted)[halves.index]
+        states, mask = texts.batch([text for text, _ in rows])
+        is_null = np.array([is_null for _, is_null in rows])
+        facts = {name: values for name, values in _facts(video, requests).items() if name in reads}
+        return Given(text=states, text_mask=mask, is_null=is_null if is_null.any() else None, **facts)
+
+    def _drawn(self, video: VideoShape, seed: int, purpose: str, loop: int, step: int = 0) -> np.ndarray:
+        shape = (self.parts.denoiser.spec.latent_channels, *self.sizes(video).latent)
+        return self.draw(shape, seed, f"{purpose}, loop {loop}" if loop else purpose, step=step)
+
+
+def _facts(video: VideoShape, requests: Sequence[VideoRequest]) -> dict[str, np.ndarray]:
+    """What may be told of each clip, (B,) each."""
+    of_each = [clip_facts(video, request.fps, batch=1) for request in requests]
+    return {name: np.concatenate([facts[name] for facts in of_each]) for name in ("height", "width", "fps")}
+
+
+def _strength(states: Sequence[ClipState]) -> np.ndarray | None:
+    """(B, T); None where all frames of all clips are made from noise."""
+    if all(state.strength is None for state in states):
+        return None
+    frames = states[0].latents.shape[1]
+    return np.stack([np.ones(frames, np.float32) if each.strength is None else each.strength for each in states])

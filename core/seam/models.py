@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -53,9 +54,12 @@ class Denoiser(Protocol):
         Raises: ShapeError when something that the model reads is missing or does not fit.
         """
 
+    def with_frames(self, condition: Condition, frame_mask: np.ndarray | None) -> Condition:
+        """A condition with another mask of frames, as Given.frame_mask, for denoisers that read it."""
+
     def __call__(self, latents: Array, timestep: Array, condition: Condition) -> Array:
         """Latents (B, C, T, H, W), followed by further channels where the spec has some, and timesteps (B,) ->
-        prediction (B, C, T, H, W) float32."""
+        prediction (B, C, T, H, W) float32, behind which there may be further channels: spec.output says which."""
 
 
 class Stream(Protocol):
@@ -65,17 +69,32 @@ class Stream(Protocol):
         """Go on to the next chunk."""
 
 
+class Encoded(NamedTuple):
+    """What an autoencoder makes of a clip, float32."""
+
+    latents: Array
+    """(B, C, t, h, w)."""
+    moments: dict[str, Array]
+    """Mean, then log-variance (B, 2C, ...), by the names of spec.posteriors."""
+
+
 class Autoencoder(Protocol):
     """Pixels to latents and back. Latents here are unscaled."""
 
-    def encode(self, video: Array, stream: Stream | None = None) -> Array:
-        """Pixels (B, 3, T, H, W) in [-1, 1] -> moments (B, 2C, t, h, w) float32: mean, then log-variance."""
+    def encode(self, video: Array, noise: Mapping[str, Array] | None = None, stream: Stream | None = None) -> Encoded:
+        """Pixels (B, 3, T, H, W) in [-1, 1] -> latents, drawn with unit noise in the shapes of spec.noise_shapes.
 
-    def decode(self, latents: Array, stream: Stream | None = None) -> Array:
-        """Latents (B, C, t, h, w) -> pixels (B, 3, T, H, W) float32 in about [-1, 1], not clamped."""
+        noise: by the names of spec.posteriors; where one is missing the means are taken.
+        """
+
+    def decode(self, latents: Array, num_frames: int | None = None, stream: Stream | None = None) -> Array:
+        """Latents (B, C, t, h, w) -> pixels (B, 3, num_frames, H, W) float32 in about [-1, 1], not clamped.
+
+        num_frames: with a stream those of this chunk; a spec that `streams_exactly` needs none.
+        """
 
     def stream(self, upstream_tiling: bool = False) -> Stream:
-        """The state for one clip that is encoded or decoded in chunks."""
+        """The state for one clip that is encoded or decoded in chunks. upstream_tiling: of families that have it."""
 
 
 class TextEncoder(Protocol):

@@ -19,9 +19,10 @@ from ..io.video import write_video
 from ..io.weights import Shard
 from ..maths import gaussian
 from ..maths.metrics import psnr
+from ..maths.pixels import to_uint8
 from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
-from ..pipelines.autoencode import decode_chunks, encode_chunks, to_uint8
+from ..pipelines.autoencode import decode_chunks, encode_chunks
 from ..seam.backend import Backend
 from ..seam.models import Autoencoder
 from ..seam.ranks import Ranks

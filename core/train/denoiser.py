@@ -13,8 +13,8 @@ from ..data.batch import ClipBatch
 from ..io.images import write_image
 from ..io.video import write_video
 from ..io.weights import Shard
+from ..maths.pixels import to_uint8
 from ..models.kinds import DenoiserSpec
-from ..pipelines.autoencode import to_uint8
 from ..pipelines.denoise import Guidance
 from ..pipelines.settings import make_sampler
 from ..pipelines.text_to_video import TextToVideo, VideoRequest

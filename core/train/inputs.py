@@ -9,16 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from .. import random
+from ..conditioning.channels import Channels
 from ..data.batch import ClipBatch
 from ..errors import ConfigError
 from ..maths import gaussian
-from ..pipelines.autoencode import scale_latents
-from ..pipelines.conditioning import encode_condition
+from ..pipelines.autoencode import encode_latents, posterior_noise, scale_latents
 from ..pipelines.text import pad_states
 from ..seam.training import DiffusionBatch
 from ..shapes import LatentShape, VideoShape
@@ -130,9 +131,11 @@ class DiffusionInputs:
         return noise
 
     def _condition(self, clip: np.ndarray, frame_mask: np.ndarray, number: int, step: int) -> np.ndarray:
-        encoder = self.clips
-        latent = encoder.spec.compression.latent(VideoShape(*clip.shape[1:]))
-        noise = random.normal((encoder.spec.latent_channels, *latent), self.seed, "condition posterior", number, step)
+        encoder, video = self.clips, VideoShape(*clip.shape[1:])
+        noise = posterior_noise(
+            encoder.spec, video, self.seed, partial(random.normal, sample=number, step=step), "condition posterior"
+        )
+        drawn = {name: values[None] for name, values in noise.items()}
         pixel_noise = None
         if self.options.condition_noise:
             draw = random.stream(self.seed, "condition noise", number, step)
@@ -140,9 +143,13 @@ class DiffusionInputs:
             strength = np.exp(CONDITION_NOISE_LOG_MEAN + CONDITION_NOISE_LOG_SPREAD * draw.standard_normal())
             if has_noise:
                 pixel_noise = np.float32(strength) * draw.standard_normal(clip.shape, dtype=np.float32)
-        return encode_condition(
-            encoder.backend, encoder.model(), encoder.spec, clip, frame_mask, noise, pixel_noise, encoder.chunk
-        )
+
+        def encode(visible: np.ndarray) -> np.ndarray:
+            return encode_latents(encoder.backend, encoder.model(), encoder.spec, visible[None], drawn, encoder.chunk)[
+                0
+            ]
+
+        return Channels(encoder.spec.compression).encoded(clip, frame_mask, encode, pixel_noise)
 
     def _unpadded(self, batch: ClipBatch, row: int, pixels: np.ndarray) -> np.ndarray:
         """The part of a clip that its valid latents span."""

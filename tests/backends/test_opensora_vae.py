@@ -10,6 +10,7 @@ from duosora.core.errors import ShapeError
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.loading import check_structure
 from duosora.core.models.opensora_vae import PRESETS, OpenSoraVAESpec
+from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks, encode_latents, scale_latents
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.models import Model
 from duosora.core.shapes import VideoShape
@@ -96,6 +97,19 @@ def test_groups_know_nothing_of_each_other(backend: Backend) -> None:
         near(part.decoded(backend, vae), pixels[:, :, frames])
 
 
+def test_the_pipeline_encodes_and_decodes_any_length_in_groups(backend: Backend) -> None:
+    vae, clip = build(backend), Clip(frames=20)
+    latents = scale_latents(TINY, backend.to_numpy(clip.encoded(backend, vae, clip.noise).latents))
+    for chunk in (None, 5):
+        near(encode_latents(backend, vae, TINY, clip.video, clip.noise, chunk), latents)
+        decoded = list(decode_chunks(backend, vae, TINY, clip.latents, DecodeOptions(chunk), num_frames=20))
+        assert [part.shape[2] for part in decoded] == [17, 3]
+        near(np.concatenate(decoded, axis=2), clip.decoded(backend, vae))
+    means = encode_latents(backend, vae, TINY, clip.video)
+    near(means, scale_latents(TINY, backend.to_numpy(clip.encoded(backend, vae).latents)))
+    assert np.abs(means - latents).max() > 0.1
+
+
 def test_memory_is_bounded_by_slices_and_groups(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
     vae, clip = build(backend), Clip(frames=20, batch=2)
     seen: dict[str, list[int]] = {}
@@ -170,10 +184,11 @@ def test_both_backends_give_the_same(frames: int) -> None:
         near(mindspore, torch)
 
 
-def test_half_precision_stays_near() -> None:
-    backend = get("torch", "cpu")
+@pytest.mark.parametrize(("name", "dtype"), [("torch", "bf16"), ("mindspore", "fp16")])
+def test_half_precision_stays_near(name: str, dtype: str) -> None:
+    backend = get(name, "cpu")
     clip = Clip(frames=5)
-    whole, half = build(backend), build(backend, dtype="bf16")
+    whole, half = build(backend), build(backend, dtype=dtype)
     pixels = clip.decoded(backend, half)
     assert pixels.dtype == np.float32
     near(pixels, clip.decoded(backend, whole), 0.1)

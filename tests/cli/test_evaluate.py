@@ -16,9 +16,9 @@ from duosora.core.io.video import read_video, write_video
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights
 from duosora.core.maths.metrics import psnr, ssim
+from duosora.core.maths.pixels import from_uint8
 from duosora.core.maths.resize import center_crop_resize
 from duosora.core.models.lpips import LPIPSSpec
-from duosora.core.pipelines.autoencode import from_uint8
 from duosora.core.seam.backend import get
 
 MEDIA = Path(__file__).parents[1] / "media"

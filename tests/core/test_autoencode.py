@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from duosora.core.maths.pixels import from_uint8, from_unit, to_uint8, to_unit
 from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.pipelines.autoencode import from_uint8, from_unit, scale_latents, to_uint8, to_unit, unscale_latents
+from duosora.core.pipelines.autoencode import scale_latents, unscale_latents
 
 SPEC = WFVAESpec(latent_dim=2, scale=(0.5, 4.0), shift=(1.0, -3.0))
 

@@ -8,19 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from duosora.core.conditioning.channels import Conditioning, fitted, place_frames
+from duosora.core.conditioning.files import condition_files, read_clip, read_pictures
 from duosora.core.config.schema import ConditionSettings
 from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io import kinds
 from duosora.core.io.prompts import Prompt, read_prompts
 from duosora.core.maths.resize import center_crop_resize
-from duosora.core.pipelines.conditioning import (
-    Conditioning,
-    condition_files,
-    fitted,
-    place_frames,
-    read_clip,
-    read_pictures,
-)
 from duosora.core.shapes import VideoShape
 
 

@@ -11,8 +11,8 @@ import pytest
 
 from duosora.core.data.batch import ClipBatch
 from duosora.core.maths.metrics import psnr
+from duosora.core.maths.pixels import to_uint8
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
-from duosora.core.pipelines.autoencode import to_uint8
 from duosora.core.random import normal
 from duosora.core.seam.ranks import ParallelPlan, Ranks
 from duosora.core.seam.training import DiffusionBatch

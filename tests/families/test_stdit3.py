@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from duosora.convert.matching import apply
+from duosora.convert.names import NAMES
 from duosora.core.errors import ConfigError, LayoutError, ShapeError
 from duosora.core.layout import Constant, GivenWeights
 from duosora.core.loading import checked_weights
@@ -311,3 +313,16 @@ def test_questions_of_a_denoiser() -> None:
     assert SMALL.costs() == (4, 24, 2, 32)
     assert replace(SMALL, patch_size=(1, 2, 3)).patch == Patch(1, 6)
     assert (SMALL.output, replace(SMALL, pred_sigma=False).output) == ("mean_and_spare", "mean")
+
+
+def test_blocks_of_pixart_become_the_spatial_ones() -> None:
+    held = {
+        "blocks.1.attn.qkv.weight": "spatial_blocks.1.attn.qkv.weight",
+        "blocks.11.scale_shift_table": "spatial_blocks.11.scale_shift_table",
+        "y_embedder.y_proj.fc1.bias": "y_embedder.y_proj.fc1.bias",
+        "temporal_blocks.0.mlp.fc2.bias": "temporal_blocks.0.mlp.fc2.bias",
+    }
+    names = NAMES["stdit3"]
+    found, unknown = apply(names.rules, [*held, "pos_embed", "csize_embedder.mlp.0.weight"], names.patterns())
+    assert {origin.names[0]: new for new, origin in found.origins.items()} == held
+    assert (set(found.dropped), unknown) == ({"pos_embed", "csize_embedder.mlp.0.weight"}, [])

@@ -15,10 +15,11 @@ from duosora.core.data.shape_judge import Tally
 from duosora.core.evaluate.judge import held_out_prompts, judging_run
 from duosora.core.maths import gaussian
 from duosora.core.maths.metrics import psnr
+from duosora.core.maths.pixels import from_uint8, to_uint8
 from duosora.core.models import FAMILIES
 from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.models.wfvae import TINY
-from duosora.core.pipelines.autoencode import decode_chunks, encode_chunks, from_uint8, to_uint8
+from duosora.core.pipelines.autoencode import decode_chunks, encode_chunks
 from duosora.core.seam.backend import Backend, get
 
 ROOT = Path(__file__).parents[2]

@@ -147,10 +147,10 @@ def test_frames_do_not_depend_on_later_ones(temporal_level_1: bool) -> None:
     video = normal(1, 3, 1 + 3 * step, 16, 24)
     changed = video.clone()
     changed[:, :, 1 + step :] += 1
-    moments, moments_changed = vae.encode(video), vae.encode(changed)
+    moments, moments_changed = vae.encode(video).moments["latent"], vae.encode(changed).moments["latent"]
     near(moments_changed[:, :, :2], moments[:, :, :2])
     assert (moments_changed[:, :, 2] - moments[:, :, 2]).abs().max() > 0.01
-    near(vae.encode(video[:, :, :1]), moments[:, :, :1])
+    near(vae.encode(video[:, :, :1]).moments["latent"], moments[:, :, :1])
     near(vae.decode(moments[:, :4, :1]), vae.decode(moments[:, :4])[:, :, :1])
 
 
@@ -193,7 +193,10 @@ def test_layer_norm_keeps_small_signals_by_an_eps_of_1e_6() -> None:
 def test_a_batch_gives_what_its_clips_give_one_by_one() -> None:
     vae = build(WFVAESpec(**SMALL, t_interpolation="trilinear"))
     video, latents = normal(2, 3, 5, 16, 16), normal(2, 4, 2, 2, 2)
-    near(vae.encode(video), torch.cat([vae.encode(video[:1]), vae.encode(video[1:])]))
+    near(
+        vae.encode(video).moments["latent"],
+        torch.cat([vae.encode(video[:1]).moments["latent"], vae.encode(video[1:]).moments["latent"]]),
+    )
     near(vae.decode(latents), torch.cat([vae.decode(latents[:1]), vae.decode(latents[1:])]))
 
 
@@ -202,7 +205,7 @@ def test_half_precision_stays_near_and_comes_back_as_float32(dtype: str, limit: 
     video, latents = normal(1, 3, 5, 16, 16), normal(1, 8, 2, 2, 2)
     exact, half = build(TINY), build(TINY, dtype)
     for got, expected in (
-        (half.encode(video), exact.encode(video)),
+        (half.encode(video).moments["latent"], exact.encode(video).moments["latent"]),
         (half.decode(latents), exact.decode(latents)),
     ):
         assert got.dtype == torch.float32
@@ -215,7 +218,7 @@ def test_half_precision_stays_near_and_comes_back_as_float32(dtype: str, limit: 
 def test_every_weight_gets_a_gradient(options: dict[str, Any]) -> None:
     vae = build(WFVAESpec(**options, t_interpolation="trilinear")).requires_grad_(True)
     frames = 1 + 2 * vae.spec.compression.time
-    mean = vae.encode(normal(1, 3, frames, 16, 16))[:, :4]
+    mean = vae.encode(normal(1, 3, frames, 16, 16)).moments["latent"][:, :4]
     vae.decode(mean).square().mean().backward()
     without = [name for name, p in vae.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     # The same added to all keys changes no attention.

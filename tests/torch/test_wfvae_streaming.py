@@ -92,7 +92,7 @@ def test_chunks_of_different_sizes_are_exact() -> None:
     bounds = list(itertools.pairwise([0, 3, 4, 8, 9]))
     for start, stop in bounds:
         stream.advance(is_last=stop == 9)
-        parts.append(vae.decode(latents[:, :, start:stop], stream))
+        parts.append(vae.decode(latents[:, :, start:stop], stream=stream))
     near(torch.cat(parts, 2).numpy(), vae.decode(latents).numpy())
 
 

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from mindspore import Tensor, nn
 
 from duosora.core.errors import ShapeError
-from duosora.core.maths.gaussian import LOG_VARIANCE_RANGE
 from duosora.core.models.opensora_vae import SPATIAL_FACTOR, TEMPORAL_EPS, OpenSoraVAESpec, TemporalVAESpec
 from duosora.core.models.sd_vae import SDVAESpec
 from duosora.core.shapes import VideoShape
@@ -22,6 +21,7 @@ from duosora.core.shapes import VideoShape
 from ..attention import Attend
 from ..layers import Conv3d, GroupNorm, Identity, ModuleList, cast, cat, silu, to_float32
 from ..operators import pad_start
+from ..posteriors import Encoded, draw
 from ..streaming import Stream
 from ..video import channels_to_frames, fold_frames, unfold_frames
 from .sd_vae import SDVAE
@@ -32,15 +32,6 @@ def create(spec: OpenSoraVAESpec, attend: Attend) -> OpenSoraVAE:
     return OpenSoraVAE(spec)
 
 
-class Encoded(NamedTuple):
-    """What became of a clip on its way into latents, float32."""
-
-    latents: Tensor
-    """(B, C, t, h, w), drawn from the temporal moments, or their means."""
-    moments: dict[str, Tensor]
-    """Mean, then log-variance: "spatial" (B, 2C, T, h, w) of the frames, "temporal" (B, 2C, t, h, w)."""
-
-
 class Rebuilt(NamedTuple):
     """A clip through the autoencoder, with what its losses look at, float32."""
 
@@ -48,7 +39,7 @@ class Rebuilt(NamedTuple):
     """(B, 3, T, H, W)."""
     latents: Tensor
     moments: dict[str, Tensor]
-    """As in Encoded."""
+    """Mean, then log-variance: "spatial" (B, 2C, T, h, w) of the frames, "temporal" (B, 2C, t, h, w)."""
     pairs: dict[str, tuple[Tensor, Tensor]]
     """"spatial": the frames' latents (B, C, T, h, w) that the temporal autoencoder was given, and what it gave back."""
 
@@ -277,11 +268,3 @@ def apply_all(blocks: Any, x: Tensor) -> Tensor:
     for block in blocks:
         x = block(x)
     return x
-
-
-def draw(moments: Tensor, noise: Tensor | None) -> Tensor:
-    """A draw (B, C, ...) from moments (B, 2C, ...) with unit noise; without it the means."""
-    mean, log_variance = moments.chunk(2, 1)
-    if noise is None:
-        return mean
-    return mean + (0.5 * log_variance.clamp(*LOG_VARIANCE_RANGE)).exp() * noise

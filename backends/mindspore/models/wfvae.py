@@ -20,6 +20,7 @@ from duosora.core.shapes import NUM_COLOURS
 
 from ..attention import Attend
 from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu, to_float32
+from ..posteriors import Encoded, draw
 from ..streaming import Stream, whole_clip
 from ..upstream_tiling import UpstreamTiling
 from ..video import (
@@ -71,18 +72,20 @@ class WFVAE(nn.Cell):
         self.encoder = Encoder(spec)
         self.decoder = Decoder(spec)
 
-    def encode(self, video: Tensor, stream: Stream | None = None) -> Tensor:
-        """Pixels (B, 3, T, H, W) in [-1, 1] -> moments (B, 2C, t, h, w) float32: mean, then log-variance.
+    def encode(self, video: Tensor, noise: Mapping[str, Tensor] | None = None, stream: Stream | None = None) -> Encoded:
+        """Pixels (B, 3, T, H, W) in [-1, 1] -> latents, drawn with unit noise of their shape, named "latent".
 
-        With a stream, the clip's next frames: their number is to give whole latent frames.
+        noise: None: the means. With a stream, the clip's next frames: their number is to give whole latent frames.
         """
         x = cast(video, like=self.encoder.conv_out.conv.weight)
-        return to_float32(self.encoder(channels_innermost(x), stream or whole_clip())[0])
+        moments = to_float32(self.encoder(channels_innermost(x), stream or whole_clip())[0])
+        return Encoded(draw(moments, (noise or {}).get("latent")), {"latent": moments})
 
-    def decode(self, latents: Tensor, stream: Stream | None = None) -> Tensor:
+    def decode(self, latents: Tensor, num_frames: int | None = None, stream: Stream | None = None) -> Tensor:
         """Latents (B, C, t, h, w) -> pixels (B, 3, T, H, W) float32 in about [-1, 1], not clamped.
 
-        With a stream, the clip's next latents; the last of their pixel frames come with the next chunk.
+        num_frames: T, which follows from the latents. With a stream, the clip's next latents; the last of their pixel
+        frames come with the next chunk.
         """
         x = cast(latents, like=self.decoder.conv_out.weight)
         return self.decoder(channels_innermost(x), stream or whole_clip())[0]

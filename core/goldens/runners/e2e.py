@@ -1,199 +1,241 @@
-"""Family `e2e`: the inference program of Open-Sora 1.2 with tiny models, from prompts and references to videos.
+"""Family `e2e`: the inference program of Open-Sora 1.2 with tiny models, its noise as it was drawn.
 
-Noise is recorded in the order in which upstream draws it: for each reference and for the clip before, that of frames,
-a few at a time, then that of groups; in each loop that of the latents, then that of each step. The text encoder is a
-stand-in, whose states are recorded.
+The times are computed in float32 as upstream (quirk Q12).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ...conditioning import references
-from ...conditioning.clip_facts import clip_facts
+from ... import samplers
+from ...conditioning.base import ClipState
+from ...conditioning.references import PlacedReferences, References, parse
+from ...io.tokenizer import Tokenizer
 from ...layout import GivenWeights
 from ...maths.cover import cover_picture
+from ...models import FAMILIES
+from ...models.finding import TINY_FOLDER, Part
 from ...models.opensora_vae import OpenSoraVAESpec
 from ...models.stdit3 import STDiT3Spec
-from ...pipelines.autoencode import from_uint8, scale_latents, unscale_latents
-from ...recipes import opensora_v1_2_prompts as prompts
-from ...samplers.guidance import guide
-from ...samplers.rflow import RFlow, choose, frame_starts, per_frame
+from ...models.t5 import TINY
+from ...pipelines.denoise import Guidance
+from ...pipelines.looping import LoopedRequest, Looping, Loops, SampledClip
+from ...pipelines.text import EncodedTexts
+from ...pipelines.text_to_video import Parts, TextToVideo
+from ...recipes.opensora_v1_2_prompts import PromptScores, clean, describe, segments
 from ...seam.backend import Backend
-from ...seam.models import Array, Given
 from ...shapes import VideoShape
 from ..case import Case, Comparison, check_options
 from ..tables import same
 
-INPUTS = r"draws/.+|text\d+/.+|image/.+|loop\d+/z_noise"
+INPUTS = "draws/.+|loop[0-9]+/z_noise|text[0-9]+/.+|(image|video)/.+"
+FLAGS = {
+    **{f"--{name}": name for name in ("num-frames", "fps", "loop", "condition-frame-length", "seed", "aes", "flow")},
+    **{f"--{name}": name for name in ("camera-motion", "frame-interval", "save-fps", "batch-size", "align")},
+    "--num-sampling-steps": "scheduler.num_sampling_steps",
+    "--cfg-scale": "scheduler.cfg_scale",
+}
+"""Where a flag of the command line stands in the config, which has _ for -."""
 OPTIONS = (
     *("image_size", "num_frames", "fps", "frame_interval", "save_fps", "seed", "batch_size", "multi_resolution"),
     *("dtype", "condition_frame_length", "condition_frame_edit", "align", "verbose", "model", "vae", "text_encoder"),
     *("scheduler", "aes", "flow", "camera_motion", "loop", "reference_path", "mask_strategy"),
 )
-SCHEDULER_OPTIONS = ("type", "use_timestep_transform", "num_sampling_steps", "cfg_scale")
+SCHEDULER_OPTIONS = ("type", "use_timestep_transform", "use_discrete_timesteps", "num_sampling_steps", "cfg_scale")
 MICRO_BATCH, GROUP = 4, 17
+"""Frames whose posterior is drawn at once, by upstream's spatial and its temporal autoencoder."""
+
+
+class RecordedNoise:
+    """The noise of a case, in place of core.random.normal: a request's seed is its row."""
+
+    def __init__(self, case: Case) -> None:
+        names = sorted(name for name in case.tensors if name.startswith("draws/"))
+        self._rest = iter([case.tensors[name] for name in names])
+        self._known: dict[tuple[int, str, int], np.ndarray] = {}
+
+    def __call__(self, shape: tuple[int, ...], seed: int, purpose: str, step: int = 0) -> np.ndarray:
+        found = self._known[seed, purpose, step]
+        assert found.shape == shape, f"{purpose}: {found.shape} was drawn, not {shape}"
+        return found
+
+    def posterior(self, purpose: str, rows: Sequence[int], num_frames: int) -> None:
+        """Clips of some rows are encoded together."""
+        slices = -(-len(rows) * num_frames // MICRO_BATCH)
+        frames = np.concatenate([next(self._rest) for _ in range(slices)])
+        spatial = frames.reshape(len(rows), num_frames, *frames.shape[1:]).swapaxes(1, 2)
+        temporal = np.concatenate([next(self._rest) for _ in range(0, num_frames, GROUP)], axis=2)
+        self._keep(f"{purpose}, spatial", rows, spatial)
+        self._keep(purpose, rows, temporal)
+
+    def clip(self, loop: int, rows: Sequence[int], steps: int) -> None:
+        """A clip is sampled."""
+        suffix = f", loop {loop}" if loop else ""
+        self._keep(f"latents{suffix}", rows, next(self._rest))
+        for step in range(steps):
+            self._keep(f"late noise{suffix}", rows, next(self._rest), step)
+
+    def _keep(self, purpose: str, rows: Sequence[int], drawn: np.ndarray, step: int = 0) -> None:
+        for row, noise in zip(rows, drawn, strict=True):
+            self._known[row, purpose, step] = noise
+
+
+class AlwaysMasked(References):
+    """As upstream, which goes by a mask where nothing is given too (quirk Q8): a first time above 1000 (quirk Q12) then
+    counts for all frames."""
+
+    def state(
+        self, placed: PlacedReferences, references: Sequence[np.ndarray], latents: np.ndarray, loop: int
+    ) -> ClipState:
+        """What the clip of a loop starts from."""
+        state = super().state(placed, references, latents, loop)
+        return state if state.strength is not None else replace(state, strength=np.ones(latents.shape[1], np.float32))
+
+
+class RecordedTexts(EncodedTexts):
+    """States of a stand-in for the text encoder, which gives others at every call; a text is `call/row`."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__({}, {})
+        self.case = case
+
+    def batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """States (B, L, D) and mask (B, L)."""
+        places = [(call, int(row)) for call, row in (text.split("/") for text in texts)]
+        states, masks = (
+            np.stack([self.case.tensors[f"text{call}/{name}"][row] for call, row in places]) for name in ("y", "mask")
+        )
+        return states[:, 0], masks
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
-    """Compute every result of a case of this family. Raises: ConfigError for options that no runner follows."""
-    options = _options(case)
-    yield from _Program(case, backend, options).run()
+    """Latents, references and masks of every clip, and the videos."""
+    config = settings(case.raw)
+    check_options(config, case.name, OPTIONS)
+    check_options(config["scheduler"], f"{case.name}, scheduler", SCHEDULER_OPTIONS)
+    wishes = [describe(*each) for each in _prompts(case.raw, config)]
+    loops = Loops(
+        config.get("loop") or 1, config.get("condition_frame_length") or 5, config.get("condition_frame_edit") or 0.0
+    )
+    yield from _texts(case.raw, config, [wish.text for wish in wishes])
+    video = VideoShape(int(config["num_frames"]), *config["image_size"])
+    conditioner = AlwaysMasked(_vae(case).compression, config.get("align"), loops.count)
+    scheduler = config["scheduler"]
+    rows = range(len(wishes))
+    noise = RecordedNoise(case)
+    requests = []
+    for row, wish in enumerate(wishes):
+        clips = tuple(_reference(case, path, video) for path in wish.references)
+        for number, clip in enumerate(clips):
+            noise.posterior(f"reference {number}", [row], len(clip))
+        placed = PlacedReferences(clips, tuple(parse(wish.mask_strategy)), "mask_strategy")
+        prompts = tuple(f"{loop}/{row}" for loop in range(loops.count))
+        requests.append(LoopedRequest(prompts, None, row, config["fps"] // config.get("frame_interval", 1), placed))
+    for loop in range(loops.count):
+        if loop:
+            noise.posterior(f"clip {loop}", rows, video.frames)
+        noise.clip(loop, rows, scheduler["num_sampling_steps"])
+    pipeline = _pipeline(case, backend, noise)
 
-
-def _options(case: Case) -> dict[str, Any]:
-    """The config file with what the command line sets over it."""
-    options = dict(case.raw["cli_config"])
-    options["scheduler"] = dict(options["scheduler"])
-    for flag, text in zip(case.raw["argv"][::2], case.raw["argv"][1::2], strict=True):
-        name = flag.removeprefix("--").replace("-", "_")
-        value = float(text) if text.replace(".", "", 1).isdigit() else text
-        (options["scheduler"] if name in SCHEDULER_OPTIONS else options)[name] = value
-    check_options(options, case.name, OPTIONS)
-    check_options(options["scheduler"], f"{case.name}, scheduler", SCHEDULER_OPTIONS)
-    return options
-
-
-class _Program:
-    """One run of the program."""
-
-    def __init__(self, case: Case, backend: Backend, options: Mapping[str, Any]) -> None:
-        self.case, self.backend, self.options = case, backend, options
-        self.video = VideoShape(options["num_frames"], *options["image_size"])
-        self.draws = iter([case.tensors[name] for name in sorted(case.tensors) if name.startswith("draws/")])
-        weights = case.weights()
-        own = {name: _below(weights, f"{name}.") for name in ("stdit3", "vae")}
-        self.spec = _vae_spec(case, own["vae"])
-        self.vae = backend.build(self.spec, GivenWeights(own["vae"], case.name))
-        spec = STDiT3Spec.from_config(case.raw["stdit3_config"], case.name)
-        self.denoiser = backend.build(spec, GivenWeights(own["stdit3"], case.name))
-        self.latent = self.spec.compression.latent(self.video)
-
-    def run(self) -> Iterator[Comparison]:
-        texts = [self._segments(prompt) for prompt in self.case.raw["prompts"]]
-        count = len(texts)
-        given = [self._references(path) for path in self.options.get("reference_path") or [""] * count]
-        strategies = list(self.options.get("mask_strategy") or [""] * count)
-        clips: list[np.ndarray] = []
-        for loop in range(self.options.get("loop", 1)):
-            if clips:
-                self._carry_over(loop, clips[-1], given, strategies)
-            said = [segments.at(loop) for segments in texts]
-            yield same(f"text_calls.{loop}", said, self.case.raw["text_calls"][loop])
-            yield same(f"mask_strategy.{loop}", strategies, self.case.raw["mask_strategy_per_loop"][loop])
-            for sample, own in enumerate(given):
-                for number, latents in enumerate(own):
-                    yield Comparison(f"loop{loop}/ref_b{sample}_{number}", latents, limit_as=f"loop{loop}/latent")
-            latents, strength = self._placed(loop, given, strategies)
-            yield Comparison(f"loop{loop}/z_init", latents, limit_as=f"loop{loop}/latent")
-            yield Comparison(f"loop{loop}/mask", strength)
-            latents = self._sampled(loop, latents, strength)
-            yield Comparison(f"loop{loop}/latent", latents)
-            clips.append(self._decoded(latents))
-        for sample, video in enumerate(self._joined(clips)):
-            yield Comparison(f"video{sample}", video)
-
-    def _segments(self, prompt: str) -> prompts.Segments:
-        """The texts of a prompt as the text encoder reads them."""
-        scores = prompts.PromptScores(*(self.options.get(name) for name in ("aes", "flow", "camera_motion")))
-        found = prompts.segments(prompts.describe(prompt).text)
-        return replace(found, texts=tuple(prompts.clean(scores.behind(text)) for text in found.texts))
-
-    def _references(self, paths: str) -> list[np.ndarray]:
-        """Latents (C, t, h, w) of the pictures of one prompt."""
-        found = []
-        for path in prompts.describe("", paths).references:
-            picture = self.case.tensors[f"image/{path.rpartition('/')[2]}"]
-            pixels = cover_picture(picture, self.video.height, self.video.width)
-            found.append(self._encoded(from_uint8(pixels).transpose(2, 0, 1)[None, :, None])[0])
-        return found
-
-    def _carry_over(self, loop: int, clip: np.ndarray, given: list[list[np.ndarray]], strategies: list[str]) -> None:
-        """Let the end of the clip before be the beginning of the next one."""
-        length, edit = self.options["condition_frame_length"], self.options.get("condition_frame_edit", 0.0)
-        for sample, latents in enumerate(self._encoded(clip)):
-            strategies[sample] = references.carry_over(strategies[sample], loop, len(given[sample]), length, edit)
-            given[sample].append(latents)
-
-    def _placed(
-        self, loop: int, given: Sequence[Sequence[np.ndarray]], strategies: Sequence[str]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        align = self.options.get("align")
-        placed = [
-            references.place(noise, own, references.parse(strategy), loop, align)
-            for noise, own, strategy in zip(next(self.draws), given, strategies, strict=True)
-        ]
-        return np.stack([each.latents for each in placed]), np.stack([each.strength for each in placed])
-
-    def _sampled(self, loop: int, latents: np.ndarray, strength: np.ndarray) -> np.ndarray:
-        scheduler, backend, batch = self.options["scheduler"], self.backend, len(latents)
-        size = self.video if scheduler["use_timestep_transform"] else None
-        sampler = RFlow(int(scheduler["num_sampling_steps"]), size=size, rounds_times=True)
-        starts = frame_starts(strength, sampler.timesteps)
-        condition = self.denoiser.condition(self._given(loop, batch), self.latent)
-        x = backend.asarray(latents)
-        for i, time in enumerate(sampler.timesteps):
-            entering = backend.asarray(per_frame(starts.enters[i]))
-            state = sampler.with_noise(x, backend.asarray(next(self.draws)), entering, i)
-            told = self.denoiser.with_frames(condition, np.concatenate([starts.moves[i]] * 2))
-            times = backend.asarray(np.full(2 * batch, time, np.float32))
-            velocity = self.denoiser(backend.concat([state] * 2, 0), times, told)[:, : latents.shape[1]]
-            guided = guide(velocity[:batch], velocity[batch:], scheduler["cfg_scale"])
-            x = choose(backend.asarray(per_frame(starts.moves[i])), sampler.step(state, guided, i), x)
-        return backend.to_numpy(x)
-
-    def _given(self, loop: int, batch: int) -> Given:
-        facts = clip_facts(self.video, self.options["fps"] // self.options["frame_interval"], batch)
-        states, mask = (self.case.tensors[f"text{loop}/{name}"] for name in ("y", "mask"))
-        return Given(
-            text=np.concatenate([states[:, 0]] * 2),
-            text_mask=np.concatenate([mask] * 2),
-            is_null=np.repeat([False, True], batch),
-            **{name: facts[name] for name in ("fps", "height", "width")},
+    def new_sampler() -> samplers.Sampler:
+        return samplers.create(
+            "rflow",
+            scheduler["num_sampling_steps"],
+            size=video,
+            timestep_transform=scheduler.get("use_timestep_transform", False),
+            discrete=scheduler.get("use_discrete_timesteps", False),
+            rounds_times=True,
         )
 
-    def _encoded(self, video: np.ndarray) -> np.ndarray:
-        """Scaled latents (B, C, t, h, w) of a video (B, 3, T, H, W), drawn with the next recorded noise."""
-        batch, _, num_frames = video.shape[:3]
-        frames = np.concatenate([next(self.draws) for _ in range(0, batch * num_frames, MICRO_BATCH)])
-        noise = {
-            "spatial": frames.reshape(batch, num_frames, *frames.shape[1:]).swapaxes(1, 2),
-            "temporal": np.concatenate([next(self.draws) for _ in range(0, num_frames, GROUP)], axis=2),
-        }
-        latents = self.vae.encode(self._array(video), {name: self._array(each) for name, each in noise.items()}).latents
-        return scale_latents(self.spec, self.backend.to_numpy(latents)).astype(np.float32)
-
-    def _decoded(self, latents: np.ndarray) -> np.ndarray:
-        unscaled = self._array(unscale_latents(self.spec, latents))
-        return self.backend.to_numpy(self.vae.decode(unscaled, self.video.frames))
-
-    def _joined(self, clips: Sequence[np.ndarray]) -> np.ndarray:
-        """Videos (B, 3, T, H, W): of each clip but the first the frames behind those that the one before gave it."""
-        if len(clips) == 1:
-            return clips[0]
-        again = self.spec.compression.whole_groups(self.options["condition_frame_length"])
-        return np.concatenate([clips[0], *(clip[:, :, again:] for clip in clips[1:])], axis=2)
-
-    def _array(self, values: np.ndarray) -> Array:
-        return self.backend.asarray(np.ascontiguousarray(values, np.float32))
+    clips_made: list[SampledClip] = []
+    looping = Looping(pipeline, conditioner, loops, Guidance(scheduler["cfg_scale"]), new_sampler)
+    latents = looping.latents(requests, RecordedTexts(case), video, on_clip=clips_made.append)
+    for made, strategies in zip(clips_made, case.raw["mask_strategy_per_loop"], strict=True):
+        yield same(f"mask_strategy.{made.loop}", list(made.placements), [tuple(parse(each)) for each in strategies])
+        yield from _clip(made)
+    for row in rows:
+        yield Comparison(f"video{row}", np.concatenate(list(looping.frames(latents[row], video)), axis=2)[0])
 
 
-def _below(weights: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): values for name, values in weights.items() if name.startswith(prefix)}
+def settings(raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of a case with the flags of its command line."""
+    config: dict[str, Any] = {**raw["cli_config"], "scheduler": dict(raw["cli_config"]["scheduler"])}
+    flags = list(raw.get("argv", ()))
+    for flag, value in zip(flags[::2], flags[1::2], strict=True):
+        group, _, name = FLAGS[flag].replace("-", "_").rpartition(".")
+        number = re.fullmatch(r"-?\d+", value)
+        known = float(value) if re.fullmatch(r"-?\d*\.\d+", value) else value
+        (config[group] if group else config)[name] = int(value) if number else known
+    return config
 
 
-def _vae_spec(case: Case, weights: Mapping[str, np.ndarray]) -> OpenSoraVAESpec:
-    return OpenSoraVAESpec.from_config(
-        {
-            "vae_2d": {**case.raw["vae_2d"], "micro_batch_size": MICRO_BATCH},
-            "vae_temporal": case.raw["vae_temporal"],
-            "micro_frame_size": GROUP,
-            "scale": weights["scale"].reshape(-1).tolist(),
-            "shift": weights["shift"].reshape(-1).tolist(),
-        },
-        case.name,
+def _clip(made: SampledClip) -> Iterator[Comparison]:
+    tag = f"loop{made.loop}"
+    yield Comparison(f"{tag}/z_init", np.stack([state.latents for state in made.states]), limit_as=f"{tag}/latent")
+    yield Comparison(f"{tag}/mask", np.stack([state.strength for state in made.states if state.strength is not None]))
+    for row, references in enumerate(made.references):
+        for number, latents in enumerate(references):
+            yield Comparison(f"{tag}/ref_b{row}_{number}", latents, limit_as=f"{tag}/latent")
+    yield Comparison(f"{tag}/latent", made.latents)
+
+
+def _prompts(raw: Mapping[str, Any], config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Prompts with the references and mask strategies of the config."""
+    nothing = [""] * len(raw["prompts"])
+    yield from zip(
+        raw["prompts"], config.get("reference_path") or nothing, config.get("mask_strategy") or nothing, strict=True
     )
+
+
+def _texts(raw: Mapping[str, Any], config: Mapping[str, Any], texts: Sequence[str]) -> Iterator[Comparison]:
+    """What the text encoder was given at each call."""
+    aesthetic, motion = (None if config.get(name) is None else float(config[name]) for name in ("aes", "flow"))
+    scores = PromptScores(aesthetic, motion, config.get("camera_motion"))
+    found = [segments(text) for text in texts]
+    for loop, recorded in enumerate(raw["text_calls"]):
+        said = [clean(scores.behind(each.at(loop))) for each in found]
+        yield same(f"text_calls.{loop}", said, recorded)
+
+
+def _reference(case: Case, path: str, video: VideoShape) -> np.ndarray:
+    """A picture or clip (T, H, W, 3) uint8 of the video's size."""
+    name = path.rpartition("/")[2]
+    recorded = next(case.tensors[f"{kind}/{name}"] for kind in ("image", "video") if f"{kind}/{name}" in case.tensors)
+    frames = recorded[None] if recorded.ndim == 3 else recorded
+    return np.stack([cover_picture(frame, video.height, video.width) for frame in frames])
+
+
+def _vae(case: Case) -> OpenSoraVAESpec:
+    parts = {"vae_2d": case.raw["vae_2d"], "vae_temporal": case.raw["vae_temporal"]}
+    spec = OpenSoraVAESpec.from_config({**parts, "micro_frame_size": GROUP}, case.name)
+    held = case.weights()
+    return replace(
+        spec,
+        micro_batch_size=MICRO_BATCH,
+        mean=tuple(held["vae.shift"].ravel().tolist()),
+        spread=tuple(held["vae.scale"].ravel().tolist()),
+    )
+
+
+def _pipeline(case: Case, backend: Backend, noise: RecordedNoise) -> TextToVideo:
+    held = case.weights()
+
+    def part(spec: Any, prefix: str) -> Part:
+        own = {name.removeprefix(prefix): held[name] for name in held if name.startswith(prefix)}
+        family = next(family for family in FAMILIES if family.name == spec.family)
+        return Part(family, spec, case.name, False, lambda: GivenWeights(own, case.name))
+
+    denoiser = STDiT3Spec.from_config(case.raw["stdit3_config"], case.name)
+    never_asked = part(replace(TINY, d_model=denoiser.text_channels), "text_encoder.")
+    parts = Parts(
+        denoiser=part(denoiser, "stdit3."),
+        text_encoder=never_asked,
+        vae=part(_vae(case), "vae."),
+        tokenizer=Tokenizer.open(TINY_FOLDER),
+    )
+    return TextToVideo(backend, parts, draw=noise)

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from ...conditioning.channels import Channels, Conditioning, fitted
 from ...errors import ConfigError
+from ...maths.pixels import to_uint8
 from ...models.config_json import choice
 from ...models.t5 import T5Spec
 from ...models.wfvae import WFVAESpec
-from ...pipelines.autoencode import decode_chunks, to_uint8, unscale_latents
-from ...pipelines.conditioning import Conditioning, condition_frames, fitted, place_frames
+from ...pipelines.autoencode import decode_chunks, encode_latents, unscale_latents
 from ...pipelines.denoise import Guidance, Step, denoise
 from ...samplers import Sampler
 from ...seam.backend import Backend
@@ -52,8 +53,9 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         yield Comparison(f"{tag}.prompt_embeds", states[:, None])
         frames = run_.frames(vae, vae_spec) if denoiser_spec.is_inpaint else None
         steps: list[Step] = []
-        given = Given(text=states, text_mask=run_.get("prompt_mask")[:, 0])
-        condition = denoiser.condition(given, vae_spec.compression.latent(run_.video))
+        condition = denoiser.condition(
+            Given(text=states, text_mask=run_.get("prompt_mask")[:, 0]), vae_spec.compression.latent(run_.video)
+        )
         noises: Iterator[np.ndarray] = iter(run_.get("noises") if run_.has("noises") else ())
         latents = denoise(
             backend,
@@ -63,7 +65,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
             run_.sampler(),
             run_.guidance,
             noise=partial(_next_noise, noises),
-            frames=None if frames is None else backend.asarray(frames),
+            channels=None if frames is None else backend.asarray(frames),
             on_step=steps.append,
         )
         for name, field in (
@@ -117,9 +119,18 @@ class _Run:
 
     def frames(self, vae: Model, vae_spec: WFVAESpec) -> np.ndarray:
         """(B, C + M, T, H, W) condition channels."""
-        placed = place_frames(self._given(), self.video)
-        noise = self.get("vae_noise")
-        return np.stack([condition_frames(self.backend, vae, vae_spec, placed, row) for row in noise])
+        conditioner = Channels(vae_spec.compression)
+        placed = conditioner.place(self._given(), self.video)
+
+        def channels(noise: np.ndarray) -> np.ndarray:
+            def encode(video: np.ndarray, purpose: str) -> np.ndarray:
+                return encode_latents(self.backend, vae, vae_spec, video[None], {"latent": noise[None]})[0]
+
+            found = conditioner.start(placed, noise, encode, seed=0).channels
+            assert found is not None
+            return found
+
+        return np.stack([channels(noise) for noise in self.get("vae_noise")])
 
     def _given(self) -> Conditioning:
         """Raises: ConfigError for what depends on draws that cases do not record."""

@@ -15,16 +15,9 @@ import numpy as np
 from ...layout import Layout
 from ...maths import gaussian
 from ...maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
+from ...maths.pixels import from_unit, to_unit
 from ...models.wfvae import WFVAESpec
-from ...pipelines.autoencode import (
-    DecodeOptions,
-    decode_chunks,
-    encode_chunks,
-    from_unit,
-    scale_latents,
-    to_unit,
-    unscale_latents,
-)
+from ...pipelines.autoencode import DecodeOptions, decode_chunks, encode_chunks, scale_latents, unscale_latents
 from ...seam.backend import Backend
 from ...seam.models import Array, Model
 from ...shapes import NUM_COLOURS

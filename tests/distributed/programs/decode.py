@@ -60,7 +60,7 @@ def in_chunks(backend: Backend, vae: Model, latents: np.ndarray, rounds: list[li
         stream.advance(chunk is chunks[-1])
         with backend.inference():
             part = backend.asarray(latents[:, :, chunk.start : chunk.stop])
-            frames.append(backend.to_numpy(vae.decode(part, stream)))
+            frames.append(backend.to_numpy(vae.decode(part, stream=stream)))
     return np.concatenate(frames, 2) if frames else None
 
 
