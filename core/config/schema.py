@@ -199,6 +199,12 @@ class ConditionSettings(Settings):
     are the first and the last, a video comes first."""
     mask_type: Literal["t2iv", "i2v", "transition", "continuation", "clear", "random_temporal"] | None = None
     """For a video as long as the result: which of its frames are kept. Default: continuation."""
+    mask_strategy: str | None = None
+    """For models that read references: which of their latent frames go where, entries
+    `loop,reference,start,target,length,edit` separated by `;`. A prompt's JSON goes before it. Default: one picture is
+    the first frame, two are the first and the last."""
+    align: Count | None = None
+    """With mask_strategy: starts and targets are rounded to multiples of this. Default: the autoencoder's groups."""
     noise_strength: Annotated[float, Field(ge=0)] = 0.0
     """Mean strength of the Gaussian noise added to the given pixels, which range from -1 to 1."""
     crop: bool = False
@@ -207,6 +213,17 @@ class ConditionSettings(Settings):
     """With crop off: pictures are scaled down to at most this many pixels."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs the extra `decord`."""
+
+
+class LoopSettings(Settings):
+    """Videos of several clips, each of which goes on from the one before; for models that read references."""
+
+    count: Count = 1
+    """Clips of a video."""
+    condition_frames: Count = 5
+    """Latent frames that a clip takes over from the one before; whole groups of the autoencoder. Five are 17 frames."""
+    edit: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How freely they may change: 0 keeps them, 1 makes them anew."""
 
 
 class OutputSettings(Settings):
@@ -232,6 +249,7 @@ class SampleConfig(Settings):
     prompts: PromptSettings = PromptSettings()
     decode: DecodeSettings = DecodeSettings()
     condition: ConditionSettings = ConditionSettings()
+    loop: LoopSettings = LoopSettings()
     media: MediaSettings = MediaSettings()
     parallel: SamplingParallelSettings = SamplingParallelSettings()
     output: OutputSettings = OutputSettings()
