@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
 from pathlib import Path
@@ -16,6 +16,7 @@ import numpy as np
 from .. import random
 from ..conditioning.channels import Channels, Conditioning, PlacedFrames, fitted
 from ..conditioning.files import condition_files, read_clip, read_pictures
+from ..conditioning.references import PlacedReferences, References
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, NumericsError, ShapeError
@@ -25,6 +26,7 @@ from ..io.prompts import Prompt, apply_template, read_prompts
 from ..io.video import check_ending, write_video
 from ..io.weights import save_weights
 from ..maths.pixels import to_uint8
+from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..printable import say
@@ -32,10 +34,14 @@ from ..progress import progress
 from ..samplers import Sampler
 from ..seam import backend as backends
 from ..seam.ranks import make_plan
-from ..shapes import VideoShape
+from ..shapes import Grouped, VideoShape
+from .autoencode import DecodeOptions
 from .denoise import Guidance, Step
-from .practice import prompts_for, sampled
-from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
+from .following import prompts_for, sampled
+from .looping import LoopedRequest, Looping, Loops
+from .practice import mixed
+from .referenced import place_references, read_wish
+from .settings import GIVEN_IN_SAMPLING, decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
 
@@ -50,12 +56,15 @@ class Job:
     prompt: Prompt
     text: str
     """The prompt in its template, as the model can read it."""
-    negative: str
+    negative: str | None
+    """None: the model's learned null caption."""
     seed: int
     output: Path
     video: VideoShape
-    placed: PlacedFrames | None = None
-    """The frames that an inpaint model is given."""
+    placed: PlacedFrames | PlacedReferences | None = None
+    """What is given beside the text."""
+    texts: tuple[str, ...] = ()
+    """Of each clip of a video of several."""
 
 
 class SampleRun:
@@ -96,8 +105,11 @@ class SampleRun:
         config = self.config
         if config.parallel.cfg and not self.guidance.is_on:
             raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
-        parts = open_parts(config.model)
-        for part in (parts.denoiser, parts.text_encoder, parts.vae):
+        parts = open_parts(config.model, given=GIVEN_IN_SAMPLING)
+        found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
+        for note in mixed(self._followed.practice.recipe, found):
+            self._note(note)
+        for part in found.values():
             part.check()
             for note in part.notes:
                 self._note(note)
@@ -107,11 +119,12 @@ class SampleRun:
             parts,
             self._precision(),
             config.prompts.max_tokens,
-            decode_options(parts.vae.spec, config.decode.chunk, config.decode.tile),
+            self._decode_options(parts.vae.spec),
             self.ranks,
         )
         self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
         self.sampler()  # refuses options that do not go together before anything is loaded
+        self._settle_loops()
         self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
             self.pipeline.sizes(job.video)
@@ -126,6 +139,38 @@ class SampleRun:
         for note in self._followed.notes:
             self._note(note)
 
+    def _settle_loops(self) -> None:
+        """Raises: ConfigError for clips that cannot be joined."""
+        loop, condition, video = self.config.loop, self.config.condition, self._video()
+        reads_references = "frame_mask" in self.pipeline.parts.denoiser.spec.given
+        compression = self.pipeline.parts.vae.spec.compression
+        self.loops = Loops(loop.count, loop.condition_frames, loop.edit)
+        for name, value in (("loop.count", loop.count > 1), ("condition.mask_strategy", condition.mask_strategy)):
+            if value and not reads_references:
+                raise ConfigError(
+                    f"{name}: model.denoiser = {self.config.model.denoiser} reads no references, so leave it out"
+                )
+        self.references = None
+        if reads_references:
+            group = compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
+            self.references = References(compression, condition.align or group, loop.count)
+            self.loops.check(compression, video)
+
+    def _decode_options(self, vae: AutoencoderSpec) -> DecodeOptions:
+        decode = self.config.decode
+        unset = "chunk" not in decode.model_fields_set
+        return decode_options(vae, None if unset and not vae.streams_exactly else decode.chunk, decode.tile)
+
+    def _video(self) -> VideoShape:
+        video = self.config.video
+        return VideoShape(video.frames, video.height, video.width)
+
+    def _looping(self, video: VideoShape) -> Looping | None:
+        """How clips are made from references; None where the model reads none."""
+        if self.references is None:
+            return None
+        return Looping(self.pipeline, self.references, self.loops, self.guidance, partial(self.sampler, video))
+
     def sampler(self, video: VideoShape | None = None) -> Sampler:
         """A fresh sampler as configured, for a video of a size."""
         return make_sampler(self.config.sampler, video)
@@ -135,7 +180,7 @@ class SampleRun:
         """Network calls of this process, each counted once however many videos it is for."""
         batches = self._batches()
         runs = sum(map(len, batches)) if self.backend.on_host else len(batches)
-        return runs * len(self.sampler().timesteps)
+        return runs * len(self.sampler().timesteps) * self.loops.count
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""
@@ -189,10 +234,12 @@ class SampleRun:
             return
         texts = self._encode([job for batch in batches for job in batch], on_warning)
         for batch in batches:
-            requests = [self._request(job) for job in batch]
             video = batch[0].video
-            sampler = partial(self.sampler, video)
-            latents = self.pipeline.denoise(requests, texts, video, sampler, self.guidance, on_step)
+            if looping := self._looping(video):
+                latents = looping.latents([self._looped_request(job) for job in batch], texts, video, on_step)
+            else:
+                sampler, requests = partial(self.sampler, video), [self._request(job) for job in batch]
+                latents = self.pipeline.denoise(requests, texts, video, sampler, self.guidance, on_step)
             yield from zip(batch, latents, strict=True)
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
@@ -212,18 +259,19 @@ class SampleRun:
 
     def _jobs(self, prompts: list[Prompt]) -> list[Job]:
         config = self.config
-        sees_channels = "channels" in self.pipeline.parts.denoiser.spec.given
         _refuse_too_many(len(prompts), config.samples_per_prompt)
+        if self.references is not None:
+            return self._jobs_with_references(prompts, self.references)
+        sees_channels = "channels" in self.pipeline.parts.denoiser.spec.given
         jobs = []
         for prompt, (text, negative) in zip(prompts, self._texts(prompts), strict=True):
             given = self._given(prompt)
-            video = VideoShape(config.video.frames, config.video.height, config.video.width)
+            video = self._video()
             if given.images and not config.condition.crop:
                 video = VideoShape(config.video.frames, *given.images[0].shape[:2])
             first = config.seed if prompt.seed is None else prompt.seed
             for seed in range(first, first + config.samples_per_prompt):
                 random.check_seed(seed)
-                suffix = ".png" if video.frames == 1 else ".mp4"
                 placed = self._channels().place(given, video, seed) if sees_channels else None
                 jobs.append(
                     Job(
@@ -231,22 +279,53 @@ class SampleRun:
                         text=text,
                         negative=negative,
                         seed=seed,
-                        output=config.output.folder / f"{prompt.name}_{seed}{suffix}",
+                        output=self._output(prompt, seed, video),
                         video=video,
                         placed=placed,
                     )
                 )
         return jobs
 
-    def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str]]:
+    def _jobs_with_references(self, prompts: list[Prompt], references: References) -> list[Job]:
+        config, video = self.config, self._video()
+        wishes = [read_wish(prompt, config.condition) for prompt in prompts]
+        segments = [
+            replace(prompt, text=text)
+            for prompt, wish in zip(prompts, wishes, strict=True)
+            for text in wish.texts.texts
+        ]
+        read = iter(self._texts(segments))
+        jobs = []
+        for prompt, wish in zip(prompts, wishes, strict=True):
+            texts, negatives = zip(*(next(read) for _ in wish.texts.texts), strict=True)
+            placed = place_references(wish, references, video, config.condition, config.media)
+            of_clips = replace(wish.texts, texts=texts)
+            first = config.seed if prompt.seed is None else prompt.seed
+            for seed in range(first, first + config.samples_per_prompt):
+                random.check_seed(seed)
+                said = tuple(of_clips.at(loop) for loop in range(self.loops.count))
+                output = self._output(prompt, seed, video)
+                jobs.append(Job(prompt, said[0], negatives[0], seed, output, video, placed, said))
+        return jobs
+
+    def _output(self, prompt: Prompt, seed: int, video: VideoShape) -> Path:
+        suffix = ".png" if video.frames == 1 else ".mp4"
+        return self.config.output.folder / f"{prompt.name}_{seed}{suffix}"
+
+    def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str | None]]:
         """Each prompt in its template, and its negative prompt, as the model can read them."""
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        texts, notes = prompts_for(self._followed.practice, written + negative)
-        for note in notes:
+        read = prompts_for(self._followed.practice, written, negative)
+        for note in read.notes:
             self._note(note)
-        return list(zip(texts[: len(prompts)], texts[len(prompts) :], strict=True))
+        if None in read.negatives and "is_null" not in self.pipeline.parts.denoiser.spec.given:
+            raise ConfigError(
+                f"prompts.negative = null: {self.config.model.denoiser} has learned no caption of nothing; set a text, "
+                "if only an empty one"
+            )
+        return list(zip(read.prompts, read.negatives, strict=True))
 
     def _given(self, prompt: Prompt) -> Conditioning:
         """The frames that a prompt is conditioned on, cut and resized."""
@@ -272,11 +351,13 @@ class SampleRun:
         return Conditioning(tuple(images), options.indices, options.mask_type, options.noise_strength)
 
     def _encode(self, jobs: list[Job], on_warning: Callable[[str], None]) -> EncodedTexts:
-        texts = self.pipeline.encode([text for job in jobs for text in (job.text, job.negative)])
+        texts = self.pipeline.encode(
+            [text for job in jobs for text in (job.text, *job.texts, job.negative) if text is not None]
+        )
         if not self.ranks.leads_team:
             on_warning = _ignore
         for text, cut in texts.cut.items():
-            limit = self.config.prompts.max_tokens
+            limit = self.pipeline.max_tokens
             on_warning(f"warning: the prompt {text[:40]!r}... is over {limit} tokens: its last {cut} are left out")
         self.pipeline.release("text_encoder")
         return texts
@@ -292,11 +373,15 @@ class SampleRun:
         return batches[self.ranks.plan.place(self.ranks.rank).data :: teams]
 
     def _request(self, job: Job) -> VideoRequest:
-        if job.placed is None:
-            return VideoRequest(job.text, job.negative, job.seed)
+        if not isinstance(job.placed, PlacedFrames):
+            return VideoRequest(job.text, job.negative, job.seed, fps=self.config.video.fps)
         noise, encode = self.pipeline.noise(job.video, job.seed), self.pipeline.encoder(job.seed)
         state = self._channels().start(job.placed, noise, encode, job.seed)
         return VideoRequest(job.text, job.negative, job.seed, state)
+
+    def _looped_request(self, job: Job) -> LoopedRequest:
+        assert isinstance(job.placed, PlacedReferences)
+        return LoopedRequest(job.texts, job.negative, job.seed, self.config.video.fps, job.placed)
 
     def _channels(self) -> Channels:
         return Channels(self.pipeline.parts.vae.spec.compression)
@@ -325,7 +410,9 @@ class SampleRun:
 
     def _frames(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 of one video, as they are decoded."""
-        for chunk in progress(self.pipeline.decode(latent[None], job.video.frames), "decoding", "chunk"):
+        looping = self._looping(job.video)
+        decoded = looping.frames(latent, job.video) if looping else self.pipeline.decode(latent[None], job.video.frames)
+        for chunk in progress(decoded, "decoding", "chunk"):
             if not np.isfinite(chunk).all():
                 raise NumericsError(
                     f"{job.output}: decoding gave NaN or infinity; "
