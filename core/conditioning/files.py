@@ -14,6 +14,13 @@ from ..io.kinds import ANIMATION_SUFFIXES, is_video
 from ..io.media import DEFAULTS, Media
 from ..io.prompts import Prompt
 from ..io.video import open_video
+from ..maths.cover import cover_picture, cover_video
+from ..maths.pixels import from_uint8, from_unit
+from ..shapes import VideoShape
+
+MOST_FRAMES = 2048
+"""Of a reference, which is encoded as a whole."""
+AT_A_TIME = 16
 
 
 def condition_files(prompt: Prompt, options: ConditionSettings) -> tuple[tuple[str, ...], bool]:
@@ -62,3 +69,18 @@ def read_pictures(paths: Sequence[str], note: Callable[[str], None], media: Medi
         if (count := count_images(path, media)) > 1:
             note(f"{path}: holds {count} pictures, of which the first is taken; under the key video all are read")
     return images
+
+
+def read_reference(path: str, is_video: bool, video: VideoShape, reader: str, media: Media = DEFAULTS) -> np.ndarray:
+    """A picture, or all of a video, as (3, T, H, W) float32 in [-1, 1], cut and resized to a video's size.
+
+    Raises: MediaError for a file that is missing or cannot be read.
+    """
+    size = (video.height, video.width)
+    if not is_video:
+        return from_uint8(cover_picture(read_image(path, media), *size)[None]).transpose(3, 0, 1, 2)
+    with open_video(path, reader, media) as opened:
+        if (count := len(opened.at_one_rate())) > MOST_FRAMES:
+            raise MediaError(f"{path}: has {count} frames; a reference has {MOST_FRAMES} at most, so cut it")
+        chunks = [from_unit(cover_video(chunk, *size)) for chunk in opened.chunks(AT_A_TIME, opened.at_one_rate())]
+    return np.concatenate(chunks).transpose(3, 0, 1, 2)

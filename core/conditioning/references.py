@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import ConfigError
-from ..maths.pixels import from_uint8
 from ..printable import short_name
 from ..shapes import Compression, VideoShape
 from .base import ClipState, Encode
@@ -48,7 +47,7 @@ class GivenReferences:
     """What a prompt brings: pictures and clips, and where they go."""
 
     clips: tuple[np.ndarray, ...] = ()
-    """uint8 (T, H, W, 3) each, of the video's height and width."""
+    """(3, T, H, W) in [-1, 1] each, of the video's height and width."""
     strategy: str = ""
     where: str = "mask_strategy"
     """Whose strategy it is, for messages."""
@@ -95,7 +94,7 @@ class References:
                 f"{given.where}: {len(given.clips)} references are given, but not where they go; 0 is the first frame"
             )
         clip = np.zeros((1, self.compression.latent(video).frames, 1, 1), np.float32)
-        lengths = [self.compression.latent(VideoShape(*reference.shape[:3])).frames for reference in given.clips]
+        lengths = [self.compression.latent(VideoShape(*reference.shape[1:])).frames for reference in given.clips]
         references = [np.zeros((1, length, 1, 1), np.float32) for length in lengths]
         for number, entry in enumerate(placements, 1):
             if entry.loop >= self.loops:
@@ -104,13 +103,31 @@ class References:
                     f"got {entry.loop}"
                 )
         for loop in range(self.loops):
-            place(clip, [*references, *[clip] * loop], placements, loop, self.align, given.where)
+            known = [*references, *[clip] * loop]
+            place(clip, known, placements, loop, self.align, given.where)
+            self._refuse_too_long(known, placements, clip.shape[1], loop, given.where)
         return PlacedReferences(given.clips, tuple(placements), given.where)
+
+    def _refuse_too_long(
+        self, references: Sequence[np.ndarray], placements: Sequence[Placement], num_frames: int, loop: int, where: str
+    ) -> None:
+        for number, entry in enumerate(placements, 1):
+            if entry.loop != loop:
+                continue
+            count, here = references[entry.reference].shape[1], f"{where}: entry {number}"
+            start = _position(entry.start, count, self.align, here, "the reference")
+            target = _position(entry.target, num_frames, self.align, here, "the clip")
+            rooms = {"the reference": count - start, "the clip": num_frames - target}
+            least = min(rooms, key=lambda name: rooms[name])
+            if entry.length > rooms[least]:
+                raise ConfigError(
+                    f"{here}: length: expected at most {rooms[least]} latent frames, which {least} has from there, got "
+                    f"{entry.length}"
+                )
 
     def encoded(self, placed: PlacedReferences, encode: Encode) -> list[np.ndarray]:
         """Latents (C, t, h, w) of each reference."""
-        videos = (from_uint8(clip).transpose(3, 0, 1, 2) for clip in placed.clips)
-        return [encode(video, f"reference {number}") for number, video in enumerate(videos)]
+        return [encode(clip, f"reference {number}") for number, clip in enumerate(placed.clips)]
 
     def start(self, placed: PlacedReferences, latents: np.ndarray, encode: Encode, seed: int) -> ClipState:
         """What the first clip starts from."""

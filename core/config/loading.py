@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -45,16 +45,38 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
     if path is not None:
         for _, keys, value in changes:
             _leave_out_unused(values, schema, keys, value, str(path))
-    for override, keys, value in changes:
-        _put(values, keys, value, override)
-        given.append((keys, override))
     place = "settings" if path is None else str(path)
+    for override, keys, value in changes:
+        try:
+            _put(values, keys, value, place_of(override))
+        except ConfigError:
+            _checked(values, schema, given, place)  # a value in the place of a group is what there is to tell
+            raise
+        given.append((keys, override))
+    return _checked(values, schema, given, place)
+
+
+def _checked(values: Any, schema: type[Schema], given: list[tuple[Keys, str]], place: str) -> Schema:
+    """The settings that these values are. Raises: ConfigError for all that is wrong."""
     try:
         return read(schema, values)
     except ValidationError as error:
         raise ConfigError(describe_problems(place, given, schema, values, error)) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: holds a value that is no text, number, list or mapping ({error})") from error
+
+
+def changed(settings: Schema, changes: Mapping[str, Any]) -> Schema:
+    """Settings with other values at dotted paths, for those who hold them in Python; as load does with overrides.
+
+    Raises: ConfigError.
+    """
+    schema, values = type(settings), settings.model_dump(mode="json", exclude_unset=True)
+    for path, value in changes.items():
+        keys = tuple(path.split("."))
+        _leave_out_unused(values, schema, keys, value, "the settings before")
+        _put(values, keys, value, "settings")
+    return _checked(values, schema, [], "settings")
 
 
 def override_paths(overrides: Sequence[str]) -> frozenset[str]:
@@ -112,7 +134,7 @@ def _note(line: str) -> None:
         log.info(line)
 
 
-def _put(values: dict[str, Any], keys: Keys, value: Any, override: str) -> None:
+def _put(values: dict[str, Any], keys: Keys, value: Any, place: str) -> None:
     """Set a value inside nested groups, which are made where they are missing."""
     group = values
     for depth, key in enumerate(keys[:-1], start=1):
@@ -120,7 +142,7 @@ def _put(values: dict[str, Any], keys: Keys, value: Any, override: str) -> None:
             group[key] = {}
         if not isinstance(group[key], dict):
             held = shown(group[key])
-            raise ConfigError(f"{place_of(override)}: {'.'.join(keys[:depth])} is {held} and has no settings inside")
+            raise ConfigError(f"{place}: {'.'.join(keys[:depth])} is {held} and has no settings inside")
         group[key] = dict(group[key])  # a copy: with a YAML alias the same group stands elsewhere too
         group = group[key]
     group[keys[-1]] = value

@@ -1,6 +1,6 @@
 """The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`.
 
-What depends on the model is left to its recipe (core.recipes), or to the run that made it; core.pipelines.practice
+What depends on the model is left to its recipe (core.recipes), or to the run that made it; core.pipelines.following
 fills it in. What one setting is to another (frames and the autoencoder's compression, a sampler and its options) is
 checked by the part that owns the rule.
 """
@@ -112,6 +112,8 @@ class SamplerSettings(Settings):
     """How training timesteps are chosen. Default: trailing with zero terminal SNR, otherwise leading."""
     shift: Positive | None = by_recipe()
     """Flow samplers: values above 1 spend more steps at high noise. null: 1."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further options of one sampler, such as `timestep_transform: false` of rflow."""
     guidance: Annotated[float, Field(ge=0)] = by_recipe()
     """Classifier-free guidance scale. 1 or less switches guidance off, which halves the work."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -141,7 +143,14 @@ class VideoSettings(Settings):
     width: Count = by_recipe()
     """Pixels; a multiple of 8 times the patch size."""
     fps: FrameRate = by_recipe()
-    """Frame rate of the file. The model does not see it."""
+    """Frame rate of the file; models that read a frame rate are told this one."""
+    resolution: str | None = None
+    """A size by its name, such as 240p, where the recipe has a table of sizes; with `aspect_ratio` it stands for height
+    and width."""
+    aspect_ratio: str = "9:16"
+    """Height : width, with `resolution`. 9:16 is a landscape."""
+    length: str | None = None
+    """A number of frames by its name, such as 2s, where the recipe has such; it stands for `frames`."""
 
 
 class PromptSettings(Settings):
@@ -151,8 +160,9 @@ class PromptSettings(Settings):
     """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place."""
     template: str = by_recipe()
     """Text around each prompt; {} stands for the prompt."""
-    negative: str = by_recipe()
-    """Negative prompt for guidance. A prompt's own negative prompt takes its place."""
+    negative: str | None = by_recipe()
+    """Negative prompt for guidance. A prompt's own negative prompt takes its place. null: the caption of nothing that
+    some models have learned."""
     max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
 
@@ -189,6 +199,12 @@ class ConditionSettings(Settings):
     are the first and the last, a video comes first."""
     mask_type: Literal["t2iv", "i2v", "transition", "continuation", "clear", "random_temporal"] | None = None
     """For a video as long as the result: which of its frames are kept. Default: continuation."""
+    mask_strategy: str | None = None
+    """For models that read references: which of their latent frames go where, entries
+    `loop,reference,start,target,length,edit` separated by `;`. A prompt's JSON goes before it. Default: one picture is
+    the first frame, two are the first and the last."""
+    align: Count | None = None
+    """With mask_strategy: starts and targets are rounded to multiples of this. Default: the autoencoder's groups."""
     noise_strength: Annotated[float, Field(ge=0)] = 0.0
     """Mean strength of the Gaussian noise added to the given pixels, which range from -1 to 1."""
     crop: bool = False
@@ -197,6 +213,17 @@ class ConditionSettings(Settings):
     """With crop off: pictures are scaled down to at most this many pixels."""
     reader: Reader = "pyav"
     """The library that reads videos. decord needs the extra `decord`."""
+
+
+class LoopSettings(Settings):
+    """Videos of several clips, each of which goes on from the one before; for models that read references."""
+
+    count: Count = 1
+    """Clips of a video."""
+    condition_frames: Count = 5
+    """Latent frames that a clip takes over from the one before; whole groups of the autoencoder. Five are 17 frames."""
+    edit: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """How freely they may change: 0 keeps them, 1 makes them anew."""
 
 
 class OutputSettings(Settings):
@@ -222,6 +249,7 @@ class SampleConfig(Settings):
     prompts: PromptSettings = PromptSettings()
     decode: DecodeSettings = DecodeSettings()
     condition: ConditionSettings = ConditionSettings()
+    loop: LoopSettings = LoopSettings()
     media: MediaSettings = MediaSettings()
     parallel: SamplingParallelSettings = SamplingParallelSettings()
     output: OutputSettings = OutputSettings()
@@ -245,7 +273,7 @@ class ReconstructConfig(Settings):
     dtype: DType | None = None
     """Default: bf16 on accelerators, fp32 on CPUs."""
     frames: Count | None = None
-    """Number of frames. Default: all, cut to 1 + a multiple of 4."""
+    """Number of frames; a picture is one frame in any case. Default: all, cut to 1 + a multiple of 4."""
     every: Count = 1
     """Take every n-th frame."""
     height: Count | None = None
@@ -279,7 +307,7 @@ class EvaluateConfig(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     frames: Count | None = None
-    """Compare the first n frames. Default: all; both clips must have the same number."""
+    """Compare the first n frames, of pictures their one. Default: all; both clips must have the same number."""
     every: Count = 1
     """Take every n-th frame of the reference, as `duosora reconstruct` did."""
     height: Count | None = None

@@ -20,10 +20,11 @@ Output = Literal["mean", "mean_and_spare", "mean_and_range"]
 """What a denoiser predicts: the mean alone; beside it channels that are cut off; or a learned variance, for samplers
 that ask for it."""
 GIVEN = (
-    *("text", "pooled", "label", "fps", "height", "width", "num_frames"),
+    *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames"),
     *("latent_mask", "frame_mask", "channels"),
 )
-"""What a denoiser can read beside latents and timestep. latent_mask: which latents are no padding; frame_mask: which
+"""What a denoiser can read beside latents and timestep. is_null: which texts its learned null caption stands in for;
+latent_mask: which latents are no padding; frame_mask: which
 frames are to be denoised; channels: further ones beside those of the latents."""
 
 
@@ -79,6 +80,10 @@ class DenoiserSpec(FamilySpec, Protocol):
     @property
     def text_channels(self) -> int:
         """Width of the text states that it reads, 0 without "text" in `given`."""
+
+    @property
+    def most_tokens(self) -> int | None:
+        """Of a text that it reads; None: any number."""
 
     @property
     def given(self) -> frozenset[str]:

@@ -114,6 +114,10 @@ class OpenSoraT2VSpec:
     def output(self) -> Output:
         return "mean" if self.out_channels == self.in_channels else "mean_and_spare"
 
+    @property
+    def most_tokens(self) -> None:
+        """Texts may have any number of tokens."""
+
     def states(self, given: Given) -> np.ndarray:
         """The states of the text that is given. Raises: ShapeError when there are none of this width."""
         if given.text is None or given.text.shape[-1] != self.caption_channels:

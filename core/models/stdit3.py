@@ -41,7 +41,7 @@ class STDiT3Spec:
     """What an STDiT3 is. Fields are the keys of upstream's config.json."""
 
     family: ClassVar[str] = "stdit3"
-    given: ClassVar[frozenset[str]] = frozenset({"text", "fps", "height", "width", "frame_mask"})
+    given: ClassVar[frozenset[str]] = frozenset({"text", "is_null", "fps", "height", "width", "frame_mask"})
     """Which of kinds.GIVEN it reads."""
     further_channels: ClassVar[int] = 0
 
@@ -87,6 +87,11 @@ class STDiT3Spec:
     @property
     def latent_channels(self) -> int:
         return self.in_channels
+
+    @property
+    def most_tokens(self) -> int:
+        """Of a text: as many as the null caption has, which stands in for it."""
+        return self.model_max_length
 
     @property
     def output(self) -> Output:

@@ -17,21 +17,27 @@ import numpy as np
 from .. import random
 from ..conditioning.channels import Channels, Conditioning, PlacedFrames, fitted
 from ..conditioning.files import condition_files, read_clip, read_pictures
+from ..conditioning.references import PlacedReferences, References
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, NumericsError, ShapeError
 from ..io.prompts import Prompt, apply_template, read_prompts
 from ..maths.pixels import to_uint8
+from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..progress import progress
 from ..samplers import Sampler
 from ..seam import backend as backends
 from ..seam.ranks import make_plan
-from ..shapes import VideoShape
+from ..shapes import Grouped, VideoShape
+from .autoencode import DecodeOptions
 from .denoise import Guidance, Step
-from .practice import prompts_for, sampled
-from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
+from .following import prompts_for, sampled
+from .looping import LoopedRequest, Looping, Loops
+from .practice import mixed
+from .referenced import place_references, read_wish
+from .settings import GIVEN_IN_SAMPLING, decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
 
@@ -48,11 +54,14 @@ class Job:
     prompt: Prompt
     text: str
     """The prompt in its template, as the model can read it."""
-    negative: str
+    negative: str | None
+    """None: the model's learned null caption."""
     seed: int
     video: VideoShape
-    placed: PlacedFrames | None = None
-    """The frames that an inpaint model is given."""
+    placed: PlacedFrames | PlacedReferences | None = None
+    """What is given beside the text."""
+    texts: tuple[str, ...] = ()
+    """Of each clip of a video of several."""
 
     @property
     def name(self) -> str:
@@ -73,15 +82,16 @@ class Sampling:
         prompts: list[Prompt] | None = None,
         overrides: Set[str] = frozenset(),
         models: TextToVideo | None = None,
+        keeps_text_encoder: bool = False,
     ) -> None:
         """prompts: what is asked for; None: the config's. overrides: the paths of settings that the command line gave,
-        to tell them from those of a file. models: those of the config, of an earlier run whose loaded ones are used
-        again, and kept.
+        to tell them from those of a file. models: those of the config, of an earlier run, which are not loaded again.
+        keeps_text_encoder: where the memory holds it beside the denoiser; else it is let go of when it is done.
         """
         self._overrides = overrides
         self._notes: dict[str, None] = {}
         """What of the files is left alone, and what contradicts the model: each line once, in order."""
-        self._models = models
+        self._models, self._keeps_text_encoder = models, keeps_text_encoder
         if models is not None:
             self.backend, self.ranks = models.backend, models.ranks
         else:
@@ -100,17 +110,21 @@ class Sampling:
             raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
         found = self._models or self._find()
         self.config = config.model_copy(update={"model": pinned(config.model, found.parts)})
-        options = decode_options(found.parts.vae.spec, config.decode.chunk, config.decode.tile)
+        options = self._decode_options(found.parts.vae.spec)
         self.pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
         self.sampler()  # refuses options that do not go together before anything is loaded
+        self._settle_loops()
         self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
             self.pipeline.sizes(job.video)
 
     def _find(self) -> TextToVideo:
         """The models of the config, checked and not loaded."""
-        parts, precision = open_parts(self.config.model), self._precision()
-        for part in (parts.denoiser, parts.text_encoder, parts.vae):
+        parts, precision = open_parts(self.config.model, given=GIVEN_IN_SAMPLING), self._precision()
+        found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
+        for note in mixed(self._followed.practice.recipe, found):
+            self._note(note)
+        for part in found.values():
             part.check()
             for note in part.notes:
                 self._note(note)
@@ -125,6 +139,40 @@ class Sampling:
         for note in self._followed.notes:
             self._note(note)
 
+    def _settle_loops(self) -> None:
+        """Raises: ConfigError for clips that cannot be joined."""
+        loop, condition, video = self.config.loop, self.config.condition, self.video
+        reads_references = "frame_mask" in self.pipeline.parts.denoiser.spec.given
+        compression = self.pipeline.parts.vae.spec.compression
+        self.loops = Loops(loop.count, loop.condition_frames, loop.edit)
+        for name, value in (("loop.count", loop.count > 1), ("condition.mask_strategy", condition.mask_strategy)):
+            if value and not reads_references:
+                raise ConfigError(
+                    f"{name}: model.denoiser = {self.config.model.denoiser} reads no references, so leave it out"
+                )
+        self.references = None
+        if reads_references:
+            group = compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
+            self.references = References(compression, condition.align or group, loop.count)
+            self.loops.check(compression, video)
+
+    def _decode_options(self, vae: AutoencoderSpec) -> DecodeOptions:
+        decode = self.config.decode
+        unset = "chunk" not in decode.model_fields_set
+        return decode_options(vae, None if unset and not vae.streams_exactly else decode.chunk, decode.tile)
+
+    @property
+    def video(self) -> VideoShape:
+        """The size that the settings say."""
+        video = self.config.video
+        return VideoShape(video.frames, video.height, video.width)
+
+    def _looping(self, video: VideoShape) -> Looping | None:
+        """How clips are made from references; None where the model reads none."""
+        if self.references is None:
+            return None
+        return Looping(self.pipeline, self.references, self.loops, self.guidance, partial(self.sampler, video))
+
     def sampler(self, video: VideoShape | None = None) -> Sampler:
         """A fresh sampler as configured, for a video of a size."""
         return make_sampler(self.config.sampler, video)
@@ -134,7 +182,7 @@ class Sampling:
         """Network calls of this process, each counted once however many videos it is for."""
         batches = self._batches()
         runs = sum(map(len, batches)) if self.backend.on_host else len(batches)
-        return runs * len(self.sampler().timesteps)
+        return runs * len(self.sampler().timesteps) * self.loops.count
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""
@@ -158,10 +206,15 @@ class Sampling:
         if split.world > 1:
             lines.append(f"processes  {split.world} = data {split.data} x cfg {split.cfg} x sequence {split.sequence}")
         lines.append(f"seeds      {', '.join(dict.fromkeys(str(job.seed) for job in self.jobs))}")
-        fresh = [part.source for part in (parts.denoiser, parts.text_encoder, parts.vae) if part.is_fresh]
-        if fresh:
-            lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
-        return lines + [f"NOTE       {note}" for note in self._notes]
+        return lines + [f"NOTE       {note}" for note in self.notes]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the models, the settings and the prompts, each once."""
+        parts = self.pipeline.parts
+        is_fresh = any(part.is_fresh for part in (parts.denoiser, parts.text_encoder, parts.vae))
+        fresh = ["the weights are freshly drawn, not trained: the picture is noise"] if is_fresh else []
+        return [*fresh, *self._notes]
 
     def _note(self, line: str) -> None:
         self._notes[line] = None
@@ -173,10 +226,12 @@ class Sampling:
             return
         texts = self._encode([job for batch in batches for job in batch])
         for batch in batches:
-            requests = [self._request(job) for job in batch]
             video = batch[0].video
-            sampler = partial(self.sampler, video)
-            latents = self.pipeline.denoise(requests, texts, video, sampler, self.guidance, on_step)
+            if looping := self._looping(video):
+                latents = looping.latents([self._looped_request(job) for job in batch], texts, video, on_step)
+            else:
+                sampler, requests = partial(self.sampler, video), [self._request(job) for job in batch]
+                latents = self.pipeline.denoise(requests, texts, video, sampler, self.guidance, on_step)
             yield from zip(batch, latents, strict=True)
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
@@ -185,7 +240,9 @@ class Sampling:
 
     def decoded(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 of one video, as they are decoded."""
-        for chunk in progress(self.pipeline.decode(latent[None], job.video.frames), "decoding", "chunk"):
+        looping = self._looping(job.video)
+        decoded = looping.frames(latent, job.video) if looping else self.pipeline.decode(latent[None], job.video.frames)
+        for chunk in progress(decoded, "decoding", "chunk"):
             if not np.isfinite(chunk).all():
                 raise NumericsError(
                     f"{job.name}: decoding gave NaN or infinity; try --set backend.dtype.vae=fp32, or check the weights"
@@ -221,12 +278,14 @@ class Sampling:
 
     def _jobs(self, prompts: list[Prompt]) -> list[Job]:
         config = self.config
-        sees_channels = "channels" in self.pipeline.parts.denoiser.spec.given
         _refuse_too_many(len(prompts), config.samples_per_prompt)
+        if self.references is not None:
+            return self._jobs_with_references(prompts, self.references)
+        sees_channels = "channels" in self.pipeline.parts.denoiser.spec.given
         jobs = []
         for prompt, (text, negative) in zip(prompts, self._texts(prompts), strict=True):
             given = self._given(prompt)
-            video = VideoShape(config.video.frames, config.video.height, config.video.width)
+            video = self.video
             if given.images and not config.condition.crop:
                 video = VideoShape(config.video.frames, *given.images[0].shape[:2])
             first = config.seed if prompt.seed is None else prompt.seed
@@ -245,15 +304,41 @@ class Sampling:
                 )
         return jobs
 
-    def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str]]:
+    def _jobs_with_references(self, prompts: list[Prompt], references: References) -> list[Job]:
+        config, video = self.config, self.video
+        wishes = [read_wish(prompt, config.condition) for prompt in prompts]
+        segments = [
+            replace(prompt, text=text)
+            for prompt, wish in zip(prompts, wishes, strict=True)
+            for text in wish.texts.texts
+        ]
+        read = iter(self._texts(segments))
+        jobs = []
+        for prompt, wish in zip(prompts, wishes, strict=True):
+            texts, negatives = zip(*(next(read) for _ in wish.texts.texts), strict=True)
+            placed = place_references(wish, references, video, config.condition, config.media)
+            of_clips = replace(wish.texts, texts=texts)
+            first = config.seed if prompt.seed is None else prompt.seed
+            for seed in range(first, first + config.samples_per_prompt):
+                random.check_seed(seed)
+                said = tuple(of_clips.at(loop) for loop in range(self.loops.count))
+                jobs.append(Job(prompt, said[0], negatives[0], seed, video, placed, said))
+        return jobs
+
+    def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str | None]]:
         """Each prompt in its template, and its negative prompt, as the model can read them."""
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        texts, notes = prompts_for(self._followed.practice, written + negative)
-        for note in notes:
+        read = prompts_for(self._followed.practice, written, negative)
+        for note in read.notes:
             self._note(note)
-        return list(zip(texts[: len(prompts)], texts[len(prompts) :], strict=True))
+        if None in read.negatives and "is_null" not in self.pipeline.parts.denoiser.spec.given:
+            raise ConfigError(
+                f"prompts.negative = null: {self.config.model.denoiser} has learned no caption of nothing; set a text, "
+                "if only an empty one"
+            )
+        return list(zip(read.prompts, read.negatives, strict=True))
 
     def _given(self, prompt: Prompt) -> Conditioning:
         """The frames that a prompt is conditioned on, cut and resized."""
@@ -279,11 +364,13 @@ class Sampling:
         return Conditioning(tuple(images), options.indices, options.mask_type, options.noise_strength)
 
     def _encode(self, jobs: list[Job]) -> EncodedTexts:
-        texts = self.pipeline.encode([text for job in jobs for text in (job.text, job.negative)])
+        texts = self.pipeline.encode(
+            [text for job in jobs for text in (job.text, *job.texts, job.negative) if text is not None]
+        )
         for text, cut in texts.cut.items() if self.ranks.leads_team else ():
-            limit = self.config.prompts.max_tokens
+            limit = self.pipeline.max_tokens
             log.warning("the prompt %r... is over %d tokens: its last %d are left out", text[:40], limit, cut)
-        if self._models is None:
+        if not self._keeps_text_encoder:
             self.pipeline.release("text_encoder")
         return texts
 
@@ -298,11 +385,15 @@ class Sampling:
         return batches[self.ranks.plan.place(self.ranks.rank).data :: teams]
 
     def _request(self, job: Job) -> VideoRequest:
-        if job.placed is None:
-            return VideoRequest(job.text, job.negative, job.seed)
+        if not isinstance(job.placed, PlacedFrames):
+            return VideoRequest(job.text, job.negative, job.seed, fps=self.config.video.fps)
         noise, encode = self.pipeline.noise(job.video, job.seed), self.pipeline.encoder(job.seed)
         state = self._channels().start(job.placed, noise, encode, job.seed)
         return VideoRequest(job.text, job.negative, job.seed, state)
+
+    def _looped_request(self, job: Job) -> LoopedRequest:
+        assert isinstance(job.placed, PlacedReferences)
+        return LoopedRequest(job.texts, job.negative, job.seed, self.config.video.fps, job.placed)
 
     def _channels(self) -> Channels:
         return Channels(self.pipeline.parts.vae.spec.compression)

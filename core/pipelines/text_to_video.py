@@ -107,6 +107,7 @@ class TextToVideo:
                 f"model.denoiser reads text states of {denoiser.text_channels} channels, model.text_encoder gives "
                 f"{states}; they do not belong together"
             )
+        self.max_tokens = min(self.max_tokens, denoiser.most_tokens or self.max_tokens)
         mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
         if "channels" in denoiser.given and mask_frames != vae.compression.time:
             raise ConfigError(

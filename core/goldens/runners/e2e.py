@@ -18,6 +18,7 @@ from ...conditioning.references import PlacedReferences, References, parse
 from ...io.tokenizer import Tokenizer
 from ...layout import GivenWeights
 from ...maths.cover import cover_picture
+from ...maths.pixels import from_uint8
 from ...models import FAMILIES
 from ...models.finding import TINY_FOLDER, Part
 from ...models.opensora_vae import OpenSoraVAESpec
@@ -132,7 +133,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     for row, wish in enumerate(wishes):
         clips = tuple(_reference(case, path, video) for path in wish.references)
         for number, clip in enumerate(clips):
-            noise.posterior(f"reference {number}", [row], len(clip))
+            noise.posterior(f"reference {number}", [row], clip.shape[1])
         placed = PlacedReferences(clips, tuple(parse(wish.mask_strategy)), "mask_strategy")
         prompts = tuple(f"{loop}/{row}" for loop in range(loops.count))
         requests.append(LoopedRequest(prompts, None, row, config["fps"] // config.get("frame_interval", 1), placed))
@@ -203,11 +204,12 @@ def _texts(raw: Mapping[str, Any], config: Mapping[str, Any], texts: Sequence[st
 
 
 def _reference(case: Case, path: str, video: VideoShape) -> np.ndarray:
-    """A picture or clip (T, H, W, 3) uint8 of the video's size."""
+    """A picture or clip (3, T, H, W) in [-1, 1] of the video's size."""
     name = path.rpartition("/")[2]
     recorded = next(case.tensors[f"{kind}/{name}"] for kind in ("image", "video") if f"{kind}/{name}" in case.tensors)
     frames = recorded[None] if recorded.ndim == 3 else recorded
-    return np.stack([cover_picture(frame, video.height, video.width) for frame in frames])
+    covering = np.stack([cover_picture(frame, video.height, video.width) for frame in frames])
+    return from_uint8(covering).transpose(3, 0, 1, 2)
 
 
 def _vae(case: Case) -> OpenSoraVAESpec:
