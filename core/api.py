@@ -131,8 +131,8 @@ class Pipeline:
             self.models.release(kind)
 
     def _asked(self, prompts: str | Sequence[str], config: SampleConfig) -> Sampling:
-        sources = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not all(isinstance(source, str) for source in sources):
+        sources = [prompts] if isinstance(prompts, str) else prompts
+        if not isinstance(sources, list | tuple) or not all(isinstance(source, str) for source in sources):
             raise ConfigError("prompts: expected a text, or a list of texts")
         read = read_prompts(sources, log.warning)
         sampling = Sampling(config, read, models=self.models, keeps_text_encoder=self._keeps_text_encoder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from .. import recipes
 from ..config.loading import changed, load
@@ -51,7 +52,7 @@ def gathered(config: SampleConfig, models: Path) -> SampleConfig:
             return config.model_copy(update={"model": _put(model, {"denoiser": preset})})
         return config.model_copy(update={"model": _put(model, _found(recipe, KINDS, [models], model))})
     missing = [kind for kind in KINDS if getattr(with_companions(model), kind) is None]
-    if missing:
+    if missing and os.path.isdir(model.denoiser):
         practice = practice_of("denoiser", model.denoiser, model.recipe)
         if not practice.is_guess:
             places = [models, Path(model.denoiser).parent]
@@ -80,12 +81,20 @@ def _found(recipe: Recipe, kinds: Sequence[str], places: list[Path], model: Mode
 
 
 def _fitting(recipe: Recipe, kind: str, parts: list[Part]) -> str | None:
-    """The folder of the recipe's first preset that is there. Raises: ConfigError for several of one preset."""
-    for preset in recipe.parts.get(kind, ()):
-        fits = [part for part in parts if part.family.kind == kind and part.family.presets.get(preset) == part.spec]
-        if fits:
-            return _one(kind, [part.source for part in fits])
-    return None
+    """The folder of the recipe's first preset that is there, else of a model that is like one but for its size.
+
+    Raises: ConfigError for several that are alike.
+    """
+    specs = [open_part(kind, preset).spec for preset in recipe.parts.get(kind, ())]
+    fits = [[part.source for part in parts if part.spec == spec] for spec in specs]
+    fits += [[part.source for part in parts if _is_like(part.spec, spec)] for spec in specs]
+    first = next(filter(None, fits), None)
+    return None if first is None else _one(kind, first)
+
+
+def _is_like(spec: Any, other: Any) -> bool:
+    """Whether two models are of one family, and read the same where they are denoisers."""
+    return spec.family == other.family and getattr(spec, "given", None) == getattr(other, "given", None)
 
 
 def _only_denoiser(models: Path) -> str:
