@@ -100,8 +100,8 @@ def origins(config: Settings, given: Settings, wished: Mapping[str, Wish], overr
     given: the settings before they were filled in. overrides: the paths that the command line set.
     """
     told: dict[tuple[str, str], list[str]] = {}
-    for path, group in _by_recipe(config):
-        if (is_set(given, path) or path in wished) and (_value(group, path) is not None):
+    for path, _ in _by_recipe(config):
+        if is_set(given, path) or path in wished:
             told.setdefault(_speaker(path, given, wished, overrides), []).append(path)
     speakers = sorted(told, key=lambda speaker: SPEAKERS.index(speaker[0]))
     return [f"{who:<10} {f'{name}: ' if name else ''}{_listed(config, told[who, name])}" for who, name in speakers]

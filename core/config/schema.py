@@ -165,6 +165,13 @@ class PromptSettings(Settings):
     some models have learned."""
     max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
+    aesthetic: float | None = by_recipe()
+    """How beautiful the video is to be, about 4 to 7, for models that were trained with such scores. A prompt that says
+    it itself keeps that. null: not said."""
+    motion: float | None = by_recipe()
+    """How much is to move in it (mean optical flow, about 0 to 20), likewise."""
+    camera: str | None = by_recipe()
+    """How the camera moves: pan left, zoom in, static, ...; likewise."""
 
 
 class TileSettings(Settings):

@@ -18,7 +18,7 @@ from ..config.training import ObjectiveSettings, TrainConfig
 from ..errors import CheckpointError, ConfigError
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
-from ..recipes.recipe import Recipe
+from ..recipes.recipe import Recipe, Scores
 from .practice import AUTO, Practice, facts_of, practice_of
 
 Config = TypeVar("Config", bound=Settings)
@@ -94,15 +94,17 @@ def trained(
     return Followed(filled, lines, notes, practice)
 
 
-def prompts_for(practice: Practice, prompts: Sequence[str], negatives: Sequence[str | None] = ()) -> PromptsRead:
-    """Prompts and negative prompts as the model can read them.
+def prompts_for(
+    practice: Practice, prompts: Sequence[str], negatives: Sequence[str | None] = (), scores: Scores | None = None
+) -> PromptsRead:
+    """Prompts and negative prompts as the model can read them. scores: what prompts say behind their texts.
 
     Raises: PackageMissing when the recipe cleans texts with a package that is not installed.
     """
     clean, unseen_in = practice.texts.clean, practice.texts.unseen
     # The published negative prompts stay to the letter: videos that were made with them are to come out again.
     published = {recipe.prompts.negative for recipe in recipes.ALL}
-    read = [clean(practice.texts.extend(text)) for text in prompts]
+    read = [clean(text if scores is None else scores.behind(text)) for text in prompts]
     read_negatives = [text if text is None or text in published else clean(text) for text in negatives]
     if unseen_in is None:
         return PromptsRead(read, read_negatives, [])
@@ -114,6 +116,17 @@ def prompts_for(practice: Practice, prompts: Sequence[str], negatives: Sequence[
         f"such as '{EXAMPLE}'"
     )
     return PromptsRead(read, read_negatives, [note] if unseen else [])
+
+
+def scores_of(config: SampleConfig, practice: Practice) -> Scores | None:
+    """What prompts say of the quality. Raises: ConfigError where the models were trained without."""
+    settings, make = config.prompts, practice.recipe.prompts.scores
+    if make is not None:
+        return make(settings.aesthetic, settings.motion, settings.camera)
+    for name in ("aesthetic", "motion", "camera"):
+        if getattr(settings, name) is not None:
+            raise ConfigError(f"prompts.{name}: the recipe {practice.recipe.name} has no use for it; leave it out")
+    return None
 
 
 def _named_sizes(config: SampleConfig, recipe: Recipe) -> Said:

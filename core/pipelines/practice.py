@@ -127,7 +127,7 @@ def _begun_with(kind: str, name: str, record: RunRecord, depth: int) -> Practice
     written = record.text("model.recipe")
     if written in recipes.NAMES:
         return _of_recipe(recipes.named(str(written)))
-    begun = record.text(f"model.{kind}") or ""
+    begun = record.text(f"model.{kind}") or "tiny"  # what is trained where no model is named
     found = begun if recipes.of_preset(kind, begun) else record.find(begun) if begun else None
     if found is not None and depth < MOST_RUNS:
         return _practice_of(kind, str(found), depth + 1)
