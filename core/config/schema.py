@@ -280,7 +280,7 @@ class ReconstructConfig(Settings):
     dtype: DType | None = None
     """Default: bf16 on accelerators, fp32 on CPUs."""
     frames: Count | None = None
-    """Number of frames. Default: all, cut to 1 + a multiple of 4."""
+    """Number of frames; a picture is one frame in any case. Default: all, cut to 1 + a multiple of 4."""
     every: Count = 1
     """Take every n-th frame."""
     height: Count | None = None
@@ -314,7 +314,7 @@ class EvaluateConfig(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     frames: Count | None = None
-    """Compare the first n frames. Default: all; both clips must have the same number."""
+    """Compare the first n frames, of pictures their one. Default: all; both clips must have the same number."""
     every: Count = 1
     """Take every n-th frame of the reference, as `duosora reconstruct` did."""
     height: Count | None = None

@@ -108,7 +108,7 @@ def test_a_checkpoint_is_known_from_inside(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (lose_manifest, "manifest.json is missing: saving was cut off"),
+        (lose_manifest, "manifest.json is missing: it was not copied whole, or another program wrote it"),
         (damage_manifest, "manifest.json cannot be read"),
         (cut_weights, f"model_ema/{WEIGHTS} is missing or cut off"),
     ],
@@ -124,6 +124,17 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(harm: Callable[[Path], No
     harm(run / "checkpoint-10")
     with pytest.raises(CheckpointError, match=rf"^runs/mine: holds no whole checkpoint \(passed over .*{reason}"):
         open_part("denoiser", "runs/mine")
+
+
+def test_what_other_tools_call_a_checkpoint_is_a_folder_like_others() -> None:
+    make_model(Path("out/checkpoint-500"), "denoiser").joinpath("config.json").unlink()
+    assert model_folder(Path("out/checkpoint-500")) == (Path("out/checkpoint-500"), ())
+
+
+def test_the_weights_are_meant_where_no_average_is_wanted() -> None:
+    make_run("runs/mine", 10, 20)
+    assert model_folder(Path("runs/mine"), average=False).path == Path("runs/mine/checkpoint-20/model")
+    assert model_folder(Path("runs/mine/checkpoint-10"), average=False).path == Path("runs/mine/checkpoint-10/model")
 
 
 def test_a_run_without_a_checkpoint_says_so() -> None:
