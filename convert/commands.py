@@ -19,6 +19,7 @@ from ..core.io.files import atomic_write, refuse_existing, unfinished
 from ..core.io.weights import STEMS
 from ..core.layout import some_names
 from ..core.models.finding import CONFIG_FILE, family_of, read_config
+from ..core.models.run_folders import AVERAGE, model_folder
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
 from .matching import Renaming
@@ -51,13 +52,14 @@ def convert(request: Conversion) -> list[str]:
     """Convert and read the result again. Raises: as core.converting.Converter says."""
     if request.model is not None and request.model not in MODELS:
         raise ConfigError(f"--model {request.model}: there are {', '.join(MODELS)}")
-    opened = open_checkpoint(request.source, request.ema, request.key)
+    source, ema, notes = _meant(request)
+    opened = open_checkpoint(source, ema, request.key)
     made = plan(opened.weights, request.model, request.strip)
     tensors = Named(opened.weights, made, DTYPES[request.dtype])
     stem = STEMS[0] if made.model == UNNAMED else NAMES[made.model].stem
     config = _config(opened, made, tensors)
     refuse_unsound(opened.weights, made)
-    lines = [*_told(opened), *_planned(made, tensors, request)]
+    lines = [*notes, *_told(opened), *_planned(made, tensors, request)]
     if is_file_name(request.target):
         refuse_existing(request.target, request.overwrite, CheckpointError)
     _check_room(request.target, tensors.nbytes)
@@ -73,6 +75,20 @@ def convert(request: Conversion) -> list[str]:
         with atomic_write(request.target / CONFIG_FILE, error=CheckpointError) as temporary:
             temporary.write_bytes(config.read_bytes())
     return [*lines, *_checked(request.target, sums), *_left(sums.parent)]
+
+
+def _meant(request: Conversion) -> tuple[Path, bool | None, list[str]]:
+    """What is converted: of one's own run or checkpoint the model that it stands for, whose average is chosen thereby.
+
+    Also whether an average is left to choose, and what there is to say. Raises: CheckpointError as model_folder, and
+    when an average is asked for and none is kept.
+    """
+    found, notes = model_folder(request.source, average=request.ema is not False)
+    if found == request.source:
+        return found, request.ema, []
+    if request.ema and found.name != AVERAGE:
+        raise CheckpointError(f"{request.source}: keeps no moving average; leave out --ema")
+    return found, None, [*(f"NOTE: {note}" for note in notes), f"{one_line(request.source)}: means {one_line(found)}"]
 
 
 def verify(path: Path) -> list[str]:

@@ -43,10 +43,19 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
     if path is not None:
         for _, keys, value in changes:
             _leave_out_unused(values, schema, keys, value, str(path))
-    for override, keys, value in changes:
-        _put(values, keys, value, override)
-        given.append((keys, override))
     place = "settings" if path is None else str(path)
+    for override, keys, value in changes:
+        try:
+            _put(values, keys, value, override)
+        except ConfigError:
+            _checked(values, schema, given, place)  # a value in the place of a group is what there is to tell
+            raise
+        given.append((keys, override))
+    return _checked(values, schema, given, place)
+
+
+def _checked(values: Any, schema: type[Schema], given: list[tuple[Keys, str]], place: str) -> Schema:
+    """The settings that these values are. Raises: ConfigError for all that is wrong."""
     try:
         return read(schema, values)
     except ValidationError as error:

@@ -80,10 +80,10 @@ def _problem(schema: type[Settings], path: tuple[str, ...], details: list[dict[s
 def _scalar_for_group(schema: type[Settings], path: tuple[str, ...], value: Any) -> str:
     """What to say where a value stands for a group: the settings in it that take such a value, and all that it has."""
     group = _groups_at(schema, path)[0]
-    near = [name for name in group.model_fields if _accepts(group, name, value)]
+    near = {name: fit for name in group.model_fields for fit in _fitting(group, name, value)[:1]}
     if len(near) < len(group.model_fields):  # else it may be meant for all of them, as a dtype is
-        near = near[:1]
-    meant = " or ".join(f"{'.'.join((*path, name))}={_written(value)}" for name in near)
+        near = dict(list(near.items())[:1])
+    meant = " or ".join(f"{'.'.join((*path, name))}={_written(fit)}" for name, fit in near.items())
     meant = f"did you mean {meant}? It has" if near else "it has"
     return f"expected settings inside it, got {shown(value)}; {meant} {', '.join(group.model_fields)}"
 
@@ -96,7 +96,14 @@ def _accepts(group: type[BaseModel], name: str, value: Any) -> bool:
     return True
 
 
+def _fitting(group: type[BaseModel], name: str, value: Any) -> list[Any]:
+    """The value, and a list of it alone, where a setting takes it so."""
+    return [fit for fit in (value, [value]) if _accepts(group, name, fit)]
+
+
 def _written(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{','.join(map(_written, value))}]"
     return value if isinstance(value, str) else json.dumps(value)
 
 

@@ -1,6 +1,6 @@
 """The settings of `duosora sample`, `duosora reconstruct` and `duosora evaluate`.
 
-What depends on the model is left to its recipe (core.recipes), or to the run that made it; core.pipelines.practice
+What depends on the model is left to its recipe (core.recipes), or to the run that made it; core.pipelines.following
 fills it in. What one setting is to another (frames and the autoencoder's compression, a sampler and its options) is
 checked by the part that owns the rule.
 """
@@ -114,6 +114,8 @@ class SamplerSettings(Settings):
     """How training timesteps are chosen. Default: trailing with zero terminal SNR, otherwise leading."""
     shift: Positive | None = by_recipe()
     """Flow samplers: values above 1 spend more steps at high noise. null: 1."""
+    options: dict[str, bool | int | float | str] = Field(default_factory=dict)
+    """Further options of one sampler, such as `timestep_transform: false` of rflow."""
     guidance: Annotated[float, Field(ge=0)] = by_recipe()
     """Classifier-free guidance scale. 1 or less switches guidance off, which halves the work."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
@@ -143,7 +145,14 @@ class VideoSettings(Settings):
     width: Count = by_recipe()
     """Pixels; a multiple of 8 times the patch size."""
     fps: FrameRate = by_recipe()
-    """Frame rate of the file. The model does not see it."""
+    """Frame rate of the file; models that read a frame rate are told this one."""
+    resolution: str | None = None
+    """A size by its name, such as 240p, where the recipe has a table of sizes; with `aspect_ratio` it stands for height
+    and width."""
+    aspect_ratio: str = "9:16"
+    """Height : width, with `resolution`. 9:16 is a landscape."""
+    length: str | None = None
+    """A number of frames by its name, such as 2s, where the recipe has such; it stands for `frames`."""
 
 
 class PromptSettings(Settings):
@@ -153,8 +162,9 @@ class PromptSettings(Settings):
     """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place."""
     template: str = by_recipe()
     """Text around each prompt; {} stands for the prompt."""
-    negative: str = by_recipe()
-    """Negative prompt for guidance. A prompt's own negative prompt takes its place."""
+    negative: str | None = by_recipe()
+    """Negative prompt for guidance. A prompt's own negative prompt takes its place. null: the caption of nothing that
+    some models have learned."""
     max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
 
@@ -265,7 +275,7 @@ class ReconstructConfig(Settings):
     dtype: DType | None = None
     """Default: bf16 on accelerators, fp32 on CPUs."""
     frames: Count | None = None
-    """Number of frames. Default: all, cut to 1 + a multiple of 4."""
+    """Number of frames; a picture is one frame in any case. Default: all, cut to 1 + a multiple of 4."""
     every: Count = 1
     """Take every n-th frame."""
     height: Count | None = None
@@ -299,7 +309,7 @@ class EvaluateConfig(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     frames: Count | None = None
-    """Compare the first n frames. Default: all; both clips must have the same number."""
+    """Compare the first n frames, of pictures their one. Default: all; both clips must have the same number."""
     every: Count = 1
     """Take every n-th frame of the reference, as `duosora reconstruct` did."""
     height: Count | None = None

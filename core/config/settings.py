@@ -20,7 +20,7 @@ BY_RECIPE = "recipe"
 
 
 def by_recipe() -> Any:
-    """A setting that the schema leaves to recipes: None until a run has settled (core.pipelines.practice).
+    """A setting that the schema leaves to recipes: None until a run has settled (core.pipelines.following).
 
     Its type is that of its values. Where None is one of them, a null is kept; elsewhere it means "not set".
     """
@@ -155,6 +155,8 @@ def _type_name(annotation: Any) -> str:
         return " | ".join(map(str, parts))
     if origin in (Union, UnionType):
         return " | ".join(map(_type_name, parts))
+    if origin is dict:
+        return f"{_type_name(parts[1])} by name"
     if origin in (tuple, list):
         return f"list of {_type_name(parts[0])}"
     if annotation is NoneType:

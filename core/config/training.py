@@ -118,7 +118,7 @@ class OptimizerSettings(Settings):
     """Decay rates of the running averages of the gradient and of its square."""
     eps: Positive = by_recipe()
     """Added to the denominator for numerical stability."""
-    weight_decay: Number = 0.01
+    weight_decay: Number = by_recipe()
     """Applied to every weight, biases and norms included, as upstream does."""
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient norm to this. null: no clipping."""

@@ -64,10 +64,15 @@ def table_rows(file: Path, lines: Iterator[str]) -> Iterator[Any]:
     rows = csv.DictReader(rest, columns.names, delimiter=columns.delimiter, skipinitialspace=True, strict=True)
     try:
         for row in rows:
-            yield f"has more cells than the {len(columns.names)} columns" if None in row else row
+            yield f"has more cells than the {len(columns.names)} columns" if None in row else _stripped(row)
     except csv.Error as error:
         line = columns.are_named + rows.line_num
         raise MediaError(f"{file}, after line {line}: is not CSV ({error})") from error
+
+
+def _stripped(row: dict[str, str | None]) -> dict[str, str | None]:
+    """Without the blanks around cells, which nobody sees and which would be a part of a file's name."""
+    return {name: cell and cell.strip() for name, cell in row.items()}
 
 
 def read_columns(file: Path, lines: Iterator[str]) -> tuple[Columns, Iterator[str]]:
@@ -170,6 +175,11 @@ def _recognised(file: Path, kinds: Sequence[str]) -> tuple[str, ...]:
 
 
 def _guess(kinds: Sequence[str]) -> Iterator[str]:
-    """Names that such columns could have: our own for the first of a kind, and any for the others."""
-    left = dict(MEANINGS)
+    """Names that such columns could have: our own for the first of a kind, and any for the others.
+
+    Where none is a text, the first of several numbers may be one.
+    """
+    left, kinds = dict(MEANINGS), list(kinds)
+    if "text" not in kinds and kinds.count("number") > 1:
+        kinds[kinds.index("number")] = "text"
     return (left.pop(kind, f"other{place}") for place, kind in enumerate(kinds, start=1))

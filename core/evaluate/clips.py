@@ -203,7 +203,7 @@ class Evaluation:
 
     def _open(self, path: Path, every: int) -> Clip:
         whole = whole_clip(path, every, self.config.reader, self.config.media)
-        frames = self.config.frames or whole.shape.frames
+        frames = (not whole.is_image and self.config.frames) or whole.shape.frames
         if frames > whole.shape.frames:
             raise MediaError(f"{path}: has {whole.shape.frames} frames (every {every}), {frames} are asked for")
         height, width = self.config.height or whole.shape.height, self.config.width or whole.shape.width

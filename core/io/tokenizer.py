@@ -69,7 +69,10 @@ class Tokenizer:
                 raise MediaError(
                     f"{place}: has tokenizer.json only; needed is {MODEL_NAME}, from the model's page on the hub"
                 )
-            raise MediaError(f"{file}: there is no such file; needed is the {MODEL_NAME} of the text encoder")
+            raise MediaError(
+                f"{file}: there is no such file; needed is the {MODEL_NAME} of the text encoder, and model.tokenizer "
+                "says where it is"
+            )
         try:
             with open_regular(file) as opened:
                 model = opened.read(MAX_MODEL_BYTES + 1)

@@ -75,25 +75,30 @@ class RunRecord(NamedTuple):
         return [Path(*run.parts[:-depth])] if is_below else []
 
 
-def model_folder(path: Path) -> ModelFolder:
+def model_folder(path: Path, average: bool = True) -> ModelFolder:
     """The model that a path means: of a run its newest whole checkpoint's, of a checkpoint its average, where it keeps
     one, else its weights. All other paths mean themselves.
 
-    Raises: CheckpointError for a checkpoint that is not whole, and for a run that has no whole one.
+    average: whether the average is wanted. Raises: CheckpointError for a checkpoint that is not whole, and for a run
+    that has no whole one.
     """
     if not os.path.isdir(path) or os.path.exists(path / "config.json"):
         return ModelFolder(path, ())
     if is_checkpoint(path):
-        kept, problem = _model_in(path)
+        kept, problem = _model_in(path, average)
         if problem is not None:
             raise CheckpointError(f"{path}: {problem}; name another checkpoint, or the folder of a model in it")
         return ModelFolder(kept, ())
-    return _newest(path)
+    return _newest(path, average)
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a folder is a checkpoint, whole or not, whatever it was renamed to."""
-    return os.path.isdir(path) and ((path / MANIFEST).is_file() or bool(CHECKPOINT.fullmatch(path.absolute().name)))
+    """Whether a folder is a checkpoint, whole or not, whatever it was renamed to.
+
+    Other tools call theirs the same, and keep weights in them instead of a folder of weights.
+    """
+    is_called_so = bool(CHECKPOINT.fullmatch(path.absolute().name)) and os.path.isdir(path / MODEL)
+    return os.path.isdir(path) and ((path / MANIFEST).is_file() or is_called_so)
 
 
 def record_of(folder: Path) -> RunRecord | None:
@@ -115,8 +120,9 @@ def record_of(folder: Path) -> RunRecord | None:
         raise CheckpointError(f"{shown / STATE}: cannot be read as the state of a run ({error})") from error
 
 
-def _model_in(checkpoint: Path) -> tuple[Path, str | None]:
-    """The folder of the average, where the manifest lists one, else of the weights; and why it is not whole, if so.
+def _model_in(checkpoint: Path, average: bool) -> tuple[Path, str | None]:
+    """The folder of the average, if it is wanted and the manifest lists one, else of the weights; and why it is not
+    whole, if so.
 
     It is whole when its files have their recorded sizes. Hashes are not compared: of large models that takes longer
     than a video.
@@ -124,12 +130,12 @@ def _model_in(checkpoint: Path) -> tuple[Path, str | None]:
     kept, problem = MODEL, None
     try:
         files = read_json(checkpoint / MANIFEST)["files"]
-        kept = AVERAGE if any(name.startswith(f"{AVERAGE}/") for name in files) else MODEL
+        kept = AVERAGE if average and any(name.startswith(f"{AVERAGE}/") for name in files) else MODEL
         sizes = {name: entry["size"] for name, entry in files.items() if name.startswith(f"{kept}/")}
         cut_off = [name for name, size in sizes.items() if not _has_size(checkpoint / name, size)]
         problem = f"{cut_off[0]} is missing or cut off" if cut_off else None
     except FileNotFoundError:
-        problem = f"{MANIFEST} is missing: saving was cut off"
+        problem = f"{MANIFEST} is missing: it was not copied whole, or another program wrote it"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         problem = f"{MANIFEST} cannot be read ({error})"
     return checkpoint / kept, problem
@@ -139,11 +145,11 @@ def _has_size(file: Path, size: object) -> bool:
     return file.is_file() and file.stat().st_size == size
 
 
-def _newest(run: Path) -> ModelFolder:
+def _newest(run: Path, average: bool) -> ModelFolder:
     found = [(int(match[1]), path) for path in run.glob("checkpoint-*") if (match := CHECKPOINT.fullmatch(path.name))]
     notes: list[str] = []
     for _, path in sorted(found, reverse=True):
-        kept, problem = _model_in(path)
+        kept, problem = _model_in(path, average)
         if problem is None:
             return ModelFolder(kept, tuple(notes))
         notes.append(f"passed over {path}: {problem}")

@@ -1,38 +1,23 @@
-"""What settings follow from the model: how it was trained decides how it is sampled and trained on.
-
-The order is: the schema, the recipe that the model belongs to, the run that made it, the file of settings, `--set`.
-Only what nobody has set is filled in, and a run says what and from where.
-"""
+"""How a model is sampled and trained: by the recipe that it belongs to, and by the run that made it, if one did."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any
 
-from .. import recipes, samplers
-from ..config.filling import RECIPE, RUN, Said, Wish, fill, lacking, origins, value_at, wishes
-from ..config.schema import SampleConfig, SamplerSettings
-from ..config.settings import Settings, with_setting
-from ..config.training import ObjectiveSettings, TrainConfig
+from .. import recipes
+from ..config.filling import RECIPE, RUN, Said
 from ..data import moving_shapes
-from ..errors import CheckpointError, ConfigError
-from ..models.finding import open_part
+from ..models.finding import Part, open_part
 from ..models.run_folders import RunRecord, model_folder, record_of
-from ..printable import short_name
 from ..recipes.recipe import Recipe, Texts, as_written
 
-Config = TypeVar("Config", bound=Settings)
 AUTO = "auto"
-OF_DENOISERS = ("objective.", "show.", "max_tokens")
-"""Beginnings of the settings that training an autoencoder has no use for."""
 FLOW_SAMPLER = {"sampler.name": "flow_euler", "sampler.steps": 25}
 DIFFUSION_SAMPLER = {"sampler.name": "euler_ancestral", "sampler.steps": 100, "sampler.guidance": 7.5}
 """Of runs that trained another objective than their recipe has. A flow's paths are straighter: fewer steps do."""
-MOST_WORDS = 8
-"""That a note names."""
-EXAMPLE = "a big red circle moves to the right on a white background"
 MOST_RUNS = 8
 """That are followed, each begun with the model of the one before."""
 
@@ -54,17 +39,6 @@ class Practice:
     texts: Texts
 
 
-class Followed(NamedTuple, Generic[Config]):
-    """Settings that follow the model where nobody has set them."""
-
-    config: Config
-    lines: list[str]
-    """Where the values came from, for a run's plan."""
-    notes: list[str]
-    """What was set that contradicts how the model was trained."""
-    practice: Practice
-
-
 def practice_of(kind: str, name: str, recipe: str = AUTO) -> Practice:
     """That of a preset, of the run that made the model in a folder, or of the recipe that has models of its family.
 
@@ -84,154 +58,13 @@ def practice_of(kind: str, name: str, recipe: str = AUTO) -> Practice:
     )
 
 
-def sampled(config: SampleConfig, overrides: Set[str] = frozenset()) -> Followed[SampleConfig]:
-    """A sampling run's settings with those that follow from its denoiser.
-
-    overrides: the paths of settings that the command line gave, to tell them from those of a file.
-    Raises: as practice_of; CheckpointError for a record of what no setting can be; ConfigError for an unknown sampler,
-    and for settings that nobody says.
-    """
-    practice = practice_of("denoiser", config.model.denoiser, config.model.recipe)
-    wished = _for_sampler(config, "sampler", wishes(practice.sampling))
-    filled = _with_recipe(fill(config, wished), practice)
-    _refuse_lacking(lacking(filled), practice)
-    lines = origins(filled, config, wished, overrides)
-    return Followed(filled, lines, [*_guessed(config, practice), *_contradictions(filled, practice)], practice)
-
-
-def trained(
-    config: TrainConfig, resumed: Path | None = None, overrides: Set[str] = frozenset()
-) -> Followed[TrainConfig]:
-    """A training run's settings with those that follow from the model that it begins with, or that it had until now.
-
-    What it shows on the way is sampled as its own checkpoints are. resumed: a checkpoint or run that it may go on from.
-    Raises: as sampled.
-    """
-    kind = "denoiser" if config.autoencoder is None else "vae"
-    practice = _so_far(kind, config, resumed) or _start_practice(kind, config)
-    wished = _for_objective(config, wishes(practice.training))
-    filled = _with_recipe(fill(config, wished), practice)
-    if config.autoencoder is not None:
-        _refuse_lacking(lacking(filled, besides=OF_DENOISERS), practice)
-        return Followed(filled, origins(filled, config, wished, overrides), _guessed(config, practice), practice)
-    shown = _for_sampler(filled, "show.sampler", _shown(filled, practice))
-    lines = origins(filled, config, wished | (shown if config.show.every else {}), overrides)
-    filled = fill(filled, shown)
-    _refuse_lacking(lacking(filled), practice)
-    notes = _guessed(config, practice)
-    if filled.objective.kind != practice.objective is not None and not config.start.fresh:
-        notes.append(
-            f"objective.kind = {filled.objective.kind}, but {practice.source} was trained with {practice.objective}, "
-            "which its weights have to unlearn"
-        )
-    return Followed(filled, lines, notes, practice)
-
-
-def prompts_for(practice: Practice, texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Prompts as the model can read them, and a note that names the words that it has never seen, if there are any."""
-    clean, unseen_in = practice.texts.clean, practice.texts.unseen
-    # The published negative prompts stay to the letter: videos that were made with them are to come out again.
-    published = {recipe.prompts.negative for recipe in recipes.ALL}
-    read = [text if text in published else clean(text) for text in texts]
-    if unseen_in is None:
-        return read, []
-    unseen = list(dict.fromkeys(word for text in texts if text not in published for word in unseen_in(text)))
-    more = f" and {len(unseen) - MOST_WORDS} more" if len(unseen) > MOST_WORDS else ""
-    note = (
-        f"{practice.source} has never seen {', '.join(map(short_name, unseen[:MOST_WORDS]))}{more}; it knows sentences "
-        f"such as '{EXAMPLE}'"
-    )
-    return read, [note] if unseen else []
-
-
-def _guessed(config: SampleConfig | TrainConfig, practice: Practice) -> list[str]:
-    if not practice.is_guess or config.model.recipe != AUTO:
-        return []
+def mixed(recipe: Recipe, parts: Mapping[str, Part]) -> list[str]:
+    """Notes on models, by their kind, that are of other recipes than the one that is followed."""
+    others = {kind: owners for kind, part in parts.items() if (owners := _having(kind, part)) and recipe not in owners}
     return [
-        f"no recipe has models like {practice.source}, so what is not set is as {practice.recipe.title} has it; "
-        f"model.recipe chooses another ({', '.join(recipes.NAMES)})"
+        f"model.{kind} = {parts[kind].source} is of {owners[0].title}, while settings follow {recipe.title}"
+        for kind, owners in others.items()
     ]
-
-
-def _with_recipe(config: Config, practice: Practice) -> Config:
-    return with_setting(config, "model.recipe", practice.recipe.name)
-
-
-def _refuse_lacking(paths: Sequence[str], practice: Practice) -> None:
-    if not paths:
-        return
-    raise ConfigError(f"{', '.join(paths)}: the recipe {practice.recipe.name} does not say this; set it")
-
-
-def _for_sampler(config: Settings, group: str, wished: Mapping[str, Wish]) -> dict[str, Wish]:
-    """Without the settings that the sampler has no use for, or does not know the value of.
-
-    group: the path of the sampler's settings.
-    """
-    chosen = value_at(config, f"{group}.name")
-    name = chosen or (wished[f"{group}.name"].value if f"{group}.name" in wished else None)
-    if name is None:
-        return dict(wished)
-    sampler, useless = samplers.resolve(name), SamplerSettings.unused(name)
-    return {
-        path: wish
-        for path, wish in wished.items()
-        if path.rpartition(".")[0] != group
-        or (path.rpartition(".")[2] not in useless and _takes(sampler, path, wish.value))
-    }
-
-
-def _takes(sampler: type[samplers.Sampler], path: str, value: Any) -> bool:
-    return not path.endswith(".objective") or value in sampler.objectives
-
-
-def _for_objective(config: TrainConfig, wished: Mapping[str, Wish]) -> dict[str, Wish]:
-    """Without the settings that the objective has no use for, or of any where an autoencoder is trained."""
-    if config.autoencoder is not None:
-        return {path: wish for path, wish in wished.items() if not path.startswith(OF_DENOISERS)}
-    kind = config.objective.kind or (wished["objective.kind"].value if "objective.kind" in wished else None)
-    useless = {f"objective.{name}" for name in ObjectiveSettings.unused(kind)} if isinstance(kind, str) else set()
-    return {path: wish for path, wish in wished.items() if path not in useless}
-
-
-def _shown(config: TrainConfig, practice: Practice) -> dict[str, Wish]:
-    """How a run samples what it shows: as its own checkpoints will be sampled."""
-    record = RunRecord(Path(), config.model_dump(mode="json"), {}, None)
-    own = Said(RUN, "itself", _facts(record, practice.recipe)[0])
-    values = wishes((*practice.sampling, own))
-    kept = {f"show.{path}": wish for path, wish in values.items() if path.startswith(("video.", "sampler."))}
-    return kept | {"show.max_tokens": Wish(config.max_tokens, own)}
-
-
-def _so_far(kind: str, config: TrainConfig, resumed: Path | None) -> Practice | None:
-    """That of the run until now; None where it has no checkpoint, or none that tells."""
-    try:
-        if resumed is None or record_of(model_folder(resumed).path) is None:
-            return None
-        return practice_of(kind, str(resumed), config.model.recipe)
-    except (CheckpointError, ConfigError):
-        return None
-
-
-def _start_practice(kind: str, config: TrainConfig) -> Practice:
-    """That of the weights that a run begins with, or of its model where nobody knows them."""
-    name = config.model.denoiser if kind == "denoiser" else str(config.model.vae or "tiny")
-    weights = config.start.weights
-    if weights is not None and record_of(model_folder(weights).path) is not None:
-        name = str(weights)
-    return practice_of(kind, name, config.model.recipe)
-
-
-def _contradictions(filled: SampleConfig, practice: Practice) -> list[str]:
-    settings = filled.sampler
-    takes = samplers.resolve(settings.name).objectives
-    objective = settings.objective or takes[0]
-    if practice.objective not in (None, objective):
-        return [
-            f"sampler.name = {settings.name} expects {objective}, but {practice.source} was trained with "
-            f"{practice.objective}, so the picture will be noise; leave out sampler.name and sampler.objective"
-        ]
-    return []
 
 
 def _practice_of(kind: str, name: str, depth: int) -> Practice:
@@ -253,10 +86,14 @@ def _of_family(kind: str, name: str) -> Practice:
 def _recipe_of(kind: str, name: str) -> Recipe | None:
     """The recipe that has such a model as a preset, or else the first that has some of its family."""
     part = open_part(kind, name)
-    presets = part.family.presets
-    own = [(recipe, preset) for recipe in recipes.ALL for preset in recipe.parts.get(kind, ()) if preset in presets]
-    same = [recipe for recipe, preset in own if presets[preset] == part.spec]
-    return next(iter([*same, *(recipe for recipe, _ in own)]), None)
+    family = [recipe for recipe in recipes.ALL if part.family.presets.keys() & set(recipe.parts.get(kind, ()))]
+    return next(iter([*_having(kind, part), *family]), None)
+
+
+def _having(kind: str, part: Part) -> list[Recipe]:
+    """The recipes that have such a model as a preset."""
+    same = {preset for preset, spec in part.family.presets.items() if preset == part.source or spec == part.spec}
+    return [recipe for recipe in recipes.ALL if same & set(recipe.parts.get(kind, ()))]
 
 
 def _of_recipe(recipe: Recipe) -> Practice:
@@ -273,7 +110,7 @@ def _of_recipe(recipe: Recipe) -> Practice:
 def _recorded(kind: str, name: str, record: RunRecord, depth: int) -> Practice:
     """That of a run's model: what the run was set to, over the recipe of the model that it began with."""
     before = _begun_with(kind, name, record, depth)
-    sampling, training = _facts(record, before.recipe)
+    sampling, training = facts_of(record, before.recipe)
     who = str(record.checkpoint)
     return replace(
         before,
@@ -297,7 +134,7 @@ def _begun_with(kind: str, name: str, record: RunRecord, depth: int) -> Practice
     return _of_family(kind, name)
 
 
-def _facts(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
+def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """How a run's settings say that its model is sampled, and trained on."""
     kind = record.text("objective.kind")
     names = ("kind", "shift") if kind == "flow" else ("kind", "schedule", "zero_terminal_snr")

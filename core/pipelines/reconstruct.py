@@ -39,14 +39,14 @@ def open_clip(
 ) -> Clip:
     """Look at a file and settle what of it is reconstructed.
 
-    Without num_frames: as many frames as there are, cut to 1 + a multiple of the compression. Without a height or
-    width: the file's own, cut to a multiple of the compression. Raises: MediaError when the file is unreadable or
-    too short; ShapeError when num_frames, height or width do not fit the autoencoder.
+    Without num_frames: as many frames as there are, cut to 1 + a multiple of the compression; of a picture always one.
+    Without a height or width: the file's own, cut to a multiple of the compression. Raises: MediaError when the file
+    is unreadable or too short; ShapeError when num_frames, height or width do not fit the autoencoder.
     """
     time, space = spec.compression.time, spec.compression.space
     whole = whole_clip(path, every, reader, media)
     available, height, width = whole.shape
-    frames = num_frames or 1 + (available - 1) // time * time
+    frames = 1 if whole.is_image else num_frames or 1 + (available - 1) // time * time
     if frames > available:
         raise MediaError(f"{path}: has {available} frames (every {every}), {frames} are asked for")
     shape = VideoShape(frames, size[0] or height // space * space, size[1] or width // space * space)

@@ -35,8 +35,9 @@ from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import Grouped, VideoShape
 from .denoise import Guidance, Step
+from .following import prompts_for, sampled
 from .looping import LoopedRequest, Looping, Loops
-from .practice import prompts_for, sampled
+from .practice import mixed
 from .referenced import place_references, read_wish
 from .settings import GIVEN_IN_SAMPLING, decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
@@ -103,7 +104,10 @@ class SampleRun:
         if config.parallel.cfg and not self.guidance.is_on:
             raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
         parts = open_parts(config.model, given=GIVEN_IN_SAMPLING)
-        for part in (parts.denoiser, parts.text_encoder, parts.vae):
+        found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
+        for note in mixed(self._followed.practice.recipe, found):
+            self._note(note)
+        for part in found.values():
             part.check()
             for note in part.notes:
                 self._note(note)
@@ -304,15 +308,20 @@ class SampleRun:
         suffix = ".png" if video.frames == 1 else ".mp4"
         return self.config.output.folder / f"{prompt.name}_{seed}{suffix}"
 
-    def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str]]:
+    def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str | None]]:
         """Each prompt in its template, and its negative prompt, as the model can read them."""
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        texts, notes = prompts_for(self._followed.practice, written + negative)
-        for note in notes:
+        read = prompts_for(self._followed.practice, written, negative)
+        for note in read.notes:
             self._note(note)
-        return list(zip(texts[: len(prompts)], texts[len(prompts) :], strict=True))
+        if None in read.negatives and "is_null" not in self.pipeline.parts.denoiser.spec.given:
+            raise ConfigError(
+                f"prompts.negative = null: {self.config.model.denoiser} has learned no caption of nothing; set a text, "
+                "if only an empty one"
+            )
+        return list(zip(read.prompts, read.negatives, strict=True))
 
     def _given(self, prompt: Prompt) -> Conditioning:
         """The frames that a prompt is conditioned on, cut and resized."""

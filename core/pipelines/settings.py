@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
@@ -37,6 +38,7 @@ def open_parts(
     Raises: as open_part and Tokenizer.open, and ConfigError for a model that is not named.
     """
     model = with_companions(model)
+    denoiser = open_part("denoiser", model.denoiser, seed)  # first: one that is not there needs no companions
     for kind in ("text_encoder", "vae"):
         if getattr(model, kind) is None:
             raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
@@ -44,7 +46,6 @@ def open_parts(
     if needs_text_weights and text_encoder.is_fresh and text_encoder.source != "tiny":
         raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
     tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
-    denoiser = open_part("denoiser", model.denoiser, seed)
     if denoiser.spec.given - given:
         asked = ", ".join(sorted(denoiser.spec.given - given))
         raise ConfigError(f"model.denoiser = {model.denoiser}: it reads {asked}, which no run gives yet")
@@ -133,6 +134,8 @@ def make_sampler(settings: SamplerSettings, video: VideoShape | None = None) -> 
 
     Raises: ConfigError for settings that the sampler has no use for or cannot do.
     """
+    options: dict[str, Any] = dict(settings.options)
+    samplers.check_options(settings.name, options)
     return samplers.create(
         settings.name,
         settings.steps,
@@ -142,4 +145,5 @@ def make_sampler(settings: SamplerSettings, video: VideoShape | None = None) -> 
         spacing=settings.spacing,
         shift=settings.shift,
         size=video,
+        **options,
     )

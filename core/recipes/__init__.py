@@ -11,6 +11,7 @@ from .recipe import Recipe
 
 NAMES = (
     "opensora_plan_v1_3",
+    "opensora_v1_2",
     "tiny",
 )
 """Of all recipes. Where several have models of one family, the first has those that are no preset of any."""

@@ -40,6 +40,7 @@ RECIPE = Recipe(
         "objective.snr_gamma": 5.0,
         "objective.timesteps.kind": "stratified",
         "optimizer.eps": 1e-15,
+        "optimizer.weight_decay": 0.01,
         "learning_rate.peak": 1e-5,
         "ema.decay": 0.9999,
     },

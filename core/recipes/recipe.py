@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..bucketing.size_table import SizeTable
+
 
 def as_written(text: str) -> str:
     """A text as it is."""
@@ -21,6 +23,8 @@ class Texts:
     negative: str | None
     """None: the model's own learned null caption."""
     max_tokens: int
+    extend: Callable[[str], str] = as_written
+    """What is said behind a prompt, such as scores."""
     clean: Callable[[str], str] = as_written
     """What the text encoder reads of a text; no recipe's negative prompt is cleaned."""
     unseen: Callable[[str], list[str]] | None = None
@@ -43,6 +47,8 @@ class Recipe:
     """Presets by the kind of a model, the usual one first: a system may have a denoiser for text and one for
     pictures. A kind may be absent."""
     prompts: Texts
+    sizes: SizeTable | None = None
+    """What a resolution, a proportion and the name of a length stand for; None: it has no such names."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `duosora sample` by their paths."""
     training: Mapping[str, Any] = field(default_factory=dict)

@@ -7,12 +7,13 @@ SAMPLERS; the keyword arguments of its constructor are the options it takes.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any
 
 from ..errors import ConfigError
+from ..printable import short_name
 from ..shapes import VideoShape
 from .base import Array, Sampler
 from .cogvideox_ddim import CogVideoXDDIM
@@ -39,6 +40,7 @@ __all__ = [
     "FlowSchedule",
     "Sampler",
     "Schedule",
+    "check_options",
     "create",
     "guide",
     "names",
@@ -65,6 +67,10 @@ SAMPLERS: tuple[type[Sampler], ...] = (
 )
 
 
+NAMED = ("steps", "size", "objective", "schedule", "spacing", "shift")
+"""Arguments of constructors that have a setting of their own, or none."""
+
+
 def names() -> tuple[str, ...]:
     """The samplers' own names; `create` also knows upstream's, such as EulerAncestralDiscrete."""
     return tuple(sampler.name for sampler in SAMPLERS)
@@ -89,6 +95,29 @@ def options(name: str) -> frozenset[str]:
     construct: Callable[..., Sampler] = resolve(name)
     known = set(inspect.signature(construct).parameters) - {"steps", "size"}
     return frozenset(known | {"zero_terminal_snr"} if "schedule" in known else known)
+
+
+def check_options(name: str, given: Mapping[str, Any]) -> None:
+    """See that a sampler has further options of these names, each with a value like its default.
+
+    Raises: ConfigError naming those that it has.
+    """
+    sampler = resolve(name)
+    known = {
+        option: parameter.default
+        for option, parameter in inspect.signature(sampler).parameters.items()
+        if isinstance(parameter.default, (bool, int, float)) and option not in NAMED
+    }
+    for option, value in given.items():
+        if option not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise ConfigError(f"sampler.options.{short_name(option)}: {sampler.name} has no such option; {has}")
+        kind = type(known[option])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise ConfigError(
+                f"sampler.options.{option} = {short_name(str(value))}: {sampler.name} takes a value such as "
+                f"{str(known[option]).lower()}"
+            )
 
 
 def create(

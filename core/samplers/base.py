@@ -64,7 +64,10 @@ class Sampler(ABC):
         Raises: ConfigError naming those that it can.
         """
         if objective not in cls.objectives:
-            raise ConfigError(f"sampler.objective = {objective!r}: {cls.name} takes {' or '.join(cls.objectives)}")
+            raise ConfigError(
+                f"sampler.objective = {objective!r}: {cls.name} takes {' or '.join(cls.objectives)}; take another "
+                "sampler, or set sampler.objective=null if the model is not of that objective"
+            )
         return objective
 
     def scale_input(self, x: Array, i: int) -> Array:

@@ -9,7 +9,7 @@ from ..data.loader import ClipLoader
 from ..data.text_cache import uncached_captions
 from ..errors import ConfigError
 from ..models.finding import Part
-from ..pipelines.practice import trained
+from ..pipelines.following import trained
 from ..pipelines.settings import default_dtype
 from ..seam import backend as backends
 from .caching import cache_latents, cache_texts, latent_writer, text_writer

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from ..config.settings import read, resolved
 from ..config.training import ObjectiveSettings, TrainConfig
 from ..errors import ConfigError
-from ..pipelines.practice import OF_DENOISERS
+from ..pipelines.following import OF_DENOISERS
 from ..printable import short_name
 from .loop import read_state
 

@@ -24,7 +24,8 @@ from ..loading import check_headers
 from ..models.run_folders import MODEL, RUN_CONFIG, model_folder
 from ..parallel.agreement import agreed, exchange
 from ..parallel.launched import launched, told_once
-from ..pipelines.practice import trained as following_model
+from ..pipelines.following import trained as following_model
+from ..pipelines.practice import mixed
 from ..pipelines.settings import default_dtype
 from ..printable import say
 from ..seam import backend as backends
@@ -79,6 +80,8 @@ class TrainRun:
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config)
+        kind = "denoiser" if config.autoencoder is None else "vae"
+        self.mixed = mixed(self.followed.practice.recipe, {kind: self.parts.trained, **self.parts.frozen})
         for part in self.parts.frozen.values():
             part.check()
 
@@ -99,7 +102,9 @@ class TrainRun:
             *describe_processes(config, self.ranks.plan),
         ]
         found = [note for part in (trained, *parts.frozen.values()) for note in part.notes]
-        lines += [f"NOTE       {line}" for line in (*self.followed.notes, *self.start.notes, *found, *self.notes)]
+        lines += [
+            f"NOTE       {line}" for line in (*self.followed.notes, *self.mixed, *self.start.notes, *found, *self.notes)
+        ]
         lines += [f"NOTE       passed over {line}" for line in self.found.passed_over]
         if self.found.path is not None:
             lines.append(f"resuming   from {self.found.path} at step {self.found.step}")

@@ -184,10 +184,11 @@ def test_both_backends_give_the_same(frames: int) -> None:
         near(mindspore, torch)
 
 
-def test_half_precision_stays_near() -> None:
-    backend = get("torch", "cpu")
+@pytest.mark.parametrize(("name", "dtype"), [("torch", "bf16"), ("mindspore", "fp16")])
+def test_half_precision_stays_near(name: str, dtype: str) -> None:
+    backend = get(name, "cpu")
     clip = Clip(frames=5)
-    whole, half = build(backend), build(backend, dtype="bf16")
+    whole, half = build(backend), build(backend, dtype=dtype)
     pixels = clip.decoded(backend, half)
     assert pixels.dtype == np.float32
     near(pixels, clip.decoded(backend, whole), 0.1)

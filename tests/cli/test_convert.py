@@ -24,6 +24,7 @@ from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.models import t5, wfvae
 from duosora.core.models.finding import TINY_FOLDER
+from duosora.core.train.checkpoints import Checkpoints
 
 
 def tensors(layout: Layout, seed: int = 0) -> dict[str, torch.Tensor]:
@@ -87,6 +88,52 @@ def test_the_moving_average_is_chosen(duosora: Callable, hub: Path, option: list
     np.testing.assert_array_equal(
         open_weights(hub / "x.safetensors")[name], FreshWeights(wfvae.TINY.layout(), seed)[name]
     )
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """Two checkpoints; the newer one keeps no average."""
+
+    def write(checkpoint: Path, models: dict[str, int]) -> None:
+        for name, seed in models.items():
+            (checkpoint / name).mkdir()
+            weights = FreshWeights(wfvae.TINY.layout(), seed)
+            save_weights(checkpoint / name / "diffusion_pytorch_model.safetensors", weights)
+            (checkpoint / name / "config.json").write_text(json.dumps(wfvae.TINY.to_config()))
+        # Its names are those of the model behind a prefix, so it must not be taken for one.
+        moments = {f"exp_avg.{name}": weights[name] for name in weights}
+        save_weights(checkpoint / "optimizer.safetensors", moments)
+
+    kept = Checkpoints(tmp_path / "runs/mine")
+    kept.save(10, lambda checkpoint: write(checkpoint, {"model": 1, "model_ema": 2}))
+    kept.save(20, lambda checkpoint: write(checkpoint, {"model": 3}))
+    return tmp_path / "runs/mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "seed"),
+    [
+        (".", [], 3),
+        ("checkpoint-10", [], 2),
+        ("checkpoint-10", ["--ema"], 2),
+        ("checkpoint-10", ["--no-ema"], 1),
+        ("checkpoint-10/model", [], 1),
+    ],
+)
+def test_a_run_stands_for_its_model(duosora: Callable, run: Path, name: str, option: list[str], seed: int) -> None:
+    outcome = duosora("convert", run / name, "--to", run.parent / "out", *option)
+    assert outcome.code == 0, outcome.err
+    weight = "encoder.conv_out.conv.weight"
+    np.testing.assert_array_equal(
+        open_weights(run.parent / "out")[weight], FreshWeights(wfvae.TINY.layout(), seed)[weight]
+    )
+    assert (run.parent / "out/config.json").exists()
+
+
+def test_an_average_that_a_checkpoint_does_not_keep_is_an_error(duosora: Callable, run: Path) -> None:
+    outcome = duosora("convert", run, "--to", run.parent / "out", "--ema")
+    assert outcome.code == 2
+    assert "keeps no moving average" in outcome.err
 
 
 def test_an_average_that_is_not_there_is_an_error(duosora: Callable, hub: Path) -> None:

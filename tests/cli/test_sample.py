@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from duosora.core import samplers
+from duosora.core.data.shape_judge import judge
 from duosora.core.io.images import read_image
 from duosora.core.io.video import read_video
 from duosora.core.io.weights import open_weights
@@ -59,6 +60,27 @@ def test_the_tiny_model_reads_a_prompt_whatever_its_letters_and_names_words_it_n
     outcome = duosora("sample", "a Rabbit, a rabbit, a \x1b[31mfox", *FAST, "--out", tmp_path, "--dry-run")
     (note,) = [line for line in outcome.out.splitlines() if line.startswith("NOTE")]
     assert note.startswith("NOTE       the tiny model has never seen rabbit, 31mfox; it knows sentences such as")
+
+
+@pytest.mark.slow
+def test_without_settings_the_video_is_of_the_models_own_kind(duosora: Callable, tmp_path: Path) -> None:
+    outcome = duosora("sample", "a red ring moves left over black", "--out", tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "recipe     tiny: sampler name flow_euler, steps 25, shift 3.0, guidance 4.0; video frames 17" in outcome.out
+    frames, fps = read_video(next(tmp_path.glob("*.mp4")))
+    assert (frames.shape, fps) == ((17, 64, 64, 3), 8)
+    seen = judge(frames)
+    assert (seen.colour, seen.shape, seen.direction, seen.background) == ("red", "ring", "left", "black")
+    config = json.loads(next(tmp_path.glob("*.json")).read_text())["config"]
+    assert (config["model"]["recipe"], config["sampler"]["steps"], config["video"]["frames"]) == ("tiny", 25, 17)
+
+
+def test_a_plan_says_where_values_come_from(duosora: Callable, tmp_path: Path) -> None:
+    out = duosora("sample", "a star", *FAST[:2], "-s", "sampler.steps=3", "--out", tmp_path, "--dry-run").out
+    told = {line.split()[0]: line for line in out.splitlines()}
+    assert told["recipe"].startswith("recipe     tiny: condition max_area")
+    assert told["file"].startswith("file       sampler name flow_euler, shift 3.0, guidance 4.0; video frames 17")
+    assert told["--set"] == "--set      sampler steps 3"
 
 
 def test_one_frame_is_an_image(duosora: Callable, tmp_path: Path) -> None:

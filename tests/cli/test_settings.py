@@ -21,8 +21,8 @@ def test_the_page_of_settings_is_the_schema(duosora: Callable) -> None:
             ["duosora sample (and ", "  sampler.steps = recipe  (whole number >= 1)", "      "],
         ),
         (
-            "train.optimizer.weight_decay",
-            ["duosora train (and ", "  optimizer.weight_decay = 0.01  (number >= 0)", "      "],
+            "train.autoencoder.kl_weight",
+            ["duosora train (and ", "  autoencoder.kl_weight = 1e-06  (number >= 0)", "      "],
         ),
         ("evaluate.lpips", ["duosora evaluate", "  lpips = null  (path | null)", "      "]),
     ],

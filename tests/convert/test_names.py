@@ -145,6 +145,22 @@ def sources(found: Renaming) -> dict[str, str]:
         ("wfvae", "encoder.wavelet_tranform_l1.aa", "encoder.wavelet_transform_l1.aa"),
         ("wfvae", "decoder.inverse_wavelet_tranform_l1.aa", "decoder.inverse_wavelet_transform_l1.aa"),
         ("wfvae", "module.encoder.mid.0.norm1.norm.gamma", "encoder.mid.0.norm1.norm.weight"),
+        (
+            "opensora_vae",
+            "spatial_vae.module.encoder.mid_block.attentions.0.proj_attn.weight",
+            "spatial_vae.module.encoder.mid_block.attentions.0.to_out.0.weight",
+        ),
+        (
+            "opensora_vae",
+            "module.spatial_vae.module.decoder.mid_block.attentions.0.query.bias",
+            "spatial_vae.module.decoder.mid_block.attentions.0.to_q.bias",
+        ),
+        (
+            "opensora_vae",
+            "spatial_vae.module.encoder.conv_norm_out.gamma",
+            "spatial_vae.module.encoder.conv_norm_out.weight",
+        ),
+        ("opensora_vae", "temporal_vae.encoder.norm1.beta", "temporal_vae.encoder.norm1.bias"),
         ("wfvae", "encoder.mid.0.norm1.norm.beta", "encoder.mid.0.norm1.norm.bias"),
         ("t5", "shared.embedding_table", "shared.weight"),
         ("t5", "encoder.embed_tokens.weight", "shared.weight"),

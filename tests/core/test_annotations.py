@@ -361,6 +361,14 @@ def test_captions_with_other_separators_need_no_quotes(tmp_path: Path) -> None:
             assert [(each.name, each.captions) for each in found.records] == [(name, (text,)) for name, text in rows]
 
 
+@pytest.mark.parametrize("header", ["", "path , caption , frames\n"])
+def test_blanks_around_cells_count_for_nothing(tmp_path: Path, header: str) -> None:
+    found = read(tmp_path, "a.csv", f'{header} a.mp4 , a dog , 29 \n" b.mp4 ","a cat ",45\n')
+    assert found.bad == []
+    told = [(each.name, each.captions, each.num_frames) for each in found.records]
+    assert told == [("a.mp4", ("a dog",), 29), ("b.mp4", ("a cat",), 45)]
+
+
 def test_a_caption_that_is_a_name_of_a_column_makes_no_header(tmp_path: Path) -> None:
     found = read(tmp_path, "a.csv", "a.mp4,video,29\nb.mp4,path,29\n")
     assert [(each.name, each.captions) for each in found.records] == [("a.mp4", ("video",)), ("b.mp4", ("path",))]
@@ -379,6 +387,7 @@ def test_a_bad_row_of_a_table_without_names_costs_that_row(tmp_path: Path) -> No
         ("a.mp4,b.mp4\nc.mp4,d.mp4\n", "each of 1 and 2 may be the path"),
         ("a.mp4,a dog,29,24.0\n", "each of 3 and 4 may be the num_frames"),
         ("a.mp4,a dog,29,24.0\n", "such as path,caption,num_frames,other4"),
+        ("a.mp4,123,29\n", "such as path,caption,num_frames"),
         ("name,caption\na.mp4,a dog\n", "the first line names the columns, and one of them is path (or video, file"),
         ("a dog,29\n", "or else each line holds the name of a video"),
         ("\n\n", "the first line names the columns"),

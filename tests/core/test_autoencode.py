@@ -1,11 +1,17 @@
-"""Numbers on both sides of the autoencoder: scaled latents, pixel levels."""
+"""Numbers on both sides of the autoencoder: scaled latents, pixel levels, frames that are taken."""
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from duosora.core.config.schema import EvaluateConfig
+from duosora.core.evaluate.clips import prepare
+from duosora.core.io.images import write_image
 from duosora.core.maths.pixels import from_uint8, from_unit, to_uint8, to_unit
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.pipelines.autoencode import scale_latents, unscale_latents
+from duosora.core.pipelines.reconstruct import open_clip
 
 SPEC = WFVAESpec(latent_dim=2, scale=(0.5, 4.0), shift=(1.0, -3.0))
 
@@ -61,3 +67,11 @@ def test_unit_range_and_symmetric_range_are_each_others_inverse() -> None:
     pixels = np.linspace(0, 1, 11, dtype=np.float32)
     np.testing.assert_allclose(from_unit(pixels), np.linspace(-1, 1, 11), atol=1e-6)
     np.testing.assert_allclose(to_unit(from_unit(pixels)), pixels, atol=1e-6)
+
+
+def test_a_picture_is_one_frame_however_many_are_asked_for(tmp_path: Path) -> None:
+    write_image(tmp_path / "a.png", np.zeros((16, 16, 3), np.uint8))
+    assert open_clip(tmp_path / "a.png", SPEC, num_frames=9).shape.frames == 1
+    (outcome,) = prepare(tmp_path / "a.png", tmp_path / "a.png", EvaluateConfig(frames=9)).outcomes()
+    assert outcome.shape is not None
+    assert outcome.shape.frames == 1

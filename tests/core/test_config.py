@@ -371,6 +371,8 @@ def test_a_wrong_override_is_named_itself(tmp_path: Path, override: str, message
 def test_of_several_overrides_the_one_that_counts_is_named(tmp_path: Path) -> None:
     assert problem(tmp_path, "", "seed=1", "seed=x", "video.size=2").startswith("--set seed=x: expected a whole number")
     assert problem(tmp_path, "", "seed=x", "seed=y").startswith("--set seed=y: expected a whole number")
+    named = problem(tmp_path, "", "sampler=x", "sampler.steps=3")
+    assert named.startswith('--set sampler=x: expected settings inside it, got the text "x"; did you mean sampler.name')
 
 
 def test_a_text_with_signs_of_yaml_needs_quotes_and_is_told_so() -> None:
@@ -433,6 +435,8 @@ def test_every_setting_is_documented(schema: type[Settings]) -> None:
         (TrainConfig, "ema=0.99", "ema.decay=0.99? It has decay"),
         (TrainConfig, "objective=flow", "objective.kind=flow? It has kind"),
         (SampleConfig, "sampler=ddim", "sampler.name=ddim? It has name"),
+        (TrainConfig, "data=clips.csv", "data.files=[clips.csv]? It has kind"),
+        (SampleConfig, "condition=a.jpg", "condition.images=[a.jpg]? It has images"),
         (
             SampleConfig,
             "backend.dtype=bf16",

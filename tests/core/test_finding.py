@@ -12,12 +12,13 @@ import pytest
 from duosora.core.errors import CheckpointError, ConfigError, DuosoraError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights
-from duosora.core.models import FAMILIES, opensora_t2v, t5, wfvae
+from duosora.core.models import FAMILIES, opensora_t2v, stdit3, t5, wfvae
 from duosora.core.models.finding import open_part, recognise
 
 CONFIGS = {
     "denoiser": opensora_t2v.TINY_INPAINT.to_config()
     | {"sample_size_t": 24, "sample_size_h": [80, 80], "sample_size_w": [80, 80]},
+    "stdit3": stdit3.TINY.to_config(),
     "text_encoder": t5.TINY.to_config(),
     "vae": wfvae.TINY.to_config(),
 }

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from duosora.core.config.schema import ModelSettings
-from duosora.core.errors import ConfigError
+from duosora.core.errors import CheckpointError, ConfigError, MediaError
 from duosora.core.models.finding import TINY_FOLDER
 from duosora.core.pipelines.settings import open_parts
 
@@ -27,6 +27,20 @@ def test_what_is_named_takes_the_place_of_a_companion() -> None:
 def test_a_folder_has_no_companions(named: dict[str, Path], missing: str) -> None:
     with pytest.raises(ConfigError, match=f"model.{missing}: name its folder, as model.denoiser = .* is one too"):
         open_parts(ModelSettings(denoiser=TINY_DENOISER, **named))
+
+
+@pytest.mark.parametrize(("name", "reason"), [("models/tiyn", "no such folder"), (".", "config.json: no such file")])
+def test_a_denoiser_that_is_not_there_is_told_before_its_companions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=reason):
+        open_parts(ModelSettings(denoiser=name))
+
+
+def test_a_tokenizer_that_is_not_there_is_told_with_its_setting() -> None:
+    with pytest.raises(MediaError, match="tiny: there is no such file; .* model.tokenizer says where it is"):
+        open_parts(ModelSettings(tokenizer=Path("tiny")))
 
 
 def test_a_text_encoder_without_weights_is_refused_where_they_are_needed() -> None:

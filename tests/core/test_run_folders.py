@@ -14,7 +14,7 @@ from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.models import opensora_t2v
 from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.models.run_folders import MANIFEST, STATE, model_folder
-from duosora.core.pipelines.practice import prompts_for, sampled, trained
+from duosora.core.pipelines.following import prompts_for, sampled, trained
 from duosora.core.pipelines.settings import open_parts, pinned
 from duosora.core.recipes.opensora_plan_v1_3 import NEGATIVE_PROMPT
 from duosora.core.train.checkpoints import Checkpoints
@@ -108,7 +108,7 @@ def test_a_checkpoint_is_known_from_inside(monkeypatch: pytest.MonkeyPatch) -> N
 @pytest.mark.parametrize(
     ("harm", "reason"),
     [
-        (lose_manifest, "manifest.json is missing: saving was cut off"),
+        (lose_manifest, "manifest.json is missing: it was not copied whole, or another program wrote it"),
         (damage_manifest, "manifest.json cannot be read"),
         (cut_weights, f"model_ema/{WEIGHTS} is missing or cut off"),
     ],
@@ -124,6 +124,17 @@ def test_a_checkpoint_that_is_not_whole_is_passed_over(harm: Callable[[Path], No
     harm(run / "checkpoint-10")
     with pytest.raises(CheckpointError, match=rf"^runs/mine: holds no whole checkpoint \(passed over .*{reason}"):
         open_part("denoiser", "runs/mine")
+
+
+def test_what_other_tools_call_a_checkpoint_is_a_folder_like_others() -> None:
+    make_model(Path("out/checkpoint-500"), "denoiser").joinpath("config.json").unlink()
+    assert model_folder(Path("out/checkpoint-500")) == (Path("out/checkpoint-500"), ())
+
+
+def test_the_weights_are_meant_where_no_average_is_wanted() -> None:
+    make_run("runs/mine", 10, 20)
+    assert model_folder(Path("runs/mine"), average=False).path == Path("runs/mine/checkpoint-20/model")
+    assert model_folder(Path("runs/mine/checkpoint-10"), average=False).path == Path("runs/mine/checkpoint-10/model")
 
 
 def test_a_run_without_a_checkpoint_says_so() -> None:
@@ -360,10 +371,10 @@ def test_what_a_run_shows_is_sampled_as_it_trains() -> None:
 def test_prompts_are_read_as_captions_where_a_model_knows_no_others() -> None:
     make_run("runs/shapes", 1, data={"kind": "moving_shapes"})
     make_run("runs/clips", 1, data={"kind": "files"})
-    for denoiser, read in (("tiny", "a red dog"), ("runs/shapes", "a red dog"), ("runs/clips", "A Red DOG.")):
+    for denoiser, text in (("tiny", "a red dog"), ("runs/shapes", "a red dog"), ("runs/clips", "A Red DOG.")):
         practice = sampled(config_of(SampleConfig, model={"denoiser": denoiser})).practice
-        texts, notes = prompts_for(practice, ["A Red DOG.", NEGATIVE_PROMPT])
-        assert texts == [read, NEGATIVE_PROMPT]
+        texts, negatives, notes = prompts_for(practice, ["A Red DOG."], [NEGATIVE_PROMPT, "A DOG", None])
+        assert (texts, negatives[::2]) == ([text], [NEGATIVE_PROMPT, None])
         told = "tiny model" if denoiser == "tiny" else f"{denoiser}/checkpoint-1"
         assert len(notes) == (denoiser != "runs/clips")
         assert not notes or f"{told} has never seen dog; it knows sentences such as" in notes[0]
@@ -371,5 +382,5 @@ def test_prompts_are_read_as_captions_where_a_model_knows_no_others() -> None:
 
 def test_a_note_names_few_of_many_unseen_words() -> None:
     practice = sampled(SampleConfig()).practice
-    (note,) = prompts_for(practice, [f"a word{number}" for number in range(20)])[1]
+    (note,) = prompts_for(practice, [f"a word{number}" for number in range(20)]).notes
     assert "word0, word1, word2, word3, word4, word5, word6, word7 and 12 more; it knows" in note

@@ -18,6 +18,7 @@ from duosora.core.shapes import LatentShape
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 TOLERANCE = {"fp32": 2e-6, "fp16": 2e-3}
+CASES = ("wfvae/l1_temporal_nearest", "wfvae/gn_nearest", "t2v/skiparse_padmask", "mt5/tiny", "e2e/loop_i2v")
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
@@ -27,7 +28,7 @@ def test_every_form_gives_what_its_twin_for_a_cpu_gives(ascend: None, dtype: str
     assert {name: far for name, far in found.items() if not far <= TOLERANCE[dtype]} == {}
 
 
-@pytest.mark.parametrize("case", ["wfvae/l1_temporal_nearest", "wfvae/gn_nearest", "t2v/skiparse_padmask", "mt5/tiny"])
+@pytest.mark.parametrize("case", CASES)
 def test_models_keep_within_what_the_operators_allow(ascend: None, case: str) -> None:
     result = run_case(Case(GOLDENS / case), MindSporeBackend("cpu"))
     assert result.passed, result

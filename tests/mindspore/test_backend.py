@@ -44,10 +44,15 @@ def test_it_does_not_warn_into_the_output_of_other_tests() -> None:
     assert mindspore.get_level() == "3", "errors only, though this file loads MindSpore before the backend does"
 
 
-@pytest.mark.parametrize("device", ["npu", "npu:1", "cuda", "cpu:x"])
+@pytest.mark.parametrize("device", ["npu", "npu:1", "cpu:x"])
 def test_devices_that_are_not_there_are_refused(device: str) -> None:
     with pytest.raises(BackendMissing, match=f"cannot use the device '{device}'"):
         get("mindspore", device)
+
+
+def test_a_device_of_the_other_backend_is_told_with_its_name() -> None:
+    with pytest.raises(BackendMissing, match="device cuda: NVIDIA GPUs are used with --backend torch"):
+        get("mindspore", "cuda")
 
 
 def test_bf16_is_refused_on_a_cpu(backend: Backend) -> None:

@@ -11,7 +11,7 @@ from duosora.core.config.schema import SampleConfig
 from duosora.core.config.settings import resolved
 from duosora.core.config.training import ObjectiveSettings, TrainConfig
 from duosora.core.models import opensora_t2v
-from duosora.core.pipelines.practice import sampled, trained
+from duosora.core.pipelines.following import sampled, trained
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 BEFORE = json.loads((Path(__file__).parent / "settled_before.json").read_text())

@@ -1,0 +1,39 @@
+"""Open-Sora 1.2: text, pictures and videos to video, at many sizes and lengths.
+
+Source: configs/opensora-v1-2/inference/sample.py and train/stage1.py of hpcaitech Open-Sora at v1.2.0.
+"""
+
+from __future__ import annotations
+
+from .opensora_v1_2_prompts import PromptScores, clean
+from .opensora_v1_2_sizes import SIZES
+from .recipe import Recipe, Texts
+
+RECIPE = Recipe(
+    name="opensora_v1_2",
+    title="Open-Sora 1.2",
+    parts={
+        "denoiser": ("stdit3_xl_2", "stdit3_3b_2"),
+        "text_encoder": ("t5_v1_1_xxl",),
+        "vae": ("opensora_vae_v1_2",),
+    },
+    prompts=Texts(negative=None, max_tokens=300, clean=clean, extend=PromptScores(aesthetic=6.5).behind),
+    sizes=SIZES,
+    sampling={
+        "sampler.name": "rflow",
+        "sampler.steps": 30,
+        "sampler.guidance": 7.0,
+        "video.frames": 51,
+        "video.height": 240,
+        "video.width": 426,
+        "video.fps": 24.0,
+        "condition.max_area": 240 * 426,
+    },
+    training={
+        "objective.timesteps.kind": "logit_normal",
+        "optimizer.eps": 1e-15,
+        "optimizer.weight_decay": 0.0,
+        "learning_rate.peak": 1e-4,
+        "ema.decay": 0.99,
+    },
+)
