@@ -18,7 +18,7 @@ from ..config.training import ObjectiveSettings, TrainConfig
 from ..errors import CheckpointError, ConfigError
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
-from ..recipes.recipe import Recipe, Scores
+from ..recipes.recipe import Recipe, PromptScores
 from .practice import AUTO, Practice, facts_of, practice_of
 
 Config = TypeVar("Config", bound=Settings)
@@ -95,7 +95,7 @@ def trained(
 
 
 def prompts_for(
-    practice: Practice, prompts: Sequence[str], negatives: Sequence[str | None] = (), scores: Scores | None = None
+    practice: Practice, prompts: Sequence[str], negatives: Sequence[str | None] = (), scores: PromptScores | None = None
 ) -> PromptsRead:
     """Prompts and negative prompts as the model can read them. scores: what prompts say behind their texts.
 
@@ -118,7 +118,7 @@ def prompts_for(
     return PromptsRead(read, read_negatives, [note] if unseen else [])
 
 
-def scores_of(config: SampleConfig, practice: Practice) -> Scores | None:
+def scores_of(config: SampleConfig, practice: Practice) -> PromptScores | None:
     """What prompts say of the quality. Raises: ConfigError where the models were trained without."""
     settings, make = config.prompts, practice.recipe.prompts.scores
     if make is not None:
