@@ -18,7 +18,7 @@ from ..config.training import ObjectiveSettings, TrainConfig
 from ..errors import CheckpointError, ConfigError
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
-from ..recipes.recipe import Recipe, PromptScores
+from ..recipes.recipe import PromptScores, Recipe
 from .practice import AUTO, Practice, facts_of, practice_of
 
 Config = TypeVar("Config", bound=Settings)
