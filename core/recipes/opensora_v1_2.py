@@ -31,6 +31,7 @@ RECIPE = Recipe(
         "condition.max_area": 240 * 426,
     },
     training={
+        "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.0,

@@ -14,7 +14,7 @@ def as_written(text: str) -> str:
     return text
 
 
-class PromptScores(Protocol):
+class ScoreWords(Protocol):
     """What a prompt says of the quality of the video."""
 
     def behind(self, text: str) -> str:
@@ -30,7 +30,7 @@ class Texts:
     negative: str | None
     """None: the model's own learned null caption."""
     max_tokens: int
-    scores: Callable[[float | None, float | None, str | None], PromptScores] | None = None
+    scores: Callable[[float | None, float | None, str | None], ScoreWords] | None = None
     """Of how beautiful a video is, how much moves, and how the camera does; None: it was trained without."""
     clean: Callable[[str], str] = as_written
     """What the text encoder reads of a text; no recipe's negative prompt is cleaned."""

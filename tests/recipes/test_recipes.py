@@ -185,6 +185,11 @@ def test_an_option_that_a_sampler_does_not_have_is_refused(name: str, options: d
         make_sampler(sample(sampler={"name": name, "steps": 4, "options": options}).sampler)
 
 
+def test_a_sampler_of_another_recipe_is_noted() -> None:
+    notes = sampled(sample(model={"denoiser": "stdit3_xl_2"}, sampler={"name": "flow_euler"})).notes
+    assert notes[0].startswith("sampler.name = flow_euler expects flow, but Open-Sora 1.2 was trained with rflow, so")
+
+
 # Prompts
 
 
