@@ -23,7 +23,6 @@ from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, NumericsError, ShapeError
 from ..io.prompts import Prompt, apply_template, read_prompts
 from ..maths.pixels import to_uint8
-from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..progress import progress
@@ -31,9 +30,8 @@ from ..samplers import Sampler
 from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import Grouped, VideoShape
-from .autoencode import DecodeOptions
 from .denoise import Guidance, Step
-from .following import prompts_for, sampled
+from .following import prompts_for, sampled, scores_of
 from .looping import LoopedRequest, Looping, Loops
 from .practice import mixed
 from .referenced import place_references, read_wish
@@ -110,13 +108,17 @@ class Sampling:
             raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
         found = self._models or self._find()
         self.config = config.model_copy(update={"model": pinned(config.model, found.parts)})
-        options = self._decode_options(found.parts.vae.spec)
+        vae, decode = found.parts.vae.spec, config.decode
+        if "chunk" not in decode.model_fields_set and not vae.streams_exactly:
+            self.config = with_setting(self.config, "decode.chunk", None)  # it has groups of its own
+        options = decode_options(vae, self.config.decode.chunk, decode.tile)
         self.pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
         self.sampler()  # refuses options that do not go together before anything is loaded
         self._settle_loops()
         self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
-            self.pipeline.sizes(job.video)
+            latent = self.pipeline.sizes(job.video).latent
+            vae.chunks(latent.frames, options.chunk)  # refuses those that it cannot work in
 
     def _find(self) -> TextToVideo:
         """The models of the config, checked and not loaded."""
@@ -155,11 +157,6 @@ class Sampling:
             group = compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
             self.references = References(compression, condition.align or group, loop.count)
             self.loops.check(compression, video)
-
-    def _decode_options(self, vae: AutoencoderSpec) -> DecodeOptions:
-        decode = self.config.decode
-        unset = "chunk" not in decode.model_fields_set
-        return decode_options(vae, None if unset and not vae.streams_exactly else decode.chunk, decode.tile)
 
     @property
     def video(self) -> VideoShape:
@@ -330,7 +327,8 @@ class Sampling:
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        read = prompts_for(self._followed.practice, written, negative)
+        practice = self._followed.practice
+        read = prompts_for(practice, written, negative, scores_of(self.config, practice))
         for note in read.notes:
             self._note(note)
         if None in read.negatives and "is_null" not in self.pipeline.parts.denoiser.spec.given:
