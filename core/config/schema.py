@@ -155,6 +155,18 @@ class VideoSettings(Settings):
     """A number of frames by its name, such as 2s, where the recipe has such; it stands for `frames`."""
 
 
+class ScoreSettings(Settings):
+    """What is said of a clip behind its prompt, for models that were trained with such texts. A prompt that names a
+    score itself keeps it."""
+
+    aesthetic: float | None = by_recipe()
+    """About 4 to 7. null: nothing is said."""
+    motion: float | None = None
+    """How much moves: about 0 to 20."""
+    camera: str | None = None
+    """How the camera moves: "pan left", "zoom in", "static", ..."""
+
+
 class PromptSettings(Settings):
     """What to make."""
 
@@ -165,6 +177,7 @@ class PromptSettings(Settings):
     negative: str | None = by_recipe()
     """Negative prompt for guidance. A prompt's own negative prompt takes its place. null: the caption of nothing that
     some models have learned."""
+    scores: ScoreSettings = ScoreSettings()
     max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
 

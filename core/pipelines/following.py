@@ -6,19 +6,19 @@ A run says what came from where.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .. import recipes, samplers
 from ..config.filling import RECIPE, RUN, Said, Wish, fill, lacking, origins, value_at, wishes
-from ..config.schema import SampleConfig, SamplerSettings
+from ..config.schema import SampleConfig, SamplerSettings, ScoreSettings
 from ..config.settings import Settings, with_setting
 from ..config.training import ObjectiveSettings, TrainConfig
 from ..errors import CheckpointError, ConfigError
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
-from ..recipes.recipe import Recipe
+from ..recipes.recipe import Recipe, as_written
 from .practice import AUTO, Practice, facts_of, practice_of
 
 Config = TypeVar("Config", bound=Settings)
@@ -27,6 +27,7 @@ OF_DENOISERS = ("objective.", "show.", "max_tokens")
 MOST_WORDS = 8
 """That a note names."""
 EXAMPLE = "a big red circle moves to the right on a white background"
+NO_SCORES = ScoreSettings()
 
 
 class PromptsRead(NamedTuple):
@@ -94,15 +95,22 @@ def trained(
     return Followed(filled, lines, notes, practice)
 
 
-def prompts_for(practice: Practice, prompts: Sequence[str], negatives: Sequence[str | None] = ()) -> PromptsRead:
+def prompts_for(
+    practice: Practice,
+    prompts: Sequence[str],
+    negatives: Sequence[str | None] = (),
+    scores: ScoreSettings = NO_SCORES,
+) -> PromptsRead:
     """Prompts and negative prompts as the model can read them.
 
-    Raises: PackageMissing when the recipe cleans texts with a package that is not installed.
+    Raises: PackageMissing when the recipe cleans texts with a package that is not installed; ConfigError for scores
+    that its texts say nothing of.
     """
     clean, unseen_in = practice.texts.clean, practice.texts.unseen
     # The published negative prompts stay to the letter: videos that were made with them are to come out again.
     published = {recipe.prompts.negative for recipe in recipes.ALL}
-    read = [clean(practice.texts.extend(text)) for text in prompts]
+    behind = _behind(practice, scores)
+    read = [clean(behind(text)) for text in prompts]
     read_negatives = [text if text is None or text in published else clean(text) for text in negatives]
     if unseen_in is None:
         return PromptsRead(read, read_negatives, [])
@@ -114,6 +122,16 @@ def prompts_for(practice: Practice, prompts: Sequence[str], negatives: Sequence[
         f"such as '{EXAMPLE}'"
     )
     return PromptsRead(read, read_negatives, [note] if unseen else [])
+
+
+def _behind(practice: Practice, scores: ScoreSettings) -> Callable[[str], str]:
+    """What puts scores behind a prompt."""
+    if practice.texts.scores is not None:
+        return practice.texts.scores(**scores.model_dump()).behind
+    for name, score in scores.model_dump().items():
+        if score is not None:
+            raise ConfigError(f"prompts.scores.{name}: the recipe {practice.recipe.name} says no scores; leave it out")
+    return as_written
 
 
 def _named_sizes(config: SampleConfig, recipe: Recipe) -> Said:

@@ -313,7 +313,7 @@ class SampleRun:
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        read = prompts_for(self._followed.practice, written, negative)
+        read = prompts_for(self._followed.practice, written, negative, settings.scores)
         for note in read.notes:
             self._note(note)
         if None in read.negatives and "is_null" not in self.pipeline.parts.denoiser.spec.given:

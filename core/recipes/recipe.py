@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..bucketing.size_table import SizeTable
 
@@ -12,6 +12,13 @@ from ..bucketing.size_table import SizeTable
 def as_written(text: str) -> str:
     """A text as it is."""
     return text
+
+
+class SaysScores(Protocol):
+    """Scores of a clip."""
+
+    def behind(self, text: str) -> str:
+        """The text with what is said of the clip behind it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +30,8 @@ class Texts:
     negative: str | None
     """None: the model's own learned null caption."""
     max_tokens: int
-    extend: Callable[[str], str] = as_written
-    """What is said behind a prompt, such as scores."""
+    scores: Callable[..., SaysScores] | None = None
+    """Of (aesthetic, motion, camera), each a value or None; None: texts say nothing of such."""
     clean: Callable[[str], str] = as_written
     """What the text encoder reads of a text; no recipe's negative prompt is cleaned."""
     unseen: Callable[[str], list[str]] | None = None

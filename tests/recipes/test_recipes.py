@@ -189,10 +189,15 @@ def test_an_option_that_a_sampler_does_not_have_is_refused(name: str, options: d
 
 
 def test_scores_are_said_behind_a_prompt_and_texts_are_cleaned() -> None:
-    practice = sampled(sample(model={"denoiser": "stdit3_xl_2"})).practice
-    read_texts = prompts_for(practice, ["A Calm SEA."], [None, "A Storm"])
-    assert read_texts.prompts == ["a calm sea. aesthetic score: 6.5."]
+    prompts = {"scores": {"motion": 5, "camera": "zoom in"}}
+    followed = sampled(sample(model={"denoiser": "stdit3_xl_2"}, prompts=prompts))
+    scores = followed.config.prompts.scores
+    read_texts = prompts_for(followed.practice, ["A Calm SEA."], [None, "A Storm"], scores)
+    said = "aesthetic score: 6.5. motion score: 5.0. camera motion: zoom in."
+    assert read_texts.prompts == [f"a calm sea. {said}"]
     assert read_texts.negatives == [None, "a storm"]
+    with pytest.raises(ConfigError, match="prompts.scores.aesthetic: the recipe tiny says no scores"):
+        prompts_for(sampled(sample()).practice, ["a sea"], [], scores)
 
 
 def test_parts_of_two_recipes_are_told() -> None:
