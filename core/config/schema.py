@@ -155,18 +155,6 @@ class VideoSettings(Settings):
     """A number of frames by its name, such as 2s, where the recipe has such; it stands for `frames`."""
 
 
-class ScoreSettings(Settings):
-    """What is said of a clip behind its prompt, for models that were trained with such texts. A prompt that names a
-    score itself keeps it."""
-
-    aesthetic: float | None = by_recipe()
-    """About 4 to 7. null: nothing is said."""
-    motion: float | None = None
-    """How much moves: about 0 to 20."""
-    camera: str | None = None
-    """How the camera moves: "pan left", "zoom in", "static", ..."""
-
-
 class PromptSettings(Settings):
     """What to make."""
 
@@ -177,9 +165,15 @@ class PromptSettings(Settings):
     negative: str | None = by_recipe()
     """Negative prompt for guidance. A prompt's own negative prompt takes its place. null: the caption of nothing that
     some models have learned."""
-    scores: ScoreSettings = ScoreSettings()
     max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
+    aesthetic: float | None = by_recipe()
+    """How beautiful the video is to be, about 4 to 7, for models that were trained with such scores. A prompt that says
+    it itself keeps that. null: not said."""
+    motion: float | None = by_recipe()
+    """How much is to move in it (mean optical flow, about 0 to 20), likewise."""
+    camera: str | None = by_recipe()
+    """How the camera moves: pan left, zoom in, static, ...; likewise."""
 
 
 class TileSettings(Settings):

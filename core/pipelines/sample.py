@@ -35,7 +35,7 @@ from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import Grouped, VideoShape
 from .denoise import Guidance, Step
-from .following import prompts_for, sampled
+from .following import prompts_for, sampled, scores_of
 from .looping import LoopedRequest, Looping, Loops
 from .practice import mixed
 from .referenced import place_references, read_wish
@@ -316,7 +316,8 @@ class SampleRun:
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        read = prompts_for(self._followed.practice, written, negative, settings.scores)
+        practice = self._followed.practice
+        read = prompts_for(practice, written, negative, scores_of(self.config, practice))
         for note in read.notes:
             self._note(note)
         if None in read.negatives and "is_null" not in self.pipeline.parts.denoiser.spec.given:

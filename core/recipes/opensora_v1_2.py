@@ -23,7 +23,7 @@ RECIPE = Recipe(
         "sampler.name": "rflow",
         "sampler.steps": 30,
         "sampler.guidance": 7.0,
-        "prompts.scores.aesthetic": 6.5,
+        "prompts.aesthetic": 6.5,
         "video.frames": 51,
         "video.height": 240,
         "video.width": 426,
@@ -31,6 +31,7 @@ RECIPE = Recipe(
         "condition.max_area": 240 * 426,
     },
     training={
+        "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.0,

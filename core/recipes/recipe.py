@@ -14,11 +14,11 @@ def as_written(text: str) -> str:
     return text
 
 
-class SaysScores(Protocol):
-    """Scores of a clip."""
+class ScoreWords(Protocol):
+    """What a prompt says of the quality of the video."""
 
     def behind(self, text: str) -> str:
-        """The text with what is said of the clip behind it."""
+        """The text with the scores that it does not name itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +30,8 @@ class Texts:
     negative: str | None
     """None: the model's own learned null caption."""
     max_tokens: int
-    scores: Callable[..., SaysScores] | None = None
-    """Of (aesthetic, motion, camera), each a value or None; None: texts say nothing of such."""
+    scores: Callable[[float | None, float | None, str | None], ScoreWords] | None = None
+    """Of how beautiful a video is, how much moves, and how the camera does; None: it was trained without."""
     clean: Callable[[str], str] = as_written
     """What the text encoder reads of a text; no recipe's negative prompt is cleaned."""
     unseen: Callable[[str], list[str]] | None = None
