@@ -28,7 +28,7 @@ def judge(
 
     from tqdm import tqdm
 
-    from ..config.loading import load
+    from ..config.loading import load, override_paths
     from ..config.schema import SampleConfig
     from ..data.shape_judge import Tally
     from ..evaluate.judge import held_out_prompts, judging_run, sheet
@@ -46,7 +46,7 @@ def judge(
     if picture is not None:
         image_format(picture)
     asked = held_out_prompts(prompts)
-    run = judging_run(load(config, SampleConfig, overrides), asked)
+    run = judging_run(load(config, SampleConfig, overrides), asked, override_paths(overrides))
     say(*run.plan())
     with tqdm(total=run.num_steps, desc="steps", unit="step", dynamic_ncols=True, disable=None) as bar:
 

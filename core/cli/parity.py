@@ -38,7 +38,7 @@ def parity(
     import json
     from dataclasses import asdict
 
-    from ..config.loading import load
+    from ..config.loading import load, override_paths
     from ..config.schema import SampleConfig
     from ..errors import ConfigError
     from ..evaluate.parity import TwinRuns
@@ -53,8 +53,9 @@ def parity(
     for file in (report, page):
         if file is not None:
             refuse_unwritable(file, overwrite=True)
-    settled = load(config, SampleConfig, list(settings or []))
-    twins = [TwinRuns(settled, (reference, other), each) for each in dtype or ["fp32"]]
+    overrides = list(settings or [])
+    settled, given = load(config, SampleConfig, overrides), override_paths(overrides)
+    twins = [TwinRuns(settled, (reference, other), each, given) for each in dtype or ["fp32"]]
     for twin in twins:
         say(*twin.plan())
     reports = [twin.compare() for twin in twins]

@@ -27,16 +27,16 @@ class Said(NamedTuple):
     values: Mapping[str, Any]
 
 
-class Wish(NamedTuple):
+class Filling(NamedTuple):
     """A value for a setting that nobody has set."""
 
     value: Any
     by: Said
 
 
-def wishes(said: tuple[Said, ...]) -> dict[str, Wish]:
+def wishes(said: tuple[Said, ...]) -> dict[str, Filling]:
     """What all say together; who comes later has the last word."""
-    return {path: Wish(value, each) for each in said for path, value in each.values.items()}
+    return {path: Filling(value, each) for each in said for path, value in each.values.items()}
 
 
 def is_set(config: Settings, path: str) -> bool:
@@ -51,7 +51,7 @@ def value_at(config: Settings, path: str) -> Any:
     return None if group is None else getattr(group, path.rpartition(".")[2])
 
 
-def fill(config: Config, wished: Mapping[str, Wish]) -> Config:
+def fill(config: Config, wished: Mapping[str, Filling]) -> Config:
     """Settings with values where nobody has set any; groups that are left out stay so.
 
     Raises: CheckpointError for a value that the setting cannot have, as damaged records of runs hold.
@@ -94,20 +94,20 @@ def unused(group: Settings) -> Set[str]:
     return group.unused(chosen) if chosen is not None else frozenset()
 
 
-def origins(config: Settings, given: Settings, wished: Mapping[str, Wish], overrides: Set[str]) -> list[str]:
+def origins(config: Settings, given: Settings, wished: Mapping[str, Filling], overrides: Set[str]) -> list[str]:
     """Where the values came from that recipes can say: a line for each who said some.
 
     given: the settings before they were filled in. overrides: the paths that the command line set.
     """
     told: dict[tuple[str, str], list[str]] = {}
-    for path, group in _by_recipe(config):
-        if (is_set(given, path) or path in wished) and (_value(group, path) is not None):
+    for path, _ in _by_recipe(config):
+        if is_set(given, path) or path in wished:
             told.setdefault(_speaker(path, given, wished, overrides), []).append(path)
     speakers = sorted(told, key=lambda speaker: SPEAKERS.index(speaker[0]))
     return [f"{who:<10} {f'{name}: ' if name else ''}{_listed(config, told[who, name])}" for who, name in speakers]
 
 
-def _speaker(path: str, given: Settings, wished: Mapping[str, Wish], overrides: Set[str]) -> tuple[str, str]:
+def _speaker(path: str, given: Settings, wished: Mapping[str, Filling], overrides: Set[str]) -> tuple[str, str]:
     if not is_set(given, path):
         return wished[path].by.who, wished[path].by.name
     return (OVERRIDE if any(f"{path}.".startswith(f"{each}.") for each in overrides) else FILE), ""

@@ -11,7 +11,7 @@ from collections.abc import Set
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from ..errors import ConfigError
 from ..random import SEED_LIMIT
@@ -24,6 +24,8 @@ DType = Literal["fp32", "bf16", "fp16"]
 BackendName = Literal["torch", "mindspore"]
 """Where it may be nothing: the first of them that is installed."""
 Reader = Literal["pyav", "decord"]
+Written = Annotated[str, BeforeValidator(lambda text: str(text) if type(text) is int else text)]
+"""A text that may look like a number."""
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, le=86400)]
@@ -165,6 +167,13 @@ class PromptSettings(Settings):
     some models have learned."""
     max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
+    aesthetic: float | None = by_recipe()
+    """How beautiful the video is to be, about 4 to 7, for models that were trained with such scores. A prompt that says
+    it itself keeps that. null: not said."""
+    motion: float | None = by_recipe()
+    """How much is to move in it (mean optical flow, about 0 to 20), likewise."""
+    camera: str | None = by_recipe()
+    """How the camera moves: pan left, zoom in, static, ...; likewise."""
 
 
 class TileSettings(Settings):
@@ -199,7 +208,7 @@ class ConditionSettings(Settings):
     are the first and the last, a video comes first."""
     mask_type: Literal["t2iv", "i2v", "transition", "continuation", "clear", "random_temporal"] | None = None
     """For a video as long as the result: which of its frames are kept. Default: continuation."""
-    mask_strategy: str | None = None
+    mask_strategy: Written | None = None
     """For models that read references: which of their latent frames go where, entries
     `loop,reference,start,target,length,edit` separated by `;`. A prompt's JSON goes before it. Default: one picture is
     the first frame, two are the first and the last."""

@@ -150,7 +150,7 @@ def _type_name(annotation: Any) -> str:
     """A type in the words of the documentation."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        return _bounded(_type_name(parts[0]), (limit for info in parts[1:] for limit in info.metadata))
+        return _bounded(_type_name(parts[0]), (limit for info in parts[1:] for limit in getattr(info, "metadata", ())))
     if origin is Literal:
         return " | ".join(map(str, parts))
     if origin in (Union, UnionType):

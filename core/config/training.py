@@ -54,8 +54,9 @@ class ObjectiveSettings(Settings):
 
     choice = "kind"
 
-    kind: Literal["epsilon", "v_prediction", "sample", "flow"] = by_recipe()
-    """What the denoiser predicts: the noise, the velocity, the clean latents, or the velocity of a rectified flow."""
+    kind: Literal["epsilon", "v_prediction", "sample", "flow", "rflow"] = by_recipe()
+    """What the denoiser predicts: the noise, the velocity, the clean latents, the velocity of a rectified flow from the
+    data to the noise (flow), or from the noise to the data (rflow)."""
     schedule: Literal["linear", "scaled_linear", "cogvideox"] = by_recipe()
     """The noise schedule. Not used by flow."""
     zero_terminal_snr: bool = by_recipe()
@@ -75,7 +76,9 @@ class ObjectiveSettings(Settings):
     @classmethod
     def unused(cls, chosen: str) -> Set[str]:
         """What an objective has no use for."""
-        return {"schedule", "zero_terminal_snr", "snr_gamma"} if chosen == "flow" else {"shift", "weighting"}
+        of_flows, of_diffusion = {"shift", "weighting"}, {"schedule", "zero_terminal_snr", "snr_gamma"}
+        useful = of_flows if chosen == "flow" else set() if chosen == "rflow" else of_diffusion
+        return (of_flows | of_diffusion) - useful
 
 
 class AutoencoderSettings(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -39,12 +39,15 @@ def held_out_prompts(count: int) -> list[Asked]:
     return [Asked(scene, caption(scene, draw)) for scene in chosen]
 
 
-def judging_run(config: SampleConfig, asked: list[Asked]) -> SampleRun:
-    """A run that makes a video of each prompt, every one from a seed of its own. Raises: as SampleRun."""
+def judging_run(config: SampleConfig, asked: list[Asked], overrides: Set[str] = frozenset()) -> SampleRun:
+    """A run that makes a video of each prompt, every one from a seed of its own.
+
+    overrides and Raises: as SampleRun.
+    """
     prompts = [
         Prompt(text=text, seed=config.seed + number, name=f"judged-{number}") for number, (_, text) in enumerate(asked)
     ]
-    return SampleRun(config, prompts=prompts, writes=False)
+    return SampleRun(config, prompts=prompts, writes=False, overrides=overrides)
 
 
 def sheet(clips: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:

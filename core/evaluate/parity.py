@@ -7,7 +7,7 @@ the one where it is seen. The videos are made by each backend by itself, from th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,9 +85,12 @@ class TwinRuns:
     Raises: as SampleRun.
     """
 
-    def __init__(self, config: SampleConfig, backends: tuple[str, str], dtype: str) -> None:
+    def __init__(
+        self, config: SampleConfig, backends: tuple[str, str], dtype: str, overrides: Set[str] = frozenset()
+    ) -> None:
+        """overrides: as SampleRun."""
         self.dtype = dtype
-        self.runs = tuple(SampleRun(_on(config, name, dtype), writes=False) for name in backends)
+        self.runs = tuple(SampleRun(_on(config, name, dtype), writes=False, overrides=overrides) for name in backends)
 
     @property
     def backends(self) -> tuple[Backend, ...]:

@@ -11,14 +11,14 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .. import recipes, samplers
-from ..config.filling import RECIPE, RUN, Said, Wish, fill, lacking, origins, value_at, wishes
+from ..config.filling import RECIPE, RUN, Filling, Said, fill, lacking, origins, value_at, wishes
 from ..config.schema import SampleConfig, SamplerSettings
 from ..config.settings import Settings, with_setting
 from ..config.training import ObjectiveSettings, TrainConfig
 from ..errors import CheckpointError, ConfigError
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
-from ..recipes.recipe import Recipe
+from ..recipes.recipe import Recipe, ScoreWords
 from .practice import AUTO, Practice, facts_of, practice_of
 
 Config = TypeVar("Config", bound=Settings)
@@ -94,15 +94,17 @@ def trained(
     return Followed(filled, lines, notes, practice)
 
 
-def prompts_for(practice: Practice, prompts: Sequence[str], negatives: Sequence[str | None] = ()) -> PromptsRead:
-    """Prompts and negative prompts as the model can read them.
+def prompts_for(
+    practice: Practice, prompts: Sequence[str], negatives: Sequence[str | None] = (), scores: ScoreWords | None = None
+) -> PromptsRead:
+    """Prompts and negative prompts as the model can read them. scores: what prompts say behind their texts.
 
     Raises: PackageMissing when the recipe cleans texts with a package that is not installed.
     """
     clean, unseen_in = practice.texts.clean, practice.texts.unseen
     # The published negative prompts stay to the letter: videos that were made with them are to come out again.
     published = {recipe.prompts.negative for recipe in recipes.ALL}
-    read = [clean(practice.texts.extend(text)) for text in prompts]
+    read = [clean(text if scores is None else scores.behind(text)) for text in prompts]
     read_negatives = [text if text is None or text in published else clean(text) for text in negatives]
     if unseen_in is None:
         return PromptsRead(read, read_negatives, [])
@@ -114,6 +116,17 @@ def prompts_for(practice: Practice, prompts: Sequence[str], negatives: Sequence[
         f"such as '{EXAMPLE}'"
     )
     return PromptsRead(read, read_negatives, [note] if unseen else [])
+
+
+def scores_of(config: SampleConfig, practice: Practice) -> ScoreWords | None:
+    """What prompts say of the quality. Raises: ConfigError where the models were trained without."""
+    settings, make = config.prompts, practice.recipe.prompts.scores
+    if make is not None:
+        return make(settings.aesthetic, settings.motion, settings.camera)
+    for name in ("aesthetic", "motion", "camera"):
+        if getattr(settings, name) is not None:
+            raise ConfigError(f"prompts.{name}: the recipe {practice.recipe.name} has no use for it; leave it out")
+    return None
 
 
 def _named_sizes(config: SampleConfig, recipe: Recipe) -> Said:
@@ -158,7 +171,7 @@ def _refuse_lacking(paths: Sequence[str], practice: Practice) -> None:
     raise ConfigError(f"{', '.join(paths)}: the recipe {practice.recipe.name} does not say this; set it")
 
 
-def _for_sampler(config: Settings, group: str, wished: Mapping[str, Wish]) -> dict[str, Wish]:
+def _for_sampler(config: Settings, group: str, wished: Mapping[str, Filling]) -> dict[str, Filling]:
     """Without the settings that the sampler has no use for, or does not know the value of.
 
     group: the path of the sampler's settings.
@@ -180,7 +193,7 @@ def _takes(sampler: type[samplers.Sampler], path: str, value: Any) -> bool:
     return not path.endswith(".objective") or value in sampler.objectives
 
 
-def _for_objective(config: TrainConfig, wished: Mapping[str, Wish]) -> dict[str, Wish]:
+def _for_objective(config: TrainConfig, wished: Mapping[str, Filling]) -> dict[str, Filling]:
     """Without the settings that the objective has no use for, or of any where an autoencoder is trained."""
     if config.autoencoder is not None:
         return {path: wish for path, wish in wished.items() if not path.startswith(OF_DENOISERS)}
@@ -189,13 +202,13 @@ def _for_objective(config: TrainConfig, wished: Mapping[str, Wish]) -> dict[str,
     return {path: wish for path, wish in wished.items() if path not in useless}
 
 
-def _shown(config: TrainConfig, practice: Practice) -> dict[str, Wish]:
+def _shown(config: TrainConfig, practice: Practice) -> dict[str, Filling]:
     """How a run samples what it shows: as its own checkpoints will be sampled."""
     record = RunRecord(Path(), config.model_dump(mode="json"), {}, None)
     own = Said(RUN, "itself", facts_of(record, practice.recipe)[0])
     values = wishes((*practice.sampling, own))
     kept = {f"show.{path}": wish for path, wish in values.items() if path.startswith(("video.", "sampler."))}
-    return kept | {"show.max_tokens": Wish(config.max_tokens, own)}
+    return kept | {"show.max_tokens": Filling(config.max_tokens, own)}
 
 
 def _so_far(kind: str, config: TrainConfig, resumed: Path | None) -> Practice | None:

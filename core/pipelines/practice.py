@@ -15,8 +15,11 @@ from ..models.run_folders import RunRecord, model_folder, record_of
 from ..recipes.recipe import Recipe, Texts, as_written
 
 AUTO = "auto"
-FLOW_SAMPLER = {"sampler.name": "flow_euler", "sampler.steps": 25}
-DIFFUSION_SAMPLER = {"sampler.name": "euler_ancestral", "sampler.steps": 100, "sampler.guidance": 7.5}
+SAMPLERS_OF_FLOWS: Mapping[str | None, Mapping[str, Any]] = {
+    "flow": {"sampler.name": "flow_euler", "sampler.steps": 25},
+    "rflow": {"sampler.name": "rflow", "sampler.steps": 30},
+}
+OF_DIFFUSION = {"sampler.name": "euler_ancestral", "sampler.steps": 100, "sampler.guidance": 7.5}
 """Of runs that trained another objective than their recipe has. A flow's paths are straighter: fewer steps do."""
 MOST_RUNS = 8
 """That are followed, each begun with the model of the one before."""
@@ -127,7 +130,7 @@ def _begun_with(kind: str, name: str, record: RunRecord, depth: int) -> Practice
     written = record.text("model.recipe")
     if written in recipes.NAMES:
         return _of_recipe(recipes.named(str(written)))
-    begun = record.text(f"model.{kind}") or ""
+    begun = record.text(f"model.{kind}") or "tiny"  # what is trained where no model is named
     found = begun if recipes.of_preset(kind, begun) else record.find(begun) if begun else None
     if found is not None and depth < MOST_RUNS:
         return _practice_of(kind, str(found), depth + 1)
@@ -137,14 +140,14 @@ def _begun_with(kind: str, name: str, record: RunRecord, depth: int) -> Practice
 def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """How a run's settings say that its model is sampled, and trained on."""
     kind = record.text("objective.kind")
-    names = ("kind", "shift") if kind == "flow" else ("kind", "schedule", "zero_terminal_snr")
+    names = ("kind", "shift") if kind in SAMPLERS_OF_FLOWS else ("kind", "schedule", "zero_terminal_snr")
     training = {f"objective.{name}": record.setting(f"objective.{name}") for name in names}
     sampler = {path.replace("objective.", "sampler."): value for path, value in training.items()}
     objective = sampler.pop("sampler.kind")
-    if kind != "flow":  # its samplers know no other
+    if kind not in SAMPLERS_OF_FLOWS:  # their samplers know no other
         sampler["sampler.objective"] = objective
     if kind != recipe.objective:
-        sampler |= FLOW_SAMPLER if kind == "flow" else DIFFUSION_SAMPLER
+        sampler |= SAMPLERS_OF_FLOWS.get(kind, OF_DIFFUSION)
     sampling = sampler | _sizes(record) | {"prompts.max_tokens": record.setting("max_tokens")}
     return _said(sampling), _said(training)
 

@@ -25,7 +25,7 @@ NEEDED_BY_OTHERS = ("indices", "mask_type", "noise_strength")
 
 
 @dataclass(frozen=True)
-class Wish:
+class PromptWish:
     """A prompt taken apart."""
 
     where: str
@@ -42,7 +42,7 @@ class Wish:
         return tuple(change(text) for text in self.texts.texts)
 
 
-def read_wish(prompt: Prompt, options: ConditionSettings) -> Wish:
+def read_wish(prompt: Prompt, options: ConditionSettings) -> PromptWish:
     """Take a prompt apart; what it brings itself goes before the settings.
 
     Raises: MediaError for JSON or segments that do not parse; ConfigError for settings that exclude each other or that
@@ -56,11 +56,11 @@ def read_wish(prompt: Prompt, options: ConditionSettings) -> Wish:
     parts = describe(prompt.text, "", options.mask_strategy or "", where)
     if parts.references:
         files, as_videos = tuple(str(given_path(path)) for path in parts.references), False
-    return Wish(where, segments(parts.text, where), files, as_videos, parts.mask_strategy)
+    return PromptWish(where, segments(parts.text, where), files, as_videos, parts.mask_strategy)
 
 
 def place_references(
-    wish: Wish, conditioner: References, video: VideoShape, options: ConditionSettings, media: Media
+    wish: PromptWish, conditioner: References, video: VideoShape, options: ConditionSettings, media: Media
 ) -> PlacedReferences:
     """Read and place what a prompt asks for.
 

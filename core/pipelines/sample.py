@@ -26,7 +26,6 @@ from ..io.prompts import Prompt, apply_template, read_prompts
 from ..io.video import check_ending, write_video
 from ..io.weights import save_weights
 from ..maths.pixels import to_uint8
-from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
 from ..printable import say
@@ -35,9 +34,8 @@ from ..samplers import Sampler
 from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import Grouped, VideoShape
-from .autoencode import DecodeOptions
 from .denoise import Guidance, Step
-from .following import prompts_for, sampled
+from .following import prompts_for, sampled, scores_of
 from .looping import LoopedRequest, Looping, Loops
 from .practice import mixed
 from .referenced import place_references, read_wish
@@ -114,12 +112,14 @@ class SampleRun:
             for note in part.notes:
                 self._note(note)
         self.config = config.model_copy(update={"model": pinned(config.model, parts)})
+        if "chunk" not in config.decode.model_fields_set and not parts.vae.spec.streams_exactly:
+            self.config = with_setting(self.config, "decode.chunk", None)  # it has groups of its own
         self.pipeline = TextToVideo(
             self.backend,
             parts,
             self._precision(),
             config.prompts.max_tokens,
-            self._decode_options(parts.vae.spec),
+            decode_options(parts.vae.spec, self.config.decode.chunk, self.config.decode.tile),
             self.ranks,
         )
         self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
@@ -127,7 +127,8 @@ class SampleRun:
         self._settle_loops()
         self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
-            self.pipeline.sizes(job.video)
+            latent = self.pipeline.sizes(job.video).latent
+            parts.vae.spec.chunks(latent.frames, self.config.decode.chunk)  # refuses those that it cannot work in
             if self._writes:
                 self._refuse_unwritable(job)
 
@@ -155,11 +156,6 @@ class SampleRun:
             group = compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
             self.references = References(compression, condition.align or group, loop.count)
             self.loops.check(compression, video)
-
-    def _decode_options(self, vae: AutoencoderSpec) -> DecodeOptions:
-        decode = self.config.decode
-        unset = "chunk" not in decode.model_fields_set
-        return decode_options(vae, None if unset and not vae.streams_exactly else decode.chunk, decode.tile)
 
     def _video(self) -> VideoShape:
         video = self.config.video
@@ -317,7 +313,8 @@ class SampleRun:
         settings = self.config.prompts
         written = [apply_template(settings.template, prompt.text) for prompt in prompts]
         negative = [settings.negative if prompt.negative is None else prompt.negative for prompt in prompts]
-        read = prompts_for(self._followed.practice, written, negative)
+        practice = self._followed.practice
+        read = prompts_for(practice, written, negative, scores_of(self.config, practice))
         for note in read.notes:
             self._note(note)
         if None in read.negatives and "is_null" not in self.pipeline.parts.denoiser.spec.given:

@@ -17,12 +17,13 @@ RECIPE = Recipe(
         "text_encoder": ("t5_v1_1_xxl",),
         "vae": ("opensora_vae_v1_2",),
     },
-    prompts=Texts(negative=None, max_tokens=300, clean=clean, extend=PromptScores(aesthetic=6.5).behind),
+    prompts=Texts(negative=None, max_tokens=300, clean=clean, scores=PromptScores),
     sizes=SIZES,
     sampling={
         "sampler.name": "rflow",
         "sampler.steps": 30,
         "sampler.guidance": 7.0,
+        "prompts.aesthetic": 6.5,
         "video.frames": 51,
         "video.height": 240,
         "video.width": 426,
@@ -30,6 +31,7 @@ RECIPE = Recipe(
         "condition.max_area": 240 * 426,
     },
     training={
+        "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ..bucketing.size_table import SizeTable
 
@@ -12,6 +12,13 @@ from ..bucketing.size_table import SizeTable
 def as_written(text: str) -> str:
     """A text as it is."""
     return text
+
+
+class ScoreWords(Protocol):
+    """What a prompt says of the quality of the video."""
+
+    def behind(self, text: str) -> str:
+        """The text with the scores that it does not name itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +30,8 @@ class Texts:
     negative: str | None
     """None: the model's own learned null caption."""
     max_tokens: int
-    extend: Callable[[str], str] = as_written
-    """What is said behind a prompt, such as scores."""
+    scores: Callable[[float | None, float | None, str | None], ScoreWords] | None = None
+    """Of how beautiful a video is, how much moves, and how the camera does; None: it was trained without."""
     clean: Callable[[str], str] = as_written
     """What the text encoder reads of a text; no recipe's negative prompt is cleaned."""
     unseen: Callable[[str], list[str]] | None = None

@@ -41,7 +41,7 @@ from .logs import StepLog
 from .loop import Loop, RunEnd, Timetable, read_state
 from .origins import origins
 from .saving import not_shared
-from .setup import make_task, train_parts
+from .setup import make_objective, make_task, train_parts
 from .start import Start, check_frozen, start_from
 from .summary import describe_processes, describe_training
 
@@ -78,6 +78,8 @@ class TrainRun:
         self.config = config = self.followed.config
         self.dtype = config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
+        if config.autoencoder is None:
+            make_objective(config)  # refuses what does not go together, before anything is looked for
         _refuse_missing_files(config.data)
         self.parts = train_parts(config)
         kind = "denoiser" if config.autoencoder is None else "vae"

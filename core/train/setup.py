@@ -305,6 +305,8 @@ def make_objective(config: TrainConfig) -> Objective:
         return FlowObjective(
             schedule=FlowSchedule(shift=settings.shift or 1.0), weighting=settings.weighting, timesteps=timesteps
         )
+    if settings.kind == "rflow":
+        raise ConfigError("objective.kind = rflow: no run trains this yet; flow is the same towards the noise")
     if (settings.shift or 1.0) != 1.0 or settings.weighting != "none":
         raise ConfigError(
             f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "

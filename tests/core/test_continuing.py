@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from duosora.core.config.settings import read, resolved, with_setting
 from duosora.core.config.training import CheckpointSettings, TrainConfig
 from duosora.core.errors import ConfigError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.models.finding import TINY_FOLDER
-from duosora.core.train.continuing import accepted
+from duosora.core.pipelines.following import trained
+from duosora.core.train.continuing import accepted, refuse_other_settings
 from duosora.core.train.origins import origins
 from duosora.core.train.setup import train_parts
 
@@ -35,6 +37,23 @@ def checkpoint(folder: Path, config: TrainConfig) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "state.json").write_text(json.dumps({"step": 1, "guard": {}, "run": run}))
     return folder
+
+
+OF_V1 = {"schedule": "linear", "zero_terminal_snr": True, "snr_gamma": 5.0, "shift": 3.0, "weighting": "none"}
+"""Settings of the objective that every run recorded before recipes came, whether it had a use for them or not."""
+
+
+@pytest.mark.parametrize("trains", [{}, {"autoencoder": {}, "model": {"vae": "tiny"}}])
+def test_a_run_that_was_begun_before_recipes_goes_on(tmp_path: Path, trains: dict) -> None:
+    config = trained(read(TrainConfig, {**trains, "data": {"kind": "moving_shapes"}})).config
+    before = resolved(config)
+    del before["model"]["recipe"]
+    before["objective"] |= OF_V1 | {"kind": "flow" if not trains else "v_prediction"}
+    before["max_tokens"] = before["show"]["max_tokens"] = 512
+    (tmp_path / "state.json").write_text(json.dumps({"step": 1, "guard": {}, "run": {"config": before}}))
+    refuse_other_settings(tmp_path, config)
+    with pytest.raises(ConfigError, match=r"learning_rate.peak = 0.5 was 1e-05; set them back"):
+        refuse_other_settings(tmp_path, with_setting(config, "learning_rate.peak", 0.5))
 
 
 def change_caption(folder: Path) -> None:

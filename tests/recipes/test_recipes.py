@@ -17,7 +17,7 @@ from duosora.core.config.verbs import SCHEMAS
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.models import FAMILIES, opensora_t2v
 from duosora.core.models.finding import open_part
-from duosora.core.pipelines.following import prompts_for, sampled, trained
+from duosora.core.pipelines.following import prompts_for, sampled, scores_of, trained
 from duosora.core.pipelines.practice import mixed
 from duosora.core.pipelines.settings import make_sampler
 from duosora.core.recipes.recipe import Recipe
@@ -185,14 +185,32 @@ def test_an_option_that_a_sampler_does_not_have_is_refused(name: str, options: d
         make_sampler(sample(sampler={"name": name, "steps": 4, "options": options}).sampler)
 
 
+def test_a_sampler_of_another_recipe_is_noted() -> None:
+    notes = sampled(sample(model={"denoiser": "stdit3_xl_2"}, sampler={"name": "flow_euler"})).notes
+    assert notes[0].startswith("sampler.name = flow_euler expects flow, but Open-Sora 1.2 was trained with rflow, so")
+
+
 # Prompts
 
 
 def test_scores_are_said_behind_a_prompt_and_texts_are_cleaned() -> None:
-    practice = sampled(sample(model={"denoiser": "stdit3_xl_2"})).practice
-    read_texts = prompts_for(practice, ["A Calm SEA."], [None, "A Storm"])
-    assert read_texts.prompts == ["a calm sea. aesthetic score: 6.5."]
-    assert read_texts.negatives == [None, "a storm"]
+    followed = sampled(sample(model={"denoiser": "stdit3_xl_2"}, prompts={"motion": 5.0, "camera": "pan left"}))
+    scores = scores_of(followed.config, followed.practice)
+    said = prompts_for(followed.practice, ["A Calm SEA.", "x aesthetic score: 4.0."], [None, "A Storm"], scores)
+    assert said.prompts == [
+        "a calm sea. aesthetic score: 6.5. motion score: 5.0. camera motion: pan left.",
+        "x aesthetic score: 4.0. motion score: 5.0. camera motion: pan left.",
+    ]
+    assert said.negatives == [None, "a storm"]
+    silent = sampled(sample(model={"denoiser": "stdit3_xl_2"}, prompts={"aesthetic": None}))
+    texts = prompts_for(silent.practice, ["a sea"], [], scores_of(silent.config, silent.practice))
+    assert texts.prompts == ["a sea"]
+
+
+def test_scores_are_refused_where_a_model_knows_none() -> None:
+    followed = sampled(sample(prompts={"motion": 5.0}))
+    with pytest.raises(ConfigError, match="^prompts.motion: the recipe tiny has no use for it"):
+        scores_of(followed.config, followed.practice)
 
 
 def test_parts_of_two_recipes_are_told() -> None:
