@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -60,7 +60,8 @@ def load(
         raise ConfigError(
             f"load works in one process, and {launched().world} were started; `duosora sample` works in many"
         )
-    changes = {"backend.device": device, **({"backend.name": backend} if backend else {}), **_paths(settings or {})}
+    said = {"backend.name": backend, "backend.device": None if device == "auto" else device}
+    changes = {path: value for path, value in said.items() if value is not None} | _paths(settings or {})
     config = gathered(changed(named(name_of(name)), changes), Path(name_of(models)))
     with _memory_told():
         return Pipeline(config, keeps_text_encoder)
@@ -116,7 +117,7 @@ class Pipeline:
         clear: frames=51, steps=20, guidance=7.0, images=["cat.png"]. on_step: is told of each network call.
         Raises: DuosoraError of what does not fit before any long work; NumericsError; OutOfMemory.
         """
-        changes = _paths({**(settings or {}), **short, **({} if seed is None else {"seed": seed})})
+        changes = _paths(settings or {}) | _paths(short) | ({} if seed is None else _paths({"seed": seed}))
         for path in changes:
             if path.partition(".")[0] in OF_LOADED:
                 raise ConfigError(f"settings: {path}: is what was loaded; load another pipeline with it")
@@ -200,9 +201,10 @@ def _video(sampling: Sampling, job: Job, latent: np.ndarray) -> Video:
 
 def _paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by their whole paths, groups taken apart. Raises: ConfigError for names that are not clear."""
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"settings: expected a mapping such as {{'steps': 20}}, got {type(settings).__name__}")
     paths: dict[str, Any] = {}
-    for name, value in _flat(settings, ""):
-        path = _path(name)
+    for path, value in _flat((_path(str(name)), value) for name, value in settings.items()):
         if path in SAID_OTHERWISE:
             raise ConfigError(f"settings: {path}: has no use here; {SAID_OTHERWISE[path]}")
         if path in paths:
@@ -211,11 +213,12 @@ def _paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     return paths
 
 
-def _flat(settings: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        path = f"{before}{name}"
+def _flat(settings: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    for path, value in settings:
         if isinstance(value, Mapping):
-            yield from _flat(value, f"{path}.")
+            yield from _flat((f"{path}.{name}", inner) for name, inner in value.items())
+        elif path == "sampler":
+            yield f"{path}.{SamplerSettings.choice}", value
         else:
             yield path, value
 
@@ -223,10 +226,8 @@ def _flat(settings: Mapping[str, Any], before: str) -> Iterator[tuple[str, Any]]
 def _path(name: str) -> str:
     """The path of a setting by its last name; paths stay, and what is wrong with one the schema says."""
     known = [setting.path for setting in list_settings(SampleConfig)]
-    if "." in name or name in known:
+    if "." in name or name in known or name in SampleConfig.model_fields:
         return name
-    if name == "sampler":
-        return f"{name}.{SamplerSettings.choice}"
     meant = [path for path in known if path.endswith(f".{name}")]
     # What is loaded has names of its own: backend.dtype.vae is not meant with `vae`.
     meant = [path for path in meant if path.count(".") == min(each.count(".") for each in meant)]

@@ -135,6 +135,8 @@ def _folders_in(place: Path) -> list[Path]:
 def name_of(name: str | os.PathLike[str]) -> str:
     """A name, or a path as given. Raises: ConfigError for what is none."""
     try:
+        if not os.fspath(name):
+            raise ValueError("it is empty")
         return str(given_path(os.fspath(name)))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"load: expected a recipe, a folder or a YAML file ({error})") from error

@@ -200,7 +200,7 @@ class Sampling:
                 f"tokens, {self.config.video.fps:g} frames a second"
             )
         if self.loops.count > 1:
-            frames = self.loops.frames(self.pipeline.parts.vae.spec.compression, self._video())
+            frames = self.loops.frames(self.pipeline.parts.vae.spec.compression, self.video)
             lines.append(f"clips      {self.loops.count} for each video, which has {frames} frames")
         split = self.ranks.plan
         if split.world > 1:

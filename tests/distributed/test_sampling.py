@@ -86,7 +86,7 @@ def test_a_model_that_reads_masks_and_a_null_caption_is_shared(name: str, tmp_pa
     asked = ("a red circle moves right", "a star")
     named = (f"backend.name={name}", f"prompts.sources={json.dumps(asked)}", "output.crf=0", *more)
     one, many = (f"output.folder={tmp_path / folder}" for folder in ("one", "many"))
-    assert list(SampleRun(load(None, SampleConfig, [*named, one])).run())
+    assert list(SampleFiles(Sampling(load(None, SampleConfig, [*named, one]))).run())
     options = [*named, many, "parallel.cfg=true", "parallel.sequence=2"]
     ranks.run("cli.py", name, 4, "sample", *(part for each in options for part in ("--set", each)))
     assert difference(tmp_path / "one", tmp_path / "many") <= TOLERANCE

@@ -70,6 +70,18 @@ def test_settings_of_a_call_are_of_that_call(pipe: duosora.Pipeline) -> None:
     assert pipe(PROMPT).settings["sampler"]["shift"] == 3.0
 
 
+def test_groups_of_settings_are_taken_apart(pipe: duosora.Pipeline) -> None:
+    made = pipe(PROMPT, tile={"size": 32, "overlap": 16}, settings={"sampler": {"guidance": 2.0}})
+    assert made.settings["decode"]["tile"] == {"size": 32, "overlap": 16}
+    assert (made.settings["sampler"]["guidance"], made.settings["sampler"]["steps"]) == (2.0, 2)
+
+
+def test_a_files_device_stays_where_none_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("backend: {device: nowhere}")
+    with pytest.raises(DuosoraError, match="nowhere"):
+        duosora.load(tmp_path / "x.yaml")
+
+
 def test_a_small_device_lets_go_of_the_text_encoder() -> None:
     small = duosora.load("tiny", backend="torch", device="cpu", settings=FAST, keeps_text_encoder=False)
     small(PROMPT)
@@ -81,6 +93,7 @@ def test_a_small_device_lets_go_of_the_text_encoder() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
+        ([1], "settings: expected a mapping such as {'steps': 20}, got list"),
         ({"step": 3}, "settings: step: there is no such setting, did you mean 'steps'?"),
         ({"sampler.step": 3}, "settings: sampler.step: unknown key, did you mean 'steps'?"),
         ({"steps": "many"}, "settings: sampler.steps: expected a whole number"),
@@ -94,7 +107,7 @@ def test_a_small_device_lets_go_of_the_text_encoder() -> None:
         ({"images": ["cat.png"]}, "makes videos from text only"),
     ],
 )
-def test_what_does_not_fit_a_call_is_refused(pipe: duosora.Pipeline, settings: dict[str, Any], said: str) -> None:
+def test_what_does_not_fit_a_call_is_refused(pipe: duosora.Pipeline, settings: Any, said: str) -> None:
     with pytest.raises(DuosoraError, match=said):
         pipe(PROMPT, settings=settings)
 
@@ -105,7 +118,7 @@ def test_what_is_no_prompt_is_refused(pipe: duosora.Pipeline, prompts: Any) -> N
         pipe(prompts)
 
 
-@pytest.mark.parametrize("name", [3, None, "a\0b", "nothing/there", "nothing.yaml", "~nobody/x"])
+@pytest.mark.parametrize("name", [3, None, "a\0b", "nothing/there", "nothing.yaml", "~nobody/x", ""])
 def test_what_is_no_name_is_refused(name: Any) -> None:
     with pytest.raises(DuosoraError):
         duosora.load(name)
