@@ -33,7 +33,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "convert": (_WEIGHTS,),
         "inspect": (_WEIGHTS,),
         "check": (_BACKEND,),
-        "parity": (_BOTH, *_SAMPLING),
+        "parity": (_BOTH, *_SAMPLING[1:]),
         "data": (_SETTINGS, _VIDEOS, _PICTURES),
     }
 )
@@ -80,7 +80,7 @@ def _want_backends(working: Sequence[str], count: int) -> None:
 
     if len(working) < count:
         missing = (install_command(name) for name in NAMES if name not in working)
-        raise DuosoraError(f"{' or '.join(missing)} {WHERE}")
+        raise DuosoraError(f"{(' or ' if count == 1 else ' and ').join(missing)} {WHERE}")
 
 
 def _open_the_tiny_model() -> None:

@@ -303,7 +303,12 @@ def _list_clips(folder: Path) -> tuple[defaultdict[str, list[Path]], list[Path]]
             others.append(path)
     if not clips:
         raise MediaError(f"{folder}: holds no video or picture ({', '.join(MEDIA_SUFFIXES)})")
-    return clips, others
+    return clips, [path for path in others if not _is_report(path, folder, clips)]
+
+
+def _is_report(path: Path, folder: Path, clips: Mapping[str, list[Path]]) -> bool:
+    """Whether a file is what `sample` or `reconstruct` writes beside a clip."""
+    return path.suffix == ".json" and path.relative_to(folder).with_suffix("").as_posix() in clips
 
 
 def _check_alike(reference: Clip, generated: Clip) -> None:

@@ -124,6 +124,7 @@ def test_bad_pairs_are_named_and_the_others_measured(
     shutil.copy(reference / "street.mp4", reference / "broken.mp4")
     (generated / "broken.mp4").write_bytes((generated / "street.mp4").read_bytes()[:3000])
     (generated / "street.json").write_text("{}")
+    (generated / "notes.json").write_text("{}")
     (generated / ".hidden.png").write_text("no picture")
     outcome = duosora("evaluate", *folders, "--json", tmp_path / "report.json")
     assert outcome.code == 1
@@ -144,8 +145,8 @@ def test_bad_pairs_are_named_and_the_others_measured(
         assert part in reasons[name]
         assert name in outcome.out
     assert "4 of 11 pairs compared" in outcome.out
-    assert "left alone, no videos or pictures by their names: street.json" in outcome.out
-    assert report["left_alone"] == [str(generated / "street.json")]
+    assert "left alone, no videos or pictures by their names: notes.json\n" in outcome.out
+    assert report["left_alone"] == [str(generated / "notes.json")]
 
 
 def test_clips_of_one_name_are_compared_with_those_of_their_kind(tmp_path: Path, clip: np.ndarray) -> None:

@@ -41,6 +41,9 @@ def test_without_a_backend_the_others_work() -> None:
     assert problems["sample"] == (
         'a backend: pip install -e ".[torch]" or pip install -e ".[mindspore]" in the clone of duosora'
     )
+    assert problems["parity"] == (
+        'both backends: pip install -e ".[torch]" and pip install -e ".[mindspore]" in the clone of duosora'
+    )
 
 
 @pytest.mark.parametrize(
