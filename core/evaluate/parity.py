@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..conditioning.clip_facts import clip_facts
 from ..config.schema import DTypeSettings, SampleConfig
 from ..config.settings import with_setting
 from ..maths import metrics
@@ -199,8 +200,11 @@ def _denoiser(run: SampleRun) -> Outputs:
     text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
 
+    told = clip_facts(job.video, run.config.video.fps, batch=1)
+    facts = {name: told[name] for name in ("fps", "height", "width") if name in spec.given}
+
     def call() -> Array:
-        condition = model.condition(Given(text=text), latent)
+        condition = model.condition(Given(text=text, **facts), latent)
         times = run.backend.asarray(np.full(1, TIMESTEP, np.float32))
         return model(run.backend.asarray(noisy), times, condition)
 
@@ -222,7 +226,9 @@ def _decoder(run: SampleRun) -> Outputs:
     latents = random.normal((1, spec.latent_channels, *spec.compression.latent(job.video)), job.seed, "parity latents")
 
     def call(model: Model) -> np.ndarray:
-        return np.concatenate(list(decode_chunks(run.backend, model, spec, latents)), axis=2)
+        return np.concatenate(
+            list(decode_chunks(run.backend, model, spec, latents, num_frames=job.video.frames)), axis=2
+        )
 
     return _autoencoder(run, "decoder", call)
 

@@ -199,12 +199,15 @@ class OpenSoraVAESpec:
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""
         spatial, levels = self.spatial.blocks(f"{_SPATIAL}."), range(len(self.temporal.widths))
-        encoder = [f"{_TEMPORAL}.encoder.block_res_blocks.{i}" for i in levels]
-        decoder = [f"{_TEMPORAL}.decoder.block_res_blocks.{i}" for i in reversed(levels)]
+        encoder = [name for i in levels for name in self._resnets(f"encoder.block_res_blocks.{i}")]
+        decoder = [name for i in reversed(levels) for name in self._resnets(f"decoder.block_res_blocks.{i}")]
         return {
-            "encoder": (*spatial["encoder"], *encoder, f"{_TEMPORAL}.encoder.res_blocks"),
-            "decoder": (f"{_TEMPORAL}.decoder.res_blocks", *decoder, *spatial["decoder"]),
+            "encoder": (*spatial["encoder"], *encoder, *self._resnets("encoder.res_blocks")),
+            "decoder": (*self._resnets("decoder.res_blocks"), *decoder, *spatial["decoder"]),
         }
+
+    def _resnets(self, level: str) -> list[str]:
+        return [f"{_TEMPORAL}.{level}.{i}" for i in range(self.temporal.num_res_blocks)]
 
     def facts(self) -> list[str]:
         """What `duosora inspect` says of it."""

@@ -196,6 +196,9 @@ class SampleRun:
                 f"videos     {len(list(jobs))} of {pixels} pixels = {latents} latents = {sizes.tokens.num_tokens} "
                 f"tokens, {self.config.video.fps:g} frames a second"
             )
+        if self.loops.count > 1:
+            frames = self.loops.frames(self.pipeline.parts.vae.spec.compression, self._video())
+            lines.append(f"clips      {self.loops.count} for each video, which has {frames} frames")
         split = self.ranks.plan
         if split.world > 1:
             lines.append(f"processes  {split.world} = data {split.data} x cfg {split.cfg} x sequence {split.sequence}")

@@ -16,7 +16,6 @@ CLIP = ROOT / "tests/media/city.mp4"
 SETTINGS = (
     *("model.denoiser=stdit3_tiny", "model.text_encoder=tiny", "model.vae=opensora_vae_tiny", "sampler.name=rflow"),
     *("sampler.steps=2", "sampler.guidance=3", "video.frames=34", "video.height=16", "video.width=24", "video.fps=8"),
-    *('prompts.template="{}"', 'prompts.negative=""', "prompts.max_tokens=32"),
 )
 TINY = [part for setting in SETTINGS for part in ("-s", setting)]
 

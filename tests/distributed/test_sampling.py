@@ -11,6 +11,7 @@ import ranks
 from duosora.core.config.loading import load
 from duosora.core.config.schema import SampleConfig, SamplingParallelSettings
 from duosora.core.errors import ConfigError
+from duosora.core.io.images import write_image
 from duosora.core.io.video import read_video
 from duosora.core.io.weights import open_weights
 from duosora.core.pipelines.sample import SampleRun
@@ -71,6 +72,23 @@ def test_halves_of_guidance_and_tokens_are_shared(name: str, alone: Path, tmp_pa
     assert difference(alone, tmp_path) <= TOLERANCE
     sidecar = next(iter(tmp_path.glob("*.json")))
     assert json.loads(sidecar.read_text())["config"]["parallel"] == SamplingParallelSettings().model_dump()
+
+
+def test_a_model_that_reads_masks_and_a_null_caption_is_shared(name: str, tmp_path: Path) -> None:
+    """Odd tokens within a frame, texts of unequal length, a clean frame, a clip that goes on from another."""
+    write_image(tmp_path / "dog.png", np.full((20, 30, 3), 90, np.uint8))
+    more = (
+        *("model.denoiser=stdit3_tiny", "model.text_encoder=tiny", "model.vae=opensora_vae_tiny", "sampler.steps=2"),
+        *("video.frames=34", "video.height=24", "video.width=40", "loop.count=2", "output.save_latents=true"),
+        f"condition.images=[{tmp_path / 'dog.png'}]",
+    )
+    asked = ("a red circle moves right", "a star")
+    named = (f"backend.name={name}", f"prompts.sources={json.dumps(asked)}", "output.crf=0", *more)
+    one, many = (f"output.folder={tmp_path / folder}" for folder in ("one", "many"))
+    assert list(SampleRun(load(None, SampleConfig, [*named, one])).run())
+    options = [*named, many, "parallel.cfg=true", "parallel.sequence=2"]
+    ranks.run("cli.py", name, 4, "sample", *(part for each in options for part in ("--set", each)))
+    assert difference(tmp_path / "one", tmp_path / "many") <= TOLERANCE
 
 
 def test_what_stands_in_the_way_is_told_once(tmp_path: Path) -> None:
