@@ -53,7 +53,7 @@ def judge(
         def advance(step: Step) -> None:
             bar.update()
 
-        clips = [run.frames(job, latent) for job, latent in run.latents(advance, say)]
+        clips = [run.frames(job, latent) for job, latent in run.latents(advance)]
     tally = Tally.of((each.scene, frames) for each, frames in zip(asked, clips, strict=True))
     for name, rate in tally.rates().items():
         say(f"{name:<11}{rate:6.1%}")

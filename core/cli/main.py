@@ -28,6 +28,7 @@ from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
 from duosora.core.cli.settings import settings
+from duosora.core.cli.telling import logs_told
 from duosora.core.cli.train import train
 from duosora.core.errors import ConfigError, DuosoraError, OutOfMemory
 from duosora.core.parallel.launched import launched, told_once, unset
@@ -103,8 +104,9 @@ def main() -> None:
     try:
         with told_once():
             refuse_other_encodings(sys.argv[1:])
-        # Standalone, typer would print wrong uses itself: in four lines, and with the characters that came.
-        sys.exit(app(standalone_mode=False))
+        with logs_told():
+            # Standalone, typer would print wrong uses itself: in four lines, and with the characters that came.
+            sys.exit(app(standalone_mode=False))
     except Exception as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()  # type: ignore[attr-defined]

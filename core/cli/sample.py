@@ -42,7 +42,8 @@ def sample(
     from ..config.loading import load, override_paths
     from ..config.schema import SampleConfig
     from ..pipelines.denoise import Step
-    from ..pipelines.sample import SampleRun
+    from ..pipelines.sample import Sampling
+    from ..pipelines.sample_files import SampleFiles
     from ..printable import say
 
     overrides = list(settings or [])
@@ -51,7 +52,8 @@ def sample(
             overrides.append(f"{key}={json.dumps(value)}")
     if prompts:
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
-    run = SampleRun(load(config, SampleConfig, overrides), overwrite, overrides=override_paths(overrides))
+    run = Sampling(load(config, SampleConfig, overrides), overrides=override_paths(overrides))
+    files = SampleFiles(run, overwrite)
     if run.ranks.is_first:
         say(*run.plan())
     if dry_run:
@@ -62,5 +64,5 @@ def sample(
         def advance(step: Step) -> None:
             bar.update()
 
-        for path in run.run(advance, say):
+        for path in files.run(advance):
             say(f"wrote {path}")

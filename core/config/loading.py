@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -13,7 +14,7 @@ from pydantic import ValidationError
 from ..errors import ConfigError
 from ..io.files import read_written
 from ..parallel.launched import launched
-from ..printable import one_line, say
+from ..printable import one_line
 from .beside import found_beside
 from .problems import Keys, describe_problems, place_of, shown
 from .settings import Settings, group_in, read
@@ -21,6 +22,7 @@ from .shipped import settings_file
 from .verbs import refuse_other_verbs
 from .yaml12 import parse_yaml
 
+log = logging.getLogger("duosora")
 Schema = TypeVar("Schema", bound=Settings)
 
 
@@ -46,7 +48,7 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
     place = "settings" if path is None else str(path)
     for override, keys, value in changes:
         try:
-            _put(values, keys, value, override)
+            _put(values, keys, value, place_of(override))
         except ConfigError:
             _checked(values, schema, given, place)  # a value in the place of a group is what there is to tell
             raise
@@ -62,6 +64,19 @@ def _checked(values: Any, schema: type[Schema], given: list[tuple[Keys, str]], p
         raise ConfigError(describe_problems(place, given, schema, values, error)) from error
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"{place}: holds a value that is no text, number, list or mapping ({error})") from error
+
+
+def changed(settings: Schema, changes: Mapping[str, Any]) -> Schema:
+    """Settings with other values at dotted paths, for those who hold them in Python; as load does with overrides.
+
+    Raises: ConfigError.
+    """
+    schema, values = type(settings), settings.model_dump(mode="json", exclude_unset=True)
+    for path, value in changes.items():
+        keys = tuple(path.split("."))
+        _leave_out_unused(values, schema, keys, value, "the settings before")
+        _put(values, keys, value, "settings")
+    return _checked(values, schema, [], "settings")
 
 
 def override_paths(overrides: Sequence[str]) -> frozenset[str]:
@@ -116,10 +131,10 @@ def _written(value: Any) -> str:
 def _note(line: str) -> None:
     """Tell it once, however many processes read the same settings."""
     if launched().rank == 0:
-        say(f"NOTE       {line}")
+        log.info(line)
 
 
-def _put(values: dict[str, Any], keys: Keys, value: Any, override: str) -> None:
+def _put(values: dict[str, Any], keys: Keys, value: Any, place: str) -> None:
     """Set a value inside nested groups, which are made where they are missing."""
     group = values
     for depth, key in enumerate(keys[:-1], start=1):
@@ -127,7 +142,7 @@ def _put(values: dict[str, Any], keys: Keys, value: Any, override: str) -> None:
             group[key] = {}
         if not isinstance(group[key], dict):
             held = shown(group[key])
-            raise ConfigError(f"{place_of(override)}: {'.'.join(keys[:depth])} is {held} and has no settings inside")
+            raise ConfigError(f"{place}: {'.'.join(keys[:depth])} is {held} and has no settings inside")
         group[key] = dict(group[key])  # a copy: with a YAML alias the same group stands elsewhere too
         group = group[key]
     group[keys[-1]] = value

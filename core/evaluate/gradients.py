@@ -14,7 +14,7 @@ import numpy as np
 from .. import random
 from ..conditioning.clip_facts import facts_for
 from ..models.kinds import AutoencoderSpec, DenoiserSpec
-from ..pipelines.sample import SampleRun
+from ..pipelines.sample import Sampling
 from ..seam.models import Given
 from ..seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
 from ..train.objectives import DiffusionObjective
@@ -24,7 +24,7 @@ UNSEEN = ("to_k.bias", ".k.conv.bias")
 """Ends of the names of weights without a gradient but rounding: what all keys have in common moves no share."""
 
 
-def denoiser_gradients(run: SampleRun, dtype: str) -> dict[str, np.ndarray]:
+def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     """The gradients of a run's denoiser in a compute dtype, by the names of the weights."""
     part, job = run.pipeline.parts.denoiser, run.jobs[0]
     spec: DenoiserSpec = part.spec
@@ -44,7 +44,7 @@ def denoiser_gradients(run: SampleRun, dtype: str) -> dict[str, np.ndarray]:
     return _gradients(run.backend.train_denoiser(spec, part.open(), _options(dtype)), batch)
 
 
-def autoencoder_gradients(run: SampleRun, dtype: str) -> dict[str, np.ndarray]:
+def autoencoder_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     """The same of its autoencoder, whose loss is squared errors: absolute ones would turn about at differences of 0."""
     part, job = run.pipeline.parts.vae, run.jobs[0]
     spec: AutoencoderSpec = part.spec

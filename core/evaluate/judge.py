@@ -13,7 +13,7 @@ from ..config.schema import SampleConfig
 from ..data.moving_shapes import Scene, caption, held_out_scenes
 from ..errors import ConfigError
 from ..io.prompts import Prompt
-from ..pipelines.sample import SampleRun
+from ..pipelines.sample import Sampling
 
 PROMPT_SEED = 0
 """Of the choice of scenes and sentences, so that every judgement is about the same prompts."""
@@ -39,15 +39,15 @@ def held_out_prompts(count: int) -> list[Asked]:
     return [Asked(scene, caption(scene, draw)) for scene in chosen]
 
 
-def judging_run(config: SampleConfig, asked: list[Asked], overrides: Set[str] = frozenset()) -> SampleRun:
+def judging_run(config: SampleConfig, asked: list[Asked], overrides: Set[str] = frozenset()) -> Sampling:
     """A run that makes a video of each prompt, every one from a seed of its own.
 
-    overrides and Raises: as SampleRun.
+    overrides and Raises: as Sampling.
     """
     prompts = [
         Prompt(text=text, seed=config.seed + number, name=f"judged-{number}") for number, (_, text) in enumerate(asked)
     ]
-    return SampleRun(config, prompts=prompts, writes=False, overrides=overrides)
+    return Sampling(config, prompts=prompts, overrides=overrides)
 
 
 def sheet(clips: Iterable[tuple[str, np.ndarray]]) -> np.ndarray:

@@ -21,7 +21,7 @@ from ..maths import metrics
 from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
 from ..pipelines.autoencode import decode_chunks, encode_chunks
 from ..pipelines.denoise import Step
-from ..pipelines.sample import SampleRun
+from ..pipelines.sample import Sampling
 from ..printable import short_name
 from ..seam.backend import Backend
 from ..seam.models import Array, Given, Model
@@ -83,15 +83,15 @@ class ParityReport:
 class TwinRuns:
     """The same run, prepared on two backends.
 
-    Raises: as SampleRun.
+    Raises: as Sampling.
     """
 
     def __init__(
         self, config: SampleConfig, backends: tuple[str, str], dtype: str, overrides: Set[str] = frozenset()
     ) -> None:
-        """overrides: as SampleRun."""
+        """overrides: as Sampling."""
         self.dtype = dtype
-        self.runs = tuple(SampleRun(_on(config, name, dtype), writes=False, overrides=overrides) for name in backends)
+        self.runs = tuple(Sampling(_on(config, name, dtype), overrides=overrides) for name in backends)
 
     @property
     def backends(self) -> tuple[Backend, ...]:
@@ -114,7 +114,7 @@ class TwinRuns:
 
     def compare_blocks(self) -> dict[str, list[Difference]]:
         """The differences of the blocks of each part, in the order of the blocks."""
-        parts: dict[str, Callable[[SampleRun], Outputs]] = {
+        parts: dict[str, Callable[[Sampling], Outputs]] = {
             "text_encoder": _text_encoder,
             "denoiser": _denoiser,
             "encoder": _encoder,
@@ -166,7 +166,7 @@ def _worst_of_blocks(reference: Outputs, other: Outputs) -> list[Difference]:
     return list(worst.values())
 
 
-def _video(run: SampleRun) -> tuple[np.ndarray, np.ndarray, list[float]]:
+def _video(run: Sampling) -> tuple[np.ndarray, np.ndarray, list[float]]:
     """Latents, frames and the seconds of each step of the first video."""
     ends = []
 
@@ -179,7 +179,7 @@ def _video(run: SampleRun) -> tuple[np.ndarray, np.ndarray, list[float]]:
     return latent, run.frames(job, latent), np.diff([start, *ends]).tolist()
 
 
-def _text_encoder(run: SampleRun) -> Outputs:
+def _text_encoder(run: Sampling) -> Outputs:
     pipeline, job = run.pipeline, run.jobs[0]
     model = pipeline.model("text_encoder")
     spec: TextEncoderSpec = pipeline.parts.text_encoder.spec
@@ -192,7 +192,7 @@ def _text_encoder(run: SampleRun) -> Outputs:
     return _recorded(run.backend, model, spec.blocks(), call)
 
 
-def _denoiser(run: SampleRun) -> Outputs:
+def _denoiser(run: Sampling) -> Outputs:
     pipeline, job = run.pipeline, run.jobs[0]
     part, precision = pipeline.parts.denoiser, pipeline.precision
     # Built anew, because nothing can be noted inside of a compiled one.
@@ -212,7 +212,7 @@ def _denoiser(run: SampleRun) -> Outputs:
     return _recorded(run.backend, model, spec.blocks(), call)
 
 
-def _encoder(run: SampleRun) -> Outputs:
+def _encoder(run: Sampling) -> Outputs:
     job, spec = run.jobs[0], run.pipeline.parts.vae.spec
     video = np.tanh(random.normal((1, 3, *job.video), job.seed, "parity video"))
 
@@ -222,7 +222,7 @@ def _encoder(run: SampleRun) -> Outputs:
     return _autoencoder(run, "encoder", call)
 
 
-def _decoder(run: SampleRun) -> Outputs:
+def _decoder(run: Sampling) -> Outputs:
     job, spec = run.jobs[0], run.pipeline.parts.vae.spec
     latents = random.normal((1, spec.latent_channels, *spec.compression.latent(job.video)), job.seed, "parity latents")
 
@@ -234,7 +234,7 @@ def _decoder(run: SampleRun) -> Outputs:
     return _autoencoder(run, "decoder", call)
 
 
-def _autoencoder(run: SampleRun, half: str, call: Callable[[Model], np.ndarray]) -> Outputs:
+def _autoencoder(run: Sampling, half: str, call: Callable[[Model], np.ndarray]) -> Outputs:
     model = run.pipeline.model("vae")
     spec: AutoencoderSpec = run.pipeline.parts.vae.spec
     return _recorded(run.backend, model, spec.blocks()[half], lambda: call(model))

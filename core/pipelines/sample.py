@@ -1,14 +1,15 @@
-"""A whole `sample` run: settle everything first, then make the videos one batch at a time and write each when it is
-done."""
+"""A whole `sample` run: settle everything first, then make the videos one batch at a time.
+
+What is made is known here, and nothing of files: core.pipelines.sample_files writes them.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
 from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,10 @@ from ..conditioning.references import PlacedReferences, References
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved, with_setting
 from ..errors import ConfigError, NumericsError, ShapeError
-from ..io.files import atomic_write, refuse_unwritable
-from ..io.images import write_image
 from ..io.prompts import Prompt, apply_template, read_prompts
-from ..io.video import check_ending, write_video
-from ..io.weights import save_weights
 from ..maths.pixels import to_uint8
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched, told_once
-from ..printable import say
 from ..progress import progress
 from ..samplers import Sampler
 from ..seam import backend as backends
@@ -42,6 +38,8 @@ from .referenced import place_references, read_wish
 from .settings import GIVEN_IN_SAMPLING, decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
+
+log = logging.getLogger("duosora")
 
 MAX_VIDEOS = 100_000
 """Of one run. All are planned before the first is made; millions would take minutes and gigabytes."""
@@ -57,16 +55,20 @@ class Job:
     negative: str | None
     """None: the model's learned null caption."""
     seed: int
-    output: Path
     video: VideoShape
     placed: PlacedFrames | PlacedReferences | None = None
     """What is given beside the text."""
     texts: tuple[str, ...] = ()
     """Of each clip of a video of several."""
 
+    @property
+    def name(self) -> str:
+        """A file name without ending, different for each job of a run."""
+        return f"{self.prompt.name}_{self.seed}"
 
-class SampleRun:
-    """Everything that a run resolved to. Nothing is loaded, and no file written, before `run`.
+
+class Sampling:
+    """Everything that a run resolved to. Nothing is loaded before `latents`.
 
     Of several processes each makes the videos of its team.
     Raises: DuosoraError of the part that does not fit, before any long work.
@@ -75,27 +77,28 @@ class SampleRun:
     def __init__(
         self,
         config: SampleConfig,
-        overwrite: bool = False,
         prompts: list[Prompt] | None = None,
-        writes: bool = True,
         overrides: Set[str] = frozenset(),
+        models: TextToVideo | None = None,
+        keeps_text_encoder: bool = False,
     ) -> None:
-        """prompts: what is asked for; None: the config's. writes: whether files come of it, or only `frames`.
-
-        overrides: the paths of settings that the command line gave, to tell them from those of a file.
+        """prompts: what is asked for; None: the config's. overrides: the paths of settings that the command line gave,
+        to tell them from those of a file. models: those of the config, of an earlier run, which are not loaded again.
+        keeps_text_encoder: where the memory holds it beside the denoiser; else it is let go of when it is done.
         """
-        self._writes = writes
-        self.overwrite = overwrite or config.output.overwrite
         self._overrides = overrides
         self._notes: dict[str, None] = {}
         """What of the files is left alone, and what contradicts the model: each line once, in order."""
-        with told_once():
-            parallel = config.parallel
-            split = make_plan(launched().world, parallel.sequence, parallel.cfg)
-            self.backend = backends.get(config.backend.name, config.backend.device)
+        self._models, self._keeps_text_encoder = models, keeps_text_encoder
+        if models is not None:
+            self.backend, self.ranks = models.backend, models.ranks
+        else:
+            with told_once():
+                parallel = config.parallel
+                split = make_plan(launched().world, parallel.sequence, parallel.cfg)
+                self.backend = backends.get(config.backend.name, config.backend.device)
+            self.ranks = self.backend.connect(split, parallel.meet_seconds)
         self.config = with_setting(config, "backend.name", self.backend.name)
-        self.ranks = self.backend.connect(split, parallel.meet_seconds)
-        # Nobody writes before all have seen that nothing is in the way.
         agreed(self.ranks.world, lambda: self._settle(prompts))
 
     def _settle(self, prompts: list[Prompt] | None) -> None:
@@ -103,7 +106,23 @@ class SampleRun:
         config = self.config
         if config.parallel.cfg and not self.guidance.is_on:
             raise ConfigError(f"parallel.cfg = true: sampler.guidance = {self.guidance.scale:g} has no two halves")
-        parts = open_parts(config.model, given=GIVEN_IN_SAMPLING)
+        found = self._models or self._find()
+        self.config = config.model_copy(update={"model": pinned(config.model, found.parts)})
+        vae, decode = found.parts.vae.spec, config.decode
+        if "chunk" not in decode.model_fields_set and not vae.streams_exactly:
+            self.config = with_setting(self.config, "decode.chunk", None)  # it has groups of its own
+        options = decode_options(vae, self.config.decode.chunk, decode.tile)
+        self.pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
+        self.sampler()  # refuses options that do not go together before anything is loaded
+        self._settle_loops()
+        self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
+        for job in self.jobs:
+            latent = self.pipeline.sizes(job.video).latent
+            vae.chunks(latent.frames, options.chunk)  # refuses those that it cannot work in
+
+    def _find(self) -> TextToVideo:
+        """The models of the config, checked and not loaded."""
+        parts, precision = open_parts(self.config.model, given=GIVEN_IN_SAMPLING), self._precision()
         found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
         for note in mixed(self._followed.practice.recipe, found):
             self._note(note)
@@ -111,26 +130,8 @@ class SampleRun:
             part.check()
             for note in part.notes:
                 self._note(note)
-        self.config = config.model_copy(update={"model": pinned(config.model, parts)})
-        if "chunk" not in config.decode.model_fields_set and not parts.vae.spec.streams_exactly:
-            self.config = with_setting(self.config, "decode.chunk", None)  # it has groups of its own
-        self.pipeline = TextToVideo(
-            self.backend,
-            parts,
-            self._precision(),
-            config.prompts.max_tokens,
-            decode_options(parts.vae.spec, self.config.decode.chunk, self.config.decode.tile),
-            self.ranks,
-        )
-        self.backend.check(self.pipeline.precision.denoiser, config.backend.attention)
-        self.sampler()  # refuses options that do not go together before anything is loaded
-        self._settle_loops()
-        self.jobs = self._jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
-        for job in self.jobs:
-            latent = self.pipeline.sizes(job.video).latent
-            parts.vae.spec.chunks(latent.frames, self.config.decode.chunk)  # refuses those that it cannot work in
-            if self._writes:
-                self._refuse_unwritable(job)
+        self.backend.check(precision.denoiser, precision.attention)
+        return TextToVideo(self.backend, parts, precision, ranks=self.ranks)
 
     def _follow_model(self) -> None:
         """Fill in what nobody has set and what follows from the denoiser."""
@@ -142,7 +143,7 @@ class SampleRun:
 
     def _settle_loops(self) -> None:
         """Raises: ConfigError for clips that cannot be joined."""
-        loop, condition, video = self.config.loop, self.config.condition, self._video()
+        loop, condition, video = self.config.loop, self.config.condition, self.video
         reads_references = "frame_mask" in self.pipeline.parts.denoiser.spec.given
         compression = self.pipeline.parts.vae.spec.compression
         self.loops = Loops(loop.count, loop.condition_frames, loop.edit)
@@ -157,7 +158,9 @@ class SampleRun:
             self.references = References(compression, condition.align or group, loop.count)
             self.loops.check(compression, video)
 
-    def _video(self) -> VideoShape:
+    @property
+    def video(self) -> VideoShape:
+        """The size that the settings say."""
         video = self.config.video
         return VideoShape(video.frames, video.height, video.width)
 
@@ -203,35 +206,25 @@ class SampleRun:
         if split.world > 1:
             lines.append(f"processes  {split.world} = data {split.data} x cfg {split.cfg} x sequence {split.sequence}")
         lines.append(f"seeds      {', '.join(dict.fromkeys(str(job.seed) for job in self.jobs))}")
-        fresh = [part.source for part in (parts.denoiser, parts.text_encoder, parts.vae) if part.is_fresh]
-        if fresh:
-            lines.append("NOTE       the weights are freshly drawn, not trained: the picture is noise")
-        return lines + [f"NOTE       {note}" for note in self._notes]
+        return lines + [f"NOTE       {note}" for note in self.notes]
+
+    @property
+    def notes(self) -> list[str]:
+        """What a user should know of the models, the settings and the prompts, each once."""
+        parts = self.pipeline.parts
+        is_fresh = any(part.is_fresh for part in (parts.denoiser, parts.text_encoder, parts.vae))
+        fresh = ["the weights are freshly drawn, not trained: the picture is noise"] if is_fresh else []
+        return [*fresh, *self._notes]
 
     def _note(self, line: str) -> None:
         self._notes[line] = None
 
-    def run(
-        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = say
-    ) -> Iterator[Path]:
-        """Make this process's videos; the path of each comes when it is complete on the disk."""
-        for job, latent in self.latents(on_step, on_warning):
-            if self.ranks.leads_team:
-                self._write(job, latent)
-                yield job.output
-            else:
-                for _ in self._frames(job, latent):  # its part in decoding
-                    pass
-        self.ranks.world.barrier()
-
-    def latents(
-        self, on_step: Callable[[Step], None] | None = None, on_warning: Callable[[str], None] = say
-    ) -> Iterator[tuple[Job, np.ndarray]]:
+    def latents(self, on_step: Callable[[Step], None] | None = None) -> Iterator[tuple[Job, np.ndarray]]:
         """The latents (C, t, h, w) of each of this process's videos, of which `frames` makes pixels."""
         batches = self._batches()
         if not batches:
             return
-        texts = self._encode([job for batch in batches for job in batch], on_warning)
+        texts = self._encode([job for batch in batches for job in batch])
         for batch in batches:
             video = batch[0].video
             if looping := self._looping(video):
@@ -243,7 +236,34 @@ class SampleRun:
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 of one video."""
-        return np.stack(list(self._frames(job, latent)))
+        return np.stack(list(self.decoded(job, latent)))
+
+    def decoded(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
+        """Frames (H, W, 3) uint8 of one video, as they are decoded."""
+        looping = self._looping(job.video)
+        decoded = looping.frames(latent, job.video) if looping else self.pipeline.decode(latent[None], job.video.frames)
+        for chunk in progress(decoded, "decoding", "chunk"):
+            if not np.isfinite(chunk).all():
+                raise NumericsError(
+                    f"{job.name}: decoding gave NaN or infinity; try --set backend.dtype.vae=fp32, or check the weights"
+                )
+            yield from to_uint8(chunk)[0]
+
+    def sidecar(self, job: Job) -> dict[str, Any]:
+        """Everything that is needed to make a video again."""
+        from duosora import __version__
+
+        return {
+            "duosora": __version__,
+            "versions": self.backend.versions(),
+            "prompt": job.prompt.text,
+            "prompt_in_template": job.text,
+            "negative_prompt": job.negative,
+            "seed": job.seed,
+            "frames_height_width": list(job.video),
+            "conditions": list(job.prompt.conditions),
+            "config": _config_of(self.config, job),
+        }
 
     def _precision(self) -> Precision:
         options = self.config.backend
@@ -265,7 +285,7 @@ class SampleRun:
         jobs = []
         for prompt, (text, negative) in zip(prompts, self._texts(prompts), strict=True):
             given = self._given(prompt)
-            video = self._video()
+            video = self.video
             if given.images and not config.condition.crop:
                 video = VideoShape(config.video.frames, *given.images[0].shape[:2])
             first = config.seed if prompt.seed is None else prompt.seed
@@ -278,7 +298,6 @@ class SampleRun:
                         text=text,
                         negative=negative,
                         seed=seed,
-                        output=self._output(prompt, seed, video),
                         video=video,
                         placed=placed,
                     )
@@ -286,7 +305,7 @@ class SampleRun:
         return jobs
 
     def _jobs_with_references(self, prompts: list[Prompt], references: References) -> list[Job]:
-        config, video = self.config, self._video()
+        config, video = self.config, self.video
         wishes = [read_wish(prompt, config.condition) for prompt in prompts]
         segments = [
             replace(prompt, text=text)
@@ -303,13 +322,8 @@ class SampleRun:
             for seed in range(first, first + config.samples_per_prompt):
                 random.check_seed(seed)
                 said = tuple(of_clips.at(loop) for loop in range(self.loops.count))
-                output = self._output(prompt, seed, video)
-                jobs.append(Job(prompt, said[0], negatives[0], seed, output, video, placed, said))
+                jobs.append(Job(prompt, said[0], negatives[0], seed, video, placed, said))
         return jobs
-
-    def _output(self, prompt: Prompt, seed: int, video: VideoShape) -> Path:
-        suffix = ".png" if video.frames == 1 else ".mp4"
-        return self.config.output.folder / f"{prompt.name}_{seed}{suffix}"
 
     def _texts(self, prompts: list[Prompt]) -> list[tuple[str, str | None]]:
         """Each prompt in its template, and its negative prompt, as the model can read them."""
@@ -350,16 +364,15 @@ class SampleRun:
             raise ShapeError(f"{', '.join(paths)}: {error}") from error
         return Conditioning(tuple(images), options.indices, options.mask_type, options.noise_strength)
 
-    def _encode(self, jobs: list[Job], on_warning: Callable[[str], None]) -> EncodedTexts:
+    def _encode(self, jobs: list[Job]) -> EncodedTexts:
         texts = self.pipeline.encode(
             [text for job in jobs for text in (job.text, *job.texts, job.negative) if text is not None]
         )
-        if not self.ranks.leads_team:
-            on_warning = _ignore
-        for text, cut in texts.cut.items():
+        for text, cut in texts.cut.items() if self.ranks.leads_team else ():
             limit = self.pipeline.max_tokens
-            on_warning(f"warning: the prompt {text[:40]!r}... is over {limit} tokens: its last {cut} are left out")
-        self.pipeline.release("text_encoder")
+            log.warning("the prompt %r... is over %d tokens: its last %d are left out", text[:40], limit, cut)
+        if not self._keeps_text_encoder:
+            self.pipeline.release("text_encoder")
         return texts
 
     def _batches(self) -> list[list[Job]]:
@@ -385,60 +398,6 @@ class SampleRun:
 
     def _channels(self) -> Channels:
         return Channels(self.pipeline.parts.vae.spec.compression)
-
-    def _outputs(self, job: Job) -> list[Path]:
-        """All files that `_write` makes; a picture and a video of one prompt and seed have the same sidecar."""
-        latents = [".safetensors"] if self.config.output.save_latents else []
-        return [job.output, *(job.output.with_suffix(suffix) for suffix in (*latents, ".json"))]
-
-    def _refuse_unwritable(self, job: Job) -> None:
-        for output in self._outputs(job):
-            refuse_unwritable(output, self.overwrite)
-        if job.video.frames > 1:
-            check_ending(job.output)
-
-    def _write(self, job: Job, latent: np.ndarray) -> None:
-        frames = self._frames(job, latent)
-        if job.video.frames == 1:
-            write_image(job.output, next(frames), self.overwrite)
-        else:
-            write_video(job.output, frames, self.config.video.fps, self.config.output.crf, self.overwrite)
-        if self.config.output.save_latents:
-            save_weights(job.output.with_suffix(".safetensors"), {"latents": latent}, overwrite=True)
-        with atomic_write(job.output.with_suffix(".json"), overwrite=True) as temporary:
-            temporary.write_text(json.dumps(self._sidecar(job), indent=1, ensure_ascii=False), encoding="utf-8")
-
-    def _frames(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
-        """Frames (H, W, 3) uint8 of one video, as they are decoded."""
-        looping = self._looping(job.video)
-        decoded = looping.frames(latent, job.video) if looping else self.pipeline.decode(latent[None], job.video.frames)
-        for chunk in progress(decoded, "decoding", "chunk"):
-            if not np.isfinite(chunk).all():
-                raise NumericsError(
-                    f"{job.output}: decoding gave NaN or infinity; "
-                    "try --set backend.dtype.vae=fp32, or check the weights"
-                )
-            yield from to_uint8(chunk)[0]
-
-    def _sidecar(self, job: Job) -> dict[str, Any]:
-        """Everything that is needed to make the video again."""
-        from duosora import __version__
-
-        return {
-            "duosora": __version__,
-            "versions": self.backend.versions(),
-            "prompt": job.prompt.text,
-            "prompt_in_template": job.text,
-            "negative_prompt": job.negative,
-            "seed": job.seed,
-            "frames_height_width": list(job.video),
-            "conditions": list(job.prompt.conditions),
-            "config": _config_of(self.config, job),
-        }
-
-
-def _ignore(_: str) -> None:
-    """What another rank says."""
 
 
 def _config_of(config: SampleConfig, job: Job) -> dict[str, Any]:

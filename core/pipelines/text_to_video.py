@@ -91,7 +91,8 @@ class TextToVideo:
     ranks: Ranks = field(default_factory=Ranks)
     draw: Draw = random.normal
     """Where all unit noise comes from."""
-    _models: dict[str, Model] = field(default_factory=dict, init=False, repr=False)
+    loaded: dict[str, Model] = field(default_factory=dict, repr=False)
+    """By kind; copies with other options share them."""
 
     def __post_init__(self) -> None:
         denoiser, vae = self.parts.denoiser.spec, self.parts.vae.spec
@@ -178,23 +179,23 @@ class TextToVideo:
 
     def model(self, kind: str) -> Model:
         """The loaded model of one part."""
-        if kind not in self._models:
+        if kind not in self.loaded:
             part: Part = getattr(self.parts, kind)
             dtype = getattr(self.precision, kind)
             options: dict[str, Any] = {}
             if kind == "denoiser":
                 options = {"attention": self.precision.attention, "compile": self.precision.compile}
                 options["sequence"] = self.ranks.sequence
-            self._models[kind] = self.backend.build(part.spec, part.open(), dtype, **options)
-        return self._models[kind]
+            self.loaded[kind] = self.backend.build(part.spec, part.open(), dtype, **options)
+        return self.loaded[kind]
 
     def use(self, kind: str, model: Model) -> None:
         """Take a model that is in memory already, one in training, until it is released."""
-        self._models[kind] = model
+        self.loaded[kind] = model
 
     def release(self, kind: str) -> None:
         """Let go of a model, so that its memory can hold another."""
-        self._models.pop(kind, None)
+        self.loaded.pop(kind, None)
         self.backend.free_memory()
 
     def _denoise_together(

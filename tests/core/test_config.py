@@ -513,7 +513,7 @@ def test_a_setting_in_the_wrong_place_does_not_make_a_file_anothers(tmp_path: Pa
 )
 def test_another_choice_leaves_out_what_only_the_former_one_had(
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     schema: type[Settings],
     text: str,
     change: str,
@@ -522,9 +522,9 @@ def test_another_choice_leaves_out_what_only_the_former_one_had(
 ) -> None:
     file = tmp_path / "x.yaml"
     file.write_text(text)
+    caplog.set_level("INFO", logger="duosora")
     settings = load(file, schema, [change])
-    told = capsys.readouterr().out.splitlines()
-    assert [line.partition(" in ")[0] for line in told] == [f"NOTE       {note}" for note in notes]
+    assert [line.partition(" in ")[0] for line in caplog.messages] == notes
     if left is not None:
         assert settings.model_dump(mode="json", exclude_unset=True) == left
     chosen = "3.0" if "shift: 3.0" in text else "trailing"

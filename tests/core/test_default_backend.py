@@ -41,7 +41,7 @@ def installed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.mark.parametrize(
     "start",
     [
-        lambda: sample.SampleRun(SampleConfig()),
+        lambda: sample.Sampling(SampleConfig()),
         lambda: reconstruct.prepare(MEDIA / "city.jpg", ReconstructConfig()),
         lambda: run.TrainRun(MOVING),
         lambda: cache_run.TextCacheRun(MOVING),
@@ -174,7 +174,7 @@ def test_a_framework_that_does_not_load_is_one_line(
 
 
 def test_records_say_which_backend_was_used() -> None:
-    sampled = sample.SampleRun(SampleConfig(), prompts=[]).config
+    sampled = sample.Sampling(SampleConfig(), prompts=[]).config
     trained = run.TrainRun(MOVING, is_dry=True).config
     perceptual = SimpleNamespace(backend=SimpleNamespace(name="mindspore"))
     measured = clips.Evaluation([], [], ("lpips",), perceptual, EvaluateConfig(), False).config

@@ -14,7 +14,8 @@ from duosora.core.errors import ConfigError
 from duosora.core.io.images import write_image
 from duosora.core.io.video import read_video
 from duosora.core.io.weights import open_weights
-from duosora.core.pipelines.sample import SampleRun
+from duosora.core.pipelines.sample import Sampling
+from duosora.core.pipelines.sample_files import SampleFiles
 
 pytestmark = pytest.mark.processes
 CONFIG = Path(__file__).parents[2] / "configs/sample/tiny.yaml"
@@ -31,7 +32,7 @@ def settings(backend: str, out: Path, prompts: tuple[str, ...], more: tuple[str,
 
 
 def on_one(backend: str, out: Path, prompts: tuple[str, ...], more: tuple[str, ...] = ()) -> None:
-    assert list(SampleRun(load(CONFIG, SampleConfig, settings(backend, out, prompts, more))).run())
+    assert list(SampleFiles(Sampling(load(CONFIG, SampleConfig, settings(backend, out, prompts, more)))).run())
 
 
 def on_many(backend: str, world: int, out: Path, prompts: tuple[str, ...], *parallel: str) -> list[str]:
@@ -105,7 +106,7 @@ def test_processes_that_the_sequence_does_not_divide_are_refused(tmp_path: Path)
     config = load(CONFIG, SampleConfig, settings("torch", tmp_path, ("a star",), ("sampler.guidance=1",)))
     config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"sequence": 2})})
     with pytest.raises(ConfigError, match="does not divide 1 processes; parallel.sequence works with 1"):
-        SampleRun(config)
+        SampleFiles(Sampling(config))
 
 
 ROUNDING = 2e-5

@@ -60,6 +60,14 @@ def test_every_module_imports_without_a_framework(package: str) -> None:
     assert not FRAMEWORKS & set(loaded)
 
 
+def test_importing_duosora_loads_nothing_and_its_names_no_framework() -> None:
+    code = "import sys, json, duosora; first = [*sys.modules]; duosora.load; print(json.dumps([first, [*sys.modules]]))"
+    first, then = ({name.partition(".")[0] for name in names} for names in json.loads(run(code)))
+    assert not (HEAVY | {"pydantic", "typer", "tqdm"}) & first
+    assert "numpy" in then
+    assert not FRAMEWORKS & then
+
+
 def test_help_of_every_verb_imports_nothing_heavy() -> None:
     loaded = json.loads(run(HELP))
     assert {"", "sample", "data check", "cache text"} <= set(loaded)

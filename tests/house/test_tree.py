@@ -12,7 +12,7 @@ from duosora.core.config.loading import load
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("core", "backends", "convert")
-TOP_LEVEL_FOLDERS = {*ROOMS, "scripts", "configs", "tests", "src", "docs", "benchmarks", ".ci"}
+TOP_LEVEL_FOLDERS = {*ROOMS, "scripts", "configs", "tests", "src", "docs", "benchmarks", "examples", ".ci"}
 TEXT_SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".json", ".jsonl", ".txt", ".sh", ".cfg", ""}
 SCHEMAS = {"sample": schema.SampleConfig, "reconstruct": schema.ReconstructConfig, "train": training.TrainConfig}
 """What the files in each folder of configs/ are read as."""
