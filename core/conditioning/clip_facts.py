@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..models.kinds import DenoiserSpec
 from ..shapes import VideoShape
 
 PICTURE_FPS = 120.0
@@ -20,3 +21,9 @@ def clip_facts(video: VideoShape, fps: float, batch: int) -> dict[str, np.ndarra
         "fps": PICTURE_FPS if video.frames == 1 else fps,
     }
     return {name: np.full(batch, value, np.float32) for name, value in values.items()}
+
+
+def facts_for(spec: DenoiserSpec, video: VideoShape, fps: float) -> dict[str, np.ndarray]:
+    """Those of one clip that a denoiser reads, under their names in Given."""
+    facts = clip_facts(video, fps, batch=1)
+    return {name: facts[name] for name in ("fps", "height", "width") if name in spec.given}

@@ -5,6 +5,7 @@ Both clips of a pair are read side by side, a few frames at a time, so memory do
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -243,14 +244,27 @@ def find_pairs(reference: Path, generated: Path) -> tuple[list[Pair], list[Path]
     """The pairs of two folders and what is inside them, by path without the ending; and the files that are no clips.
 
     Where several have the same name, videos are compared with videos and pictures with pictures, and of these first
-    those with the same ending. A clip that is on one side only, or twice on a side (a.mp4 and a.mkv, neither of which
+    those with the same ending. a.mov.mp4, as `reconstruct` calls its result beside one of a.mkv, belongs to a.mov. A
+    clip that is on one side only, or twice on a side (a.mp4 and a.mkv, neither of which
     the other side has), makes a pair with a problem. Hidden files are no clips.
     Raises: MediaError when a folder holds no clip.
     """
     listed = [_list_clips(folder) for folder in (reference, generated)]
     first, second = (clips for clips, _ in listed)
-    pairs = [pair for name in sorted({*first, *second}) for pair in _pairs(name, first[name], second[name])]
+    pairs = _pairs_by_full_name(reference, first, second)
+    pairs += [pair for name in sorted({*first, *second}) for pair in _pairs(name, first[name], second[name])]
     return pairs, [path for _, others in listed for path in others]
+
+
+def _pairs_by_full_name(folder: Path, reference: dict[str, list[Path]], generated: dict[str, list[Path]]) -> list[Pair]:
+    """Take out the clips whose names without the ending are whole names of references, with these."""
+    pairs = []
+    for name in sorted(generated.keys() - reference.keys()):
+        namesakes = reference.get(os.path.splitext(name)[0], [])
+        if folder / name in namesakes:
+            namesakes.remove(folder / name)
+            pairs.append(_pair(name, [folder / name], generated.pop(name)))
+    return pairs
 
 
 def _pairs(name: str, reference: list[Path], generated: list[Path]) -> Iterator[Pair]:

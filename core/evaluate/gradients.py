@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 
 from .. import random
+from ..conditioning.clip_facts import facts_for
 from ..models.kinds import AutoencoderSpec, DenoiserSpec
 from ..pipelines.sample import Sampling
+from ..seam.models import Given
 from ..seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
 from ..train.objectives import DiffusionObjective
 
@@ -29,11 +31,13 @@ def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     latent = run.pipeline.sizes(job.video).latent
     shape = (1, spec.latent_channels, *latent)
     further = spec.further_channels
+    text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     batch = DiffusionBatch(
         latents=random.normal(shape, job.seed, "parity latents"),
         noise=random.normal(shape, job.seed, "parity noise"),
-        text=random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text"),
+        text=text,
         text_mask=None,
+        given=Given(text=text, **facts_for(spec, job.video, run.config.video.fps)),
         condition=random.normal((1, further, *latent), job.seed, "parity condition") if further else None,
         **DiffusionObjective().at(np.array([500]))._asdict(),
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..conditioning.clip_facts import clip_facts
+from ..conditioning.clip_facts import facts_for
 from ..config.schema import DTypeSettings, SampleConfig
 from ..config.settings import with_setting
 from ..maths import metrics
@@ -124,7 +124,9 @@ class TwinRuns:
 
     def compare_gradients(self) -> dict[str, list[Difference]]:
         """The differences of the gradients of each block, in the order of the blocks."""
-        models = {"denoiser": denoiser_gradients, "autoencoder": autoencoder_gradients}
+        models = {"denoiser": denoiser_gradients}
+        if len(self.runs[0].pipeline.parts.vae.spec.posteriors) == 1:  # those with more are not trained yet
+            models["autoencoder"] = autoencoder_gradients
         return {
             model: _worst_of_blocks(*(gradients(run, self.dtype) for run in self.runs))
             for model, gradients in models.items()
@@ -200,8 +202,7 @@ def _denoiser(run: Sampling) -> Outputs:
     text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
 
-    told = clip_facts(job.video, run.config.video.fps, batch=1)
-    facts = {name: told[name] for name in ("fps", "height", "width") if name in spec.given}
+    facts = facts_for(spec, job.video, run.config.video.fps)
 
     def call() -> Array:
         condition = model.condition(Given(text=text, **facts), latent)

@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import random
 from ..conditioning.base import ClipState, Encode
-from ..conditioning.clip_facts import clip_facts
+from ..conditioning.clip_facts import facts_for
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..models.finding import Part
@@ -236,7 +236,7 @@ class TextToVideo:
         self, requests: Sequence[VideoRequest], texts: EncodedTexts, video: VideoShape, guidance: Guidance
     ) -> Given:
         """What the denoiser reads, for this rank's part of the network batch; nothing else is handed over."""
-        reads, halves = self.parts.denoiser.spec.given, self.ranks.cfg
+        halves = self.ranks.cfg
         wanted = [(request.prompt, False) for request in requests]
         # A learned null caption stands in for the prompt, under the prompt's own mask.
         unwanted = [(request.prompt if request.negative is None else request.negative) for request in requests]
@@ -246,18 +246,13 @@ class TextToVideo:
             rows = null + wanted if halves.size == 1 else (null, wanted)[halves.index]
         states, mask = texts.batch([text for text, _ in rows])
         is_null = np.array([is_null for _, is_null in rows])
-        facts = {name: values for name, values in _facts(video, requests).items() if name in reads}
+        of_each = [facts_for(self.parts.denoiser.spec, video, request.fps) for request in requests]
+        facts = {name: np.concatenate([each[name] for each in of_each]) for name in of_each[0]}
         return Given(text=states, text_mask=mask, is_null=is_null if is_null.any() else None, **facts)
 
     def _drawn(self, video: VideoShape, seed: int, purpose: str, loop: int, step: int = 0) -> np.ndarray:
         shape = (self.parts.denoiser.spec.latent_channels, *self.sizes(video).latent)
         return self.draw(shape, seed, f"{purpose}, loop {loop}" if loop else purpose, step=step)
-
-
-def _facts(video: VideoShape, requests: Sequence[VideoRequest]) -> dict[str, np.ndarray]:
-    """What may be told of each clip, (B,) each."""
-    of_each = [clip_facts(video, request.fps, batch=1) for request in requests]
-    return {name: np.concatenate([facts[name] for facts in of_each]) for name in ("height", "width", "fps")}
 
 
 def _strength(states: Sequence[ClipState]) -> np.ndarray | None:

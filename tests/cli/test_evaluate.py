@@ -199,6 +199,20 @@ def test_of_several_clips_of_one_name_and_kind_those_of_one_ending_are_a_pair(
     assert {pair.name: pair.problem for pair in pairs} == found
 
 
+def test_a_result_that_kept_the_ending_of_its_original_belongs_to_it(tmp_path: Path) -> None:
+    originals = ("a.jpg", "a.mp4", "b.png", "deep/a.mkv", "deep/a.mov")
+    results = ("a.jpg.png", "a.mp4.mp4", "b.png", "deep/a.mkv.mp4", "deep/a.mov.mp4")
+    for name in (*(f"reference/{name}" for name in originals), *(f"generated/{name}" for name in results)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    found, _ = find_pairs(tmp_path / "reference", tmp_path / "generated")
+    made = {(str(pair.reference), str(pair.generated), pair.problem) for pair in found}
+    sides = (f"{tmp_path}/reference", f"{tmp_path}/generated")
+    assert made == {
+        (f"{sides[0]}/{one}", f"{sides[1]}/{other}", None) for one, other in zip(originals, results, strict=True)
+    }
+
+
 def test_a_webp_that_moves_is_compared_frame_by_frame(tmp_path: Path, clip: np.ndarray) -> None:
     first, *others = map(Image.fromarray, clip)
     first.save(tmp_path / "a.webp", save_all=True, append_images=others, duration=100, lossless=True)

@@ -22,6 +22,7 @@ class StubSpec:
     given: ClassVar[frozenset[str]] = frozenset({"text"})
     output: ClassVar[str] = "mean"
     further_channels: ClassVar[int] = 0
+    most_tokens: ClassVar[int | None] = None
     latent_channels: ClassVar[int] = 8
     text_channels: ClassVar[int] = 64
     patch: ClassVar[Patch] = Patch(1, 1)
