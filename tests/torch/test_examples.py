@@ -1,6 +1,6 @@
 """The programs of examples/ run, each as a newcomer runs it."""
 
-import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +10,7 @@ import pytest
 
 from duosora.core.io.video import open_video
 
+README = Path(__file__).parents[2] / "README.md"
 EXAMPLES = Path(__file__).parents[2] / "examples"
 FILES = {
     "text_to_video": {"ring.mp4", "ring.json", "0.mp4", "0.json", "1.mp4", "1.json"},
@@ -23,9 +24,16 @@ FILES = {
 
 def run(name: str, folder: Path) -> str:
     program = [sys.executable, EXAMPLES / f"{name}.py", folder / "made"]
-    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False, env={**os.environ})
+    done = subprocess.run(program, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+@pytest.mark.slow
+def test_the_lines_of_the_readme_run(tmp_path: Path) -> None:
+    (lines,) = re.findall(r"```python\n(import duosora\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, check=True)
+    assert {path.name for path in tmp_path.iterdir()} == {"ring.mp4", "ring.json"}
 
 
 def test_every_example_is_run() -> None:
