@@ -76,9 +76,7 @@ def open_part(kind: str, name: str, seed: int = 0) -> Part:
     part = recognise(Path(name))
     if part.family not in families:
         needed = " or ".join(family.title for family in families)
-        raise ConfigError(
-            f"model.{kind} = {short_name(name)}: this is a {part.family.title} model, a {needed} one is needed"
-        )
+        raise ConfigError(f"model.{kind} = {short_name(name)}: its model is {part.family.title}, {needed} is needed")
     return part
 
 
