@@ -191,6 +191,7 @@ def test_doctor_tells_whether_cann_and_mindspore_belong_together(
     assert "not checked" in report[2]
 
 
+@pytest.mark.slow
 def test_parity_compares_blocks_and_videos(duosora: Callable, tmp_path: Path) -> None:
     settings = ("video.frames=1", "video.height=32", "video.width=32", "sampler.steps=2", 'prompts.sources=["a star"]')
     changes = [word for setting in settings for word in ("--set", setting)]

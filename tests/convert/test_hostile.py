@@ -191,6 +191,7 @@ def test_nothing_swells_or_goes_on_for_ever(tmp_path: Path, content: bytes) -> N
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["pth", "ckpt", "safetensors"])
 def test_tensors_are_not_without_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     path = tmp_path / f"x.{ending}"

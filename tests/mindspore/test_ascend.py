@@ -28,6 +28,7 @@ def test_every_form_gives_what_its_twin_for_a_cpu_gives(ascend: None, dtype: str
     assert {name: far for name, far in found.items() if not far <= TOLERANCE[dtype]} == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_models_keep_within_what_the_operators_allow(ascend: None, case: str) -> None:
     result = run_case(Case(GOLDENS / case), MindSporeBackend("cpu"))

@@ -19,7 +19,7 @@ MANIFESTS, CASES = find_all(FOLDER)
 
 BACKENDS = {"torch": "cpu", "mindspore": "cpu"}
 """Backends that have to be there, and the device each is tried on."""
-SLOW = {"mindspore": {"loss", "pipeline", "wfvae"}}
+SLOW = {"mindspore": {"e2e", "loss", "pipeline", "train", "wfvae"}}
 """Families that take a backend long on a CPU."""
 
 

@@ -46,6 +46,7 @@ def gradients(backend: Backend, frames: int) -> dict[str, np.ndarray]:
     return {name: backend.to_numpy(gradient) for name, gradient in zip(parameters, found, strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frames", [1, 20])
 def test_gradients_of_both_backends_are_the_same(frames: int) -> None:
     torchs, mindspores = (gradients(get(name, "cpu"), frames) for name in ("torch", "mindspore"))
