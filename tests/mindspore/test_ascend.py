@@ -35,6 +35,7 @@ def test_models_keep_within_what_the_operators_allow(ascend: None, case: str) ->
     assert result.passed, result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lengths", [(9, 9), (9, 3)])
 @pytest.mark.parametrize("valid_columns", [8, 5])
 def test_flash_attention_gives_what_the_default_gives(
