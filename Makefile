@@ -1,8 +1,8 @@
 # make demo   a first video from a prompt, and a real clip through the autoencoder, into outputs/demo; BACKEND=mindspore
 #             does it with MindSpore
 # make tiny   train the tiny models of core/models/tiny from nothing, into runs/tiny; goes on where it was ended
-# make test   lint, types, import rules and every test: what CI runs; about fifteen minutes on two cores
-# make quick  the same without the tests that start several processes, compile, install, or take long: about three minutes
+# make test   lint, types, import rules and every test: what CI runs; about seventeen minutes on two cores
+# make quick  the same without the tests that start several processes, compile, install, or take long: under three minutes
 # make lint   the same without any test
 # make parity measure how far MindSpore is from torch, into docs/parity.md
 # make clean  remove .venv and caches
