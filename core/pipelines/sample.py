@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import random
+from .. import random, samplers
 from ..conditioning.channels import Channels, Conditioning, PlacedFrames, fitted
 from ..conditioning.files import condition_files, read_clip, read_pictures
 from ..conditioning.references import PlacedReferences, References
@@ -157,6 +157,18 @@ class Sampling:
             group = compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
             self.references = References(compression, condition.align or group, loop.count)
             self.loops.check(compression, video)
+            if loop.count > 1:
+                self._need_late_frames(f"loop.count = {loop.count} needs")
+
+    def _need_late_frames(self, what: str) -> None:
+        """Raises: ConfigError when the sampler cannot keep frames as they are given, or start them later."""
+        if samplers.resolve(self.config.sampler.name).starts_frames_late:
+            return
+        others = ", ".join(sampler.name for sampler in samplers.SAMPLERS if sampler.starts_frames_late)
+        raise ConfigError(
+            f"sampler.name = {self.config.sampler.name}: moves all frames from the first step, and "
+            f"{what} one of {others}"
+        )
 
     @property
     def video(self) -> VideoShape:
@@ -317,6 +329,8 @@ class Sampling:
         for prompt, wish in zip(prompts, wishes, strict=True):
             texts, negatives = zip(*(next(read) for _ in wish.texts.texts), strict=True)
             placed = place_references(wish, references, video, config.condition, config.media)
+            if placed.placements:
+                self._need_late_frames(f"the references of {wish.where} need")
             of_clips = replace(wish.texts, texts=texts)
             first = config.seed if prompt.seed is None else prompt.seed
             for seed in range(first, first + config.samples_per_prompt):

@@ -90,7 +90,7 @@ class Sampler(ABC):
 
         x and noise (B, C, T, H, W); enters (B, 1, T, 1, 1), 1.0 or 0.0.
         """
-        raise NotImplementedError(f"{self.name} moves all frames from the first call on")
+        raise ConfigError(f"sampler {self.name}: moves all frames from the first call on")
 
     @abstractmethod
     def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array: ...

@@ -86,6 +86,12 @@ def test_a_video_is_gone_on_from(duosora: Callable, tmp_path: Path) -> None:
         ("0", ["loop.count=2", "loop.condition_frames=4"], "loop.condition_frames = 4: needs a multiple of 5"),
         ("0", ["loop.count=2", "loop.condition_frames=10"], "needs a multiple of 5 latent frames below the 10"),
         ("0", ["condition.indices=[0]"], "condition.indices: only inpaint models have a use for it"),
+        (
+            "0,0,0,0,1,0.4",
+            ["sampler.name=flow_euler"],
+            "flow_euler: moves all frames from the first step",
+        ),
+        ("0", ["sampler.name=flow_euler"], "the references of prompt 'a dog"),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_any_work(
@@ -97,6 +103,13 @@ def test_what_does_not_fit_is_one_line_before_any_work(
     assert told in outcome.err
     assert outcome.err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_clips_that_go_on_from_each_other_need_a_sampler_that_keeps_frames(duosora: Callable, tmp_path: Path) -> None:
+    options = ("-s", "loop.count=2", "-s", "sampler.name=flow_euler")
+    outcome = duosora("sample", "a dog", *TINY, *options, "--out", tmp_path / "out")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "loop.count = 2 needs one of rflow" in outcome.err
 
 
 @pytest.mark.parametrize(

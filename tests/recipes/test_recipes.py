@@ -25,6 +25,19 @@ from duosora.core.samplers.rflow import RFlow
 from duosora.core.shapes import VideoShape
 
 ROOT = Path(__file__).parents[2]
+PUBLISHED_OF_1_2 = {
+    "sampler.name": "rflow",
+    "sampler.steps": 30,
+    "sampler.guidance": 7.0,
+    "prompts.aesthetic": 6.5,
+    "prompts.negative": None,
+    "prompts.max_tokens": 300,
+    "video.frames": 51,
+    "video.height": 240,
+    "video.width": 426,
+    "video.fps": 24.0,
+}
+"""configs/opensora-v1-2/inference/sample.py of hpcaitech Open-Sora at v1.2.0."""
 EACH = pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
 
 
@@ -219,3 +232,8 @@ def test_parts_of_two_recipes_are_told() -> None:
     assert mixed(plan, {"denoiser": wide, "vae": tiny}) == [
         "model.vae = tiny is of the tiny model, while settings follow Open-Sora Plan v1.3"
     ]
+
+
+def test_open_sora_1_2_is_sampled_as_its_published_configuration_says() -> None:
+    said = recipes.named("opensora_v1_2").sampling_settings()
+    assert {path: said[path] for path in PUBLISHED_OF_1_2} == PUBLISHED_OF_1_2
