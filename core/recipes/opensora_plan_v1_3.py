@@ -47,4 +47,5 @@ RECIPE = Recipe(
         "learning_rate.peak": 1e-5,
         "ema.decay": 0.9999,
     },
+    clips={"denoiser": {"max_area": 236544}, "vae": {"frames": 25, "height": 256, "width": 256}},
 )
