@@ -62,10 +62,13 @@ class ClipLoader:
         mixes_sizes: bool = False,
         text_of: TextOf | None = None,
         moments_of: MomentsOf | None = None,
+        keeps_dropped: bool = False,
     ) -> None:
         """accumulation: micro-batches of a step, of which one of several readers reads every so many-th; their number
         divides it. sp_size: ranks that share the frames of one sample. mixes_sizes: sizes follow each other in as small
         parts as can be, whatever the settings say, so that the first few micro-batches show many of them.
+
+        keeps_dropped: captions that are dropped stay, and batches say which they are.
 
         With moments_of no media file is opened, and the crop in time is the first epoch's in all of them.
         Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on;
@@ -75,7 +78,7 @@ class ClipLoader:
         self.compression, self.patch = compression, patch
         self.parts = range(reader, accumulation, readers)
         """Of a step's micro-batches, those that are read here."""
-        self.captioner = Captioner(settings, seed)
+        self.captioner = Captioner(settings, seed, keeps_dropped)
         self._masks = ConditionMasks(settings.masks, seed) if settings.masks else None
         self._text_of, self._has_moments = text_of, moments_of is not None
         self._runner = make_runner(settings.workers, settings.timeout_seconds)
@@ -216,8 +219,21 @@ class ClipLoader:
             moments=moments,
             text=tuple(states) if any(text is not None for text in states) else None,
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
+            sizes=tuple(self._size(sample) for sample in begun.samples),
+            fps=(self.settings.fps,) * len(records),
+            is_null=self._null(begun),
             failures=tuple(failures),
         )
+
+    def _size(self, sample: Sample) -> VideoShape:
+        if self._has_moments or sample.array is None:
+            return self.plan.shape(sample.place)
+        return VideoShape(*sample.array.shape[1:])
+
+    def _null(self, begun: _Begun) -> tuple[bool, ...]:
+        if not self.captioner.keeps_dropped:
+            return ()
+        return tuple(self.captioner.is_dropped(sample.number) for sample in begun.samples)
 
     def _text(self, sample: Sample) -> tuple[str, np.ndarray | None]:
         """The caption of a sample and, where they are asked for, its states, which may be damaged like a clip."""
@@ -227,8 +243,8 @@ class ClipLoader:
             caption = self.captioner.caption(record, number, sample.epoch, sample.number)
             if self._text_of is None:
                 return caption, None
-            is_dropped = self.captioner.is_dropped(sample.number) or not record.captions
-            pick = None if is_dropped else self.captioner.pick(record, number, sample.epoch)
+            is_left = not self.captioner.is_dropped(sample.number) or self.captioner.keeps_dropped
+            pick = None if not record.captions or not is_left else self.captioner.pick(record, number, sample.epoch)
             try:
                 return caption, self._text_of(record, pick)
             except MediaError as error:

@@ -33,9 +33,14 @@ RECIPE = Recipe(
     training={
         "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
+        "objective.timestep_transform": True,
+        "objective.equal_micro_batches": True,
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.0,
         "learning_rate.peak": 1e-4,
+        "learning_rate.starts_above_zero": True,
         "ema.decay": 0.99,
+        "ema.warms_up": False,
+        "validation.timesteps": 10,
     },
 )

@@ -35,6 +35,8 @@ class Readers:
     patch: Patch = NO_PATCHES
     text_channels: int | None = None
     """Of text states, for records that bring them."""
+    keeps_dropped: bool = False
+    """Captions that are dropped stay, as the denoiser has a null caption of its own."""
 
     def open(
         self, data: DataSettings, latents: LatentCache | None = None, readers: int = 1, reader: int = 0
@@ -53,6 +55,7 @@ class Readers:
             reader=reader,
             text_of=self._record_texts(source),
             moments_of=None if latents is None else latents.moments,
+            keeps_dropped=self.keeps_dropped,
         )
 
     def open_share(
