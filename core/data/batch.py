@@ -42,7 +42,9 @@ class ClipBatch:
     sizes: tuple[VideoShape, ...] = ()
     """Of each clip in pixels, without padding."""
     fps: tuple[float, ...] = ()
-    """Of each clip, frames shown per second; a picture's means nothing."""
+    """Frames per second that each clip is shown at; of a picture it means nothing."""
+    bucket: str | None = None
+    """Resolution and frames of the bucket that all clips are in, as "240p 51", where there are buckets."""
     is_null: tuple[bool, ...] = ()
     """Of each caption, whether the denoiser's learned null caption is to stand in for it; (): of none."""
     failures: tuple[ReadFailure, ...] = field(default=())

@@ -42,7 +42,7 @@ class MicroBatchFacts:
     failures: Sequence[str]
     """Why clips had to be replaced, a line each."""
     size: str = ""
-    """Of the clips: height x width in pixels and frames."""
+    """Of the clips: the bucket that they are in, or height x width in pixels and frames."""
 
 
 class Fed(NamedTuple):
@@ -92,8 +92,14 @@ class Feeding:
 
     def _facts(self, clips: ClipBatch, batch: Any) -> MicroBatchFacts:
         failures = tuple(f"{failure.path}: {failure.reason}" for failure in clips.failures)
-        size = f"{clips.sizes[0].height}x{clips.sizes[0].width} {clips.sizes[0].frames}" if clips.sizes else ""
-        return MicroBatchFacts(len(clips.samples), self.makes.work(batch), clips.sources, failures, size)
+        return MicroBatchFacts(len(clips.samples), self.makes.work(batch), clips.sources, failures, _size_of(clips))
+
+
+def _size_of(clips: ClipBatch) -> str:
+    if clips.bucket is not None or not clips.sizes:
+        return clips.bucket or ""
+    first = clips.sizes[0]
+    return f"{first.height}x{first.width} {first.frames}"
 
 
 def _packed(batches: Sequence[DiffusionBatch]) -> dict[str, np.ndarray]:
