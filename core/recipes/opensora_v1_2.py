@@ -33,6 +33,7 @@ RECIPE = Recipe(
     training={
         "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
+        "autoencoder.pair_weights": {},
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.0,
         "learning_rate.peak": 1e-4,
