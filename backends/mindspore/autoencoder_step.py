@@ -127,7 +127,8 @@ class AutoencoderTrainStep:
             if statistics:
                 statistics.begin()
             for batch in batches:
-                terms = learning.backward(partial(share_of, batch))
+                with autocast(self.device, self.dtype):  # the backward pass too, in which blocks are computed again
+                    terms = learning.backward(partial(share_of, batch))
                 reports.append({name: float(term) for name, term in terms.items()})
             if statistics:
                 statistics.exchange(len(batches))

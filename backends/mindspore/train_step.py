@@ -71,7 +71,8 @@ class DiffusionTrainStep:
 
         def gradients() -> float:
             parts = [partial(part, *each) for each in zip(batches, shares, strict=True)]
-            losses = [float(self.optimization.backward(each)["loss"]) for each in parts]
+            with self._autocast():  # the backward pass too, in which blocks are computed again
+                losses = [float(self.optimization.backward(each)["loss"]) for each in parts]
             return float(np.mean(joined(self.ranks, np.array(losses))))
 
         loss, update = self.optimization.take(gradients, lr, ema_decay, reject_above)

@@ -34,11 +34,16 @@ def batch_order(
     permutation: of so many numbers, called once for each bucket in the order they first come, then for the batches;
     None: nothing is shuffled. drop_last: leave out what gives no whole batch or step; else samples, and batches, come
     twice to fill it. is_upstream: a bucket of less than half a batch gives none, and a batch that fills the last step
-    goes on in its bucket, past whose end it is empty.
+    goes on in its bucket, past whose end it is empty. It is cut before it is shuffled, so the same samples are left out
+    of every epoch.
     """
-    groups = _whole_batches(_grouped(buckets), batch_size, drop_last, is_upstream)
+    groups = _grouped(buckets)
+    if is_upstream:
+        groups = _whole_batches(groups, batch_size, drop_last, is_upstream)
     if permutation is not None:
         groups = {bucket: [group[place] for place in permutation(len(group))] for bucket, group in groups.items()}
+    if not is_upstream:
+        groups = _whole_batches(groups, batch_size, drop_last, is_upstream)
     access = [bucket for bucket, group in groups.items() for _ in range(len(group) // batch_size(bucket))]
     if permutation is not None:
         access = [access[place] for place in permutation(len(access))]

@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..errors import ConfigError
 from ..printable import short_name
 from ..shapes import VideoShape
@@ -79,8 +81,18 @@ class SizeTable:
 
     def nearest_ratio(self, resolution: str, height: int, width: int) -> str:
         """The decimal of a resolution's proportion nearest to that of a picture; of equal ones the first."""
-        wanted = height / width
-        return min(self.resolution(resolution).sizes, key=lambda decimal: abs(float(decimal) - wanted))
+        (number,) = self.nearest_ratios(resolution, np.array([height]), np.array([width]))
+        return list(self.resolution(resolution).sizes)[number]
+
+    def nearest_ratios(self, resolution: str, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        """The numbers of these proportions among those of a resolution, (N,)."""
+        wanted = heights / widths
+        nearest, least = np.zeros(len(wanted), int), np.full(len(wanted), np.inf)
+        for number, decimal in enumerate(self.resolution(resolution).sizes):
+            distance = np.abs(float(decimal) - wanted)
+            nearest[distance < least] = number
+            np.minimum(least, distance, out=least)
+        return nearest
 
     def _number(self, ratio: str) -> float:
         if ratio in self.ratios:

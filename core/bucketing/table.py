@@ -7,28 +7,19 @@ Source: opensora/datasets/bucket.py of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ..config.buckets import Chances, read_chances, read_frames
 from ..errors import ConfigError
 from ..shapes import VideoShape
+from .draws import first_draws
 from .size_table import SizeTable
 
 FILLED = 0.8
 """Part of a resolution's pixels that a sample must have."""
-
-
-class Chances(NamedTuple):
-    """What a table says of a resolution and a length."""
-
-    keep: float
-    """Probability that a sample which fits stays here; else it goes to the next smaller resolution."""
-    consider: float
-    """Probability that this length is looked at; else the next shorter one is."""
-    batch_size: int | None
-    """None: nothing stays here."""
 
 
 class Bucket(NamedTuple):
@@ -47,43 +38,68 @@ class BucketTable:
         """table: {resolution: {frames: (keep or (keep, consider), batch size)}}. Raises: ConfigError."""
         entries = {
             name: {
-                _frames(frames, f"{where}.{name}"): _chances(pair, f"{where}.{name}.{frames}")
+                _at(f"{where}.{name}", read_frames, frames): _at(f"{where}.{name}.{frames}", read_chances, pair)
                 for frames, pair in row.items()
             }
             for name, row in table.items()
         }
-        pixels = {name: sizes.resolution(name).pixels for name in entries}
+        pixels = {name: _pixels(sizes, name, where) for name in entries}
         self.sizes = sizes
         self.entries: dict[str, dict[int, Chances]] = {
             name: dict(sorted(entries[name].items(), reverse=True))
             for name in sorted(entries, key=lambda name: pixels[name], reverse=True)
         }
         """In the order in which they are tried."""
+        self.buckets = tuple(
+            Bucket(name, frames, ratio)
+            for name, row in self.entries.items()
+            for frames in row
+            for ratio in sizes.resolution(name).sizes
+        )
+        """All that there are: by how many the seeds of neighbouring samples differ."""
         places = [(name, frames) for name, row in self.entries.items() for frames in row]
         self._numbers = {place: number for number, place in enumerate(places)}
+        self._first = {bucket[:2]: number for number, bucket in reversed(list(enumerate(self.buckets)))}
 
-    @property
-    def num_buckets(self) -> int:
-        """Of all resolutions, lengths and proportions: by how much the seeds of neighbouring samples differ."""
-        return sum(len(row) * len(self.sizes.resolution(name).sizes) for name, row in self.entries.items())
-
-    def seed_of(self, sample: int, seed: int, epoch: int) -> int:
-        """The seed of a sample's draws."""
-        return seed + epoch + sample * self.num_buckets
+    def seeds_of(self, samples: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+        """The seeds of the draws of samples by their numbers (N,), as uint64."""
+        step = np.uint64(len(self.buckets))
+        return (
+            np.uint64(seed + epoch & (1 << 64) - 1) + samples.astype(np.uint64) * step
+        )  # past the end they wrap round
 
     def assign(self, frames: int, height: int, width: int, seed: int, interval: int = 1) -> Bucket | None:
-        """The bucket of a clip, or of a picture, which has one frame; None: it is left out.
+        """As assign_all, of one; None: it is left out."""
+        of_one = (np.array([frames]), np.array([height]), np.array([width]), np.array([seed], np.uint64))
+        (number,) = self.assign_all(*of_one, interval)
+        return None if number < 0 else self.buckets[number]
+
+    def assign_all(
+        self, frames: np.ndarray, heights: np.ndarray, widths: np.ndarray, seeds: np.ndarray, interval: int = 1
+    ) -> np.ndarray:
+        """The number in `buckets` of each clip, or picture, which has one frame; -1: it is left out. All (N,).
 
         interval: a clip is thinned to every so many frames. It must have more frames than its bucket needs, not just as
         many (quirk Q17).
         """
+        found = np.full(len(frames), -1)
         for name, row in self.entries.items():
-            if height * width < FILLED * self.sizes.resolution(name).pixels:
-                continue
-            found = self._picture(name, row, seed) if frames == 1 else self._clip(name, row, frames, interval, seed)
-            if found is not None:
-                return Bucket(name, found, self.sizes.nearest_ratio(name, height, width))
-        return None
+            samples = np.flatnonzero((found < 0) & self._fills(name, heights, widths))
+            lengths = self._lengths(name, row, frames[samples], seeds[samples], interval)
+            samples, lengths = samples[lengths > 0], lengths[lengths > 0]
+            ratios = self.sizes.nearest_ratios(name, heights[samples], widths[samples])
+            firsts = {length: self._first[name, length] for length in row}
+            found[samples] = np.array([firsts[length] for length in lengths.tolist()], int) + ratios
+        return found
+
+    def fits(self, frames: np.ndarray, heights: np.ndarray, widths: np.ndarray, interval: int = 1) -> np.ndarray:
+        """Whether there is a bucket that each sample could be in, whatever chance says, (N,)."""
+        fits = np.zeros(len(frames), bool)
+        for name, row in self.entries.items():
+            is_large = self._fills(name, heights, widths)
+            for length in row:
+                fits |= is_large & _holds(frames, length, interval)
+        return fits
 
     def video(self, bucket: Bucket) -> VideoShape:
         """The size of a bucket's clips."""
@@ -95,38 +111,49 @@ class BucketTable:
         assert size is not None, bucket
         return size
 
-    def _picture(self, name: str, row: Mapping[int, Chances], seed: int) -> int | None:
-        return 1 if 1 in row and self._draws(name, 1, seed).random() < row[1].keep else None
+    def _fills(self, name: str, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        return heights * widths >= FILLED * self.sizes.resolution(name).pixels
 
-    def _clip(self, name: str, row: Mapping[int, Chances], frames: int, interval: int, seed: int) -> int | None:
+    def _lengths(
+        self, name: str, row: Mapping[int, Chances], frames: np.ndarray, seeds: np.ndarray, interval: int
+    ) -> np.ndarray:
+        """The length that each sample has in a resolution, 0: none."""
+        lengths = np.zeros(len(frames), int)
+        waits = np.ones(len(frames), bool)
         for length, entry in row.items():
-            draws = self._draws(name, length, seed)
-            if entry.consider < 1 and draws.random() > entry.consider:
-                continue
-            if length > 1 and frames > length * interval:
-                return length if entry.keep >= 1 or draws.random() < entry.keep else None
-        return None
-
-    def _draws(self, name: str, frames: int, seed: int) -> np.random.Generator:
-        return np.random.default_rng(seed + self._numbers[name, frames])
+            samples = np.flatnonzero(waits & _holds(frames, length, interval))
+            is_considered, is_kept = _decide(entry, seeds[samples] + np.uint64(self._numbers[name, length]))
+            lengths[samples[is_considered & is_kept]] = length
+            waits[samples[is_considered]] = False
+        return lengths
 
 
-def _frames(value: Any, where: str) -> int:
-    text = str(value)
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ConfigError(f"{where}: expected a number of frames, got {value!r}")
-    return int(text)
+T = TypeVar("T")
 
 
-def _chances(pair: Any, where: str) -> Chances:
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise ConfigError(f"{where}: expected [probability, batch size], got {pair!r}")
-    chances, batch_size = pair
-    keep, consider = chances if isinstance(chances, list | tuple) and len(chances) == 2 else (chances, 1.0)
-    for chance in (keep, consider):
-        if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
-            raise ConfigError(f"{where}: expected probabilities from 0 to 1, got {chances!r}")
-    is_size = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
-    if not is_size and not (batch_size is None and keep == 0):
-        raise ConfigError(f"{where}: expected a batch size of at least 1, got {batch_size!r}")
-    return Chances(float(keep), float(consider), batch_size)
+def _at(where: str, read: Callable[[Any], T], value: Any) -> T:
+    try:
+        return read(value)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _pixels(sizes: SizeTable, name: str, where: str) -> int:
+    try:
+        return sizes.resolution(name).pixels
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _holds(frames: np.ndarray, length: int, interval: int) -> np.ndarray:
+    return (frames == 1) if length == 1 else (frames > length * interval)
+
+
+def _decide(chances: Chances, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of samples that fit, which are considered and which of these would be kept, by the seeds of their draws."""
+    if chances.consider >= 1 and chances.keep in (0, 1):
+        return np.ones(len(seeds), bool), np.full(len(seeds), chances.keep > 0)
+    draws = first_draws(seeds)
+    if chances.consider >= 1:
+        return np.ones(len(seeds), bool), draws[:, 0] < chances.keep
+    return draws[:, 0] <= chances.consider, draws[:, 1] < chances.keep

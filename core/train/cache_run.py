@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..config.training import TrainConfig
 from ..data.cache import CacheReader
 from ..data.latent_cache import find_uncached
-from ..data.loader import ClipLoader
 from ..data.text_cache import uncached_captions
 from ..errors import ConfigError
 from ..models.finding import Part
@@ -13,7 +12,9 @@ from ..pipelines.following import trained
 from ..pipelines.settings import default_dtype
 from ..seam import backend as backends
 from .caching import cache_latents, cache_texts, latent_writer, text_writer
-from .setup import clip_encoder, held_out_loader, open_loader, text_encoder, train_parts
+from .setup.frozen import clip_encoder, text_encoder
+from .setup.parts import train_parts
+from .setup.readers import Readers
 from .stored import check_latents_can_be_cached, transform_of
 
 
@@ -27,7 +28,7 @@ class _CacheRun:
         self.backend = backends.get(config.compute.name, config.compute.device)
         self.dtype = config.compute.frozen_dtype or config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
-        self.parts = train_parts(config)
+        self.parts = train_parts(self.config.model, None, self.config.seed)
 
     def _plan(self, part: Part | None, data: str, what: str, counts: str, folder: object, dtype: str) -> list[str]:
         assert part is not None
@@ -40,9 +41,17 @@ class _CacheRun:
             f"folder     {folder}, stored as {dtype}",
         ]
 
-    def _open_loader(self) -> ClipLoader:
+    @property
+    def _readers(self) -> Readers:
         assert self.parts.vae is not None
-        return open_loader(self.config, self.parts.vae.spec.compression, self.parts.trained.spec.patch)
+        config = self.config
+        return Readers(
+            seed=config.seed,
+            batch_size=config.batch_size,
+            accumulate=config.accumulate,
+            compression=self.parts.vae.spec.compression,
+            patch=self.parts.trained.spec.patch,
+        )
 
 
 class TextCacheRun(_CacheRun):
@@ -53,12 +62,13 @@ class TextCacheRun(_CacheRun):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        self.encoder = text_encoder(self.config, self.backend, self.parts, self.dtype)
+        compute, max_tokens = self.config.compute, self.config.max_tokens
+        self.encoder = text_encoder(compute, self.backend, self.parts, self.dtype, max_tokens)
         self.encoder.part.check()
         self.writer = text_writer(self.config.caches, self.encoder)
-        with self._open_loader() as loader:
+        with self._readers.open(self.config.data) as loader:
             self.data, captions = loader.describe(), dict.fromkeys(loader.captions())
-            held_out = held_out_loader(self.config, loader.compression, loader.patch)
+            held_out = self._readers.open_held_out(self.config.validation, self.config.data)
         if held_out is not None:
             with held_out:
                 captions.update(dict.fromkeys(held_out.captions()))
@@ -86,10 +96,10 @@ class LatentCacheRun(_CacheRun):
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
         check_latents_can_be_cached(self.config.data, "channels" in self.parts.trained.spec.given)
-        self.encoder = clip_encoder(self.config, self.backend, self.parts, self.dtype)
+        self.encoder = clip_encoder(self.config.compute, self.backend, self.parts, self.dtype)
         self.encoder.part.check()
         self.writer = latent_writer(self.config.caches, self.encoder, transform_of(self.config.data, self.config.seed))
-        self.loader = self._open_loader()
+        self.loader = self._readers.open(self.config.data)
         clips = map(self.loader.cached_clip, range(len(self.loader.plan)))
         self.to_do = find_uncached(self.writer, clips)
 

@@ -26,7 +26,7 @@ from ..models.run_folders import MANIFEST
 from ..pipelines.settings import default_dtype
 from ..seam import backend as backends
 from .encoders import ClipEncoder
-from .setup import NO_PATCHES
+from .setup.readers import NO_PATCHES
 
 
 class LatentStatistics(NamedTuple):

@@ -12,7 +12,7 @@ from ..data.annotations import annotation_files, videos_below
 from ..data.fingerprints import json_fingerprint, model_fingerprint, weights_fingerprint
 from ..errors import MediaError
 from ..io.files import sha256
-from .setup import TrainParts
+from .setup.parts import TrainParts
 
 
 def origins(config: TrainConfig, parts: TrainParts) -> dict[str, str]:

@@ -41,7 +41,9 @@ from .logs import StepLog
 from .loop import Loop, RunEnd, Timetable, read_state
 from .origins import origins
 from .saving import not_shared
-from .setup import make_objective, make_task, train_parts
+from .setup.objective import make_objective
+from .setup.parts import train_parts
+from .setup.task import make_task
 from .start import Start, check_frozen, start_from
 from .summary import describe_processes, describe_training
 
@@ -79,9 +81,10 @@ class TrainRun:
         self.dtype = config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
         if config.autoencoder is None:
-            make_objective(config)  # refuses what does not go together, before anything is looked for
+            # Refuses what does not go together, before anything is looked for.
+            make_objective(config.objective, config.batch_size * config.accumulate)
         _refuse_missing_files(config.data)
-        self.parts = train_parts(config)
+        self.parts = train_parts(config.model, config.autoencoder, config.seed)
         kind = "denoiser" if config.autoencoder is None else "vae"
         self.mixed = mixed(self.followed.practice.recipe, {kind: self.parts.trained, **self.parts.frozen})
         for part in self.parts.frozen.values():

@@ -10,7 +10,7 @@ from ..data.sources import fitted
 from ..models.finding import Part
 from ..seam.ranks import ParallelPlan
 from ..shapes import Patch, VideoShape
-from .setup import TrainParts
+from .setup.parts import TrainParts
 
 ZERO = {
     0: "none of the state split",

@@ -173,6 +173,13 @@ def test_recomputed_activations_give_the_same_step(backend: Backend) -> None:
     assert_same(states[0], states[2])
 
 
+@pytest.mark.slow
+def test_blocks_are_computed_again_in_the_dtype_of_the_step(backend: Backend) -> None:
+    kept, again = (make(backend, replace(OPTIONS, recompute_every=every, dtype="fp16")) for every in (0, 2))
+    assert kept.step([batch(0)], LR) == again.step([batch(0)], LR)
+    assert_same(everything(kept), everything(again))
+
+
 def test_every_weight_gets_a_gradient(backend: Backend) -> None:
     trainer = make(backend)
     trainer.step([batch(0, masked=True)], LR)

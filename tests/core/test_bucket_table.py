@@ -27,8 +27,9 @@ def test_a_sample_goes_to_the_largest_bucket_that_it_fills() -> None:
 
 
 def test_chance_follows_the_table_and_the_seed_alone() -> None:
-    found = [TABLE.assign(60, 480, 854, TABLE.seed_of(sample, 0, 0)) for sample in range(2000)]
-    assert found == [TABLE.assign(60, 480, 854, TABLE.seed_of(sample, 0, 0)) for sample in range(2000)]
+    seeds = TABLE.seeds_of(np.arange(2000), 0, 0)
+    found = [TABLE.assign(60, 480, 854, seed) for seed in seeds]
+    assert found == [TABLE.assign(60, 480, 854, seed) for seed in seeds]
     counts = Counter(bucket.resolution for bucket in found if bucket)
     assert counts["144p"] + counts["480p"] == 2000
     assert abs(counts["480p"] / 2000 - 0.4) < 0.04

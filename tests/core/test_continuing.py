@@ -14,7 +14,7 @@ from duosora.core.models.finding import TINY_FOLDER
 from duosora.core.pipelines.following import trained
 from duosora.core.train.continuing import accepted, refuse_other_settings
 from duosora.core.train.origins import origins
-from duosora.core.train.setup import train_parts
+from duosora.core.train.setup.parts import train_parts
 
 ROWS = [{"path": "a.mp4", "caption": "a dog"}, {"path": "b.mp4", "caption": "a cat"}]
 
@@ -33,7 +33,7 @@ def config(tmp_path: Path) -> TrainConfig:
 
 
 def checkpoint(folder: Path, config: TrainConfig) -> Path:
-    run = {"origins": origins(config, train_parts(config)), "counts": {"records": 2, "clips": 1}}
+    run = {"origins": origins(config, train_parts(config.model, None, 0)), "counts": {"records": 2, "clips": 1}}
     folder.mkdir(exist_ok=True)
     (folder / "state.json").write_text(json.dumps({"step": 1, "guard": {}, "run": run}))
     return folder
@@ -92,9 +92,9 @@ def add_list_line(folder: Path) -> None:
 )
 def test_what_changed_under_the_same_path_is_named(config: TrainConfig, tmp_path: Path, change, told: str) -> None:
     before = checkpoint(tmp_path / "run", config)
-    assert accepted(before, config, "origins", origins(config, train_parts(config))) == []
+    assert accepted(before, config, "origins", origins(config, train_parts(config.model, None, 0))) == []
     change(tmp_path)
-    now = origins(config, train_parts(config))
+    now = origins(config, train_parts(config.model, None, 0))
     with pytest.raises(ConfigError, match=rf"other inputs: .*{told}.*checkpoints.changed_inputs=accept") as refused:
         accepted(before, config, "origins", now)
     assert "\n" not in str(refused.value)
@@ -120,4 +120,4 @@ def test_a_checkpoint_of_an_older_version_says_so_once(config: TrainConfig, tmp_
 def test_media_files_may_be_copied_anew(config: TrainConfig, tmp_path: Path) -> None:
     before = checkpoint(tmp_path / "run", config)
     (tmp_path / "clips/one.mp4").write_bytes(b"moved")
-    assert accepted(before, config, "origins", origins(config, train_parts(config))) == []
+    assert accepted(before, config, "origins", origins(config, train_parts(config.model, None, 0))) == []

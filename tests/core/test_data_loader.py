@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from duosora.core.config.data import DataSettings, MaskSettings, StrideSettings
-from duosora.core.config.training import TrainConfig
+from duosora.core.config.training import ValidationSettings
 from duosora.core.data.annotations import read_annotations
 from duosora.core.data.batch import ClipBatch
 from duosora.core.data.collate import collate, collate_moments
@@ -26,7 +26,7 @@ from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
 from duosora.core.shapes import Causal, Patch, VideoShape
-from duosora.core.train.setup import held_out_loader
+from duosora.core.train.setup.readers import Readers
 
 sys.path.append(str(Path(__file__).parent))  # the reading processes get this path too
 from reading_sources import FRAMES, SIDE, NumberedSource
@@ -120,11 +120,11 @@ def test_a_step_has_the_same_clips_however_it_is_split(is_grouped: bool) -> None
 
 
 def test_held_out_clips_are_the_same_whatever_is_read_at_once() -> None:
-    settings = {"kind": "moving_shapes", "workers": 0}
+    settings = DataSettings(kind="moving_shapes", workers=0)
     found = []
     for batch in (4, 2, 1):
-        config = TrainConfig.model_validate({"data": settings, "validation": {"every": 1}, "batch_size": batch})
-        made = held_out_loader(config, COMPRESSION, PATCH)
+        readers = Readers(seed=3, batch_size=batch, accumulate=1, compression=COMPRESSION, patch=PATCH)
+        made = readers.open_held_out(ValidationSettings(every=1), settings)
         assert made is not None
         found.append(clips(made, 8))
     assert found[0] == found[1] == found[2]

@@ -179,7 +179,7 @@ def _buckets(case: Case) -> Iterator[Comparison]:
     tables = {name: BucketTable(config, SIZES, name) for name, config in case.raw["configs"].items()}
     for name, order in case.raw["order"].items():
         table = tables[name]
-        yield same(f"{name}.num_bucket", table.num_buckets, order["num_bucket"])
+        yield same(f"{name}.num_bucket", len(table.buckets), order["num_bucket"])
         scanned = [[resolution, list(row)] for resolution, row in table.entries.items()]
         yield same(f"{name}.scan_order", scanned, order["scan_order"])
     for number, row in enumerate(case.raw["rows"]):
@@ -194,11 +194,9 @@ def _buckets(case: Case) -> Iterator[Comparison]:
 def _sampler(case: Case) -> Iterator[Comparison]:
     table = BucketTable(case.raw["bucket_config"], SIZES)
     for number, row in enumerate(case.raw["runs"]):
-        seeds = [table.seed_of(sample, row["seed"], row["epoch"]) for *_, sample in case.raw["data"]]
-        buckets = [
-            table.assign(frames, height, width, seed)
-            for (frames, height, width, _), seed in zip(case.raw["data"], seeds, strict=True)
-        ]
+        frames, heights, widths, samples = np.array(case.raw["data"]).T
+        numbers = table.assign_all(frames, heights, widths, table.seeds_of(samples, row["seed"], row["epoch"]))
+        buckets = [None if number < 0 else table.buckets[number] for number in numbers]
         draws = TorchDraws(row["seed"] + row["epoch"])
         steps = batch_order(
             buckets,

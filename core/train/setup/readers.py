@@ -1,0 +1,105 @@
+"""Where the clips of a training run come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ...config.data import DataSettings
+from ...config.training import ValidationSettings
+from ...data.latent_cache import LatentCache
+from ...data.loader import ClipLoader
+from ...data.sources import RecordSource, open_source
+from ...errors import ConfigError, DuosoraError
+from ...seam.ranks import Ranks
+from ...shapes import Compression, Patch
+from ..held_out import HeldOut
+from ..stored import RecordTexts
+
+NO_PATCHES = Patch(1, 1)
+"""An autoencoder's clips need not fit any."""
+HELD_OUT_SEED = 1
+"""Added to the run's, for the clips that it is measured on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readers:
+    """Opens the readers of one run."""
+
+    seed: int
+    batch_size: int
+    """Clips of a micro-batch."""
+    accumulate: int
+    """Micro-batches of a step, over all readers."""
+    compression: Compression
+    patch: Patch = NO_PATCHES
+    text_channels: int | None = None
+    """Of text states, for records that bring them."""
+
+    def open(
+        self, data: DataSettings, latents: LatentCache | None = None, readers: int = 1, reader: int = 0
+    ) -> ClipLoader:
+        """The clips that the run is trained on, or the share of one of several readers. latents: instead of pixels."""
+        source = open_source(data)
+        return ClipLoader(
+            source,
+            data,
+            self.seed,
+            self.compression,
+            self.patch,
+            micro_batch=self.batch_size,
+            accumulation=self.accumulate,
+            readers=readers,
+            reader=reader,
+            text_of=self._record_texts(source),
+            moments_of=None if latents is None else latents.moments,
+        )
+
+    def open_share(
+        self, data: DataSettings, ranks: Ranks, open_latents: Callable[[], LatentCache | None] = lambda: None
+    ) -> ClipLoader | None:
+        """For the leader of a team its share of the clips; nothing for others."""
+        if not ranks.leads_team:
+            return None
+        plan = ranks.plan
+        return self.open(data, open_latents(), plan.data, plan.place(ranks.rank).data)
+
+    def open_held_out(self, validation: ValidationSettings, data: DataSettings) -> ClipLoader | None:
+        """The clips that the run is measured on; their captions are never dropped. data: that it is trained on."""
+        if not _is_measured(validation, data):
+            return None
+        settings = (validation.data or data).model_copy(update={"caption_dropout": 0.0})
+        try:
+            source = open_source(settings, is_held_out=True)
+            return ClipLoader(
+                source,
+                settings,
+                self.seed + HELD_OUT_SEED,
+                self.compression,
+                self.patch,
+                micro_batch=self.batch_size,
+                mixes_sizes=True,
+                text_of=self._record_texts(source),
+            )
+        except DuosoraError as error:
+            raise type(error)(f"validation: {error}") from error
+
+    def held_out(self, validation: ValidationSettings, data: DataSettings, ranks: Ranks) -> HeldOut | None:
+        """What the run is measured on: leaders of teams read their share, and all ranks take part."""
+        if not _is_measured(validation, data):
+            return None
+        loader = self.open_held_out(validation, data) if ranks.leads_team else None
+        return HeldOut(loader, validation.batches, ranks)
+
+    def _record_texts(self, source: RecordSource) -> RecordTexts | None:
+        """For a loader where a record brings text states."""
+        if self.text_channels is None:
+            return None
+        brings_states = any(source.record(number).embeddings is not None for number in range(len(source)))
+        return RecordTexts(self.text_channels) if brings_states else None
+
+
+def _is_measured(validation: ValidationSettings, data: DataSettings) -> bool:
+    if validation.every is not None and validation.data is None and data.kind != "moving_shapes":
+        raise ConfigError(f"validation.every = {validation.every}: needs validation.data, or nothing is measured")
+    return validation.every is not None
