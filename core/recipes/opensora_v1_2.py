@@ -38,6 +38,7 @@ RECIPE = Recipe(
         "objective.timesteps.kind": "logit_normal",
         "objective.timestep_transform": True,
         "objective.equal_micro_batches": True,
+        "autoencoder.pair_weights": {},
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.0,
         "learning_rate.peak": 1e-4,

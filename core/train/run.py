@@ -32,6 +32,7 @@ from ..seam import backend as backends
 from ..seam.ranks import ParallelPlan, Ranks
 from ..seam.ranks import make_plan as make_rank_plan
 from ..seam.training import StepReport
+from .autoencoder import check_losses
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .continuing import accepted, refuse_other_settings
 from .ema import EmaSchedule
@@ -84,6 +85,8 @@ class TrainRun:
         self.parts = train_parts(config.model, config.autoencoder, config.seed)
         if config.autoencoder is None:
             check_denoiser(config, self.parts.trained)
+        else:
+            check_losses(config.autoencoder, self.parts.trained.spec)
         kind = "denoiser" if config.autoencoder is None else "vae"
         self.mixed = mixed(self.followed.practice.recipe, {kind: self.parts.trained, **self.parts.frozen})
         for part in self.parts.frozen.values():

@@ -62,6 +62,7 @@ def denoiser_task(
         accumulate=config.accumulate,
         compression=vae.spec.compression,
         patch=spec.patch if "latent_mask" in spec.given else NO_PATCHES,  # others pad clips of one size themselves
+        recipe=config.model.recipe,
         text_channels=parts.text_encoder.spec.channels,
         keeps_dropped=learned_null,
     )
