@@ -354,6 +354,24 @@ PRESETS: Mapping[str, OpenSoraVAESpec] = {
         mean=(0.0,) * 4,
         spread=(1.0,) * 4,
     ),
+    "tiny_v1_2": OpenSoraVAESpec(
+        spatial=SDVAESpec(
+            block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=16, norm_num_groups=4
+        ),
+        temporal=TemporalVAESpec(
+            channels=16,
+            latent_channels=8,
+            hidden_channels=16,
+            filters=24,
+            num_res_blocks=1,
+            channel_multipliers=(1, 1, 2),
+            temporal_downsample=(True, True),
+            num_groups=4,
+        ),
+        micro_batch_size=None,
+        mean=(0.0,) * 8,
+        spread=(1.0,) * 8,
+    ),
 }
 FAMILY = Family(
     kind="vae",
