@@ -18,6 +18,8 @@ import numpy as np
 from .. import random
 
 FRAMES, SIDE = 17, 64
+FPS = 8.0
+"""Frames per second that clips are shown at."""
 SHAPES = ("circle", "triangle", "ring", "bar")
 COLOURS = {
     "red": (215, 35, 40),

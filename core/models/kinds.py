@@ -135,6 +135,7 @@ class AutoencoderSpec(FamilySpec, Protocol):
     def chunks(self, latent_frames: int, wanted: int | None) -> list[Chunk]:
         """The pieces in which a clip is decoded. wanted: latent frames of each at most; None: one piece, if it can be.
 
+        Where it does not stream exactly, they know nothing of each other, and clips are encoded in the same.
         Raises: ConfigError when the family cannot work in such pieces.
         """
 

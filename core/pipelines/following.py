@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .. import recipes, samplers
+from ..config.data import DataSettings
 from ..config.filling import RECIPE, RUN, Filling, Said, fill, lacking, origins, value_at, wishes
 from ..config.schema import SampleConfig, SamplerSettings
 from ..config.settings import Settings, with_setting
@@ -76,7 +77,7 @@ def trained(
     """
     kind = "denoiser" if config.autoencoder is None else "vae"
     practice = _so_far(kind, config, resumed) or _start_practice(kind, config)
-    wished = _for_objective(config, wishes(practice.training))
+    wished = _for_data(config, _for_objective(config, wishes(practice.training)))
     filled = _with_recipe(fill(config, wished), practice)
     if config.autoencoder is not None:
         _refuse_lacking(lacking(filled, besides=OF_DENOISERS), practice)
@@ -200,6 +201,19 @@ def _for_objective(config: TrainConfig, wished: Mapping[str, Filling]) -> dict[s
     kind = config.objective.kind or (wished["objective.kind"].value if "objective.kind" in wished else None)
     useless = {f"objective.{name}" for name in ObjectiveSettings.unused(kind)} if isinstance(kind, str) else set()
     return {path: wish for path, wish in wished.items() if path not in useless}
+
+
+def _for_data(config: TrainConfig, wished: Mapping[str, Filling]) -> dict[str, Filling]:
+    """The same for held-out clips; without the settings that buckets have no use for."""
+    of_data = {path: wish for path, wish in wished.items() if path.startswith("data.")}
+    both = {**wished, **{f"validation.{path}": wish for path, wish in of_data.items()}}
+    useless = {
+        f"{group}.{name}"
+        for group in ("data", "validation.data")
+        if value_at(config, f"{group}.buckets") is not None
+        for name in DataSettings.unused(None)
+    }
+    return {path: wish for path, wish in both.items() if path not in useless}
 
 
 def _shown(config: TrainConfig, practice: Practice) -> dict[str, Filling]:

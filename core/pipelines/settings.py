@@ -16,8 +16,9 @@ from ..models.run_folders import RunRecord, model_folder, record_of
 from ..samplers import COGVIDEOX, LINEAR, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
 from ..shapes import VideoShape
-from .autoencode import DecodeOptions, SpatialTiles
+from .autoencode import DecodeOptions
 from .text_to_video import Parts
+from .tiled import SpatialTiles
 
 SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
 GIVEN_IN_TRAINING = frozenset(("text", "latent_mask", "channels"))

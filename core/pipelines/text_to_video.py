@@ -164,7 +164,7 @@ class TextToVideo:
         def encode(video: np.ndarray, purpose: str) -> np.ndarray:
             noise = posterior_noise(vae, VideoShape(*video.shape[1:]), seed, self.draw, purpose)
             drawn = {name: values[None] for name, values in noise.items()}
-            return encode_latents(self.backend, self.model("vae"), vae, video[None], drawn, chunk)[0]
+            return encode_latents(self.backend, self.model("vae"), vae, video[None], drawn, chunk, self.ranks.team)[0]
 
         return encode
 

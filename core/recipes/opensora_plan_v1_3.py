@@ -34,6 +34,9 @@ RECIPE = Recipe(
         "condition.max_area": 236544,
     },
     training={
+        "data.frames": 93,
+        "data.min_frames": 29,
+        "data.fps": 18.0,
         "objective.kind": "v_prediction",
         "objective.schedule": "linear",
         "objective.zero_terminal_snr": True,

@@ -31,6 +31,9 @@ RECIPE = Recipe(
         "condition.max_area": 240 * 426,
     },
     training={
+        "data.frames": 51,
+        "data.min_frames": 51,
+        "data.fps": 24.0,
         "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
         "optimizer.eps": 1e-15,
