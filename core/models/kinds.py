@@ -19,6 +19,8 @@ Kind = Literal["denoiser", "text_encoder", "vae"]
 Output = Literal["mean", "mean_and_spare", "mean_and_range"]
 """What a denoiser predicts: the mean alone; beside it channels that are cut off; or a learned variance, for samplers
 that ask for it."""
+Share = Literal["clips", "frames"]
+"""Clips, or all of their frames."""
 GIVEN = (
     *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames"),
     *("latent_mask", "frame_mask", "channels"),
@@ -144,6 +146,18 @@ class AutoencoderSpec(FamilySpec, Protocol):
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of its blocks in their order, by half: "encoder" and "decoder"."""
+
+    @property
+    def pairs(self) -> Mapping[str, Share]:
+        """Names of what training can compare beside pixels, and what sums of their differences are divided by."""
+
+    @property
+    def last_layer(self) -> str:
+        """Name of the weight at which the adversarial loss is weighed against that of the pixels."""
+
+    @property
+    def of_pixels(self) -> tuple[str, ...]:
+        """Beginnings of the names of weights that only a loss of the pixels reaches."""
 
 
 class TextEncoderSpec(FamilySpec, Protocol):

@@ -36,6 +36,7 @@ RECIPE = Recipe(
         "data.fps": 24.0,
         "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
+        "autoencoder.pair_weights": {},
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.0,
         "learning_rate.peak": 1e-4,

@@ -96,10 +96,11 @@ def _denoising(objective: ObjectiveSettings) -> str:
 
 
 def _reconstruction(losses: AutoencoderSettings) -> str:
-    terms = [f"{losses.loss} of the pixels"]
+    pixels = "" if losses.pixel_weight == 1 else f"{losses.pixel_weight:g} x "
+    terms = [f"{pixels}{losses.loss} of the pixels"] if losses.pixel_weight else []
     for name, weight in (
         ("KL", losses.kl_weight),
-        ("wavelets", losses.wavelet_weight),
+        *losses.pair_weights.items(),
         ("LPIPS", losses.perceptual_weight),
     ):
         if weight:
