@@ -46,7 +46,7 @@ def open_parts(
     text_encoder = open_part("text_encoder", str(model.text_encoder))
     if needs_text_weights and text_encoder.is_fresh and text_encoder.source not in TRAINED:
         raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
-    tokenizer = model.tokenizer or TRAINED.get(text_encoder.source, text_encoder.source)
+    tokenizer = model.tokenizer or TRAINED.get(text_encoder.source, Path(text_encoder.source))
     if denoiser.spec.given - given:
         asked = ", ".join(sorted(denoiser.spec.given - given))
         raise ConfigError(f"model.denoiser = {model.denoiser}: it reads {asked}, which no run gives yet")
