@@ -64,7 +64,7 @@ class RecordDraws:
 def check_settings(settings: DataSettings, compression: Compression) -> None:
     """Raises: ConfigError or ShapeError when settings exclude one another or do not fit the autoencoder."""
     if settings.buckets is not None:
-        _check_bucketed(settings)
+        check_bucketed(settings)
         return
     for name in ("frame_interval", "drop_last"):
         if getattr(settings, name) != DataSettings.model_fields[name].default:
@@ -85,18 +85,18 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
     )
 
 
-def _check_bucketed(settings: DataSettings) -> None:
-    """Raises: ConfigError naming the settings that buckets have no use for."""
+def check_bucketed(settings: DataSettings, where: str = "data") -> None:
+    """Raises: ConfigError naming the settings, of the group of this path, that buckets have no use for."""
     if settings.kind != "files":
-        raise ConfigError(f"data.buckets: are for clips of files, not for {settings.kind}")
-    if not settings.buckets:
-        raise ConfigError("data.buckets: expected a resolution with its buckets, as in {240p: {51: [1.0, 8]}}")
+        raise ConfigError(f"{where}.buckets: are for clips of files, not for {settings.kind}; leave it out")
+    if not any((settings.buckets or {}).values()):
+        raise ConfigError(f"{where}.buckets: expected a resolution with its buckets, as in {{240p: {{51: [1.0, 8]}}}}")
     fields = DataSettings.model_fields
     useless = sorted(name for name in settings.unused(None) if getattr(settings, name) != fields[name].default)
     habits = (name for name, value in settings.upstream if value and name != "captions_as_lists")
-    told = [f"data.{name}" for name in (*useless, *(f"upstream.{name}" for name in habits))]
+    told = [f"{where}.{name}" for name in (*useless, *(f"upstream.{name}" for name in habits))]
     if told:
-        raise ConfigError(f"{', '.join(told)}: data.buckets have no use for this; leave it out")
+        raise ConfigError(f"{', '.join(told)}: {where}.buckets have no use for it; leave it out")
 
 
 def _written(settings: DataSettings, name: str) -> str:

@@ -6,7 +6,7 @@ find it by that name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -188,6 +188,9 @@ class Family:
     """A FamilySpec of the kind."""
     presets: Mapping[str, Any]
     """Specs by names that no other family of the kind has."""
+    from_shapes: Callable[[Mapping[str, tuple[int, ...]], str], Any] | None = None
+    """Reads the spec from the shapes of weights, where they tell enough; it is given what errors call the file, and
+    gives None for weights that are none of the family's. None: the family's shapes do not tell."""
 
     @property
     def name(self) -> str:

@@ -70,7 +70,7 @@ def test_a_family_is_what_its_file_says(family: Family) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_file_in_a_room_is_a_familys(room: str) -> None:
     files = {file.stem for file in (ROOT / room).glob("*.py")}
-    helpers = {"__init__", "config_json", "finding", "kinds", "run_folders", "mindone"}
+    helpers = {"__init__", "by_shapes", "config_json", "epoch_folders", "finding", "kinds", "run_folders", "mindone"}
     assert files - helpers - {*ALONE, *INSIDE} == set(NAMES)
 
 
