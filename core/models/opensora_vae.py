@@ -7,8 +7,8 @@ Source: opensora/models/vae of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
 from ..shapes import Grouped, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
-from .kinds import Family, Share
+from .kinds import DIGITS, Family, Share
 from .sd_vae import FRESH_LOG_VARIANCE, SDVAESpec
 
 SPATIAL_FACTOR = 0.18215
@@ -151,6 +151,11 @@ class OpenSoraVAESpec:
     @property
     def scale(self) -> tuple[float, ...]:
         return tuple(1 / spread for spread in self.spread) * (self.latent_channels // len(self.spread))
+
+    def calibrated(self, mean: Sequence[float], deviation: Sequence[float]) -> OpenSoraVAESpec:
+        """For latents of this mean and deviation, by channel."""
+        rounded = [tuple(round(float(each), DIGITS) for each in values) for values in (mean, deviation)]
+        return replace(self, mean=rounded[0], spread=rounded[1])
 
     @property
     def posteriors(self) -> tuple[str, ...]:

@@ -8,8 +8,8 @@ Source: arXiv:2411.17459 and opensora/models/causalvideovae of Open-Sora Plan at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
@@ -18,7 +18,7 @@ from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..maths.tiling import Chunk, pixel_chunks, temporal_chunks
 from ..shapes import NUM_COLOURS, Causal, VideoShape
 from .config_json import build, choice, count, numbers, refuse_unknown, take
-from .kinds import Family, Share
+from .kinds import DIGITS, Family, Share
 
 GROUPS = 32
 MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
@@ -92,6 +92,11 @@ class WFVAESpec:
     @property
     def latent_channels(self) -> int:
         return self.latent_dim
+
+    def calibrated(self, mean: Sequence[float], deviation: Sequence[float]) -> WFVAESpec:
+        """For latents of this mean and deviation, by channel."""
+        scale = tuple(round(float(1 / each), DIGITS) for each in deviation)
+        return replace(self, scale=scale, shift=tuple(round(float(each), DIGITS) for each in mean))
 
     @property
     def posteriors(self) -> tuple[str, ...]:
