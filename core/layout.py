@@ -127,6 +127,8 @@ class Layout(Mapping[str, Weight]):
     """Second names under which files may hold a weight once more (tied embeddings), to the name in the layout."""
     ignores: tuple[str, ...] = ()
     """Beginnings of names that files may hold besides (the decoder of an encoder-decoder)."""
+    frozen: tuple[str, ...] = ()
+    """Beginnings of the names of weights that the model's config keeps as they are in training."""
 
     def __getitem__(self, name: str) -> Weight:
         return self.weights[name]
