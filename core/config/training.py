@@ -119,7 +119,8 @@ class AutoencoderSettings(Settings):
     pair_weights: dict[str, Number] = by_recipe()
     """Weights of absolute differences inside the autoencoder, by name. WFVAE has `wavelet`, between the encoder's and
     the decoder's inner sub-bands; OpenSoraVAE has `spatial`, between the frames' latents before and behind its temporal
-    half, and `identity`, between those of a single frame and the clip's."""
+    half, `identity`, between those of a single frame and the clip's, and `frames`, between pixels and what the
+    autoencoder of frames makes of them by itself."""
     perceptual_weight: Number = 0.0
     """Weight of LPIPS; above 0 it needs `perceptual_backbone`."""
     perceptual_backbone: Path | None = None
