@@ -10,7 +10,7 @@ Source: opensora/models/stdit/stdit3.py of hpcaitech Open-Sora at v1.2.0.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import lcm, prod
 from typing import Any, ClassVar, NamedTuple
 
@@ -358,8 +358,14 @@ def _first(name: str) -> str:
 XL_2 = STDiT3Spec()
 LARGE_2 = STDiT3Spec(hidden_size=1872, num_heads=26)
 TINY = STDiT3Spec(hidden_size=96, depth=3, num_heads=4, caption_channels=64, model_max_length=32, input_sq_size=64)
+TINY_V1_2 = replace(TINY, hidden_size=128, depth=4, in_channels=8)
 
-PRESETS: Mapping[str, STDiT3Spec] = {"stdit3_xl_2": XL_2, "stdit3_3b_2": LARGE_2, "stdit3_tiny": TINY}
+PRESETS: Mapping[str, STDiT3Spec] = {
+    "stdit3_xl_2": XL_2,
+    "stdit3_3b_2": LARGE_2,
+    "stdit3_tiny": TINY,
+    "tiny_v1_2": TINY_V1_2,
+}
 
 FAMILY = Family(
     kind="denoiser",
