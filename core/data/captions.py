@@ -43,8 +43,9 @@ _USE = ("cleaning captions", "set data.clean_captions=false")
 class Captioner:
     """Makes the captions of one training run."""
 
-    def __init__(self, settings: DataSettings, seed: int) -> None:
-        self.settings, self.seed = settings, seed
+    def __init__(self, settings: DataSettings, seed: int, keeps_dropped: bool = False) -> None:
+        """keeps_dropped: a caption that is dropped stays as it is, as the denoiser has a null caption of its own."""
+        self.settings, self.seed, self.keeps_dropped = settings, seed, keeps_dropped
 
     def check(self, records: Iterable[Record]) -> None:
         """Raises: PackageMissing when a caption needs the libraries for cleaning and they are not installed."""
@@ -58,7 +59,7 @@ class Captioner:
     def caption(self, record: Record, number: int, epoch: int, sample: int) -> str:
         """What a sample is trained with. number: of the record; sample: of the sample in the whole run."""
         drop = random.stream(self.seed, "caption dropout", sample)
-        if drop.random() < self.settings.caption_dropout:
+        if drop.random() < self.settings.caption_dropout and not self.keeps_dropped:
             return self._without_caption(record, drop.random())
         if not record.captions:
             return ""

@@ -16,7 +16,6 @@ from ..config.data import DataSettings
 from ..errors import ConfigError
 from ..maths.resize import size_within_area, whole_strides
 from ..shapes import Compression, VideoShape
-from . import moving_shapes
 from .frame_window import frame_window
 from .records import Record
 
@@ -65,7 +64,7 @@ class RecordDraws:
 def check_settings(settings: DataSettings, compression: Compression) -> None:
     """Raises: ConfigError or ShapeError when settings exclude one another or do not fit the autoencoder."""
     if settings.buckets is not None:
-        _check_bucketed(settings)
+        check_bucketed(settings)
         return
     for name in ("frame_interval", "drop_last"):
         if getattr(settings, name) != DataSettings.model_fields[name].default:
@@ -86,18 +85,18 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
     )
 
 
-def _check_bucketed(settings: DataSettings) -> None:
-    """Raises: ConfigError naming the settings that buckets have no use for."""
+def check_bucketed(settings: DataSettings, where: str = "data") -> None:
+    """Raises: ConfigError naming the settings, of the group of this path, that buckets have no use for."""
     if settings.kind != "files":
-        raise ConfigError(f"data.buckets: are for clips of files, not for {settings.kind}")
-    if not settings.buckets:
-        raise ConfigError("data.buckets: expected a resolution with its buckets, as in {240p: {51: [1.0, 8]}}")
+        raise ConfigError(f"{where}.buckets: are for clips of files, not for {settings.kind}; leave it out")
+    if not any((settings.buckets or {}).values()):
+        raise ConfigError(f"{where}.buckets: expected a resolution with its buckets, as in {{240p: {{51: [1.0, 8]}}}}")
     fields = DataSettings.model_fields
     useless = sorted(name for name in settings.unused(None) if getattr(settings, name) != fields[name].default)
     habits = (name for name, value in settings.upstream if value and name != "captions_as_lists")
-    told = [f"data.{name}" for name in (*useless, *(f"upstream.{name}" for name in habits))]
+    told = [f"{where}.{name}" for name in (*useless, *(f"upstream.{name}" for name in habits))]
     if told:
-        raise ConfigError(f"{', '.join(told)}: data.buckets have no use for this; leave it out")
+        raise ConfigError(f"{', '.join(told)}: {where}.buckets have no use for it; leave it out")
 
 
 def _written(settings: DataSettings, name: str) -> str:
@@ -165,7 +164,7 @@ def shown_rate(record: Record, settings: DataSettings) -> float:
     """Frames per second that the chosen frames of a record are shown at; of a picture it means nothing."""
     if settings.buckets is not None:
         return float(rate_of(record) // settings.frame_interval)  # as upstream rounds it (quirk Q6)
-    return moving_shapes.FPS if record.is_drawn else settings.fps
+    return _used_rate(record, settings)
 
 
 def choose_frames(
@@ -197,7 +196,7 @@ def choose_moments(
     if record.num_frames is None:
         raise Unusable("no length", "has no num_frames; add it to the annotation or set data.probe")
     wanted = settings.frames
-    interval = frame_interval(record.fps, settings.fps)
+    interval = frame_interval(record.fps, _used_rate(record, settings))
     if record.num_frames > LONGEST * wanted * (rate_of(record) / settings.fps * settings.speed_factor):
         raise Unusable("too long", f"is too long: {record.num_frames} frames, more than {LONGEST:g} times what is used")
     end = record.start + record.num_frames
@@ -276,6 +275,11 @@ def _check_proportion(height: int, width: int, target: float) -> None:
 
 def _rate(fps: float | None) -> float:
     return DEFAULT_FPS if fps is None else fps
+
+
+def _used_rate(record: Record, settings: DataSettings) -> float:
+    """Frames per second that a record is resampled to; what is drawn stays as it is."""
+    return rate_of(record) if record.is_drawn else settings.fps
 
 
 def rate_of(record: Record) -> float:

@@ -35,7 +35,7 @@ from .following import prompts_for, sampled, scores_of
 from .looping import LoopedRequest, Looping, Loops
 from .practice import mixed
 from .referenced import place_references, read_wish
-from .settings import GIVEN_IN_SAMPLING, decode_options, default_dtype, make_sampler, open_parts, pinned
+from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text import EncodedTexts
 from .text_to_video import Precision, TextToVideo, VideoRequest
 
@@ -122,7 +122,7 @@ class Sampling:
 
     def _find(self) -> TextToVideo:
         """The models of the config, checked and not loaded."""
-        parts, precision = open_parts(self.config.model, given=GIVEN_IN_SAMPLING), self._precision()
+        parts, precision = open_parts(self.config.model), self._precision()
         found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
         for note in mixed(self._followed.practice.recipe, found):
             self._note(note)

@@ -42,9 +42,11 @@ RECIPE = Recipe(
         "objective.zero_terminal_snr": True,
         "objective.snr_gamma": 5.0,
         "objective.timesteps.kind": "stratified",
+        "autoencoder.pair_weights": {"wavelet": 0.1},
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.01,
         "learning_rate.peak": 1e-5,
         "ema.decay": 0.9999,
+        "ema.warms_up": True,
     },
 )

@@ -1,6 +1,5 @@
 """Training in buckets: the same batches for any number of readers and from any step on, every clip once an epoch."""
 
-import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -248,7 +247,7 @@ def test_without_a_clip_or_a_whole_batch_nothing_is_trained() -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("fps", 24.0), ("height", 64)])
 def test_what_buckets_have_no_use_for_is_refused_by_name(name: str, value: Any) -> None:
-    with pytest.raises(ConfigError, match=f"data.{name}: data.buckets have no use for this"):
+    with pytest.raises(ConfigError, match=f"data.{name}: data.buckets have no use for it"):
         loader(mixed_clips(20), **{name: value})
 
 
