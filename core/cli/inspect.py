@@ -28,34 +28,45 @@ def inspect(
     Exit code 1 when the weights do not fit the model.
     """
     from ..errors import CheckpointError
-    from ..models.finding import CONFIG_FILE
+    from ..models.epoch_folders import epoch_folder
     from ..models.run_folders import model_folder
     from ..printable import say
 
     if not os.path.exists(path):  # unlike Path.exists, no error where the way there is closed
         raise CheckpointError(f"{path}: no such file or folder")
     meant, notes = model_folder(path)
+    theirs = epoch_folder(path) if meant != path else None
+    if theirs is not None:
+        say(f"{theirs.path}: {theirs.describe()}")
     if meant != path:
         say(
             *(f"NOTE: {note}" for note in notes),
             f"{path}: a training run's; where a model is asked for, it means {meant}",
         )
         path = meant.parent
-    folders = [path]
-    if path.is_dir() and not (path / CONFIG_FILE).exists():
-        folders = sorted(file.parent for file in path.glob(f"*/{CONFIG_FILE}")) or [path]
-    fits = [_inspect_one(folder, tensors) for folder in folders]
+    places = _folders_in(path) if theirs is None else [place for place in (theirs.model, theirs.average) if place]
+    fits = [_inspect_one(place, tensors) for place in places]
     if not all(fits):
         raise typer.Exit(1)
+
+
+def _folders_in(path: Path) -> list[Path]:
+    """The models in a folder of models; else the path itself."""
+    from ..models.finding import CONFIG_FILE
+
+    is_one = not path.is_dir() or (path / CONFIG_FILE).exists()
+    return [path] if is_one else sorted(file.parent for file in path.glob(f"*/{CONFIG_FILE}")) or [path]
 
 
 def _inspect_one(path: Path, list_tensors: bool) -> bool:
     """Print one model; whether its weights fit it."""
     from .. import converting
+    from ..errors import LayoutError
     from ..io.weights import open_weights
     from ..layout import Constant
+    from ..models.by_shapes import seen_by_shapes
     from ..models.finding import recognise
-    from ..printable import say, short_name
+    from ..printable import one_line, say, short_name
 
     if converting.get().is_foreign(path):
         say(*converting.get().describe(path, list_tensors))
@@ -69,9 +80,16 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
             say(f"  {short_name(name)}  {list(shapes[name])}  {reader.dtype(name)}")
     config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists():
-        title, layout = _guess(reader)
-        say(f"  model: {title} (no {config.name} beside it)")
-        return _is_sound(layout, reader)
+        try:
+            seen = seen_by_shapes(shapes, str(path))
+        except LayoutError as error:
+            say(f"  DOES NOT FIT: {one_line(error)}")
+            return False
+        if seen is None:
+            title, layout = _guess(reader)
+            say(f"  model: {title} (no {config.name} beside it)")
+            return _is_sound(layout, reader)
+        say(f"  no {config.name} beside it: {seen.told}")
     part = recognise(path)
     say(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
     recorded = _objective(path)

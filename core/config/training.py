@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Set
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..random import SEED_LIMIT
 from .caches import CacheSettings
@@ -17,6 +17,9 @@ from .settings import Settings, by_recipe
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(ge=0)]
 Whole = Annotated[int, Field(ge=0)]
+
+
+OLD_WAVELET = "wavelet_weight"
 
 
 class StartSettings(Settings):
@@ -84,14 +87,19 @@ class ObjectiveSettings(Settings):
 class AutoencoderSettings(Settings):
     """The losses of the autoencoder."""
 
+    pixel_weight: Number = 1.0
+    """Weight of the reconstruction loss on pixels with its LPIPS. 0: no pixels are made, and what makes pixels of
+    latents stays as it is."""
     loss: Literal["l1", "l2"] = "l1"
     """The reconstruction loss on pixels."""
     squared_weight: Number = 0.0
     """Weight of an additional squared-error loss."""
     kl_weight: Number = 1e-6
     """Weight of the KL divergence of the latents."""
-    wavelet_weight: Number = 0.1
-    """Weight of the wavelet loss between the encoder's and the decoder's inner sub-bands."""
+    pair_weights: dict[str, Number] = by_recipe()
+    """Weights of absolute differences inside the autoencoder, by name. WFVAE has `wavelet`, between the encoder's and
+    the decoder's inner sub-bands; OpenSoraVAE has `spatial`, between the frames' latents before and behind its temporal
+    half, and `identity`, between those of a single frame and the clip's."""
     perceptual_weight: Number = 0.0
     """Weight of LPIPS; above 0 it needs `perceptual_backbone`."""
     perceptual_backbone: Path | None = None
@@ -110,6 +118,18 @@ class AutoencoderSettings(Settings):
     """Clip the discriminator's gradient norm to this. null: no clipping."""
     logvar: float = 0.0
     """Log variance of the pixel likelihood."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, values: Any) -> Any:
+        """`wavelet_weight` is what older files and checkpoints call the weight of that pair."""
+        if not isinstance(values, dict) or OLD_WAVELET not in values:
+            return values
+        pairs, old = values.get("pair_weights") or {}, values[OLD_WAVELET]
+        if "wavelet" in pairs:
+            raise ValueError(f"{OLD_WAVELET} is the old name of pair_weights.wavelet; leave out one of them")
+        weights = {**pairs, "wavelet": old} if old is not None else values.get("pair_weights")
+        return {name: value for name, value in values.items() if name != OLD_WAVELET} | {"pair_weights": weights}
 
 
 class OptimizerSettings(Settings):

@@ -37,5 +37,9 @@ class ClipBatch:
     """(L, D) float32 for each caption that comes with its states; None: none does."""
     frame_mask: np.ndarray | None = None
     """Inpaint training: (B, T) float32, 1 = to generate, 0 = given (core.maths.masks)."""
+    fps: tuple[float, ...] = ()
+    """Frames per second that each clip is shown at; of a picture it means nothing."""
+    bucket: str | None = None
+    """Resolution and frames of the bucket that all clips are in, as "240p 51", where there are buckets."""
     failures: tuple[ReadFailure, ...] = field(default=())
     """What had to be replaced while this batch was made."""

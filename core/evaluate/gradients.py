@@ -14,6 +14,7 @@ import numpy as np
 from .. import random
 from ..conditioning.clip_facts import facts_for
 from ..models.kinds import AutoencoderSpec, DenoiserSpec
+from ..pipelines.autoencode import posterior_noise
 from ..pipelines.sample import Sampling
 from ..seam.models import Given
 from ..seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
@@ -48,11 +49,10 @@ def autoencoder_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     """The same of its autoencoder, whose loss is squared errors: absolute ones would turn about at differences of 0."""
     part, job = run.pipeline.parts.vae, run.jobs[0]
     spec: AutoencoderSpec = part.spec
+    drawn = posterior_noise(spec, job.video, job.seed, purpose="parity posterior")
     batch = AutoencoderBatch(
         video=np.tanh(random.normal((1, 3, *job.video), job.seed, "parity video")),
-        posterior_noise=random.normal(
-            (1, spec.latent_channels, *spec.compression.latent(job.video)), job.seed, "parity posterior"
-        ),
+        noise={name: noise[None] for name, noise in drawn.items()},
         update="generator",
         adversarial=False,
     )

@@ -18,6 +18,7 @@ from ..layout import FreshWeights, Layout, Weights
 from ..loading import check_headers, check_zeros
 from ..printable import short_name
 from . import FAMILIES
+from .by_shapes import seen_by_shapes
 from .kinds import Family
 from .run_folders import model_folder
 
@@ -83,14 +84,26 @@ def open_part(kind: str, name: str, seed: int = 0) -> Part:
 def recognise(folder: Path) -> Part:
     """The model that a path means: a folder of the hub's form (config.json beside safetensors), a checkpoint or a run.
 
+    Weights without a config.json are known where their shapes tell.
     Raises: as open_part does.
     """
     folder, notes = model_folder(folder)
     file = folder / CONFIG_FILE if os.path.isdir(folder) else folder.parent / CONFIG_FILE
+    if not file.exists() and (part := _seen(folder, notes)) is not None:
+        return part
     config = read_config(file)
     family = family_of(config, str(file))
     spec = family.spec.from_config(config, str(file))
     return Part(family, spec, str(folder), False, lambda: open_weights(folder), notes)
+
+
+def _seen(folder: Path, notes: tuple[str, ...]) -> Part | None:
+    weights = open_weights(folder)
+    seen = seen_by_shapes({name: weights.shape(name) for name in weights}, str(folder))
+    if seen is None:
+        return None
+    told = f"{folder}: has no {CONFIG_FILE}; {seen.told}"
+    return Part(seen.family, seen.spec, str(folder), False, lambda: open_weights(folder), (*notes, told))
 
 
 def read_config(file: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ find it by that name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -19,6 +19,8 @@ Kind = Literal["denoiser", "text_encoder", "vae"]
 Output = Literal["mean", "mean_and_spare", "mean_and_range"]
 """What a denoiser predicts: the mean alone; beside it channels that are cut off; or a learned variance, for samplers
 that ask for it."""
+Share = Literal["clips", "frames"]
+"""Clips, or all of their frames."""
 GIVEN = (
     *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames"),
     *("latent_mask", "frame_mask", "channels"),
@@ -145,6 +147,18 @@ class AutoencoderSpec(FamilySpec, Protocol):
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of its blocks in their order, by half: "encoder" and "decoder"."""
 
+    @property
+    def pairs(self) -> Mapping[str, Share]:
+        """Names of what training can compare beside pixels, and what sums of their differences are divided by."""
+
+    @property
+    def last_layer(self) -> str:
+        """Name of the weight at which the adversarial loss is weighed against that of the pixels."""
+
+    @property
+    def of_pixels(self) -> tuple[str, ...]:
+        """Beginnings of the names of weights that only a loss of the pixels reaches."""
+
 
 class TextEncoderSpec(FamilySpec, Protocol):
     """Token ids to states."""
@@ -175,6 +189,9 @@ class Family:
     """A FamilySpec of the kind."""
     presets: Mapping[str, Any]
     """Specs by names that no other family of the kind has."""
+    from_shapes: Callable[[Mapping[str, tuple[int, ...]], str], Any] | None = None
+    """Reads the spec from the shapes of weights, where they tell enough; it is given what errors call the file, and
+    gives None for weights that are none of the family's. None: the family's shapes do not tell."""
 
     @property
     def name(self) -> str:

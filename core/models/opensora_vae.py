@@ -17,7 +17,7 @@ from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
 from ..shapes import Grouped, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
-from .kinds import Family
+from .kinds import Family, Share
 from .sd_vae import SDVAESpec
 
 SPATIAL_FACTOR = 0.18215
@@ -205,6 +205,24 @@ class OpenSoraVAESpec:
             "encoder": (*spatial["encoder"], *encoder, *self._resnets("encoder.res_blocks")),
             "decoder": (*self._resnets("decoder.res_blocks"), *decoder, *spatial["decoder"]),
         }
+
+    @property
+    def pairs(self) -> Mapping[str, Share]:
+        """What training can compare beside pixels: the frames' latents that the temporal autoencoder is given and those
+        that it gives back; of single frames, those that it is given and its own, where they are as many."""
+        if self.latent_channels == self.temporal.channels:
+            return {"spatial": "frames", "identity": "frames"}
+        return {"spatial": "frames"}
+
+    @property
+    def last_layer(self) -> str:
+        """Where the adversarial loss is weighed: the last convolution of the temporal autoencoder, as upstream's."""
+        return f"{_TEMPORAL}.decoder.conv_out.conv.weight"
+
+    @property
+    def of_pixels(self) -> tuple[str, ...]:
+        """What only a loss of the pixels reaches: the decoder of frames."""
+        return (f"{_SPATIAL}.decoder.", f"{_SPATIAL}.post_quant_conv.")
 
     def _resnets(self, level: str) -> list[str]:
         return [f"{_TEMPORAL}.{level}.{i}" for i in range(self.temporal.num_res_blocks)]

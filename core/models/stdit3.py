@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import lcm
+from math import lcm, prod
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -208,6 +208,32 @@ class STDiT3Spec:
         refuse_unknown(rest, source, tuple(spec.to_config()))
         return spec
 
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], source: str) -> STDiT3Spec | None:
+        """What the shapes of its weights tell, all else as published; None where they are of another model.
+
+        Raises: ConfigError for shapes that no such model has.
+        """
+        told = [shapes.get(name, ()) for name in _TELLING]
+        head = shapes.get("spatial_blocks.0.attn.q_norm.weight") or [2 * size for size in shapes.get("rope.freqs", ())]
+        if [*map(len, told), len(head)] != [5, 2, 2, 2, 2, 1] or not all(map(all, [*told, head])):
+            return None
+        (width, channels, *patch), (tokens, caption), (inner, _), (outputs, _), _ = told
+        return build(
+            cls,
+            source,
+            hidden_size=width,
+            depth=len({name.split(".")[1] for name in shapes if name.startswith("spatial_blocks.")}),
+            num_heads=max(width // head[0], 1),
+            in_channels=channels,
+            patch_size=tuple(patch),
+            mlp_ratio=inner / width,
+            caption_channels=caption,
+            model_max_length=tokens,
+            qk_norm="spatial_blocks.0.attn.q_norm.weight" in shapes,
+            pred_sigma=outputs == 2 * channels * prod(patch),
+        )
+
     def to_config(self) -> dict[str, Any]:
         """Upstream's config.json for this spec."""
         return {
@@ -271,6 +297,11 @@ class STDiT3Spec:
         _linear(weights, f"{name}.mlp.fc2", width, self.feed_forward_size, results)
 
 
+_TELLING = (
+    *("x_embedder.proj.weight", "y_embedder.y_embedding", "spatial_blocks.0.mlp.fc1.weight"),
+    *("final_layer.linear.weight", "temporal_blocks.0.mlp.fc1.weight"),
+)
+"""Weights whose shapes tell what a model is."""
 _SWITCHES = ("qk_norm", "pred_sigma", "skip_y_embedder", "freeze_y_embedder", "only_train_temporal")
 
 
@@ -338,4 +369,5 @@ FAMILY = Family(
     telling_keys=("skip_y_embedder",),
     spec=STDiT3Spec,
     presets=PRESETS,
+    from_shapes=STDiT3Spec.from_shapes,
 )

@@ -18,7 +18,7 @@ from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..maths.tiling import Chunk, pixel_chunks, temporal_chunks
 from ..shapes import NUM_COLOURS, Causal, VideoShape
 from .config_json import build, choice, count, numbers, refuse_unknown, take
-from .kinds import Family
+from .kinds import Family, Share
 
 GROUPS = 32
 MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
@@ -137,6 +137,21 @@ class WFVAESpec:
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""
         return {half: tuple(f"{half}.{name}" for name in names) for half, names in _BLOCKS.items()}
+
+    @property
+    def pairs(self) -> Mapping[str, Share]:
+        """What training can compare beside pixels: Haar coefficients of the encoder and of the decoder."""
+        return {"wavelet": "clips"}
+
+    @property
+    def last_layer(self) -> str:
+        """Where the adversarial loss is weighed."""
+        return "decoder.conv_out.weight"
+
+    @property
+    def of_pixels(self) -> tuple[str, ...]:
+        """What only a loss of the pixels reaches."""
+        return tuple(f"decoder.{name}." for name in ("up1", "layer", "norm_out", "conv_out"))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> WFVAESpec:

@@ -174,5 +174,10 @@ def _sizes(record: RunRecord) -> dict[str, Any]:
     """Of the clips that a run was trained on; moving shapes have theirs."""
     if record.text("data.kind") == "moving_shapes":
         side = moving_shapes.SIDE
-        return {"video.frames": moving_shapes.FRAMES, "video.height": side, "video.width": side, "video.fps": 8.0}
+        return {
+            "video.frames": moving_shapes.FRAMES,
+            "video.height": side,
+            "video.width": side,
+            "video.fps": moving_shapes.FPS,
+        }
     return {f"video.{name}": record.setting(f"data.{name}") for name in ("frames", "height", "width", "fps")}

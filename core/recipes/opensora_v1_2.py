@@ -33,8 +33,12 @@ RECIPE = Recipe(
         "condition.max_area": 240 * 426,
     },
     training={
+        "data.frames": 51,
+        "data.min_frames": 51,
+        "data.fps": 24.0,
         "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
+        "autoencoder.pair_weights": {},
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.0,
         "learning_rate.peak": 1e-4,

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from ..bucketing.size_table import SizeTable
+from ..bucketing.table import BucketTable
 from ..conditioning.base import Conditioner
 from ..conditioning.nothing import Nothing
 from ..conditioning.prompt_parts import TakeApart, one_text
+from ..errors import ConfigError
 
 
 def as_written(text: str) -> str:
@@ -76,6 +78,12 @@ class Recipe:
     def part(self, kind: str) -> str | None:
         """The usual preset of a kind."""
         return next(iter(self.parts.get(kind, ())), None)
+
+    def buckets(self, table: Mapping[str, Mapping[str, Any]], where: str = "data.buckets") -> BucketTable:
+        """The setting `data.buckets` with this system's sizes. Raises: ConfigError; where: its path, for messages."""
+        if self.sizes is None:
+            raise ConfigError(f"{where}: the recipe {self.name} has no table of sizes; leave it out")
+        return BucketTable(table, self.sizes, where)
 
     def sampling_settings(self) -> dict[str, Any]:
         """All that it says of `duosora sample`."""

@@ -69,8 +69,8 @@ class AutoencoderBatch:
 
     video: np.ndarray
     """(B, 3, T, H, W) float32 in [-1, 1]."""
-    posterior_noise: np.ndarray
-    """Unit noise in the shape of the latents."""
+    noise: Mapping[str, np.ndarray]
+    """Unit noise (B, *shape) of spec.noise_shapes, by the names of spec.posteriors."""
     update: str
     """What learns from it: "generator" or "discriminator"."""
     adversarial: bool
@@ -135,18 +135,20 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderLosses:
-    """What an autoencoder is trained on. Sums over all pixels are divided by clips times frames, others by clips.
+    """What an autoencoder is trained on. Sums over all pixels are divided by clips times frames, the KL by clips.
 
     Source: LPIPSWithDiscriminator3D of Open-Sora Plan v1.3; Esser et al. 2021, arXiv:2012.09841 (the adaptive weight).
     """
 
+    pixel_weight: float = 1.0
+    """Of all that pixels are compared by; 0: no pixels are made, and what makes them of latents stays as it is."""
     loss: str = "l1"
     """l1 or l2, of the pixels."""
     squared_weight: float = 0.0
     """Of squared errors on top of those."""
     kl_weight: float = 1e-6
-    wavelet_weight: float = 0.0
-    """Of the absolute difference between the encoder's and the decoder's wavelet coefficients, both levels."""
+    pair_weights: Mapping[str, float] = field(default_factory=dict)
+    """Of the absolute differences between what spec.pairs names."""
     perceptual_weight: float = 0.0
     discriminator_weight: float = 0.5
     """On top of the adaptive weight."""

@@ -51,6 +51,7 @@ class _CacheRun:
             accumulate=config.accumulate,
             compression=self.parts.vae.spec.compression,
             patch=self.parts.trained.spec.patch,
+            recipe=config.model.recipe,
         )
 
 

@@ -32,6 +32,7 @@ from ..seam import backend as backends
 from ..seam.ranks import ParallelPlan, Ranks
 from ..seam.ranks import make_plan as make_rank_plan
 from ..seam.training import StepReport
+from .autoencoder import check_losses
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .continuing import accepted, refuse_other_settings
 from .ema import EmaSchedule
@@ -85,6 +86,8 @@ class TrainRun:
             make_objective(config.objective, config.batch_size * config.accumulate)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config.model, config.autoencoder, config.seed)
+        if config.autoencoder is not None:
+            check_losses(config.autoencoder, self.parts.trained.spec)
         kind = "denoiser" if config.autoencoder is None else "vae"
         self.mixed = mixed(self.followed.practice.recipe, {kind: self.parts.trained, **self.parts.frozen})
         for part in self.parts.frozen.values():

@@ -17,8 +17,6 @@ ALONE = ("patch_discriminator", "lpips", "sd_vae")
 INSIDE = ("sd_vae",)
 """Architectures that are parts of others only."""
 ALLOWED = (*(f"{room}/" for room in ROOMS), "core/goldens/runners/")
-STEPS = {"wfvae": tuple(f"backends/{name}/autoencoder_step.py" for name in ("mindspore", "torch"))}
-"""Files that know a family by name still, until they ask for what is common to its kind. The list only shrinks."""
 
 
 def sources() -> Iterator[tuple[str, str]]:
@@ -72,7 +70,7 @@ def test_a_family_is_what_its_file_says(family: Family) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_file_in_a_room_is_a_familys(room: str) -> None:
     files = {file.stem for file in (ROOT / room).glob("*.py")}
-    helpers = {"__init__", "config_json", "finding", "kinds", "run_folders", "mindone"}
+    helpers = {"__init__", "by_shapes", "config_json", "epoch_folders", "finding", "kinds", "run_folders", "mindone"}
     assert files - helpers - {*ALONE, *INSIDE} == set(NAMES)
 
 
@@ -88,7 +86,7 @@ def test_a_backend_makes_each_model_by_create(backend: str) -> None:
 def test_no_other_file_names_a_family(name: str) -> None:
     listed = ("core/models/__init__.py",)
     files = {path: source for path, source in sources() if path not in listed}
-    assert naming(files, name) == sorted(STEPS.get(name, ()))
+    assert naming(files, name) == []
 
 
 def test_class_names_stay_in_the_rooms() -> None:

@@ -46,6 +46,7 @@ def denoiser_task(
         accumulate=config.accumulate,
         compression=vae.spec.compression,
         patch=spec.patch,
+        recipe=config.model.recipe,
         text_channels=parts.text_encoder.spec.channels,
     )
     held_out = agreed(ranks.world, lambda: readers.held_out(config.validation, config.data, ranks))
