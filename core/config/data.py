@@ -100,6 +100,9 @@ class DataSettings(Settings):
     drawn_clips: Count | None = None
     """moving_shapes: draw this many clips and repeat them every epoch, so that their latents can be cached. Default:
     new clips every epoch."""
+    scores: bool = False
+    """moving_shapes: clips differ in frame rate, motion and sharpness of the outline, and captions end with scores of
+    the last two, as those of Open-Sora 1.2 do."""
     files: tuple[Path, ...] = ()
     """Annotations (upstream's .txt lists, .json, .jsonl, .ndjson, .csv, .tsv, .parquet), or folders, whose videos have
     no captions."""
