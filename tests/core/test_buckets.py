@@ -1,6 +1,8 @@
 """Training in buckets: the same batches for any number of readers and from any step on, every clip once an epoch."""
 
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,15 @@ from duosora.core.data.sources import Frames, OpenedClip
 from duosora.core.errors import ConfigError, MediaError, ShapeError
 from duosora.core.maths.cover import cover_picture, cover_video
 from duosora.core.pipelines.following import trained
-from duosora.core.seam.ranks import Ranks
+from duosora.core.seam.models import Given
+from duosora.core.seam.ranks import ParallelPlan, Ranks
+from duosora.core.seam.training import DiffusionBatch
 from duosora.core.shapes import Causal, Compression, Grouped, Patch
+from duosora.core.train.feeding import Fed, Feeding, MicroBatchFacts
 from duosora.core.train.setup.readers import Readers
+
+sys.path.append(str(Path(__file__).parent))
+import thread_ranks
 
 SIZES = SizeTable(
     {
@@ -268,16 +276,14 @@ def test_each_bucket_is_measured_by_itself_on_the_same_few_batches() -> None:
     table = {"8p": {"1": [1.0, 3], "5": [0.1, 2]}, "17p": {"3": [[0.2, 0.3], 3], "5": [0.0, None]}}
     made = loader(source, table, bucketing=Bucketing.to_measure(BucketTable(table, SIZES), 2))
     with made:
-        names = made.order.buckets  # type: ignore[attr-defined]
-        batches = [batch for (batch,) in made.of_steps(range(len(names)))]
-        again = [batch for (batch,) in made.of_steps(range(len(names)))]
+        batches = [batch for (batch,) in made.of_steps(range(made.steps_per_epoch))]
+        again = [batch for (batch,) in made.of_steps(range(made.steps_per_epoch))]
     assert [(batch.bucket, len(batch.samples)) for batch in batches] == [
         ("17p 3", 3),
         ("17p 3", 3),
         ("8p 5", 2),
         ("8p 5", 2),
     ]
-    assert names == [batch.bucket for batch in batches]
     assert_equal([batches], [again])
 
 
@@ -428,10 +434,58 @@ def test_a_bucket_can_be_changed_on_the_command_line(tmp_path: Path) -> None:
     assert config.data.buckets == {"240p": {"51": [1.0, 8]}, "144p": {"1": [0.1, 9]}}
 
 
-def test_what_is_measured_names_the_bucket_of_each_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("plan", [ParallelPlan(), ParallelPlan(data=2, sequence=2)], ids=str)
+def test_all_ranks_know_how_many_batches_are_measured(tmp_path: Path, plan: ParallelPlan) -> None:
     settings = {"files": [str(written(tmp_path, [(200, 144, 256)] * 5))], "workers": 0}
     config = trained(run_with(validation={"every": 1, "batches": 2, "data": settings})).config
     readers = Readers(seed=0, batch_size=1, accumulate=1, compression=Grouped(17, 4, 8), recipe=config.model.recipe)
-    held_out = readers.held_out(config.validation, config.data, Ranks())
-    assert held_out is not None
-    assert (held_out.buckets, held_out.count) == (("144p 102", "144p 102", "144p 51", "144p 51"), 4)
+    found = thread_ranks.run(plan, lambda ranks: readers.held_out(config.validation, config.data, ranks).count)  # type: ignore[union-attr]
+    assert found == [4] * plan.world, "two batches of each of two buckets"
+
+
+class Copies:
+    """Batches that are the clips themselves."""
+
+    def prepare(self, clips: Sequence[ClipBatch]) -> None:
+        pass
+
+    def make(self, clips: ClipBatch, step: int) -> DiffusionBatch:
+        assert clips.pixels is not None
+        numbers = np.array(clips.samples, np.float64)
+        arrays = dict.fromkeys(("timesteps", "signal", "spread", "of_clean", "of_noise", "weights"), numbers)
+        given = Given(text=numbers[:, None, None].astype(np.float32), fps=np.array(clips.fps))
+        return DiffusionBatch(latents=clips.pixels, noise=clips.pixels, given=given, **arrays)
+
+    def work(self, batch: DiffusionBatch) -> int:
+        return batch.latents.size
+
+
+def fed(ranks: Ranks, count: int) -> list[Fed]:
+    """What a rank is fed in the first steps."""
+    feeding = Feeding(ranks, Copies())
+    if not ranks.leads_team:
+        return [feeding.feed(tuple, step) for step in range(count)]
+    plan = ranks.plan
+    made = loader(mixed_clips(90), accumulation=4, readers=plan.data, reader=plan.place(ranks.rank).data)
+    with made:
+        source = made.batches()
+        return [feeding.feed(lambda: next(source), step) for step in range(count)]
+
+
+def told(facts: MicroBatchFacts) -> tuple[Any, ...]:
+    return facts.samples, facts.work, facts.size, tuple(facts.sources)
+
+
+@pytest.mark.parametrize("plan", [ParallelPlan(2), ParallelPlan(4), ParallelPlan(data=2, sequence=2)], ids=str)
+def test_ranks_with_batches_of_unequal_sizes_have_together_what_one_process_has(plan: ParallelPlan) -> None:
+    count = 12
+    alone = fed(Ranks(), count)
+    of_ranks = thread_ranks.run(plan, lambda ranks: fed(ranks, count))
+    assert any(len({facts.samples for facts in step.facts}) > 1 for step in alone)
+    for rank, steps_of_rank in enumerate(of_ranks):
+        first = plan.place(rank).data
+        for mine, whole in zip(steps_of_rank, alone, strict=True):
+            assert [told(facts) for facts in mine.facts] == [told(facts) for facts in whole.facts]
+            for batch, expected in zip(mine.batches, whole.batches[first :: plan.data], strict=True):
+                np.testing.assert_array_equal(batch.latents, expected.latents)
+                np.testing.assert_array_equal(batch.given.fps, expected.given.fps)
