@@ -160,9 +160,8 @@ class AutoencoderSpec(FamilySpec, Protocol):
     def last_layer(self) -> str:
         """Name of the weight at which the adversarial loss is weighed against that of the pixels."""
 
-    @property
-    def of_pixels(self) -> tuple[str, ...]:
-        """Beginnings of the names of weights that only a loss of the pixels reaches."""
+    def unreached(self, pixels: bool, pairs: frozenset[str]) -> tuple[str, ...]:
+        """Beginnings of the names of weights that no loss reaches. pixels: whether these are compared."""
 
 
 class TextEncoderSpec(FamilySpec, Protocol):

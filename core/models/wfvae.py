@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
-from ..layout import Constant, Filled, Halves, Layout, Weight, WeightList
+from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..maths.tiling import Chunk, pixel_chunks, temporal_chunks
 from ..shapes import NUM_COLOURS, Causal, VideoShape
@@ -153,10 +153,9 @@ class WFVAESpec:
         """Where the adversarial loss is weighed."""
         return "decoder.conv_out.weight"
 
-    @property
-    def of_pixels(self) -> tuple[str, ...]:
-        """What only a loss of the pixels reaches."""
-        return tuple(f"decoder.{name}." for name in ("up1", "layer", "norm_out", "conv_out"))
+    def unreached(self, pixels: bool, pairs: frozenset[str]) -> tuple[str, ...]:
+        """Without a loss of pixels the end of the decoder."""
+        return () if pixels else tuple(f"decoder.{name}." for name in ("up1", "layer", "norm_out", "conv_out"))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> WFVAESpec:
@@ -256,8 +255,7 @@ class _Writer:
         self.mid("encoder.mid", 2 * base + flow, 4 * base, 4 * base)
         self.norm("encoder.norm_out", 4 * base)
         weights.conv("encoder.conv_out.conv", 2 * spec.latent_dim, 4 * base, 3, 3, 3)
-        bias = weights["encoder.conv_out.conv.bias"]
-        weights["encoder.conv_out.conv.bias"] = Weight(bias.shape, Halves(bias.init, Filled(FRESH_LOG_VARIANCE)))
+        weights.lower_half("encoder.conv_out.conv.bias", FRESH_LOG_VARIANCE)
         self.analysis_3d("encoder.wavelet_transform_in")
         if spec.temporal_level_1:
             self.analysis_3d("encoder.wavelet_transform_l1")
