@@ -86,8 +86,9 @@ class AutoencoderTrainStep:
             raise ConfigError("compute.compile: for MindSpore only the denoiser is compiled in training; leave it out")
         self.model, self.perceptual, self.device, self.losses = model, perceptual, device, losses
         self.dtype = MINDSPORE_DTYPES[options.dtype]
-        of_pixels = () if losses.pixel_weight else self.spec.of_pixels
-        trainable = make_trainable(model, (*options.frozen, *of_pixels))
+        self.pairs = frozenset(name for name, weight in losses.pair_weights.items() if weight)
+        unreached = self.spec.unreached(bool(losses.pixel_weight), self.pairs)
+        trainable = make_trainable(model, (*options.frozen, *unreached))
         recompute(blocks_of(model), options.recompute_every)
         self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
         self.discriminator: Discriminator | None = None
@@ -239,7 +240,7 @@ class AutoencoderTrainStep:
     def _reconstruction(self, video: Tensor, batch: AutoencoderBatch) -> Reconstruction:
         with autocast(self.device, self.dtype):
             noise = {name: to_tensor(values) for name, values in batch.noise.items()}
-            return self.model.reconstruct(video, noise, bool(self.losses.pixel_weight))
+            return self.model.reconstruct(video, noise, bool(self.losses.pixel_weight), self.pairs)
 
     def _errors(self, video: Tensor, pixels: Tensor) -> Tensor:
         """Of each pixel's channels, as negative log-likelihoods, (B, 3, T, H, W)."""

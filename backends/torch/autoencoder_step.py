@@ -83,8 +83,9 @@ class AutoencoderTrainStep:
         self.ranks, self.spec = ranks or Ranks(), model.spec
         self.model, self.perceptual, self.device, self.losses = model, perceptual, device, losses
         self.dtype = TORCH_DTYPES[options.dtype]
-        of_pixels = () if losses.pixel_weight else self.spec.of_pixels
-        trainable = make_trainable(model, (*options.frozen, *of_pixels))
+        self.pairs = frozenset(name for name, weight in losses.pair_weights.items() if weight)
+        unreached = self.spec.unreached(bool(losses.pixel_weight), self.pairs)
+        trainable = make_trainable(model, (*options.frozen, *unreached))
         recompute(blocks_of(model), options.recompute_every)
         self._reconstruct = torch.compile(model.reconstruct) if options.compile else model.reconstruct
         self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
@@ -237,7 +238,7 @@ class AutoencoderTrainStep:
         video = self._place(batch.video)
         with autocast(self.device, self.dtype):
             noise = {name: self._place(values) for name, values in batch.noise.items()}
-            return video, self._reconstruct(video, noise, bool(self.losses.pixel_weight))
+            return video, self._reconstruct(video, noise, bool(self.losses.pixel_weight), self.pairs)
 
     def _errors(self, video: Tensor, pixels: Tensor) -> Tensor:
         """Of each pixel's channels, as negative log-likelihoods, (B, 3, T, H, W)."""

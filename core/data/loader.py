@@ -81,11 +81,14 @@ class ClipLoader:
         bucketing: Bucketing | None = None,
         text_of: TextOf | None = None,
         moments_of: MomentsOf | None = None,
+        keeps_dropped: bool = False,
     ) -> None:
         """accumulation: micro-batches of a step, of which one of several readers reads every so many-th; their number
         divides it. sp_size: ranks that share the frames of one sample. mixes_sizes: sizes follow each other in as small
         parts as can be, whatever the settings say, so that the first few micro-batches show many of them. bucketing:
         where the settings have buckets; then micro_batch has no use.
+
+        keeps_dropped: captions that are dropped stay, and batches say which they are.
 
         With moments_of no media file is opened, and the crop in time is the first epoch's in all of them.
         Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on;
@@ -95,7 +98,7 @@ class ClipLoader:
         self.compression, self.patch = compression, patch
         self.parts = range(reader, accumulation, readers)
         """Of a step's micro-batches, those that are read here."""
-        self.captioner = Captioner(settings, seed)
+        self.captioner = Captioner(settings, seed, keeps_dropped)
         self._masks = ConditionMasks(settings.masks, seed) if settings.masks else None
         self._text_of, self._has_moments = text_of, moments_of is not None
         self._runner = make_runner(settings.workers, settings.timeout_seconds)
@@ -253,10 +256,22 @@ class ClipLoader:
             moments=moments,
             text=tuple(states) if any(text is not None for text in states) else None,
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
+            sizes=tuple(self._size(sample) for sample in begun.samples),
             fps=tuple(shown_rate(record, self.settings) for record in records),
             bucket=self.plan.name(first.place, first.epoch),
+            is_null=self._null(begun),
             failures=tuple(failures),
         )
+
+    def _size(self, sample: Sample) -> VideoShape:
+        if self._has_moments or sample.array is None:
+            return self.plan.shape(sample.place, sample.epoch)
+        return VideoShape(*sample.array.shape[1:])
+
+    def _null(self, begun: _Begun) -> tuple[bool, ...]:
+        if not self.captioner.keeps_dropped:
+            return ()
+        return tuple(self.captioner.is_dropped(sample.number) for sample in begun.samples)
 
     def _joined(self, clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
         """Pixels and mask of a batch."""
@@ -272,8 +287,8 @@ class ClipLoader:
             caption = self.captioner.caption(record, number, sample.epoch, sample.number)
             if self._text_of is None:
                 return caption, None
-            is_dropped = self.captioner.is_dropped(sample.number) or not record.captions
-            pick = None if is_dropped else self.captioner.pick(record, number, sample.epoch)
+            is_left = not self.captioner.is_dropped(sample.number) or self.captioner.keeps_dropped
+            pick = None if not record.captions or not is_left else self.captioner.pick(record, number, sample.epoch)
             try:
                 return caption, self._text_of(record, pick)
             except MediaError as error:

@@ -19,7 +19,7 @@ from .. import random
 
 FRAMES, SIDE = 17, 64
 FPS = 8.0
-"""Frames per second that clips are shown at."""
+"""Frames per second that clips are shown at, unless a Look has others."""
 SHAPES = ("circle", "triangle", "ring", "bar")
 COLOURS = {
     "red": (215, 35, 40),
@@ -60,7 +60,7 @@ START, CROSSED = (0.0, 0.12), (0.76, 0.88)
 tells the direction."""
 BAR_HEIGHT, RING_HOLE = 0.36, 0.52
 """Parts of the radius."""
-FPS = (8.0, 12.0, 24.0)
+RATES = (8.0, 12.0, 24.0)
 MOTION, AESTHETIC = (1.0, 5.0), (4.0, 6.5)
 """Scores from least to most."""
 SOFTNESS = 2.0
@@ -84,7 +84,7 @@ class Scene(NamedTuple):
 class Look(NamedTuple):
     """What a clip of any scene is like; the usual one first."""
 
-    fps: float = FPS[0]
+    fps: float = FPS
     """Its 17 frames span less time at a higher rate, so the shape moves less far."""
     motion: float = MOTION[1]
     """How fast the shape moves: at the highest score it crosses nearly the whole frame at the lowest rate."""
@@ -94,7 +94,7 @@ class Look(NamedTuple):
     @property
     def pace(self) -> float:
         """The part of the usual way that the shape goes."""
-        return self.motion / MOTION[1] * FPS[0] / self.fps
+        return self.motion / MOTION[1] * FPS / self.fps
 
     @property
     def outline(self) -> float:
@@ -113,7 +113,7 @@ def any_look(draw: np.random.Generator) -> Look:
     """A look to train on: each part usual as often as USUAL says, else any; scores in tenths."""
     is_usual = draw.random(3) < USUAL
     rest = (
-        float(draw.choice(FPS)),
+        float(draw.choice(RATES)),
         *(round(float(draw.uniform(*scores)), 1) for scores in (MOTION, AESTHETIC)),
     )
     return Look(*(usual if keep else other for keep, usual, other in zip(is_usual, USUAL_LOOK, rest, strict=True)))

@@ -16,7 +16,6 @@ from ..config.data import DataSettings
 from ..errors import ConfigError
 from ..maths.resize import size_within_area, whole_strides
 from ..shapes import Compression, VideoShape
-from . import moving_shapes
 from .frame_window import frame_window
 from .records import Record
 
@@ -165,7 +164,7 @@ def shown_rate(record: Record, settings: DataSettings) -> float:
     """Frames per second that the chosen frames of a record are shown at; of a picture it means nothing."""
     if settings.buckets is not None:
         return float(rate_of(record) // settings.frame_interval)  # as upstream rounds it (quirk Q6)
-    return moving_shapes.FPS if record.is_drawn else settings.fps
+    return _used_rate(record, settings)
 
 
 def choose_frames(
@@ -197,7 +196,7 @@ def choose_moments(
     if record.num_frames is None:
         raise Unusable("no length", "has no num_frames; add it to the annotation or set data.probe")
     wanted = settings.frames
-    interval = frame_interval(record.fps, settings.fps)
+    interval = frame_interval(record.fps, _used_rate(record, settings))
     if record.num_frames > LONGEST * wanted * (rate_of(record) / settings.fps * settings.speed_factor):
         raise Unusable("too long", f"is too long: {record.num_frames} frames, more than {LONGEST:g} times what is used")
     end = record.start + record.num_frames
@@ -276,6 +275,11 @@ def _check_proportion(height: int, width: int, target: float) -> None:
 
 def _rate(fps: float | None) -> float:
     return DEFAULT_FPS if fps is None else fps
+
+
+def _used_rate(record: Record, settings: DataSettings) -> float:
+    """Frames per second that a record is resampled to; what is drawn stays as it is."""
+    return rate_of(record) if record.is_drawn else settings.fps
 
 
 def rate_of(record: Record) -> float:

@@ -154,7 +154,7 @@ class MovingShapes:
             height=moving_shapes.SIDE,
             width=moving_shapes.SIDE,
             num_frames=moving_shapes.FRAMES,
-            fps=None if look is None else look.fps,
+            fps=moving_shapes.FPS if look is None else look.fps,
             origin="moving shapes",
             is_drawn=True,
         )

@@ -36,9 +36,7 @@ def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     batch = DiffusionBatch(
         latents=random.normal(shape, job.seed, "parity latents"),
         noise=random.normal(shape, job.seed, "parity noise"),
-        text=text,
-        text_mask=None,
-        given=Given(text=text, **facts_for(spec, job.video, run.config.video.fps)),
+        given=Given(text=text, **facts_for(spec.given, job.video, run.config.video.fps)),
         condition=random.normal((1, further, *latent), job.seed, "parity condition") if further else None,
         **DiffusionObjective().at(np.array([500]))._asdict(),
     )

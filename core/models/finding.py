@@ -24,8 +24,9 @@ from .run_folders import model_folder
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
-TINY_FOLDER = Path(__file__).parent / "tiny"
-"""The tokeniser of the tiny preset, and its trained models in folders called after their kinds."""
+TRAINED = {name: Path(__file__).parent / name for name in ("tiny", "tiny_v1_2")}
+"""Presets that come trained: a tokeniser, and models in folders called after their kinds."""
+TINY_FOLDER = TRAINED["tiny"]
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ class Part:
 
 
 def open_part(kind: str, name: str, seed: int = 0) -> Part:
-    """The model that a path means (core.models.run_folders), or a preset: tiny with its trained weights, others with
-    fresh ones.
+    """The model that a path means (core.models.run_folders), or a preset: those of TRAINED with their weights, others
+    with fresh ones.
 
     Raises: CheckpointError when the folder has no readable config.json or weights; ConfigError when the model is of
     another kind, its config holds what is not implemented, or no preset has the name.
@@ -137,8 +138,7 @@ def family_of(config: Mapping[str, Any], source: str) -> Family:
 
 
 def _preset(family: Family, name: str, seed: int) -> Part:
-    trained = TINY_FOLDER / family.kind
-    if name == "tiny" and trained.is_dir():
+    if name in TRAINED and (trained := TRAINED[name] / family.kind).is_dir():
         return replace(recognise(trained), source=name)
     spec = family.presets[name]
     return Part(family, spec, name, True, lambda: FreshWeights(spec.layout(), seed))

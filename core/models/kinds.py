@@ -6,7 +6,7 @@ find it by that name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -19,6 +19,8 @@ Kind = Literal["denoiser", "text_encoder", "vae"]
 Output = Literal["mean", "mean_and_spare", "mean_and_range"]
 """What a denoiser predicts: the mean alone; beside it channels that are cut off; or a learned variance, for samplers
 that ask for it."""
+DIGITS = 6
+"""Behind the point, of numbers that were measured and are written into config.json."""
 Share = Literal["clips", "frames"]
 """Clips, or all of their frames."""
 GIVEN = (
@@ -123,6 +125,9 @@ class AutoencoderSpec(FamilySpec, Protocol):
     @property
     def shift(self) -> tuple[float, ...]: ...
 
+    def calibrated(self, mean: Sequence[float], deviation: Sequence[float]) -> Any:
+        """The spec whose scaled latents have mean 0 and deviation 1 where its latents have these, by channel."""
+
     @property
     def posteriors(self) -> tuple[str, ...]:
         """What `encode` draws, in its order; the latents are drawn from the last."""
@@ -155,9 +160,8 @@ class AutoencoderSpec(FamilySpec, Protocol):
     def last_layer(self) -> str:
         """Name of the weight at which the adversarial loss is weighed against that of the pixels."""
 
-    @property
-    def of_pixels(self) -> tuple[str, ...]:
-        """Beginnings of the names of weights that only a loss of the pixels reaches."""
+    def unreached(self, pixels: bool, pairs: frozenset[str]) -> tuple[str, ...]:
+        """Beginnings of the names of weights that no loss reaches. pixels: whether these are compared."""
 
 
 class TextEncoderSpec(FamilySpec, Protocol):

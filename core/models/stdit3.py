@@ -9,8 +9,8 @@ Source: opensora/models/stdit/stdit3.py of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from math import lcm, prod
 from typing import Any, ClassVar, NamedTuple
 
@@ -125,13 +125,6 @@ class STDiT3Spec:
         """Latents of a token; of unequal sides what both divide."""
         time, height, width = self.patch_size
         return Patch(time, lcm(height, width))
-
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Beginnings of the names of weights that the config keeps as they are in training."""
-        if self.only_train_temporal:
-            return tuple(name for name in dict.fromkeys(map(_first, self.layout())) if name != "temporal_blocks.")
-        return ("y_embedder.",) if self.freeze_y_embedder else ()
 
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The token grid of a latent, padded at the end of each axis to whole patches."""
@@ -279,7 +272,13 @@ class STDiT3Spec:
                 self._block(weights, f"{kind}_blocks.{i}", Zeros() if kind == "temporal" else None)
         weights["final_layer.scale_shift_table"] = Weight((2, width), Normal(width**-0.5))
         _linear(weights, "final_layer.linear", self.patch_outputs, width)
-        return Layout(f"STDiT3(depth={self.depth}, heads={self.num_heads}x{self.head_dim})", weights)
+        name = f"STDiT3(depth={self.depth}, heads={self.num_heads}x{self.head_dim})"
+        return Layout(name, weights, frozen=self._frozen(weights))
+
+    def _frozen(self, names: Iterable[str]) -> tuple[str, ...]:
+        if self.only_train_temporal:
+            return tuple(first for first in dict.fromkeys(map(_first, names)) if first != "temporal_blocks.")
+        return ("y_embedder.",) if self.freeze_y_embedder else ()
 
     def _block(self, weights: WeightList, name: str, results: Init | None) -> None:
         """results: how the weights start that bring what a block finds out back to the tokens."""
@@ -359,8 +358,14 @@ def _first(name: str) -> str:
 XL_2 = STDiT3Spec()
 LARGE_2 = STDiT3Spec(hidden_size=1872, num_heads=26)
 TINY = STDiT3Spec(hidden_size=96, depth=3, num_heads=4, caption_channels=64, model_max_length=32, input_sq_size=64)
+TINY_V1_2 = replace(TINY, hidden_size=128, depth=4, in_channels=8)
 
-PRESETS: Mapping[str, STDiT3Spec] = {"stdit3_xl_2": XL_2, "stdit3_3b_2": LARGE_2, "stdit3_tiny": TINY}
+PRESETS: Mapping[str, STDiT3Spec] = {
+    "stdit3_xl_2": XL_2,
+    "stdit3_3b_2": LARGE_2,
+    "stdit3_tiny": TINY,
+    "tiny_v1_2": TINY_V1_2,
+}
 
 FAMILY = Family(
     kind="denoiser",

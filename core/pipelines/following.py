@@ -24,7 +24,7 @@ from ..recipes.recipe import Recipe, ScoreWords
 from .practice import AUTO, Practice, facts_of, practice_of
 
 Config = TypeVar("Config", bound=Settings)
-OF_DENOISERS = ("objective.", "show.", "max_tokens")
+OF_DENOISERS = ("objective.", "show.", "max_tokens", "validation.timesteps")
 """Beginnings of the settings that training an autoencoder has no use for."""
 MOST_WORDS = 8
 """That a note names."""
@@ -85,8 +85,8 @@ def trained(
         _refuse_lacking(lacking(filled, besides=OF_DENOISERS), practice)
         return Followed(filled, origins(filled, config, wished, overrides), _guessed(config, practice), practice)
     shown = _for_sampler(filled, "show.sampler", _shown(filled, practice))
-    lines = origins(filled, config, wished | (shown if config.show.every else {}), overrides)
     filled = fill(filled, shown)
+    lines = origins(filled, config, wished | (shown if config.show.every else {}), overrides)
     _refuse_lacking(lacking(filled), practice)
     notes = _guessed(config, practice)
     if filled.objective.kind != practice.objective is not None and not config.start.fresh:

@@ -123,7 +123,7 @@ class Sampling:
         for chunk in progress(self._looping(job.video).frames(latent, job.video), "decoding", "chunk"):
             if not np.isfinite(chunk).all():
                 raise NumericsError(
-                    f"{job.name}: decoding gave NaN or infinity; try --set backend.dtype.vae=fp32, or check the weights"
+                    f"{job.name}: decoding gave NaN or infinity; set backend.dtype.vae=fp32, or check the weights"
                 )
             yield from to_uint8(chunk)[0]
 

@@ -246,7 +246,7 @@ class TextToVideo:
             rows = null + wanted if halves.size == 1 else (null, wanted)[halves.index]
         states, mask = texts.batch([text for text, _ in rows])
         is_null = np.array([is_null for _, is_null in rows])
-        of_each = [facts_for(self.parts.denoiser.spec, video, request.fps) for request in requests]
+        of_each = [facts_for(self.parts.denoiser.spec.given, video, request.fps) for request in requests]
         facts = {name: np.concatenate([each[name] for each in of_each]) for name in of_each[0]}
         return Given(text=states, text_mask=mask, is_null=is_null if is_null.any() else None, **facts)
 

@@ -49,5 +49,6 @@ RECIPE = Recipe(
         "optimizer.weight_decay": 0.01,
         "learning_rate.peak": 1e-5,
         "ema.decay": 0.9999,
+        "ema.warms_up": True,
     },
 )

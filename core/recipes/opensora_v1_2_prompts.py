@@ -20,6 +20,7 @@ from ..io.safetensors_format import unique_keys
 from ..printable import short_name
 
 _LOOP = re.compile(r"\s*(\d{1,6})\s*", re.ASCII)
+_CLEANING = ("cleaning prompts", "write them in plain ASCII, without < and &")
 _JSON_KEYS = ("reference_path", "mask_strategy")
 
 
@@ -55,7 +56,8 @@ class PromptScores:
 
 def clean(text: str) -> str:
     """A text as the published models read it. Raises: PackageMissing when ftfy or BeautifulSoup is not installed."""
-    return clean_caption(clean_caption(text, keep_chinese=False), keep_chinese=False)
+    once = clean_caption(text, keep_chinese=False, use=_CLEANING)
+    return clean_caption(once, keep_chinese=False, use=_CLEANING)
 
 
 def segments(text: str, where: str = "prompt") -> Segments:

@@ -104,6 +104,10 @@ def _denoising(objective: ObjectiveSettings) -> str:
     timesteps = f"{objective.timesteps.kind} timesteps"
     if objective.kind == "flow":
         return f"flow, shift {objective.shift:g}, weighting {objective.weighting}, {timesteps}"
+    if objective.kind == "rflow":
+        bent = "moved by the size" if objective.timestep_transform else "for all sizes alike"
+        masked = sum(objective.frame_masks.values())
+        return f"rflow, {timesteps} {bent}" + (f", {masked:.1%} of the clips with clean frames" if masked else "")
     terminal = "zero" if objective.zero_terminal_snr else "non-zero"
     weights = "no weights" if objective.snr_gamma is None else f"min-SNR gamma {objective.snr_gamma:g}"
     return f"{objective.kind}, {objective.schedule} schedule with {terminal} terminal SNR, {weights}, {timesteps}"
@@ -121,7 +125,12 @@ def _reconstruction(losses: AutoencoderSettings) -> str:
             terms.append(f"{weight:g} x {name}")
     if losses.discriminator_factor:
         terms.append(f"{losses.discriminator_loss} discriminator from step {losses.discriminator_start}")
-    return " + ".join(terms)
+    seen = []
+    if losses.image_share:
+        seen.append(f"{losses.image_share:.0%} of the steps see first frames only")
+    if losses.random_length:
+        seen.append("random lengths")
+    return ", ".join([" + ".join(terms), *seen])
 
 
 def _saving(config: TrainConfig) -> str:

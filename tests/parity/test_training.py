@@ -22,6 +22,7 @@ from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
 from duosora.core.seam.backend import get
+from duosora.core.seam.models import Given
 from duosora.core.seam.training import (
     AdamW,
     AutoencoderBatch,
@@ -63,9 +64,11 @@ def clips(number: int) -> DiffusionBatch:
     return DiffusionBatch(
         latents=np.stack([normal((4, 2, 4, 4), 1, "clean", sample) for sample in samples]),
         noise=np.stack([normal((4, 2, 4, 4), 1, "noise", sample) for sample in samples]),
-        text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
-        text_mask=np.array([[1, 1, 1], [1, 1, 0]]),
-        mask=mask,
+        given=Given(
+            text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
+            text_mask=np.array([[1, 1, 1], [1, 1, 0]]),
+            latent_mask=mask,
+        ),
         **DiffusionObjective(snr_gamma=5.0).draw(1, samples, number)._asdict(),
     )
 

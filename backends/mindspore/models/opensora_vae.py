@@ -57,18 +57,27 @@ class OpenSoraVAE(nn.Cell):
         """
         return cat([self.spatial_vae.decode(group) for group in self._decode_groups(latents, num_frames)], 2)
 
-    def reconstruct(self, video: Tensor, noise: Mapping[str, Tensor], makes_pixels: bool = True) -> Reconstruction:
+    def reconstruct(
+        self,
+        video: Tensor,
+        noise: Mapping[str, Tensor],
+        makes_pixels: bool = True,
+        wanted: frozenset[str] = frozenset(),
+    ) -> Reconstruction:
         """Pixels (B, 3, T, H, W) in [-1, 1] through latents drawn with unit noise, as in `encode`, for training.
 
         The pair "spatial" are the frames' latents (B, C, T, h, w) that the temporal autoencoder is given and those that
-        it gives back; "identity", of single frames, those that it is given and what it makes of them. makes_pixels:
-        False leaves the decoder of frames out.
+        it gives back; "identity", of single frames, those that it is given and what it makes of them; "frames", where
+        it is wanted, the clip and what the autoencoder of frames makes of it by itself. makes_pixels: False makes none
+        of the latents.
         """
         (latents, moments), frames = self._encode(video, noise)
         rebuilt = cat(self._decode_groups(latents, video.shape[2]), 2)
         pairs: dict[str, tuple[Levels, Levels]] = {"spatial": (frames, rebuilt)}
         if video.shape[2] == 1 and "identity" in self.spec.pairs:
             pairs["identity"] = (frames, latents)
+        if "frames" in wanted:
+            pairs["frames"] = (video, self.spatial_vae.decode(frames))
         pixels = self.spatial_vae.decode(rebuilt) if makes_pixels else None
         still = ops.stop_gradient(latents)
         return Reconstruction(pixels, latents, moments, pairs, lambda: self.decode(still, video.shape[2]))

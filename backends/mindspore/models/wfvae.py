@@ -74,7 +74,13 @@ class WFVAE(nn.Cell):
         x = cast(latents, like=self.decoder.conv_out.weight)
         return self.decoder(channels_innermost(x), stream or whole_clip())
 
-    def reconstruct(self, video: Tensor, noise: Mapping[str, Tensor], makes_pixels: bool = True) -> Reconstruction:
+    def reconstruct(
+        self,
+        video: Tensor,
+        noise: Mapping[str, Tensor],
+        makes_pixels: bool = True,
+        wanted: frozenset[str] = frozenset(),
+    ) -> Reconstruction:
         """Pixels (B, 3, T, H, W) in [-1, 1] through latents drawn with unit noise, as in `encode`, for training.
 
         The pair "wavelet" are, of both levels, the Haar coefficients that the side branches of the encoder read, and

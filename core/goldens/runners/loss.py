@@ -12,6 +12,7 @@ from ...models.patch_discriminator import PatchDiscriminatorSpec
 from ...models.wfvae import WFVAESpec
 from ...samplers.schedule import Schedule
 from ...seam.backend import Backend
+from ...seam.models import Given
 from ...seam.training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
 from ...train.ema import EmaSchedule
 from ...train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, Draws, FlowObjective
@@ -60,9 +61,7 @@ def _run_diffusion(case: Case, backend: Backend) -> Iterator[Comparison]:
         batch = DiffusionBatch(
             latents=case.tensors["x0"],
             noise=noise,
-            text=np.zeros((0, 0, 0), np.float32),
-            text_mask=None,
-            mask=case.tensors[config["mask"]],
+            given=Given(latent_mask=case.tensors[config["mask"]]),
             condition=case.tensors.get("condition"),
             **draws._asdict(),
         )

@@ -40,6 +40,8 @@ class Readers:
     patch: Patch = NO_PATCHES
     text_channels: int | None = None
     """Of text states, for records that bring them."""
+    keeps_dropped: bool = False
+    """Captions that are dropped stay, as the denoiser has a null caption of its own."""
     recipe: str = ""
     """Whose sizes the buckets have, where there are some."""
 
@@ -61,6 +63,7 @@ class Readers:
             bucketing=Bucketing((self._table(data.buckets),)) if data.buckets is not None else None,
             text_of=self._record_texts(source),
             moments_of=None if latents is None else latents.moments,
+            keeps_dropped=self.keeps_dropped,
         )
 
     def open_share(
