@@ -96,8 +96,7 @@ def train_step(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]
     batch = DiffusionBatch(
         latents=random.normal(shape, 0, "latents"),
         noise=random.normal(shape, 0, "noise"),
-        text=random.normal((2, TINY_TEXT_TOKENS, TINY.caption_channels), 0, "text"),
-        text_mask=None,
+        given=Given(text=random.normal((2, TINY_TEXT_TOKENS, TINY.caption_channels), 0, "text")),
         **DiffusionObjective().draw(0, (0, 1), 0)._asdict(),
     )
 

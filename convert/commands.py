@@ -14,20 +14,23 @@ import ml_dtypes
 import numpy as np
 
 from ..core.converting import Conversion
-from ..core.errors import CheckpointError, ConfigError
-from ..core.io.files import atomic_write, refuse_existing, unfinished
+from ..core.errors import CheckpointError, ConfigError, LayoutError
+from ..core.io.files import refuse_existing, unfinished
 from ..core.io.weights import STEMS
 from ..core.layout import some_names
-from ..core.models.finding import CONFIG_FILE, family_of, read_config
+from ..core.models.by_shapes import seen_by_shapes
+from ..core.models.epoch_folders import AVERAGES
 from ..core.models.run_folders import AVERAGE, model_folder
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
-from .matching import Renaming
-from .names import NAMES
+from .begun import Begun
+from .configs import FoundConfig, find_config
+from .matching import Origin, Renaming
+from .names import NAMES, Names
 from .naming import MODELS, UNNAMED, Named, plan, plan_of
 from .prefixes import find_fits
 from .readers.opening import Checkpoint, is_foreign, open_checkpoint
-from .readers.stored import StoredTensor
+from .readers.stored import StoredTensor, TensorSource
 from .soundness import refuse_unsound
 from .sums import SUMS_SUFFIX, Summed, check_sums, read_sums, save_sums, sums_file
 from .writers import MINDSPORE_SUFFIX, is_file_name, write
@@ -55,25 +58,28 @@ def convert(request: Conversion) -> list[str]:
     source, ema, notes = _meant(request)
     opened = open_checkpoint(source, ema, request.key)
     made = plan(opened.weights, request.model, request.strip)
-    tensors = Named(opened.weights, made, DTYPES[request.dtype])
-    stem = STEMS[0] if made.model == UNNAMED else NAMES[made.model].stem
-    config = _config(opened, made, tensors)
+    names = NAMES.get(made.model)
+    named = Named(opened.weights, made, DTYPES[request.dtype])
+    config = find_config(opened.path, names, {name: named.shape(name) for name in named}, request.config)
+    tensors = _whole(named, names, config)
     refuse_unsound(opened.weights, made)
-    lines = [*notes, *_told(opened), *_planned(made, tensors, request)]
+    lines = [*notes, *_told(opened), *_planned(made, tensors, request, config)]
     if is_file_name(request.target):
         refuse_existing(request.target, request.overwrite, CheckpointError)
+    else:
+        config.refuse_other(request.target, request.overwrite)
     _check_room(request.target, tensors.nbytes)
     if request.dry_run:
         return [*lines, "dry run: nothing was written"]
+    stem = STEMS[0] if names is None else names.stem
     sums = sums_file(request.target, stem)
     with byte_progress(tensors.nbytes, "writing") as tell:
         summed = Summed(tensors, tell)
         write(request.target, summed, request.shard_size, request.overwrite, stem)
     sums.unlink(missing_ok=True)  # sums of what was there before would call the new weights damaged
     save_sums(sums, tensors, summed.sums)
-    if config is not None and not is_file_name(request.target) and not (request.target / CONFIG_FILE).exists():
-        with atomic_write(request.target / CONFIG_FILE, error=CheckpointError) as temporary:
-            temporary.write_bytes(config.read_bytes())
+    if not is_file_name(request.target):
+        config.write(request.target)
     return [*lines, *_checked(request.target, sums), *_left(sums.parent)]
 
 
@@ -83,12 +89,23 @@ def _meant(request: Conversion) -> tuple[Path, bool | None, list[str]]:
     Also whether an average is left to choose, and what there is to say. Raises: CheckpointError as model_folder, and
     when an average is asked for and none is kept.
     """
-    found, notes = model_folder(request.source, average=request.ema is not False)
+    found, notes = model_folder(request.source, average=request.ema is not False, foreign=True)
     if found == request.source:
         return found, request.ema, []
-    if request.ema and found.name != AVERAGE:
+    if request.ema and found.name not in (AVERAGE, *AVERAGES):
         raise CheckpointError(f"{request.source}: keeps no moving average; leave out --ema")
     return found, None, [*(f"NOTE: {note}" for note in notes), f"{one_line(request.source)}: means {one_line(found)}"]
+
+
+def _whole(tensors: Named, names: Names | None, config: FoundConfig) -> Named | Begun:
+    """All tensors of a model, of which the checkpoint may have the beginning. Raises: LayoutError."""
+    if names is None or config.spec is None:
+        return tensors
+    layout = config.spec.layout()
+    if names.beginning is not None and names.beginning.is_of(tensors):
+        return Begun(names.beginning, layout, tensors)
+    layout.check({name: tensors.shape(name) for name in tensors}, tensors.source)
+    return tensors
 
 
 def verify(path: Path) -> list[str]:
@@ -114,10 +131,23 @@ def describe(path: Path, list_tensors: bool) -> list[str]:
     for fit in fits:
         made, unknown = plan_of({name: name for name in weights}, fit, fits)
         refuse_unsound(weights, made)
+        models += _shapes_told(weights, made)
         if unknown:
             models.append(f"  NOT KNOWN to {fit.model}: {len(unknown)} tensors ({some_names(unknown)})")
     choice = f" --model {UNNAMED}" if not fits else " --model MODEL" if len(fits) > 1 else ""
     return [*lines, *models, f"  to use it: duosora convert {one_line(path)} --to FOLDER{choice}"]
+
+
+def _shapes_told(weights: TensorSource, made: Renaming) -> list[str]:
+    """What the shapes of a model's tensors tell beside its name, or what is wrong with them."""
+    if any(origin != Origin(origin.names[:1]) for origin in made.origins.values()):
+        return []  # shapes change
+    shapes = {new: weights.shape(origin.names[0]) for new, origin in made.origins.items()}
+    try:
+        seen = seen_by_shapes(shapes, weights.source, [NAMES[made.model].family])
+    except (LayoutError, ConfigError) as error:
+        return [f"  DOES NOT FIT: {one_line(error)}"]
+    return [] if seen is None else [f"  its shapes: {seen.spec.layout().model}"]
 
 
 def likely_models(names: Iterable[str]) -> list[str]:
@@ -143,7 +173,7 @@ def _told(opened: Checkpoint) -> list[str]:
     return lines
 
 
-def _planned(made: Renaming, tensors: Named, request: Conversion) -> list[str]:
+def _planned(made: Renaming, tensors: Named | Begun, request: Conversion, config: FoundConfig) -> list[str]:
     """What will be written, and what will not."""
     lines = [f"  model: {made.model}"]
     changed = [(origin.names, name) for name, origin in made.origins.items() if origin.names != (name,)]
@@ -151,26 +181,17 @@ def _planned(made: Renaming, tensors: Named, request: Conversion) -> list[str]:
         names, new = changed[0]
         old = " + ".join(map(short_name, names))
         lines.append(f"  renamed: {len(changed)} ({old} -> {short_name(new)}{', ...' if len(changed) > 1 else ''})")
-    for reason, count in Counter(made.dropped.values()).items():
-        lines.append(f"  left out: {count} ({short_name(reason)})")
+    for reason in dict.fromkeys(made.dropped.values()):
+        dropped = [name for name, why in made.dropped.items() if why == reason]
+        lines.append(f"  left out: {len(dropped)} ({short_name(reason)}): {some_names(dropped)}")
+    if isinstance(tensors, Begun):
+        lines += [f"  {line}" for line in tensors.told]
+    if config.line and not is_file_name(request.target):
+        lines.append(config.line)
     lines.append(f"  writes: {request.target}, {len(tensors)} tensors, {_size(tensors.nbytes)}")
     if request.target.suffix == MINDSPORE_SUFFIX and tensors.nbytes >= MINDSPORE_LIMIT:
         lines.append("  note: MindSpore itself reads no .ckpt of 2 GiB or more; safetensors have no limit")
     return lines
-
-
-def _config(opened: Checkpoint, made: Renaming, tensors: Named) -> Path | None:
-    """config.json beside the source, with which the tensors must agree; None where there is none for this model."""
-    file = (opened.path if opened.path.is_dir() else opened.path.parent) / CONFIG_FILE
-    if made.model == UNNAMED or not file.exists():
-        return None
-    config = read_config(file)
-    family = family_of(config, str(file))
-    if family is not NAMES[made.model].family:
-        return None
-    layout = family.spec.from_config(config, str(file)).layout()
-    layout.check({name: tensors.shape(name) for name in tensors}, str(opened.path))
-    return file
 
 
 def _check_room(target: Path, nbytes: int) -> None:

@@ -31,6 +31,8 @@ class Conversion:
     """The way to the weights inside the file, its parts joined by dots; None looks for them."""
     strip: str | None = None
     """What stands before the names; None compares with the names of the models."""
+    config: str | None = None
+    """The model's config.json or preset, where none lies beside the source; None takes what the shapes tell."""
     overwrite: bool = False
     dry_run: bool = False
     """Say what would be written, and write nothing."""

@@ -7,7 +7,7 @@ Names are those of the published checkpoints.
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
 
@@ -127,6 +127,8 @@ class Layout(Mapping[str, Weight]):
     """Second names under which files may hold a weight once more (tied embeddings), to the name in the layout."""
     ignores: tuple[str, ...] = ()
     """Beginnings of names that files may hold besides (the decoder of an encoder-decoder)."""
+    frozen: tuple[str, ...] = ()
+    """Beginnings of the names of weights that the model's config keeps as they are in training."""
 
     def __getitem__(self, name: str) -> Weight:
         return self.weights[name]
@@ -270,6 +272,11 @@ class WeightList(dict[str, Weight]):
         self[f"{name}.weight"] = Weight((outputs, inputs, *kernel), bound)
         if bias:
             self[f"{name}.bias"] = Weight((outputs,), bound)
+
+    def lower_half(self, name: str, value: float) -> None:
+        """Have the second half of a fresh weight's outputs start at a number: log-variances behind means."""
+        weight = self[name]
+        self[name] = replace(weight, init=Halves(weight.init, Filled(value)))
 
     def linear(self, name: str, outputs: int, inputs: int, bias: bool = True) -> None:
         bound = Uniform(1 / np.sqrt(inputs).item())

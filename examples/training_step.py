@@ -11,6 +11,7 @@ import duosora
 from duosora.core import random
 from duosora.core.data import moving_shapes
 from duosora.core.maths.pixels import from_uint8
+from duosora.core.seam.models import Given
 from duosora.core.seam.training import DiffusionBatch, TrainOptions
 from duosora.core.train.objectives import FlowObjective
 
@@ -26,6 +27,7 @@ def main() -> None:
     pixels = np.moveaxis(from_uint8(clip), -1, 0)  # (3, T, H, W) in [-1, 1]
     latents = models.encoder(seed=1)(pixels, "latents")[None]  # scaled, as the denoiser sees them
     states, mask = models.encode([caption]).batch([caption])
+    given = Given(text=states, text_mask=mask)
 
     part = models.parts.denoiser
     trainer = models.backend.train_denoiser(part.spec, part.open(), TrainOptions())
@@ -33,7 +35,7 @@ def main() -> None:
         # The objective draws a time and says what the network sees and is to predict at it.
         drawn = FlowObjective().draw(seed=1, samples=[step], step=step)
         noise = random.normal(latents.shape, 1, "noise", step)
-        batch = DiffusionBatch(latents=latents, noise=noise, text=states, text_mask=mask, **drawn._asdict())
+        batch = DiffusionBatch(latents=latents, noise=noise, given=given, **drawn._asdict())
         report = trainer.step([batch], lr=1e-5, ema_decay=0.999)
         print(f"step {step}: loss {report.loss:.4f}, gradient norm {report.grad_norm:.3f}")
 

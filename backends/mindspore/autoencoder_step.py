@@ -1,4 +1,4 @@
-"""One optimiser step of a WFVAE or of the discriminator that it is trained against.
+"""One optimiser step of a video autoencoder or of the discriminator that it is trained against.
 
 Source: LPIPSWithDiscriminator3D and train_causalvae.py of Open-Sora Plan v1.3; Esser et al. 2021, arXiv:2012.09841.
 """
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, Step
 
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
-from .layers import autocast, submodules, to_float32
+from .layers import autocast, to_float32
 from .models.patch_discriminator import PatchDiscriminator
-from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
 from .operators import length
 from .optimization import (
     Optimization,
@@ -36,13 +36,12 @@ from .optimization import (
     make_trainable,
     recompute,
 )
+from .posteriors import Levels, Reconstruction, split_moments
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor
-from .streaming import whole_clip
 from .video import fold_frames
 
 GENERATOR, DISCRIMINATOR = "optimizer", "discriminator_optimizer"
 JUDGE = "discriminator"
-BLOCKS = (ResnetBlock2D, ResnetBlock3D, AttnBlock3DFix)
 LARGEST_ADAPTIVE_WEIGHT = 1e4
 SMALLEST_NORM = 1e-4
 """Added to the norm that the adaptive weight is divided by."""
@@ -56,17 +55,19 @@ class Discriminator:
     """The discriminator in training."""
 
     model: PatchDiscriminator
+    last_layer: Parameter
+    """The weight of the autoencoder at which its word is weighed."""
     optimization: Optimization
     statistics: SharedStatistics | None
     """None: nobody to share them with."""
 
 
 class AutoencoderTrainStep:
-    """A WFVAE in training: core.seam.training.TrainStep[AutoencoderBatch]."""
+    """An autoencoder in training: core.seam.training.TrainStep[AutoencoderBatch]."""
 
     def __init__(
         self,
-        model: WFVAE,
+        model: Any,
         discriminator: PatchDiscriminator | None,
         perceptual: Perceptual | None,
         device: str,
@@ -75,27 +76,34 @@ class AutoencoderTrainStep:
         statistics: tuple[str, ...] = (),
         ranks: Ranks | None = None,
     ) -> None:
-        """statistics: names of the discriminator's weights that are not learned by gradients.
+        """model: of a core.models.kinds.AutoencoderSpec, its `spec`. statistics: names of the discriminator's weights
+        that are not learned by gradients.
 
         ranks: that train together; each holds all weights.
         """
-        self.ranks = ranks or Ranks()
+        self.ranks, self.spec = ranks or Ranks(), model.spec
         if options.compile:
             raise ConfigError("compute.compile: for MindSpore only the denoiser is compiled in training; leave it out")
         self.model, self.perceptual, self.device, self.losses = model, perceptual, device, losses
         self.dtype = MINDSPORE_DTYPES[options.dtype]
-        trainable = make_trainable(model, options.frozen)
-        recompute((part for part in submodules(model) if isinstance(part, BLOCKS)), options.recompute_every)
+        self.pairs = frozenset(name for name, weight in losses.pair_weights.items() if weight)
+        unreached = self.spec.unreached(bool(losses.pixel_weight), self.pairs)
+        trainable = make_trainable(model, (*options.frozen, *unreached))
+        recompute(blocks_of(model), options.recompute_every)
         self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
         self.discriminator: Discriminator | None = None
         if discriminator is not None:
-            if not model.decoder.conv_out.weight.requires_grad:
-                raise ConfigError("start.frozen: the adversarial loss is weighed at decoder.conv_out; train it as well")
+            last_layer = trainable.get(self.spec.last_layer)
+            if last_layer is None:
+                raise ConfigError(
+                    f"start.frozen: the adversarial loss is weighed at {self.spec.last_layer}; train it as well"
+                )
             decay = replace(options.optimizer, weight_decay=losses.discriminator_weight_decay)
             learns = make_trainable(discriminator, statistics)
             limit = losses.discriminator_max_grad_norm
             self.discriminator = Discriminator(
                 discriminator,
+                last_layer,
                 self._optimization(learns, replace(options, optimizer=decay), limit, False),
                 SharedStatistics(discriminator, self.ranks) if self.ranks.data.size > 1 else None,
             )
@@ -195,42 +203,44 @@ class AutoencoderTrainStep:
     def _generator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
         losses, clips = self.losses, len(batch.video)
         video = to_tensor(batch.video)
-        with self._last_input() as seen:
-            reconstruction = self._reconstruction(video, batch)
-        per_frame = 1 / (clips * video.shape[2])
-
-        def nll_of(errors: Tensor) -> Tensor:
-            return errors.sum() * per_frame
-
-        errors = self._errors(video, reconstruction.pixels)
-        weighted = nll = nll_of(errors)
-        if batch.pixel_weights is not None:
-            weighted = nll_of(errors * to_tensor(batch.pixel_weights))
-        kl = divergence(reconstruction.mean, reconstruction.log_variance) / clips
-        total = weighted + losses.kl_weight * kl
-        parts = {"nll": nll, "reconstruction": weighted, "kl": kl}
-        if losses.wavelet_weight:
-            wavelet = band_difference(reconstruction) / clips
-            total = total + losses.wavelet_weight * wavelet
-            parts["wavelet"] = wavelet
+        reconstruction = self._reconstruction(video, batch)
+        shares = {"clips": clips, "frames": clips * video.shape[2]}
+        kl = divergence(*split_moments(reconstruction.moments[self.spec.posteriors[-1]])) / clips
+        total, parts = losses.kl_weight * kl, {"kl": kl}
+        pixels = reconstruction.pixels
+        if losses.pixel_weight:
+            nll, weighted = self._pixel_loss(video, pixels, batch.pixel_weights)
+            total = losses.pixel_weight * weighted + total
+            parts = {"nll": nll, "reconstruction": weighted, **parts}
+        for name, pair in reconstruction.pairs.items():
+            if losses.pair_weights.get(name):
+                apart = difference(*pair) / shares[self.spec.pairs[name]]
+                total = total + losses.pair_weights[name] * apart
+                parts[name] = apart
         if batch.adversarial:
-            pixels, last_input = reconstruction.pixels, seen["input"]
-            adversarial, weight = self._adversarial(pixels, lambda x: nll_of(self._errors(video, x)), last_input)
+            adversarial, weight = self._adversarial(video, pixels, reconstruction.again)
             total = total + weight * losses.discriminator_factor * adversarial
             parts |= {"adversarial": adversarial, "adversarial_weight": weight}
         return total, parts
 
+    def _pixel_loss(self, video: Tensor, pixels: Tensor, weights: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """The negative log-likelihood by frame, as it is and with weights of pixels."""
+        errors, per_frame = self._errors(video, pixels), 1 / (len(video) * video.shape[2])
+        nll = errors.sum() * per_frame
+        return nll, nll if weights is None else (errors * to_tensor(weights)).sum() * per_frame
+
     def _discriminator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
         video = to_tensor(batch.video)
-        reconstruction = ops.stop_gradient(self._reconstruction(video, batch).pixels)
-        real, fake = self._judged(video), self._judged(reconstruction)
+        reconstruction = self._reconstruction(video, batch)
+        real, fake = self._judged(video), self._judged(ops.stop_gradient(reconstruction.pixels))
         factor = self.losses.discriminator_factor if batch.adversarial else 0.0
         loss = factor * DISCRIMINATOR_LOSSES[self.losses.discriminator_loss](real, fake)
         return loss, {"logits_real": real.mean(), "logits_fake": fake.mean()}
 
     def _reconstruction(self, video: Tensor, batch: AutoencoderBatch) -> Reconstruction:
         with autocast(self.device, self.dtype):
-            return self.model.reconstruct(video, to_tensor(batch.posterior_noise))
+            noise = {name: to_tensor(values) for name, values in batch.noise.items()}
+            return self.model.reconstruct(video, noise, bool(self.losses.pixel_weight), self.pairs)
 
     def _errors(self, video: Tensor, pixels: Tensor) -> Tensor:
         """Of each pixel's channels, as negative log-likelihoods, (B, 3, T, H, W)."""
@@ -245,15 +255,16 @@ class AutoencoderTrainStep:
             errors = errors + losses.perceptual_weight * distances.reshape(len(video), 1, -1, 1, 1)
         return errors / float(np.exp(losses.logvar)) + losses.logvar
 
-    def _adversarial(
-        self, pixels: Tensor, nll_of: Callable[[Tensor], Tensor], last_input: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _adversarial(self, video: Tensor, pixels: Tensor, again: Callable[[], Tensor]) -> tuple[Tensor, Tensor]:
         """What the discriminator thinks of a reconstruction, and the weight that makes it pull as hard as the pixels.
 
-        Both pulls are measured as gradients at the decoder's last layer, whose input is given. A graph is walked back
-        once only here, so the slopes at the pixels are found first, and carried on from there.
+        Both pulls are measured as gradients at the decoder's last layer. A graph is walked back once only here, so the
+        slopes at the pixels are found first, and carried on from there through those that are made again.
         """
         scale = self.optimization.scaler.get_scale()
+
+        def nll_of(pixels: Tensor) -> Tensor:
+            return self.losses.pixel_weight * self._pixel_loss(video, pixels, None)[0]
 
         def scaled_loss(pixels: Tensor) -> Tensor:
             return -self._judged(pixels).mean() * scale
@@ -262,37 +273,20 @@ class AutoencoderTrainStep:
         if not self.losses.discriminator_factor:
             return -self._judged(still).mean(), ops.ones((), mindspore.float32)
         loss, slope = (result / scale for result in mindspore.value_and_grad(scaled_loss)(still))
-        pull, theirs = (self._pull(each, last_input) for each in (mindspore.grad(nll_of)(still), slope))
+        pull, theirs = (self._pull(each, again) for each in (mindspore.grad(nll_of)(still), slope))
         weight = np.clip(pull / (theirs + SMALLEST_NORM), 0, LARGEST_ADAPTIVE_WEIGHT)
         factor = to_tensor(np.array(weight * self.losses.discriminator_weight, np.float32))
         return _Sloping()(pixels, loss, slope), factor
 
-    def _pull(self, slope: Tensor, last_input: Tensor) -> float:
+    def _pull(self, slope: Tensor, again: Callable[[], Tensor]) -> float:
         """The norm of the gradient at the weight of the decoder's last layer, for a slope at the pixels."""
-        decoder = self.model.decoder
-        last_input = ops.stop_gradient(last_input)
 
         def along_slope() -> Tensor:
             with autocast(self.device, self.dtype):
-                bands = to_float32(decoder.conv_out(last_input, whole_clip()))
-            return (decoder.inverse_wavelet_transform_out(bands, whole_clip()) * slope).sum()
+                return (again() * slope).sum()
 
-        (gradient,) = mindspore.grad(along_slope, None, [decoder.conv_out.weight])()
+        (gradient,) = mindspore.grad(along_slope, None, [self._judge().last_layer])()
         return length([gradient])
-
-    @contextmanager
-    def _last_input(self) -> Iterator[dict[str, Tensor]]:
-        """A context that notes what the decoder's last layer is given, as "input"."""
-        seen: dict[str, Tensor] = {}
-
-        def note(cell: nn.Cell, inputs: Any) -> None:
-            seen["input"] = inputs[0]
-
-        hook = self.model.decoder.conv_out.register_forward_pre_hook(note)
-        try:
-            yield seen
-        finally:
-            hook.remove()
 
     def _judged(self, video: Tensor) -> Tensor:
         """Logits; the norms always use the batch's own statistics, as upstream's do (quirk Q26)."""
@@ -344,11 +338,24 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean * mean + ops.exp(log_variance) - 1.0 - log_variance).sum()
 
 
-def band_difference(reconstruction: Reconstruction) -> Tensor:
-    """Between the coefficients that the encoder reads and those that the decoder makes, summed over both levels."""
-    pairs = zip(reconstruction.encoder_bands, reconstruction.decoder_bands, strict=True)
-    level_1, level_2 = (to_float32((theirs - ours).abs()).sum() for theirs, ours in pairs)
-    return level_1 + level_2
+def difference(theirs: Levels, ours: Levels) -> Tensor:
+    """Absolute, between what is to become alike, summed over everything."""
+    levels = zip(*(each if isinstance(each, tuple) else (each,) for each in (theirs, ours)), strict=True)
+    first, *others = (to_float32((one - other).abs()).sum() for one, other in levels)
+    return sum(others, start=first)
+
+
+def blocks_of(model: Any) -> Iterator[nn.Cell]:
+    """Those whose activations can be computed again; of blocks in a row each, as fewer are kept then.
+
+    What has one layer is left out: it keeps no more than what it is given.
+    """
+    cells = dict(model.cells_and_names())
+    for name in chain(*model.spec.blocks().values()):
+        block = cells[name]
+        for each in block if isinstance(block, nn.CellList) else [block]:
+            if len(list(each.cells())) > 1:
+                yield each
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:

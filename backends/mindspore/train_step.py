@@ -60,10 +60,10 @@ class DiffusionTrainStep:
         ema_decay: float | None = None,
         reject_above: float = float("inf"),
     ) -> StepReport:
-        """One optimiser step over micro-batches, as many on every rank: down the mean loss over all their latents."""
+        """One optimiser step over micro-batches, as many on every rank: down their mean loss."""
         self.model.set_train()
         count = len(batches) * self.ranks.data.size
-        shares = weights(self.ranks, [batch.num_valid for batch in batches]).tolist()
+        shares = weights(self.ranks, [batch.size for batch in batches]).tolist()
 
         def part(batch: DiffusionBatch, share: float) -> tuple[Tensor, dict[str, Tensor]]:
             loss = self._loss(batch) * share
@@ -128,7 +128,7 @@ class DiffusionTrainStep:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
-            condition = self.network.condition(batch.told, shape)
+            condition = self.network.condition(batch.given, shape)
             return self.network(seen, to_tensor(batch.timesteps.astype(np.float32)), condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:

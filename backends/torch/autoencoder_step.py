@@ -1,4 +1,4 @@
-"""One optimiser step of a WFVAE or of the discriminator that it is trained against.
+"""One optimiser step of a video autoencoder or of the discriminator that it is trained against.
 
 Source: LPIPSWithDiscriminator3D and train_causalvae.py of Open-Sora Plan v1.3; Esser et al. 2021, arXiv:2012.09841.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,6 @@ from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
 from .layers import autocast
 from .models.patch_discriminator import PatchDiscriminator
-from .models.wfvae import WFVAE, AttnBlock3DFix, Reconstruction, ResnetBlock2D, ResnetBlock3D
 from .optimization import (
     Optimization,
     SavedStep,
@@ -35,12 +35,12 @@ from .optimization import (
     make_trainable,
     recompute,
 )
+from .posteriors import Levels, Reconstruction, split_moments
 from .precision import TORCH_DTYPES, to_array, to_tensor
 from .video import fold_frames
 
 GENERATOR, DISCRIMINATOR = "optimizer", "discriminator_optimizer"
 JUDGE = "discriminator"
-BLOCKS = (ResnetBlock2D, ResnetBlock3D, AttnBlock3DFix)
 LARGEST_ADAPTIVE_WEIGHT = 1e4
 SMALLEST_NORM = 1e-4
 """Added to the norm that the adaptive weight is divided by."""
@@ -54,17 +54,19 @@ class Discriminator:
     """The discriminator in training."""
 
     model: PatchDiscriminator
+    last_layer: nn.Parameter
+    """The weight of the autoencoder at which its word is weighed."""
     optimization: Optimization
     statistics: SharedStatistics | None
     """None: nobody to share them with."""
 
 
 class AutoencoderTrainStep:
-    """A WFVAE in training: core.seam.training.TrainStep[AutoencoderBatch]."""
+    """An autoencoder in training: core.seam.training.TrainStep[AutoencoderBatch]."""
 
     def __init__(
         self,
-        model: WFVAE,
+        model: Any,
         discriminator: PatchDiscriminator | None,
         perceptual: Perceptual | None,
         device: str,
@@ -73,26 +75,33 @@ class AutoencoderTrainStep:
         statistics: tuple[str, ...] = (),
         ranks: Ranks | None = None,
     ) -> None:
-        """statistics: names of the discriminator's weights that are not learned by gradients.
+        """model: of a core.models.kinds.AutoencoderSpec, its `spec`. statistics: names of the discriminator's weights
+        that are not learned by gradients.
 
         ranks: that train together; each holds all weights.
         """
-        self.ranks = ranks or Ranks()
+        self.ranks, self.spec = ranks or Ranks(), model.spec
         self.model, self.perceptual, self.device, self.losses = model, perceptual, device, losses
         self.dtype = TORCH_DTYPES[options.dtype]
-        trainable = make_trainable(model, options.frozen)
-        recompute((part for part in model.modules() if isinstance(part, BLOCKS)), options.recompute_every)
+        self.pairs = frozenset(name for name, weight in losses.pair_weights.items() if weight)
+        unreached = self.spec.unreached(bool(losses.pixel_weight), self.pairs)
+        trainable = make_trainable(model, (*options.frozen, *unreached))
+        recompute(blocks_of(model), options.recompute_every)
         self._reconstruct = torch.compile(model.reconstruct) if options.compile else model.reconstruct
         self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
         self.discriminator: Discriminator | None = None
         if discriminator is not None:
-            if not model.decoder.conv_out.weight.requires_grad:
-                raise ConfigError("start.frozen: the adversarial loss is weighed at decoder.conv_out; train it as well")
+            last_layer = trainable.get(self.spec.last_layer)
+            if last_layer is None:
+                raise ConfigError(
+                    f"start.frozen: the adversarial loss is weighed at {self.spec.last_layer}; train it as well"
+                )
             decay = replace(options.optimizer, weight_decay=losses.discriminator_weight_decay)
             learns = make_trainable(discriminator, statistics)
             limit = losses.discriminator_max_grad_norm
             self.discriminator = Discriminator(
                 discriminator,
+                last_layer,
                 self._optimization(learns, replace(options, optimizer=decay), limit, False),
                 SharedStatistics(discriminator, self.ranks) if self.ranks.data.size > 1 else None,
             )
@@ -189,28 +198,37 @@ class AutoencoderTrainStep:
     def _generator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
         video, reconstruction = self._reconstruction(batch)
         losses, clips = self.losses, len(batch.video)
-        errors = self._errors(video, reconstruction.pixels)
-        per_frame = 1 / (clips * video.shape[2])
-        nll = errors.sum() * per_frame
-        weighted = nll
-        if batch.pixel_weights is not None:
-            weighted = (errors * self._place(batch.pixel_weights)).sum() * per_frame
-        kl = divergence(reconstruction.mean, reconstruction.log_variance) / clips
-        total = weighted + losses.kl_weight * kl
-        parts = {"nll": nll.detach(), "reconstruction": weighted.detach(), "kl": kl.detach()}
-        if losses.wavelet_weight:
-            wavelet = band_difference(reconstruction) / clips
-            total = total + losses.wavelet_weight * wavelet
-            parts["wavelet"] = wavelet.detach()
+        shares = {"clips": clips, "frames": clips * video.shape[2]}
+        kl = divergence(*split_moments(reconstruction.moments[self.spec.posteriors[-1]])) / clips
+        total, parts = losses.kl_weight * kl, {"kl": kl.detach()}
+        pixels = reconstruction.pixels
+        if losses.pixel_weight:
+            assert pixels is not None
+            nll, weighted = self._pixel_loss(video, pixels, batch.pixel_weights)
+            total = losses.pixel_weight * weighted + total
+            parts = {"nll": nll.detach(), "reconstruction": weighted.detach(), **parts}
+        for name, pair in reconstruction.pairs.items():
+            if losses.pair_weights.get(name):
+                apart = difference(*pair) / shares[self.spec.pairs[name]]
+                total = total + losses.pair_weights[name] * apart
+                parts[name] = apart.detach()
         if batch.adversarial:
-            adversarial, weight = self._adversarial(reconstruction.pixels, nll)
+            assert pixels is not None
+            adversarial, weight = self._adversarial(pixels, losses.pixel_weight * nll)
             total = total + weight * losses.discriminator_factor * adversarial
             parts |= {"adversarial": adversarial.detach(), "adversarial_weight": weight}
         return total, parts
 
+    def _pixel_loss(self, video: Tensor, pixels: Tensor, weights: np.ndarray | None) -> tuple[Tensor, Tensor]:
+        """The negative log-likelihood by frame, as it is and with weights of pixels."""
+        errors, per_frame = self._errors(video, pixels), 1 / (len(video) * video.shape[2])
+        nll = errors.sum() * per_frame
+        return nll, nll if weights is None else (errors * self._place(weights)).sum() * per_frame
+
     def _discriminator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
         with torch.no_grad():
             video, reconstruction = self._reconstruction(batch)
+        assert reconstruction.pixels is not None
         real, fake = self._judged(video), self._judged(reconstruction.pixels)
         factor = self.losses.discriminator_factor if batch.adversarial else 0.0
         loss = factor * DISCRIMINATOR_LOSSES[self.losses.discriminator_loss](real, fake)
@@ -219,7 +237,8 @@ class AutoencoderTrainStep:
     def _reconstruction(self, batch: AutoencoderBatch) -> tuple[Tensor, Reconstruction]:
         video = self._place(batch.video)
         with autocast(self.device, self.dtype):
-            return video, self._reconstruct(video, self._place(batch.posterior_noise))
+            noise = {name: self._place(values) for name, values in batch.noise.items()}
+            return video, self._reconstruct(video, noise, bool(self.losses.pixel_weight), self.pairs)
 
     def _errors(self, video: Tensor, pixels: Tensor) -> Tensor:
         """Of each pixel's channels, as negative log-likelihoods, (B, 3, T, H, W)."""
@@ -242,7 +261,7 @@ class AutoencoderTrainStep:
         loss = -self._judged(pixels).mean()
         if not self.losses.discriminator_factor or not torch.is_grad_enabled():
             return loss, torch.ones(())
-        last = self.model.decoder.conv_out.weight
+        last = self._judge().last_layer
         pull = torch.autograd.grad(nll, last, retain_graph=True)[0].norm()
         theirs = torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
         weight = (pull / (theirs + SMALLEST_NORM)).clamp(0, LARGEST_ADAPTIVE_WEIGHT)
@@ -291,11 +310,23 @@ def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean**2 + log_variance.exp() - 1.0 - log_variance).sum()
 
 
-def band_difference(reconstruction: Reconstruction) -> Tensor:
-    """Between the coefficients that the encoder reads and those that the decoder makes, summed over both levels."""
-    pairs = zip(reconstruction.encoder_bands, reconstruction.decoder_bands, strict=True)
-    level_1, level_2 = ((theirs - ours).abs().sum(dtype=torch.float32) for theirs, ours in pairs)
-    return level_1 + level_2
+def difference(theirs: Levels, ours: Levels) -> Tensor:
+    """Absolute, between what is to become alike, summed over everything."""
+    levels = zip(*(each if isinstance(each, tuple) else (each,) for each in (theirs, ours)), strict=True)
+    first, *others = ((one - other).abs().sum(dtype=torch.float32) for one, other in levels)
+    return sum(others, start=first)
+
+
+def blocks_of(model: Any) -> Iterator[nn.Module]:
+    """Those whose activations can be computed again; of blocks in a row each, as fewer are kept then.
+
+    What has one layer is left out: it keeps no more than what it is given.
+    """
+    for name in chain(*model.spec.blocks().values()):
+        block = model.get_submodule(name)
+        for each in block if isinstance(block, nn.ModuleList) else [block]:
+            if len(list(each.children())) > 1:
+                yield each
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:

@@ -58,10 +58,10 @@ class DiffusionTrainStep:
         ema_decay: float | None = None,
         reject_above: float = float("inf"),
     ) -> StepReport:
-        """One optimiser step over micro-batches, as many on every rank: down the mean loss over all their latents."""
+        """One optimiser step over micro-batches, as many on every rank: down their mean loss."""
         self.model.train()
         count = len(batches) * self.ranks.data.size
-        shares = weights(self.ranks, [batch.num_valid for batch in batches]).tolist()
+        shares = weights(self.ranks, [batch.size for batch in batches]).tolist()
 
         def gradients() -> float:
             losses = []
@@ -125,7 +125,7 @@ class DiffusionTrainStep:
         seen = model_input(batch, latents, noise, self._condition(batch))
         with self._autocast():
             shape = LatentShape(*batch.latents.shape[2:])
-            condition = self.network.condition(batch.told, shape)
+            condition = self.network.condition(batch.given, shape)
             return self._forward(seen, self._place(batch.timesteps.astype(np.float32)), condition)
 
     def _condition(self, batch: DiffusionBatch) -> Tensor | None:

@@ -1,16 +1,19 @@
 """What other programs call the weights of each family: rules beside the names of its layout, which stay as they are.
 
 A file here is called after its family and holds RULES, and STEM, which begins the names of its files in the hub's form.
+A model that can begin with the weights of another says in BEGINNING how.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 
 from ...core.models import FAMILIES
 from ...core.models.kinds import Family
+from ..beginning import Beginning
 from ..rules import Rule, pattern_of
 
 
@@ -22,6 +25,7 @@ class Names:
     rules: tuple[Rule, ...]
     stem: str
     """Of the files in a folder of the hub's form."""
+    beginning: Beginning | None = None
 
     @property
     def title(self) -> str:
@@ -29,6 +33,11 @@ class Names:
 
     def patterns(self) -> frozenset[str]:
         """The names that stay: those of the layouts of all presets, with `{}` for numbers."""
+        return self._patterns
+
+    @cached_property
+    def _patterns(self) -> frozenset[str]:
+        # Kept: they are asked for at every prefix that names may have, and the layouts are long.
         return frozenset(pattern_of(name) for spec in self.family.presets.values() for name in spec.layout())
 
     def zeros(self) -> frozenset[str]:
@@ -40,7 +49,7 @@ class Names:
 
 def _names_of(family: Family) -> Names:
     rules = import_module(f".{family.name}", __name__)
-    return Names(family, rules.RULES, rules.STEM)
+    return Names(family, rules.RULES, rules.STEM, getattr(rules, "BEGINNING", None))
 
 
 NAMES: Mapping[str, Names] = {family.name: _names_of(family) for family in FAMILIES}

@@ -12,34 +12,14 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
+from ..config.buckets import Chances, read_chances, read_frames
 from ..errors import ConfigError
-from ..printable import short_name
 from ..shapes import VideoShape
 from .draws import first_draws
 from .size_table import SizeTable
 
 FILLED = 0.8
 """Part of a resolution's pixels that a sample must have."""
-
-
-class Chances(NamedTuple):
-    """What a table says of a resolution and a length."""
-
-    keep: float
-    """Probability that a sample which fits stays here; else it goes to the next smaller resolution."""
-    consider: float
-    """Probability that this length is looked at; else the next shorter one is."""
-    batch_size: int | None
-    """None: nothing stays here."""
-
-    def decide(self, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Of samples that fit, which are considered and which of these would be kept, by the seeds of their draws."""
-        if {self.keep, self.consider} <= {0.0, 1.0} and self.consider:
-            return np.ones(len(seeds), bool), np.full(len(seeds), bool(self.keep))
-        draws = first_draws(seeds)
-        if self.consider >= 1:
-            return np.ones(len(seeds), bool), draws[:, 0] < self.keep
-        return draws[:, 0] <= self.consider, draws[:, 1] < self.keep
 
 
 class Bucket(NamedTuple):
@@ -84,12 +64,14 @@ class BucketTable:
     def seeds_of(self, samples: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         """The seeds of the draws of samples by their numbers (N,), as uint64."""
         step = np.uint64(len(self.buckets))
-        return np.uint64(seed + epoch & (1 << 64) - 1) + samples.astype(np.uint64) * step  # past the end they wrap round
+        return (
+            np.uint64(seed + epoch & (1 << 64) - 1) + samples.astype(np.uint64) * step
+        )  # past the end they wrap round
 
     def assign(self, frames: int, height: int, width: int, seed: int, interval: int = 1) -> Bucket | None:
         """As assign_all, of one; None: it is left out."""
-        sizes = (np.array([number]) for number in (frames, height, width))
-        (number,) = self.assign_all(*sizes, np.array([seed], np.uint64), interval)
+        of_one = (np.array([frames]), np.array([height]), np.array([width]), np.array([seed], np.uint64))
+        (number,) = self.assign_all(*of_one, interval)
         return None if number < 0 else self.buckets[number]
 
     def assign_all(
@@ -102,14 +84,22 @@ class BucketTable:
         """
         found = np.full(len(frames), -1)
         for name, row in self.entries.items():
-            is_large = heights * widths >= FILLED * self.sizes.resolution(name).pixels
-            samples = np.flatnonzero((found < 0) & is_large)
+            samples = np.flatnonzero((found < 0) & self._fills(name, heights, widths))
             lengths = self._lengths(name, row, frames[samples], seeds[samples], interval)
             samples, lengths = samples[lengths > 0], lengths[lengths > 0]
             ratios = self.sizes.nearest_ratios(name, heights[samples], widths[samples])
             firsts = {length: self._first[name, length] for length in row}
             found[samples] = np.array([firsts[length] for length in lengths.tolist()], int) + ratios
         return found
+
+    def fits(self, frames: np.ndarray, heights: np.ndarray, widths: np.ndarray, interval: int = 1) -> np.ndarray:
+        """Whether there is a bucket that each sample could be in, whatever chance says, (N,)."""
+        fits = np.zeros(len(frames), bool)
+        for name, row in self.entries.items():
+            is_large = self._fills(name, heights, widths)
+            for length in row:
+                fits |= is_large & _holds(frames, length, interval)
+        return fits
 
     def video(self, bucket: Bucket) -> VideoShape:
         """The size of a bucket's clips."""
@@ -121,6 +111,9 @@ class BucketTable:
         assert size is not None, bucket
         return size
 
+    def _fills(self, name: str, heights: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        return heights * widths >= FILLED * self.sizes.resolution(name).pixels
+
     def _lengths(
         self, name: str, row: Mapping[int, Chances], frames: np.ndarray, seeds: np.ndarray, interval: int
     ) -> np.ndarray:
@@ -128,8 +121,8 @@ class BucketTable:
         lengths = np.zeros(len(frames), int)
         waits = np.ones(len(frames), bool)
         for length, entry in row.items():
-            samples = np.flatnonzero(waits & ((frames == 1) if length == 1 else (frames > length * interval)))
-            is_considered, is_kept = entry.decide(seeds[samples] + np.uint64(self._numbers[name, length]))
+            samples = np.flatnonzero(waits & _holds(frames, length, interval))
+            is_considered, is_kept = _decide(entry, seeds[samples] + np.uint64(self._numbers[name, length]))
             lengths[samples[is_considered & is_kept]] = length
             waits[samples[is_considered]] = False
         return lengths
@@ -152,28 +145,15 @@ def _pixels(sizes: SizeTable, name: str, where: str) -> int:
         raise ConfigError(f"{where}: {error}") from error
 
 
-def read_frames(value: Any) -> int:
-    """A number of frames, or the text of one. Raises: ValueError."""
-    text = str(value)
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError(f"expected a number of frames, got {short_name(text)!r}")
-    return int(text)
+def _holds(frames: np.ndarray, length: int, interval: int) -> np.ndarray:
+    return (frames == 1) if length == 1 else (frames > length * interval)
 
 
-def read_chances(pair: Any) -> Chances:
-    """What a table says of a bucket. Raises: ValueError."""
-    if not isinstance(pair, list | tuple) or len(pair) != 2:
-        raise ValueError(f"expected [probability, batch size], got {_shown(pair)}")
-    chances, batch_size = pair
-    keep, consider = chances if isinstance(chances, list | tuple) and len(chances) == 2 else (chances, 1.0)
-    for chance in (keep, consider):
-        if isinstance(chance, bool) or not isinstance(chance, int | float) or not 0 <= chance <= 1:
-            raise ValueError(f"expected probabilities from 0 to 1, got {_shown(chances)}")
-    is_size = isinstance(batch_size, int) and not isinstance(batch_size, bool) and batch_size > 0
-    if not is_size and not (batch_size is None and keep == 0):
-        raise ValueError(f"expected a batch size of at least 1, got {_shown(batch_size)}")
-    return Chances(float(keep), float(consider), batch_size)
-
-
-def _shown(value: Any) -> str:
-    return short_name(repr(value))
+def _decide(chances: Chances, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of samples that fit, which are considered and which of these would be kept, by the seeds of their draws."""
+    if chances.consider >= 1 and chances.keep in (0, 1):
+        return np.ones(len(seeds), bool), np.full(len(seeds), chances.keep > 0)
+    draws = first_draws(seeds)
+    if chances.consider >= 1:
+        return np.ones(len(seeds), bool), draws[:, 0] < chances.keep
+    return draws[:, 0] <= chances.consider, draws[:, 1] < chances.keep

@@ -9,7 +9,7 @@ import typer
 
 
 def calibrate(
-    model: Annotated[Path, typer.Argument(help="The folder of a WFVAE; its config.json is written anew.")],
+    model: Annotated[Path, typer.Argument(help="The folder of an autoencoder; its config.json is written anew.")],
     config: Annotated[
         Path, typer.Option("--config", "-c", help="A training file, whose group `data` names the clips.")
     ],
@@ -32,5 +32,6 @@ def calibrate(
     overrides = [*(settings or []), *([] if backend is None else [f"compute.name={backend}"])]
     spec, statistics = calibrate_folder(model, load(config, TrainConfig, overrides), clips)
     say(f"measured {statistics.num_clips} clips; {model / 'config.json'} has now")
-    for name, values in (("shift", spec.shift), ("scale", spec.scale)):
-        say(f"  {name} {' '.join(f'{value:.4f}' for value in values)}")
+    written = spec.to_config()  # in the words of the family: some call the deviation scale, some what makes it 1
+    for name in ("shift", "scale"):
+        say(f"  {name} {' '.join(f'{value:.4f}' for value in written[name])}")

@@ -26,7 +26,7 @@ def convert(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help="Whose names: opensora_t2v, t5, wfvae, or none to keep them. Guessed when left out."),
+        typer.Option(help="Whose names: a family such as t5 or wfvae, or none to keep them. Guessed when left out."),
     ] = None,
     dtype: Annotated[DType, typer.Option(help="What floating-point tensors become.")] = DType.KEEP,
     shard_size: Annotated[str, typer.Option(help="Largest file of a folder, as 5GB or 500MB.")] = "5GB",
@@ -43,6 +43,10 @@ def convert(
         typer.Option(
             help="What stands before the names, as transformer; other names are left out. Found when left out."
         ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="The model's config.json, or a preset. Found beside SOURCE or by shapes when left out."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and leave.")] = False,
@@ -73,6 +77,7 @@ def convert(
             ema=ema,
             key=key,
             strip=strip,
+            config=config,
             overwrite=overwrite,
             dry_run=dry_run,
         )

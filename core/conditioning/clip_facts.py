@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
+
 import numpy as np
 
-from ..models.kinds import DenoiserSpec
 from ..shapes import VideoShape
 
 PICTURE_FPS = 120.0
@@ -23,7 +24,7 @@ def clip_facts(video: VideoShape, fps: float, batch: int) -> dict[str, np.ndarra
     return {name: np.full(batch, value, np.float32) for name, value in values.items()}
 
 
-def facts_for(spec: DenoiserSpec, video: VideoShape, fps: float) -> dict[str, np.ndarray]:
-    """Those of one clip that a denoiser reads, under their names in Given."""
+def facts_for(given: Set[str], video: VideoShape, fps: float) -> dict[str, np.ndarray]:
+    """Those of one clip that a denoiser reads, under their names in Given. given: of its spec."""
     facts = clip_facts(video, fps, batch=1)
-    return {name: facts[name] for name in ("fps", "height", "width") if name in spec.given}
+    return {name: facts[name] for name in ("fps", "height", "width") if name in given}

@@ -1,18 +1,20 @@
 """The group `data` of a training run: where clips come from, how they are cut, grouped and described.
 
-Defaults are the published practice of Open-Sora Plan v1.3 where it is right; `upstream` holds its habits that are not.
+Lengths and rates are left to recipes; `upstream` holds the habits of Open-Sora Plan v1.3 that are not right.
 """
 
 from __future__ import annotations
 
+from collections.abc import Set
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from .buckets import BucketRow
 from .media import MediaSettings
 from .schema import Count, Positive, Reader
-from .settings import Settings
+from .settings import Settings, by_recipe
 
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,12 +92,17 @@ class UpstreamHabits(Settings):
 class DataSettings(Settings):
     """Clips, pictures and their captions."""
 
+    choice = "buckets"
+
     kind: Literal["files", "moving_shapes"] = "files"
     """moving_shapes draws the clips of the tiny model's world. It uses only the settings for batches, captions and
     workers, and for an autoencoder frames, height and width."""
     drawn_clips: Count | None = None
     """moving_shapes: draw this many clips and repeat them every epoch, so that their latents can be cached. Default:
     new clips every epoch."""
+    scores: bool = False
+    """moving_shapes: clips differ in frame rate, motion and sharpness of the outline, and captions end with scores of
+    the last two, as those of Open-Sora 1.2 do."""
     files: tuple[Path, ...] = ()
     """Annotations (upstream's .txt lists, .json, .jsonl, .ndjson, .csv, .tsv, .parquet), or folders, whose videos have
     no captions."""
@@ -104,12 +111,22 @@ class DataSettings(Settings):
     their own."""
     probe: bool = False
     """Open files whose annotation lacks size, frame rate or number of frames, and read them there."""
-    frames: Count = 93
+    buckets: dict[str, BucketRow] | None = None
+    """Open-Sora 1.1 and 1.2: `{240p: {1: [0.3, 297], 51: [0.4, 20], 102: [[0.4, 0.33], 10]}}` gives for each resolution
+    of the recipe and each number of frames [keep, batch size] or [[keep, consider], batch size]. Each epoch assigns
+    every clip by its size and length, and by chance; docs/data.md says how. They take the place of `batch_size` and of
+    all settings of sizes, lengths and rates."""
+    frame_interval: Count = 1
+    """buckets: take every n-th frame of a video."""
+    drop_last: bool = True
+    """buckets: leave out the clips of a bucket that fill no whole batch, others in each epoch. Off: repeat some of them
+    to fill it."""
+    frames: Count = by_recipe()
     """1 + a multiple of the autoencoder's temporal factor. Longer videos are cropped at a random start, shorter ones to
     the nearest length that fits."""
-    min_frames: Count = 29
+    min_frames: Count = by_recipe()
     """Drop videos of fewer frames after resampling; never more than `frames`."""
-    fps: Positive = 18.0
+    fps: Positive = by_recipe()
     """Resample videos to this frame rate."""
     drop_short: Share = 1.0
     """Share of the videos shorter than `frames` that is dropped: 1 all, 0 none."""
@@ -157,3 +174,21 @@ class DataSettings(Settings):
     """The library that reads videos. decord needs the extra `decord`."""
     media: MediaSettings = MediaSettings()
     upstream: UpstreamHabits = UpstreamHabits()
+
+    @classmethod
+    def unused(cls, chosen: Any) -> Set[str]:
+        """What a run with buckets has no use for."""
+        return {
+            *(
+                "drawn_clips",
+                "frames",
+                "min_frames",
+                "fps",
+                "drop_short",
+                "speed_factor",
+                "height",
+                "width",
+                "max_area",
+            ),
+            *("min_area", "stride", "autoencoder", "grouped", "mega_batch", "min_bucket_batches", "masks"),
+        }

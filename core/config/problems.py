@@ -55,6 +55,8 @@ def _path(detail: Any, values: Any) -> tuple[str, ...]:
     path: list[str] = []
     held = values
     for step in detail["loc"]:
+        if isinstance(held, dict):
+            held = {str(key): value for key, value in held.items()}  # to YAML, 51 is no text
         if (isinstance(held, dict) and step in held) or (isinstance(held, list) and isinstance(step, int)):
             held = held[step]
             path.append(str(step))

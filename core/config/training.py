@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Set
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..random import SEED_LIMIT
 from .caches import CacheSettings
@@ -17,6 +17,9 @@ from .settings import Settings, by_recipe
 Share = Annotated[float, Field(ge=0, le=1)]
 Number = Annotated[float, Field(ge=0)]
 Whole = Annotated[int, Field(ge=0)]
+
+
+OLD_WAVELET = "wavelet_weight"
 
 
 class StartSettings(Settings):
@@ -67,6 +70,18 @@ class ObjectiveSettings(Settings):
     """flow: values above 1 draw more timesteps at high noise. null: 1."""
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
     """flow: loss weight over the timesteps."""
+    timestep_transform: bool | None = by_recipe()
+    """rflow: draw more timesteps at high noise the larger and longer a clip is, as its sampler does. null: false."""
+    transform_scale: Positive = 1.0
+    """rflow: values above 1 move them further with timestep_transform."""
+    discrete: bool = False
+    """rflow: whole timesteps only. Not with logit_normal."""
+    frame_masks: dict[str, Share] = Field(default_factory=dict)
+    """rflow: parts of the clips of which some latent frames are left clean and have no loss, by their kind: random,
+    intepolate (every other frame), and quarter_ and image_ with random, head, tail or head_tail. Such a model can go on
+    from pictures and videos."""
+    equal_micro_batches: bool | None = by_recipe()
+    """All micro-batches of a step count alike in its loss, whatever their size. null and false: all latents do."""
     timesteps: TimestepSettings = TimestepSettings()
     noise_offset: Number = 0.0
     """Strength of an additional noise value that all pixels of a channel share."""
@@ -76,22 +91,36 @@ class ObjectiveSettings(Settings):
     @classmethod
     def unused(cls, chosen: str) -> Set[str]:
         """What an objective has no use for."""
-        of_flows, of_diffusion = {"shift", "weighting"}, {"schedule", "zero_terminal_snr", "snr_gamma"}
-        useful = of_flows if chosen == "flow" else set() if chosen == "rflow" else of_diffusion
-        return (of_flows | of_diffusion) - useful
+        of_diffusion = {"schedule", "zero_terminal_snr", "snr_gamma"}
+        of_flows = {
+            "flow": {"shift", "weighting"},
+            "rflow": {"timestep_transform", "transform_scale", "discrete", "frame_masks"},
+        }
+        return {*of_diffusion, *of_flows["flow"], *of_flows["rflow"]} - of_flows.get(chosen, of_diffusion)
 
 
 class AutoencoderSettings(Settings):
     """The losses of the autoencoder."""
 
+    image_share: Share = 0.0
+    """Share of the steps that see only the first frame of their clips."""
+    random_length: bool = False
+    """Each step draws how many frames of its clips it sees, from 1 on: of lengths that the autoencoder takes all
+    alike."""
+    pixel_weight: Number = 1.0
+    """Weight of the reconstruction loss on pixels with its LPIPS. 0: no pixels are made, and what makes pixels of
+    latents stays as it is."""
     loss: Literal["l1", "l2"] = "l1"
     """The reconstruction loss on pixels."""
     squared_weight: Number = 0.0
     """Weight of an additional squared-error loss."""
     kl_weight: Number = 1e-6
     """Weight of the KL divergence of the latents."""
-    wavelet_weight: Number = 0.1
-    """Weight of the wavelet loss between the encoder's and the decoder's inner sub-bands."""
+    pair_weights: dict[str, Number] = by_recipe()
+    """Weights of absolute differences inside the autoencoder, by name. WFVAE has `wavelet`, between the encoder's and
+    the decoder's inner sub-bands; OpenSoraVAE has `spatial`, between the frames' latents before and behind its temporal
+    half, `identity`, between those of a single frame and the clip's, and `frames`, between pixels and what the
+    autoencoder of frames makes of them by itself."""
     perceptual_weight: Number = 0.0
     """Weight of LPIPS; above 0 it needs `perceptual_backbone`."""
     perceptual_backbone: Path | None = None
@@ -110,6 +139,20 @@ class AutoencoderSettings(Settings):
     """Clip the discriminator's gradient norm to this. null: no clipping."""
     logvar: float = 0.0
     """Log variance of the pixel likelihood."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_old_names(cls, values: Any) -> Any:
+        """`wavelet_weight` is what older files and checkpoints call the weight of that pair."""
+        if not isinstance(values, dict) or OLD_WAVELET not in values:
+            return values
+        old, rest = values[OLD_WAVELET], {name: value for name, value in values.items() if name != OLD_WAVELET}
+        pairs = rest.get("pair_weights") or {}
+        if old is None or not isinstance(pairs, dict):
+            return rest
+        if "wavelet" in pairs:
+            raise ValueError(f"{OLD_WAVELET} is the old name of pair_weights.wavelet; leave out one of them")
+        return rest | {"pair_weights": {**pairs, "wavelet": old}}
 
 
 class OptimizerSettings(Settings):
@@ -137,6 +180,9 @@ class LearningRateSettings(Settings):
     cosine."""
     warmup_steps: Whole = 0
     """Steps of linear warm-up from 0."""
+    starts_above_zero: bool | None = by_recipe()
+    """Let step n of the warm-up, from 1 on, have n / (warmup_steps + 1) of the peak. null and false: (n - 1) /
+    warmup_steps."""
     floor: Share = 0.0
     """Final learning rate as a fraction of the peak."""
     cycles: Count = 1
@@ -152,7 +198,7 @@ class EmaSettings(Settings):
 
     decay: Annotated[float, Field(ge=0, lt=1)] = by_recipe()
     """The largest decay."""
-    warms_up: bool = True
+    warms_up: bool = by_recipe()
     """Start as a plain mean and raise the decay with the number of steps."""
     start_step: Whole = 0
     """Until this step the average is a copy of the weights."""
@@ -202,6 +248,9 @@ class ValidationSettings(Settings):
     training."""
     batches: Count = 4
     """Number of micro-batches. Each validation uses the same clips and the same noise."""
+    timesteps: Count | None = by_recipe()
+    """Measure denoisers at so many fixed timesteps, spread evenly, and tell the loss of each size too. null: at one
+    that is drawn for each clip as in training."""
 
 
 class ShowSettings(Settings):

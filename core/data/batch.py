@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from ..shapes import VideoShape
+
 
 @dataclass(frozen=True)
 class ReadFailure:
@@ -26,7 +28,7 @@ class ClipBatch:
     mask: np.ndarray | None
     """(B, t, h, w) float32 of the latents, 1 where they are no padding; None: no padding anywhere."""
     captions: tuple[str, ...]
-    """Cleaned; "" where a caption was dropped for guidance."""
+    """Cleaned; "" where a caption was dropped for guidance and the denoiser has no null caption of its own."""
     samples: tuple[int, ...]
     """The number of each sample in the whole run (rising over steps): names its random streams."""
     sources: tuple[str, ...]
@@ -37,5 +39,13 @@ class ClipBatch:
     """(L, D) float32 for each caption that comes with its states; None: none does."""
     frame_mask: np.ndarray | None = None
     """Inpaint training: (B, T) float32, 1 = to generate, 0 = given (core.maths.masks)."""
+    sizes: tuple[VideoShape, ...] = ()
+    """Of each clip in pixels, without padding."""
+    fps: tuple[float, ...] = ()
+    """Frames per second that each clip is shown at; of a picture it means nothing."""
+    bucket: str | None = None
+    """Resolution and frames of the bucket that all clips are in, as "240p 51", where there are buckets."""
+    is_null: tuple[bool, ...] = ()
+    """Of each caption, whether the denoiser's learned null caption is to stand in for it; (): of none."""
     failures: tuple[ReadFailure, ...] = field(default=())
     """What had to be replaced while this batch was made."""

@@ -60,7 +60,9 @@ def _mask(valid: Sequence[LatentShape], padded: LatentShape) -> np.ndarray | Non
 
 
 def _whole_patches(shape: VideoShape, compression: Compression, patch: Patch) -> VideoShape:
-    """The smallest shape from this one on whose latents are whole patches."""
+    """The smallest shape from this one on whose latents are whole patches; the same one where the model pads itself."""
+    if patch == Patch(1, 1):
+        return shape
     frames = _up(shape.frames - 1 + compression.time, compression.time * patch.time) + 1 - compression.time
     side = compression.space * patch.space
     return VideoShape(frames, _up(shape.height, side), _up(shape.width, side))

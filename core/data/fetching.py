@@ -22,11 +22,11 @@ from ..errors import MediaError
 from ..shapes import Compression
 from .batch import ReadFailure
 from .latent_cache import CachedClip
-from .plan import EpochPlan
+from .plan import Plan
 from .pool import JobRunner
 from .reading import ReadJob
 from .records import Record
-from .selection import RecordDraws, Unusable, choose_moments
+from .selection import RecordDraws, Unusable, choose_moments, choose_window
 from .sources import RecordSource
 from .worker import Failed
 
@@ -88,7 +88,7 @@ class Fetcher:
     def __init__(
         self,
         source: RecordSource,
-        plan: EpochPlan,
+        plan: Plan,
         settings: DataSettings,
         seed: int,
         compression: Compression,
@@ -176,7 +176,7 @@ class Fetcher:
             moments = self._moments(place, 0)
         except MediaError:
             moments = None  # reading it says why
-        shape = self.plan.shape(place)
+        shape = self.plan.shape(place, 0)
         cut = {
             "frames": [int(moment) for moment in moments or ()],
             "crop": record.crop and list(record.crop),
@@ -187,7 +187,7 @@ class Fetcher:
     def job(self, place: int, epoch: int) -> ReadJob:
         """What reads the record at a place. Raises: MediaError when its frames cannot be chosen."""
         draw = (self.seed, int(self.plan.numbers[place]), epoch)
-        moments, shape = self._moments(place, epoch), self.plan.shape(place)
+        moments, shape = self._moments(place, epoch), self.plan.shape(place, epoch)
         return ReadJob(self.source.opener, self.record(place), moments, self.settings, shape, draw)
 
     def _moments(self, place: int, epoch: int) -> tuple[float, ...] | None:
@@ -195,6 +195,9 @@ class Fetcher:
         if self.settings.autoencoder is not None:
             return None
         record, draws = self.record(place), RecordDraws(self.seed, int(self.plan.numbers[place]), epoch)
+        if self.settings.buckets is not None:
+            frames = self.plan.shape(place, epoch).frames
+            return tuple(choose_window(record, frames, self.settings.frame_interval, draws).tolist())
         try:
             chosen = choose_moments(record, self.settings, self.compression, self.sp_size, draws)
         except Unusable as unusable:
@@ -238,11 +241,10 @@ class Fetcher:
     def _next(self, sample: Sample) -> None:
         """Turn to the next record that may stand in for a sample."""
         if sample.others is None:
-            same = np.flatnonzero(self.plan.buckets == self.plan.buckets[sample.place])
             draw = random.stream(self.seed, "replacement", sample.number)
-            sample.others = draw.permutation(same[same != sample.place])
+            sample.others = draw.permutation(self.plan.others(sample.place, sample.epoch))
         if not len(sample.others):
-            shape = self.plan.shape(sample.place)
+            shape = self.plan.shape(sample.place, sample.epoch)
             path, reason = sample.failed[0]
             raise MediaError(
                 f"all {len(sample.failed)} clips of {shape.frames} x {shape.height} x {shape.width} failed; "

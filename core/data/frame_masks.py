@@ -12,6 +12,7 @@ from random import Random
 import numpy as np
 
 from ..errors import ConfigError
+from ..printable import short_name
 
 QUARTERS = ("quarter_random", "quarter_head", "quarter_tail", "quarter_head_tail")
 """One to T // 4 neighbouring frames are given: anywhere, first, last, or so many at both ends."""
@@ -28,14 +29,18 @@ Uniforms = Callable[[int], np.ndarray]
 class FrameMasks:
     """Draws the kind of a mask, then the mask."""
 
-    def __init__(self, ratios: Mapping[str, float]) -> None:
-        """ratios: how often each kind comes; what is left is "identity". Raises: ConfigError."""
+    def __init__(self, ratios: Mapping[str, float], setting: str = "masks") -> None:
+        """ratios: how often each kind comes; what is left is "identity". setting: its name.
+
+        Raises: ConfigError.
+        """
         for kind, ratio in ratios.items():
             if kind not in KINDS or not 0 <= ratio <= 1:
-                raise ConfigError(f"masks.{kind} = {ratio}: expected a part from 0 to 1 of one of {', '.join(KINDS)}")
+                expected = f"expected a part from 0 to 1 of one of {', '.join(KINDS)}"
+                raise ConfigError(f"{setting}.{short_name(kind)} = {ratio}: {expected}")
         rest = 1.0 - sum(ratios.values())
         if rest < -1e-6:
-            raise ConfigError(f"masks: expected parts of at most 1 in sum, got {1 - rest:g}")
+            raise ConfigError(f"{setting}: expected parts of at most 1 in sum, got {1 - rest:g}")
         self.ratios = dict(ratios) if "identity" in ratios else {**ratios, "identity": rest}
 
     def draw(self, num_frames: int, draw: Random, uniforms: Uniforms) -> np.ndarray:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count, islice, tee
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -17,16 +17,19 @@ from ..config.data import DataSettings
 from ..errors import MediaError
 from ..shapes import Compression, Patch, VideoShape
 from .batch import ClipBatch, ReadFailure
+from .bucket_order import Bucketing, MeasuringOrder
+from .bucket_plan import BucketPlan
 from .captions import Captioner
 from .collate import collate, collate_moments
 from .condition_masks import ConditionMasks
 from .fetching import Fetcher, MomentsOf, ReadingCounts, Sample
 from .latent_cache import CachedClip
 from .order import MicroBatch, Order
-from .plan import make_plan
+from .plan import EpochPlan, Plan, make_plan
 from .pool import make_runner
 from .probing import probed
 from .records import Record
+from .selection import shown_rate
 from .sources import RecordSource, fitted
 from .transforms import to_signed
 from .worker import Failed
@@ -34,6 +37,21 @@ from .worker import Failed
 TextOf = Callable[[Record, int | None], np.ndarray | None]
 """Ready-made states (L, D) of a record's caption, by its number among the record's, None where it was dropped; nothing
 where the record brings none. Raises: MediaError for a record whose states are damaged; another takes its place."""
+
+
+class Ordering(Protocol):
+    """Which samples are read at a step."""
+
+    accumulation: int
+    batch: int
+    """Clips that a micro-batch has at least."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """After which every sample was seen."""
+
+    def micro_batch(self, step: int, part: int) -> MicroBatch:
+        """A micro-batch of a step; part: from 0 to accumulation - 1."""
 
 
 class _Begun(NamedTuple):
@@ -60,12 +78,17 @@ class ClipLoader:
         reader: int = 0,
         sp_size: int = 1,
         mixes_sizes: bool = False,
+        bucketing: Bucketing | None = None,
         text_of: TextOf | None = None,
         moments_of: MomentsOf | None = None,
+        keeps_dropped: bool = False,
     ) -> None:
         """accumulation: micro-batches of a step, of which one of several readers reads every so many-th; their number
         divides it. sp_size: ranks that share the frames of one sample. mixes_sizes: sizes follow each other in as small
-        parts as can be, whatever the settings say, so that the first few micro-batches show many of them.
+        parts as can be, whatever the settings say, so that the first few micro-batches show many of them. bucketing:
+        where the settings have buckets; then micro_batch has no use.
+
+        keeps_dropped: captions that are dropped stay, and batches say which they are.
 
         With moments_of no media file is opened, and the crop in time is the first epoch's in all of them.
         Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on;
@@ -75,32 +98,32 @@ class ClipLoader:
         self.compression, self.patch = compression, patch
         self.parts = range(reader, accumulation, readers)
         """Of a step's micro-batches, those that are read here."""
-        self.captioner = Captioner(settings, seed)
+        self.captioner = Captioner(settings, seed, keeps_dropped)
         self._masks = ConditionMasks(settings.masks, seed) if settings.masks else None
         self._text_of, self._has_moments = text_of, moments_of is not None
         self._runner = make_runner(settings.workers, settings.timeout_seconds)
         try:
             source = probed(source, self._runner) if settings.probe else source
-            self.plan = make_plan(source, settings, compression, seed, micro_batch * accumulation, sp_size)
+            self.plan: Plan
+            self.order: Ordering
+            if bucketing is not None:
+                self.plan = buckets = BucketPlan(source, settings, bucketing.tables, compression, seed)
+                self.order = bucketing.order(buckets, seed, accumulation, settings.drop_last)
+            else:
+                assert settings.buckets is None, "buckets need the sizes of a recipe"
+                self.plan = sizes = make_plan(source, settings, compression, seed, micro_batch * accumulation, sp_size)
+                self.order = self._order(sizes, seed, micro_batch, accumulation, mixes_sizes)
             self.captioner.check(map(source.record, map(int, self.plan.numbers)))
         except BaseException:
             self._runner.close()
             raise
         self._fetcher = Fetcher(source, self.plan, settings, seed, compression, sp_size, self._runner, moments_of)
-        self.order = Order(
-            self.plan.buckets.tolist(),
-            seed,
-            self._mega_batch(micro_batch, accumulation, mixes_sizes),
-            micro_batch,
-            accumulation,
-            settings.grouped,
-            settings.upstream.mixed_groups,
-        )
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimiser steps after which every sample was seen; the last one may reach into the next epoch."""
-        return -(-self.order.per_epoch // (self.order.batch * self.order.accumulation))
+        """Optimiser steps after which every sample was seen, or in buckets those of the first epoch; the last one may
+        reach into the next epoch."""
+        return self.order.steps_per_epoch
 
     def batches(self, start_step: int = 0) -> Iterator[list[ClipBatch]]:
         """The micro-batches of each optimiser step from a step on, without end. Raises: as of_steps."""
@@ -127,7 +150,7 @@ class ClipLoader:
         left_out = self.plan.counts()
         used = left_out.pop("used")
         left_out |= {"bad row": len(self._fetcher.source.bad)} if self._fetcher.source.bad else {}
-        line = f"{used} clips of {len(self.plan.shapes)} sizes, {self.steps_per_epoch} steps an epoch"
+        line = f"{used} clips of {self._sizes()}, {self.steps_per_epoch} steps an epoch"
         if not left_out:
             return line
         return f"{line}; left out: {', '.join(f'{count} {kind}' for kind, count in left_out.items())}"
@@ -135,6 +158,11 @@ class ClipLoader:
     def counts(self) -> dict[str, int]:
         """Records of the source, and the clips among them that are trained on."""
         return {"records": len(self._fetcher.source), "clips": len(self.plan)}
+
+    @property
+    def measured_buckets(self) -> list[str]:
+        """Where each bucket is measured by itself, the bucket of each batch, which are all that there are."""
+        return self.order.buckets if isinstance(self.order, MeasuringOrder) else []
 
     def report(self) -> ReadingCounts:
         """What has been read so far, and what failed and why."""
@@ -168,12 +196,23 @@ class ClipLoader:
         for place in range(len(self.plan)):
             yield from self.captioner.possible(self.record(place))
 
-    def _mega_batch(self, micro_batch: int, accumulation: int, mixes_sizes: bool) -> int:
+    def _order(self, plan: EpochPlan, seed: int, micro_batch: int, accumulation: int, mixes_sizes: bool) -> Order:
+        settings, numbers = self.settings, plan.buckets.tolist()
+        mega_batch = self._mega_batch(plan, micro_batch, accumulation, mixes_sizes)
+        is_upstream = settings.upstream.mixed_groups
+        return Order(numbers, seed, mega_batch, micro_batch, accumulation, settings.grouped, is_upstream)
+
+    def _mega_batch(self, plan: EpochPlan, micro_batch: int, accumulation: int, mixes_sizes: bool) -> int:
         """Clips that lie together in the order as they have one size."""
         if mixes_sizes:
-            has_one_size = not self.settings.grouped or len(self.plan.shapes) == 1
+            has_one_size = not self.settings.grouped or len(plan.shapes) == 1
             return 1 if has_one_size else micro_batch
         return micro_batch * (self.settings.mega_batch or accumulation)
+
+    def _sizes(self) -> str:
+        if isinstance(self.plan, EpochPlan):
+            return f"{len(self.plan.shapes)} sizes"
+        return f"{len(self.settings.buckets or ())} resolutions in buckets"
 
     @property
     def _ahead(self) -> int:
@@ -202,11 +241,12 @@ class ClipLoader:
             failures += self._fetcher.finish(sample)
         arrays = [sample.array for sample in begun.samples if sample.array is not None]
         records = [self.record(sample.place) for sample in begun.samples]
+        first = begun.samples[0]
         pixels, moments = None, None
         if self._has_moments:
             moments, mask = collate_moments(arrays, self.compression, self.patch, self._box)
         else:
-            pixels, mask = collate([to_signed(array) for array in arrays], self.compression, self.patch, self._box)
+            pixels, mask = self._joined([to_signed(array) for array in arrays])
         return ClipBatch(
             pixels=pixels,
             mask=mask,
@@ -216,8 +256,28 @@ class ClipLoader:
             moments=moments,
             text=tuple(states) if any(text is not None for text in states) else None,
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
+            sizes=tuple(self._size(sample) for sample in begun.samples),
+            fps=tuple(shown_rate(record, self.settings) for record in records),
+            bucket=self.plan.name(first.place, first.epoch),
+            is_null=self._null(begun),
             failures=tuple(failures),
         )
+
+    def _size(self, sample: Sample) -> VideoShape:
+        if self._has_moments or sample.array is None:
+            return self.plan.shape(sample.place, sample.epoch)
+        return VideoShape(*sample.array.shape[1:])
+
+    def _null(self, begun: _Begun) -> tuple[bool, ...]:
+        if not self.captioner.keeps_dropped:
+            return ()
+        return tuple(self.captioner.is_dropped(sample.number) for sample in begun.samples)
+
+    def _joined(self, clips: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Pixels and mask of a batch."""
+        if self.settings.buckets is not None:
+            return np.stack(clips), None  # of one size, which models pad to patches by themselves
+        return collate(clips, self.compression, self.patch, self._box)
 
     def _text(self, sample: Sample) -> tuple[str, np.ndarray | None]:
         """The caption of a sample and, where they are asked for, its states, which may be damaged like a clip."""
@@ -227,8 +287,8 @@ class ClipLoader:
             caption = self.captioner.caption(record, number, sample.epoch, sample.number)
             if self._text_of is None:
                 return caption, None
-            is_dropped = self.captioner.is_dropped(sample.number) or not record.captions
-            pick = None if is_dropped else self.captioner.pick(record, number, sample.epoch)
+            is_left = not self.captioner.is_dropped(sample.number) or self.captioner.keeps_dropped
+            pick = None if not record.captions or not is_left else self.captioner.pick(record, number, sample.epoch)
             try:
                 return caption, self._text_of(record, pick)
             except MediaError as error:

@@ -1,8 +1,8 @@
-"""The world of the tiny model: one coloured shape that moves over a plain background, drawn and described.
+"""The world of the tiny models: one coloured shape that moves over a plain background, drawn and described.
 
-Every word of the captions is one token of the tiny tokeniser (core/models/tiny/spiece.model), which was trained on
-them. Shapes are such that their outlines differ at this size: squares and stars came back from an autoencoder of 8 x 8
-pixels a latent as blobs.
+Every word of the captions is one token of the tiny tokenisers (spiece.model in core/models/tiny and tiny_v1_2), which
+were trained on them. Shapes are such that their outlines differ at this size: squares and stars came back from an
+autoencoder of 8 x 8 pixels a latent as blobs. A Look adds a frame rate and scores, which tiny_v1_2 is told.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ import numpy as np
 from .. import random
 
 FRAMES, SIDE = 17, 64
+FPS = 8.0
+"""Frames per second that clips are shown at, unless a Look has others."""
 SHAPES = ("circle", "triangle", "ring", "bar")
 COLOURS = {
     "red": (215, 35, 40),
@@ -58,6 +60,15 @@ START, CROSSED = (0.0, 0.12), (0.76, 0.88)
 tells the direction."""
 BAR_HEIGHT, RING_HOLE = 0.36, 0.52
 """Parts of the radius."""
+RATES = (8.0, 12.0, 24.0)
+MOTION, AESTHETIC = (1.0, 5.0), (4.0, 6.5)
+"""Scores from least to most."""
+SOFTNESS = 2.0
+"""Pixels by which an outline grows wider for each point of the aesthetic score that is missing."""
+USUAL = (0.5, 0.5, 0.5)
+"""How often frame rate, motion and aesthetic score are the usual ones, with which a clip is as the tiny model's."""
+SCORES = re.compile(r" *\b(?:aesthetic|motion) score:.*", re.DOTALL)
+"""What captions say of scores, behind all else."""
 
 
 class Scene(NamedTuple):
@@ -68,6 +79,44 @@ class Scene(NamedTuple):
     shape: str
     direction: str
     background: str
+
+
+class Look(NamedTuple):
+    """What a clip of any scene is like; the usual one first."""
+
+    fps: float = FPS
+    """Its 17 frames span less time at a higher rate, so the shape moves less far."""
+    motion: float = MOTION[1]
+    """How fast the shape moves: at the highest score it crosses nearly the whole frame at the lowest rate."""
+    aesthetic: float = AESTHETIC[1]
+    """How sharp the outline is."""
+
+    @property
+    def pace(self) -> float:
+        """The part of the usual way that the shape goes."""
+        return self.motion / MOTION[1] * FPS / self.fps
+
+    @property
+    def outline(self) -> float:
+        """Pixels from all of the shape to nothing of it."""
+        return 1.0 + SOFTNESS * (AESTHETIC[1] - self.aesthetic)
+
+    def behind(self, text: str) -> str:
+        """A caption that says the scores as well; the frame rate is told to the model by itself."""
+        return f"{text} aesthetic score: {self.aesthetic:.1f}. motion score: {self.motion:.1f}."
+
+
+USUAL_LOOK = Look()
+
+
+def any_look(draw: np.random.Generator) -> Look:
+    """A look to train on: each part usual as often as USUAL says, else any; scores in tenths."""
+    is_usual = draw.random(3) < USUAL
+    rest = (
+        float(draw.choice(RATES)),
+        *(round(float(draw.uniform(*scores)), 1) for scores in (MOTION, AESTHETIC)),
+    )
+    return Look(*(usual if keep else other for keep, usual, other in zip(is_usual, USUAL_LOOK, rest, strict=True)))
 
 
 def scenes() -> Iterator[Scene]:
@@ -99,6 +148,13 @@ def as_caption(text: str) -> str:
     return re.sub(r" *([,;])[ ,;]*", r"\1 ", text).strip(" ,;")
 
 
+def as_scored_caption(text: str) -> str:
+    """As `as_caption`; scores at the end stay as they are."""
+    scores = SCORES.search(text)
+    end = len(text) if scores is None else scores.start()
+    return (as_caption(text[:end]) + text[end:].rstrip()).strip()
+
+
 def unseen_words(text: str) -> list[str]:
     """The words of a sentence that no caption has, in lower case; of one without words all of it."""
     found = _WORD.findall(as_caption(text))
@@ -120,14 +176,14 @@ def held_out_scenes() -> list[Scene]:
     return [scene for scene in scenes() if is_held_out(scene)]
 
 
-def render(scene: Scene, draw: np.random.Generator) -> np.ndarray:
+def render(scene: Scene, draw: np.random.Generator, look: Look = USUAL_LOOK) -> np.ndarray:
     """One clip of a scene, uint8 (FRAMES, SIDE, SIDE, 3); `draw` says its exact colours, size and path."""
     colour = COLOURS[scene.colour] + draw.uniform(-COLOUR_JITTER, COLOUR_JITTER, 3)
     background = BACKGROUNDS[scene.background] + draw.uniform(-BACKGROUND_JITTER, BACKGROUND_JITTER, 3)
     radius = draw.uniform(*SIZES[scene.size])
     places = np.arange(0.5, SIDE, dtype=np.float32)
-    x, y = _path(scene.direction, radius, draw).T.astype(np.float32)[..., None, None]  # (FRAMES, 1, 1) each
-    inside = _coverage(scene.shape, places - x, places[:, None] - y, radius)  # (FRAMES, SIDE, SIDE)
+    x, y = _path(scene.direction, radius, draw, look.pace).T.astype(np.float32)[..., None, None]  # (FRAMES, 1, 1) each
+    inside = _coverage(scene.shape, places - x, places[:, None] - y, radius, look.outline)  # (FRAMES, SIDE, SIDE)
     frames = background + inside[..., None] * (colour - background)
     return np.rint(frames).clip(0, 255).astype(np.uint8)
 
@@ -138,11 +194,11 @@ def caption(scene: Scene, draw: np.random.Generator) -> str:
     return choices[int(draw.integers(len(choices)))]
 
 
-def _path(direction: str, radius: float, draw: np.random.Generator) -> np.ndarray:
-    """Centres (FRAMES, 2) of the shape, x and y in pixels."""
+def _path(direction: str, radius: float, draw: np.random.Generator, pace: float) -> np.ndarray:
+    """Centres (FRAMES, 2) of the shape, x and y in pixels. pace: a shape that goes less far starts anywhere."""
     low, high = radius + MARGIN, SIDE - radius - MARGIN
-    start = draw.uniform(*START)
-    way = np.linspace(start, start + draw.uniform(*CROSSED), FRAMES)
+    start = draw.uniform(START[0], START[1] + CROSSED[1] * (1 - pace))
+    way = np.linspace(start, start + draw.uniform(*CROSSED) * pace, FRAMES)
     if direction in ("left", "up"):
         way = 1 - way
     along = low + (high - low) * way
@@ -150,8 +206,11 @@ def _path(direction: str, radius: float, draw: np.random.Generator) -> np.ndarra
     return np.stack([along, across] if direction in ("left", "right") else [across, along], axis=1)
 
 
-def _coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.ndarray:
-    """How much of each pixel, at (x, y) from the centre, the shape covers: from its signed distance in pixels."""
+def _coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float, outline: float) -> np.ndarray:
+    """How much of each pixel, at (x, y) from the centre, the shape covers: from its signed distance in pixels.
+
+    outline: pixels over which it fades.
+    """
     if shape == "circle":
         distance = np.hypot(x, y) - radius
     elif shape == "ring":
@@ -162,4 +221,4 @@ def _coverage(shape: str, x: np.ndarray, y: np.ndarray, radius: float) -> np.nda
         slope = np.hypot(2.0, 1.0)
         sides = (2.0 * np.abs(x) - y - radius) / slope
         distance = np.maximum(sides, y - radius)
-    return np.clip(0.5 - distance, 0.0, 1.0)
+    return np.clip(0.5 - distance / outline, 0.0, 1.0)

@@ -145,6 +145,11 @@ class Order:
         self.per_epoch = len(self._epoch[1])
         """Samples of an epoch, repeats included; the same in every epoch."""
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimiser steps after which every sample was seen; the last one may reach into the next epoch."""
+        return -(-self.per_epoch // (self.batch * self.accumulation))
+
     def micro_batch(self, step: int, part: int) -> MicroBatch:
         """A micro-batch of a step; part: from 0 to accumulation - 1."""
         first = (step * self.accumulation + part) * self.batch

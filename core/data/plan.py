@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -27,9 +27,31 @@ class Dropped(NamedTuple):
     reason: str
 
 
+class Plan(Protocol):
+    """Which records are trained on, and at which shape."""
+
+    @property
+    def numbers(self) -> np.ndarray:
+        """Of the record of the source at each place of the set."""
+
+    def __len__(self) -> int: ...
+
+    def shape(self, place: int, epoch: int) -> VideoShape:
+        """Of the sample at a place."""
+
+    def others(self, place: int, epoch: int) -> np.ndarray:
+        """Places of the other samples that are in one bucket with it."""
+
+    def name(self, place: int, epoch: int) -> str | None:
+        """Resolution and frames of its bucket, as "240p 51", where a table of buckets names them."""
+
+    def counts(self) -> dict[str, int]:
+        """Records by what becomes of them: "used", and the kinds of reasons."""
+
+
 @dataclass(frozen=True)
 class EpochPlan:
-    """The samples of an epoch. Place i of the set is record numbers[i] of the source, in bucket buckets[i]."""
+    """A Plan that is the same in all epochs. Place i of the set is in bucket buckets[i]."""
 
     numbers: np.ndarray
     buckets: np.ndarray
@@ -40,9 +62,17 @@ class EpochPlan:
     def __len__(self) -> int:
         return len(self.numbers)
 
-    def shape(self, place: int) -> VideoShape:
+    def shape(self, place: int, epoch: int = 0) -> VideoShape:
         """Of the sample at a place."""
         return self.shapes[self.buckets[place]]
+
+    def others(self, place: int, epoch: int = 0) -> np.ndarray:
+        """Places of the other samples that are in one bucket with it."""
+        same = np.flatnonzero(self.buckets == self.buckets[place])
+        return same[same != place]
+
+    def name(self, place: int, epoch: int = 0) -> None:
+        """Sizes by themselves have no name."""
 
     def counts(self) -> dict[str, int]:
         """Records by what becomes of them: "used", and the kinds of reasons."""

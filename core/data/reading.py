@@ -17,7 +17,7 @@ from ..shapes import VideoShape
 from .records import Record
 from .selection import Unusable, rate_of, stride_frames
 from .sources import ClipOpener, OpenedClip
-from .transforms import Transform, cut_out
+from .transforms import Cover, Transform, cut_out
 
 FRAMES_AT_ONCE = 8
 """Decoded frames of the file's own size in memory; 93 of 1080 x 1920 would be 580 MB in each process."""
@@ -88,7 +88,7 @@ class ReadJob:
 
     def _pixels(self, clip: Any, numbers: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
         """corner: of a random window, as parts of the ways that it can be moved down and right."""
-        transform = Transform.of(self.settings)
+        transform = self._transform()
         unique, places = np.unique(numbers, return_inverse=True)
         pixels: np.ndarray | None = None
         for start in range(0, len(unique), FRAMES_AT_ONCE):
@@ -100,6 +100,11 @@ class ReadJob:
             pixels[:, start : start + part.shape[1]] = part
         assert pixels is not None
         return pixels if len(unique) == len(numbers) else pixels[:, places]
+
+    def _transform(self) -> Transform | Cover:
+        if self.settings.buckets is None:
+            return Transform.of(self.settings)
+        return Cover(self.shape.height, self.shape.width, is_picture=not self.record.is_video)
 
     def _cut_out(self, frames: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
         inside = cut_out(frames, self.record.crop)

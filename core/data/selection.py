@@ -16,6 +16,7 @@ from ..config.data import DataSettings
 from ..errors import ConfigError
 from ..maths.resize import size_within_area, whole_strides
 from ..shapes import Compression, VideoShape
+from .frame_window import frame_window
 from .records import Record
 
 DEFAULT_FPS = 24.0
@@ -62,6 +63,12 @@ class RecordDraws:
 
 def check_settings(settings: DataSettings, compression: Compression) -> None:
     """Raises: ConfigError or ShapeError when settings exclude one another or do not fit the autoencoder."""
+    if settings.buckets is not None:
+        check_bucketed(settings)
+        return
+    for name in ("frame_interval", "drop_last"):
+        if getattr(settings, name) != DataSettings.model_fields[name].default:
+            raise ConfigError(f"data.{name} = {_written(settings, name)}: is for data.buckets; leave it out")
     has_size = settings.height is not None and settings.width is not None
     if (settings.height is None) != (settings.width is None):
         raise ConfigError("data.height and data.width: give both or neither")
@@ -76,6 +83,24 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
     compression.check(
         VideoShape(settings.frames, settings.height or compression.space, settings.width or compression.space)
     )
+
+
+def check_bucketed(settings: DataSettings, where: str = "data") -> None:
+    """Raises: ConfigError naming the settings, of the group of this path, that buckets have no use for."""
+    if settings.kind != "files":
+        raise ConfigError(f"{where}.buckets: are for clips of files, not for {settings.kind}; leave it out")
+    if not any((settings.buckets or {}).values()):
+        raise ConfigError(f"{where}.buckets: expected a resolution with its buckets, as in {{240p: {{51: [1.0, 8]}}}}")
+    fields = DataSettings.model_fields
+    useless = sorted(name for name in settings.unused(None) if getattr(settings, name) != fields[name].default)
+    habits = (name for name, value in settings.upstream if value and name != "captions_as_lists")
+    told = [f"{where}.{name}" for name in (*useless, *(f"upstream.{name}" for name in habits))]
+    if told:
+        raise ConfigError(f"{', '.join(told)}: {where}.buckets have no use for it; leave it out")
+
+
+def _written(settings: DataSettings, name: str) -> str:
+    return str(getattr(settings, name)).lower()
 
 
 def plan_shape(
@@ -93,11 +118,7 @@ def plan_shape(
 
 def clip_size(record: Record, settings: DataSettings) -> tuple[int, int]:
     """Height and width that a record is brought to. Raises: Unusable."""
-    height, width = record.height, record.width
-    if record.crop is not None and not settings.upstream.size_before_crop:
-        height, width = record.crop.y1 - record.crop.y0, record.crop.x1 - record.crop.x0
-    if height is None or width is None:
-        raise Unusable("no size", "has no height and width; add them to the annotation or set data.probe")
+    height, width = used_size(record, settings)
     if settings.max_area is None:
         assert settings.height is not None
         assert settings.width is not None
@@ -115,6 +136,35 @@ def clip_size(record: Record, settings: DataSettings) -> tuple[int, int]:
     if not settings.grouped and (sides[0] > (settings.height or 0) or sides[1] > (settings.width or 0)):
         raise Unusable("too large", f"is larger than height x width: {sides[0]} x {sides[1]} pixels")
     return sides
+
+
+def used_size(record: Record, settings: DataSettings) -> tuple[int, int]:
+    """Height and width of the part of each frame that is used. Raises: Unusable."""
+    height, width = record.height, record.width
+    if record.crop is not None and not settings.upstream.size_before_crop:
+        height, width = record.crop.y1 - record.crop.y0, record.crop.x1 - record.crop.x0
+    if height is None or width is None:
+        raise Unusable("no size", "has no height and width; add them to the annotation or set data.probe")
+    return height, width
+
+
+def choose_window(record: Record, num_frames: int, interval: int, draws: FrameDraws) -> np.ndarray:
+    """As choose_moments, in a bucket: so many frames, spread over a window of interval times as many.
+
+    Raises: ShapeError for a clip that is too short.
+    """
+    if not record.is_video:
+        return np.zeros(1)
+    assert record.num_frames is not None
+    frames = frame_window(record.num_frames, num_frames, interval, lambda low, high: low + draws.start(high - low))
+    return record.start + frames.astype(np.float64)
+
+
+def shown_rate(record: Record, settings: DataSettings) -> float:
+    """Frames per second that the chosen frames of a record are shown at; of a picture it means nothing."""
+    if settings.buckets is not None:
+        return float(rate_of(record) // settings.frame_interval)  # as upstream rounds it (quirk Q6)
+    return _used_rate(record, settings)
 
 
 def choose_frames(
@@ -146,7 +196,7 @@ def choose_moments(
     if record.num_frames is None:
         raise Unusable("no length", "has no num_frames; add it to the annotation or set data.probe")
     wanted = settings.frames
-    interval = frame_interval(record.fps, settings.fps)
+    interval = frame_interval(record.fps, _used_rate(record, settings))
     if record.num_frames > LONGEST * wanted * (rate_of(record) / settings.fps * settings.speed_factor):
         raise Unusable("too long", f"is too long: {record.num_frames} frames, more than {LONGEST:g} times what is used")
     end = record.start + record.num_frames
@@ -160,7 +210,7 @@ def choose_moments(
         limit = len(frames) - wanted - (1 if settings.upstream.last_start_unused else 0)
         begin = draws.start(max(limit, 0))
         frames = frames[begin : begin + wanted]
-    least = UPSTREAM_LEAST if settings.upstream.always_29_frames else min(settings.min_frames, wanted)
+    least = UPSTREAM_LEAST if settings.upstream.always_29_frames else min(settings.min_frames or wanted, wanted)
     length = usable_length(len(frames), compression.time, sp_size, least)
     if length is None:
         raise Unusable("too short", f"is too short: {len(frames)} frames at {settings.fps:g} per second, needs {least}")
@@ -225,6 +275,11 @@ def _check_proportion(height: int, width: int, target: float) -> None:
 
 def _rate(fps: float | None) -> float:
     return DEFAULT_FPS if fps is None else fps
+
+
+def _used_rate(record: Record, settings: DataSettings) -> float:
+    """Frames per second that a record is resampled to; what is drawn stays as it is."""
+    return rate_of(record) if record.is_drawn else settings.fps
 
 
 def rate_of(record: Record) -> float:

@@ -125,16 +125,17 @@ class FileSource:
 
 
 class MovingShapes:
-    """The tiny model's world (core.data.moving_shapes)."""
+    """The tiny models' world (core.data.moving_shapes)."""
 
     bad: Sequence[BadRow] = ()
 
-    def __init__(self, is_held_out: bool = False, num_clips: int | None = None) -> None:
+    def __init__(self, is_held_out: bool = False, num_clips: int | None = None, scores: bool = False) -> None:
         """is_held_out: the scenes that are never trained on, for validation.
 
-        num_clips: so many clips that stay the same; None: one of each scene, drawn anew in every epoch.
+        num_clips: so many clips that stay the same; None: one of each scene, drawn anew in every epoch. scores: clips
+        differ in frame rate, motion and sharpness, and captions name the scores.
         """
-        self.opener = MovingShapesOpener(is_fixed=num_clips is not None)
+        self.opener = MovingShapesOpener(num_clips is not None, scores)
         self._scenes = moving_shapes.held_out_scenes() if is_held_out else moving_shapes.training_scenes()
         self._num_clips = len(self._scenes) if num_clips is None else num_clips
 
@@ -144,13 +145,16 @@ class MovingShapes:
     def record(self, number: int) -> Record:
         scene = self._scenes[number % len(self._scenes)]
         name = " ".join((*scene, str(number)))
+        look = self.opener.look(number)
+        captions = moving_shapes.captions(scene)
         return Record(
             path=Path(f"{name}.mp4"),
             name=name,
-            captions=tuple(moving_shapes.captions(scene)),
+            captions=tuple(captions if look is None else map(look.behind, captions)),
             height=moving_shapes.SIDE,
             width=moving_shapes.SIDE,
             num_frames=moving_shapes.FRAMES,
+            fps=moving_shapes.FPS if look is None else look.fps,
             origin="moving shapes",
             is_drawn=True,
         )
@@ -159,15 +163,20 @@ class MovingShapes:
 class MovingShapesOpener:
     """Draws a scene."""
 
-    def __init__(self, is_fixed: bool = False) -> None:
-        """is_fixed: a record is always drawn alike."""
-        self.is_fixed = is_fixed
+    def __init__(self, is_fixed: bool = False, scores: bool = False) -> None:
+        """is_fixed: a record is always drawn alike. scores: as MovingShapes."""
+        self.is_fixed, self.scores = is_fixed, scores
+
+    def look(self, number: int) -> moving_shapes.Look | None:
+        """That of a record; None: the usual one, of which nothing is said."""
+        return moving_shapes.any_look(random.stream(FIXED_SEED, "look", number)) if self.scores else None
 
     def __call__(self, record: Record, draw: np.random.Generator) -> OpenedClip:
         *scene, number = record.name.split()
         if self.is_fixed:
             draw = random.stream(FIXED_SEED, "moving shapes", int(number))
-        return Frames(moving_shapes.render(moving_shapes.Scene(*scene), draw))
+        look = self.look(int(number)) or moving_shapes.USUAL_LOOK
+        return Frames(moving_shapes.render(moving_shapes.Scene(*scene), draw, look))
 
 
 def open_source(settings: DataSettings, is_held_out: bool = False) -> RecordSource:
@@ -176,7 +185,7 @@ def open_source(settings: DataSettings, is_held_out: bool = False) -> RecordSour
     Raises: ConfigError when no file is named; MediaError when an annotation cannot be read.
     """
     if settings.kind == "moving_shapes":
-        return MovingShapes(is_held_out, None if is_held_out else settings.drawn_clips)
+        return MovingShapes(is_held_out, None if is_held_out else settings.drawn_clips, settings.scores)
     if not settings.files:
         raise ConfigError("data.files: name the annotations or folders to train on")
     found = read_annotations(settings.files, settings.root)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config.data import DataSettings
+from ..maths.cover import cover_picture, cover_video
 from ..maths.resize import center_crop_resize, resize_to_area
 from .records import CropBox
 
@@ -56,6 +57,27 @@ class Transform:
         if self.size is None:
             return resize_to_area(pixels, self.max_area, self.stride)
         return center_crop_resize(pixels, *self.size)
+
+
+@dataclass(frozen=True)
+class Cover:
+    """How the frames of a bucket's clips become frames of a model (core.maths.cover)."""
+
+    height: int
+    width: int
+    is_picture: bool
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 (T, H, W, 3) to (3, T, height, width), float32 in [-1, 1]."""
+        clip = np.empty((3, len(frames), self.height, self.width), np.float32)
+        for place, frame in enumerate(frames):  # one by one, as above
+            clip[:, place] = _signed(self._one(frame)).transpose(2, 0, 1)
+        return clip
+
+    def _one(self, frame: np.ndarray) -> np.ndarray:
+        if self.is_picture:
+            return _unit(cover_picture(frame, self.height, self.width))
+        return cover_video(frame[None], self.height, self.width)[0]
 
 
 def to_signed(clip: np.ndarray) -> np.ndarray:

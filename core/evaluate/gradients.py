@@ -14,6 +14,7 @@ import numpy as np
 from .. import random
 from ..conditioning.clip_facts import facts_for
 from ..models.kinds import AutoencoderSpec, DenoiserSpec
+from ..pipelines.autoencode import posterior_noise
 from ..pipelines.sample import Sampling
 from ..seam.models import Given
 from ..seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, DiffusionBatch, TrainOptions, TrainStep
@@ -35,9 +36,7 @@ def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     batch = DiffusionBatch(
         latents=random.normal(shape, job.seed, "parity latents"),
         noise=random.normal(shape, job.seed, "parity noise"),
-        text=text,
-        text_mask=None,
-        given=Given(text=text, **facts_for(spec, job.video, run.config.video.fps)),
+        given=Given(text=text, **facts_for(spec.given, job.video, run.config.video.fps)),
         condition=random.normal((1, further, *latent), job.seed, "parity condition") if further else None,
         **DiffusionObjective().at(np.array([500]))._asdict(),
     )
@@ -48,11 +47,10 @@ def autoencoder_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     """The same of its autoencoder, whose loss is squared errors: absolute ones would turn about at differences of 0."""
     part, job = run.pipeline.parts.vae, run.jobs[0]
     spec: AutoencoderSpec = part.spec
+    drawn = posterior_noise(spec, job.video, job.seed, purpose="parity posterior")
     batch = AutoencoderBatch(
         video=np.tanh(random.normal((1, 3, *job.video), job.seed, "parity video")),
-        posterior_noise=random.normal(
-            (1, spec.latent_channels, *spec.compression.latent(job.video)), job.seed, "parity posterior"
-        ),
+        noise={name: noise[None] for name, noise in drawn.items()},
         update="generator",
         adversarial=False,
     )

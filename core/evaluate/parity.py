@@ -202,7 +202,7 @@ def _denoiser(run: Sampling) -> Outputs:
     text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
 
-    facts = facts_for(spec, job.video, run.config.video.fps)
+    facts = facts_for(spec.given, job.video, run.config.video.fps)
 
     def call() -> Array:
         condition = model.condition(Given(text=text, **facts), latent)

@@ -18,13 +18,15 @@ from ..layout import FreshWeights, Layout, Weights
 from ..loading import check_headers, check_zeros
 from ..printable import short_name
 from . import FAMILIES
+from .by_shapes import seen_by_shapes
 from .kinds import Family
 from .run_folders import model_folder
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
-TINY_FOLDER = Path(__file__).parent / "tiny"
-"""The tokeniser of the tiny preset, and its trained models in folders called after their kinds."""
+TRAINED = {name: Path(__file__).parent / name for name in ("tiny", "tiny_v1_2")}
+"""Presets that come trained: a tokeniser, and models in folders called after their kinds."""
+TINY_FOLDER = TRAINED["tiny"]
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,8 @@ class Part:
 
 
 def open_part(kind: str, name: str, seed: int = 0) -> Part:
-    """The model that a path means (core.models.run_folders), or a preset: tiny with its trained weights, others with
-    fresh ones.
+    """The model that a path means (core.models.run_folders), or a preset: those of TRAINED with their weights, others
+    with fresh ones.
 
     Raises: CheckpointError when the folder has no readable config.json or weights; ConfigError when the model is of
     another kind, its config holds what is not implemented, or no preset has the name.
@@ -83,14 +85,26 @@ def open_part(kind: str, name: str, seed: int = 0) -> Part:
 def recognise(folder: Path) -> Part:
     """The model that a path means: a folder of the hub's form (config.json beside safetensors), a checkpoint or a run.
 
+    Weights without a config.json are known where their shapes tell.
     Raises: as open_part does.
     """
     folder, notes = model_folder(folder)
     file = folder / CONFIG_FILE if os.path.isdir(folder) else folder.parent / CONFIG_FILE
+    if not file.exists() and (part := _seen(folder, notes)) is not None:
+        return part
     config = read_config(file)
     family = family_of(config, str(file))
     spec = family.spec.from_config(config, str(file))
     return Part(family, spec, str(folder), False, lambda: open_weights(folder), notes)
+
+
+def _seen(folder: Path, notes: tuple[str, ...]) -> Part | None:
+    weights = open_weights(folder)
+    seen = seen_by_shapes({name: weights.shape(name) for name in weights}, str(folder))
+    if seen is None:
+        return None
+    told = f"{folder}: has no {CONFIG_FILE}; {seen.told}"
+    return Part(seen.family, seen.spec, str(folder), False, lambda: open_weights(folder), (*notes, told))
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -124,8 +138,7 @@ def family_of(config: Mapping[str, Any], source: str) -> Family:
 
 
 def _preset(family: Family, name: str, seed: int) -> Part:
-    trained = TINY_FOLDER / family.kind
-    if name == "tiny" and trained.is_dir():
+    if name in TRAINED and (trained := TRAINED[name] / family.kind).is_dir():
         return replace(recognise(trained), source=name)
     spec = family.presets[name]
     return Part(family, spec, name, True, lambda: FreshWeights(spec.layout(), seed))

@@ -6,7 +6,7 @@ find it by that name.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -19,6 +19,10 @@ Kind = Literal["denoiser", "text_encoder", "vae"]
 Output = Literal["mean", "mean_and_spare", "mean_and_range"]
 """What a denoiser predicts: the mean alone; beside it channels that are cut off; or a learned variance, for samplers
 that ask for it."""
+DIGITS = 6
+"""Behind the point, of numbers that were measured and are written into config.json."""
+Share = Literal["clips", "frames"]
+"""Clips, or all of their frames."""
 GIVEN = (
     *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames"),
     *("latent_mask", "frame_mask", "channels"),
@@ -121,6 +125,9 @@ class AutoencoderSpec(FamilySpec, Protocol):
     @property
     def shift(self) -> tuple[float, ...]: ...
 
+    def calibrated(self, mean: Sequence[float], deviation: Sequence[float]) -> Any:
+        """The spec whose scaled latents have mean 0 and deviation 1 where its latents have these, by channel."""
+
     @property
     def posteriors(self) -> tuple[str, ...]:
         """What `encode` draws, in its order; the latents are drawn from the last."""
@@ -135,6 +142,7 @@ class AutoencoderSpec(FamilySpec, Protocol):
     def chunks(self, latent_frames: int, wanted: int | None) -> list[Chunk]:
         """The pieces in which a clip is decoded. wanted: latent frames of each at most; None: one piece, if it can be.
 
+        Where it does not stream exactly, they know nothing of each other, and clips are encoded in the same.
         Raises: ConfigError when the family cannot work in such pieces.
         """
 
@@ -143,6 +151,17 @@ class AutoencoderSpec(FamilySpec, Protocol):
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of its blocks in their order, by half: "encoder" and "decoder"."""
+
+    @property
+    def pairs(self) -> Mapping[str, Share]:
+        """Names of what training can compare beside pixels, and what sums of their differences are divided by."""
+
+    @property
+    def last_layer(self) -> str:
+        """Name of the weight at which the adversarial loss is weighed against that of the pixels."""
+
+    def unreached(self, pixels: bool, pairs: frozenset[str]) -> tuple[str, ...]:
+        """Beginnings of the names of weights that no loss reaches. pixels: whether these are compared."""
 
 
 class TextEncoderSpec(FamilySpec, Protocol):
@@ -174,6 +193,9 @@ class Family:
     """A FamilySpec of the kind."""
     presets: Mapping[str, Any]
     """Specs by names that no other family of the kind has."""
+    from_shapes: Callable[[Mapping[str, tuple[int, ...]], str], Any] | None = None
+    """Reads the spec from the shapes of weights, where they tell enough; it is given what errors call the file, and
+    gives None for weights that are none of the family's. None: the family's shapes do not tell."""
 
     @property
     def name(self) -> str:

@@ -7,8 +7,8 @@ Source: opensora/models/vae of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, ClassVar
 
@@ -17,8 +17,8 @@ from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
 from ..shapes import Grouped, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
-from .kinds import Family
-from .sd_vae import SDVAESpec
+from .kinds import DIGITS, Family, Share
+from .sd_vae import FRESH_LOG_VARIANCE, SDVAESpec
 
 SPATIAL_FACTOR = 0.18215
 """Latents of frames times this are what the temporal autoencoder sees: that of SD 1, though the frames' is SDXL's."""
@@ -152,6 +152,11 @@ class OpenSoraVAESpec:
     def scale(self) -> tuple[float, ...]:
         return tuple(1 / spread for spread in self.spread) * (self.latent_channels // len(self.spread))
 
+    def calibrated(self, mean: Sequence[float], deviation: Sequence[float]) -> OpenSoraVAESpec:
+        """For latents of this mean and deviation, by channel."""
+        rounded = [tuple(round(float(each), DIGITS) for each in values) for values in (mean, deviation)]
+        return replace(self, mean=rounded[0], spread=rounded[1])
+
     @property
     def posteriors(self) -> tuple[str, ...]:
         """What encoding draws, in its order."""
@@ -205,6 +210,27 @@ class OpenSoraVAESpec:
             "encoder": (*spatial["encoder"], *encoder, *self._resnets("encoder.res_blocks")),
             "decoder": (*self._resnets("decoder.res_blocks"), *decoder, *spatial["decoder"]),
         }
+
+    @property
+    def pairs(self) -> Mapping[str, Share]:
+        """What training can compare beside pixels: the clip and what the autoencoder of frames makes of it by itself;
+        the frames' latents that the temporal autoencoder is given and those that it gives back; of single frames, those
+        that it is given and its own, where they are as many."""
+        if self.latent_channels == self.temporal.channels:
+            return {"frames": "frames", "spatial": "frames", "identity": "frames"}
+        return {"frames": "frames", "spatial": "frames"}
+
+    @property
+    def last_layer(self) -> str:
+        """Where the adversarial loss is weighed: the last convolution of the temporal autoencoder, as upstream's."""
+        return f"{_TEMPORAL}.decoder.conv_out.conv.weight"
+
+    def unreached(self, pixels: bool, pairs: frozenset[str]) -> tuple[str, ...]:
+        """The decoder of frames without a loss of pixels, the temporal one where the frames alone are compared."""
+        names = ("decoder.", "post_quant_conv.")
+        spatial = [] if pixels or "frames" in pairs else [f"{_SPATIAL}.{name}" for name in names]
+        temporal = [] if pixels or "spatial" in pairs else [f"{_TEMPORAL}.{name}" for name in names]
+        return (*spatial, *temporal)
 
     def _resnets(self, level: str) -> list[str]:
         return [f"{_TEMPORAL}.{level}.{i}" for i in range(self.temporal.num_res_blocks)]
@@ -290,6 +316,7 @@ class _TemporalWriter:
         spec = self.spec
         self.encoder()
         self.conv("quant_conv", 2 * spec.latent_channels, 2 * spec.hidden_channels, 1)
+        self.weights.lower_half(f"{_TEMPORAL}.quant_conv.conv.bias", FRESH_LOG_VARIANCE)
         self.conv("post_quant_conv", spec.hidden_channels, spec.latent_channels, 1)
         self.decoder()
 
@@ -353,6 +380,24 @@ PRESETS: Mapping[str, OpenSoraVAESpec] = {
         temporal=TemporalVAESpec(filters=16, num_res_blocks=1, channel_multipliers=(1, 1, 2, 2), num_groups=8),
         mean=(0.0,) * 4,
         spread=(1.0,) * 4,
+    ),
+    "tiny_v1_2": OpenSoraVAESpec(
+        spatial=SDVAESpec(
+            block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=8, norm_num_groups=1
+        ),
+        temporal=TemporalVAESpec(
+            channels=8,
+            latent_channels=8,
+            hidden_channels=8,
+            filters=24,
+            num_res_blocks=1,
+            channel_multipliers=(1, 1, 2),
+            temporal_downsample=(True, True),
+            num_groups=1,
+        ),
+        micro_batch_size=None,
+        mean=(0.0,) * 8,
+        spread=(1.0,) * 8,
     ),
 }
 FAMILY = Family(

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from ..errors import CheckpointError
 from ..io.files import read_json
+from .epoch_folders import epoch_folder
 
 MANIFEST, STATE = "manifest.json", "state.json"
 """Of a checkpoint: its files with their sizes, written last; and what the training loop keeps."""
@@ -29,7 +30,7 @@ class ModelFolder(NamedTuple):
 
     path: Path
     notes: tuple[str, ...]
-    """A line for each newer checkpoint that is not whole."""
+    """A line for each newer checkpoint that is not whole, and for an average that is not read."""
 
 
 class RunRecord(NamedTuple):
@@ -75,12 +76,13 @@ class RunRecord(NamedTuple):
         return [Path(*run.parts[:-depth])] if is_below else []
 
 
-def model_folder(path: Path, average: bool = True) -> ModelFolder:
+def model_folder(path: Path, average: bool = True, foreign: bool = False) -> ModelFolder:
     """The model that a path means: of a run its newest whole checkpoint's, of a checkpoint its average, where it keeps
-    one, else its weights. All other paths mean themselves.
+    one, else its weights; the same of what Open-Sora's own training left. All other paths mean themselves.
 
-    average: whether the average is wanted. Raises: CheckpointError for a checkpoint that is not whole, and for a run
-    that has no whole one.
+    average: whether the average is wanted. foreign: whether it may be a file of torch; else the weights stand for it
+    where they are safetensors. Raises: CheckpointError for a checkpoint that is not whole, and for a run that has no
+    whole one.
     """
     if not os.path.isdir(path) or os.path.exists(path / "config.json"):
         return ModelFolder(path, ())
@@ -89,6 +91,8 @@ def model_folder(path: Path, average: bool = True) -> ModelFolder:
         if problem is not None:
             raise CheckpointError(f"{path}: {problem}; name another checkpoint, or the folder of a model in it")
         return ModelFolder(kept, ())
+    if (theirs := epoch_folder(path)) is not None:
+        return ModelFolder(*theirs.meant(average, foreign))
     return _newest(path, average)
 
 

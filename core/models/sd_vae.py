@@ -19,6 +19,8 @@ from .config_json import build, choice, count, take, whole_number
 MOST_CHANNELS, MOST_LEVELS, MOST_BLOCKS = 4096, 8, 16
 EPS = 1e-6
 """Of all its norms."""
+FRESH_LOG_VARIANCE = -6.0
+"""About that of a fresh model's latents. From the unit variance of a plain start, noise would drown them for long."""
 _DOWN, _UP = "DownEncoderBlock2D", "UpDecoderBlock2D"
 
 
@@ -109,6 +111,7 @@ class _Writer:
         self.half("encoder", NUM_COLOURS, list(self.down()), 2 * spec.latent_channels, widths[0])
         self.half("decoder", spec.latent_channels, list(self.up()), NUM_COLOURS, widths[-1])
         self.conv("quant_conv", 2 * spec.latent_channels, 2 * spec.latent_channels, 1)
+        self.weights.lower_half(f"{self.prefix}quant_conv.bias", FRESH_LOG_VARIANCE)
         self.conv("post_quant_conv", spec.latent_channels, spec.latent_channels, 1)
 
     def down(self) -> Iterator[tuple[str, int, int, int, str]]:

@@ -9,9 +9,9 @@ Source: opensora/models/stdit/stdit3.py of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from math import lcm
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from math import lcm, prod
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -126,13 +126,6 @@ class STDiT3Spec:
         time, height, width = self.patch_size
         return Patch(time, lcm(height, width))
 
-    @property
-    def frozen(self) -> tuple[str, ...]:
-        """Beginnings of the names of weights that the config keeps as they are in training."""
-        if self.only_train_temporal:
-            return tuple(name for name in dict.fromkeys(map(_first, self.layout())) if name != "temporal_blocks.")
-        return ("y_embedder.",) if self.freeze_y_embedder else ()
-
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The token grid of a latent, padded at the end of each axis to whole patches."""
         return TokenGrid(*(-(-size // patch) for size, patch in zip(latent, self.patch_size, strict=True)))
@@ -208,6 +201,32 @@ class STDiT3Spec:
         refuse_unknown(rest, source, tuple(spec.to_config()))
         return spec
 
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], source: str) -> STDiT3Spec | None:
+        """What the shapes of its weights tell, all else as published; None where they are of another model.
+
+        Raises: ConfigError for shapes that no such model has.
+        """
+        told = [shapes.get(name, ()) for name in _TELLING]
+        head = shapes.get("spatial_blocks.0.attn.q_norm.weight") or [2 * size for size in shapes.get("rope.freqs", ())]
+        if [*map(len, told), len(head)] != [5, 2, 2, 2, 2, 1] or not all(map(all, [*told, head])):
+            return None
+        (width, channels, *patch), (tokens, caption), (inner, _), (outputs, _), _ = told
+        return build(
+            cls,
+            source,
+            hidden_size=width,
+            depth=len({name.split(".")[1] for name in shapes if name.startswith("spatial_blocks.")}),
+            num_heads=max(width // head[0], 1),
+            in_channels=channels,
+            patch_size=tuple(patch),
+            mlp_ratio=inner / width,
+            caption_channels=caption,
+            model_max_length=tokens,
+            qk_norm="spatial_blocks.0.attn.q_norm.weight" in shapes,
+            pred_sigma=outputs == 2 * channels * prod(patch),
+        )
+
     def to_config(self) -> dict[str, Any]:
         """Upstream's config.json for this spec."""
         return {
@@ -253,7 +272,13 @@ class STDiT3Spec:
                 self._block(weights, f"{kind}_blocks.{i}", Zeros() if kind == "temporal" else None)
         weights["final_layer.scale_shift_table"] = Weight((2, width), Normal(width**-0.5))
         _linear(weights, "final_layer.linear", self.patch_outputs, width)
-        return Layout(f"STDiT3(depth={self.depth}, heads={self.num_heads}x{self.head_dim})", weights)
+        name = f"STDiT3(depth={self.depth}, heads={self.num_heads}x{self.head_dim})"
+        return Layout(name, weights, frozen=self._frozen(weights))
+
+    def _frozen(self, names: Iterable[str]) -> tuple[str, ...]:
+        if self.only_train_temporal:
+            return tuple(first for first in dict.fromkeys(map(_first, names)) if first != "temporal_blocks.")
+        return ("y_embedder.",) if self.freeze_y_embedder else ()
 
     def _block(self, weights: WeightList, name: str, results: Init | None) -> None:
         """results: how the weights start that bring what a block finds out back to the tokens."""
@@ -271,6 +296,11 @@ class STDiT3Spec:
         _linear(weights, f"{name}.mlp.fc2", width, self.feed_forward_size, results)
 
 
+_TELLING = (
+    *("x_embedder.proj.weight", "y_embedder.y_embedding", "spatial_blocks.0.mlp.fc1.weight"),
+    *("final_layer.linear.weight", "temporal_blocks.0.mlp.fc1.weight"),
+)
+"""Weights whose shapes tell what a model is."""
 _SWITCHES = ("qk_norm", "pred_sigma", "skip_y_embedder", "freeze_y_embedder", "only_train_temporal")
 
 
@@ -328,8 +358,14 @@ def _first(name: str) -> str:
 XL_2 = STDiT3Spec()
 LARGE_2 = STDiT3Spec(hidden_size=1872, num_heads=26)
 TINY = STDiT3Spec(hidden_size=96, depth=3, num_heads=4, caption_channels=64, model_max_length=32, input_sq_size=64)
+TINY_V1_2 = replace(TINY, hidden_size=128, depth=4, in_channels=8)
 
-PRESETS: Mapping[str, STDiT3Spec] = {"stdit3_xl_2": XL_2, "stdit3_3b_2": LARGE_2, "stdit3_tiny": TINY}
+PRESETS: Mapping[str, STDiT3Spec] = {
+    "stdit3_xl_2": XL_2,
+    "stdit3_3b_2": LARGE_2,
+    "stdit3_tiny": TINY,
+    "tiny_v1_2": TINY_V1_2,
+}
 
 FAMILY = Family(
     kind="denoiser",
@@ -338,4 +374,5 @@ FAMILY = Family(
     telling_keys=("skip_y_embedder",),
     spec=STDiT3Spec,
     presets=PRESETS,
+    from_shapes=STDiT3Spec.from_shapes,
 )

@@ -9,7 +9,7 @@ T5EncoderModel and MT5EncoderModel.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
@@ -138,8 +138,9 @@ class T5Spec:
 XXL = T5Spec(vocab_size=250112, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
 V1_1_XXL = T5Spec(vocab_size=32128, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64)
 TINY = T5Spec(vocab_size=160, d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4)
+TINY_V1_2 = replace(TINY, vocab_size=192)
 
-PRESETS: Mapping[str, T5Spec] = {"mt5_xxl": XXL, "t5_v1_1_xxl": V1_1_XXL, "tiny": TINY}
+PRESETS: Mapping[str, T5Spec] = {"mt5_xxl": XXL, "t5_v1_1_xxl": V1_1_XXL, "tiny": TINY, "tiny_v1_2": TINY_V1_2}
 FAMILY = Family(
     kind="text_encoder",
     title="T5 encoder",
@@ -149,5 +150,5 @@ FAMILY = Family(
     ),
     telling_keys=("d_kv", "relative_attention_num_buckets"),
     spec=T5Spec,
-    presets={"mt5_xxl": XXL, "t5_v1_1_xxl": V1_1_XXL, "tiny": TINY},
+    presets=PRESETS,
 )

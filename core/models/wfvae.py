@@ -8,17 +8,17 @@ Source: arXiv:2411.17459 and opensora/models/causalvideovae of Open-Sora Plan at
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
-from ..layout import Constant, Filled, Halves, Layout, Weight, WeightList
+from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..maths.tiling import Chunk, pixel_chunks, temporal_chunks
 from ..shapes import NUM_COLOURS, Causal, VideoShape
 from .config_json import build, choice, count, numbers, refuse_unknown, take
-from .kinds import Family
+from .kinds import DIGITS, Family, Share
 
 GROUPS = 32
 MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
@@ -93,6 +93,11 @@ class WFVAESpec:
     def latent_channels(self) -> int:
         return self.latent_dim
 
+    def calibrated(self, mean: Sequence[float], deviation: Sequence[float]) -> WFVAESpec:
+        """For latents of this mean and deviation, by channel."""
+        scale = tuple(round(float(1 / each), DIGITS) for each in deviation)
+        return replace(self, scale=scale, shift=tuple(round(float(each), DIGITS) for each in mean))
+
     @property
     def posteriors(self) -> tuple[str, ...]:
         """What encoding draws."""
@@ -137,6 +142,20 @@ class WFVAESpec:
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""
         return {half: tuple(f"{half}.{name}" for name in names) for half, names in _BLOCKS.items()}
+
+    @property
+    def pairs(self) -> Mapping[str, Share]:
+        """What training can compare beside pixels: Haar coefficients of the encoder and of the decoder."""
+        return {"wavelet": "clips"}
+
+    @property
+    def last_layer(self) -> str:
+        """Where the adversarial loss is weighed."""
+        return "decoder.conv_out.weight"
+
+    def unreached(self, pixels: bool, pairs: frozenset[str]) -> tuple[str, ...]:
+        """Without a loss of pixels the end of the decoder."""
+        return () if pixels else tuple(f"decoder.{name}." for name in ("up1", "layer", "norm_out", "conv_out"))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> WFVAESpec:
@@ -236,8 +255,7 @@ class _Writer:
         self.mid("encoder.mid", 2 * base + flow, 4 * base, 4 * base)
         self.norm("encoder.norm_out", 4 * base)
         weights.conv("encoder.conv_out.conv", 2 * spec.latent_dim, 4 * base, 3, 3, 3)
-        bias = weights["encoder.conv_out.conv.bias"]
-        weights["encoder.conv_out.conv.bias"] = Weight(bias.shape, Halves(bias.init, Filled(FRESH_LOG_VARIANCE)))
+        weights.lower_half("encoder.conv_out.conv.bias", FRESH_LOG_VARIANCE)
         self.analysis_3d("encoder.wavelet_transform_in")
         if spec.temporal_level_1:
             self.analysis_3d("encoder.wavelet_transform_l1")

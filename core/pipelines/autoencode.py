@@ -14,41 +14,20 @@ import numpy as np
 from .. import random
 from ..errors import ConfigError
 from ..maths import gaussian
-from ..maths.tiling import (
-    LEAST_RELAYED,
-    Chunk,
-    Span,
-    blend_weights,
-    pixel_chunks,
-    relayed_chunks,
-    tile_spans,
-    upstream_chunks,
-)
+from ..maths.tiling import Chunk, pixel_chunks, relayed_chunks, upstream_chunks
 from ..models.kinds import AutoencoderSpec
 from ..seam.backend import Backend
-from ..seam.group import Group
+from ..seam.group import Alone, Group
 from ..seam.models import Array, Autoencoder, Stream
 from ..shapes import LatentShape, VideoShape
+from .decoding import Decoding
+from .side_by_side import joined, rounds_of
+from .tiled import SpatialTiles, make_tiles
 
 Draw = Callable[..., np.ndarray]
 """core.random.normal, or what stands in for it: (shape, seed, purpose, step=0) -> unit noise."""
 UPSTREAM_TIME = 4
 """Compression of time for which upstream's tiling was written."""
-
-
-@dataclass(frozen=True)
-class SpatialTiles:
-    """Square parts of each frame that are decoded by themselves and blended linearly where they overlap. Not exact.
-
-    Pixels depend on latents up to about ten away, and through the attention on all; a tile hides those outside it. With
-    random weights and latents, the worst case, the error (root mean square, frames of 24 x 24 latents) was 0.45 of the
-    picture's own deviation for tiles of 8, 0.2 for tiles of 12; larger tiles help more than larger overlaps.
-    """
-
-    size: int
-    """Side in latents."""
-    overlap: int
-    """Latents that neighbours share at least, up to half the size."""
 
 
 @dataclass(frozen=True)
@@ -61,18 +40,6 @@ class DecodeOptions:
     """None: whole frames."""
     upstream_tiling: bool = False
     """Decode chunks as upstream does, wrong pixels included (quirk Q7), to reproduce numbers made that way."""
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """A part of each frame on its way through the decoder."""
-
-    rows: Span
-    columns: Span
-    weights: np.ndarray
-    """(H, W) float32, of its pixels."""
-    stream: Stream | None
-    """What the model keeps of it between chunks; None when there is only one chunk."""
 
 
 def encode_chunks(
@@ -121,12 +88,17 @@ def encode_latents(
     video: np.ndarray,
     noise: Mapping[str, np.ndarray] | None = None,
     chunk: int | None = None,
+    team: Group | None = None,
 ) -> np.ndarray:
     """Scaled latents (B, C, t, h, w) float32 of a clip, drawn from its posteriors.
 
-    noise: unit noise (B, *shape) of spec.noise_shapes, by name; None: the means. chunk and Raises: as encode_chunks.
+    noise: unit noise (B, *shape) of spec.noise_shapes, by name; None: the means. team: ranks that encode the same clip
+    together, where its pieces know nothing of each other; each gets all latents. chunk and Raises: as encode_chunks.
     """
-    moments = encode_chunks(backend, vae, spec, video, chunk, noise=noise)
+    if spec.streams_exactly:
+        moments = encode_chunks(backend, vae, spec, video, chunk, noise=noise)
+    else:
+        moments = _encode_apart(backend, vae, spec, video, noise or {}, chunk, team or Alone())
     if noise is None:
         latents = gaussian.split_moments(moments)[0]
     else:
@@ -154,26 +126,27 @@ def decode_chunks(
     """Decode latents (B, C, t, h, w), unscaled, an array or a tensor; frames (B, 3, T_i, H, W) come when finished.
 
     num_frames: of the clip, where several lengths have as many latents; None: the longest of them. team: ranks that
-    decode the same clip together; each gets all frames. A clip of less than four latent frames, and an autoencoder that
-    cannot work in chunks, are decoded by each of them.
+    decode the same clip together; each gets all frames. What has one piece only is decoded by each of them: a clip of
+    less than four latent frames, and one that the autoencoder cannot take apart.
     Raises (at once): ConfigError when the options do not fit each other or the model; ShapeError for a clip that
     upstream's tiling cannot decode.
     """
-    options = options or DecodeOptions()
+    options, team = options or DecodeOptions(), team or Alone()
     frames, height, width = latents.shape[2:]
     chunks = _chunks(spec, frames, options)
-    if team is not None and team.size > 1 and spec.streams_exactly and not options.upstream_tiling:
-        rounds = relayed_chunks(frames, options.chunk, team.size)
-        if rounds:
-            tiles = _tiles(spec, height, width, options, lambda: backend.relay(team))
-            return _decode_together(backend, vae, spec, latents, rounds, tiles, team)
-    new_stream = None if options.chunk is None else lambda: _new_stream(vae, options)
-    tiles = _tiles(spec, height, width, options, new_stream)
-    lengths = _lengths(spec, chunks, num_frames)
-    return (
-        _decode_chunk(backend, vae, spec, latents, chunk, chunk is chunks[-1], tiles, length)
-        for chunk, length in zip(chunks, lengths, strict=True)
-    )
+    timed = list(zip(chunks, _lengths(spec, chunks, num_frames), strict=True))
+    is_shared = team.size > 1 and not options.upstream_tiling
+    rounds = relayed_chunks(frames, options.chunk, team.size) if is_shared and spec.streams_exactly else []
+
+    def decoding(new_stream: Callable[[], Stream] | None) -> Decoding:
+        tiles = make_tiles(height, width, options.tiles, spec.compression.space, new_stream)
+        return Decoding(backend, vae, spec, latents, tiles)
+
+    if rounds:
+        return decoding(lambda: backend.relay(team)).relayed(rounds, team)
+    if is_shared and len(chunks) > 1 and not spec.streams_exactly:
+        return decoding(None).apart(timed, team)
+    return decoding(None if options.chunk is None else lambda: _new_stream(vae, options)).in_turn(timed)
 
 
 def scale_latents(spec: AutoencoderSpec, latents: np.ndarray) -> np.ndarray:
@@ -222,9 +195,14 @@ def _lengths(spec: AutoencoderSpec, chunks: Sequence[Chunk], num_frames: int | N
     """Pixel frames of each chunk; None where they follow from the latents."""
     if spec.streams_exactly:
         return [None] * len(chunks)
-    stops = [spec.compression.video(LatentShape(chunk.stop, 1, 1)).frames for chunk in chunks]
-    stops[-1] = num_frames or stops[-1]
+    stops = _stops(spec, chunks, num_frames)
     return [stop - start for start, stop in zip([0, *stops], stops, strict=False)]
+
+
+def _stops(spec: AutoencoderSpec, chunks: Sequence[Chunk], num_frames: int | None) -> list[int]:
+    """Up to which pixel frame each chunk goes."""
+    stops = [spec.compression.video(LatentShape(chunk.stop, 1, 1)).frames for chunk in chunks]
+    return [*stops[:-1], num_frames or stops[-1]]
 
 
 def _chunks(spec: AutoencoderSpec, num_frames: int, options: DecodeOptions) -> list[Chunk]:
@@ -240,88 +218,28 @@ def _chunks(spec: AutoencoderSpec, num_frames: int, options: DecodeOptions) -> l
     return upstream_chunks(num_frames, options.chunk)
 
 
-def _tiles(
-    spec: AutoencoderSpec, height: int, width: int, options: DecodeOptions, new_stream: Callable[[], Stream] | None
-) -> list[_Tile]:
-    tiles, scale = options.tiles, spec.compression.space
-
-    def spans(size: int) -> list[Span]:
-        return tile_spans(size, tiles.size, tiles.overlap) if tiles else [Span(0, size)]
-
-    rows, columns = spans(height), spans(width)
-    return [
-        _Tile(
-            row,
-            column,
-            np.outer(row_weights, column_weights).astype(np.float32),
-            new_stream and new_stream(),
-        )
-        for row, row_weights in zip(rows, blend_weights(rows, scale), strict=True)
-        for column, column_weights in zip(columns, blend_weights(columns, scale), strict=True)
-    ]
-
-
-def _decode_together(
+def _encode_apart(
     backend: Backend,
     vae: Autoencoder,
     spec: AutoencoderSpec,
-    latents: Array,
-    rounds: list[list[Chunk]],
-    tiles: list[_Tile],
+    video: np.ndarray,
+    noise: Mapping[str, np.ndarray],
+    chunk: int | None,
     team: Group,
-) -> Iterator[np.ndarray]:
-    """The finished pixel frames of one round of chunks after the other, from all ranks."""
-    last = max(chunk.stop for chunk in rounds[-1])
-    for chunks in rounds:
-        own = chunks[team.index]
-        is_idle = own.start == own.stop
-        # A rank without frames of its own runs along, because the others' exchange with their neighbours goes round.
-        seen = Chunk(0, LEAST_RELAYED) if is_idle else own
-        video = _decode_chunk(backend, vae, spec, latents, seen, not is_idle and own.stop == last, tiles)
-        lengths = [int(length) for length in team.share(str(0 if is_idle else video.shape[2]).encode())]
-        padded = np.zeros((*video.shape[:2], max(lengths), *video.shape[3:]), np.float32)
-        padded[:, :, : lengths[team.index]] = video[:, :, : lengths[team.index]]
-        whole = backend.to_numpy(team.gather(backend.asarray(padded), 2))
-        parts = np.split(whole, team.size, axis=2)
-        yield np.concatenate([part[:, :, :length] for part, length in zip(parts, lengths, strict=True)], axis=2)
-
-
-def _decode_chunk(
-    backend: Backend,
-    vae: Autoencoder,
-    spec: AutoencoderSpec,
-    latents: Array,
-    chunk: Chunk,
-    is_last: bool,
-    tiles: list[_Tile],
-    length: int | None = None,
 ) -> np.ndarray:
-    """The finished pixel frames of one chunk, all tiles blended. length: how many, where latents do not say it."""
-    seen = latents[:, :, chunk.start : chunk.stop + chunk.look_ahead]
-    parts = [_decode_tile(backend, vae, seen, tile, is_last, length) for tile in tiles]
-    video = parts[0] if len(parts) == 1 else _blend(parts, tiles, spec.compression.space)
-    return video[:, :, : video.shape[2] - chunk.look_ahead * spec.compression.time]
+    """As encode_chunks, for pieces that know nothing of each other."""
+    whole = VideoShape(*video.shape[2:])
+    latent = spec.compression.latent(whole)
+    stops = _stops(spec, spec.chunks(latent.frames, chunk), whole.frames)
 
+    def encode(span: tuple[int, int] | None) -> np.ndarray:
+        if span is None:
+            return np.zeros((len(video), 2 * spec.latent_channels, 0, latent.height, latent.width), np.float32)
+        frames = video[:, :, slice(*span)]
+        return encode_chunks(backend, vae, spec, frames, noise=_noise_of(spec, noise, span[0], frames.shape))
 
-def _decode_tile(
-    backend: Backend, vae: Autoencoder, latents: Array, tile: _Tile, is_last: bool, length: int | None
-) -> np.ndarray:
-    part = latents[..., tile.rows.start : tile.rows.stop, tile.columns.start : tile.columns.stop]
-    if tile.stream is not None:
-        tile.stream.advance(is_last)
-    with backend.inference():
-        tensor = backend.asarray(part) if isinstance(part, np.ndarray) else part
-        return backend.to_numpy(vae.decode(tensor, length, tile.stream))
-
-
-def _blend(parts: list[np.ndarray], tiles: list[_Tile], scale: int) -> np.ndarray:
-    height, width = tiles[-1].rows.stop * scale, tiles[-1].columns.stop * scale
-    video = np.zeros((*parts[0].shape[:3], height, width), np.float32)
-    for part, tile in zip(parts, tiles, strict=True):
-        rows = slice(tile.rows.start * scale, tile.rows.stop * scale)
-        columns = slice(tile.columns.start * scale, tile.columns.stop * scale)
-        video[..., rows, columns] += part * tile.weights
-    return video
+    rounds = rounds_of(list(zip([0, *stops], stops, strict=False)), team.size)
+    return np.concatenate(list(joined(backend, team, rounds, encode)), axis=2)
 
 
 def _per_channel(values: tuple[float, ...]) -> np.ndarray:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .. import recipes, samplers
+from ..config.data import DataSettings
 from ..config.filling import RECIPE, RUN, Filling, Said, fill, lacking, origins, value_at, wishes
 from ..config.schema import SampleConfig, SamplerSettings
 from ..config.settings import Settings, with_setting
 from ..config.training import ObjectiveSettings, TrainConfig
+from ..data.selection import check_bucketed
 from ..errors import CheckpointError, ConfigError
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
@@ -22,7 +24,7 @@ from ..recipes.recipe import Recipe, ScoreWords
 from .practice import AUTO, Practice, facts_of, practice_of
 
 Config = TypeVar("Config", bound=Settings)
-OF_DENOISERS = ("objective.", "show.", "max_tokens")
+OF_DENOISERS = ("objective.", "show.", "max_tokens", "validation.timesteps")
 """Beginnings of the settings that training an autoencoder has no use for."""
 MOST_WORDS = 8
 """That a note names."""
@@ -76,14 +78,15 @@ def trained(
     """
     kind = "denoiser" if config.autoencoder is None else "vae"
     practice = _so_far(kind, config, resumed) or _start_practice(kind, config)
-    wished = _for_objective(config, wishes(practice.training))
+    wished = _for_data(config, _for_objective(config, wishes(practice.training)))
     filled = _with_recipe(fill(config, wished), practice)
+    _refuse_unfit_buckets(filled, practice.recipe)
     if config.autoencoder is not None:
         _refuse_lacking(lacking(filled, besides=OF_DENOISERS), practice)
         return Followed(filled, origins(filled, config, wished, overrides), _guessed(config, practice), practice)
     shown = _for_sampler(filled, "show.sampler", _shown(filled, practice))
-    lines = origins(filled, config, wished | (shown if config.show.every else {}), overrides)
     filled = fill(filled, shown)
+    lines = origins(filled, config, wished | (shown if config.show.every else {}), overrides)
     _refuse_lacking(lacking(filled), practice)
     notes = _guessed(config, practice)
     if filled.objective.kind != practice.objective is not None and not config.start.fresh:
@@ -200,6 +203,43 @@ def _for_objective(config: TrainConfig, wished: Mapping[str, Filling]) -> dict[s
     kind = config.objective.kind or (wished["objective.kind"].value if "objective.kind" in wished else None)
     useless = {f"objective.{name}" for name in ObjectiveSettings.unused(kind)} if isinstance(kind, str) else set()
     return {path: wish for path, wish in wished.items() if path not in useless}
+
+
+def _for_data(config: TrainConfig, wished: Mapping[str, Filling]) -> dict[str, Filling]:
+    """The same for held-out clips, which are in the run's buckets where they say nothing else; without the settings
+    that buckets have no use for."""
+    of_data = {path: wish for path, wish in wished.items() if path.startswith("data.")}
+    if (buckets := config.data.buckets) is not None:
+        own = Said(RUN, "itself", {"data.buckets": buckets, "data.frame_interval": config.data.frame_interval})
+        of_data |= wishes((own,))
+    held_out = config.validation.data
+    is_in_buckets = {
+        "data": buckets is not None,
+        "validation.data": held_out is not None
+        and (buckets if "buckets" not in held_out.model_fields_set else held_out.buckets) is not None,
+    }
+    both = {**wished, **{f"validation.{path}": wish for path, wish in of_data.items()}}
+    useless = {
+        f"{group}.{name}" for group, is_so in is_in_buckets.items() if is_so for name in DataSettings.unused(None)
+    }
+    return {path: wish for path, wish in both.items() if path not in useless}
+
+
+def _refuse_unfit_buckets(config: TrainConfig, recipe: Recipe) -> None:
+    """Raises: ConfigError for buckets that the recipe has no sizes for, or beside settings that they take the place
+    of."""
+    for where, data in (("data", config.data), ("validation.data", config.validation.data)):
+        if data is not None and data.buckets is not None:
+            check_bucketed(data, where)
+            recipe.buckets(data.buckets, f"{where}.buckets")
+    if config.data.buckets is None:
+        return
+    if config.autoencoder is not None:
+        raise ConfigError("data.buckets: an autoencoder's clips have one size; leave it out")
+    if config.batch_size != 1:
+        raise ConfigError(f"batch_size = {config.batch_size}: data.buckets say how large each batch is; leave it out")
+    if config.caches.latents is not None:
+        raise ConfigError("caches.latents: in data.buckets a clip has other latents in each epoch; leave it out")
 
 
 def _shown(config: TrainConfig, practice: Practice) -> dict[str, Filling]:

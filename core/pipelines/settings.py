@@ -10,31 +10,25 @@ from ..config.schema import ModelSettings, SamplerSettings, TileSettings
 from ..errors import ConfigError
 from ..io.tokenizer import Tokenizer
 from ..models import FAMILIES
-from ..models.finding import TINY_FOLDER, open_part
+from ..models.finding import TRAINED, open_part
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..samplers import COGVIDEOX, LINEAR, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
 from ..shapes import VideoShape
-from .autoencode import DecodeOptions, SpatialTiles
+from .autoencode import DecodeOptions
 from .text_to_video import Parts
+from .tiled import SpatialTiles
 
 SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
-GIVEN_IN_TRAINING = frozenset(("text", "latent_mask", "channels"))
-GIVEN_IN_SAMPLING = GIVEN_IN_TRAINING | {"is_null", "fps", "height", "width", "frame_mask"}
+GIVEN = frozenset(("text", "is_null", "fps", "height", "width", "latent_mask", "frame_mask", "channels"))
 """What a denoiser may read."""
 
 
-def open_parts(
-    model: ModelSettings,
-    seed: int = 0,
-    needs_text_weights: bool = False,
-    given: frozenset[str] = GIVEN_IN_TRAINING,
-) -> Parts:
+def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = False) -> Parts:
     """Find the models of a pipeline; a denoiser's preset has the others too, and a text encoder its tokeniser.
 
-    seed: of a denoiser that is drawn anew. needs_text_weights: refuse a text encoder that is. given: what the
-    denoiser may read.
+    seed: of a denoiser that is drawn anew. needs_text_weights: refuse a text encoder that is.
     Raises: as open_part and Tokenizer.open, and ConfigError for a model that is not named.
     """
     model = with_companions(model)
@@ -43,11 +37,11 @@ def open_parts(
         if getattr(model, kind) is None:
             raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
     text_encoder = open_part("text_encoder", str(model.text_encoder))
-    if needs_text_weights and text_encoder.is_fresh and text_encoder.source != "tiny":
+    if needs_text_weights and text_encoder.is_fresh and text_encoder.source not in TRAINED:
         raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
-    tokenizer = model.tokenizer or (TINY_FOLDER if text_encoder.source == "tiny" else text_encoder.source)
-    if denoiser.spec.given - given:
-        asked = ", ".join(sorted(denoiser.spec.given - given))
+    tokenizer = model.tokenizer or TRAINED.get(text_encoder.source, Path(text_encoder.source))
+    if denoiser.spec.given - GIVEN:
+        asked = ", ".join(sorted(denoiser.spec.given - GIVEN))
         raise ConfigError(f"model.denoiser = {model.denoiser}: it reads {asked}, which no run gives yet")
     return Parts(
         denoiser=denoiser,
@@ -108,7 +102,7 @@ def _find_companion(record: RunRecord, kind: str, written: str) -> Path:
     if found is None:
         raise ConfigError(
             f"model.{kind}: {record.checkpoint} was trained with {written}, which is not there "
-            f"({', '.join(map(str, record.places(written)))}); name its folder with --set model.{kind}=FOLDER"
+            f"({', '.join(map(str, record.places(written)))}); set model.{kind} to its folder"
         )
     return found
 

@@ -164,7 +164,7 @@ class TextToVideo:
         def encode(video: np.ndarray, purpose: str) -> np.ndarray:
             noise = posterior_noise(vae, VideoShape(*video.shape[1:]), seed, self.draw, purpose)
             drawn = {name: values[None] for name, values in noise.items()}
-            return encode_latents(self.backend, self.model("vae"), vae, video[None], drawn, chunk)[0]
+            return encode_latents(self.backend, self.model("vae"), vae, video[None], drawn, chunk, self.ranks.team)[0]
 
         return encode
 
@@ -246,7 +246,7 @@ class TextToVideo:
             rows = null + wanted if halves.size == 1 else (null, wanted)[halves.index]
         states, mask = texts.batch([text for text, _ in rows])
         is_null = np.array([is_null for _, is_null in rows])
-        of_each = [facts_for(self.parts.denoiser.spec, video, request.fps) for request in requests]
+        of_each = [facts_for(self.parts.denoiser.spec.given, video, request.fps) for request in requests]
         facts = {name: np.concatenate([each[name] for each in of_each]) for name in of_each[0]}
         return Given(text=states, text_mask=mask, is_null=is_null if is_null.any() else None, **facts)
 

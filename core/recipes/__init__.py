@@ -13,6 +13,7 @@ NAMES = (
     "opensora_plan_v1_3",
     "opensora_v1_2",
     "tiny",
+    "tiny_v1_2",
 )
 """Of all recipes. Where several have models of one family, the first has those that are no preset of any."""
 

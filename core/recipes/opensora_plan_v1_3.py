@@ -5,6 +5,7 @@ Source: opensora/sample and opensora/train of Open-Sora Plan v1.3 with their scr
 
 from __future__ import annotations
 
+from ..conditioning.channels import Channels
 from .recipe import Recipe, Texts
 
 NEGATIVE_PROMPT = (
@@ -20,6 +21,7 @@ RECIPE = Recipe(
         "vae": ("wfvae_d8_4x8x8",),
     },
     prompts=Texts(template="high quality, high aesthetic, {}", negative=NEGATIVE_PROMPT, max_tokens=512),
+    conditioner=Channels,
     sampling={
         "sampler.name": "euler_ancestral",
         "sampler.steps": 100,
@@ -34,14 +36,19 @@ RECIPE = Recipe(
         "condition.max_area": 236544,
     },
     training={
+        "data.frames": 93,
+        "data.min_frames": 29,
+        "data.fps": 18.0,
         "objective.kind": "v_prediction",
         "objective.schedule": "linear",
         "objective.zero_terminal_snr": True,
         "objective.snr_gamma": 5.0,
         "objective.timesteps.kind": "stratified",
+        "autoencoder.pair_weights": {"wavelet": 0.1},
         "optimizer.eps": 1e-15,
         "optimizer.weight_decay": 0.01,
         "learning_rate.peak": 1e-5,
         "ema.decay": 0.9999,
+        "ema.warms_up": True,
     },
 )

@@ -26,7 +26,7 @@ RECIPE: Recipe = replace(
         "video.frames": moving_shapes.FRAMES,
         "video.height": moving_shapes.SIDE,
         "video.width": moving_shapes.SIDE,
-        "video.fps": 8.0,
+        "video.fps": moving_shapes.FPS,
     },
     training={**PLAN.training, "objective.kind": "flow", "objective.shift": 3.0},
 )

@@ -38,26 +38,23 @@ class DiffusionBatch:
     of_noise: np.ndarray
     weights: np.ndarray
     """Of each sample's squared error, (B,) or (B, T)."""
-    text: np.ndarray
-    """States of the text encoder, (B, L, D) float32."""
-    text_mask: np.ndarray | None
-    """(B, L), above 0 where a token counts; None: all."""
-    mask: np.ndarray | None = None
-    """(B, T, H, W), 1 where the latents are no padding, else 0; the loss is their mean. None: all."""
+    given: Given
+    """All that the denoiser reads beside latents and timesteps; its latent_mask says what the loss is the mean of."""
     condition: np.ndarray | None = None
     """An inpaint model's further channels (B, C', T, H, W): latents of the kept pixels, then the compressed mask."""
-    given: Given | None = None
-    """All that a denoiser reads beside latents and timesteps, where it asks for more than text: then `text` and
-    `text_mask` are not read."""
+    counts_alike: bool = False
+    """Whether all micro-batches of a step count alike, whatever they hold; else all their latents do."""
 
     @property
-    def told(self) -> Given:
-        """All that the denoiser reads beside latents and timesteps."""
-        return self.given or Given(text=self.text, text_mask=self.text_mask, latent_mask=self.mask)
+    def mask(self) -> np.ndarray | None:
+        """(B, T, H, W), 1 where the latents are no padding, else 0; None: none is."""
+        return self.given.latent_mask
 
     @property
-    def num_valid(self) -> int:
-        """Places (B, T, H, W) that are no padding: what the loss is the mean of."""
+    def size(self) -> int:
+        """What it counts in the mean over a step: its places (B, T, H, W) that are no padding, or 1."""
+        if self.counts_alike:
+            return 1
         if self.mask is None:
             return self.latents[:, 0].size
         return int(self.mask.sum(dtype=np.float64))
@@ -69,8 +66,8 @@ class AutoencoderBatch:
 
     video: np.ndarray
     """(B, 3, T, H, W) float32 in [-1, 1]."""
-    posterior_noise: np.ndarray
-    """Unit noise in the shape of the latents."""
+    noise: Mapping[str, np.ndarray]
+    """Unit noise (B, *shape) of spec.noise_shapes, by the names of spec.posteriors."""
     update: str
     """What learns from it: "generator" or "discriminator"."""
     adversarial: bool
@@ -135,18 +132,20 @@ class TrainOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderLosses:
-    """What an autoencoder is trained on. Sums over all pixels are divided by clips times frames, others by clips.
+    """What an autoencoder is trained on. Sums over all pixels are divided by clips times frames, the KL by clips.
 
     Source: LPIPSWithDiscriminator3D of Open-Sora Plan v1.3; Esser et al. 2021, arXiv:2012.09841 (the adaptive weight).
     """
 
+    pixel_weight: float = 1.0
+    """Of all that pixels are compared by; 0: no pixels are made, and what makes them of latents stays as it is."""
     loss: str = "l1"
     """l1 or l2, of the pixels."""
     squared_weight: float = 0.0
     """Of squared errors on top of those."""
     kl_weight: float = 1e-6
-    wavelet_weight: float = 0.0
-    """Of the absolute difference between the encoder's and the decoder's wavelet coefficients, both levels."""
+    pair_weights: Mapping[str, float] = field(default_factory=dict)
+    """Of the absolute differences between what spec.pairs names."""
     perceptual_weight: float = 0.0
     discriminator_weight: float = 0.5
     """On top of the adaptive weight."""

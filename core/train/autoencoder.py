@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from .. import random
 from ..config.training import AutoencoderSettings
 from ..data.batch import ClipBatch
+from ..errors import ConfigError, ShapeError
 from ..io.images import write_image
 from ..io.video import write_video
 from ..io.weights import Shard
@@ -22,7 +24,8 @@ from ..maths.metrics import psnr
 from ..maths.pixels import to_uint8
 from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
-from ..pipelines.autoencode import decode_chunks, encode_chunks
+from ..pipelines.autoencode import decode_chunks, encode_chunks, posterior_noise
+from ..printable import short_name
 from ..seam.backend import Backend
 from ..seam.models import Autoencoder
 from ..seam.ranks import Ranks
@@ -40,8 +43,24 @@ def losses_of(settings: AutoencoderSettings) -> AutoencoderLosses:
     return AutoencoderLosses(**{field.name: getattr(settings, field.name) for field in fields(AutoencoderLosses)})
 
 
+def check_losses(settings: AutoencoderSettings, spec: AutoencoderSpec) -> None:
+    """Raises: ConfigError for a loss that the autoencoder does not have, or that has nothing to work on."""
+    for name in settings.pair_weights.keys() - spec.pairs.keys():
+        raise ConfigError(
+            f"autoencoder.pair_weights.{short_name(name)}: this autoencoder has no such pair; it has "
+            f"{', '.join(spec.pairs)}"
+        )
+    if settings.pixel_weight:
+        return
+    for name in ("discriminator_factor", "perceptual_weight"):
+        if weight := getattr(settings, name):
+            raise ConfigError(f"autoencoder.{name} = {weight:g}: with pixel_weight = 0 no pixels are made; set it to 0")
+    if not any(settings.pair_weights.values()):
+        raise ConfigError("autoencoder.pixel_weight = 0: needs a pair in pair_weights, or nothing is learned")
+
+
 class AutoencoderTask:
-    """A WFVAE, and the discriminator that it is trained against."""
+    """An autoencoder, and the discriminator that it is trained against."""
 
     def __init__(
         self,
@@ -63,15 +82,28 @@ class AutoencoderTask:
     def make(self, clips: ClipBatch, step: int) -> AutoencoderBatch:
         """The trainer's batch."""
         assert clips.pixels is not None, "an autoencoder is trained on pixels"
-        latent = self.spec.compression.latent(VideoShape(*clips.pixels.shape[2:]))
-        shape = (self.spec.latent_channels, *latent)
-        noise = [random.normal(shape, self.seed, "posterior", number, step) for number in clips.samples]
+        pixels = clips.pixels[:, :, : self.length(clips.pixels.shape[2], step)]
+        video = VideoShape(*pixels.shape[2:])
+        noise = [
+            posterior_noise(self.spec, video, self.seed, partial(random.normal, sample=number, step=step))
+            for number in clips.samples
+        ]
         return AutoencoderBatch(
-            video=clips.pixels,
-            posterior_noise=np.stack(noise),
+            video=pixels,
+            noise={name: np.stack([each[name] for each in noise]) for name in self.spec.posteriors},
             update=self.learns(step),
             adversarial=self._is_adversarial(step),
         )
+
+    def length(self, frames: int, step: int) -> int:
+        """How many frames of its clips a step sees: of all of them, on all ranks, equally many."""
+        draw = random.stream(self.seed, "clip length", step=step)
+        if draw.random() < self.settings.image_share:
+            return 1
+        if not self.settings.random_length:
+            return frames
+        lengths = [length for length in range(1, frames + 1) if self._takes(length)]
+        return lengths[int(draw.integers(len(lengths)))]
 
     def learns(self, step: int) -> str:
         """The generator, or from the start of the discriminator on in every other step the discriminator."""
@@ -79,7 +111,7 @@ class AutoencoderTask:
 
     def work(self, batch: AutoencoderBatch) -> int:
         """Latents of a batch: positions in time and space."""
-        return len(batch.video) * int(np.prod(batch.posterior_noise.shape[2:]))
+        return len(batch.video) * int(np.prod(batch.noise[self.spec.posteriors[-1]].shape[2:]))
 
     def validate(self) -> Mapping[str, float]:
         """PSNR in dB of held-out clips through the mean of their latents, of the weights and of their average."""
@@ -110,6 +142,14 @@ class AutoencoderTask:
         """Write a rank's part of `model` and `model_ema`, in the hub's form."""
         write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema, shard)
 
+    def _takes(self, frames: int) -> bool:
+        compression = self.spec.compression
+        try:
+            compression.check(VideoShape(frames, compression.space, compression.space))
+        except ShapeError:
+            return False
+        return True
+
     def _is_adversarial(self, step: int) -> bool:
         settings = self.settings
         return settings.discriminator_factor > 0 and step >= settings.discriminator_start
@@ -125,7 +165,8 @@ class AutoencoderTask:
 
     def _through(self, model: Autoencoder, video: np.ndarray) -> np.ndarray:
         mean, _ = gaussian.split_moments(encode_chunks(self.backend, model, self.spec, video))
-        return np.concatenate(list(decode_chunks(self.backend, model, self.spec, mean)), axis=2)
+        frames = decode_chunks(self.backend, model, self.spec, mean, num_frames=video.shape[2])
+        return np.concatenate(list(frames), axis=2)
 
 
 def _pixels(held_out: HeldOut) -> Iterator[np.ndarray]:

@@ -12,7 +12,7 @@ from ..pipelines.following import trained
 from ..pipelines.settings import default_dtype
 from ..seam import backend as backends
 from .caching import cache_latents, cache_texts, latent_writer, text_writer
-from .setup.frozen import clip_encoder, text_encoder
+from .setup.frozen import clip_encoder, text_encoder, tokens_read
 from .setup.parts import train_parts
 from .setup.readers import Readers
 from .stored import check_latents_can_be_cached, transform_of
@@ -51,6 +51,7 @@ class _CacheRun:
             accumulate=config.accumulate,
             compression=self.parts.vae.spec.compression,
             patch=self.parts.trained.spec.patch,
+            recipe=config.model.recipe,
         )
 
 
@@ -62,7 +63,8 @@ class TextCacheRun(_CacheRun):
 
     def __init__(self, config: TrainConfig) -> None:
         super().__init__(config)
-        compute, max_tokens = self.config.compute, self.config.max_tokens
+        compute = self.config.compute
+        max_tokens = tokens_read(self.parts.trained.spec, self.config.max_tokens)
         self.encoder = text_encoder(compute, self.backend, self.parts, self.dtype, max_tokens)
         self.encoder.part.check()
         self.writer = text_writer(self.config.caches, self.encoder)
@@ -78,7 +80,7 @@ class TextCacheRun(_CacheRun):
         """What the run is about to do, a line per subject."""
         settings = self.config.caches
         stored = self.num_captions - len(self.uncached)
-        counts = f"{self.num_captions} of at most {self.config.max_tokens} tokens, {stored} stored already"
+        counts = f"{self.num_captions} of at most {self.encoder.max_tokens} tokens, {stored} stored already"
         return self._plan(self.parts.text_encoder, self.data, "captions", counts, settings.text, settings.text_dtype)
 
     def run(self) -> str:

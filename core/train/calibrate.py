@@ -1,16 +1,17 @@
 """Scale and shift of an autoencoder's latents, measured on clips.
 
-A diffusion model is trained best on latents of mean 0 and deviation 1 in each channel.
+A diffusion model is trained best on latents of mean 0 and deviation 1 in each channel. Clips are encoded as that
+training encodes them, in the autoencoder's groups; upstream measured Open-Sora 1.2's in one piece each, which differs
+where a group begins.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +20,7 @@ from ..data.loader import ClipLoader
 from ..data.sources import open_source
 from ..errors import ConfigError
 from ..io.files import atomic_write
+from ..io.weights import WeightsReader, open_file, open_weights, save_weights
 from ..maths import gaussian
 from ..models.finding import CONFIG_FILE, open_part
 from ..models.kinds import AutoencoderSpec
@@ -56,13 +58,49 @@ def measure(moments: Iterable[np.ndarray]) -> LatentStatistics:
 
 
 def write_scale(folder: Path, spec: AutoencoderSpec, statistics: LatentStatistics) -> AutoencoderSpec:
-    """Put the scale and shift that follow from statistics into a model folder's config.json; returns the new spec."""
-    scale = tuple(round(float(1 / deviation), 6) for deviation in statistics.deviation)
-    shift = tuple(round(float(mean), 6) for mean in statistics.mean)
-    calibrated: AutoencoderSpec = replace(cast(Any, spec), scale=scale, shift=shift)
+    """Put the scale and shift that follow from statistics into a model folder's config.json; returns the new spec.
+
+    Weights that hold them too, as published ones of some families do, are written anew with the same numbers.
+    """
+    calibrated: AutoencoderSpec = spec.calibrated(statistics.mean.tolist(), statistics.deviation.tolist())
+    before, after = spec.layout(), calibrated.layout()
+    changed = {name: after.fresh_weight(name, 0) for name in after if after[name] != before[name]}
     with atomic_write(folder / CONFIG_FILE, overwrite=True) as temporary:
         temporary.write_text(json.dumps(calibrated.to_config(), indent=1), encoding="utf-8")
+        if changed:
+            _write_constants(open_weights(folder), changed)
     return calibrated
+
+
+def _write_constants(weights: WeightsReader, constants: Mapping[str, np.ndarray]) -> None:
+    """Write the files anew that hold some of them; of a model in one file, that one gets them in any case."""
+    for file in weights.files:
+        held = open_file(file)
+        own = {name: array for name, array in constants.items() if name in held or len(weights.files) == 1}
+        if own:
+            save_weights(file, _With(held, own), held.metadata, overwrite=True)
+
+
+class _With(Mapping[str, np.ndarray]):
+    """The tensors of a file, some of them with other values."""
+
+    def __init__(self, weights: WeightsReader, changed: Mapping[str, np.ndarray]) -> None:
+        self.weights, self.changed = weights, changed
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self.changed[name] if name in self.changed else self.weights[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self.weights, *self.changed)))
+
+    def __len__(self) -> int:
+        return len(self.weights.keys() | self.changed.keys())
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.changed[name].shape if name in self.changed else self.weights.shape(name)
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self.changed[name].dtype if name in self.changed else self.weights.dtype(name)
 
 
 def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple[AutoencoderSpec, LatentStatistics]:
@@ -73,7 +111,7 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
     backend = backends.get(config.compute.name, config.compute.device)
     part = open_part("vae", str(folder))
     if part.is_fresh or not folder.is_dir():
-        raise ConfigError(f"{folder}: calibrate needs the folder of a trained WFVAE")
+        raise ConfigError(f"{folder}: calibrate needs the folder of a trained autoencoder")
     folder = Path(part.source)
     if (folder.absolute().parent / MANIFEST).is_file():
         raise ConfigError(

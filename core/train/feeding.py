@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from ..data.batch import ClipBatch
 from ..parallel.agreement import agreed, exchange, exchange_arrays
+from ..seam.models import Given
 from ..seam.ranks import Ranks
 from ..seam.training import DiffusionBatch
 
@@ -40,6 +41,8 @@ class MicroBatchFacts:
     sources: Sequence[str]
     failures: Sequence[str]
     """Why clips had to be replaced, a line each."""
+    size: str = ""
+    """Of the clips: the bucket that they are in, or height x width in pixels and frames."""
 
 
 class Fed(NamedTuple):
@@ -89,21 +92,35 @@ class Feeding:
 
     def _facts(self, clips: ClipBatch, batch: Any) -> MicroBatchFacts:
         failures = tuple(f"{failure.path}: {failure.reason}" for failure in clips.failures)
-        return MicroBatchFacts(len(clips.samples), self.makes.work(batch), clips.sources, failures)
+        return MicroBatchFacts(len(clips.samples), self.makes.work(batch), clips.sources, failures, _size_of(clips))
+
+
+def _size_of(clips: ClipBatch) -> str:
+    if clips.bucket is not None or not clips.sizes:
+        return clips.bucket or ""
+    first = clips.sizes[0]
+    return f"{first.height}x{first.width} {first.frames}"
 
 
 def _packed(batches: Sequence[DiffusionBatch]) -> dict[str, np.ndarray]:
-    """The arrays of batches as <number>.<field>."""
-    return {
-        f"{number}.{field.name}": value
-        for number, batch in enumerate(batches)
-        for field in fields(batch)
-        if (value := getattr(batch, field.name)) is not None
-    }
+    """The arrays of batches as <number>.<field>, and those of what is given as <number>.given.<field>."""
+    return {f"{number}.{name}": value for number, batch in enumerate(batches) for name, value in _arrays(batch)}
+
+
+def _arrays(batch: DiffusionBatch) -> Iterator[tuple[str, np.ndarray]]:
+    for name, value in vars(batch).items():
+        inner = {f"{name}.{each}": held for each, held in vars(value).items()} if name == "given" else {name: value}
+        yield from ((each, np.asarray(held)) for each, held in inner.items() if held is not None)
 
 
 def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[DiffusionBatch]:
-    count = 1 + max(int(name.partition(".")[0]) for name in arrays)
-    names = [field.name for field in fields(DiffusionBatch)]
-    values: list[dict[str, Any]] = [{name: arrays.get(f"{number}.{name}") for name in names} for number in range(count)]
-    return [DiffusionBatch(**each) for each in values]
+    batches: dict[int, dict[str, Any]] = {}
+    given: dict[int, dict[str, np.ndarray]] = {}
+    for name, array in arrays.items():
+        number, _, field = name.partition(".")
+        kind, _, inner = field.partition(".")
+        (given if inner else batches).setdefault(int(number), {})[inner or kind] = array
+    return [
+        DiffusionBatch(**batch | {"counts_alike": bool(batch["counts_alike"]), "given": Given(**given[number])})
+        for number, batch in sorted(batches.items())
+    ]

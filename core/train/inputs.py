@@ -1,42 +1,40 @@
-"""From a batch of clips to what a denoiser is trained on: text states, scaled latents, noise, timesteps, condition.
+"""From a batch of clips to what a denoiser is trained on: what is given, scaled latents, noise, timesteps, condition.
 
 Everything random comes from streams keyed by the number of the sample in the whole run, and every sample is encoded
 and padded by itself. So a sample's part of a batch is the same however a step is split into micro-batches and ranks.
-Source: Open-Sora Plan v1.3, train_t2v_diffusers.py and train_inpaint.py.
+Sources: Open-Sora Plan v1.3, train_t2v_diffusers.py and train_inpaint.py; scripts/train.py of hpcaitech Open-Sora at
+v1.2.0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
+from random import Random
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import random
 from ..conditioning.channels import Channels
+from ..conditioning.clip_facts import facts_for
 from ..data.batch import ClipBatch
+from ..data.frame_masks import FrameMasks
 from ..errors import ConfigError
 from ..maths import gaussian
 from ..pipelines.autoencode import encode_latents, posterior_noise, scale_latents
 from ..pipelines.text import pad_states
+from ..seam.models import Given
 from ..seam.training import DiffusionBatch
 from ..shapes import LatentShape, VideoShape
 from .encoders import CaptionEncoder, ClipEncoder
-from .objectives import Draws
+from .objectives import DrawsNoise
 
 CONDITION_NOISE_SHARE = 0.95
 """Of the samples, have noise on their given pixels where an inpaint model is trained with it."""
 CONDITION_NOISE_LOG_MEAN, CONDITION_NOISE_LOG_SPREAD = -3.0, 0.5
 """Of the logarithm of that noise's standard deviation."""
-
-
-class DrawsNoise(Protocol):
-    """What the network learns, and at which timesteps: an objective of core.train.objectives."""
-
-    def draw(self, seed: int, samples: Sequence[int], step: int) -> Draws:
-        """A sample's timestep and coefficients; they depend on the seed, its own number and the step only."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +45,10 @@ class InputOptions:
     """Strength of a further draw of noise that a whole channel shares."""
     condition_noise: bool = False
     """Inpaint: put noise on most of the given pixels, so that the model does not copy them blindly."""
+    frame_masks: FrameMasks | None = None
+    """Which latent frames are left clean, of denoisers that read it; None: none are."""
+    counts_alike: bool = False
+    """As in DiffusionBatch."""
 
 
 class _Sample(NamedTuple):
@@ -69,39 +71,66 @@ class DiffusionInputs:
         clips: ClipEncoder,
         objective: DrawsNoise,
         options: InputOptions | None = None,
-        sees_channels: bool = False,
+        reads: Set[str] = frozenset(("text", "latent_mask")),
     ) -> None:
+        """reads: what the denoiser does, of core.models.kinds.GIVEN."""
         self.seed, self.texts, self.clips, self.objective = seed, texts, clips, objective
         self.options = options or InputOptions()
-        self.sees_channels = sees_channels
+        self.reads = reads
 
     def prepare(self, batches: Sequence[ClipBatch]) -> None:
         """Have at hand what machines make once for all their ranks; CaptionEncoder.prepare says who calls it."""
         self.texts.prepare([caption for batch in batches for caption in _without_states(batch)])
 
-    def make(self, batch: ClipBatch, step: int = 0) -> DiffusionBatch:
+    def make(self, batch: ClipBatch, step: int = 0, leaves_clean: bool = True) -> DiffusionBatch:
         """The denoiser's batch. step: of the optimiser; a validation set that keeps it fixed sees the same noise.
 
+        leaves_clean: frames by the options' masks.
         Raises: ConfigError when an inpaint model gets latents without pixels or without the mask of their frames.
         """
-        if self.sees_channels and (batch.pixels is None or batch.frame_mask is None):
+        if "channels" in self.reads and (batch.pixels is None or batch.frame_mask is None):
             raise ConfigError(
                 "an inpaint model needs the pixels of each clip and the mask of its frames: train it without a latent "
                 "cache and with condition masks"
             )
         samples = [self._sample(batch, row, step) for row in range(len(batch.samples))]
         padded = None if batch.mask is None else LatentShape(*batch.mask.shape[1:])
-        states, text_mask = pad_states(self._texts(batch))
+        latents = _joined([sample.latents for sample in samples], padded)
         conditions = [sample.condition for sample in samples if sample.condition is not None]
+        moves = self._moves(batch, latents.shape[2], step) if leaves_clean else None
+        clean = {} if moves is None else {"moves": moves}
         return DiffusionBatch(
-            latents=_joined([sample.latents for sample in samples], padded),
+            latents=latents,
             noise=_joined([sample.noise for sample in samples], padded),
+            given=self._given(batch, moves),
+            condition=_joined(conditions, padded) if conditions else None,
+            counts_alike=self.options.counts_alike,
+            **self.objective.draw(self.seed, batch.samples, step, batch.sizes, **clean)._asdict(),
+        )
+
+    def _given(self, batch: ClipBatch, moves: np.ndarray | None) -> Given:
+        states, text_mask = pad_states(self._texts(batch))
+        of_each = [facts_for(self.reads, size, fps) for size, fps in zip(batch.sizes, batch.fps, strict=True)]
+        return Given(
             text=states,
             text_mask=text_mask,
-            mask=batch.mask,
-            condition=_joined(conditions, padded) if conditions else None,
-            **self.objective.draw(self.seed, batch.samples, step)._asdict(),
+            is_null=np.array(batch.is_null) if any(batch.is_null) else None,
+            latent_mask=batch.mask,
+            frame_mask=moves,
+            **{name: np.concatenate([facts[name] for facts in of_each]) for name in next(iter(of_each), {})},
         )
+
+    def _moves(self, batch: ClipBatch, num_frames: int, step: int) -> np.ndarray | None:
+        """Which latent frames are denoised, (B, T) booleans; None: all."""
+        masks = self.options.frame_masks
+        if masks is None:
+            return None
+        drawn = []
+        for number in batch.samples:
+            stream = random.stream(self.seed, "frame mask", number, step)
+            drawn.append(masks.draw(num_frames, Random(int(stream.integers(2**63))), stream.random))
+        moves = np.stack(drawn)
+        return None if moves.all() else moves
 
     def _texts(self, batch: ClipBatch) -> list[np.ndarray]:
         """States (L, D) of each caption."""
@@ -112,16 +141,29 @@ class DiffusionInputs:
     def _sample(self, batch: ClipBatch, row: int, step: int) -> _Sample:
         number = batch.samples[row]
         clip = None if batch.pixels is None else self._unpadded(batch, row, batch.pixels[row])
-        moments = None if batch.moments is None else _cut(batch.moments[row], _valid(batch, row))
-        if moments is None:
+        latents = self._latents(batch, row, clip, step)
+        condition = None
+        if "channels" in self.reads and clip is not None and batch.frame_mask is not None:
+            condition = self._condition(clip, batch.frame_mask[row, : clip.shape[1]], number, step)
+        return _Sample(latents, self._noise(latents.shape, number, step), condition)
+
+    def _latents(self, batch: ClipBatch, row: int, clip: np.ndarray | None, step: int) -> np.ndarray:
+        """Drawn from all posteriors; where moments are given, from the last one, as only they are kept."""
+        number = batch.samples[row]
+        if batch.moments is None:
             assert clip is not None, "a batch holds pixels or moments"
-            moments = self.clips.moments(clip)
+            return self._encoded(clip, number, step, "posterior")
+        moments = _cut(batch.moments[row], _valid(batch, row))
         posterior = random.normal((len(moments) // 2, *moments.shape[1:]), self.seed, "posterior", number, step)
         latents = scale_latents(self.clips.spec, gaussian.sample(moments[None], posterior[None]))[0]
-        condition = None
-        if self.sees_channels and clip is not None and batch.frame_mask is not None:
-            condition = self._condition(clip, batch.frame_mask[row, : clip.shape[1]], number, step)
-        return _Sample(latents.astype(np.float32), self._noise(latents.shape, number, step), condition)
+        return latents.astype(np.float32)
+
+    def _encoded(self, clip: np.ndarray, number: int, step: int, purpose: str) -> np.ndarray:
+        """Scaled latents (C, t, h, w) of pixels (3, T, H, W)."""
+        encoder, draw = self.clips, partial(random.normal, sample=number, step=step)
+        noise = posterior_noise(encoder.spec, VideoShape(*clip.shape[1:]), self.seed, draw, purpose)
+        drawn = {name: values[None] for name, values in noise.items()}
+        return encode_latents(encoder.backend, encoder.model(), encoder.spec, clip[None], drawn, encoder.chunk)[0]
 
     def _noise(self, shape: tuple[int, ...], number: int, step: int) -> np.ndarray:
         noise = random.normal(shape, self.seed, "noise", number, step)
@@ -131,11 +173,6 @@ class DiffusionInputs:
         return noise
 
     def _condition(self, clip: np.ndarray, frame_mask: np.ndarray, number: int, step: int) -> np.ndarray:
-        encoder, video = self.clips, VideoShape(*clip.shape[1:])
-        noise = posterior_noise(
-            encoder.spec, video, self.seed, partial(random.normal, sample=number, step=step), "condition posterior"
-        )
-        drawn = {name: values[None] for name, values in noise.items()}
         pixel_noise = None
         if self.options.condition_noise:
             draw = random.stream(self.seed, "condition noise", number, step)
@@ -145,11 +182,9 @@ class DiffusionInputs:
                 pixel_noise = np.float32(strength) * draw.standard_normal(clip.shape, dtype=np.float32)
 
         def encode(visible: np.ndarray) -> np.ndarray:
-            return encode_latents(encoder.backend, encoder.model(), encoder.spec, visible[None], drawn, encoder.chunk)[
-                0
-            ]
+            return self._encoded(visible, number, step, "condition posterior")
 
-        return Channels(encoder.spec.compression).encoded(clip, frame_mask, encode, pixel_noise)
+        return Channels(self.clips.spec.compression).encoded(clip, frame_mask, encode, pixel_noise)
 
     def _unpadded(self, batch: ClipBatch, row: int, pixels: np.ndarray) -> np.ndarray:
         """The part of a clip that its valid latents span."""

@@ -12,16 +12,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ..errors import ConfigError
 from ..samplers.schedule import LINEAR, FlowSchedule, Schedule
+from ..shapes import VideoShape
 from .timesteps import TimestepDraw
 
 UNIFORM, STRAIGHT = TimestepDraw(), FlowSchedule()
 FLOW_WEIGHTINGS = ("none", "sigma_sqrt", "cosmap")
+NO_CLEAN_FRAMES = "only a rectified flow leaves frames clean"
 
 
 class Draws(NamedTuple):
@@ -33,6 +35,22 @@ class Draws(NamedTuple):
     of_clean: np.ndarray
     of_noise: np.ndarray
     weights: np.ndarray
+
+
+class DrawsNoise(Protocol):
+    """What the network learns, and at which timesteps."""
+
+    def draw(
+        self, seed: int, samples: Sequence[int], step: int, sizes: Sequence[VideoShape], moves: np.ndarray | None = None
+    ) -> Draws:
+        """Timesteps and coefficients of samples, each by its own stream: by the seed, its own number and the step.
+
+        sizes: of each clip in pixels. moves: (B, T) booleans of latent frames, False where one stays clean and does not
+        count, of objectives that can do that.
+        """
+
+    def at_shares(self, shares: np.ndarray) -> Draws:
+        """The coefficients that far (B,) on the way from the clean end, 0, to the noisy one, 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +75,21 @@ class DiffusionObjective:
         if self.snr_gamma is not None and not self.snr_gamma > 0:
             raise ConfigError(f"objective.snr_gamma = {self.snr_gamma}: needs a positive number, or nothing")
 
-    def draw(self, seed: int, samples: Sequence[int], step: int) -> Draws:
-        """Timesteps and coefficients of samples, each by its own stream."""
+    def draw(
+        self,
+        seed: int,
+        samples: Sequence[int],
+        step: int,
+        sizes: Sequence[VideoShape] = (),
+        moves: np.ndarray | None = None,
+    ) -> Draws:
+        """As DrawsNoise; the sizes do not matter."""
+        assert moves is None, NO_CLEAN_FRAMES
         shares = np.array(self.timesteps.draw(seed, samples, step))
+        return self.at_shares(shares)
+
+    def at_shares(self, shares: np.ndarray) -> Draws:
+        """The coefficients that far (B,) on the way from the cleanest timestep, 0, to the noisiest, 1."""
         last = self.schedule.num_train_timesteps - 1
         return self.at(np.minimum((shares * (last + 1)).astype(np.int64), last))
 
@@ -106,13 +136,25 @@ class FlowObjective:
         if self.weighting not in FLOW_WEIGHTINGS:
             raise ConfigError(f"objective.weighting = {self.weighting!r}: needs one of {', '.join(FLOW_WEIGHTINGS)}")
 
-    def draw(self, seed: int, samples: Sequence[int], step: int) -> Draws:
-        """Timesteps and coefficients of samples, each by its own stream."""
+    def draw(
+        self,
+        seed: int,
+        samples: Sequence[int],
+        step: int,
+        sizes: Sequence[VideoShape] = (),
+        moves: np.ndarray | None = None,
+    ) -> Draws:
+        """As DrawsNoise; the sizes do not matter."""
+        assert moves is None, NO_CLEAN_FRAMES
         return self.at(self.sigmas(np.array(self.timesteps.draw(seed, samples, step))))
 
     def sigmas(self, shares: np.ndarray) -> np.ndarray:
         """Shares of noise (B,) at numbers u (B,) from 0, the noisiest, up to 1."""
         return self._grid[self._index(shares)] if self.on_grid else self.schedule.shifted(1.0 - shares)
+
+    def at_shares(self, shares: np.ndarray) -> Draws:
+        """The coefficients at shares of noise (B,), not shifted."""
+        return self.at(shares)
 
     def at(self, sigmas: np.ndarray) -> Draws:
         """The coefficients at shares of noise (B,) in (0, 1]."""
@@ -134,6 +176,3 @@ class FlowObjective:
     @cached_property
     def _grid(self) -> np.ndarray:
         return self.schedule.sigmas
-
-
-Objective = DiffusionObjective | FlowObjective

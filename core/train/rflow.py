@@ -43,10 +43,15 @@ class RFlowObjective:
             raise ConfigError(f"objective.bend_scale = {self.bend_scale}: needs a positive number")
 
     def draw(
-        self, seed: int, samples: Sequence[int], step: int, size: VideoShape, moves: np.ndarray | None = None
+        self, seed: int, samples: Sequence[int], step: int, sizes: Sequence[VideoShape], moves: np.ndarray | None = None
     ) -> Draws:
-        """Times and coefficients of samples of one size in pixels, each by its own stream; moves as in `at`."""
-        return self.at(self.times(np.array(self.timesteps.draw(seed, samples, step)), size), moves)
+        """As core.train.objectives.DrawsNoise; each clip's times are bent by its own size."""
+        shares = zip(self.timesteps.draw(seed, samples, step), sizes, strict=True)
+        return self.at(np.concatenate([self.times(np.array([share]), size) for share, size in shares]), moves)
+
+    def at_shares(self, shares: np.ndarray) -> Draws:
+        """The coefficients at parts of all time (B,), not bent."""
+        return self.at(shares * TIMES)
 
     def times(self, shares: np.ndarray, size: VideoShape) -> np.ndarray:
         """Times (B,) of numbers u (B,) from 0 to 1 for a size in pixels."""

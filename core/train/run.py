@@ -13,7 +13,7 @@ import yaml
 
 from ..config.data import DataSettings
 from ..config.settings import resolved, with_setting
-from ..config.training import TrainConfig
+from ..config.training import LearningRateSettings, TrainConfig
 from ..data.fetching import ReadingCounts, joined
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
@@ -32,6 +32,7 @@ from ..seam import backend as backends
 from ..seam.ranks import ParallelPlan, Ranks
 from ..seam.ranks import make_plan as make_rank_plan
 from ..seam.training import StepReport
+from .autoencoder import check_losses
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .continuing import accepted, refuse_other_settings
 from .ema import EmaSchedule
@@ -41,7 +42,7 @@ from .logs import StepLog
 from .loop import Loop, RunEnd, Timetable, read_state
 from .origins import origins
 from .saving import not_shared
-from .setup.objective import make_objective
+from .setup.denoiser import check_denoiser
 from .setup.parts import train_parts
 from .setup.task import make_task
 from .start import Start, check_frozen, start_from
@@ -80,11 +81,12 @@ class TrainRun:
         self.config = config = self.followed.config
         self.dtype = config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
-        if config.autoencoder is None:
-            # Refuses what does not go together, before anything is looked for.
-            make_objective(config.objective, config.batch_size * config.accumulate)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config.model, config.autoencoder, config.seed)
+        if config.autoencoder is None:
+            check_denoiser(config, self.parts.trained)
+        else:
+            check_losses(config.autoencoder, self.parts.trained.spec)
         kind = "denoiser" if config.autoencoder is None else "vae"
         self.mixed = mixed(self.followed.practice.recipe, {kind: self.parts.trained, **self.parts.frozen})
         for part in self.parts.frozen.values():
@@ -335,13 +337,17 @@ def _ignore(_: str) -> None:
 
 def make_plan(config: TrainConfig) -> Timetable:
     """When what happens."""
-    rate = config.learning_rate
     return Timetable(
         max_steps=config.max_steps,
-        learning_rate=LearningRate(**rate.model_dump(), total_steps=config.max_steps),
+        learning_rate=_learning_rate(config.learning_rate, config.max_steps),
         ema=None if config.ema is None else EmaSchedule(**config.ema.model_dump()),
         save_every=config.checkpoints.every,
         save_in_background=config.checkpoints.in_background,
         validate_every=config.validation.every,
         show_every=config.show.every,
     )
+
+
+def _learning_rate(settings: LearningRateSettings, total_steps: int) -> LearningRate:
+    values = settings.model_dump() | {"starts_above_zero": bool(settings.starts_above_zero)}
+    return LearningRate(**values, total_steps=total_steps)

@@ -29,8 +29,8 @@ def check_frozen(layout: Layout, frozen: tuple[str, ...]) -> None:
     Raises: LayoutError naming the beginning that no weight has; ConfigError when nothing is left.
     """
     _refuse_unknown(layout, "start.frozen", frozen)
-    learned = [name for name in layout if not isinstance(layout[name].init, Constant)]
-    if all(name.startswith(frozen) for name in learned):
+    kept = (*frozen, *layout.frozen, *layout.untrained)
+    if all(name.startswith(kept) for name, weight in layout.items() if not isinstance(weight.init, Constant)):
         raise ConfigError(f"start.frozen: names all weights of {layout.model}, so that none is left to train")
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from math import prod
 
+from ..bucketing.table import BucketTable
 from ..config.training import AutoencoderSettings, ObjectiveSettings, TrainConfig
+from ..data.bucket_plan import check_buckets
 from ..data.selection import check_settings
 from ..data.sources import fitted
 from ..models.finding import Part
+from ..recipes import named
 from ..seam.ranks import ParallelPlan
-from ..shapes import Patch, VideoShape
+from ..shapes import Compression, Patch, VideoShape
 from .setup.parts import TrainParts
 
 ZERO = {
@@ -26,7 +29,9 @@ def describe_training(config: TrainConfig, parts: TrainParts) -> list[str]:
     """
     rate, ema, optimizer = config.learning_rate, config.ema, config.optimizer
     average = "no EMA" if ema is None else f"EMA of decay {ema.decay:g}"
-    samples = config.batch_size * config.accumulate
+    samples = f"{config.batch_size * config.accumulate} clips ({config.accumulate} x {config.batch_size})"
+    if config.data.buckets is not None:
+        samples = f"{config.accumulate} batches, each of one bucket"
     lines = [
         f"data       {' '.join([config.data.kind, ', '.join(map(str, config.data.files))]).rstrip()}",
         f"clips      {_sizes(config, parts)}",
@@ -37,8 +42,7 @@ def describe_training(config: TrainConfig, parts: TrainParts) -> list[str]:
     return [
         *lines,
         f"objective  {objective}",
-        f"steps      {config.max_steps:,} of {samples} clips ({config.accumulate} x {config.batch_size}), seed "
-        f"{config.seed}",
+        f"steps      {config.max_steps:,} of {samples}, seed {config.seed}",
         f"optimiser  {optimizer.name}, learning rate {rate.kind} {rate.peak:g}, {average}",
         f"folder     {config.folder}, {_saving(config)}",
     ]
@@ -63,6 +67,8 @@ def _sizes(config: TrainConfig, parts: TrainParts) -> str:
     data, compression = fitted(config.data), (parts.vae or parts.trained).spec.compression
     patch = Patch(1, 1) if parts.vae is None else parts.trained.spec.patch
     check_settings(data, compression)
+    if data.buckets is not None:
+        return _buckets(named(config.model.recipe).buckets(data.buckets), parts.trained, compression)
     if data.max_area is None:
         video = VideoShape(data.frames, data.height or 0, data.width or 0)
         text = f"up to {_x(video)} pixels"
@@ -74,6 +80,14 @@ def _sizes(config: TrainConfig, parts: TrainParts) -> str:
     if parts.vae is None:
         return f"{text} = {prod(latent)} latents a clip"
     return f"{text} = {parts.trained.spec.grid(latent).num_tokens} tokens a clip"
+
+
+def _buckets(table: BucketTable, denoiser: Part, compression: Compression) -> str:
+    """Resolutions with their lengths, and the tokens of the largest clip. Raises: ShapeError."""
+    check_buckets(table, compression)
+    rows = (f"{name} {'/'.join(map(str, reversed(row)))}" for name, row in table.entries.items())
+    tokens = (denoiser.spec.grid(compression.latent(table.video(bucket))).num_tokens for bucket in table.buckets)
+    return f"buckets of frames {', '.join(rows)}, up to {max(tokens)} tokens a clip"
 
 
 def _frozen(config: TrainConfig, text_encoder: Part, vae: Part) -> str:
@@ -90,23 +104,33 @@ def _denoising(objective: ObjectiveSettings) -> str:
     timesteps = f"{objective.timesteps.kind} timesteps"
     if objective.kind == "flow":
         return f"flow, shift {objective.shift:g}, weighting {objective.weighting}, {timesteps}"
+    if objective.kind == "rflow":
+        bent = "moved by the size" if objective.timestep_transform else "for all sizes alike"
+        masked = sum(objective.frame_masks.values())
+        return f"rflow, {timesteps} {bent}" + (f", {masked:.1%} of the clips with clean frames" if masked else "")
     terminal = "zero" if objective.zero_terminal_snr else "non-zero"
     weights = "no weights" if objective.snr_gamma is None else f"min-SNR gamma {objective.snr_gamma:g}"
     return f"{objective.kind}, {objective.schedule} schedule with {terminal} terminal SNR, {weights}, {timesteps}"
 
 
 def _reconstruction(losses: AutoencoderSettings) -> str:
-    terms = [f"{losses.loss} of the pixels"]
+    pixels = "" if losses.pixel_weight == 1 else f"{losses.pixel_weight:g} x "
+    terms = [f"{pixels}{losses.loss} of the pixels"] if losses.pixel_weight else []
     for name, weight in (
         ("KL", losses.kl_weight),
-        ("wavelets", losses.wavelet_weight),
+        *losses.pair_weights.items(),
         ("LPIPS", losses.perceptual_weight),
     ):
         if weight:
             terms.append(f"{weight:g} x {name}")
     if losses.discriminator_factor:
         terms.append(f"{losses.discriminator_loss} discriminator from step {losses.discriminator_start}")
-    return " + ".join(terms)
+    seen = []
+    if losses.image_share:
+        seen.append(f"{losses.image_share:.0%} of the steps see first frames only")
+    if losses.random_length:
+        seen.append("random lengths")
+    return ", ".join([" + ".join(terms), *seen])
 
 
 def _saving(config: TrainConfig) -> str:

@@ -18,7 +18,7 @@ from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosse
 
 SPEC = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4, decoder_energy_flow_hidden_size=4)
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
-LOSSES = AutoencoderLosses(wavelet_weight=0.1)
+LOSSES = AutoencoderLosses(pair_weights={"wavelet": 0.1})
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-8), max_grad_norm=None)
 LR = 1e-3
 
@@ -40,13 +40,13 @@ def batch(number: int, update: str = "generator", adversarial: bool = True, side
     samples, latent = range(number * 10, number * 10 + 2), side // 8
     video = np.stack([normal((3, 5, side, side), 1, "video", sample) for sample in samples])
     noise = np.stack([normal((8, 2, latent, latent), 1, "posterior", sample) for sample in samples])
-    return AutoencoderBatch(np.tanh(video), noise, update, adversarial)
+    return AutoencoderBatch(np.tanh(video), {"latent": noise}, update, adversarial)
 
 
 def test_lpips_adds_its_distance_to_every_pixel_of_a_frame(backend: Backend) -> None:
     spec = LPIPSSpec("alexnet")
     perceptual = Companion(spec, FreshWeights(spec.layout(), 3))
-    losses = replace(LOSSES, wavelet_weight=0.0, kl_weight=0.0)
+    losses = replace(LOSSES, pair_weights={}, kl_weight=0.0)
     clip = batch(0, adversarial=False, side=32)
 
     def loss(weight: float) -> float:
@@ -59,8 +59,8 @@ def test_lpips_adds_its_distance_to_every_pixel_of_a_frame(backend: Backend) -> 
     vae = backend.build(SPEC, FreshWeights(SPEC.layout(), 0))
     lpips = backend.build(spec, FreshWeights(spec.layout(), 3))
     with backend.inference():
-        video, noise = map(backend.asarray, (clip.video, clip.posterior_noise))
-        pixels = vae.reconstruct(video, noise).pixels
+        video, noise = map(backend.asarray, (clip.video, clip.noise["latent"]))
+        pixels = vae.reconstruct(video, {"latent": noise}).pixels
         frames = [x.permute(0, 2, 1, 3, 4).reshape(-1, 3, 32, 32) for x in (video, pixels)]
         distance = float(lpips(*frames).mean())
     assert distance > 0.01
@@ -112,7 +112,7 @@ def test_before_its_start_the_discriminator_has_no_part_in_the_loss(backend: Bac
 
 
 def test_the_adversarial_loss_pulls_at_the_last_layer_as_hard_as_the_pixels(backend: Backend) -> None:
-    losses = replace(LOSSES, wavelet_weight=0.0, kl_weight=0.0, discriminator_weight=1.0)
+    losses = replace(LOSSES, pair_weights={}, kl_weight=0.0, discriminator_weight=1.0)
     share = 1 - OPTIONS.optimizer.betas[0]
     name = "decoder.conv_out.weight"
 
@@ -135,7 +135,7 @@ def test_the_discriminator_learns_to_tell_clips_from_reconstructions(backend: Ba
 def test_micro_batches_add_up_to_the_whole_batch_without_a_discriminator(backend: Backend) -> None:
     whole = batch(0, adversarial=False)
     parts = [
-        replace(whole, video=whole.video[i : i + 1], posterior_noise=whole.posterior_noise[i : i + 1]) for i in (0, 1)
+        replace(whole, video=whole.video[i : i + 1], noise={"latent": whole.noise["latent"][i : i + 1]}) for i in (0, 1)
     ]
     together, apart = make(backend, judged=False), make(backend, judged=False)
     assert together.step([whole], LR).loss == pytest.approx(apart.step(parts, LR).loss, rel=1e-6)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend
+from duosora.core.seam.models import Given
 from duosora.core.seam.training import AdamW, DiffusionBatch, TrainOptions
 from duosora.core.train.objectives import DiffusionObjective
 
@@ -38,9 +40,10 @@ def batch(number: int, size: int = 2, masked: bool = False) -> DiffusionBatch:
     return DiffusionBatch(
         latents=np.stack([normal((4, 2, 4, 4), 1, "clean", sample) for sample in samples]),
         noise=np.stack([normal((4, 2, 4, 4), 1, "noise", sample) for sample in samples]),
-        text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
-        text_mask=None,
-        mask=mask if masked else None,
+        given=Given(
+            text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
+            latent_mask=mask if masked else None,
+        ),
         **DiffusionObjective(snr_gamma=5.0).draw(1, samples, number)._asdict(),
     )
 
@@ -121,28 +124,24 @@ def uneven(lengths: tuple[int, ...]) -> DiffusionBatch:
     return DiffusionBatch(
         latents=np.stack([normal(shape, 1, "clean", sample) for sample in samples]) * mask[:, None],
         noise=np.stack([normal(shape, 1, "noise", sample) for sample in samples]) * mask[:, None],
-        text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
-        text_mask=None,
-        mask=mask,
+        given=Given(text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]), latent_mask=mask),
         **DiffusionObjective(snr_gamma=5.0).draw(1, samples, 0)._asdict(),
     )
 
 
 def _rows(samples: DiffusionBatch, rows: slice) -> DiffusionBatch:
-    return replace(
-        samples, **{name: getattr(samples, name)[rows] for name in vars(samples) if _is_array(samples, name)}
-    )
+    def cut(held: Any) -> dict[str, Any]:
+        return {name: value[rows] for name, value in vars(held).items() if isinstance(value, np.ndarray)}
+
+    return replace(samples, given=replace(samples.given, **cut(samples.given)), **cut(samples))
 
 
 def _unpadded(samples: DiffusionBatch) -> DiffusionBatch:
     """A single clip without its padding, as a loader gives it."""
     assert samples.mask is not None
     frames = int(samples.mask[0, :, 0, 0].sum())
-    return replace(samples, latents=samples.latents[:, :, :frames], noise=samples.noise[:, :, :frames], mask=None)
-
-
-def _is_array(samples: DiffusionBatch, name: str) -> bool:
-    return isinstance(getattr(samples, name), np.ndarray)
+    given = replace(samples.given, latent_mask=None)
+    return replace(samples, latents=samples.latents[:, :, :frames], noise=samples.noise[:, :, :frames], given=given)
 
 
 @pytest.mark.parametrize("reason", ["norm", "infinite"])

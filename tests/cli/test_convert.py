@@ -22,7 +22,7 @@ from duosora.core.cli.main import main
 from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
-from duosora.core.models import t5, wfvae
+from duosora.core.models import stdit3, t5, wfvae
 from duosora.core.models.finding import TINY_FOLDER
 from duosora.core.train.checkpoints import Checkpoints
 
@@ -128,6 +128,35 @@ def test_a_run_stands_for_its_model(duosora: Callable, run: Path, name: str, opt
         open_weights(run.parent / "out")[weight], FreshWeights(wfvae.TINY.layout(), seed)[weight]
     )
     assert (run.parent / "out/config.json").exists()
+
+
+def test_inspect_says_what_a_checkpoint_of_upstreams_training_is(duosora: Callable, tmp_path: Path) -> None:
+    spec = stdit3.STDiT3Spec(hidden_size=24, depth=2, num_heads=2, caption_channels=20, model_max_length=9)
+    epoch = tmp_path / "000-STDiT3-XL-2/epoch0-global_step7"
+    (epoch / "model").mkdir(parents=True)
+    torch.save(tensors(spec.layout()), epoch / "ema.pt")
+    torch.save(tensors(spec.layout()), epoch / "model/pytorch_model.bin")
+    (epoch / "running_states.json").write_text('{"epoch": 0, "step": 7, "global_step": 7, "batch_size": 2}')
+    outcome = duosora("inspect", epoch.parent)
+    assert outcome.code == 0, outcome.err
+    assert "epoch 0, step 7, global_step 7, batch_size 2) with weights in model, their average in ema.pt" in outcome.out
+    assert outcome.out.count("its shapes: STDiT3(depth=2, heads=2x12)") == 2
+    assert f"duosora convert {epoch / 'ema.pt'} --to FOLDER" in outcome.out
+
+
+def test_inspect_sees_by_shapes_whether_a_model_is_whole(duosora: Callable, tmp_path: Path) -> None:
+    weights = FreshWeights(stdit3.TINY.layout(), 0)
+    held = {name: weights[name] for name in weights}
+    save_weights(tmp_path / "whole.safetensors", held)
+    outcome = duosora("inspect", tmp_path / "whole.safetensors")
+    assert outcome.code == 0
+    assert "its shapes are those of stdit3_tiny" in outcome.out
+    del held["t_block.1.bias"]
+    save_weights(tmp_path / "part.safetensors", held)
+    outcome = duosora("inspect", tmp_path / "part.safetensors")
+    assert outcome.code == 1
+    assert "DOES NOT FIT" in outcome.out
+    assert "1 missing (t_block.1.bias)" in outcome.out
 
 
 def test_an_average_that_a_checkpoint_does_not_keep_is_an_error(duosora: Callable, run: Path) -> None:

@@ -63,7 +63,7 @@ def test_calibrating_writes_the_scale_of_the_latents_and_refuses_a_preset(duosor
     assert np.all(np.abs(np.array(scale) - 1) > 1e-3)
     outcome = duosora("calibrate", "tiny", *CALIBRATE)
     assert outcome.code == 2
-    assert "needs the folder of a trained WFVAE" in outcome.err
+    assert "needs the folder of a trained autoencoder" in outcome.err
 
 
 def test_calibrating_leaves_a_checkpoint_as_it_is(duosora: Callable, tmp_path: Path) -> None:

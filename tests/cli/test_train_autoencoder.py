@@ -13,7 +13,7 @@ MEDIA = Path(__file__).parents[1] / "media"
 SETTINGS = {
     "start.fresh": True,
     "autoencoder.discriminator_start": 1,
-    "autoencoder.wavelet_weight": 0.1,
+    "autoencoder.pair_weights": {"wavelet": 0.1},
     "data.files": [str(MEDIA)],
     "data.frames": 5,
     "data.height": 32,

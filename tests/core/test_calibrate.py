@@ -7,11 +7,15 @@ import numpy as np
 import pytest
 
 from duosora.core.errors import ConfigError
-from duosora.core.models.finding import read_config
+from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.layout import FreshWeights
+from duosora.core.loading import checked_weights
+from duosora.core.models import opensora_vae
+from duosora.core.models.finding import open_part, read_config
 from duosora.core.models.wfvae import TINY, WFVAESpec
 from duosora.core.pipelines.autoencode import scale_latents
 from duosora.core.random import normal
-from duosora.core.train.calibrate import measure, write_scale
+from duosora.core.train.calibrate import LatentStatistics, measure, write_scale
 
 SPEC = replace(TINY, latent_dim=2, scale=(1.0, 1.0), shift=(0.0, 0.0))
 MEANS, DEVIATIONS = np.array([3.0, -1.0]), np.array([0.5, 4.0])
@@ -40,3 +44,32 @@ def test_scaled_latents_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
 def test_no_clip_is_refused() -> None:
     with pytest.raises(ConfigError, match="no clip"):
         measure([])
+
+
+PUBLISHED = np.array([-0.1, 0.34, 0.27, 0.98]), np.array([3.85, 2.32, 2.33, 3.06])
+"""Mean and deviation, which its files call shift and scale."""
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("keeps_numbers", [True, False], ids=["with numbers in the weights", "without"])
+def test_the_scale_of_an_opensora_vae_is_the_same_in_its_config_and_its_weights(
+    tmp_path: Path, keeps_numbers: bool, shards: int
+) -> None:
+    spec = opensora_vae.PRESETS["opensora_vae_tiny"]
+    fresh = FreshWeights(spec.layout(), 0)
+    held = {name: fresh[name] for name in fresh if keeps_numbers or name not in ("scale", "shift")}
+    save_weights(tmp_path, held, shard_size=sum(array.nbytes for array in held.values()) // 3 if shards > 1 else None)
+    calibrated = write_scale(tmp_path, spec, LatentStatistics(*PUBLISHED, num_clips=1))
+    config = read_config(tmp_path / "config.json")
+    assert (config["shift"], config["scale"]) == tuple(values.tolist() for values in PUBLISHED)
+    written = open_weights(tmp_path)
+    if keeps_numbers or len(written.files) == 1:
+        for name, values in zip(("shift", "scale"), PUBLISHED, strict=True):
+            np.testing.assert_allclose(written[name].reshape(-1), values, rtol=1e-6)
+    assert all(np.array_equal(written[name], held[name]) for name in held if name not in ("scale", "shift"))
+    part = open_part("vae", str(tmp_path))
+    assert part.spec == calibrated
+    assert dict(checked_weights(part.layout, part.open())).keys() == held.keys() - {"scale", "shift"}
+    drawn = normal((1, 4, 2, 3, 3), 1, "latents")
+    shift, scale = (values.reshape(1, 4, 1, 1, 1) for values in PUBLISHED)
+    np.testing.assert_allclose(scale_latents(part.spec, shift + scale * drawn), drawn, rtol=0, atol=1e-5)

@@ -3,7 +3,6 @@
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +16,7 @@ from duosora.core.io.weights import Shard, open_weights, save_shard
 from duosora.core.parallel.agreement import agreed, exchange
 from duosora.core.random import normal
 from duosora.core.seam.group import Alone, Group
+from duosora.core.seam.models import Given
 from duosora.core.seam.ranks import ParallelPlan, Ranks
 from duosora.core.seam.training import DiffusionBatch, StepReport
 from duosora.core.train import encoders
@@ -93,7 +93,8 @@ class Clips:
         arrays = dict.fromkeys(("timesteps", "signal", "spread", "of_clean", "of_noise", "weights"), values)
         latents = normal((1, 4, 2, 3, 3), 0, "clip", number, step)
         text_mask = np.ones((1, 2), np.int64) if number % 2 else None
-        return DiffusionBatch(latents=latents, noise=-latents, text=latents[0], text_mask=text_mask, **arrays)
+        given = Given(text=latents[0], text_mask=text_mask)
+        return DiffusionBatch(latents=latents, noise=-latents, given=given, **arrays)
 
     def work(self, batch: DiffusionBatch) -> int:
         return int(batch.latents[0, 0].size)
@@ -110,7 +111,7 @@ def feed(ranks: Ranks, makes: Clips) -> Fed:
 
 
 def arrays_of(batch: DiffusionBatch) -> dict[str, Any]:
-    return {field.name: getattr(batch, field.name) for field in fields(batch)}
+    return {**vars(batch), **vars(batch.given), "given": None}
 
 
 def test_a_team_gets_its_leaders_batches_and_all_know_of_all() -> None:

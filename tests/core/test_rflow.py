@@ -129,8 +129,8 @@ def test_a_table_weighs_errors_by_their_whole_time() -> None:
 @pytest.mark.parametrize("bends", [False, True])
 def test_a_draw_depends_on_seed_step_and_sample_alone(kind: str, bends: bool) -> None:
     objective = RFlowObjective(timesteps=TimestepDraw(kind=kind, global_batch=4), bends=bends)
-    together = objective.draw(5, [0, 1, 2, 3], 7, SIZES[2]).timesteps
-    apart = [objective.draw(5, [sample], 7, SIZES[2]).timesteps[0] for sample in range(4)]
+    together = objective.draw(5, [0, 1, 2, 3], 7, [SIZES[2]] * 4).timesteps
+    apart = [objective.draw(5, [sample], 7, [SIZES[2]]).timesteps[0] for sample in range(4)]
     np.testing.assert_array_equal(together, apart)
     assert len(set(together)) == 4
     assert (together >= 0).all()

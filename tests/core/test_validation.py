@@ -14,6 +14,7 @@ from duosora.core.maths.metrics import psnr
 from duosora.core.maths.pixels import to_uint8
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.random import normal
+from duosora.core.seam.models import Given
 from duosora.core.seam.ranks import ParallelPlan, Ranks
 from duosora.core.seam.training import DiffusionBatch
 from duosora.core.train.autoencoder import AutoencoderTask
@@ -49,12 +50,12 @@ class Inputs:
     def prepare(self, clips: Sequence[ClipBatch]) -> None:
         pass
 
-    def make(self, clips: ClipBatch, step: int) -> DiffusionBatch:
+    def make(self, clips: ClipBatch, step: int, leaves_clean: bool) -> DiffusionBatch:
         (number,) = clips.samples
         value = np.full(1, number, np.float64)
         arrays = dict.fromkeys(("timesteps", "signal", "spread", "of_clean", "of_noise", "weights"), value)
         latents = np.zeros((1, 4, 1 + number % 2, 2, 2), np.float32)
-        return DiffusionBatch(latents=latents, noise=latents, text=latents[0, 0], text_mask=None, **arrays)
+        return DiffusionBatch(latents=latents, noise=latents, given=Given(text=latents[0, 0]), **arrays)
 
 
 class Trainer:

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from duosora.core.seam.group import Alone, Group
 from duosora.core.seam.ranks import ParallelPlan, Ranks
 
@@ -22,7 +24,7 @@ class Room:
 
 
 class ThreadGroup(Alone):
-    """A Group as one of its members sees it: only the exchanges through the host's memory."""
+    """A Group as one of its members sees it: the exchanges through the host's memory, and of arrays `gather`."""
 
     def __init__(self, room: Room, rank: int) -> None:
         self.room, self.ranks, self.index = room, room.ranks, room.ranks.index(rank)
@@ -39,6 +41,10 @@ class ThreadGroup(Alone):
         said = list(self.room.said)
         self.room.barrier.wait()
         return said
+
+    def gather(self, x: np.ndarray, axis: int) -> np.ndarray:
+        parts = self.share(x.tobytes())
+        return np.concatenate([np.frombuffer(part, x.dtype).reshape(x.shape) for part in parts], axis)
 
     def any(self, flag: bool) -> bool:
         return b"1" in self.share(b"1" if flag else b"0")

@@ -17,8 +17,6 @@ ALONE = ("patch_discriminator", "lpips", "sd_vae")
 INSIDE = ("sd_vae",)
 """Architectures that are parts of others only."""
 ALLOWED = (*(f"{room}/" for room in ROOMS), "core/goldens/runners/")
-STEPS = {"wfvae": tuple(f"backends/{name}/autoencoder_step.py" for name in ("mindspore", "torch"))}
-"""Files that know a family by name still, until they ask for what is common to its kind. The list only shrinks."""
 
 
 def sources() -> Iterator[tuple[str, str]]:
@@ -71,7 +69,7 @@ def test_a_family_is_what_its_file_says(family: Family) -> None:
 @pytest.mark.parametrize("room", ROOMS)
 def test_a_file_in_a_room_is_a_familys(room: str) -> None:
     files = {file.stem for file in (ROOT / room).glob("*.py")}
-    helpers = {"__init__", "config_json", "finding", "kinds", "run_folders", "mindone"}
+    helpers = {"__init__", "by_shapes", "config_json", "epoch_folders", "finding", "kinds", "run_folders", "mindone"}
     assert files - helpers - {*ALONE, *INSIDE} == set(NAMES)
 
 
@@ -87,7 +85,7 @@ def test_a_backend_makes_each_model_by_create(backend: str) -> None:
 def test_no_other_file_names_a_family(name: str) -> None:
     listed = ("core/models/__init__.py",)
     files = {path: source for path, source in sources() if path not in listed}
-    assert naming(files, name) == sorted(STEPS.get(name, ()))
+    assert naming(files, name) == []
 
 
 def test_class_names_stay_in_the_rooms() -> None:
@@ -124,3 +122,20 @@ def test_names_of_presets_are_unique_in_a_kind() -> None:
     for kind in kinds:
         names = [name for family in FAMILIES if family.kind == kind for name in family.presets]
         assert len(names) == len(set(names))
+
+
+RECIPE_FILES = {file.stem for file in (ROOT / "core/recipes").glob("*.py")} - {"__init__", "recipe"}
+
+
+@pytest.mark.parametrize("room", ["core/pipelines", "core/conditioning", "core/train", "core/data", "core/models"])
+def test_no_file_outside_the_recipes_names_one(room: str) -> None:
+    files = {path: source for path, source in sources() if path.startswith(f"{room}/")}
+    assert {name: found for name in RECIPE_FILES - {"tiny"} if (found := naming(files, name))} == {}
+
+
+def test_recipes_alone_choose_how_more_than_text_is_given() -> None:
+    """Training makes channels itself, of frames that it has masked; where nothing is given, nothing is chosen."""
+    allowed = {"channels": ["core/train/inputs.py"], "nothing": ["core/pipelines/settled.py"], "references": []}
+    files = {path: source for path, source in sources() if path.startswith(("core/pipelines/", "core/train/"))}
+    found = {path: re.findall(r"^from \.+conditioning\.(\w+) import", text, re.M) for path, text in files.items()}
+    assert {name: [path for path in sorted(files) if name in found[path]] for name in allowed} == allowed

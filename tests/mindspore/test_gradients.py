@@ -14,6 +14,7 @@ from duosora.core.layout import FreshWeights
 from duosora.core.models import opensora_t2v, wfvae
 from duosora.core.random import normal
 from duosora.core.seam.backend import get
+from duosora.core.seam.models import Given
 from duosora.core.seam.training import AdamW, AutoencoderLosses, DiffusionBatch, TrainOptions
 from duosora.core.train.objectives import DiffusionObjective
 
@@ -64,8 +65,7 @@ def test_a_compiled_denoiser_learns_as_one_that_is_not() -> None:
         batch = DiffusionBatch(
             latents=normal(shape, number, "clean"),
             noise=normal(shape, number, "noise"),
-            text=normal((2, 3, spec.caption_channels), number, "text"),
-            text_mask=None,
+            given=Given(text=normal((2, 3, spec.caption_channels), number, "text")),
             **DiffusionObjective().draw(1, (0, 1), number)._asdict(),
         )
         expected, got = (trainer.step([batch], 1e-3) for trainer in trainers)

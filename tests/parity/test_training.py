@@ -22,6 +22,7 @@ from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
 from duosora.core.seam.backend import get
+from duosora.core.seam.models import Given
 from duosora.core.seam.training import (
     AdamW,
     AutoencoderBatch,
@@ -63,9 +64,11 @@ def clips(number: int) -> DiffusionBatch:
     return DiffusionBatch(
         latents=np.stack([normal((4, 2, 4, 4), 1, "clean", sample) for sample in samples]),
         noise=np.stack([normal((4, 2, 4, 4), 1, "noise", sample) for sample in samples]),
-        text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
-        text_mask=np.array([[1, 1, 1], [1, 1, 0]]),
-        mask=mask,
+        given=Given(
+            text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
+            text_mask=np.array([[1, 1, 1], [1, 1, 0]]),
+            latent_mask=mask,
+        ),
         **DiffusionObjective(snr_gamma=5.0).draw(1, samples, number)._asdict(),
     )
 
@@ -167,7 +170,7 @@ JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
 
 def autoencoder(backend: str, weights: Mapping[str, np.ndarray] | None = None) -> Any:
     given = FreshWeights(VAE.layout(), 0) if weights is None else GivenWeights(dict(weights), "test")
-    losses = AutoencoderLosses(loss="l2", wavelet_weight=0.1)
+    losses = AutoencoderLosses(loss="l2", pair_weights={"wavelet": 0.1})
     judge = Companion(JUDGE, FreshWeights(JUDGE.layout(), 1))
     return get(backend, "cpu").train_autoencoder(VAE, given, losses, OPTIONS, judge)
 
@@ -176,7 +179,7 @@ def pixels(number: int) -> AutoencoderBatch:
     samples = range(number * 10, number * 10 + 2)
     video = np.stack([normal((3, 5, 16, 16), 1, "video", sample) for sample in samples])
     noise = np.stack([normal((8, 2, 2, 2), 1, "posterior", sample) for sample in samples])
-    return AutoencoderBatch(np.tanh(video), noise, ("generator", "discriminator")[number % 2], True)
+    return AutoencoderBatch(np.tanh(video), {"latent": noise}, ("generator", "discriminator")[number % 2], True)
 
 
 def test_an_autoencoder_and_its_discriminator_learn_alike_and_go_on_on_the_other_backend(tmp_path: Path) -> None:

@@ -165,7 +165,8 @@ def test_the_slope_reaches_the_pictures_and_not_the_weights(backend: Backend) ->
 def test_the_autoencoder_step_adds_the_distance_of_each_frame(backend: Backend) -> None:
     perceptual = LPIPSSpec("alexnet")
     video = normal((1, 3, 5, 32, 32), 0, "video").clip(-1, 1)
-    batch = AutoencoderBatch(video, normal((1, 8, 2, 4, 4), 0, "noise"), "generator", adversarial=False)
+    noise = {"latent": normal((1, 8, 2, 4, 4), 0, "noise")}
+    batch = AutoencoderBatch(video, noise, "generator", adversarial=False)
     weight, losses = 0.1, []
     for companion in (None, Companion(perceptual, some_weights(perceptual))):
         trainer = backend.train_autoencoder(
@@ -177,7 +178,8 @@ def test_the_autoencoder_step_adds_the_distance_of_each_frame(backend: Backend) 
         )
         losses.append(trainer.evaluate(batch, use_ema=False))
     with trainer.inference_model(use_ema=False) as model, backend.inference():
-        pixels = model.reconstruct(*map(backend.asarray, (batch.video, batch.posterior_noise))).pixels
+        drawn = {"latent": backend.asarray(noise["latent"])}
+        pixels = model.reconstruct(backend.asarray(video), drawn).pixels
         frames, reconstructed = (fold_frames(clip) for clip in (backend.asarray(video), pixels))
         distances = backend.build(perceptual, some_weights(perceptual))(frames, reconstructed)
     # Upstream adds it to the error of every pixel and colour, and sums those of a frame.

@@ -1,7 +1,7 @@
 """From clips to denoiser batches on torch: each part is what pipelines compute, and no sample sees its neighbours."""
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,14 @@ from duosora.core.pipelines.autoencode import encode_chunks, scale_latents
 from duosora.core.pipelines.text import encode_texts
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.training import DiffusionBatch
+from duosora.core.shapes import VideoShape
 from duosora.core.train.encoders import CaptionEncoder, ClipEncoder
 from duosora.core.train.inputs import DiffusionInputs, InputOptions
 from duosora.core.train.objectives import Draws
 
 SEED = 3
+TEXT = frozenset(("text", "latent_mask"))
+INPAINT = TEXT | {"channels"}
 FRAMES, SIDE = 9, 32
 CAPTIONS = ("a small red circle moves left on a white background", "", "a star", "")
 
@@ -33,7 +36,7 @@ CAPTIONS = ("a small red circle moves left on a white background", "", "a star",
 class ByNumber:
     """An objective whose coefficients tell which sample they belong to."""
 
-    def draw(self, seed: int, samples: Sequence[int], step: int) -> Draws:
+    def draw(self, seed: int, samples: Sequence[int], step: int, sizes: Sequence[VideoShape]) -> Draws:
         column = np.array([random.stream(seed, "timestep", sample, step).random() for sample in samples])
         return Draws(*(column + i for i in range(6)))
 
@@ -67,11 +70,8 @@ def noise_clip(number: int, frames: int = FRAMES) -> np.ndarray:
 
 def rows_of(batch: DiffusionBatch, row: int) -> dict[str, Any]:
     """The arrays of one sample, its text without padding."""
-    arrays = {
-        field.name: getattr(batch, field.name)[row]
-        for field in fields(batch)
-        if isinstance(getattr(batch, field.name), np.ndarray)
-    }
+    held = {**vars(batch), **vars(batch.given)}
+    arrays = {name: value[row] for name, value in held.items() if isinstance(value, np.ndarray)}
     arrays["text"] = arrays["text"][arrays.pop("text_mask") > 0]
     return arrays
 
@@ -86,7 +86,7 @@ def test_latents_are_scaled_draws_from_the_posterior(
     backend: Backend, texts: CaptionEncoder, clips: ClipEncoder
 ) -> None:
     batch = DiffusionInputs(SEED, texts, clips, ByNumber()).make(clip_batch(), step=4)
-    assert batch.latents.dtype == batch.noise.dtype == batch.text.dtype == np.float32
+    assert batch.latents.dtype == batch.noise.dtype == batch.given.text.dtype == np.float32
     for row, number in enumerate((10, 11, 12, 13)):
         moments = encode_chunks(backend, clips.model(), clips.spec, noise_clip(number)[None], 2)
         noise = random.normal((8, 3, 4, 4), SEED, "posterior", number, 4)
@@ -100,16 +100,16 @@ def test_latents_are_scaled_draws_from_the_posterior(
 def test_texts_are_those_of_the_sampling_pipeline(backend: Backend, texts: CaptionEncoder, clips: ClipEncoder) -> None:
     batch = DiffusionInputs(SEED, texts, clips, ByNumber()).make(clip_batch())
     expected = encode_texts(backend, texts.model(), texts.tokenizer, CAPTIONS, 32).batch(CAPTIONS)
-    np.testing.assert_array_equal(batch.text, expected[0])
-    np.testing.assert_array_equal(batch.text_mask, expected[1])
+    np.testing.assert_array_equal(batch.given.text, expected[0])
+    np.testing.assert_array_equal(batch.given.text_mask, expected[1])
 
 
-@pytest.mark.parametrize("is_inpaint", [False, True])
+@pytest.mark.parametrize("reads", [TEXT, INPAINT])
 def test_a_sample_is_the_same_alone_and_in_any_split(
-    texts: CaptionEncoder, clips: ClipEncoder, is_inpaint: bool
+    texts: CaptionEncoder, clips: ClipEncoder, reads: frozenset[str]
 ) -> None:
     options = InputOptions(noise_offset=0.1, condition_noise=True)
-    inputs = DiffusionInputs(SEED, texts, clips, ByNumber(), options, is_inpaint)
+    inputs = DiffusionInputs(SEED, texts, clips, ByNumber(), options, reads)
     masks = np.tile(np.array([0, *[1] * (FRAMES - 1)], np.float32), (4, 1))
     whole = inputs.make(clip_batch(frame_mask=masks), step=2)
     for numbers in ((10,), (12, 11), (13, 10)):
@@ -160,7 +160,7 @@ def test_the_condition_is_the_clip_with_black_frames_and_the_mask(
 ) -> None:
     mask = np.ones(FRAMES, np.float32)
     mask[[0, 5]] = 0
-    inputs = DiffusionInputs(SEED, texts, clips, ByNumber(), sees_channels=True)
+    inputs = DiffusionInputs(SEED, texts, clips, ByNumber(), reads=INPAINT)
     batch = inputs.make(clip_batch((10,), frame_mask=mask[None]), step=1)
     visible = np.full((1, 3, FRAMES, SIDE, SIDE), -1, np.float32)
     visible[0, :, [0, 5]] = noise_clip(10)[:, [0, 5]].swapaxes(0, 1)
@@ -176,8 +176,8 @@ def test_the_condition_is_the_clip_with_black_frames_and_the_mask(
 def test_condition_noise_changes_given_frames_of_most_samples(texts: CaptionEncoder, clips: ClipEncoder) -> None:
     hidden = np.ones((1, FRAMES), np.float32)
     given = np.zeros((1, FRAMES), np.float32)
-    plain = DiffusionInputs(SEED, texts, clips, ByNumber(), InputOptions(), True)
-    noisy = DiffusionInputs(SEED, texts, clips, ByNumber(), InputOptions(condition_noise=True), True)
+    plain = DiffusionInputs(SEED, texts, clips, ByNumber(), InputOptions(), INPAINT)
+    noisy = DiffusionInputs(SEED, texts, clips, ByNumber(), InputOptions(condition_noise=True), INPAINT)
 
     def differs(mask: np.ndarray, step: int) -> bool:
         batch = clip_batch((11,), frame_mask=mask, pixels=noise_clip(11, 1)[None])
@@ -231,7 +231,7 @@ def test_an_inpaint_model_needs_pixels_and_frame_masks(
 ) -> None:
     batch = clip_batch((10,), frame_mask=np.ones((1, FRAMES), np.float32))
     with pytest.raises(ConfigError, match="needs the pixels of each clip and the mask of its frames"):
-        DiffusionInputs(SEED, texts, clips, ByNumber(), sees_channels=True).make(replace(batch, **changed))
+        DiffusionInputs(SEED, texts, clips, ByNumber(), reads=INPAINT).make(replace(batch, **changed))
 
 
 def test_repeated_captions_are_encoded_once(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> None:

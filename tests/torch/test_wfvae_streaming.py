@@ -14,7 +14,8 @@ from duosora.backends.torch.models.wfvae import WFVAE
 from duosora.core.errors import ConfigError, ShapeError
 from duosora.core.layout import FreshWeights
 from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.pipelines.autoencode import DecodeOptions, SpatialTiles, decode_chunks, encode_chunks
+from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks, encode_chunks
+from duosora.core.pipelines.tiled import SpatialTiles
 from duosora.core.seam.backend import get
 
 BACKEND = get("torch", "cpu")

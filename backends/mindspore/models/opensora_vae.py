@@ -9,9 +9,9 @@ Source: opensora/models/vae of hpcaitech Open-Sora at v1.2.0.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
 from duosora.core.errors import ShapeError
 from duosora.core.models.opensora_vae import SPATIAL_FACTOR, TEMPORAL_EPS, OpenSoraVAESpec, TemporalVAESpec
@@ -21,7 +21,7 @@ from duosora.core.shapes import VideoShape
 from ..attention import Attend
 from ..layers import Conv3d, GroupNorm, Identity, ModuleList, cast, cat, silu, to_float32
 from ..operators import pad_start
-from ..posteriors import Encoded, draw
+from ..posteriors import Encoded, Levels, Reconstruction, draw
 from ..streaming import Stream
 from ..video import channels_to_frames, fold_frames, unfold_frames
 from .sd_vae import SDVAE
@@ -30,18 +30,6 @@ from .sd_vae import SDVAE
 def create(spec: OpenSoraVAESpec, attend: Attend) -> OpenSoraVAE:
     """The model of a spec, without its weights."""
     return OpenSoraVAE(spec)
-
-
-class Rebuilt(NamedTuple):
-    """A clip through the autoencoder, with what its losses look at, float32."""
-
-    pixels: Tensor
-    """(B, 3, T, H, W)."""
-    latents: Tensor
-    moments: dict[str, Tensor]
-    """Mean, then log-variance: "spatial" (B, 2C, T, h, w) of the frames, "temporal" (B, 2C, t, h, w)."""
-    pairs: dict[str, tuple[Tensor, Tensor]]
-    """"spatial": the frames' latents (B, C, T, h, w) that the temporal autoencoder was given, and what it gave back."""
 
 
 class OpenSoraVAE(nn.Cell):
@@ -59,12 +47,7 @@ class OpenSoraVAE(nn.Cell):
         noise: "spatial" (B, C, T, h, w) and "temporal" (B, C, t, h, w); None: the means. With a stream, the clip's next
         frames: whole groups, save at its end.
         """
-        noise = noise or {}
-        spatial = self.spatial_vae.encode(video)
-        frames = SPATIAL_FACTOR * draw(spatial, noise.get("spatial"))
-        groups = self._groups(frames, self.spec.micro_frame_size)
-        temporal = cat([self.temporal_vae.encode(group) for group in groups], 2)
-        return Encoded(draw(temporal, noise.get("temporal")), {"spatial": spatial, "temporal": temporal})
+        return self._encode(video, noise or {})[0]
 
     def decode(self, latents: Tensor, num_frames: int, stream: Stream | None = None) -> Tensor:
         """Latents (B, C, t, h, w) -> pixels (B, 3, num_frames, H, W) float32 in about [-1, 1], not clamped.
@@ -74,16 +57,42 @@ class OpenSoraVAE(nn.Cell):
         """
         return cat([self.spatial_vae.decode(group) for group in self._decode_groups(latents, num_frames)], 2)
 
-    def reconstruct(self, video: Tensor, noise: Mapping[str, Tensor] | None = None) -> Rebuilt:
-        """Pixels (B, 3, T, H, W) in [-1, 1] through latents drawn with unit noise, as in `encode`, for training."""
-        latents, moments = self.encode(video, noise)
-        given = SPATIAL_FACTOR * draw(moments["spatial"], (noise or {}).get("spatial"))
+    def reconstruct(
+        self,
+        video: Tensor,
+        noise: Mapping[str, Tensor],
+        makes_pixels: bool = True,
+        wanted: frozenset[str] = frozenset(),
+    ) -> Reconstruction:
+        """Pixels (B, 3, T, H, W) in [-1, 1] through latents drawn with unit noise, as in `encode`, for training.
+
+        The pair "spatial" are the frames' latents (B, C, T, h, w) that the temporal autoencoder is given and those that
+        it gives back; "identity", of single frames, those that it is given and what it makes of them; "frames", where
+        it is wanted, the clip and what the autoencoder of frames makes of it by itself. makes_pixels: False makes none
+        of the latents.
+        """
+        (latents, moments), frames = self._encode(video, noise)
         rebuilt = cat(self._decode_groups(latents, video.shape[2]), 2)
-        return Rebuilt(self.spatial_vae.decode(rebuilt), latents, moments, {"spatial": (given, rebuilt)})
+        pairs: dict[str, tuple[Levels, Levels]] = {"spatial": (frames, rebuilt)}
+        if video.shape[2] == 1 and "identity" in self.spec.pairs:
+            pairs["identity"] = (frames, latents)
+        if "frames" in wanted:
+            pairs["frames"] = (video, self.spatial_vae.decode(frames))
+        pixels = self.spatial_vae.decode(rebuilt) if makes_pixels else None
+        still = ops.stop_gradient(latents)
+        return Reconstruction(pixels, latents, moments, pairs, lambda: self.decode(still, video.shape[2]))
 
     def stream(self) -> Stream:
         """The state for one clip that is encoded or decoded in whole groups: they need nothing of each other."""
         return Stream()
+
+    def _encode(self, video: Tensor, noise: Mapping[str, Tensor]) -> tuple[Encoded, Tensor]:
+        """Latents, and the frames' latents that they were made of."""
+        spatial = self.spatial_vae.encode(video)
+        frames = SPATIAL_FACTOR * draw(spatial, noise.get("spatial"))
+        groups = self._groups(frames, self.spec.micro_frame_size)
+        temporal = cat([self.temporal_vae.encode(group) for group in groups], 2)
+        return Encoded(draw(temporal, noise.get("temporal")), {"spatial": spatial, "temporal": temporal}), frames
 
     def _decode_groups(self, latents: Tensor, num_frames: int) -> list[Tensor]:
         """The frames' latents of each group."""

@@ -10,17 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import NamedTuple
 
-from mindspore import Tensor, nn
+from mindspore import Tensor, nn, ops
 
-from duosora.core.maths.gaussian import LOG_VARIANCE_RANGE
 from duosora.core.models.wfvae import GROUPS, WFVAESpec
 from duosora.core.shapes import NUM_COLOURS
 
 from ..attention import Attend
 from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu, to_float32
-from ..posteriors import Encoded, draw
+from ..posteriors import Encoded, Levels, Reconstruction, draw
 from ..streaming import Stream, whole_clip
 from ..upstream_tiling import UpstreamTiling
 from ..video import (
@@ -42,20 +40,6 @@ from ..video import (
 
 EPS = 1e-6
 BANDS_2D, BANDS_3D = 4, 8
-
-
-class Reconstruction(NamedTuple):
-    """A clip through the autoencoder, with what its losses look at."""
-
-    pixels: Tensor
-    """(B, 3, T, H, W)."""
-    mean: Tensor
-    """Of the latents, (B, C, t, h, w)."""
-    log_variance: Tensor
-    encoder_bands: tuple[Tensor, Tensor]
-    """Haar coefficients that the side branches of the encoder read, of level 1 and level 2."""
-    decoder_bands: tuple[Tensor, Tensor]
-    """And those that the side branches of the decoder make of the latents."""
 
 
 def create(spec: WFVAESpec, attend: Attend) -> WFVAE:
@@ -88,16 +72,29 @@ class WFVAE(nn.Cell):
         frames come with the next chunk.
         """
         x = cast(latents, like=self.decoder.conv_out.weight)
-        return self.decoder(channels_innermost(x), stream or whole_clip())[0]
+        return self.decoder(channels_innermost(x), stream or whole_clip())
 
-    def reconstruct(self, video: Tensor, noise: Tensor) -> Reconstruction:
-        """Pixels (B, 3, T, H, W) in [-1, 1] through latents drawn with unit noise (B, C, t, h, w), for training."""
+    def reconstruct(
+        self,
+        video: Tensor,
+        noise: Mapping[str, Tensor],
+        makes_pixels: bool = True,
+        wanted: frozenset[str] = frozenset(),
+    ) -> Reconstruction:
+        """Pixels (B, 3, T, H, W) in [-1, 1] through latents drawn with unit noise, as in `encode`, for training.
+
+        The pair "wavelet" are, of both levels, the Haar coefficients that the side branches of the encoder read, and
+        those that the side branches of the decoder make of the latents. makes_pixels: they come along in any case.
+        """
         moments, encoder_bands = self.encoder(channels_innermost(video), whole_clip())
         moments = to_float32(moments)
-        mean, log_variance = moments[:, : noise.shape[1]], moments[:, noise.shape[1] :].clamp(*LOG_VARIANCE_RANGE)
-        latents = mean + (0.5 * log_variance).exp() * noise
-        pixels, decoder_bands = self.decoder(channels_innermost(latents), whole_clip())
-        return Reconstruction(pixels, mean, log_variance, encoder_bands, decoder_bands)
+        latents = draw(moments, noise["latent"])
+        x, lowest, decoder_bands = self.decoder.trunk(channels_innermost(latents), whole_clip())
+        pixels = self.decoder.finish(x, lowest, whole_clip())
+        pairs: dict[str, tuple[Levels, Levels]] = {"wavelet": (encoder_bands, decoder_bands)}
+        still = ops.stop_gradient(x), ops.stop_gradient(lowest)
+        again = partial(self.decoder.finish, *still, whole_clip())
+        return Reconstruction(pixels, latents, {"latent": moments}, pairs, again)
 
     def stream(self, upstream_tiling: bool = False) -> Stream:
         """The state for one clip that is encoded or decoded in chunks; `advance` it before each chunk."""
@@ -183,8 +180,13 @@ class Decoder(nn.Cell):
         )
         self.inverse_wavelet_transform_l2 = InverseHaarWaveletTransform3D()
 
-    def construct(self, latents: Tensor, stream: Stream) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Pixels, and the coefficients of the side branches."""
+    def construct(self, latents: Tensor, stream: Stream) -> Tensor:
+        """Pixels."""
+        x, l1, _ = self.trunk(latents, stream)
+        return self.finish(x, l1, stream)
+
+    def trunk(self, latents: Tensor, stream: Stream) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """All before the last layer: its input, what is added to its lowest band, coefficients of the side branches."""
         x = self.mid(self.conv_in(latents, stream), stream)
         l2_bands = self.connect_l2(x[:, -self.flow :], stream)
         l2 = self.inverse_wavelet_transform_l2(l2_bands, stream)
@@ -193,12 +195,15 @@ class Decoder(nn.Cell):
         # The synthesis runs ahead of the trunk, which in a stream waits at each doubling of frames for the next one.
         l1_bands = add_to_colours(l1_bands, stream.align(self.inverse_wavelet_transform_l2, l2, l1_bands.shape[2]))
         l1 = self.inverse_wavelet_transform_l1(l1_bands, stream)
-        x = self.layer(self.up1(x[:, : -self.flow], stream), stream)
-        bands = self.conv_out(silu(self.norm_out(x)), stream)
-        l1 = stream.align(self.inverse_wavelet_transform_l1, l1, bands.shape[2])
+        x = silu(self.norm_out(self.layer(self.up1(x[:, : -self.flow], stream), stream)))
+        l1 = stream.align(self.inverse_wavelet_transform_l1, l1, x.shape[2])
+        return x, l1, (l1_bands, l2_bands)
+
+    def finish(self, x: Tensor, l1: Tensor, stream: Stream) -> Tensor:
+        """What the trunk gives to pixels."""
+        bands = self.conv_out(x, stream)
         # In float32 from here: bfloat16 would leave steps of 1/256 between pixels.
-        pixels = self.inverse_wavelet_transform_out(to_float32(add_to_colours(bands, l1)), stream)
-        return pixels, (l1_bands, l2_bands)
+        return self.inverse_wavelet_transform_out(to_float32(add_to_colours(bands, l1)), stream)
 
 
 def mid_blocks(inputs: int, width: int, outputs: int, spec: WFVAESpec) -> list[nn.Cell]:

@@ -12,6 +12,7 @@ from ...models.patch_discriminator import PatchDiscriminatorSpec
 from ...models.wfvae import WFVAESpec
 from ...samplers.schedule import Schedule
 from ...seam.backend import Backend
+from ...seam.models import Given
 from ...seam.training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
 from ...train.ema import EmaSchedule
 from ...train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, Draws, FlowObjective
@@ -60,9 +61,7 @@ def _run_diffusion(case: Case, backend: Backend) -> Iterator[Comparison]:
         batch = DiffusionBatch(
             latents=case.tensors["x0"],
             noise=noise,
-            text=np.zeros((0, 0, 0), np.float32),
-            text_mask=None,
-            mask=case.tensors[config["mask"]],
+            given=Given(latent_mask=case.tensors[config["mask"]]),
             condition=case.tensors.get("condition"),
             **draws._asdict(),
         )
@@ -117,8 +116,8 @@ def _run_autoencoder(case: Case, backend: Backend) -> Iterator[Comparison]:
     check_options(case.config, case.name, AUTOENCODER_OPTIONS)
     spec = WFVAESpec.from_config(case.config["vae"], case.name)
     with backend.inference():
-        tensors = (backend.asarray(case.tensors[name]) for name in ("x", "posterior_noise"))
-        reconstruction = backend.build(spec, case.weights()).reconstruct(*tensors)
+        video, noise = (backend.asarray(case.tensors[name]) for name in ("x", "posterior_noise"))
+        reconstruction = backend.build(spec, case.weights()).reconstruct(video, {"latent": noise})
         yield Comparison("recon", backend.to_numpy(reconstruction.pixels))
     for tag, variant in case.config["variants"].items():
         yield from _run_variant(case, backend, spec, tag, variant)
@@ -134,7 +133,7 @@ def _run_variant(
     losses = AutoencoderLosses(
         loss=settings.get("loss_type", "l1"),
         kl_weight=settings.get("kl_weight", 1.0),
-        wavelet_weight=settings["wavelet_weight"] if variant.get("wav") else 0.0,
+        pair_weights={"wavelet": settings["wavelet_weight"]} if variant.get("wav") else {},
         discriminator_weight=settings.get("disc_weight", 1.0),
         discriminator_factor=settings.get("disc_factor", 1.0),
         discriminator_loss=settings.get("disc_loss", "hinge"),
@@ -145,7 +144,7 @@ def _run_variant(
     weights = case.tensors[f"{tag}.weights"] if variant.get("weights") else None
     batch = AutoencoderBatch(
         video=video,
-        posterior_noise=case.tensors["posterior_noise"],
+        noise={"latent": case.tensors["posterior_noise"]},
         update="discriminator" if variant["oi"] else "generator",
         adversarial=variant["step"] >= settings["disc_start"],
         pixel_weights=None if weights is None else _of_pixels(weights, len(video)),

@@ -88,7 +88,7 @@ class _Clip:
 
     def rebuilt(self) -> Iterator[Comparison]:
         numpy = self.backend.to_numpy
-        pixels, latents, moments, pairs = self.vae.reconstruct(self.video, self.noise)
+        pixels, latents, moments, pairs = self.vae.reconstruct(self.video, self.noise)[:4]
         mean, log_variance = gaussian.split_moments(numpy(moments["temporal"]))
         given, again = pairs["spatial"]
         results = {

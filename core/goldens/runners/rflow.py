@@ -83,8 +83,7 @@ def _run_losses(case: Case, backend: Backend) -> Iterator[Comparison]:
                 batch = DiffusionBatch(
                     latents=case.tensors["x_start"][part],
                     noise=case.tensors["noise"][part],
-                    text=np.zeros((0, 0, 0), np.float32),
-                    text_mask=None,
+                    given=Given(),
                     **{field: values[part] for field, values in draws._asdict().items()},
                 )
                 loss_of = backend.function("diffusion_loss")

@@ -143,8 +143,6 @@ def _batch(case: Case, spec: STDiT3Spec, part: slice) -> DiffusionBatch:
     return DiffusionBatch(
         latents=recorded["x_start"],
         noise=recorded["noise"],
-        text=np.zeros((0, 0, 0), np.float32),
-        text_mask=None,
         given=given,
         **RFlowObjective().at(recorded["t"].astype(np.float64), given.frame_mask)._asdict(),
     )

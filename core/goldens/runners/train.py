@@ -12,6 +12,7 @@ from ...errors import ConfigError
 from ...models.opensora_t2v import OpenSoraT2VSpec
 from ...samplers.schedule import Schedule
 from ...seam.backend import Backend
+from ...seam.models import Given
 from ...seam.training import AdamW, DiffusionBatch, TrainOptions
 from ...train.ema import EmaSchedule
 from ...train.learning_rate import LearningRate
@@ -92,9 +93,11 @@ def _batch(case: Case, objective: DiffusionObjective, number: int) -> DiffusionB
     return DiffusionBatch(
         latents=recorded["x0"],
         noise=recorded["noise"],
-        text=case.tensors["encoder_hidden_states"][number][:, 0],
-        text_mask=case.tensors["encoder_attention_mask"][number][:, 0],
-        mask=case.tensors["attention_mask"],
+        given=Given(
+            text=case.tensors["encoder_hidden_states"][number][:, 0],
+            text_mask=case.tensors["encoder_attention_mask"][number][:, 0],
+            latent_mask=case.tensors["attention_mask"],
+        ),
         **objective.at(recorded["timesteps"])._asdict(),
     )
 

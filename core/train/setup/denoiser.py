@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ... import recipes
 from ...config.training import ShowSettings, TrainConfig
 from ...data.loader import ClipLoader
 from ...errors import ConfigError
 from ...io.prompts import read_prompts
+from ...models.finding import Part
 from ...parallel.agreement import agreed
 from ...pipelines.text_to_video import Parts, Precision, TextToVideo
 from ...seam.backend import Backend
 from ...seam.ranks import Ranks
-from ..denoiser import DenoiserTask, Showing
+from ..denoiser import DenoiserTask, FixedTimes, Showing
 from ..inputs import DiffusionInputs, InputOptions
+from ..objectives import DrawsNoise
 from ..start import Start
 from ..stored import open_latent_cache, open_text_cache
-from .frozen import clip_encoder, text_encoder
-from .objective import make_objective
+from .frozen import clip_encoder, text_encoder, tokens_read
+from .objective import frame_masks, make_objective
 from .options import train_options
 from .parts import TrainParts
-from .readers import Readers
+from .readers import NO_PATCHES, Readers
+
+
+def check_denoiser(config: TrainConfig, part: Part) -> None:
+    """Raises: ConfigError for settings that do not go together, or that the denoiser has no use for."""
+    make_objective(config.objective, config.batch_size * config.accumulate)
+    frame_masks(config.objective)
+    given, sees_channels = part.spec.given, "channels" in part.spec.given
+    if sees_channels != (config.data.masks is not None):
+        wish = "needs data.masks" if sees_channels else "has no use for data.masks"
+        raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
+    if "latent_mask" not in given and not config.data.grouped:
+        raise ConfigError(f"data.grouped = false: {part.family.title} takes clips of one size together; leave it true")
+    if "frame_mask" not in given and config.objective.frame_masks:
+        raise ConfigError(f"objective.frame_masks: {part.family.title} has no use for it; leave it out")
 
 
 def denoiser_task(
@@ -31,22 +48,23 @@ def denoiser_task(
     assert parts.vae is not None
     spec, vae = parts.trained.spec, parts.vae
     sees_channels = "channels" in spec.given
-    showing = _showing(config.show, config.compute.attention, config.seed, backend, parts, ranks)
-    if sees_channels != (config.data.masks is not None):
-        wish = "needs data.masks" if sees_channels else "has no use for data.masks"
-        raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
-    inputs = agreed(ranks.world, lambda: _inputs(config, backend, parts, dtype, ranks) if ranks.leads_team else None)
-    options = train_options(
-        config.compute, config.optimizer, config.parallel, dtype, config.ema is not None, config.start.frozen
-    )
+    texts = recipes.named(config.model.recipe).prompts
+    learned_null = "is_null" in spec.given and texts.negative is None
+    showing = _showing(config.show, config.compute.attention, config.seed, backend, parts, ranks, learned_null)
+    objective = make_objective(config.objective, config.batch_size * config.accumulate)
+    inputs = agreed(ranks.world, lambda: _inputs(config, objective, backend, parts, dtype, ranks))
+    frozen = (*config.start.frozen, *parts.trained.layout.frozen)
+    options = train_options(config.compute, config.optimizer, config.parallel, dtype, config.ema is not None, frozen)
     trainer = agreed(ranks.world, lambda: backend.train_denoiser(spec, start.weights, options, ranks))
     readers = Readers(
         seed=config.seed,
         batch_size=config.batch_size,
         accumulate=config.accumulate,
         compression=vae.spec.compression,
-        patch=spec.patch,
+        patch=spec.patch if "latent_mask" in spec.given else NO_PATCHES,  # others pad clips of one size themselves
+        recipe=config.model.recipe,
         text_channels=parts.text_encoder.spec.channels,
+        keeps_dropped=learned_null,
     )
     held_out = agreed(ranks.world, lambda: readers.held_out(config.validation, config.data, ranks))
     loader = agreed(
@@ -57,11 +75,19 @@ def denoiser_task(
             lambda: open_latent_cache(config.caches, vae, config.data, config.seed, sees_channels),
         ),
     )
-    return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks), loader
+    times = config.validation.timesteps
+    fixed = None if times is None else FixedTimes(objective, times)
+    return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks, fixed), loader
 
 
 def _showing(
-    settings: ShowSettings, attention: str, seed: int, backend: Backend, parts: TrainParts, ranks: Ranks
+    settings: ShowSettings,
+    attention: str,
+    seed: int,
+    backend: Backend,
+    parts: TrainParts,
+    ranks: Ranks,
+    learned_null: bool,
 ) -> Showing | None:
     """The videos that are sampled while training. Raises: ConfigError when there is no prompt for them."""
     assert parts.text_encoder is not None
@@ -77,23 +103,35 @@ def _showing(
     if settings.every is not None and not settings.prompts:
         raise ConfigError(f"show.every = {settings.every}: needs show.prompts, or nothing is shown")
     prompts = agreed(ranks.world, lambda: _texts(settings.prompts))
-    return Showing(pipeline, prompts, settings, seed) if prompts else None
+    return Showing(pipeline, prompts, settings, seed, None if learned_null else "") if prompts else None
 
 
 def _texts(prompts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(prompt.text for prompt in read_prompts(prompts)) if prompts else ()
 
 
-def _inputs(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks) -> DiffusionInputs:
-    """For the leader of a team."""
+def _inputs(
+    config: TrainConfig, objective: DrawsNoise, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks
+) -> DiffusionInputs | None:
+    """For the leader of a team; nothing for others."""
+    if not ranks.leads_team:
+        return None
     assert parts.text_encoder is not None
     assert parts.tokenizer is not None
-    stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, config.max_tokens)
+    settings, spec = config.objective, parts.trained.spec
+    max_tokens = tokens_read(spec, config.max_tokens)
+    stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, max_tokens)
+    options = InputOptions(
+        noise_offset=settings.noise_offset,
+        condition_noise=settings.condition_noise,
+        frame_masks=frame_masks(settings),
+        counts_alike=bool(settings.equal_micro_batches),
+    )
     return DiffusionInputs(
         config.seed,
-        text_encoder(config.compute, backend, parts, dtype, config.max_tokens, stored, ranks.leaders),
+        text_encoder(config.compute, backend, parts, dtype, max_tokens, stored, ranks.leaders),
         clip_encoder(config.compute, backend, parts, dtype),
-        make_objective(config.objective, config.batch_size * config.accumulate),
-        InputOptions(config.objective.noise_offset, config.objective.condition_noise),
-        "channels" in parts.trained.spec.given,
+        objective,
+        options,
+        spec.given,
     )

@@ -5,29 +5,52 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ...config.training import ObjectiveSettings
+from ...data.frame_masks import FrameMasks
 from ...errors import ConfigError
 from ...pipelines.settings import SCHEDULES
 from ...samplers.schedule import FlowSchedule
-from ..objectives import DiffusionObjective, FlowObjective, Objective
+from ..objectives import DiffusionObjective, DrawsNoise, FlowObjective
+from ..rflow import RFlowObjective
 from ..timesteps import TimestepDraw
 
 
-def make_objective(settings: ObjectiveSettings, num_samples: int) -> Objective:
+def make_objective(settings: ObjectiveSettings, num_samples: int) -> DrawsNoise:
     """What a denoiser is trained on. num_samples: of an optimiser step.
 
     Raises: ConfigError for settings that do not go together.
     """
+    _refuse_useless(settings)
     timesteps = TimestepDraw(**settings.timesteps.model_dump(), global_batch=num_samples)
+    if settings.kind == "rflow":
+        return RFlowObjective(
+            timesteps=timesteps,
+            discrete=settings.discrete,
+            bends=bool(settings.timestep_transform),
+            bend_scale=settings.transform_scale,
+        )
     if settings.kind == "flow":
         return FlowObjective(
             schedule=FlowSchedule(shift=settings.shift or 1.0), weighting=settings.weighting, timesteps=timesteps
         )
-    if settings.kind == "rflow":
-        raise ConfigError("objective.kind = rflow: no run trains this yet; flow is the same towards the noise")
-    if (settings.shift or 1.0) != 1.0 or settings.weighting != "none":
+    schedule = replace(SCHEDULES[settings.schedule], zero_terminal_snr=settings.zero_terminal_snr)
+    return DiffusionObjective(kind=settings.kind, schedule=schedule, snr_gamma=settings.snr_gamma, timesteps=timesteps)
+
+
+def frame_masks(settings: ObjectiveSettings) -> FrameMasks | None:
+    """Which frames training leaves clean, if any. Raises: ConfigError, naming the kind of masks that does not fit."""
+    return FrameMasks(settings.frame_masks, "objective.frame_masks") if settings.frame_masks else None
+
+
+def _refuse_useless(settings: ObjectiveSettings) -> None:
+    """Raises: ConfigError for what only flows of another kind have a use for."""
+    if settings.kind != "flow" and ((settings.shift or 1.0) != 1.0 or settings.weighting != "none"):
         raise ConfigError(
             f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
             "objective.shift=1 and objective.weighting=none"
         )
-    schedule = replace(SCHEDULES[settings.schedule], zero_terminal_snr=settings.zero_terminal_snr)
-    return DiffusionObjective(kind=settings.kind, schedule=schedule, snr_gamma=settings.snr_gamma, timesteps=timesteps)
+    if settings.kind == "rflow":
+        return
+    fields = ObjectiveSettings.model_fields
+    for name in sorted(settings.unused(settings.kind) - settings.unused("rflow")):
+        if (value := getattr(settings, name)) and value != fields[name].default:
+            raise ConfigError(f"objective.{name} = {value}: is for rflow, not for {settings.kind}; leave it out")

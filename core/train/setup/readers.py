@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
+from ...bucketing.table import BucketTable
 from ...config.data import DataSettings
 from ...config.training import ValidationSettings
+from ...data.bucket_order import Bucketing
 from ...data.latent_cache import LatentCache
 from ...data.loader import ClipLoader
 from ...data.sources import RecordSource, open_source
 from ...errors import ConfigError, DuosoraError
+from ...parallel.agreement import agreed, exchange
+from ...recipes import named
 from ...seam.ranks import Ranks
 from ...shapes import Compression, Patch
 from ..held_out import HeldOut
@@ -35,6 +40,10 @@ class Readers:
     patch: Patch = NO_PATCHES
     text_channels: int | None = None
     """Of text states, for records that bring them."""
+    keeps_dropped: bool = False
+    """Captions that are dropped stay, as the denoiser has a null caption of its own."""
+    recipe: str = ""
+    """Whose sizes the buckets have, where there are some."""
 
     def open(
         self, data: DataSettings, latents: LatentCache | None = None, readers: int = 1, reader: int = 0
@@ -51,8 +60,10 @@ class Readers:
             accumulation=self.accumulate,
             readers=readers,
             reader=reader,
+            bucketing=Bucketing((self._table(data.buckets),)) if data.buckets is not None else None,
             text_of=self._record_texts(source),
             moments_of=None if latents is None else latents.moments,
+            keeps_dropped=self.keeps_dropped,
         )
 
     def open_share(
@@ -79,6 +90,7 @@ class Readers:
                 self.patch,
                 micro_batch=self.batch_size,
                 mixes_sizes=True,
+                bucketing=self._to_measure(settings, validation.batches),
                 text_of=self._record_texts(source),
             )
         except DuosoraError as error:
@@ -88,8 +100,15 @@ class Readers:
         """What the run is measured on: leaders of teams read their share, and all ranks take part."""
         if not _is_measured(validation, data):
             return None
-        loader = self.open_held_out(validation, data) if ranks.leads_team else None
-        return HeldOut(loader, validation.batches, ranks)
+        loader = agreed(ranks.world, lambda: self.open_held_out(validation, data) if ranks.leads_team else None)
+        buckets = exchange(ranks.world, lambda: [] if loader is None else loader.measured_buckets)[0]
+        return HeldOut(loader, len(buckets) or validation.batches, ranks, tuple(buckets))
+
+    def _to_measure(self, data: DataSettings, batches: int) -> Bucketing | None:
+        return None if data.buckets is None else Bucketing.to_measure(self._table(data.buckets), batches)
+
+    def _table(self, buckets: Mapping[str, Mapping[str, Any]]) -> BucketTable:
+        return named(self.recipe).buckets(buckets)
 
     def _record_texts(self, source: RecordSource) -> RecordTexts | None:
         """For a loader where a record brings text states."""

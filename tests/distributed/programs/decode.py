@@ -1,7 +1,7 @@
 """Decodes clips of many lengths with all ranks together: BACKEND [[KIND, FRAMES, OPTIONS] ...].
 
 Each rank takes some of the clips to compare with one rank's whole clip, and with one rank's same chunks bit for bit;
-rank 0 prints what all have found as JSON.
+rank 0 prints what all have found as JSON. Autoencoders that work in groups encode them together too.
 """
 
 import json
@@ -13,15 +13,19 @@ import numpy as np
 from duosora.core import random
 from duosora.core.layout import FreshWeights
 from duosora.core.maths.tiling import Chunk, relayed_chunks
+from duosora.core.models.opensora_vae import PRESETS
 from duosora.core.models.wfvae import WFVAESpec
 from duosora.core.parallel.launched import launched
-from duosora.core.pipelines.autoencode import DecodeOptions, SpatialTiles, decode_chunks
+from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks, encode_latents, posterior_noise
+from duosora.core.pipelines.tiled import SpatialTiles
 from duosora.core.seam import backend as backends
 from duosora.core.seam.backend import Backend
 from duosora.core.seam.group import Group
 from duosora.core.seam.models import Model
 from duosora.core.seam.ranks import make_plan
+from duosora.core.shapes import LatentShape
 
+GROUPS = PRESETS["opensora_vae_tiny"]
 OPTIONS = {
     "whole": DecodeOptions(),
     "chunks of 2": DecodeOptions(chunk=2),
@@ -49,6 +53,7 @@ SPECS = {
     "nearest": small(),
     "8x8x8": small(t_interpolation="trilinear", temporal_level_1=True),
     "groupnorm": small(32, "groupnorm"),
+    "groups": GROUPS,
 }
 
 
@@ -70,10 +75,18 @@ class Clip:
     def __init__(self, backend: Backend, team: Group, kind: str, frames: int) -> None:
         self.backend, self.team, self.frames, self.spec = backend, team, frames, SPECS[kind]
         self.vae = backend.build(self.spec, FreshWeights(self.spec.layout(), seed=1))
-        self.latents = random.normal((1, self.spec.latent_dim, frames, *SIZE), 1, "latents", frames)
+        self.latents = random.normal((1, self.spec.latent_channels, frames, *SIZE), 1, "latents", frames)
 
     def decoded(self, options: DecodeOptions, team: Group | None = None) -> np.ndarray:
         return np.concatenate(list(decode_chunks(self.backend, self.vae, self.spec, self.latents, options, team)), 2)
+
+    def encoded(self, team: Group | None = None) -> np.ndarray:
+        """The latents of a clip, drawn; one frame less than its latents stand for."""
+        longest = self.spec.compression.video(LatentShape(self.frames, *SIZE))
+        video = longest._replace(frames=longest.frames - 1)
+        noise = {name: values[None] for name, values in posterior_noise(self.spec, video, 1).items()}
+        pixels = random.normal((1, 3, *video), 1, "pixels")
+        return encode_latents(self.backend, self.vae, self.spec, pixels, noise, team=team)
 
     def compare(self, many: dict[str, np.ndarray]) -> tuple[dict[str, float], dict[str, bool]]:
         """Of what all ranks have decoded by the name of the options: how far it is from one rank's, and whether it is
@@ -85,7 +98,9 @@ class Clip:
             one = ones[options.tiles]
             assert one.shape == video.shape, (one.shape, video.shape)
             differences[name] = float(np.abs(one - video).max() / np.ptp(one))
-            if not options.tiles and self.spec.streams_exactly:
+            if self.spec is GROUPS:
+                exact[name] = bool((one == video).all())
+            elif not options.tiles and self.spec.streams_exactly:
                 chunks = relayed_chunks(self.frames, options.chunk, self.team.size)
                 same = in_chunks(self.backend, self.vae, self.latents, chunks)
                 exact[name] = same is None or bool((same == video).all())
@@ -100,8 +115,11 @@ def main() -> None:
     for number, (kind, frames, names) in enumerate(json.loads(sys.argv[2])):
         clip = Clip(backend, team, kind, frames)
         many = {name: clip.decoded(OPTIONS[name], team) for name in names}
+        encoded = clip.encoded(team) if kind == "groups" else None
         if number % world == team.index:
-            told.append([f"{kind} {frames}", *clip.compare(many)])
+            differences, exact = clip.compare(many)
+            exact |= {} if encoded is None else {"encoded": bool((clip.encoded() == encoded).all())}
+            told.append([f"{kind} {frames}", differences, exact])
     found = [clip for each in team.share(json.dumps(told).encode()) for clip in json.loads(each)]
     if team.index == 0:
         differences, exact = (

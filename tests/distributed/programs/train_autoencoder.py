@@ -22,14 +22,15 @@ from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosse
 
 SPEC = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4, decoder_energy_flow_hidden_size=4)
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
-LOSSES = AutoencoderLosses(wavelet_weight=0.1, discriminator_max_grad_norm=0.2)
+LOSSES = AutoencoderLosses(pair_weights={"wavelet": 0.1}, discriminator_max_grad_norm=0.2)
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-6), max_grad_norm=0.5, frozen=("encoder.conv_in",))
 LR, DECAY, STEPS, MICRO_BATCHES = 1e-3, 0.9, 6, 4
 
 
 def batch(number: int, update: str) -> AutoencoderBatch:
     video = np.tanh(normal((1, 3, 5, 16, 16), 1, "video", number))
-    return AutoencoderBatch(video, normal((1, 8, 2, 2, 2), 1, "posterior", number), update, number >= MICRO_BATCHES)
+    noise = {"latent": normal((1, 8, 2, 2, 2), 1, "posterior", number)}
+    return AutoencoderBatch(video, noise, update, number >= MICRO_BATCHES)
 
 
 def run(backend: Backend, ranks: Ranks, dtype: str, folder: Path) -> None:

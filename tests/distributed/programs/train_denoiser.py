@@ -63,9 +63,11 @@ def batch(spec: OpenSoraT2VSpec, number: int, size: int = 2) -> DiffusionBatch:
     return DiffusionBatch(
         latents=np.stack([normal((4, *SHAPE), 1, "clean", sample) for sample in samples]),
         noise=np.stack([normal((4, *SHAPE), 1, "noise", sample) for sample in samples]),
-        text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
-        text_mask=np.array([[1, 1, 0], [1, 1, 1]]),
-        mask=mask if number % 2 else None,
+        given=Given(
+            text=np.stack([normal((3, 16), 1, "text", sample) for sample in samples]),
+            text_mask=np.array([[1, 1, 0], [1, 1, 1]]),
+            latent_mask=mask if number % 2 else None,
+        ),
         condition=condition,
         **DiffusionObjective(snr_gamma=5.0).draw(1, samples, number)._asdict(),
     )
@@ -122,7 +124,7 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
     refused = trainer.step([broken] * (MICRO_BATCHES // ranks.plan.data), LR, DECAY)
     shown = batch(spec, 20_000)
     with trainer.inference_model(use_ema=True) as model, backend.inference():
-        condition = model.condition(Given(text=shown.text), LatentShape(*SHAPE))
+        condition = model.condition(Given(text=shown.given.text), LatentShape(*SHAPE))
         inputs = shown.latents if shown.condition is None else np.concatenate([shown.latents, shown.condition], 1)
         prediction = backend.to_numpy(model(backend.asarray(inputs), backend.asarray(np.float32([5, 6])), condition))
     said = {
