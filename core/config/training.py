@@ -102,6 +102,11 @@ class ObjectiveSettings(Settings):
 class AutoencoderSettings(Settings):
     """The losses of the autoencoder."""
 
+    image_share: Share = 0.0
+    """Share of the steps that see only the first frame of their clips."""
+    random_length: bool = False
+    """Each step draws how many frames of its clips it sees, from 1 on: of lengths that the autoencoder takes all
+    alike."""
     pixel_weight: Number = 1.0
     """Weight of the reconstruction loss on pixels with its LPIPS. 0: no pixels are made, and what makes pixels of
     latents stays as it is."""
@@ -141,11 +146,13 @@ class AutoencoderSettings(Settings):
         """`wavelet_weight` is what older files and checkpoints call the weight of that pair."""
         if not isinstance(values, dict) or OLD_WAVELET not in values:
             return values
-        pairs, old = values.get("pair_weights") or {}, values[OLD_WAVELET]
+        old, rest = values[OLD_WAVELET], {name: value for name, value in values.items() if name != OLD_WAVELET}
+        pairs = rest.get("pair_weights") or {}
+        if old is None or not isinstance(pairs, dict):
+            return rest
         if "wavelet" in pairs:
             raise ValueError(f"{OLD_WAVELET} is the old name of pair_weights.wavelet; leave out one of them")
-        weights = {**pairs, "wavelet": old} if old is not None else values.get("pair_weights")
-        return {name: value for name, value in values.items() if name != OLD_WAVELET} | {"pair_weights": weights}
+        return rest | {"pair_weights": {**pairs, "wavelet": old}}
 
 
 class OptimizerSettings(Settings):

@@ -36,6 +36,9 @@ DEFAULT_VIDEO_TEXT = "The video moves naturally and smoothly from its given fram
 DEFAULT_IMAGE_TEXT = "The picture is sharp and rich in natural detail."
 """In place of a dropped caption of an inpaint model."""
 
+_USE = ("cleaning captions", "set data.clean_captions=false")
+"""For messages: what is done, and what helps where its packages are not wanted."""
+
 
 class Captioner:
     """Makes the captions of one training run."""
@@ -47,7 +50,7 @@ class Captioner:
     def check(self, records: Iterable[Record]) -> None:
         """Raises: PackageMissing when a caption needs the libraries for cleaning and they are not installed."""
         try:
-            _libraries()
+            _libraries(*_USE)
         except PackageMissing:
             captions = (caption for record in records if self._cleans(record) for caption in record.captions)
             if not all(_is_plain(unquote_plus(caption)) for caption in captions):
@@ -122,21 +125,27 @@ def _default_text(record: Record) -> str:
 
 
 @lru_cache(maxsize=4096)
-def clean_caption(caption: str, keep_chinese: bool = True, as_list: bool = False) -> str:
+def clean_caption(
+    caption: str,
+    keep_chinese: bool = True,
+    as_list: bool = False,
+    use: tuple[str, str] = _USE,
+) -> str:
     """A caption as the published models were trained with it.
 
     as_list: clean the text of a list that holds the caption, brackets and quotes included, as upstream does (Q15).
+    use: for messages, what is done, and what helps where the packages for texts that are not plain are not wanted.
     Raises: PackageMissing when it needs ftfy or BeautifulSoup, which is not installed.
     """
     text = str([caption]) if as_list else caption
     text = _apply(_ADDRESSES, unquote_plus(text).strip().lower())
-    text = _apply(_NAMES_AND_SCRIPTS, text if _is_plain(text) else _libraries()[1](text))
+    text = _apply(_NAMES_AND_SCRIPTS, text if _is_plain(text) else _libraries(*use)[1](text))
     if not keep_chinese:
         text = _apply(_CHINESE, text)
     text = _apply(_SIGNS, text)
     if len(_JOINTS.findall(text)) > _MOST_JOINTS:
         text = _JOINTS.sub(" ", text)
-    text = html.unescape(html.unescape(text if _is_plain(text) else _libraries()[0](text))).strip()
+    text = html.unescape(html.unescape(text if _is_plain(text) else _libraries(*use)[0](text))).strip()
     return _apply(_ENDS, _apply(_SHOP_TALK, text)).strip()
 
 
@@ -145,10 +154,10 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and text.replace("\n", " ").isprintable() and not {"<", "&"} & set(text)
 
 
-@lru_cache(maxsize=1)
-def _libraries() -> tuple[Callable[[str], str], Callable[[str], str]]:
+@lru_cache(maxsize=2)
+def _libraries(purpose: str, otherwise: str) -> tuple[Callable[[str], str], Callable[[str], str]]:
     """Repair broken encodings; take the text out of HTML."""
-    with needs_extra("train", "cleaning captions", "set data.clean_captions=false"):
+    with needs_extra("train", purpose, otherwise):
         import ftfy
         from bs4 import BeautifulSoup
     return ftfy.fix_text, lambda text: BeautifulSoup(text, features="html.parser").text

@@ -94,7 +94,7 @@ def denoise(
         if not np.isfinite(backend.to_numpy(latents)).all():
             raise NumericsError(
                 f"step {i + 1} of {len(sampler.timesteps)} (timestep {timestep:g}): latents hold NaN or infinity; "
-                "try --set backend.dtype.denoiser=fp32 or bf16, or check the weights with `duosora inspect`"
+                "set backend.dtype.denoiser=fp32 or bf16, or check the weights with `duosora inspect`"
             )
         if on_step:
             on_step(Step(i, model_input, times, output, latents))

@@ -15,7 +15,7 @@ import numpy as np
 from .. import random
 from ..config.training import AutoencoderSettings
 from ..data.batch import ClipBatch
-from ..errors import ConfigError
+from ..errors import ConfigError, ShapeError
 from ..io.images import write_image
 from ..io.video import write_video
 from ..io.weights import Shard
@@ -82,17 +82,28 @@ class AutoencoderTask:
     def make(self, clips: ClipBatch, step: int) -> AutoencoderBatch:
         """The trainer's batch."""
         assert clips.pixels is not None, "an autoencoder is trained on pixels"
-        video = VideoShape(*clips.pixels.shape[2:])
+        pixels = clips.pixels[:, :, : self.length(clips.pixels.shape[2], step)]
+        video = VideoShape(*pixels.shape[2:])
         noise = [
             posterior_noise(self.spec, video, self.seed, partial(random.normal, sample=number, step=step))
             for number in clips.samples
         ]
         return AutoencoderBatch(
-            video=clips.pixels,
+            video=pixels,
             noise={name: np.stack([each[name] for each in noise]) for name in self.spec.posteriors},
             update=self.learns(step),
             adversarial=self._is_adversarial(step),
         )
+
+    def length(self, frames: int, step: int) -> int:
+        """How many frames of its clips a step sees: of all of them, on all ranks, equally many."""
+        draw = random.stream(self.seed, "clip length", step=step)
+        if draw.random() < self.settings.image_share:
+            return 1
+        if not self.settings.random_length:
+            return frames
+        lengths = [length for length in range(1, frames + 1) if self._takes(length)]
+        return lengths[int(draw.integers(len(lengths)))]
 
     def learns(self, step: int) -> str:
         """The generator, or from the start of the discriminator on in every other step the discriminator."""
@@ -130,6 +141,14 @@ class AutoencoderTask:
     def write_models(self, saved: Saved, folder: Path, shard: Shard) -> None:
         """Write a rank's part of `model` and `model_ema`, in the hub's form."""
         write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema, shard)
+
+    def _takes(self, frames: int) -> bool:
+        compression = self.spec.compression
+        try:
+            compression.check(VideoShape(frames, compression.space, compression.space))
+        except ShapeError:
+            return False
+        return True
 
     def _is_adversarial(self, step: int) -> bool:
         settings = self.settings

@@ -125,7 +125,12 @@ def _reconstruction(losses: AutoencoderSettings) -> str:
             terms.append(f"{weight:g} x {name}")
     if losses.discriminator_factor:
         terms.append(f"{losses.discriminator_loss} discriminator from step {losses.discriminator_start}")
-    return " + ".join(terms)
+    seen = []
+    if losses.image_share:
+        seen.append(f"{losses.image_share:.0%} of the steps see first frames only")
+    if losses.random_length:
+        seen.append("random lengths")
+    return ", ".join([" + ".join(terms), *seen])
 
 
 def _saving(config: TrainConfig) -> str:

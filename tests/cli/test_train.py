@@ -52,7 +52,7 @@ def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(
     denoiser = ["frozen"] if "wfvae" not in file.stem else []
     mixed = ["NOTE", "NOTE"] if denoiser else []  # the text encoder and the autoencoder are the tiny model's
     expected = ["backend", "training", "weights", "data", "clips", *denoiser, "objective", "steps", "optimiser"]
-    assert subjects == [*expected, "folder", *(["recipe"] if denoiser else []), "file", *mixed]
+    assert subjects == [*expected, "folder", "recipe", "file", *mixed]
     assert not list(tmp_path.iterdir())
 
 

@@ -17,6 +17,7 @@ from duosora.core.errors import BackendMissing, DuosoraError, PackageMissing
 from duosora.core.evaluate.clips import Evaluation
 from duosora.core.extras import install_command, needs_extra, require
 from duosora.core.io.video import open_video
+from duosora.core.recipes import opensora_v1_2_prompts
 from duosora.core.seam import backend
 from duosora.core.train.logs import StepLog
 from duosora.core.train.plot import plot_run
@@ -35,6 +36,11 @@ def clean(folder: Path) -> None:
     captions.Captioner(DataSettings(clean_captions=True), 0).check([odd])
 
 
+def clean_prompt(folder: Path) -> None:
+    captions._libraries.cache_clear()
+    opensora_v1_2_prompts.clean("a cafe\u0301 <b>at night</b>")
+
+
 def parquet(folder: Path) -> None:
     read_annotations([folder / "rows.parquet"])
 
@@ -49,6 +55,7 @@ def video(folder: Path) -> None:
         ("matplotlib.figure", "train", "", draw),
         ("ftfy", "train", "set data.clean_captions=false", clean),
         ("bs4", "train", "set data.clean_captions=false", clean),
+        ("ftfy", "train", "write them in plain ASCII, without < and &", clean_prompt),
         ("tensorboard.summary", "train", "set tensorboard: off", lambda folder: StepLog(folder, "on")),
         ("pyarrow.parquet", "parquet", "", parquet),
         (*DECORD, video),

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from duosora.core.conditioning.references import Placement, aligned, carry_over, parse, place
+from duosora.core.conditioning.mask_strategy import Placement, aligned, carry_over, parse, place
 from duosora.core.errors import ConfigError
 
 

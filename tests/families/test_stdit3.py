@@ -280,6 +280,13 @@ def test_published_models_have_the_published_number_of_parameters() -> None:
     assert LARGE_2.layout().num_parameters == 3_182_211_572
 
 
+def test_the_larger_model_has_the_same_weights_wider() -> None:
+    """Those of XL/2 equal the published list of names and shapes (tests/parity/test_goldens.py)."""
+    wider = {times * XL_2.hidden_size: times * LARGE_2.hidden_size for times in (1, 2, 3, 4, 6)}
+    expected = {name: tuple(wider.get(n, n) for n in weight.shape) for name, weight in XL_2.layout().items()}
+    assert {name: weight.shape for name, weight in LARGE_2.layout().items()} == expected
+
+
 def test_fresh_blocks_through_time_change_nothing_yet() -> None:
     layout = TINY.layout()
     zeros = {name for name in layout if len(layout[name].shape) > 1 and not layout.fresh_weight(name, 0).any()}

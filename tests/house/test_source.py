@@ -45,6 +45,19 @@ def test_safe_calls_are_left_alone(call: str) -> None:
     assert not list(unsafe_loads(call))
 
 
+def test_only_the_command_line_speaks_of_its_options() -> None:
+    """Messages of these rooms reach users of Python too, to whom `--set` says nothing: they name the setting."""
+    rooms = ("pipelines", "samplers", "conditioning", "recipes", "models")
+    files = [file for room in rooms for file in (ROOT / "core" / room).rglob("*.py")]
+    said = {
+        f"{file.relative_to(ROOT)}:{node.lineno}"
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text("utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.search(r"--set [a-z{]", node.value)
+    }
+    assert said == set()
+
+
 def test_everything_that_is_printed_goes_through_one_place() -> None:
     """ruff forbids print(); these are the other ways to a terminal."""
     ways = {
