@@ -296,9 +296,9 @@ def test_other_rotary_frequencies_are_refused() -> None:
 
 
 def test_what_the_config_freezes() -> None:
-    assert SMALL.frozen == ()
-    assert replace(SMALL, freeze_y_embedder=True).frozen == ("y_embedder.",)
-    frozen = replace(SMALL, only_train_temporal=True).frozen
+    assert SMALL.layout().frozen == ()
+    assert replace(SMALL, freeze_y_embedder=True).layout().frozen == ("y_embedder.",)
+    frozen = replace(SMALL, only_train_temporal=True).layout().frozen
     assert {name.partition(".")[0] for name in SMALL.layout() if not name.startswith(frozen)} == {"temporal_blocks"}
 
 
