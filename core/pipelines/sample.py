@@ -23,7 +23,6 @@ from ..parallel.launched import launched, told_once
 from ..progress import progress
 from ..seam import backend as backends
 from ..seam.ranks import make_plan
-<<<<<<< HEAD
 from ..shapes import VideoShape
 from .denoise import Step
 from .jobs import Job, JobPlanner
@@ -31,15 +30,6 @@ from .looping import LoopedRequest, Looping
 from .plan import plan_of
 from .settled import settle
 from .sidecar import sidecar_of
-=======
-from ..shapes import Grouped, VideoShape
-from .denoise import Guidance, Step
-from .following import prompts_for, sampled, scores_of
-from .looping import LoopedRequest, Looping, Loops
-from .practice import mixed
-from .referenced import place_references, read_wish
-from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
->>>>>>> main
 from .text import EncodedTexts
 from .text_to_video import TextToVideo
 
@@ -89,77 +79,7 @@ class Sampling:
         self.jobs = planner.jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)
         for job in self.jobs:
             latent = self.pipeline.sizes(job.video).latent
-<<<<<<< HEAD
             vae.chunks(latent.frames, self.pipeline.decode_options.chunk)  # refuses those that it cannot work in
-=======
-            vae.chunks(latent.frames, options.chunk)  # refuses those that it cannot work in
-
-    def _find(self) -> TextToVideo:
-        """The models of the config, checked and not loaded."""
-        parts, precision = open_parts(self.config.model), self._precision()
-        found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
-        for note in mixed(self._followed.practice.recipe, found):
-            self._note(note)
-        for part in found.values():
-            part.check()
-            for note in part.notes:
-                self._note(note)
-        self.backend.check(precision.denoiser, precision.attention)
-        return TextToVideo(self.backend, parts, precision, ranks=self.ranks)
-
-    def _follow_model(self) -> None:
-        """Fill in what nobody has set and what follows from the denoiser."""
-        self._followed = sampled(self.config, self._overrides)
-        self.config = self._followed.config
-        self.guidance = Guidance(self.config.sampler.guidance, self.config.sampler.guidance_rescale)
-        for note in self._followed.notes:
-            self._note(note)
-
-    def _settle_loops(self) -> None:
-        """Raises: ConfigError for clips that cannot be joined."""
-        loop, condition, video = self.config.loop, self.config.condition, self.video
-        reads_references = "frame_mask" in self.pipeline.parts.denoiser.spec.given
-        compression = self.pipeline.parts.vae.spec.compression
-        self.loops = Loops(loop.count, loop.condition_frames, loop.edit)
-        for name, value in (("loop.count", loop.count > 1), ("condition.mask_strategy", condition.mask_strategy)):
-            if value and not reads_references:
-                raise ConfigError(
-                    f"{name}: model.denoiser = {self.config.model.denoiser} reads no references, so leave it out"
-                )
-        self.references = None
-        if reads_references:
-            group = compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
-            self.references = References(compression, condition.align or group, loop.count)
-            self.loops.check(compression, video)
-            if loop.count > 1:
-                self._need_late_frames(f"loop.count = {loop.count} needs")
-
-    def _need_late_frames(self, what: str) -> None:
-        """Raises: ConfigError when the sampler cannot keep frames as they are given, or start them later."""
-        if samplers.resolve(self.config.sampler.name).starts_frames_late:
-            return
-        others = ", ".join(sampler.name for sampler in samplers.SAMPLERS if sampler.starts_frames_late)
-        raise ConfigError(
-            f"sampler.name = {self.config.sampler.name}: moves all frames from the first step, and "
-            f"{what} one of {others}"
-        )
-
-    @property
-    def video(self) -> VideoShape:
-        """The size that the settings say."""
-        video = self.config.video
-        return VideoShape(video.frames, video.height, video.width)
-
-    def _looping(self, video: VideoShape) -> Looping | None:
-        """How clips are made from references; None where the model reads none."""
-        if self.references is None:
-            return None
-        return Looping(self.pipeline, self.references, self.loops, self.guidance, partial(self.sampler, video))
-
-    def sampler(self, video: VideoShape | None = None) -> Sampler:
-        """A fresh sampler as configured, for a video of a size."""
-        return make_sampler(self.config.sampler, video)
->>>>>>> main
 
     @property
     def num_steps(self) -> int:

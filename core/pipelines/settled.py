@@ -19,7 +19,7 @@ from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
 from .practice import mixed
-from .settings import GIVEN_IN_SAMPLING, decode_options, default_dtype, make_sampler, open_parts, pinned
+from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text_to_video import Precision, TextToVideo
 
 
@@ -83,7 +83,7 @@ def settle(
 def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note: Note) -> TextToVideo:
     """The models of the settings, checked and not loaded."""
     config = followed.config
-    parts, precision = open_parts(config.model, given=GIVEN_IN_SAMPLING), _precision(config, backend)
+    parts, precision = open_parts(config.model), _precision(config, backend)
     found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
     for line in mixed(followed.practice.recipe, found):
         note(line)
