@@ -214,7 +214,9 @@ class AutoencoderTrainStep:
             parts = {"nll": nll, "reconstruction": weighted, **parts}
         for name, pair in reconstruction.pairs.items():
             if losses.pair_weights.get(name):
-                apart = difference(*pair) / shares[self.spec.pairs[name]]
+                share = self.spec.pairs[name]
+                of_pixels = share == "pixels"
+                apart = self._pixel_loss(*pair, None)[0] if of_pixels else difference(*pair) / shares[share]
                 total = total + losses.pair_weights[name] * apart
                 parts[name] = apart
         if batch.adversarial:
