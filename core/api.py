@@ -73,14 +73,14 @@ class Pipeline:
     def __init__(self, config: SampleConfig, keeps_text_encoder: bool = True) -> None:
         self._keeps_text_encoder = keeps_text_encoder
         self._told: set[str] = set()
-        settled = Sampling(config, prompts=[])
-        self.models: TextToVideo = settled.pipeline
+        sampling = Sampling(config, prompts=[])
+        self.models: TextToVideo = sampling.pipeline
         """The models and what they do, for those who write their own loop: encode, noise, model, decode."""
         # The same ones are meant when a run that is still going has written another checkpoint.
-        self._config = config.model_copy(update={"model": settled.config.model})
-        if not {"channels", "frame_mask"} & self.models.parts.denoiser.spec.given:
-            self.models.sizes(settled.video)
-        self._tell(settled)
+        self._config = config.model_copy(update={"model": sampling.config.model})
+        if "channels" not in self.models.parts.denoiser.spec.given:  # whose size may follow a picture
+            self.models.sizes(sampling.settled.video)
+        self._tell(sampling)
 
     @overload
     def __call__(

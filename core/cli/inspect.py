@@ -17,7 +17,7 @@ OBJECTIVE = "objective: "
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="A file of weights, a model folder, a folder of model folders, a checkpoint or a run."),
+        typer.Argument(help="Weights, a model folder, a folder of those, a checkpoint, a run, a preset or a recipe."),
     ],
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
 ) -> None:
@@ -33,7 +33,11 @@ def inspect(
     from ..printable import say
 
     if not os.path.exists(path):  # unlike Path.exists, no error where the way there is closed
-        raise CheckpointError(f"{path}: no such file or folder")
+        lines = [*_recipe(str(path)), *_presets(str(path))]
+        if not lines:
+            raise CheckpointError(f"{path}: no such file or folder, and no preset or recipe of that name")
+        say(*lines)
+        return
     meant, notes = model_folder(path)
     theirs = epoch_folder(path) if meant != path else None
     if theirs is not None:
@@ -48,6 +52,48 @@ def inspect(
     fits = [_inspect_one(place, tensors) for place in places]
     if not all(fits):
         raise typer.Exit(1)
+
+
+def _recipe(name: str) -> list[str]:
+    """What a recipe puts together; nothing where there is none of that name."""
+    from .. import recipes
+    from ..printable import one_line
+
+    found = next((recipe for recipe in recipes.ALL if recipe.name == name), None)
+    if found is None:
+        return []
+    parts = [f"  model.{kind}: {' or '.join(presets)}" for kind, presets in found.parts.items()]
+    settings = one_line(
+        ", ".join(f"{path}={'null' if value is None else value}" for path, value in found.sampling_settings().items()),
+        600,
+    )
+    return [
+        f"{name}: a recipe, {found.title}",
+        *parts,
+        f"  objective: {found.objective}",
+        f"  sampled with: {settings}",
+    ]
+
+
+def _presets(name: str) -> list[str]:
+    """The models that have a name as a preset."""
+    from .. import recipes
+    from ..models import FAMILIES
+    from ..models.finding import open_part
+
+    lines = []
+    for family in FAMILIES:
+        if name in family.presets:
+            part = open_part(family.kind, name)
+            recipe = recipes.of_preset(family.kind, name)
+            objective = f"{OBJECTIVE}{recipe.objective}, as the recipe {recipe.name} says" if recipe else ""
+            lines += [
+                f"{name}: a preset of model.{family.kind}",
+                f"  model: {family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters",
+                *(f"  {objective if line.startswith(OBJECTIVE) and objective else line}" for line in part.spec.facts()),
+                "  weights: none come with it, they are drawn freshly" if part.is_fresh else "  weights: come with it",
+            ]
+    return lines
 
 
 def _folders_in(path: Path) -> list[Path]:
@@ -80,16 +126,16 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
             say(f"  {short_name(name)}  {list(shapes[name])}  {reader.dtype(name)}")
     config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists():
+        title, layout = _guess(reader)
+        say(f"  model: {title} (no {config.name} beside it)")
         try:
             seen = seen_by_shapes(shapes, str(path))
         except LayoutError as error:
             say(f"  DOES NOT FIT: {one_line(error)}")
             return False
         if seen is None:
-            title, layout = _guess(reader)
-            say(f"  model: {title} (no {config.name} beside it)")
             return _is_sound(layout, reader)
-        say(f"  no {config.name} beside it: {seen.told}")
+        say(f"  {seen.told}")
     part = recognise(path)
     say(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
     recorded = _objective(path)

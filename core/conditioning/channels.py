@@ -10,16 +10,21 @@ from __future__ import annotations
 import random as python_random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar, Self
 
 import numpy as np
 
 from .. import random
+from ..config.schema import SampleConfig
 from ..errors import ConfigError, ShapeError
+from ..io.prompts import Prompt
 from ..maths.masks import compress_mask, frame_mask, masked_pixels
 from ..maths.pixels import from_uint8
 from ..maths.resize import center_crop_resize, resize_to_area, size_within_area, whole_strides
 from ..shapes import Compression, VideoShape
-from .base import ClipState, Encode
+from .base import ClipState, Conditioner, Encode, Note, Wish, refuse_references
+from .files import asked_files, read_clip, read_pictures
+from .prompt_parts import PromptParts
 
 CONTINUATION_CLEAR = 0.5
 """Part of the clip that a given video keeps."""
@@ -97,24 +102,55 @@ def place_frames(given: Conditioning, video: VideoShape, seed: int = 0) -> Place
 
 
 @dataclass(frozen=True)
-class Channels:
+class Channels(Conditioner):
     """The conditioner of inpaint models: latents of the clip with hidden frames black, then the mask folded to latent
     frames."""
 
     compression: Compression
+    reads: ClassVar[str] = "channels"
+
+    @classmethod
+    def of(cls, compression: Compression, config: SampleConfig) -> Self:
+        """Raises: ConfigError, by name, for settings that are for references."""
+        refuse_references(config)
+        return cls(compression)
+
+    def ask(self, prompt: Prompt, parts: PromptParts, config: SampleConfig, note: Note) -> Wish:
+        """The frames that are given, cut and resized; without `crop` the video gets the size of the first.
+
+        Raises: as Conditioner.ask; ShapeError for a picture that is too small.
+        """
+        video, options = VideoShape(config.video.frames, config.video.height, config.video.width), config.condition
+        paths, is_video = asked_files(prompt, parts, options)
+        if not paths:
+            return Wish(video, Conditioning(()))
+        if is_video:
+            images = read_clip(paths[0], video.frames, options.reader, config.media, config.video.fps)
+        else:
+            images = read_pictures(paths, note, config.media)
+        try:
+            images = fitted(images, (video.height, video.width) if options.crop else None, options.max_area)
+        except ShapeError as error:
+            raise ShapeError(f"{', '.join(paths)}: {error}") from error
+        given = Conditioning(tuple(images), options.indices, options.mask_type, options.noise_strength)
+        return Wish(VideoShape(video.frames, *images[0].shape[:2]), given)
 
     def place(self, given: Conditioning, video: VideoShape, seed: int = 0) -> PlacedFrames:
         """As place_frames."""
         return place_frames(given, video, seed)
 
-    def start(self, placed: PlacedFrames, latents: np.ndarray, encode: Encode, seed: int) -> ClipState:
-        """Latents (C, t, h, w) of noise, and channels (C + M, t, h, w).
+    def prepared(self, placed: PlacedFrames, encode: Encode, seed: int) -> np.ndarray:
+        """Channels (C + M, t, h, w).
 
         The posterior is sampled, as upstream does here too (quirk Q14); noise goes on given pixels only.
         """
         clip = from_uint8(placed.pixels).transpose(3, 0, 1, 2)  # (3, T, H, W)
         noise = pixel_noise(placed.noise_strength, clip.shape, seed)
-        return ClipState(latents, self.encoded(clip, placed.mask, lambda visible: encode(visible, "posterior"), noise))
+        return self.encoded(clip, placed.mask, lambda visible: encode(visible, "posterior"), noise)
+
+    def state(self, placed: PlacedFrames, prepared: np.ndarray, latents: np.ndarray, loop: int) -> ClipState:
+        """Noise, beside which the channels are seen."""
+        return ClipState(latents, prepared)
 
     def encoded(
         self,

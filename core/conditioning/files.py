@@ -12,11 +12,13 @@ from ..errors import ConfigError, MediaError
 from ..io.images import count_images, read_image
 from ..io.kinds import ANIMATION_SUFFIXES, is_video
 from ..io.media import DEFAULTS, Media
+from ..io.paths import given_path
 from ..io.prompts import Prompt
 from ..io.video import open_video
 from ..maths.cover import cover_picture, cover_video
 from ..maths.pixels import from_uint8, from_unit
 from ..shapes import VideoShape
+from .prompt_parts import PromptParts
 
 MOST_FRAMES = 2048
 """Of a reference, which is encoded as a whole."""
@@ -41,6 +43,19 @@ def condition_files(prompt: Prompt, options: ConditionSettings) -> tuple[tuple[s
     if videos and len(paths) > 1:
         raise ConfigError(f"{videos[0]}: is one of {len(paths)} conditions; give pictures, or one video alone")
     return paths, bool(videos)
+
+
+def asked_files(prompt: Prompt, parts: PromptParts, options: ConditionSettings) -> tuple[tuple[str, ...], bool]:
+    """As condition_files; what a prompt names within its text, told apart by the endings, goes before all others.
+
+    Raises: MediaError for what is no path; as condition_files.
+    """
+    files = condition_files(prompt, options)
+    try:
+        named = tuple(str(given_path(path)) for path in parts.references)
+    except ValueError as error:
+        raise MediaError(f"{parts.where}: {error}") from error
+    return (named, False) if named else files
 
 
 def read_clip(

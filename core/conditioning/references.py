@@ -1,45 +1,29 @@
-"""Pictures and videos as references: which of their latent frames go where in a clip, and how freely each may change.
+"""Pictures and videos as references, which stand in the latents of a clip where a mask strategy says.
 
-A mask strategy is a text of entries `loop,reference,start,target,length,edit` separated by `;`, all but the first with
-defaults. In loop number `loop`, latent frames `start` .. `start + length - 1` of a reference go to `target` and later;
-negative numbers count from the end. edit: 0 keeps them as they are, 1 makes them anew, between them they are noised and
-denoised from that part of the way on.
 Source: opensora/utils/inference_utils.py of hpcaitech Open-Sora at v1.2.0.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from pathlib import Path
+from typing import ClassVar, Self
 
 import numpy as np
 
+from ..config.schema import SampleConfig
 from ..errors import ConfigError
-from ..printable import short_name
-from ..shapes import Compression, VideoShape
-from .base import ClipState, Encode
+from ..io.kinds import is_video
+from ..io.prompts import Prompt
+from ..shapes import Compression, Grouped, VideoShape
+from .base import FOR_INPAINTING, ClipState, Conditioner, Encode, Note, Wish, refuse_useless
+from .files import asked_files, read_reference
+from .mask_strategy import Placement, parse, place, position_of
+from .prompt_parts import PromptParts
 
-FIELDS = ("loop", "reference", "start", "target", "length", "edit")
-MOST = 1_000_000
-"""Of any field."""
-_WHOLE = re.compile(r"\s*([-+]?\d{1,7})\s*", re.ASCII)
-_NUMBER = re.compile(r"\s*\+?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d{1,3})?\s*", re.ASCII | re.IGNORECASE)
-
-
-class Placement(NamedTuple):
-    """One entry of a mask strategy, counted in latent frames."""
-
-    loop: int
-    reference: int = 0
-    start: int = 0
-    target: int = 0
-    length: int = 1
-    edit: float = 0.0
-
-    def __str__(self) -> str:
-        return ",".join(map(str, self))
+PICTURES = {1: "0", 2: "0;0,1,0,-1,1"}
+"""Where pictures go of which nothing is said: first, or at both ends."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +51,8 @@ class PlacedReferences:
         return replace(self, placements=(*self.placements, entry))
 
 
-class Placed(NamedTuple):
-    """Latents with references in them."""
-
-    latents: np.ndarray
-    """(C, T, H, W)."""
-    strength: np.ndarray
-    """(T,) float32: 1 where a frame is made from noise alone, `edit` where a reference stands."""
-
-
 @dataclass(frozen=True)
-class References:
+class References(Conditioner):
     """The conditioner of denoisers that are told which frames are clean."""
 
     compression: Compression
@@ -85,6 +60,31 @@ class References:
     """Starts and targets are rounded to multiples of it."""
     loops: int = 1
     """Clips of a video; each is a reference of the next ones."""
+    reads: ClassVar[str] = "frame_mask"
+
+    @classmethod
+    def of(cls, compression: Compression, config: SampleConfig) -> Self:
+        """Starts and targets are in whole groups of the autoencoder where nothing else is said.
+
+        Raises: ConfigError, by name, for settings that are for inpaint models.
+        """
+        refuse_useless(config, FOR_INPAINTING, "only inpaint models have a use for it; say it with mask_strategy")
+        group = compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
+        return cls(compression, config.condition.align or group, config.loop.count)
+
+    def ask(self, prompt: Prompt, parts: PromptParts, config: SampleConfig, note: Note) -> Wish:
+        """The references, cut and resized, and where they go. Raises: as Conditioner.ask."""
+        video, options = VideoShape(config.video.frames, config.video.height, config.video.width), config.condition
+        files, as_videos = asked_files(prompt, parts, options)
+        moving = [as_videos or is_video(Path(path)) for path in files]
+        strategy = options.mask_strategy or "" if parts.mask_strategy is None else parts.mask_strategy
+        if files and not strategy and not any(moving):
+            strategy = PICTURES.get(len(files), "")
+        clips = tuple(
+            read_reference(path, moves, video, options.reader, config.media)
+            for path, moves in zip(files, moving, strict=True)
+        )
+        return Wish(video, GivenReferences(clips, strategy, f"{parts.where}: mask_strategy"))
 
     def place(self, given: GivenReferences, video: VideoShape, seed: int = 0) -> PlacedReferences:
         """See that all placements fit. Raises: ConfigError, ShapeError."""
@@ -115,8 +115,8 @@ class References:
             if entry.loop != loop:
                 continue
             count, here = references[entry.reference].shape[1], f"{where}: entry {number}"
-            start = _position(entry.start, count, self.align, here, "the reference")
-            target = _position(entry.target, num_frames, self.align, here, "the clip")
+            start = position_of(entry.start, count, self.align, here, "the reference")
+            target = position_of(entry.target, num_frames, self.align, here, "the clip")
             rooms = {"the reference": count - start, "the clip": num_frames - target}
             least = min(rooms, key=lambda name: rooms[name])
             if entry.length > rooms[least]:
@@ -125,113 +125,19 @@ class References:
                     f"{entry.length}"
                 )
 
-    def encoded(self, placed: PlacedReferences, encode: Encode) -> list[np.ndarray]:
+    def keeps_frames(self, placed: PlacedReferences) -> bool:
+        """Wherever a reference is placed."""
+        return bool(placed.placements)
+
+    def prepared(self, placed: PlacedReferences, encode: Encode, seed: int) -> list[np.ndarray]:
         """Latents (C, t, h, w) of each reference."""
         return [encode(clip, f"reference {number}") for number, clip in enumerate(placed.clips)]
 
-    def start(self, placed: PlacedReferences, latents: np.ndarray, encode: Encode, seed: int) -> ClipState:
-        """What the first clip starts from."""
-        return self.state(placed, self.encoded(placed, encode), latents, 0)
-
     def state(
-        self, placed: PlacedReferences, references: Sequence[np.ndarray], latents: np.ndarray, loop: int
+        self, placed: PlacedReferences, prepared: Sequence[np.ndarray], latents: np.ndarray, loop: int
     ) -> ClipState:
-        """What the clip of a loop starts from, for unit noise (C, t, h, w) and encoded references."""
+        """References stand where they are placed, among noise."""
         if not any(entry.loop == loop for entry in placed.placements):
             return ClipState(latents)
-        found = place(latents, references, placed.placements, loop, self.align, placed.where)
+        found = place(latents, prepared, placed.placements, loop, self.align, placed.where)
         return ClipState(found.latents, strength=found.strength)
-
-
-def parse(strategy: str | None, where: str = "mask_strategy") -> list[Placement]:
-    """The entries of a mask strategy; none of an empty one. Raises: ConfigError saying where and what was expected."""
-    if not strategy:
-        return []
-    return [_entry(entry, f"{where}: entry {number}") for number, entry in enumerate(strategy.split(";"), 1)]
-
-
-def place(
-    latents: np.ndarray,
-    references: Sequence[np.ndarray],
-    placements: Sequence[Placement],
-    loop: int = 0,
-    align: int | None = None,
-    where: str = "mask_strategy",
-) -> Placed:
-    """Put references (C, t, H, W) into the latents (C, T, H, W) of one clip; later entries go over earlier ones.
-
-    align: starts and targets are rounded to multiples of it, the groups in which the autoencoder works.
-    Raises: ConfigError for a reference or a frame that is not there, or references of another size.
-    """
-    latents = latents.copy()
-    num_frames = latents.shape[1]
-    strength = np.ones(num_frames, np.float32)
-    for number, entry in enumerate(placements, 1):
-        if entry.loop != loop:
-            continue
-        here = f"{where}: entry {number}"
-        frames = _reference(references, entry.reference, latents.shape, here)
-        start = _position(entry.start, frames.shape[1], align, f"{here}: start", "the reference")
-        target = _position(entry.target, num_frames, align, f"{here}: target", "the clip")
-        length = max(0, min(entry.length, num_frames - target, frames.shape[1] - start))
-        latents[:, target : target + length] = frames[:, start : start + length]
-        strength[target : target + length] = entry.edit
-    return Placed(latents, strength)
-
-
-def carry_over(strategy: str | None, loop: int, reference: int, length: int, edit: float) -> str:
-    """A mask strategy with one more entry: the end of the clip before, as a reference, begins the clip of a loop."""
-    entry = str(Placement(loop, reference, -length, 0, length, edit))
-    return f"{strategy};{entry}" if strategy else entry
-
-
-def aligned(position: int, group: int, count: int) -> int:
-    """A position among `count` frames rounded to a multiple of `group`; up only if another whole group is behind it."""
-    groups, rest = divmod(position, group)
-    if rest > group / 2 and groups < count // group - 1:
-        groups += 1
-    return groups * group
-
-
-def _entry(text: str, where: str) -> Placement:
-    fields = text.split(",")
-    if len(fields) > len(FIELDS):
-        raise ConfigError(
-            f"{where}: expected at most {len(FIELDS)} fields ({','.join(FIELDS)}), got {len(fields)}: "
-            f"{short_name(text)!r}"
-        )
-    values = [_value(field, name, where) for field, name in zip(fields, FIELDS, strict=False)]
-    return Placement(*values)  # type: ignore[arg-type]
-
-
-def _value(text: str, name: str, where: str) -> int | float:
-    if name == "edit":
-        number = float(text) if _NUMBER.fullmatch(text) else -1.0
-        if not 0 <= number <= 1:
-            raise ConfigError(f"{where}: {name}: expected a number from 0 to 1, got {short_name(text)!r}")
-        return number
-    match = _WHOLE.fullmatch(text)
-    least = 0 if name in ("loop", "length") else -MOST
-    if match is None or not least <= int(match[1]) <= MOST:
-        kind = "a whole number" if least else "a whole number of at least 0"
-        raise ConfigError(f"{where}: {name}: expected {kind}, got {short_name(text)!r}")
-    return int(match[1])
-
-
-def _reference(references: Sequence[np.ndarray], number: int, shape: tuple[int, ...], where: str) -> np.ndarray:
-    if not -len(references) <= number < len(references):
-        counted = f"{len(references)} reference{'' if len(references) == 1 else 's'}, counted from 0"
-        raise ConfigError(f"{where}: reference: expected one of {counted}, got {number}")
-    frames = references[number]
-    if (frames.shape[0], *frames.shape[2:]) != (shape[0], *shape[2:]):
-        raise ConfigError(f"{where}: reference {number} has latents of {frames.shape}, the clip of {shape}")
-    return frames
-
-
-def _position(position: int, count: int, align: int | None, where: str, what: str) -> int:
-    if not -count <= position < count:
-        raise ConfigError(
-            f"{where}: expected a latent frame from {-count} to {count - 1}, as {what} has {count}, got {position}"
-        )
-    position %= count
-    return position if align is None else aligned(position, align, count)

@@ -217,8 +217,8 @@ class OpenSoraVAESpec:
         the frames' latents that the temporal autoencoder is given and those that it gives back; of single frames, those
         that it is given and its own, where they are as many."""
         if self.latent_channels == self.temporal.channels:
-            return {"frames": "frames", "spatial": "frames", "identity": "frames"}
-        return {"frames": "frames", "spatial": "frames"}
+            return {"frames": "pixels", "spatial": "frames", "identity": "frames"}
+        return {"frames": "pixels", "spatial": "frames"}
 
     @property
     def last_layer(self) -> str:
@@ -383,12 +383,12 @@ PRESETS: Mapping[str, OpenSoraVAESpec] = {
     ),
     "tiny_v1_2": OpenSoraVAESpec(
         spatial=SDVAESpec(
-            block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=16, norm_num_groups=1
+            block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=8, norm_num_groups=1
         ),
         temporal=TemporalVAESpec(
-            channels=16,
+            channels=8,
             latent_channels=8,
-            hidden_channels=16,
+            hidden_channels=8,
             filters=24,
             num_res_blocks=1,
             channel_multipliers=(1, 1, 2),

@@ -1,4 +1,4 @@
-"""Videos of several clips, each of which begins with the end of the one before.
+"""Videos of one clip or several, each of which begins with the end of the one before.
 
 The clip before is decoded and encoded again, as a further reference, and its last latent frames begin the next clip:
 the denoiser is told that they are clean. When the clips are joined, the frames that are there twice are left out.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
-from ..conditioning.base import ClipState
-from ..conditioning.references import PlacedReferences, Placement, References
+from ..conditioning.base import ClipState, Conditioner
+from ..conditioning.mask_strategy import Placement
 from ..errors import ConfigError
 from ..samplers import Sampler
 from ..shapes import Compression, Grouped, VideoShape
@@ -51,20 +52,23 @@ class Loops:
 
     def shared(self, compression: Compression) -> int:
         """Pixel frames that two clips have in common."""
-        assert self.count == 1 or isinstance(compression, Grouped)
-        return compression.whole_groups(self.condition_frames) if isinstance(compression, Grouped) else 0
+        if self.count == 1:
+            return 0
+        assert isinstance(compression, Grouped)
+        return compression.whole_groups(self.condition_frames)
 
 
 @dataclass(frozen=True)
 class LoopedRequest:
-    """One video of several clips."""
+    """One video of some clips."""
 
     prompts: tuple[str, ...]
     """Of each clip."""
     negative: str | None
     seed: int
     fps: float
-    placed: PlacedReferences
+    placed: Any
+    """What the conditioner has placed."""
 
 
 @dataclass
@@ -72,9 +76,9 @@ class Progressed:
     """A video between two clips."""
 
     request: LoopedRequest
-    references: list[np.ndarray] = field(default_factory=list)
-    """Encoded, (C, t, h, w): those that are given, then each clip that is done."""
-    placed: PlacedReferences = field(init=False)
+    prepared: Any
+    """What the conditioner has encoded: of References the latents of each, then of each clip that is done."""
+    placed: Any = field(init=False)
 
     def __post_init__(self) -> None:
         self.placed = self.request.placed
@@ -97,7 +101,7 @@ class Looping:
     """The way from requests to the latents of all clips."""
 
     pipeline: TextToVideo
-    conditioner: References
+    conditioner: Conditioner
     loops: Loops
     guidance: Guidance
     new_sampler: Callable[[], Sampler]
@@ -114,7 +118,7 @@ class Looping:
 
         Raises: as TextToVideo.denoise.
         """
-        videos = [Progressed(request, self._encoded(request)) for request in requests]
+        videos = [Progressed(request, self._prepared(request)) for request in requests]
         clips: list[np.ndarray] = []
         for loop in range(self.loops.count):
             if loop:
@@ -124,7 +128,7 @@ class Looping:
             clips.append(self.pipeline.denoise(wishes, texts, video, self.new_sampler, self.guidance, on_step))
             if on_clip:
                 placements = [each.placed.placements for each in videos]
-                references = [list(each.references) for each in videos]
+                references = [list(each.prepared) for each in videos]
                 on_clip(SampledClip(loop, states, placements, references, clips[-1]))
         return np.concatenate(clips, axis=2)
 
@@ -139,12 +143,12 @@ class Looping:
                 if skipped < frames.shape[2]:
                     yield frames[:, :, skipped:]
 
-    def _encoded(self, request: LoopedRequest) -> list[np.ndarray]:
-        return self.conditioner.encoded(request.placed, self.pipeline.encoder(request.seed))
+    def _prepared(self, request: LoopedRequest) -> Any:
+        return self.conditioner.prepared(request.placed, self.pipeline.encoder(request.seed), request.seed)
 
     def _state(self, made: Progressed, video: VideoShape, loop: int) -> ClipState:
         noise = self.pipeline.noise(video, made.request.seed, loop)
-        return self.conditioner.state(made.placed, made.references, noise, loop)
+        return self.conditioner.state(made.placed, made.prepared, noise, loop)
 
     def _wish(self, request: LoopedRequest, state: ClipState, loop: int) -> VideoRequest:
         return VideoRequest(request.prompts[loop], request.negative, request.seed, state, request.fps, loop)
@@ -153,6 +157,6 @@ class Looping:
         """Make the clip (B, C, t, h, w) before a loop a reference of each video."""
         for made, latents in zip(videos, clip, strict=True):
             pixels = np.concatenate(list(self.pipeline.decode(latents[None], video.frames)), axis=2)[0]
-            made.references.append(self.pipeline.encoder(made.request.seed)(pixels, f"clip {loop}"))
-            number, loops = len(made.references) - 1, self.loops
+            made.prepared.append(self.pipeline.encoder(made.request.seed)(pixels, f"clip {loop}"))
+            number, loops = len(made.prepared) - 1, self.loops
             made.placed = made.placed.carried_over(loop, number, loops.condition_frames, loops.edit)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import recipes
+from ..conditioning.base import Conditioner
 from ..config.filling import RECIPE, RUN, Said
 from ..data import moving_shapes
 from ..models.finding import Part, open_part
@@ -40,6 +41,8 @@ class Practice:
     """By the recipe, and by the run that made the model, if one did."""
     training: tuple[Said, ...]
     texts: Texts
+    conditioner: type[Conditioner]
+    """Of the recipe that it belongs to, whichever is followed."""
 
 
 def practice_of(kind: str, name: str, recipe: str = AUTO) -> Practice:
@@ -56,6 +59,7 @@ def practice_of(kind: str, name: str, recipe: str = AUTO) -> Practice:
         other,
         source=own.source,
         objective=own.objective,
+        conditioner=own.conditioner,
         sampling=(*other.sampling, *own.sampling[1:]),
         training=(*other.training, *own.training[1:]),
     )
@@ -107,6 +111,7 @@ def _of_recipe(recipe: Recipe) -> Practice:
         sampling=(Said(RECIPE, recipe.name, recipe.sampling_settings()),),
         training=(Said(RECIPE, recipe.name, recipe.training_settings()),),
         texts=recipe.prompts,
+        conditioner=recipe.conditioner,
     )
 
 

@@ -5,6 +5,7 @@ Source: opensora/sample and opensora/train of Open-Sora Plan v1.3 with their scr
 
 from __future__ import annotations
 
+from ..conditioning.channels import Channels
 from .recipe import Recipe, Texts
 
 NEGATIVE_PROMPT = (
@@ -20,6 +21,7 @@ RECIPE = Recipe(
         "vae": ("wfvae_d8_4x8x8",),
     },
     prompts=Texts(template="high quality, high aesthetic, {}", negative=NEGATIVE_PROMPT, max_tokens=512),
+    conditioner=Channels,
     sampling={
         "sampler.name": "euler_ancestral",
         "sampler.steps": 100,
@@ -49,4 +51,5 @@ RECIPE = Recipe(
         "ema.decay": 0.9999,
         "ema.warms_up": True,
     },
+    clips={"denoiser": {"max_area": 236544}, "vae": {"frames": 25, "height": 256, "width": 256}},
 )

@@ -5,7 +5,8 @@ Source: configs/opensora-v1-2/inference/sample.py and train/stage1.py of hpcaite
 
 from __future__ import annotations
 
-from .opensora_v1_2_prompts import PromptScores, clean
+from ..conditioning.references import References
+from .opensora_v1_2_prompts import PromptScores, clean, take_apart
 from .opensora_v1_2_sizes import SIZES
 from .recipe import Recipe, Texts
 
@@ -17,7 +18,8 @@ RECIPE = Recipe(
         "text_encoder": ("t5_v1_1_xxl",),
         "vae": ("opensora_vae_v1_2",),
     },
-    prompts=Texts(negative=None, max_tokens=300, clean=clean, scores=PromptScores),
+    prompts=Texts(negative=None, max_tokens=300, clean=clean, scores=PromptScores, take_apart=take_apart),
+    conditioner=References,
     sizes=SIZES,
     sampling={
         "sampler.name": "rflow",

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 import re
-from bisect import bisect_right
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from ..conditioning.prompt_parts import PromptParts, Segments
 from ..data.captions import clean_caption
 from ..errors import MediaError
 from ..io.safetensors_format import unique_keys
@@ -24,8 +24,8 @@ _CLEANING = ("cleaning prompts", "write them in plain ASCII, without < and &")
 _JSON_KEYS = ("reference_path", "mask_strategy")
 
 
-class PromptParts(NamedTuple):
-    """A prompt taken apart."""
+class BarePrompt(NamedTuple):
+    """A prompt without the JSON at its end."""
 
     text: str
     references: tuple[str, ...]
@@ -54,24 +54,6 @@ class PromptScores:
         return text
 
 
-@dataclass(frozen=True)
-class Segments:
-    """Texts, each for the loops from its start on."""
-
-    texts: tuple[str, ...]
-    starts: tuple[int, ...] = ()
-    """None: a plain prompt, one text for all loops."""
-
-    def at(self, loop: int) -> str:
-        """The text of a loop."""
-        return self.texts[max(0, bisect_right(self.starts, loop) - 1)]
-
-    def __str__(self) -> str:
-        if not self.starts:
-            return self.texts[0]
-        return "".join(f"|{start}|{text}" for start, text in zip(self.starts, self.texts, strict=True))
-
-
 def clean(text: str) -> str:
     """A text as the published models read it. Raises: PackageMissing when ftfy or BeautifulSoup is not installed."""
     once = clean_caption(text, keep_chinese=False, use=_CLEANING)
@@ -91,16 +73,30 @@ def segments(text: str, where: str = "prompt") -> Segments:
     return Segments(tuple(part.strip() for part in parts[1::2]), starts)
 
 
-def describe(prompt: str, references: str = "", mask_strategy: str = "", where: str = "prompt") -> PromptParts:
+def take_apart(prompt: str, where: str = "prompt") -> PromptParts:
+    """A prompt with its JSON and its segments. Raises: MediaError for what does not parse."""
+    text, given = _split(prompt, where)
+    strategy = given.get("mask_strategy")
+    return PromptParts(where, segments(text, where), _paths(given.get("reference_path", "")), strategy)
+
+
+def describe(prompt: str, references: str = "", mask_strategy: str = "", where: str = "prompt") -> BarePrompt:
     """Take the JSON off a prompt; what it says goes before `references`, paths parted by `;`, and `mask_strategy`.
 
     Raises: MediaError when what begins with `{` is no JSON object of these two keys.
     """
+    text, given = _split(prompt, where)
+    paths = _paths(given.get("reference_path", references))
+    return BarePrompt(text, paths, given.get("mask_strategy", mask_strategy))
+
+
+def _split(prompt: str, where: str) -> tuple[str, dict[str, str]]:
     text, brace, rest = prompt.partition("{")
-    given = _read_json(brace + rest, where) if brace else {}
-    references = given.get("reference_path", references)
-    paths = tuple(path.strip() for path in references.split(";") if path.strip())
-    return PromptParts(text, paths, given.get("mask_strategy", mask_strategy))
+    return text, _read_json(brace + rest, where) if brace else {}
+
+
+def _paths(written: str) -> tuple[str, ...]:
+    return tuple(path.strip() for path in written.split(";") if path.strip())
 
 
 def _loop(text: str, where: str) -> int:

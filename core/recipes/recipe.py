@@ -8,6 +8,9 @@ from typing import Any, Protocol
 
 from ..bucketing.size_table import SizeTable
 from ..bucketing.table import BucketTable
+from ..conditioning.base import Conditioner
+from ..conditioning.nothing import Nothing
+from ..conditioning.prompt_parts import TakeApart, one_text
 from ..errors import ConfigError
 
 
@@ -34,6 +37,8 @@ class Texts:
     max_tokens: int
     scores: Callable[[float | None, float | None, str | None], ScoreWords] | None = None
     """Of how beautiful a video is, how much moves, and how the camera does; None: it was trained without."""
+    take_apart: TakeApart = one_text
+    """How a prompt says more than one text."""
     clean: Callable[[str], str] = as_written
     """What the text encoder reads of a text; no recipe's negative prompt is cleaned."""
     unseen: Callable[[str], list[str]] | None = None
@@ -56,12 +61,16 @@ class Recipe:
     """Presets by the kind of a model, the usual one first: a system may have a denoiser for text and one for
     pictures. A kind may be absent."""
     prompts: Texts
+    conditioner: type[Conditioner] = Nothing
+    """How its denoisers are given more than text; those that do not read what it gives are given nothing."""
     sizes: SizeTable | None = None
     """What a resolution, a proportion and the name of a length stand for; None: it has no such names."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `duosora sample` by their paths."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Those of `duosora train`."""
+    clips: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of training data by the kind of the trained model, for those who look data over without any."""
 
     @property
     def objective(self) -> str | None:

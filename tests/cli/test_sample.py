@@ -222,6 +222,6 @@ def test_a_video_that_no_memory_holds_is_one_line(backend: str, duosora: Callabl
     outcome = duosora("sample", "a red circle", *FAST, *huge, "--backend", backend, "--out", tmp_path)
     assert outcome.code == 2
     line = outcome.err.splitlines()[-1]
-    assert line.startswith("duosora: out of memory: 698.0 GiB were asked for at once; what needs less: smaller video.h")
+    assert line.startswith("duosora: out of memory: 466.0 GiB were asked for at once; what needs less: smaller video.h")
     assert "Traceback" not in outcome.err
     assert list(tmp_path.iterdir()) == []

@@ -37,6 +37,26 @@ def test_inspect_describes_each_model_of_a_folder(duosora: Callable, hub: Path) 
     assert outcome.out.count("complete") == 3
 
 
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("tiny", ["a recipe, the tiny model", "a preset of model.vae", "OpenSoraT2V(num_layers=6", "come with it"]),
+        ("opensora_v1_2", ["model.denoiser: stdit3_xl_2 or stdit3_3b_2", "objective: rflow", "prompts.negative=null"]),
+        ("stdit3_3b_2", ["STDiT3(depth=28, heads=26x72)), 3,182,211,572 parameters", "none come with it"]),
+    ],
+)
+def test_inspect_knows_presets_and_recipes(duosora: Callable, name: str, told: list[str]) -> None:
+    outcome = duosora("inspect", name)
+    assert outcome.code == 0, outcome.err
+    assert [each for each in told if each not in outcome.out] == []
+
+
+def test_a_name_that_nothing_has_is_one_line(duosora: Callable) -> None:
+    outcome = duosora("inspect", "no_such_model")
+    assert outcome.code == 2
+    assert outcome.err == "duosora: no_such_model: no such file or folder, and no preset or recipe of that name\n"
+
+
 def test_inspect_says_what_is_missing(duosora: Callable, hub: Path) -> None:
     file = next((hub / "vae").glob("*.safetensors"))
     reader = open_weights(file)

@@ -17,8 +17,9 @@ import numpy as np
 from ...bucketing.order import batch_order
 from ...bucketing.size_table import even_size
 from ...bucketing.table import BucketTable
-from ...conditioning import references
+from ...conditioning import mask_strategy
 from ...conditioning.clip_facts import clip_facts
+from ...conditioning.prompt_parts import Segments
 from ...data.frame_masks import FrameMasks
 from ...data.frame_window import frame_window
 from ...errors import ConfigError
@@ -99,7 +100,7 @@ def _prompts(case: Case) -> Iterator[Comparison]:
     for number, row in enumerate(raw["split_prompt"]):
         yield answers(f"split_prompt.{number}", row["out"], _split, row["inp"])
     for number, row in enumerate(raw["merge_prompt"]):
-        merged = prompts.Segments(tuple(row["text_list"]), tuple(row["loop_idx_list"] or ()))
+        merged = Segments(tuple(row["text_list"]), tuple(row["loop_idx_list"] or ()))
         yield same(f"merge_prompt.{number}", str(merged), row["out"])
     for number, row in enumerate(raw["extract_prompts_loop"]):
         # Upstream keeps spaces around segments here, which it has stripped off before (quirk Q22).
@@ -132,7 +133,7 @@ def _references(case: Case) -> Iterator[Comparison]:
     for number, row in enumerate(raw["parse_mask_strategy"]):
         yield answers(f"parse_mask_strategy.{number}", row["out"], _entries, row["inp"])
     for number, row in enumerate(raw["find_nearest_point"]):
-        point = references.aligned(row["value"], row["point"], row["max_value"])
+        point = mask_strategy.aligned(row["value"], row["point"], row["max_value"])
         yield same(f"find_nearest_point.{number}", point, row["out"])
     for number, row in enumerate(raw["dframe_to_frame"]):
         yield answers(f"dframe_to_frame.{number}", row["out"], GROUPS.whole_groups, row["inp"])
@@ -144,14 +145,14 @@ def _references(case: Case) -> Iterator[Comparison]:
         counts = [len(refs) for refs in row["refs"]]
         length, edit = row["condition_frame_length"], row["condition_frame_edit"]
         found = [
-            references.carry_over(strategy, row["loop_i"], count, length, edit)
+            mask_strategy.carry_over(strategy, row["loop_i"], count, length, edit)
             for strategy, count in zip(row["mask_strategy"], counts, strict=True)
         ]
         yield same(f"append_generated.{number}", found, row["out_mask_strategy"])
 
 
 def _entries(strategy: str | None) -> list[list[Any]]:
-    return [list(entry) for entry in references.parse(strategy)]
+    return [list(entry) for entry in mask_strategy.parse(strategy)]
 
 
 def _placed(row: Mapping[str, Any]) -> list[Any]:
@@ -159,10 +160,10 @@ def _placed(row: Mapping[str, Any]) -> list[Any]:
     for sample, (strategy, lengths) in enumerate(zip(row["mask_strategy"], row["ref_lengths"], strict=True)):
         latents = -(np.arange(row["T"], dtype=np.float64) + 1 + 1000 * sample)
         given = [100.0 * (j + 1) + np.arange(length) for j, length in enumerate(lengths)]
-        placed = references.place(
+        placed = mask_strategy.place(
             _as_latents(latents),
             [_as_latents(frames) for frames in given],
-            references.parse(strategy),
+            mask_strategy.parse(strategy),
             row["loop_i"],
             row["align"],
         )

@@ -14,7 +14,8 @@ import numpy as np
 
 from ... import samplers
 from ...conditioning.base import ClipState
-from ...conditioning.references import PlacedReferences, References, parse
+from ...conditioning.mask_strategy import parse
+from ...conditioning.references import PlacedReferences, References
 from ...io.tokenizer import Tokenizer
 from ...layout import GivenWeights
 from ...maths.cover import cover_picture

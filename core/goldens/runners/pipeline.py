@@ -126,9 +126,7 @@ class _Run:
             def encode(video: np.ndarray, purpose: str) -> np.ndarray:
                 return encode_latents(self.backend, vae, vae_spec, video[None], {"latent": noise[None]})[0]
 
-            found = conditioner.start(placed, noise, encode, seed=0).channels
-            assert found is not None
-            return found
+            return conditioner.prepared(placed, encode, seed=0)
 
         return np.stack([channels(noise) for noise in self.get("vae_noise")])
 

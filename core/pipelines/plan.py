@@ -1,0 +1,56 @@
+"""What a `sample` run is about to do, in lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from .jobs import Job
+from .settled import SettledRun
+
+
+def plan_of(settled: SettledRun, jobs: Sequence[Job], notes: Sequence[str]) -> list[str]:
+    """A line per subject."""
+    return [
+        *_models(settled),
+        *settled.followed.lines,
+        *_videos(settled, jobs),
+        *_processes(settled),
+        f"seeds      {', '.join(dict.fromkeys(str(job.seed) for job in jobs))}",
+        *(f"NOTE       {note}" for note in notes),
+    ]
+
+
+def _models(settled: SettledRun) -> list[str]:
+    pipeline, sampler = settled.pipeline, settled.sampler()
+    backend, parts, precision = pipeline.backend, pipeline.parts, pipeline.precision
+    return [
+        f"backend    {backend.name} on {backend.device}, attention {precision.attention}",
+        f"models     {parts.denoiser.source} ({precision.denoiser}), text encoder {parts.text_encoder.source} "
+        f"({precision.text_encoder}), autoencoder {parts.vae.source} ({precision.vae})",
+        f"sampler    {sampler.name}, {settled.config.sampler.steps} steps ({len(sampler.timesteps)} network calls), "
+        f"{sampler.objective}, guidance {settled.guidance.scale:g}",
+    ]
+
+
+def _videos(settled: SettledRun, jobs: Sequence[Job]) -> list[str]:
+    """How many of each size, and of how many clips each is."""
+    lines, loops = [], settled.loops
+    for video, of_size in groupby(jobs, key=lambda job: job.video):
+        sizes = settled.pipeline.sizes(video)
+        pixels, latents = ("x".join(map(str, size)) for size in (video, sizes.latent))
+        lines.append(
+            f"videos     {len(list(of_size))} of {pixels} pixels = {latents} latents = {sizes.tokens.num_tokens} "
+            f"tokens, {settled.config.video.fps:g} frames a second"
+        )
+    if loops.count > 1:
+        frames = loops.frames(settled.pipeline.parts.vae.spec.compression, settled.video)
+        lines.append(f"clips      {loops.count} for each video, which has {frames} frames")
+    return lines
+
+
+def _processes(settled: SettledRun) -> list[str]:
+    split = settled.pipeline.ranks.plan
+    if split.world == 1:
+        return []
+    return [f"processes  {split.world} = data {split.data} x cfg {split.cfg} x sequence {split.sequence}"]

@@ -1,0 +1,128 @@
+"""What the settings of a `sample` run come to: values that follow from the model, models that are there and fit."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, replace
+
+from ..conditioning.base import Conditioner, Note
+from ..conditioning.nothing import Nothing
+from ..config.schema import SampleConfig
+from ..config.settings import with_setting
+from ..errors import ConfigError
+from ..samplers import Sampler
+from ..seam.backend import Backend
+from ..seam.ranks import Ranks
+from ..shapes import VideoShape
+from .denoise import Guidance
+from .fitting import check_scale
+from .following import Followed, sampled
+from .jobs import need_late_frames
+from .looping import Loops
+from .practice import mixed
+from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
+from .text_to_video import Precision, TextToVideo
+
+
+@dataclass(frozen=True)
+class SettledRun:
+    """All that a run needs to know before it reads its prompts. Nothing is loaded yet."""
+
+    config: SampleConfig
+    """With all values filled in."""
+    followed: Followed[SampleConfig]
+    pipeline: TextToVideo
+    guidance: Guidance
+    loops: Loops
+    conditioner: Conditioner
+
+    @property
+    def video(self) -> VideoShape:
+        """The size that the settings say."""
+        video = self.config.video
+        return VideoShape(video.frames, video.height, video.width)
+
+    def sampler(self, video: VideoShape | None = None) -> Sampler:
+        """A fresh sampler as configured, for a video of a size."""
+        return make_sampler(self.config.sampler, video)
+
+
+def settle(
+    config: SampleConfig,
+    overrides: Set[str],
+    backend: Backend,
+    ranks: Ranks,
+    note: Note,
+    models: TextToVideo | None = None,
+) -> SettledRun:
+    """overrides: the paths of settings that the command line gave. note: is told what contradicts the model. models:
+    those of the settings, of an earlier run, which are not looked for again.
+
+    Raises: DuosoraError of the part that does not fit.
+    """
+    followed = sampled(config, overrides)
+    config = followed.config
+    for line in followed.notes:
+        note(line)
+    guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
+    if config.parallel.cfg and not guidance.is_on:
+        raise ConfigError(f"parallel.cfg = true: sampler.guidance = {guidance.scale:g} has no two halves")
+    found = models or _find(followed, backend, ranks, note)
+    parts, decode = found.parts, config.decode
+    config = config.model_copy(update={"model": pinned(config.model, parts)})
+    if "chunk" not in decode.model_fields_set and not parts.vae.spec.streams_exactly:
+        config = with_setting(config, "decode.chunk", None)  # it has groups of its own
+    options = decode_options(parts.vae.spec, config.decode.chunk, decode.tile)
+    pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
+    loops = Loops(config.loop.count, config.loop.condition_frames, config.loop.edit)
+    settled = SettledRun(config, followed, pipeline, guidance, loops, _conditioner(followed, pipeline, config))
+    settled.sampler()  # refuses options that do not go together before anything is loaded
+    _check_loops(settled)
+    return settled
+
+
+def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note: Note) -> TextToVideo:
+    """The models of the settings, checked and not loaded."""
+    config = followed.config
+    parts, precision = open_parts(config.model), _precision(config, backend)
+    found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
+    for line in mixed(followed.practice.recipe, found):
+        note(line)
+    check_scale(config.model, followed.practice.recipe, parts.denoiser, parts.vae)
+    for part in found.values():
+        part.check()
+        for line in part.notes:
+            note(line)
+    backend.check(precision.denoiser, precision.attention)
+    return TextToVideo(backend, parts, precision, ranks=ranks)
+
+
+def _precision(config: SampleConfig, backend: Backend) -> Precision:
+    options, default = config.backend, default_dtype(backend)
+    return Precision(
+        denoiser=options.dtype.denoiser or default,
+        text_encoder=options.dtype.text_encoder or default,
+        vae=options.dtype.vae or default,
+        attention=options.attention,
+        compile=options.compile,
+    )
+
+
+def _conditioner(followed: Followed[SampleConfig], pipeline: TextToVideo, config: SampleConfig) -> Conditioner:
+    """The way of the denoiser's recipe, where it reads what that gives. Raises: as Conditioner.of."""
+    given, kind = pipeline.parts.denoiser.spec.given, followed.practice.conditioner
+    kind = kind if kind.reads in given else Nothing
+    if "channels" in given and kind.reads != "channels":
+        raise ConfigError(
+            f"model.denoiser = {config.model.denoiser}: it reads further channels, which "
+            f"{followed.practice.recipe.title} does not give; set model.recipe to that of the model"
+        )
+    return kind.of(pipeline.parts.vae.spec.compression, config)
+
+
+def _check_loops(settled: SettledRun) -> None:
+    """Raises: ConfigError for clips that cannot be joined."""
+    loops = settled.loops
+    if loops.count > 1:
+        loops.check(settled.pipeline.parts.vae.spec.compression, settled.video)
+        need_late_frames(settled.config.sampler.name, f"loop.count = {loops.count} needs")
