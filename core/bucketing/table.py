@@ -7,7 +7,7 @@ Source: opensora/datasets/bucket.py of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -92,14 +92,13 @@ class BucketTable:
             found[samples] = np.array([firsts[length] for length in lengths.tolist()], int) + ratios
         return found
 
-    def fits(self, frames: np.ndarray, heights: np.ndarray, widths: np.ndarray, interval: int = 1) -> np.ndarray:
-        """Whether there is a bucket that each sample could be in, whatever chance says, (N,)."""
-        fits = np.zeros(len(frames), bool)
-        for name, row in self.entries.items():
-            is_large = self._fills(name, heights, widths)
-            for length in row:
-                fits |= is_large & _holds(frames, length, interval)
-        return fits
+    def possible(
+        self, frames: np.ndarray, heights: np.ndarray, widths: np.ndarray, interval: int = 1
+    ) -> list[Bucket | None]:
+        """The first bucket in which each sample can be, if chance is kind; None where it can be in none. (N,)."""
+        table = BucketTable({name: dict(_kind(row)) for name, row in self.entries.items()}, self.sizes)
+        numbers = table.assign_all(frames, heights, widths, np.zeros(len(frames), np.uint64), interval)
+        return [None if number < 0 else table.buckets[number] for number in numbers.tolist()]
 
     def video(self, bucket: Bucket) -> VideoShape:
         """The size of a bucket's clips."""
@@ -147,6 +146,13 @@ def _pixels(sizes: SizeTable, name: str, where: str) -> int:
 
 def _holds(frames: np.ndarray, length: int, interval: int) -> np.ndarray:
     return (frames == 1) if length == 1 else (frames > length * interval)
+
+
+def _kind(row: Mapping[int, Chances]) -> Iterator[tuple[int, tuple[float, int | None]]]:
+    """The row without what chance decides: lengths are kept, or sent on, or not looked at."""
+    for length, entry in row.items():
+        if entry.consider > 0 and (entry.keep > 0 or entry.consider >= 1):
+            yield length, (float(entry.keep > 0), entry.batch_size)
 
 
 def _decide(chances: Chances, seeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -10,9 +10,6 @@ import typer
 
 SHOWN_ROWS = 40
 """Bad rows printed; the report file has all of them."""
-PUBLISHED = {"max_area": 236544}
-PUBLISHED_OF_AUTOENCODERS = {"frames": 25, "height": 256, "width": 256}
-"""Sizes, where there is no config and none is set."""
 
 data = typer.Typer(name="data", help="Look over training data.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -49,25 +46,30 @@ def check(
     from ..errors import ConfigError
     from ..io.files import atomic_write, refuse_unwritable
     from ..printable import say
+    from ..recipes import named
     from .tables import show
 
     if report is not None:
         refuse_unwritable(report, overwrite)
     run, given = _read(config, settings or [])
-    named = files or given.files
-    if not named:
+    sources = files or given.files
+    if not sources:
         raise ConfigError("data.files: name annotations or folders, here or in the config; there is nothing to check")
     batch = None if config is None else run.batch_size * run.accumulate
-    looking = Check(named, _compression(run), deep, run.seed, batch)
+    recipe = named(run.model.recipe)
+    looking = Check(sources, _compression(run), deep, run.seed, batch, recipe.buckets, run.accumulate)
     found = looking(given)
     advice = find_advice(looking, found, given, lambda setting: _read(config, [*(settings or []), setting])[1])
-    for line in column_uses(named):
+    for line in column_uses(sources):
         say(f"columns of {line}")
     for finding in found.findings[:SHOWN_ROWS]:
         say(f"{finding.kind}: {finding.path} ({finding.origin}): {finding.reason}")
     if len(found.findings) > SHOWN_ROWS:
         say(f"... and {len(found.findings) - SHOWN_ROWS} more; --report FILE writes all of them")
     show(_table(found))
+    if found.epoch is not None:
+        show(_epoch(found.epoch))
+        say(_steps(found.epoch))
     say(f"{found.rows} rows, {found.num_good} good, {found.num_bad} bad")
     if advice is not None:
         say(advice)
@@ -84,12 +86,16 @@ def _read(config: Path | None, settings: list[str]) -> tuple[Any, Any]:
     """The settings of the run, and of its data; without a config with sizes as published, where none are given."""
     from ..config.loading import load
     from ..config.training import TrainConfig
+    from ..pipelines.following import trained
+    from ..recipes import named
 
-    run = load(config, TrainConfig, settings)
+    given = load(config, TrainConfig, settings)
+    run = trained(given).config
     data = run.data
-    sizes = PUBLISHED if data.autoencoder is None else PUBLISHED_OF_AUTOENCODERS
-    if config is None and data.max_area is None and data.height is None and data.width is None:
-        data = data.model_copy(update={key: value for key, value in sizes.items() if key not in data.model_fields_set})
+    if config is None and data.buckets is None and data.max_area is None and data.height is None and data.width is None:
+        clips = named(run.model.recipe).clips.get("denoiser" if data.autoencoder is None else "vae", {})
+        own = given.data.model_fields_set
+        data = data.model_copy(update={key: value for key, value in clips.items() if key not in own})
     return run, data
 
 
@@ -106,8 +112,23 @@ def _table(found: Any) -> Any:
     from .tables import Table
 
     table = Table("", "rows")
-    for shape, count in found.buckets.items():
+    for shape, count in found.buckets.items() if found.epoch is None else ():
         table.add_row(f"trained at {shape}", str(count))
     for kind, count in found.counts().items():
         table.add_row(kind, str(count), style="red")
     return table
+
+
+def _epoch(epoch: Any) -> Any:
+    from .tables import Table
+
+    table = Table("bucket", "frames", "clips", "batches", "batch size")
+    for count in epoch.buckets:
+        cells = (count.resolution, count.frames, count.clips, count.batches, count.batch_size or "-")
+        table.add_row(*map(str, cells))
+    return table
+
+
+def _steps(epoch: Any) -> str:
+    rest = f"{epoch.in_no_batch} fill no batch" if epoch.in_no_batch >= 0 else f"{-epoch.in_no_batch} come twice"
+    return f"first epoch: {epoch.steps} steps; of the good rows {epoch.by_chance} are left out by chance, {rest}"

@@ -175,4 +175,4 @@ def _bounded(name: str, limits: Iterable[Any]) -> str:
     return f"{name} {', '.join(bounds)}".strip()
 
 
-_TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true | false", Path: "path"}
+_TYPE_NAMES = {int: "whole number", float: "number", str: "text", bool: "true | false", Path: "path", Any: "value"}

@@ -124,11 +124,6 @@ class MeasuringOrder:
         """Batches in all."""
         return len(self._batches)
 
-    @property
-    def buckets(self) -> list[str]:
-        """Of each batch the bucket's name."""
-        return [self.plan.name(batch.samples[0], epoch) for epoch, batch in self._batches]
-
     def micro_batch(self, step: int, part: int = 0) -> MicroBatch:
         """The batch of a step."""
         epoch, batch = self._batches[step]

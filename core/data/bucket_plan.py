@@ -42,7 +42,8 @@ class BucketPlan:
         self.tables, self.interval, self.seed = tuple(tables), settings.frame_interval, seed
         numbers, facts, self._left_out = _usable(source, settings)
         frames, heights, widths = facts.T
-        fits = np.any([table.fits(frames, heights, widths, self.interval) for table in tables], axis=0)
+        found = [table.possible(frames, heights, widths, self.interval) for table in tables]
+        fits = np.array([any(buckets) for buckets in zip(*found, strict=True)], bool)
         self.numbers = numbers[fits]
         self._frames, self._heights, self._widths = frames[fits], heights[fits], widths[fits]
         self._left_out[NO_BUCKET] += int((~fits).sum())

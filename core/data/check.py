@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..bucketing.table import BucketTable
 from ..config.data import DataSettings
 from ..errors import MediaError
 from ..shapes import Compression, VideoShape
 from .annotations import read_annotations
+from .bucket_check import BucketEpoch, first_buckets, first_epoch
+from .bucket_plan import check_buckets
 from .embedding_folder import embedding_path
 from .plan import RARE, is_rare, rare_detail
 from .pool import make_runner
@@ -41,7 +44,10 @@ class Finding(NamedTuple):
 
 
 class CheckedRow(NamedTuple):
-    """A record, the shape it would be trained at (None: it is left out), and what was found about it."""
+    """A record, the shape it would be trained at (None: it is left out), and what was found about it.
+
+    In buckets the shape is that of the first bucket that it can be in; chance decides.
+    """
 
     record: Record
     shape: VideoShape | None
@@ -59,6 +65,8 @@ class CheckReport:
     checked: tuple[CheckedRow, ...]
     unread: tuple[BadRow, ...]
     """Rows that make no record."""
+    epoch: BucketEpoch | None = None
+    """The first in buckets, where there are buckets and clips for a batch."""
 
     @property
     def rows(self) -> int:
@@ -96,10 +104,12 @@ class CheckReport:
             "bad": self.num_bad,
             "counts": self.counts(),
             "buckets": self.buckets,
+            **({"epoch": self.epoch.as_json()} if self.epoch else {}),
             "findings": [finding._asdict() for finding in self.findings],
         }
 
 
+Buckets = Mapping[str, Mapping[str, Any]]
 Known = dict[tuple[Path, int, int | None], Facts | Failed]
 """What files said when they were opened, by path, first frame and number of frames."""
 
@@ -114,14 +124,19 @@ class Check:
         decodes_all: bool = False,
         seed: int = 0,
         total_batch: int | None = None,
+        table_of: Callable[[Buckets], BucketTable] | None = None,
+        accumulate: int = 1,
     ) -> None:
         """decodes_all: decode every frame of every clip, which finds damage in the middle.
 
         seed: short clips are dropped by chance where settings say so. total_batch: clips of an optimiser step, on which
-        it depends how many a size needs; None: rare sizes count as good.
+        it depends how many a size needs; None: rare sizes count as good. table_of: makes one of the setting
+        `data.buckets`, with which no file is opened but to fill in what annotations lack, or to decode all. accumulate:
+        batches of a step.
         """
         self.files, self.compression, self.decodes_all = tuple(files), compression, decodes_all
         self.seed, self.total_batch = seed, total_batch
+        self.table_of, self.accumulate = table_of, accumulate
         self._known: Known = {}
 
     def __call__(self, settings: DataSettings) -> CheckReport:
@@ -134,10 +149,32 @@ class Check:
         found = read_annotations(self.files, settings.root)
         if not found.records and not found.bad:
             raise MediaError(f"{', '.join(map(str, self.files))}: holds no record of a clip")
+        if settings.buckets is not None:
+            return self._in_buckets(found.records, found.bad, settings)
         self._open(found.records, settings)
         rows = [self._row(number, record, settings) for number, record in enumerate(found.records)]
         rows = self._without_rare(rows, settings)
         return CheckReport(tuple(rows), tuple(found.bad))
+
+    def _in_buckets(self, records: Sequence[Record], bad: Sequence[BadRow], settings: DataSettings) -> CheckReport:
+        assert self.table_of is not None, "buckets need the sizes of a recipe"
+        table = self.table_of(settings.buckets or {})
+        check_buckets(table, self.compression)
+        if settings.probe or self.decodes_all:
+            self._open(records, settings)
+        known = [self._findings(record, settings) for record in records]
+        rows = []
+        for (record, findings), bucket in zip(
+            known, first_buckets([record for record, _ in known], settings, table), strict=True
+        ):
+            if isinstance(bucket, Unusable):
+                why = Finding(record.name, record.origin, bucket.kind, bucket.detail)
+                rows.append(CheckedRow(record, None, (*findings, why)))
+            else:
+                rows.append(CheckedRow(record, table.video(bucket), findings))
+        of_run = [row.record for row in rows]  # those that are left out too: draws go by the number of a record
+        epoch = first_epoch(of_run, settings, table, self.compression, self.seed, self.accumulate)
+        return CheckReport(tuple(rows), tuple(bad), epoch)
 
     def _open(self, records: Sequence[Record], settings: DataSettings) -> None:
         """Find out what the files of records say about themselves."""
@@ -153,12 +190,19 @@ class Check:
         finally:
             runner.close()
 
-    def _row(self, number: int, record: Record, settings: DataSettings) -> CheckedRow:
-        facts = self._known[_key(record)]
-        findings = [*_file_findings(record, facts), *_embedding_findings(record)]
-        findings += _notes(record, facts, refuses_hdr=settings.media.hdr == "refuse")
+    def _findings(self, record: Record, settings: DataSettings) -> tuple[Record, tuple[Finding, ...]]:
+        """A record with what is known of it, and what was found about it."""
+        findings = [*_embedding_findings(record)]
+        if (facts := self._known.get(_key(record))) is not None:
+            findings = [*_file_findings(record, facts), *findings]
+            findings += _notes(record, facts, refuses_hdr=settings.media.hdr == "refuse")
         if isinstance(facts, Facts) and settings.probe:
             record = complete(record, facts)
+        return record, tuple(findings)
+
+    def _row(self, number: int, record: Record, settings: DataSettings) -> CheckedRow:
+        record, found = self._findings(record, settings)
+        findings = list(found)
         shape = None
         try:
             shape = plan_shape(record, settings, self.compression, 1, RecordDraws(self.seed, number))

@@ -17,7 +17,7 @@ from ..config.data import DataSettings
 from ..errors import MediaError
 from ..shapes import Compression, Patch, VideoShape
 from .batch import ClipBatch, ReadFailure
-from .bucket_order import Bucketing, MeasuringOrder
+from .bucket_order import Bucketing
 from .bucket_plan import BucketPlan
 from .captions import Captioner
 from .collate import collate, collate_moments
@@ -158,11 +158,6 @@ class ClipLoader:
     def counts(self) -> dict[str, int]:
         """Records of the source, and the clips among them that are trained on."""
         return {"records": len(self._fetcher.source), "clips": len(self.plan)}
-
-    @property
-    def measured_buckets(self) -> list[str]:
-        """Where each bucket is measured by itself, the bucket of each batch, which are all that there are."""
-        return self.order.buckets if isinstance(self.order, MeasuringOrder) else []
 
     def report(self) -> ReadingCounts:
         """What has been read so far, and what failed and why."""

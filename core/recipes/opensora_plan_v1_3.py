@@ -51,4 +51,5 @@ RECIPE = Recipe(
         "ema.decay": 0.9999,
         "ema.warms_up": True,
     },
+    clips={"denoiser": {"max_area": 236544}, "vae": {"frames": 25, "height": 256, "width": 256}},
 )

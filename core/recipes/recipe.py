@@ -69,6 +69,8 @@ class Recipe:
     """Settings of `duosora sample` by their paths."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Those of `duosora train`."""
+    clips: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Settings of training data by the kind of the trained model, for those who look data over without any."""
 
     @property
     def objective(self) -> str | None:

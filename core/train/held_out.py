@@ -26,12 +26,9 @@ class HeldOut:
     counts once.
     """
 
-    def __init__(
-        self, reader: Reader | None, count: int, ranks: Ranks | None = None, buckets: Sequence[str] = ()
-    ) -> None:
-        """reader: nothing for a rank that does not read. buckets: of each of the `count` micro-batches its bucket, as
-        "240p 51", where there are buckets; they lie together."""
-        self.reader, self.count, self.ranks, self.buckets = reader, count, ranks or Ranks(), tuple(buckets)
+    def __init__(self, reader: Reader | None, count: int, ranks: Ranks | None = None) -> None:
+        """reader: nothing for a rank that does not read."""
+        self.reader, self.count, self.ranks = reader, count, ranks or Ranks()
 
     def clips(self) -> Iterator[ClipBatch]:
         """This rank's micro-batches."""

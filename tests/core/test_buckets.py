@@ -1,6 +1,8 @@
 """Training in buckets: the same batches for any number of readers and from any step on, every clip once an epoch."""
 
+import sys
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,14 +13,27 @@ import pytest
 from duosora.core.bucketing.size_table import Resolution, SizeTable
 from duosora.core.bucketing.table import BucketTable
 from duosora.core.config.data import DataSettings
+from duosora.core.config.loading import load
+from duosora.core.config.settings import read, resolved
+from duosora.core.config.training import TrainConfig
 from duosora.core.data.batch import ClipBatch
 from duosora.core.data.bucket_order import Bucketing
+from duosora.core.data.check import Check, CheckReport
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.records import Record
 from duosora.core.data.sources import Frames, OpenedClip
 from duosora.core.errors import ConfigError, MediaError, ShapeError
 from duosora.core.maths.cover import cover_picture, cover_video
+from duosora.core.pipelines.following import trained
+from duosora.core.seam.models import Given
+from duosora.core.seam.ranks import ParallelPlan, Ranks
+from duosora.core.seam.training import DiffusionBatch
 from duosora.core.shapes import Causal, Compression, Grouped, Patch
+from duosora.core.train.feeding import Fed, Feeding, MicroBatchFacts
+from duosora.core.train.setup.readers import Readers
+
+sys.path.append(str(Path(__file__).parent))
+import thread_ranks
 
 SIZES = SizeTable(
     {
@@ -261,14 +276,216 @@ def test_each_bucket_is_measured_by_itself_on_the_same_few_batches() -> None:
     table = {"8p": {"1": [1.0, 3], "5": [0.1, 2]}, "17p": {"3": [[0.2, 0.3], 3], "5": [0.0, None]}}
     made = loader(source, table, bucketing=Bucketing.to_measure(BucketTable(table, SIZES), 2))
     with made:
-        names = made.order.buckets  # type: ignore[attr-defined]
-        batches = [batch for (batch,) in made.of_steps(range(len(names)))]
-        again = [batch for (batch,) in made.of_steps(range(len(names)))]
+        batches = [batch for (batch,) in made.of_steps(range(made.steps_per_epoch))]
+        again = [batch for (batch,) in made.of_steps(range(made.steps_per_epoch))]
     assert [(batch.bucket, len(batch.samples)) for batch in batches] == [
         ("17p 3", 3),
         ("17p 3", 3),
         ("8p 5", 2),
         ("8p 5", 2),
     ]
-    assert names == [batch.bucket for batch in batches]
     assert_equal([batches], [again])
+
+
+def written(folder: Path, rows: list[tuple[Any, ...]]) -> Path:
+    """A table as upstream's tools write it."""
+    lines = ["path,text,num_frames,height,width,aspect_ratio,resolution,fps,text_len"]
+    for number, (frames, height, width) in enumerate(rows):
+        name = f"{number}.{'jpg' if frames == 1 else 'mp4'}"
+        size = f"{height},{width},{height / width},{height * width}" if height else ",,,"
+        lines.append(f"{name},clip {number},{frames},{size},29.97,2")
+    (folder / "meta.csv").write_text("\n".join(lines) + "\n")
+    return folder / "meta.csv"
+
+
+def checked(file: Path, table: Any, accumulate: int = 1, **settings: Any) -> CheckReport:
+    table_of = lambda buckets: BucketTable(buckets, SIZES)  # noqa: E731
+    check = Check([file], COMPRESSION, seed=7, table_of=table_of, accumulate=accumulate)
+    return check(DataSettings(buckets=table, workers=0, **settings))
+
+
+def test_a_check_tells_the_first_epoch_of_a_run_without_opening_a_file(tmp_path: Path) -> None:
+    draw = np.random.default_rng(3)
+    rows = [((1, 4, 6, 20)[draw.integers(4)], *((12, 24), (17, 17), (3, 3))[draw.integers(3)]) for _ in range(150)]
+    report = checked(written(tmp_path, rows), TABLE, accumulate=2)
+    with loader(Clips(rows), accumulation=2) as made:
+        assert report.epoch is not None
+        assert report.epoch.steps == made.steps_per_epoch
+        order = made.order
+        epoch = [order.micro_batch(step, part) for step in range(report.epoch.steps) for part in range(2)]
+        names = Counter(made.plan.name(batch.places[0], 0) for batch in epoch if batch.epochs[0] == 0)
+    assert {f"{each.resolution} {each.frames}": each.batches for each in report.epoch.buckets if each.batches} == names
+    read = sum(each.batches * (each.batch_size or 0) for each in report.epoch.buckets)
+    assert report.num_good == read + report.epoch.in_no_batch + report.epoch.by_chance
+    assert report.counts() == {"in no bucket": sum(height == 3 for _, height, _ in rows)}
+
+
+def test_a_check_says_why_a_row_is_in_no_bucket(tmp_path: Path) -> None:
+    report = checked(written(tmp_path, [(20, 17, 17)] * 3 + [(5, 8, 8), (20, 7, 7), (6, "", "")]), CERTAIN)
+    assert [(finding.path, finding.kind) for finding in report.findings] == [
+        ("3.mp4", "in no bucket"),
+        ("4.mp4", "in no bucket"),
+        ("5.mp4", "no size"),
+    ]
+    assert report.findings[0].reason == (
+        "fits no bucket: 5 frames of 8 x 8 pixels; it needs 80% of the pixels of a resolution, and a clip more frames "
+        "than the bucket has"
+    )
+    assert report.as_json()["epoch"]["buckets"][0] == {
+        "resolution": "17p",
+        "frames": 3,
+        "clips": 3,
+        "batches": 1,
+        "batch_size": 3,
+    }
+
+
+def test_a_bucket_of_probability_zero_keeps_longer_clips_from_shorter_ones_of_its_resolution(tmp_path: Path) -> None:
+    table = {"8p": {"3": [1.0, 1], "5": [0.0, None]}}
+    report = checked(written(tmp_path, [(20, 8, 8), (5, 8, 8)]), table)
+    assert [finding.path for finding in report.findings] == ["0.mp4"]
+
+
+def test_clips_that_fill_no_batch_may_come_twice(tmp_path: Path) -> None:
+    report = checked(written(tmp_path, [(20, 17, 17)] * 4), CERTAIN, drop_last=False)
+    assert report.epoch is not None
+    assert (report.epoch.steps, report.epoch.in_no_batch) == (2, -2)
+    assert checked(written(tmp_path, [(20, 17, 17)] * 2), CERTAIN).epoch is None
+
+
+IN_BUCKETS = {"144p": {51: [1.0, 2], 102: [[1.0, 0.3], 1]}}
+RUN = {"model": {"recipe": "opensora_v1_2"}, "data": {"files": ["a.csv"], "buckets": IN_BUCKETS}}
+
+
+def run_with(**changes: Any) -> TrainConfig:
+    groups = {name: {**RUN.get(name, {}), **change} for name, change in changes.items() if isinstance(change, dict)}
+    return read(TrainConfig, {**RUN, **changes, **groups})
+
+
+def test_a_run_in_buckets_has_no_lengths_and_rates_and_held_out_clips_are_in_the_same_buckets() -> None:
+    config = trained(run_with(validation={"every": 1, "data": {"files": ["b.csv"]}}, data={"frame_interval": 2})).config
+    for data in (config.data, config.validation.data):
+        assert data is not None
+        assert (data.frames, data.min_frames, data.fps) == (None, None, None)
+        assert data.buckets == {"144p": {"51": [1.0, 2], "102": [[1.0, 0.3], 1]}}
+        assert data.frame_interval == 2
+    assert trained(read(TrainConfig, resolved(config))).config == config
+    other = trained(run_with(validation={"data": {"files": ["b.csv"], "buckets": None}})).config.validation.data
+    assert other is not None
+    assert (other.buckets, other.frames, other.fps) == (None, 51, 24.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch_size": 2}, "batch_size = 2: data.buckets say how large each batch is"),
+        ({"caches": {"latents": "cache"}}, "caches.latents: in data.buckets a clip has other latents in each epoch"),
+        ({"autoencoder": {}}, "data.buckets: an autoencoder's clips have one size"),
+        ({"data": {"frames": 29, "grouped": False}}, "data.frames, data.grouped: data.buckets have no use for it"),
+        ({"data": {"upstream": {"mixed_groups": True}}}, "data.upstream.mixed_groups: data.buckets have no use for it"),
+        ({"data": {"kind": "moving_shapes"}}, "data.buckets: are for clips of files, not for moving_shapes"),
+        ({"data": {"buckets": {}}}, "data.buckets: expected a resolution with its buckets"),
+        (
+            {"data": {"buckets": {"150p": {1: [1.0, 2]}}}},
+            "data.buckets: resolution = '150p': expected one of 144p, 256",
+        ),
+        ({"model": {"recipe": "tiny"}}, "data.buckets: the recipe tiny has no table of sizes"),
+        ({"validation": {"data": {"fps": 8.0}}}, "validation.data.fps: validation.data.buckets have no use for it"),
+    ],
+)
+def test_a_run_whose_buckets_do_not_fit_the_rest_is_refused(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        trained(run_with(**changes))
+    assert str(refused.value).startswith(told)
+
+
+@pytest.mark.parametrize("name", ["frame_interval", "drop_last"])
+def test_what_is_for_buckets_alone_is_refused_without_them(name: str) -> None:
+    values = {"frame_interval": 2, "drop_last": False}
+    settings = DataSettings(frames=5, fps=24.0, height=16, width=16, **{name: values[name]})
+    with pytest.raises(ConfigError, match=f"data.{name} = {str(values[name]).lower()}: is for data.buckets"):
+        ClipLoader(Clips([(20, 17, 17)] * 4), settings, 7, Causal(4, 8), PATCH)
+
+
+@pytest.mark.parametrize(
+    ("row", "told"),
+    [
+        ("51: 1.0", "data.buckets.240p.51: expected [probability, batch size], got 1.0"),
+        ("51: [1.5, 2]", "data.buckets.240p.51: expected probabilities from 0 to 1, got 1.5"),
+        ("51: [[0.5], 2]", "data.buckets.240p.51: expected probabilities from 0 to 1, got [0.5]"),
+        ("51: [0.5, 0]", "data.buckets.240p.51: expected a batch size of at least 1, got 0"),
+        ("51: [0.5, null]", "data.buckets.240p.51: expected a batch size of at least 1, got None"),
+        ("2s: [0.5, 1]", "data.buckets.240p.2s: expected a number of frames, got '2s'"),
+        ("0: [0.5, 1]", "data.buckets.240p.0: expected a number of frames, got '0'"),
+    ],
+)
+def test_a_table_in_a_file_that_cannot_be_names_its_place(tmp_path: Path, row: str, told: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(f"data:\n  buckets:\n    240p: {{{row}}}\n")
+    with pytest.raises(ConfigError) as refused:
+        load(file, TrainConfig)
+    assert str(refused.value) == f"{file}: {told}"
+
+
+def test_a_bucket_can_be_changed_on_the_command_line(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data:\n  buckets:\n    240p: {51: [0.5, 4]}\n")
+    config = load(file, TrainConfig, ["data.buckets.240p.51=[1.0,8]", "data.buckets.144p.1=[0.1,9]"])
+    assert config.data.buckets == {"240p": {"51": [1.0, 8]}, "144p": {"1": [0.1, 9]}}
+
+
+@pytest.mark.parametrize("plan", [ParallelPlan(), ParallelPlan(data=2, sequence=2)], ids=str)
+def test_all_ranks_know_how_many_batches_are_measured(tmp_path: Path, plan: ParallelPlan) -> None:
+    settings = {"files": [str(written(tmp_path, [(200, 144, 256)] * 5))], "workers": 0}
+    config = trained(run_with(validation={"every": 1, "batches": 2, "data": settings})).config
+    readers = Readers(seed=0, batch_size=1, accumulate=1, compression=Grouped(17, 4, 8), recipe=config.model.recipe)
+    found = thread_ranks.run(plan, lambda ranks: readers.held_out(config.validation, config.data, ranks).count)  # type: ignore[union-attr]
+    assert found == [4] * plan.world, "two batches of each of two buckets"
+
+
+class Copies:
+    """Batches that are the clips themselves."""
+
+    def prepare(self, clips: Sequence[ClipBatch]) -> None:
+        pass
+
+    def make(self, clips: ClipBatch, step: int) -> DiffusionBatch:
+        assert clips.pixels is not None
+        numbers = np.array(clips.samples, np.float64)
+        arrays = dict.fromkeys(("timesteps", "signal", "spread", "of_clean", "of_noise", "weights"), numbers)
+        given = Given(text=numbers[:, None, None].astype(np.float32), fps=np.array(clips.fps))
+        return DiffusionBatch(latents=clips.pixels, noise=clips.pixels, given=given, **arrays)
+
+    def work(self, batch: DiffusionBatch) -> int:
+        return batch.latents.size
+
+
+def fed(ranks: Ranks, count: int) -> list[Fed]:
+    """What a rank is fed in the first steps."""
+    feeding = Feeding(ranks, Copies())
+    if not ranks.leads_team:
+        return [feeding.feed(tuple, step) for step in range(count)]
+    plan = ranks.plan
+    made = loader(mixed_clips(90), accumulation=4, readers=plan.data, reader=plan.place(ranks.rank).data)
+    with made:
+        source = made.batches()
+        return [feeding.feed(lambda: next(source), step) for step in range(count)]
+
+
+def told(facts: MicroBatchFacts) -> tuple[Any, ...]:
+    return facts.samples, facts.work, facts.size, tuple(facts.sources)
+
+
+@pytest.mark.parametrize("plan", [ParallelPlan(2), ParallelPlan(4), ParallelPlan(data=2, sequence=2)], ids=str)
+def test_ranks_with_batches_of_unequal_sizes_have_together_what_one_process_has(plan: ParallelPlan) -> None:
+    count = 12
+    alone = fed(Ranks(), count)
+    of_ranks = thread_ranks.run(plan, lambda ranks: fed(ranks, count))
+    assert any(len({facts.samples for facts in step.facts}) > 1 for step in alone)
+    for rank, steps_of_rank in enumerate(of_ranks):
+        first = plan.place(rank).data
+        for mine, whole in zip(steps_of_rank, alone, strict=True):
+            assert [told(facts) for facts in mine.facts] == [told(facts) for facts in whole.facts]
+            for batch, expected in zip(mine.batches, whole.batches[first :: plan.data], strict=True):
+                np.testing.assert_array_equal(batch.latents, expected.latents)
+                np.testing.assert_array_equal(batch.given.fps, expected.given.fps)

@@ -101,8 +101,9 @@ class Readers:
         if not _is_measured(validation, data):
             return None
         loader = agreed(ranks.world, lambda: self.open_held_out(validation, data) if ranks.leads_team else None)
-        buckets = exchange(ranks.world, lambda: [] if loader is None else loader.measured_buckets)[0]
-        return HeldOut(loader, len(buckets) or validation.batches, ranks, tuple(buckets))
+        in_all = exchange(ranks.world, lambda: loader and loader.steps_per_epoch)[0]
+        is_in_buckets = (validation.data or data).buckets is not None
+        return HeldOut(loader, in_all if is_in_buckets else validation.batches, ranks)
 
     def _to_measure(self, data: DataSettings, batches: int) -> Bucketing | None:
         return None if data.buckets is None else Bucketing.to_measure(self._table(data.buckets), batches)
