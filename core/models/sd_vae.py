@@ -55,7 +55,7 @@ class SDVAESpec:
         default = cls()
         given = take(rest, source, "block_out_channels", list, list(default.block_out_channels))
         if not 1 <= len(given) <= MOST_LEVELS:
-            raise ConfigError(f"{source}: block_out_channels = {given!r}: needs 1 to {MOST_LEVELS} numbers")
+            raise ConfigError(f"{source}: block_out_channels: needs 1 to {MOST_LEVELS} numbers, not {len(given)}")
         widths = tuple(whole_number(width, source, "block_out_channels", MOST_CHANNELS) for width in given)
         for key, block in (("down_block_types", _DOWN), ("up_block_types", _UP)):
             choice(rest, source, key, ([block] * len(widths),), [block] * len(widths))

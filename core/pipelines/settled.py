@@ -15,11 +15,12 @@ from ..seam.backend import Backend
 from ..seam.ranks import Ranks
 from ..shapes import VideoShape
 from .denoise import Guidance
+from .fitting import check_scale
 from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
 from .practice import mixed
-from .settings import GIVEN_IN_SAMPLING, decode_options, default_dtype, make_sampler, open_parts, pinned
+from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
 from .text_to_video import Precision, TextToVideo
 
 
@@ -83,10 +84,11 @@ def settle(
 def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note: Note) -> TextToVideo:
     """The models of the settings, checked and not loaded."""
     config = followed.config
-    parts, precision = open_parts(config.model, given=GIVEN_IN_SAMPLING), _precision(config, backend)
+    parts, precision = open_parts(config.model), _precision(config, backend)
     found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
     for line in mixed(followed.practice.recipe, found):
         note(line)
+    check_scale(config.model, followed.practice.recipe, parts.denoiser, parts.vae)
     for part in found.values():
         part.check()
         for line in part.notes:

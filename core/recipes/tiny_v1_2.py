@@ -50,8 +50,14 @@ RECIPE: Recipe = replace(
         "video.frames": _FRAMES,
         "video.height": _SIDE,
         "video.width": _SIDE,
-        "video.fps": moving_shapes.USUAL_LOOK.fps,
+        "video.fps": moving_shapes.FPS,
         "condition.max_area": _SIDE * _SIDE,
     },
-    training={**OPEN_SORA.training, "objective.timesteps.kind": "uniform"},
+    training={
+        **OPEN_SORA.training,
+        "data.frames": _FRAMES,
+        "data.min_frames": _FRAMES,
+        "data.fps": moving_shapes.FPS,
+        "objective.timesteps.kind": "uniform",
+    },
 )

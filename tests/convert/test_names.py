@@ -122,16 +122,6 @@ def test_parts_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         made(reader(tmp_path, tensors), (Split("blocks.{}.qkv", tuple(f"{ATTENTION}.to_{x}.weight" for x in "qkv")),))
 
 
-@pytest.mark.parametrize("model", NAMES)
-def test_the_names_of_every_layout_stay_and_are_recognised(tmp_path: Path, model: str) -> None:
-    for spec in NAMES[model].family.presets.values():
-        names = list(spec.layout())
-        found, unknown = apply(NAMES[model].rules, names, NAMES[model].patterns())
-        assert not unknown
-        assert {new: origin.names for new, origin in found.origins.items()} == {name: (name,) for name in names}
-        assert guess(names) == (model, len(names))
-
-
 def sources(found: Renaming) -> dict[str, str]:
     return {new: origin.names[0] for new, origin in found.origins.items()}
 

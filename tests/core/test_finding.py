@@ -12,21 +12,16 @@ import pytest
 from duosora.core.errors import CheckpointError, ConfigError, DuosoraError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights
-from duosora.core.models import FAMILIES, opensora_t2v, stdit3, t5, wfvae
+from duosora.core.models import FAMILIES, opensora_t2v, t5, wfvae
 from duosora.core.models.finding import open_part, recognise
 
 CONFIGS = {
     "denoiser": opensora_t2v.TINY_INPAINT.to_config()
     | {"sample_size_t": 24, "sample_size_h": [80, 80], "sample_size_w": [80, 80]},
-    "stdit3": stdit3.TINY.to_config(),
     "text_encoder": t5.TINY.to_config(),
     "vae": wfvae.TINY.to_config(),
 }
 HUGE = "1" + "0" * 300
-ODD = [
-    *("0", "-1", "2.5", "1000000", HUGE, "1e300", "1e400", "-1e400", "NaN", "true", "null", '""', '"8"', '"\\ud800"'),
-    *("[]", "{}", "[null]", "[[1]]", "[1, 1e400, NaN]", "[" * 300 + "]" * 300, f"[{'1,' * 9999}1]", f'"{"a" * 5000}"'),
-]
 
 
 def write_config(folder: Path, config: Any, **texts: str) -> Path:
@@ -40,27 +35,6 @@ def write_config(folder: Path, config: Any, **texts: str) -> Path:
 def vae(tmp_path: Path) -> Path:
     save_weights(tmp_path, FreshWeights(wfvae.TINY.layout(), 0))
     return write_config(tmp_path, CONFIGS["vae"])
-
-
-def refusal(folder: Path) -> str:
-    """What is said of a model folder that is refused; nothing where it is not."""
-    try:
-        recognise(folder).layout.check({}, "")
-    except LayoutError:
-        return ""
-    except DuosoraError as error:
-        return str(error)
-    raise AssertionError("a layout without weights")
-
-
-@pytest.mark.parametrize("kind", CONFIGS)
-def test_an_odd_value_is_read_or_refused_in_one_line(tmp_path: Path, kind: str) -> None:
-    for key in (*CONFIGS[kind], "architectures", "_class_name", "dtype", "out_channels", "unheard_of"):
-        for odd in ODD:
-            said = refusal(write_config(tmp_path, CONFIGS[kind], **{key: odd}))
-            assert not said or said.startswith(f"{tmp_path / 'config.json'}: "), (key, odd)
-            assert "\n" not in said
-            assert len(said) < 600
 
 
 @pytest.mark.parametrize(

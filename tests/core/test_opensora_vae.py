@@ -148,11 +148,3 @@ def test_weights_of_another_scale_are_refused() -> None:
     weights["scale"] = weights["scale"] * 2
     with pytest.raises(LayoutError, match="vae: scale holds other constants"):
         list(checked_weights(TINY.layout(), GivenWeights(weights, "vae")))
-
-
-def test_blocks_are_parts_of_the_layout() -> None:
-    for spec in PRESETS.values():
-        names = list(spec.layout())
-        for half, blocks in spec.blocks().items():
-            assert all(half in block for block in blocks)
-            assert [block for block in blocks if not any(name.startswith(f"{block}.") for name in names)] == []

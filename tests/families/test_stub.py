@@ -1,6 +1,7 @@
 """A family is new files and one line: somebody's stub is sampled, trained, inspected and converted on both backends."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,9 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The house with the stub in it."""
     folder = tmp_path_factory.mktemp("house")
     skipped = shutil.ignore_patterns("__pycache__")
-    for room in ("core", "backends", "convert", "src", "configs"):
-        if (ROOT / room).is_dir():
-            shutil.copytree(ROOT / room, folder / room, symlinks=True, ignore=skipped)
+    for room in ("core", "backends", "convert", "src", "configs", "tests/families"):
+        shutil.copytree(ROOT / room, folder / room, symlinks=True, ignore=skipped)
+    shutil.copy(ROOT / "pyproject.toml", folder)
     shutil.copy(STUB / "spec.py", folder / "core/models/stub.py")
     shutil.copy(STUB / "names.py", folder / "convert/names/stub.py")
     model = (STUB / "model.py").read_text("utf-8")
@@ -36,14 +37,14 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(house: Path, *arguments: object) -> str:
-    """What the command prints in that house."""
+def run(house: Path, *arguments: object, module: str = "duosora") -> str:
+    """What a command prints in that house."""
     environment = os.environ | {"PYTHONPATH": str(house / "src"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-m", "duosora", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         env=environment, cwd=house, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
 
@@ -71,3 +72,15 @@ def test_a_new_family_is_files_and_a_line(house: Path, tmp_path: Path, backend: 
     assert "Stub" in run(house, "inspect", tmp_path / "stub.ckpt")
     run(house, "convert", tmp_path / "stub.ckpt", "--to", tmp_path / "back.safetensors")
     assert "its names are those of Stub (14 of 14)" in run(house, "inspect", tmp_path / "back.safetensors")
+
+
+@pytest.mark.slow
+def test_it_is_tested_as_soon_as_it_is_listed(house: Path) -> None:
+    common = "tests/families/test_every_family.py"
+    told = run(house, "-v", common, "-k", "stub", module="pytest")
+    passed = set(re.findall(r"::(\w+)\[.*stub.*\] PASSED", told))
+    every = set(re.findall(r"^def (test_\w+)", (house / common).read_text("utf-8"), re.MULTILINE))
+    assert every - passed == {
+        "test_a_reconstruction_is_what_decoding_makes_of_encoding",
+        "test_chunks_give_what_one_piece_gives_or_are_refused",
+    }, "autoencoders only"

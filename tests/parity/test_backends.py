@@ -67,9 +67,8 @@ def test_every_block_of_both_backends_gives_the_same(tmp_path: Path) -> None:
     } == {}
 
 
-@pytest.mark.parametrize("denoiser", ["tiny", "tiny_inpaint"])
-def test_gradients_of_every_block_of_both_backends_are_the_same(denoiser: str, tmp_path: Path) -> None:
-    models = twin_runs(tmp_path, "video.frames=9", f"model.denoiser={denoiser}").compare_gradients()
+def test_gradients_of_every_block_of_both_backends_are_the_same(tmp_path: Path) -> None:
+    models = twin_runs(tmp_path, "video.frames=9").compare_gradients()
     assert len(models["denoiser"]) > opensora_t2v.TINY.num_layers
     assert {
         f"{model} {block.name}": block.relative

@@ -23,7 +23,7 @@ from duosora.backends.torch.video import (
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.loading import check_structure
 from duosora.core.maths.haar import BANDS_2D, BANDS_3D, Band, taps_2d, taps_3d
-from duosora.core.models.wfvae import PRESETS, TINY, WFVAESpec
+from duosora.core.models.wfvae import TINY, WFVAESpec
 from duosora.core.seam.backend import get
 
 SMALL: dict[str, Any] = {
@@ -67,7 +67,6 @@ def near(got: Tensor, expected: Tensor | np.ndarray, limit: float = 5e-5) -> Non
 @pytest.mark.parametrize(
     "spec",
     [
-        *PRESETS.values(),
         WFVAESpec(),
         WFVAESpec(use_attention=False, encoder_num_resblocks=0, decoder_num_resblocks=0, connect_res_layer_num=0),
         WFVAESpec(temporal_level_1=True, encoder_num_resblocks=3, decoder_num_resblocks=1),
