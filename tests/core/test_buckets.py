@@ -1,7 +1,7 @@
 """Training in buckets: the same batches for any number of readers and from any step on, every clip once an epoch."""
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -267,6 +267,16 @@ def test_a_bucket_whose_every_clip_fails_takes_others_that_fit_there() -> None:
         epoch_of(loader(Clips(source.facts, broken=(0, 1, 2, 3, 4)), {"17p": {"3": [1.0, 1]}, "8p": {"3": [1.0, 1]}}))
 
 
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 0), (1, 2), (8, 2), (12, 3), (40, 10)])
+def test_no_more_is_read_ahead_than_keeps_the_processes_busy(workers: int, ahead: int) -> None:
+    with loader(Clips([(20, 8, 8)] * 80), {"8p": {"5": [1.0, 4]}}) as made:
+        made.settings = made.settings.model_copy(update={"workers": workers})
+        numbers = iter(range(99))
+        source = (number for number in numbers)
+        made._next(deque(), (made.order.micro_batch(number, 0) for number in source))
+        assert next(numbers) == 1 + ahead
+
+
 def test_a_window_begins_where_the_record_does() -> None:
     record = Record(path=Path("a.mp4"), name="a.mp4", num_frames=20, start=100)
     moments = choose_window(record, 5, 3, RecordDraws(0, 0))
@@ -423,6 +433,7 @@ def test_a_run_in_buckets_has_no_lengths_and_rates_and_held_out_clips_are_in_the
     [
         ({"batch_size": 2}, "batch_size = 2: data.buckets say how large each batch is"),
         ({"caches": {"latents": "cache"}}, "caches.latents: in data.buckets a clip has other latents in each epoch"),
+        ({"objective": {"timesteps": {"kind": "stratified"}}}, "objective.timesteps.kind = stratified: the steps of"),
         ({"autoencoder": {}}, "data.buckets: an autoencoder's clips have one size"),
         ({"data": {"frames": 29, "grouped": False}}, "data.frames, data.grouped: data.buckets have no use for it"),
         ({"data": {"upstream": {"mixed_groups": True}}}, "data.upstream.mixed_groups: data.buckets have no use for it"),
