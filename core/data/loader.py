@@ -258,7 +258,10 @@ class ClipLoader:
             text=tuple(states) if any(text is not None for text in states) else None,
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
             sizes=tuple(self._size(sample) for sample in begun.samples),
-            fps=tuple(shown_rate(record, self.settings) for record in records),
+            fps=tuple(
+                shown_rate(record, self.settings, sample.fps)
+                for record, sample in zip(records, begun.samples, strict=True)
+            ),
             bucket=self.plan.name(begun.micro_batch.places[0], begun.micro_batch.epochs[0]),
             is_null=self._null(begun),
             failures=tuple(failures),

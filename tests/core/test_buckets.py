@@ -22,8 +22,9 @@ from duosora.core.data.check import Check, CheckReport
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.records import Record
 from duosora.core.data.selection import RecordDraws, choose_window
-from duosora.core.data.sources import Frames, OpenedClip
+from duosora.core.data.sources import FileSource, Frames, OpenedClip
 from duosora.core.errors import ConfigError, MediaError, ShapeError
+from duosora.core.io.video import write_video
 from duosora.core.maths.cover import cover_picture, cover_video
 from duosora.core.pipelines.following import trained
 from duosora.core.seam.models import Given
@@ -229,6 +230,22 @@ def test_a_picture_is_covered_as_upstream_does() -> None:
 def test_the_rate_told_is_the_files_rounded_down(fps: float | None, interval: int, told: float) -> None:
     made = loader(Clips([(20, 8, 8)] * 2, fps=fps), CERTAIN, frame_interval=interval)
     assert epoch_of(made)[0].fps == (told, told)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_says_its_rate_where_the_annotation_does_not(tmp_path: Path, workers: int) -> None:
+    for number, fps in enumerate((30, 12.5)):
+        write_video(tmp_path / f"{number}.mp4", np.zeros((8, 16, 16, 3), np.uint8), fps)
+    facts = {"num_frames": 8, "height": 16, "width": 16, "captions": ("a clip",)}
+    records = [Record(path=tmp_path / f"{number}.mp4", name=f"{number}.mp4", **facts) for number in (0, 1)]
+    settings = DataSettings(buckets={"8p": {"5": [1.0, 2]}}, workers=workers, caption_dropout=0.0)
+    bucketing = Bucketing((BucketTable({"8p": {"5": [1.0, 2]}}, SIZES),))
+    with ClipLoader(FileSource(records), settings, 0, COMPRESSION, PATCH, bucketing=bucketing) as made:
+        (batch,) = next(made.batches())
+    assert dict(zip((Path(source).name for source in batch.sources), batch.fps, strict=True)) == {
+        "0.mp4": 30.0,
+        "1.mp4": 12.0,
+    }
 
 
 def test_a_clip_that_fails_is_replaced_by_one_of_its_bucket_in_that_epoch() -> None:
