@@ -124,6 +124,8 @@ def _value(text: str, name: str, where: str) -> int | float:
 
 
 def _reference(references: Sequence[np.ndarray], number: int, shape: tuple[int, ...], where: str) -> np.ndarray:
+    if not references:
+        raise ConfigError(f"{where}: reference: expected a picture or a video, and none is given")
     if not -len(references) <= number < len(references):
         counted = f"{len(references)} reference{'' if len(references) == 1 else 's'}, counted from 0"
         raise ConfigError(f"{where}: reference: expected one of {counted}, got {number}")

@@ -10,6 +10,7 @@ from ..printable import short_name
 
 NAME_BYTES, PATH_BYTES = 255, 4095
 """What Linux takes; everything beyond is OSError or, in some calls, nothing at all."""
+_ADDRESS = re.compile(r"[A-Za-z][\w+.-]*://")
 _VARIABLE = re.compile(r"\$(?:[A-Za-z_]\w*|\{[^}]*\}?|\([^)]*\)?)")
 
 
@@ -17,9 +18,12 @@ def given_path(text: str | os.PathLike[str]) -> Path:
     """The path of a text that a person wrote.
 
     A `$` stays where a file or folder of that name exists. Raises: ValueError, beginning with the text, for a variable
-    of a shell, the home of an unknown user, a NUL, text that is no UTF-8, and names that no file system takes.
+    of a shell, the home of an unknown user, an address on the network, a NUL, text that is no UTF-8, and names that no
+    file system takes.
     """
     written = os.fspath(text)
+    if _ADDRESS.match(written):
+        raise ValueError(f"{short_name(written)}: is an address; download what is there, and write the file's path")
     if "\0" in written:
         raise ValueError(f"{short_name(written)}: holds a NUL character, which no path can have")
     path = os.path.expanduser(written)

@@ -15,6 +15,7 @@ from ..seam.backend import Backend
 from ..seam.ranks import Ranks
 from ..shapes import VideoShape
 from .denoise import Guidance
+from .fitting import check_scale
 from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
@@ -87,6 +88,7 @@ def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note
     found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
     for line in mixed(followed.practice.recipe, found):
         note(line)
+    check_scale(config.model, followed.practice.recipe, parts.denoiser, parts.vae)
     for part in found.values():
         part.check()
         for line in part.notes:

@@ -8,14 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from duosora.core.conditioning.channels import Conditioning, fitted, place_frames
+from duosora.core.conditioning.channels import Channels, Conditioning, fitted, place_frames
 from duosora.core.conditioning.files import condition_files, read_clip, read_pictures
-from duosora.core.config.schema import ConditionSettings
+from duosora.core.conditioning.nothing import Nothing
+from duosora.core.conditioning.prompt_parts import one_text
+from duosora.core.conditioning.references import References
+from duosora.core.config.schema import ConditionSettings, SampleConfig
+from duosora.core.config.settings import read
 from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io import kinds
 from duosora.core.io.prompts import Prompt, read_prompts
 from duosora.core.maths.resize import center_crop_resize
-from duosora.core.shapes import VideoShape
+from duosora.core.shapes import Causal, VideoShape
 
 
 def image(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -114,3 +118,30 @@ def test_every_ending_is_of_one_kind() -> None:
 def test_endings_of_videos_are_listed_in_one_place() -> None:
     core = Path(__file__).parents[2] / "core"
     assert [file.name for file in core.rglob("*.py") if '".mkv"' in file.read_text(encoding="utf-8")] == ["kinds.py"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "told"),
+    [
+        (
+            Nothing,
+            {"condition": {"indices": [0]}},
+            "condition.indices: model.denoiser = tiny makes videos from text",
+        ),
+        (Nothing, {"condition": {"noise_strength": 0.1}}, "condition.noise_strength: .* from text only"),
+        (Nothing, {"condition": {"align": 5}}, "condition.align: model.denoiser = tiny reads no references"),
+        (Channels, {"condition": {"mask_strategy": "0"}}, "condition.mask_strategy: .* reads no references"),
+        (Channels, {"loop": {"count": 2}}, "loop.count: .* reads no references"),
+        (References, {"condition": {"mask_type": "i2v"}}, "condition.mask_type: only inpaint models have a use for it"),
+    ],
+)
+def test_settings_that_are_for_other_models_are_refused_by_name(kind: Any, settings: Any, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        kind.of(Causal(4, 8), read(SampleConfig, settings))
+    kind.of(Causal(4, 8), SampleConfig())
+
+
+def test_a_model_of_text_only_takes_no_pictures() -> None:
+    asked = prompt(conditions=("dog.png",))
+    with pytest.raises(ConfigError, match="^dog.png: model.denoiser = tiny makes videos from text only; pictures and"):
+        Nothing().ask(asked, one_text("a", "a"), SampleConfig(), print)

@@ -36,6 +36,12 @@ def test_a_leading_tilde_is_the_home_folder_and_any_other_a_letter(home: Path) -
     assert given_path("~x") == Path("~x")
 
 
+@pytest.mark.parametrize("text", ["https://example.com/a.png", "s3://x/y", "file:///x.mp4"])
+def test_addresses_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^\S+: is an address; download what is there, and write the file's path"):
+        given_path(text)
+
+
 @pytest.mark.parametrize(
     "text", ["$HOME", "$HOME/x", "${HOME}/x", "a/$X/b", "a/x$Y.mp4", "~/$X", "$(pwd)/x", "a${X", "$_a"]
 )

@@ -1,10 +1,18 @@
 """Mask strategies: parsed or refused, and references placed in latents."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from duosora.core.conditioning.mask_strategy import Placement, aligned, carry_over, parse, place
-from duosora.core.errors import ConfigError
+from duosora.core.conditioning.prompt_parts import one_text
+from duosora.core.conditioning.references import GivenReferences, References
+from duosora.core.config.schema import SampleConfig
+from duosora.core.config.settings import read
+from duosora.core.errors import ConfigError, MediaError
+from duosora.core.io.prompts import Prompt
+from duosora.core.shapes import Grouped, VideoShape
 
 
 def frames(count: int, first: float) -> np.ndarray:
@@ -80,6 +88,43 @@ def test_frames_that_are_not_there_are_refused(strategy: str, told: str) -> None
     with pytest.raises(ConfigError) as refused:
         place(frames(4, 0), [frames(2, 100)], parse(strategy))
     assert told in str(refused.value)
+
+
+def test_a_place_without_any_reference_is_refused() -> None:
+    with pytest.raises(ConfigError, match="entry 1: reference: expected a picture or a video, and none is given"):
+        place(frames(4, 0), [], parse("0"))
+
+
+def test_references_longer_than_the_clip_are_cut_where_the_strategy_says_and_else_refused() -> None:
+    """Upstream cuts in silence what goes past an end."""
+    conditioner, video = References(Grouped(17, 4, 8), align=5), VideoShape(34, 8, 16)
+    clip = np.zeros((3, 68, 8, 16), np.float32)
+    for strategy in ("0,0,0,0,10", "0,0,-5,0,5", "0,0,10,5,5"):
+        placed = conditioner.place(GivenReferences((clip,), strategy), video)
+        assert conditioner.keeps_frames(placed)
+    for strategy, least in (
+        ("0,0,0,0,11", "10 latent frames"),
+        ("0,0,-5,0,6", "5 latent frames"),
+    ):
+        with pytest.raises(ConfigError, match=f"entry 1: length: expected at most {least}"):
+            conditioner.place(GivenReferences((clip,), strategy), video)
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("$HOME/x.png", "holds \\$HOME, which only a shell replaces"),
+        ("https://example.com/x.png", "is an address; download what is there"),
+        ("none.png", "none.png: there is no such file"),
+        ("a\0b", "holds a NUL character"),
+    ],
+)
+def test_a_path_in_a_prompt_that_is_none_is_one_line(path: str, told: str) -> None:
+    prompt = Prompt(text="", name="a")
+    parts = replace(one_text("a", "prompt 'a'"), references=(path,))
+    config = read(SampleConfig, {"video": {"frames": 34, "height": 8, "width": 16}})
+    with pytest.raises(MediaError, match=told):
+        References(Grouped(17, 4, 8)).ask(prompt, parts, config, print)
 
 
 def test_a_reference_of_another_size_is_refused() -> None:

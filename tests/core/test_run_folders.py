@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from duosora.core import recipes
 from duosora.core.config.schema import ModelSettings, SampleConfig
 from duosora.core.config.settings import read, resolved, with_setting
 from duosora.core.config.training import TrainConfig
@@ -14,6 +17,7 @@ from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.models import opensora_t2v
 from duosora.core.models.finding import TINY_FOLDER, open_part
 from duosora.core.models.run_folders import MANIFEST, STATE, model_folder
+from duosora.core.pipelines.fitting import check_scale
 from duosora.core.pipelines.following import prompts_for, sampled, trained
 from duosora.core.pipelines.settings import open_parts, pinned
 from duosora.core.recipes.opensora_plan_v1_3 import NEGATIVE_PROMPT
@@ -384,3 +388,40 @@ def test_a_note_names_few_of_many_unseen_words() -> None:
     practice = sampled(SampleConfig()).practice
     (note,) = prompts_for(practice, [f"a word{number}" for number in range(20)]).notes
     assert "word0, word1, word2, word3, word4, word5, word6, word7 and 12 more; it knows" in note
+
+
+# The scale of latents
+
+
+def scaled_vae(folder: str) -> str:
+    """The folder of an autoencoder like the tiny one, but for the scale of its latents."""
+    make_model(Path(folder), "vae")
+    config = Path(folder) / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"scale": [2.0] * 8}))
+    return folder
+
+
+def test_an_autoencoder_of_another_scale_than_a_run_was_trained_with_is_refused() -> None:
+    make_run("runs/mine", 20)
+    tiny, denoiser = recipes.named("tiny"), open_part("denoiser", "runs/mine")
+    other = open_part("vae", scaled_vae("other"))
+    model = ModelSettings(denoiser="runs/mine", vae=Path("other"))
+    with pytest.raises(ConfigError, match="latents have shift .* and scale 2, but runs/mine/.* tiny, with"):
+        check_scale(model, tiny, denoiser, other)
+    check_scale(model, tiny, denoiser, open_part("vae", "tiny"))
+    make_run("runs/other", 20, model={"denoiser": "tiny", "vae": "other"})
+    check_scale(
+        ModelSettings(denoiser="runs/other", vae=Path("other")), tiny, open_part("denoiser", "runs/other"), other
+    )
+
+
+def test_an_autoencoder_of_another_scale_than_published_models_have_is_refused() -> None:
+    plan, other = recipes.named("opensora_plan_v1_3"), open_part("vae", scaled_vae("other"))
+    published = opensora_t2v.T2V_2B
+    for spec, told in ((published, "with shift 0 and scale 0.1822"), (replace(published, num_layers=2), None)):
+        Path("t2v").mkdir(exist_ok=True)
+        Path("t2v/config.json").write_text(json.dumps(spec.to_config()))
+        denoiser, model = open_part("denoiser", "t2v"), ModelSettings(denoiser="t2v", vae=Path("other"))
+        with pytest.raises(ConfigError, match=told) if told else nullcontext():
+            check_scale(model, plan, denoiser, other)
+        check_scale(model, plan, denoiser, open_part("vae", "wfvae_d8_4x8x8"))

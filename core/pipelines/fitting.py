@@ -1,0 +1,48 @@
+"""Whether models that are found belong together: what a denoiser was trained with, where that is known."""
+
+from __future__ import annotations
+
+from ..config.schema import ModelSettings
+from ..errors import ConfigError, DuosoraError
+from ..models.finding import Part, open_part
+from ..recipes.recipe import Recipe
+from .settings import with_companions
+
+
+def check_scale(model: ModelSettings, recipe: Recipe, denoiser: Part, vae: Part) -> None:
+    """See that latents have the scale that the denoiser was trained on: that of its run's autoencoder, and of a
+    published denoiser the recipe's.
+
+    Raises: ConfigError.
+    """
+    expected = None if denoiser.is_fresh else _trained_with(model, recipe, denoiser)
+    if expected is None or expected.spec.latent_channels != vae.spec.latent_channels:
+        return
+    if (vae.spec.scale, vae.spec.shift) != (expected.spec.scale, expected.spec.shift):
+        raise ConfigError(
+            f"model.vae = {vae.source}: latents have {_numbers(vae)}, but {denoiser.source} was trained on those of "
+            f"{expected.source}, with {_numbers(expected)}; name that autoencoder, or correct its config.json"
+        )
+
+
+def _trained_with(model: ModelSettings, recipe: Recipe, denoiser: Part) -> Part | None:
+    """The autoencoder that a denoiser goes with; None where nobody knows, or it is no more there."""
+    try:
+        named = with_companions(model.model_copy(update={"vae": None})).vae or _published_with(recipe, denoiser)
+        return None if named is None else open_part("vae", str(named))
+    except DuosoraError:
+        return None
+
+
+def _published_with(recipe: Recipe, denoiser: Part) -> str | None:
+    specs = (denoiser.family.presets.get(preset) for preset in recipe.parts.get("denoiser", ()))
+    return recipe.part("vae") if denoiser.spec in specs else None
+
+
+def _numbers(vae: Part) -> str:
+    """Shift and scale of each channel, or of all where they are the same."""
+    said = []
+    for values in (vae.spec.shift, vae.spec.scale):
+        different = list(dict.fromkeys(f"{value:.4g}" for value in values))
+        said.append(different[0] if len(different) == 1 else ", ".join(f"{value:.4g}" for value in values))
+    return f"shift {said[0]} and scale {said[1]}"
