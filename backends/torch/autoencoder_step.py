@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from duosora.core.errors import ConfigError
 from duosora.core.io.weights import Shard
+from duosora.core.models.kinds import Share
 from duosora.core.parallel.micro_batches import joined
 from duosora.core.seam.ranks import Ranks
 from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
@@ -198,7 +199,6 @@ class AutoencoderTrainStep:
     def _generator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
         video, reconstruction = self._reconstruction(batch)
         losses, clips = self.losses, len(batch.video)
-        shares = {"clips": clips, "frames": clips * video.shape[2]}
         kl = divergence(*split_moments(reconstruction.moments[self.spec.posteriors[-1]])) / clips
         total, parts = losses.kl_weight * kl, {"kl": kl.detach()}
         pixels = reconstruction.pixels
@@ -209,7 +209,7 @@ class AutoencoderTrainStep:
             parts = {"nll": nll.detach(), "reconstruction": weighted.detach(), **parts}
         for name, pair in reconstruction.pairs.items():
             if losses.pair_weights.get(name):
-                apart = difference(*pair) / shares[self.spec.pairs[name]]
+                apart = self._apart(self.spec.pairs[name], pair, clips, video.shape[2])
                 total = total + losses.pair_weights[name] * apart
                 parts[name] = apart.detach()
         if batch.adversarial:
@@ -218,6 +218,12 @@ class AutoencoderTrainStep:
             total = total + weight * losses.discriminator_factor * adversarial
             parts |= {"adversarial": adversarial.detach(), "adversarial_weight": weight}
         return total, parts
+
+    def _apart(self, share: Share, pair: tuple[Any, Any], clips: int, frames: int) -> Tensor:
+        """How much the two of a pair differ, for each of what its sum is divided by."""
+        if share == "pixels":
+            return self._pixel_loss(*pair, None)[0]
+        return difference(*pair) / (clips if share == "clips" else clips * frames)
 
     def _pixel_loss(self, video: Tensor, pixels: Tensor, weights: np.ndarray | None) -> tuple[Tensor, Tensor]:
         """The negative log-likelihood by frame, as it is and with weights of pixels."""

@@ -18,7 +18,7 @@ import pytest
 from duosora.core.cli.main import main
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights
-from duosora.core.models import opensora_t2v
+from duosora.core.models import opensora_t2v, opensora_vae, stdit3
 from duosora.core.models.finding import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
@@ -45,9 +45,15 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, source in (("any93x640x640", "denoiser"), ("vae", "vae"), ("mt5-xxl", "text_encoder")):
         shutil.copytree(tiny / source, folder / name)
     shutil.copy(tiny / "spiece.model", folder / "mt5-xxl")
-    spec = opensora_t2v.TINY_INPAINT
-    save_weights(folder / "any93x640x640_i2v", FreshWeights(spec.layout(), 0))
-    (folder / "any93x640x640_i2v" / "config.json").write_text(json.dumps(spec.to_config()))
+    shutil.copytree(folder / "mt5-xxl", folder / "t5-v1_1-xxl")
+    fresh = {
+        "any93x640x640_i2v": opensora_t2v.TINY_INPAINT,
+        "OpenSora-STDiT-v3": stdit3.TINY,
+        "OpenSora-VAE-v1.2": opensora_vae.PRESETS["opensora_vae_tiny"],
+    }
+    for name, spec in fresh.items():
+        save_weights(folder / name, FreshWeights(spec.layout(), 0))
+        (folder / name / "config.json").write_text(json.dumps(spec.to_config()))
     return folder
 
 
@@ -69,7 +75,7 @@ def arguments(config: Path, models: Path, prompts: Path, run: Path) -> list[str]
         words = [models, prompts if "i2v" in config.name else "a small blue ring"]
     else:
         media = ROOT / "tests/media"
-        words = [models, media if "wfvae" in config.name else media / "clips.json", run]
+        words = [models, media if "vae" in config.name else media / "clips.json", run]
     return [str(word) for word in (config, *words)]
 
 
@@ -78,10 +84,17 @@ def on_cpu(config: Path) -> list[str]:
     if config.parent.name == "sample":
         settings = ["backend.device=cpu", "backend.dtype={}"]
     else:
-        settings = ["compute.device=cpu", "compute.dtype=fp32", "start={}"]
-        is_autoencoder = "wfvae" in config.name
-        settings += ["autoencoder.perceptual_weight=0"] if is_autoencoder else ["data.min_bucket_batches=0"]
+        settings = ["compute.device=cpu", "compute.dtype=fp32", "start={}", *_small(config)]
     return given(*settings)
+
+
+def _small(config: Path) -> list[str]:
+    """What fits the tiny models and the clips of the tests."""
+    if "vae" in config.name:
+        return ["autoencoder.perceptual_weight=0", *(["model.vae=opensora_vae_tiny"] if "v1_2" in config.name else [])]
+    if "v1_2" in config.name:
+        return ["model.denoiser=stdit3_tiny", "max_tokens=32", "data.probe=true"]
+    return ["data.min_bucket_batches=0"]
 
 
 Recorded = list[list[str]]

@@ -38,17 +38,19 @@ class Altered:
     @property
     def shows_in_the_spec(self) -> bool:
         """Whether weights, or answers to the questions of the kind, are others."""
-        then, now = self.case.spec, self.spec
-        return dict(now.layout()) != dict(then.layout()) or _answers(self.case, now) != _answers(self.case, then)
+        return _answers(self.case, self.spec) != _answers(self.case, self.case.spec)
 
     def __str__(self) -> str:
         return f"{self.case.name}-{self.field}"
 
 
 def _answers(case: Case, spec: Any) -> dict[str, Any]:
-    """What the house reads of a spec beside its weights."""
+    """What the house reads of a spec."""
     asked = [name for name, member in inspect.getmembers(QUESTIONS[case.family.kind]) if isinstance(member, property)]
-    return {name: getattr(spec, name, None) for name in (*asked, "frozen")} | {"blocks": spec.blocks()}
+    layout = spec.layout()
+    return {name: getattr(spec, name) for name in asked} | {
+        "blocks": spec.blocks(), "weights": dict(layout), "frozen": layout.frozen
+    }  # fmt: skip
 
 
 def _altered(case: Case) -> Iterator[Altered]:

@@ -99,7 +99,15 @@ class AutoencoderCase(Case):
         }
         clip = backend.asarray(np.tanh(normal((1, 3, *video), 2, "video")))
         latents, moments = model.encode(clip, noise)
-        return {"latents": latents, "pixels": model.decode(latents, video.frames), **moments}
+        again = model.reconstruct(clip, noise, wanted=frozenset(spec.pairs))
+        compared = {
+            f"{half} {i} of {name}": level
+            for name, pair in again.pairs.items()
+            for half, levels in zip(("given", "made"), pair, strict=True)
+            for i, level in enumerate(levels if isinstance(levels, tuple) else (levels,))
+        }
+        pixels = model.decode(latents, video.frames)
+        return {"latents": latents, "pixels": pixels, "reconstruction": again.pixels, **moments, **compared}
 
 
 class TextEncoderCase(Case):

@@ -71,6 +71,13 @@ def test_both_backends_give_the_same(case: Case) -> None:
         near(mindspores[name], expected, name)
 
 
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_a_reconstruction_is_what_decoding_makes_of_encoding(backend: Backend, name: str) -> None:
+    made = own_outputs(name, backend.name)
+    for size in AUTOENCODERS[name].sizes:
+        near(made[f"reconstruction of {size}"], made[f"pixels of {size}"])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_trained])
 def test_gradients_of_both_backends_are_the_same(name: str) -> None:

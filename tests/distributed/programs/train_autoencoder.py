@@ -1,29 +1,42 @@
-"""Trains a tiny WFVAE and its discriminator on the ranks that were started, or on one process: BACKEND FOLDER DTYPE...
+"""Trains tiny autoencoders on the ranks that were started, or on one process: BACKEND FOLDER FAMILY...
 
-Writes FOLDER/<dtype>-on-<ranks>/: what the steps reported, and the saved state.
+Writes FOLDER/<family>-on-<ranks>/: what the steps reported, and the saved state. A WFVAE learns with its discriminator,
+an OpenSoraVAE in its first stage, from single frames in every third step.
 """
 
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from writing import save
 
 from duosora.core.layout import FreshWeights
+from duosora.core.models.opensora_vae import OpenSoraVAESpec, TemporalVAESpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
+from duosora.core.models.sd_vae import SDVAESpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.parallel.launched import launched
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.ranks import Ranks, make_plan
 from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
+from duosora.core.shapes import VideoShape
 
 SPEC = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4, decoder_energy_flow_hidden_size=4)
+HALVES = OpenSoraVAESpec(
+    spatial=SDVAESpec(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2),
+    temporal=TemporalVAESpec(
+        filters=8, num_res_blocks=1, channel_multipliers=(1, 2), temporal_downsample=(True,), num_groups=4
+    ),
+    micro_frame_size=3,
+)
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
 LOSSES = AutoencoderLosses(pair_weights={"wavelet": 0.1}, discriminator_max_grad_norm=0.2)
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-6), max_grad_norm=0.5, frozen=("encoder.conv_in",))
+STATES = {"wfvae": ("optimizer", "discriminator_optimizer", "discriminator"), "opensora_vae": ("optimizer",)}
 LR, DECAY, STEPS, MICRO_BATCHES = 1e-3, 0.9, 6, 4
 
 
@@ -33,33 +46,46 @@ def batch(number: int, update: str) -> AutoencoderBatch:
     return AutoencoderBatch(video, noise, update, number >= MICRO_BATCHES)
 
 
-def run(backend: Backend, ranks: Ranks, dtype: str, folder: Path) -> None:
-    judge = Companion(JUDGE, FreshWeights(JUDGE.layout(), 1))
-    options = replace(OPTIONS, dtype=dtype)
-    trainer = backend.train_autoencoder(SPEC, FreshWeights(SPEC.layout(), 0), LOSSES, options, judge, ranks=ranks)
+def frames(number: int, update: str) -> AutoencoderBatch:
+    video = VideoShape(5 if number // MICRO_BATCHES % 3 else 1, 8, 8)
+    noise = {name: normal((1, *shape), 1, name, number) for name, shape in HALVES.noise_shapes(video).items()}
+    return AutoencoderBatch(np.tanh(normal((1, 3, *video), 1, "video", number)), noise, "generator", False)
+
+
+def make(backend: Backend, ranks: Ranks, family: str) -> Any:
+    if family == "wfvae":
+        judge = Companion(JUDGE, FreshWeights(JUDGE.layout(), 1))
+        return backend.train_autoencoder(SPEC, FreshWeights(SPEC.layout(), 0), LOSSES, OPTIONS, judge, ranks=ranks)
+    losses = AutoencoderLosses(pixel_weight=0, pair_weights={"spatial": 1.0, "identity": 1.0})
+    options = replace(OPTIONS, frozen=("spatial_vae.",))
+    return backend.train_autoencoder(HALVES, FreshWeights(HALVES.layout(), 0), losses, options, ranks=ranks)
+
+
+def run(backend: Backend, ranks: Ranks, family: str, folder: Path) -> None:
+    trainer, draw = make(backend, ranks, family), batch if family == "wfvae" else frames
     reports = []
     for step in range(STEPS):
         update = "discriminator" if step % 2 else "generator"
         numbers = range(step * MICRO_BATCHES, (step + 1) * MICRO_BATCHES)
         own = list(numbers)[ranks.plan.place(ranks.rank).data :: ranks.plan.data]
-        report = trainer.step([batch(number, update) for number in own], LR, DECAY)
+        report = trainer.step([draw(number, update) for number in own], LR, DECAY)
         reports.append({"grad_norm": report.grad_norm, "applied": report.applied} | report.parts)
-    broken = batch(1000, "discriminator")
+    broken = draw(1000, "discriminator")
     if ranks.rank == ranks.plan.world - 1:  # seen by one rank only
         broken.video[0] = np.nan
-    said = {"evaluated": trainer.evaluate(batch(2000, "generator"), use_ema=True), "reports": reports}
+    said = {"evaluated": trainer.evaluate(draw(2000, "generator"), use_ema=True), "reports": reports}
     assert len(set(ranks.world.share(json.dumps(said).encode()))) == 1, "ranks report different things"
-    save(trainer, ranks, folder, ("optimizer", "discriminator_optimizer", "discriminator"))
+    save(trainer, ranks, folder, STATES[family])
     said["refused"] = trainer.step([broken] * (MICRO_BATCHES // ranks.plan.data), LR, DECAY).applied
     if ranks.is_first:
         (folder / "said.json").write_text(json.dumps(said))
 
 
-def main(backend_name: str, folder: str, *dtypes: str) -> None:
+def main(backend_name: str, folder: str, *families: str) -> None:
     backend = get(backend_name, "cpu")
     ranks = backend.connect(make_plan(launched().world))
-    for dtype in dtypes:
-        run(backend, ranks, dtype, Path(folder) / f"{dtype}-on-{ranks.plan.world}")
+    for family in families:
+        run(backend, ranks, family, Path(folder) / f"{family}-on-{ranks.plan.world}")
 
 
 if __name__ == "__main__":
