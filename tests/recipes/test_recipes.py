@@ -143,7 +143,8 @@ def test_scores_and_rates_of_the_second_tiny_model_are_the_usual_ones() -> None:
     assert words is not None
     assert prompts_for(practice, ["A Red Ring!"], scores=words).prompts == [USUAL_LOOK.behind("a red ring")]
     assert config.video.fps == USUAL_LOOK.fps
-    config = sampled(sample(model={"denoiser": "tiny_v1_2"}, video={"resolution": "64p", "length": "2x"})).config
+    named = {"resolution": "64p", "aspect_ratio": "1:1", "length": "2x"}
+    config = sampled(sample(model={"denoiser": "tiny_v1_2"}, video=named)).config
     assert (config.video.frames, config.video.height, config.video.width) == (34, 64, 64)
 
 
