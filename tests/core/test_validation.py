@@ -50,7 +50,7 @@ class Inputs:
     def prepare(self, clips: Sequence[ClipBatch]) -> None:
         pass
 
-    def make(self, clips: ClipBatch, step: int, leaves_clean: bool) -> DiffusionBatch:
+    def make(self, clips: ClipBatch, step: int, in_training: bool) -> DiffusionBatch:
         (number,) = clips.samples
         value = np.full(1, number, np.float64)
         arrays = dict.fromkeys(("timesteps", "signal", "spread", "of_clean", "of_noise", "weights"), value)

@@ -75,7 +75,7 @@ class Batch:
         condition = model.condition(given, LatentShape(*self.latents.shape[2:]))
         return backend.to_numpy(model(backend.asarray(self.latents), backend.asarray(self.times), condition))
 
-    def expected(self, spec: STDiT3Spec, moves: np.ndarray | None = None) -> np.ndarray:
+    def expected(self, spec: STDiT3Spec, moves: np.ndarray | None = None, kept: np.ndarray | None = None) -> np.ndarray:
         reference = Reference(spec, some_weights(spec))
         return np.stack(
             [
@@ -87,6 +87,7 @@ class Batch:
                     self.height[0],
                     self.width[0],
                     None if moves is None else moves[i],
+                    None if kept is None else kept[i],
                 )
                 for i in range(len(self.latents))
             ]
@@ -120,6 +121,13 @@ def test_clean_frames_are_modulated_as_at_timestep_0(backend: Backend, patch_tim
     batch = Batch(spec, LatentShape(4, 3, 4), 3)
     moves = np.array([[False, False, True, True], [True, True, True, True], [False, False, False, False]])
     assert_near(batch.run(backend, spec, moves), batch.expected(spec, moves))
+
+
+def test_training_leaves_out_what_gates_let_through_but_not_the_text(backend: Backend) -> None:
+    batch = Batch(SMALL, CLIP, 2)
+    kept = np.random.default_rng(0).choice([0, 1.25], (2, 4, 2)).astype(np.float32)
+    assert_near(batch.run(backend, SMALL, kept=kept), batch.expected(SMALL, kept=kept))
+    assert replace(SMALL, depth=3, drop_path=0.2).drop_rates == pytest.approx((0, 0, 0.1, 0.1, 0.2, 0.2))
 
 
 def test_a_mask_of_moving_frames_only_changes_nothing(backend: Backend) -> None:

@@ -125,6 +125,7 @@ def _inputs(
         noise_offset=settings.noise_offset,
         condition_noise=settings.condition_noise,
         frame_masks=frame_masks(settings),
+        drop_rates=spec.drop_rates if "kept" in spec.given else (),
         counts_alike=bool(settings.equal_micro_batches),
     )
     return DiffusionInputs(
