@@ -14,6 +14,7 @@ from duosora.core.converting import Conversion
 from duosora.core.errors import ConfigError, DuosoraError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
+from duosora.core.models import opensora_vae
 from duosora.core.models.finding import recognise
 from duosora.core.models.stdit3 import TINY, STDiT3Spec
 
@@ -168,3 +169,24 @@ def test_other_weights_are_refused_by_name(
         begin(tmp_path, held)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("older", [False, True], ids=["names of today", "older names of the attention"])
+def test_an_opensora_vae_begins_with_an_autoencoder_of_pictures(tmp_path: Path, older: bool) -> None:
+    drawn = FreshWeights(opensora_vae.PRESETS["opensora_vae_tiny"].layout(), 5)
+    prefix = "spatial_vae.module."
+    held = {name.removeprefix(prefix): drawn[name] for name in drawn if name.startswith(prefix)}
+    named = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"} if older else {}
+    for new, old in named.items():
+        held = {name.replace(f".{new}.", f".{old}."): array for name, array in held.items()}
+    save_weights(tmp_path / "sdxl", held)
+    (tmp_path / "sdxl/config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    request = Conversion(source=tmp_path / "sdxl", target=tmp_path / "out", config="opensora_vae_tiny")
+    said = "\n".join(commands.convert(request))
+    assert "begins as an autoencoder of pictures" in said
+    part, made = recognise(tmp_path / "out"), open_weights(tmp_path / "out")
+    part.check()
+    fresh = FreshWeights(part.layout, 0)
+    for name in part.layout:
+        expected = drawn if name.startswith(prefix) else fresh
+        np.testing.assert_array_equal(made[name], expected[name], err_msg=name)
