@@ -373,7 +373,7 @@ def _first(name: str) -> str:
 XL_2 = STDiT3Spec()
 LARGE_2 = STDiT3Spec(hidden_size=1872, num_heads=26)
 TINY = STDiT3Spec(hidden_size=96, depth=3, num_heads=4, caption_channels=64, model_max_length=32, input_sq_size=64)
-TINY_V1_2 = replace(TINY, hidden_size=128, depth=4, in_channels=8)
+TINY_V1_2 = replace(TINY, hidden_size=144, num_heads=3, in_channels=8)
 
 PRESETS: Mapping[str, STDiT3Spec] = {
     "stdit3_xl_2": XL_2,

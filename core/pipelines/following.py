@@ -59,6 +59,7 @@ def sampled(config: SampleConfig, overrides: Set[str] = frozenset()) -> Followed
     Raises: as practice_of; CheckpointError for a record of what no setting can be; ConfigError for an unknown sampler,
     and for settings that nobody says.
     """
+    config = _with_denoiser_of_recipe(config)
     practice = practice_of("denoiser", config.model.denoiser, config.model.recipe)
     said = (*practice.sampling, _named_sizes(config, practice.recipe))
     wished = _for_sampler(config, "sampler", wishes(said))
@@ -142,6 +143,14 @@ def scores_of(config: SampleConfig, practice: Practice) -> ScoreWords | None:
         if getattr(settings, name) is not None:
             raise ConfigError(f"prompts.{name}: the recipe {practice.recipe.name} has no use for it; leave it out")
     return None
+
+
+def _with_denoiser_of_recipe(config: SampleConfig) -> SampleConfig:
+    """With the recipe's own denoiser, where a recipe is named and no denoiser."""
+    model = config.model
+    if model.recipe == AUTO or "denoiser" in model.model_fields_set:
+        return config
+    return with_setting(config, "model.denoiser", recipes.named(model.recipe).part("denoiser") or model.denoiser)
 
 
 def _named_sizes(config: SampleConfig, recipe: Recipe) -> Said:
