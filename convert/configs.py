@@ -61,15 +61,15 @@ def find_config(opened: Path, names: Names | None, shapes: Shapes, named: str | 
         return FoundConfig()
     if named:
         return _named(names.family, named)
+    if names.beginning is not None and names.beginning.is_of(shapes):
+        preset, spec = begun_preset(names.beginning, names.family.presets, shapes, str(opened))
+        return _made(spec, f"that of {preset}, which {names.beginning.title} of these shapes begins")
     file = (opened if opened.is_dir() else opened.parent) / CONFIG_FILE
     if file.exists():
         config = read_config(file)
         if family_of(config, str(file)) is not names.family:
             return FoundConfig()
         return FoundConfig(names.family.spec.from_config(config, str(file)), file.read_bytes())
-    if names.beginning is not None and names.beginning.is_of(shapes):
-        preset, spec = begun_preset(names.beginning, names.family.presets, shapes, str(opened))
-        return _made(spec, f"that of {preset}, which {names.beginning.title} of these shapes begins")
     seen = seen_by_shapes(shapes, str(opened), [names.family])
     return FoundConfig() if seen is None else _made(seen.spec, seen.told)
 

@@ -236,7 +236,6 @@ class ClipLoader:
             failures += self._fetcher.finish(sample)
         arrays = [sample.array for sample in begun.samples if sample.array is not None]
         records = [self.record(sample.place) for sample in begun.samples]
-        first = begun.samples[0]
         pixels, moments = None, None
         if self._has_moments:
             moments, mask = collate_moments(arrays, self.compression, self.patch, self._box)
@@ -253,14 +252,14 @@ class ClipLoader:
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
             sizes=tuple(self._size(sample) for sample in begun.samples),
             fps=tuple(shown_rate(record, self.settings) for record in records),
-            bucket=self.plan.name(first.place, first.epoch),
+            bucket=self.plan.name(begun.micro_batch.places[0], begun.micro_batch.epochs[0]),
             is_null=self._null(begun),
             failures=tuple(failures),
         )
 
     def _size(self, sample: Sample) -> VideoShape:
         if self._has_moments or sample.array is None:
-            return self.plan.shape(sample.place, sample.epoch)
+            return sample.shape
         return VideoShape(*sample.array.shape[1:])
 
     def _null(self, begun: _Begun) -> tuple[bool, ...]:

@@ -14,6 +14,7 @@ from duosora.core.converting import Conversion
 from duosora.core.errors import ConfigError, DuosoraError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
+from duosora.core.models import opensora_vae
 from duosora.core.models.finding import recognise
 from duosora.core.models.stdit3 import TINY, STDiT3Spec
 
@@ -168,3 +169,24 @@ def test_other_weights_are_refused_by_name(
         begin(tmp_path, held)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_an_autoencoder_begins_with_that_of_frames(tmp_path: Path) -> None:
+    """Of diffusers, with its config.json beside it, which is of no model here."""
+    layout = opensora_vae.PRESETS["opensora_vae_tiny"].layout()
+    draw, before = np.random.default_rng(1), "spatial_vae.module."
+    held = {
+        name.removeprefix(before): draw.normal(0, 0.3, weight.shape).astype(np.float16)
+        for name, weight in layout.items()
+        if name.startswith(before)
+    }
+    save_weights(tmp_path / "vae", GivenWeights(held, "x"))
+    (tmp_path / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
+    said = commands.convert(Conversion(source=tmp_path / "vae", target=tmp_path / "out"))
+    assert any("begins as an autoencoder of frames" in line for line in said)
+    part = recognise(tmp_path / "out")
+    part.check()
+    made, fresh = open_weights(tmp_path / "out"), FreshWeights(layout, 0)
+    for name in layout:
+        expected = held.get(name.removeprefix(before), fresh[name].astype(np.float16))
+        np.testing.assert_array_equal(made[name], expected, err_msg=name)
