@@ -259,6 +259,11 @@ def _refuse_unfit_buckets(config: TrainConfig, recipe: Recipe) -> None:
         raise ConfigError("data.buckets: an autoencoder's clips have one size; leave it out")
     if config.batch_size != 1:
         raise ConfigError(f"batch_size = {config.batch_size}: data.buckets say how large each batch is; leave it out")
+    if config.objective.timesteps.kind == "stratified":
+        raise ConfigError(
+            "objective.timesteps.kind = stratified: the steps of data.buckets have no fixed number of clips; set "
+            "uniform or logit_normal"
+        )
     if config.caches.latents is not None:
         raise ConfigError("caches.latents: in data.buckets a clip has other latents in each epoch; leave it out")
 
