@@ -1,6 +1,7 @@
 # make demo   a first video from a prompt, and a real clip through the autoencoder, into outputs/demo; BACKEND=mindspore
 #             does it with MindSpore
 # make tiny   train the tiny models of core/models/tiny from nothing, into runs/tiny; goes on where it was ended
+# make tiny_v1_2   the same for those of core/models/tiny_v1_2, with the networks of Open-Sora 1.2, into runs/tiny_v1_2
 # make test   lint, types, import rules and every test: what CI runs; about seventeen minutes on two cores
 # make quick  the same without the tests that start several processes, compile, install, or take long: under three minutes
 # make lint   the same without any test
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP_FILES := pyproject.toml constraints.txt setup.py
 
-.PHONY: demo tiny test quick lint parity clean
+.PHONY: demo tiny tiny_v1_2 test quick lint parity clean
 
 demo: $(VENV)/installed-$(BACKEND)
 	$(BIN)/duosora sample --backend $(BACKEND) --config configs/sample/tiny.yaml --overwrite --out outputs/demo
@@ -36,6 +37,24 @@ tiny: $(VENV)/installed-torch
 	$(BIN)/duosora train --config configs/train/tiny_t2v_last.yaml
 	$(BIN)/duosora judge --set model.denoiser=runs/tiny/t2v_last/checkpoint-8000/model_ema --set model.vae=runs/tiny/vae --set model.text_encoder=tiny \
 		--json runs/tiny/judge.json --picture runs/tiny/judge.png
+
+# The autoencoder of frames, the temporal one on its latents, both again, then from pixels to pixels; the rest as above.
+tiny_v1_2: $(VENV)/installed-torch
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_windows.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_frames.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_temporal.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_frames_more.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_temporal_more.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_pixels.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_pixels_more.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_decoder.yaml
+	mkdir -p runs/tiny_v1_2/vae && cp runs/tiny_v1_2/decoder/checkpoint-700/model/* runs/tiny_v1_2/vae
+	$(BIN)/duosora calibrate runs/tiny_v1_2/vae --config configs/train/tiny_v1_2_decoder.yaml
+	$(BIN)/duosora cache latents --config configs/train/tiny_v1_2_t2v.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_t2v.yaml
+	$(BIN)/duosora train --config configs/train/tiny_v1_2_t2v_last.yaml
+	$(BIN)/duosora judge --set model.denoiser=runs/tiny_v1_2/t2v_last/checkpoint-2000/model_ema \
+		--set model.vae=runs/tiny_v1_2/vae --set model.text_encoder=tiny_v1_2 --json runs/tiny_v1_2/judge.json --picture runs/tiny_v1_2/judge.png
 
 # Two processes of one thread each: on two cores half the time of one process with two threads, which wait for each other.
 # The tests of a file, which may share what is costly to make, stay in one of them; so do all that share a set of ranks.

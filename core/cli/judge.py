@@ -1,4 +1,4 @@
-"""`duosora judge`: how well the tiny model follows its prompts."""
+"""`duosora judge`: how well a tiny model follows its prompts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import typer
 
 
 def judge(
-    config: Annotated[Path, typer.Option("--config", "-c", help="How to sample.")] = Path("sample/tiny"),
+    config: Annotated[
+        Path | None, typer.Option("--config", "-c", help="How to sample, where it is not as the model's recipe says.")
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting: --set model.denoiser=FOLDER"),

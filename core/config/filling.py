@@ -15,6 +15,8 @@ from .settings import BY_RECIPE, Settings, list_settings, read, takes_none
 Config = TypeVar("Config", bound=Settings)
 SPEAKERS = RECIPE, RUN, FILE, OVERRIDE = "recipe", "run", "file", "--set"
 """Who may say the value of a setting; who comes later has the last word."""
+SHOWN_ELSEWHERE = ("prompts.sources",)
+"""Settings that a plan has a line of its own for."""
 _LONGEST = 40
 
 
@@ -95,12 +97,12 @@ def unused(group: Settings) -> Set[str]:
 
 
 def origins(config: Settings, given: Settings, wished: Mapping[str, Filling], overrides: Set[str]) -> list[str]:
-    """Where the values came from that recipes can say: a line for each who said some.
+    """Where values came from that recipes can say, or that stand beside such: a line for each who said some.
 
     given: the settings before they were filled in. overrides: the paths that the command line set.
     """
     told: dict[tuple[str, str], list[str]] = {}
-    for path, _ in _by_recipe(config):
+    for path in _beside_recipes(config):
         if is_set(given, path) or path in wished:
             told.setdefault(_speaker(path, given, wished, overrides), []).append(path)
     speakers = sorted(told, key=lambda speaker: SPEAKERS.index(speaker[0]))
@@ -124,7 +126,7 @@ def _listed(config: Settings, paths: list[str]) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, str) and value.isidentifier():
         return value
-    text = json.dumps(value, ensure_ascii=False)
+    text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= _LONGEST else short_name(f"{text[: _LONGEST - 4]}...")
 
 
@@ -134,6 +136,16 @@ def _by_recipe(config: Settings) -> Iterator[tuple[str, Settings]]:
         *_, group = _groups(config, setting.path)
         if setting.default is BY_RECIPE and group is not None:
             yield setting.path, group
+
+
+def _beside_recipes(config: Settings) -> Iterator[str]:
+    """Every setting that recipes can say, and those of the same groups, of which they make or change these."""
+    groups = {path.rpartition(".")[0] for path, _ in _by_recipe(config)}
+    by_recipe = {path for path, _ in _by_recipe(config)}
+    for setting in list_settings(type(config)):
+        group = setting.path.rpartition(".")[0]
+        if setting.path in by_recipe or (group and group in groups and setting.path not in SHOWN_ELSEWHERE):
+            yield setting.path
 
 
 def _groups(config: Settings, path: str) -> list[Settings | None]:

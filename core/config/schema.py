@@ -36,7 +36,8 @@ class ModelSettings(Settings):
     """The weights."""
 
     denoiser: FolderOrPreset = "tiny"
-    """A preset; the folder of a model (config.json and safetensors); or a run's folder or checkpoint."""
+    """A preset; the folder of a model (config.json and safetensors); or a run's folder or checkpoint. Where only
+    `recipe` is named, its usual one."""
     recipe: str = "auto"
     """The published system whose practice fills in what is not set, such as steps and sizes. auto: the one that the
     denoiser belongs to (the autoencoder, where one is trained); and a run's own settings say how its model is

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -84,11 +84,15 @@ class BucketPlan:
         bucket = self.bucket(place, epoch)
         return f"{bucket.resolution} {bucket.frames}"
 
-    def others(self, place: int, epoch: int) -> np.ndarray:
-        """Places of the other samples in its bucket."""
-        assigned = self.assigned(epoch)
-        same = np.flatnonzero(assigned == assigned[place])
-        return same[same != place]
+    def stand_ins(self, place: int, epoch: int) -> Iterator[np.ndarray]:
+        """Places of the other samples in its bucket; then, as it may be a small one, of all that fit there."""
+        assigned, bucket = self.assigned(epoch), self.bucket(place, epoch)
+        is_same = assigned == assigned[place]
+        others = np.arange(len(self)) != place
+        yield np.flatnonzero(is_same & others)
+        single = BucketTable({bucket.resolution: {bucket.frames: (1.0, 1)}}, self.table(epoch).sizes)
+        fitting = single.possible(self._frames, self._heights, self._widths, self.interval)
+        yield np.flatnonzero(np.array([found is not None for found in fitting]) & ~is_same)
 
     def counts(self) -> dict[str, int]:
         """Records by what becomes of them in the first epoch: "used", and the kinds of reasons."""

@@ -19,12 +19,12 @@ import numpy as np
 from .. import random
 from ..config.data import DataSettings
 from ..errors import MediaError
-from ..shapes import Compression
+from ..shapes import Compression, VideoShape
 from .batch import ReadFailure
 from .latent_cache import CachedClip
 from .plan import Plan
 from .pool import JobRunner
-from .reading import ReadJob
+from .reading import Rated, ReadJob
 from .records import Record
 from .selection import RecordDraws, Unusable, choose_moments, choose_window
 from .sources import RecordSource
@@ -72,13 +72,17 @@ class Sample:
     number: int
     """Of the sample in the whole run."""
     epoch: int
+    shape: VideoShape
+    """That it is read at, whichever record stands in."""
     key: Hashable | None = None
     """Of the job that reads it."""
     array: np.ndarray | None = None
     """Its pixels as a Transform gives them, or its moments."""
+    fps: float | None = None
+    """Of its file, where the record does not say."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Paths and reasons of the records tried before."""
-    others: np.ndarray | None = None
+    stand_ins: Iterator[int] | None = None
     """Places of the plan to try next."""
 
 
@@ -110,7 +114,7 @@ class Fetcher:
 
     def begin(self, place: int, number: int, epoch: int) -> Sample:
         """Have the record at a place read for the sample of that number."""
-        sample = Sample(place, number, epoch)
+        sample = Sample(place, number, epoch, self.plan.shape(place, epoch))
         self._start(sample)
         return sample
 
@@ -125,7 +129,7 @@ class Fetcher:
                 self._remember(sample, result)
                 self._replace(sample)
             else:
-                sample.array = result
+                sample.array, sample.fps = result if isinstance(result, Rated) else (result, None)
 
     def finish(self, sample: Sample) -> list[ReadFailure]:
         """Wait for a sample's array; returns what had to be replaced on the way. Raises: as advance."""
@@ -151,7 +155,7 @@ class Fetcher:
         try:
             for place in places:
                 try:
-                    job = self.job(place, 0)
+                    job = self.job(place, 0, self.plan.shape(place, 0))
                 except MediaError as error:
                     waiting.append(Failed(str(error)))
                 else:
@@ -171,12 +175,11 @@ class Fetcher:
 
     def cached_clip(self, place: int) -> CachedClip:
         """A clip as a cache of latents knows it: with the first epoch's crop in time."""
-        record = self.record(place)
+        record, shape = self.record(place), self.plan.shape(place, 0)
         try:
-            moments = self._moments(place, 0)
+            moments = self._moments(place, 0, shape)
         except MediaError:
             moments = None  # reading it says why
-        shape = self.plan.shape(place, 0)
         cut = {
             "frames": [int(moment) for moment in moments or ()],
             "crop": record.crop and list(record.crop),
@@ -184,20 +187,19 @@ class Fetcher:
         }
         return CachedClip(record.path, record.name, cut, record.is_drawn)
 
-    def job(self, place: int, epoch: int) -> ReadJob:
-        """What reads the record at a place. Raises: MediaError when its frames cannot be chosen."""
+    def job(self, place: int, epoch: int, shape: VideoShape) -> ReadJob:
+        """What reads the record at a place at a shape. Raises: MediaError when its frames cannot be chosen."""
         draw = (self.seed, int(self.plan.numbers[place]), epoch)
-        moments, shape = self._moments(place, epoch), self.plan.shape(place, epoch)
+        moments = self._moments(place, epoch, shape)
         return ReadJob(self.source.opener, self.record(place), moments, self.settings, shape, draw)
 
-    def _moments(self, place: int, epoch: int) -> tuple[float, ...] | None:
+    def _moments(self, place: int, epoch: int, shape: VideoShape) -> tuple[float, ...] | None:
         """Where in the file the frames of a sample are; None: decided when it is read, at a stride."""
         if self.settings.autoencoder is not None:
             return None
         record, draws = self.record(place), RecordDraws(self.seed, int(self.plan.numbers[place]), epoch)
         if self.settings.buckets is not None:
-            frames = self.plan.shape(place, epoch).frames
-            return tuple(choose_window(record, frames, self.settings.frame_interval, draws).tolist())
+            return tuple(choose_window(record, shape.frames, self.settings.frame_interval, draws).tolist())
         try:
             chosen = choose_moments(record, self.settings, self.compression, self.sp_size, draws)
         except Unusable as unusable:
@@ -228,7 +230,7 @@ class Fetcher:
                 return str(error)
             return None
         try:
-            job = self.job(sample.place, sample.epoch)
+            job = self.job(sample.place, sample.epoch, sample.shape)
         except MediaError as error:
             return str(error)
         number = job.draw[1]
@@ -240,20 +242,25 @@ class Fetcher:
 
     def _next(self, sample: Sample) -> None:
         """Turn to the next record that may stand in for a sample."""
-        if sample.others is None:
-            draw = random.stream(self.seed, "replacement", sample.number)
-            sample.others = draw.permutation(self.plan.others(sample.place, sample.epoch))
-        if not len(sample.others):
-            shape = self.plan.shape(sample.place, sample.epoch)
+        if sample.stand_ins is None:
+            sample.stand_ins = self._stand_ins(sample.place, sample)
+        place = next(sample.stand_ins, None)
+        if place is None:
+            shape = sample.shape
             path, reason = sample.failed[0]
             raise MediaError(
                 f"all {len(sample.failed)} clips of {shape.frames} x {shape.height} x {shape.width} failed; "
                 f"the first, {path}: {reason}"
             )
-        sample.place, sample.others = int(sample.others[0]), sample.others[1:]
+        sample.place = place
+
+    def _stand_ins(self, place: int, sample: Sample) -> Iterator[int]:
+        draw = random.stream(self.seed, "replacement", sample.number)
+        for group in self.plan.stand_ins(place, sample.epoch):
+            yield from draw.permutation(group).tolist()
 
     def _remember(self, sample: Sample, failed: Failed) -> None:
-        job = self.job(sample.place, sample.epoch)
+        job = self.job(sample.place, sample.epoch, sample.shape)
         if failed.is_for_good:
             self._known[job.draw[1]] = failed.reason
         elif job.moments is not None:  # at a stride, each epoch has other frames

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -39,8 +39,8 @@ class Plan(Protocol):
     def shape(self, place: int, epoch: int) -> VideoShape:
         """Of the sample at a place."""
 
-    def others(self, place: int, epoch: int) -> np.ndarray:
-        """Places of the other samples that are in one bucket with it."""
+    def stand_ins(self, place: int, epoch: int) -> Iterator[np.ndarray]:
+        """Places of other samples that can be read at its shape, in groups, those first that are in its bucket."""
 
     def name(self, place: int, epoch: int) -> str | None:
         """Resolution and frames of its bucket, as "240p 51", where a table of buckets names them."""
@@ -66,10 +66,10 @@ class EpochPlan:
         """Of the sample at a place."""
         return self.shapes[self.buckets[place]]
 
-    def others(self, place: int, epoch: int = 0) -> np.ndarray:
-        """Places of the other samples that are in one bucket with it."""
+    def stand_ins(self, place: int, epoch: int = 0) -> Iterator[np.ndarray]:
+        """Places of the other samples in its bucket."""
         same = np.flatnonzero(self.buckets == self.buckets[place])
-        return same[same != place]
+        yield same[same != place]
 
     def name(self, place: int, epoch: int = 0) -> None:
         """Sizes by themselves have no name."""

@@ -25,11 +25,11 @@ Share = Literal["clips", "frames", "pixels"]
 """Clips, or all of their frames; or they are compared as pixels are."""
 GIVEN = (
     *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames"),
-    *("latent_mask", "frame_mask", "channels"),
+    *("latent_mask", "frame_mask", "kept", "channels"),
 )
 """What a denoiser can read beside latents and timestep. is_null: which texts its learned null caption stands in for;
-latent_mask: which latents are no padding; frame_mask: which
-frames are to be denoised; channels: further ones beside those of the latents."""
+latent_mask: which latents are no padding; frame_mask: which frames are to be denoised; kept: which parts of its blocks
+training leaves out, by shares that its spec has as `drop_rates`; channels: further ones beside those of the latents."""
 
 
 class Spec(Protocol):

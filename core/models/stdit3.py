@@ -41,7 +41,7 @@ class STDiT3Spec:
     """What an STDiT3 is. Fields are the keys of upstream's config.json."""
 
     family: ClassVar[str] = "stdit3"
-    given: ClassVar[frozenset[str]] = frozenset({"text", "is_null", "fps", "height", "width", "frame_mask"})
+    given: ClassVar[frozenset[str]] = frozenset({"text", "is_null", "fps", "height", "width", "frame_mask", "kept"})
     """Which of kinds.GIVEN it reads."""
     further_channels: ClassVar[int] = 0
 
@@ -65,7 +65,7 @@ class STDiT3Spec:
     class_dropout_prob: float = 0.1
     """Share of captions that training replaced by the null caption."""
     drop_path: float = 0.0
-    """Share of the last blocks that training left out; 0 in all published models."""
+    """Share of the samples for which training leaves out what the last blocks add; 0 in all published models."""
     skip_y_embedder: bool = False
     """Texts come projected to the width of the tokens already."""
     freeze_y_embedder: bool = False
@@ -116,6 +116,11 @@ class STDiT3Spec:
         return time * height * width * self.out_channels
 
     @property
+    def drop_rates(self) -> tuple[float, ...]:
+        """Of each block its share of drop_path, which rises from 0 over the pairs."""
+        return tuple(np.linspace(0.0, self.drop_path, self.depth).repeat(len(KINDS)).tolist())
+
+    @property
     def text_channels(self) -> int:
         """Width of the texts that it is given."""
         return self.hidden_size if self.skip_y_embedder else self.caption_channels
@@ -125,6 +130,11 @@ class STDiT3Spec:
         """Latents of a token; of unequal sides what both divide."""
         time, height, width = self.patch_size
         return Patch(time, lcm(height, width))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """Beginnings of the names of weights that the config keeps as they are in training."""
+        return self.layout().frozen
 
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The token grid of a latent, padded at the end of each axis to whole patches."""
@@ -154,7 +164,10 @@ class STDiT3Spec:
         frame_mask = given.frame_mask
         if frame_mask is not None:
             frame_mask = _rows("frame_mask", frame_mask, batch, (latent.frames,))
-        return Settled(text, mask, is_null, fps.astype(np.float32), scale, frame_mask)
+        kept = None
+        if given.kept is not None:
+            kept = _rows("kept", given.kept, batch, (len(self.blocks()), 2)).astype(np.float32)
+        return Settled(text, mask, is_null, fps.astype(np.float32), scale, frame_mask, kept)
 
     def blocks(self) -> tuple[str, ...]:
         """Names of all blocks in the order of the forward."""
@@ -333,6 +346,8 @@ class Settled(NamedTuple):
     """What positions within a frame are divided by."""
     frame_mask: np.ndarray | None
     """(B, T); None: all frames are denoised."""
+    kept: np.ndarray | None
+    """(B, blocks, 2) float32; None: nothing is left out."""
 
 
 def _rows(name: str, values: np.ndarray | None, batch: int, shape: tuple[int, ...] = ()) -> np.ndarray:
@@ -358,7 +373,7 @@ def _first(name: str) -> str:
 XL_2 = STDiT3Spec()
 LARGE_2 = STDiT3Spec(hidden_size=1872, num_heads=26)
 TINY = STDiT3Spec(hidden_size=96, depth=3, num_heads=4, caption_channels=64, model_max_length=32, input_sq_size=64)
-TINY_V1_2 = replace(TINY, hidden_size=128, depth=4, in_channels=8)
+TINY_V1_2 = replace(TINY, hidden_size=144, num_heads=3, in_channels=8)
 
 PRESETS: Mapping[str, STDiT3Spec] = {
     "stdit3_xl_2": XL_2,

@@ -113,6 +113,19 @@ class JobPlanner:
         return found
 
 
+def by_size(jobs: Sequence[Job]) -> dict[VideoShape, list[Job]]:
+    """Jobs of one size together, sizes in the order in which they come up."""
+    found: dict[VideoShape, list[Job]] = {}
+    for job in jobs:
+        found.setdefault(job.video, []).append(job)
+    return found
+
+
+def batches_of(jobs: Sequence[Job], size: int) -> list[list[Job]]:
+    """At most `size` jobs at a time, all of one size of video."""
+    return [alike[i : i + size] for alike in by_size(jobs).values() for i in range(0, len(alike), size)]
+
+
 def need_late_frames(sampler: str, what: str) -> None:
     """Raises: ConfigError when the sampler cannot keep frames as they are given, or start them later."""
     if not samplers.resolve(sampler).starts_frames_late:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
-from .jobs import Job
+from .jobs import Job, by_size
 from .settled import SettledRun
 
 
@@ -36,11 +35,11 @@ def _models(settled: SettledRun) -> list[str]:
 def _videos(settled: SettledRun, jobs: Sequence[Job]) -> list[str]:
     """How many of each size, and of how many clips each is."""
     lines, loops = [], settled.loops
-    for video, of_size in groupby(jobs, key=lambda job: job.video):
+    for video, alike in by_size(jobs).items():
         sizes = settled.pipeline.sizes(video)
         pixels, latents = ("x".join(map(str, size)) for size in (video, sizes.latent))
         lines.append(
-            f"videos     {len(list(of_size))} of {pixels} pixels = {latents} latents = {sizes.tokens.num_tokens} "
+            f"videos     {len(alike)} of {pixels} pixels = {latents} latents = {sizes.tokens.num_tokens} "
             f"tokens, {settled.config.video.fps:g} frames a second"
         )
     if loops.count > 1:

@@ -102,7 +102,9 @@ def prepare(source: Path, config: ReconstructConfig, vae: LazyAutoencoder | None
     vae = vae or open_autoencoder(config)
     size = (config.height, config.width)
     clip = open_clip(source, vae.spec, config.frames, config.every, size, config.reader, config.media)
-    options = decode_options(vae.spec, config.chunk, config.tile)
+    # Where nobody asked for chunks, an autoencoder that has groups of its own works in those.
+    chunk = config.chunk if "chunk" in config.model_fields_set or vae.spec.streams_exactly else None
+    options = decode_options(vae.spec, chunk, config.tile)
     return ClipReconstruction(vae, clip, seed=config.seed, options=options, reader=config.reader)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Set
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -25,7 +24,7 @@ from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import VideoShape
 from .denoise import Step
-from .jobs import Job, JobPlanner
+from .jobs import Job, JobPlanner, batches_of
 from .looping import LoopedRequest, Looping
 from .plan import plan_of
 from .settled import settle
@@ -141,14 +140,9 @@ class Sampling:
         return texts
 
     def _batches(self) -> list[list[Job]]:
-        """This process's jobs, those of one size together, at most batch_size."""
-        size = self.config.batch_size
-        batches = []
-        for _, group in groupby(self.jobs, key=lambda job: job.video):
-            jobs = list(group)
-            batches += [jobs[start : start + size] for start in range(0, len(jobs), size)]
-        teams = self.ranks.plan.data
-        return batches[self.ranks.plan.place(self.ranks.rank).data :: teams]
+        """This process's jobs."""
+        plan = self.ranks.plan
+        return batches_of(self.jobs, self.config.batch_size)[plan.place(self.ranks.rank).data :: plan.data]
 
     def _looping(self, video: VideoShape) -> Looping:
         """How videos of a size are made."""

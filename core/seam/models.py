@@ -41,6 +41,9 @@ class Given:
     frame_mask: np.ndarray | None = None
     """(B, T) booleans of latent frames, False where a frame is clean and not denoised; None: all are denoised. What is
     predicted for clean frames means nothing."""
+    kept: np.ndarray | None = None
+    """(B, blocks, 2) float32, what the self-attention and the feed-forward of each block are multiplied by: 0 where
+    training leaves them out, and more than 1 where it might have; None: 1."""
     latent_mask: np.ndarray | None = None
     """(B, T, H, W), above 0 where latents are no padding, for clips of unequal size; None: none is."""
 

@@ -164,7 +164,7 @@ class _HeldOutBatches:
 
     def make(self, clips: ClipBatch, step: int) -> DiffusionBatch:
         assert self.task.inputs is not None
-        return self.task.inputs.make(clips, step, leaves_clean=False)
+        return self.task.inputs.make(clips, step, in_training=False)
 
     def work(self, batch: DiffusionBatch) -> int:
         return self.task.work(batch)

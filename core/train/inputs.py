@@ -9,7 +9,7 @@ v1.2.0.
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
 from typing import NamedTuple
@@ -47,6 +47,8 @@ class InputOptions:
     """Inpaint: put noise on most of the given pixels, so that the model does not copy them blindly."""
     frame_masks: FrameMasks | None = None
     """Which latent frames are left clean, of denoisers that read it; None: none are."""
+    drop_rates: Sequence[float] = ()
+    """Of each of the denoiser's blocks, how often what it adds is left out; (): never."""
     counts_alike: bool = False
     """As in DiffusionBatch."""
 
@@ -82,10 +84,10 @@ class DiffusionInputs:
         """Have at hand what machines make once for all their ranks; CaptionEncoder.prepare says who calls it."""
         self.texts.prepare([caption for batch in batches for caption in _without_states(batch)])
 
-    def make(self, batch: ClipBatch, step: int = 0, leaves_clean: bool = True) -> DiffusionBatch:
+    def make(self, batch: ClipBatch, step: int = 0, in_training: bool = True) -> DiffusionBatch:
         """The denoiser's batch. step: of the optimiser; a validation set that keeps it fixed sees the same noise.
 
-        leaves_clean: frames by the options' masks.
+        in_training: leave frames clean and parts of blocks out, as the options say.
         Raises: ConfigError when an inpaint model gets latents without pixels or without the mask of their frames.
         """
         if "channels" in self.reads and (batch.pixels is None or batch.frame_mask is None):
@@ -97,18 +99,19 @@ class DiffusionInputs:
         padded = None if batch.mask is None else LatentShape(*batch.mask.shape[1:])
         latents = _joined([sample.latents for sample in samples], padded)
         conditions = [sample.condition for sample in samples if sample.condition is not None]
-        moves = self._moves(batch, latents.shape[2], step) if leaves_clean else None
+        moves = self._moves(batch, latents.shape[2], step) if in_training else None
+        kept = self._kept(batch, step) if in_training else None
         clean = {} if moves is None else {"moves": moves}
         return DiffusionBatch(
             latents=latents,
             noise=_joined([sample.noise for sample in samples], padded),
-            given=self._given(batch, moves),
+            given=replace(self._given(batch), frame_mask=moves, kept=kept),
             condition=_joined(conditions, padded) if conditions else None,
             counts_alike=self.options.counts_alike,
             **self.objective.draw(self.seed, batch.samples, step, batch.sizes, **clean)._asdict(),
         )
 
-    def _given(self, batch: ClipBatch, moves: np.ndarray | None) -> Given:
+    def _given(self, batch: ClipBatch) -> Given:
         states, text_mask = pad_states(self._texts(batch))
         of_each = [facts_for(self.reads, size, fps) for size, fps in zip(batch.sizes, batch.fps, strict=True)]
         return Given(
@@ -116,7 +119,6 @@ class DiffusionInputs:
             text_mask=text_mask,
             is_null=np.array(batch.is_null) if any(batch.is_null) else None,
             latent_mask=batch.mask,
-            frame_mask=moves,
             **{name: np.concatenate([facts[name] for facts in of_each]) for name in next(iter(of_each), {})},
         )
 
@@ -131,6 +133,16 @@ class DiffusionInputs:
             drawn.append(masks.draw(num_frames, Random(int(stream.integers(2**63))), stream.random))
         moves = np.stack(drawn)
         return None if moves.all() else moves
+
+    def _kept(self, batch: ClipBatch, step: int) -> np.ndarray | None:
+        """What parts of blocks are multiplied by, as Given.kept; their mean is 1."""
+        shares = 1.0 - np.array(self.options.drop_rates)[:, None]
+        if (shares == 1).all():
+            return None
+        size = len(shares), 2
+        draws = [random.stream(self.seed, "drop path", number, step).random(size) for number in batch.samples]
+        is_kept = np.stack(draws) < shares
+        return np.divide(1.0, shares, out=np.zeros(is_kept.shape), where=is_kept).astype(np.float32)
 
     def _texts(self, batch: ClipBatch) -> list[np.ndarray]:
         """States (L, D) of each caption."""

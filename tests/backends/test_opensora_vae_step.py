@@ -123,6 +123,35 @@ def test_without_pixels_the_decoder_of_frames_neither_learns_nor_runs(
     assert report.parts.keys() == {"loss", "kl", "spatial"} | ({"identity"} if frames == 1 else set())
 
 
+def test_the_autoencoder_of_frames_learns_by_itself(backend: Backend) -> None:
+    """The pair "frames" is compared as pixels are, and what it does not need stays as it is."""
+    losses = AutoencoderLosses(pixel_weight=0.0, pair_weights={"frames": 0.5}, squared_weight=2.0, kl_weight=0.0)
+    decoder = ("temporal_vae.decoder.", "temporal_vae.post_quant_conv.")
+    for frozen, stays in (((), decoder), ((TEMPORAL,), (TEMPORAL,))):
+        trainer, clip = make(backend, losses, replace(OPTIONS, frozen=frozen)), batch()
+        before = weights(trainer)
+        report = trainer.step([clip], LR)
+        assert changed(before, weights(trainer)) >= learned(*stays, "temporal_vae.encoder.", "temporal_vae.quant_conv.")
+        assert {name for name in changed(before, weights(trainer)) if name.startswith(stays)} == set()
+    with backend.inference():
+        vae = backend.build(SPEC, FreshWeights(SPEC.layout(), 0))
+        noise = {name: backend.asarray(values) for name, values in clip.noise.items()}
+        given, made = vae.reconstruct(backend.asarray(clip.video), noise, False, frozenset({"frames"})).pairs["frames"]
+        apart = backend.to_numpy(made) - backend.to_numpy(given)
+    expected = (np.abs(apart) + 2 * apart**2).sum() / (2 * 7)
+    assert report.parts["frames"] == pytest.approx(float(expected), rel=1e-5)
+    assert report.loss == pytest.approx(0.5 * float(expected), rel=1e-5)
+
+
+def test_noise_does_not_drown_fresh_latents(backend: Backend) -> None:
+    with backend.inference():
+        vae = backend.build(SPEC, FreshWeights(SPEC.layout(), 0))
+        moments = vae.encode(backend.asarray(batch().video)).moments
+        for name, both in moments.items():
+            _, log_variance = gaussian.split_moments(backend.to_numpy(both))
+            assert log_variance.mean() < -4, name
+
+
 def test_the_adversarial_loss_pulls_at_the_last_temporal_layer_as_hard_as_the_pixels(backend: Backend) -> None:
     losses = AutoencoderLosses(kl_weight=0.0, discriminator_weight=1.0)
     share = 1 - OPTIONS.optimizer.betas[0]

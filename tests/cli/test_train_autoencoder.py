@@ -1,11 +1,14 @@
-"""`duosora train` of a WFVAE on real clips, through the command line."""
+"""`duosora train` of autoencoders on real clips, through the command line."""
 
 import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from duosora.core.io.weights import open_weights
+from duosora.core.layout import FreshWeights
 from duosora.core.models.finding import open_part
 from duosora.core.train.logs import read_log
 
@@ -95,3 +98,65 @@ def test_a_perceptual_loss_without_its_network_is_refused_before_anything_is_wri
     assert outcome.code == 2
     assert "perceptual_backbone" in outcome.err
     assert not (tmp_path / "run").exists()
+
+
+STAGE_1 = {
+    "model.vae": "opensora_vae_tiny",
+    "start.frozen": ["spatial_vae."],
+    "data.frames": 6,
+    "autoencoder.image_share": 0.5,
+    "autoencoder.pixel_weight": 0,
+    "autoencoder.kl_weight": 0,
+    "autoencoder.pair_weights": {"spatial": 1.0, "identity": 1.0},
+    "autoencoder.discriminator_factor": 0,
+    "max_steps": 1,
+}
+
+
+def test_an_opensora_vae_is_trained_in_its_first_stage_and_goes_on(
+    train: Callable, duosora: Callable, tmp_path: Path
+) -> None:
+    settings = STAGE_1 | {"validation.data": validation_data() | {"frames": 6}}
+    assert train(**settings | {"max_steps": 2}).code == 0
+    outcome = train(**settings | {"max_steps": 6})
+    assert outcome.code == 0, outcome.err
+    assert "1 x spatial + 1 x identity, 50% of the steps see first frames only" in outcome.out
+    straight = train(**settings | {"max_steps": 6, "folder": str(tmp_path / "straight")})
+    assert straight.code == 0, straight.err
+    weights, expected = (open_weights(tmp_path / folder / "checkpoint-6/model_ema") for folder in ("run", "straight"))
+    assert all(np.array_equal(weights[name], expected[name]) for name in expected)
+    fresh = FreshWeights(open_part("vae", "opensora_vae_tiny").layout, 1234)
+    same = {name for name in weights if np.array_equal(weights[name], fresh[name])}
+    assert same == {name for name in weights if name.startswith("spatial_vae.")}
+    log = read_log(tmp_path / "run/log.jsonl")
+    steps = [line for line in log if line["event"] == "step"]
+    assert {"identity" in line for line in steps} == {True, False}
+    assert all("nll" not in line for line in steps)
+    outcome = duosora(
+        "reconstruct",
+        MEDIA / "city.mp4",
+        "--set",
+        f"vae={tmp_path / 'run'}",
+        "--set",
+        "frames=6",
+        "--set",
+        "device=cpu",
+        "--out",
+        tmp_path / "city.mp4",
+    )
+    assert outcome.code == 0, outcome.err
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"autoencoder.pair_weights": {"wavelet": 0.1}}, "pair_weights.wavelet: this autoencoder has no such pair"),
+        ({"autoencoder.discriminator_factor": 1}, "autoencoder.discriminator_factor = 1: with pixel_weight = 0"),
+        ({"start.frozen": ["spatial."]}, "start.frozen: no weight of OpenSoraVAE"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused_in_a_line(train: Callable, changed: dict, told: str) -> None:
+    outcome = train(**(STAGE_1 | changed))
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert len(outcome.err.splitlines()) == 1

@@ -1,7 +1,7 @@
 """Training in buckets: the same batches for any number of readers and from any step on, every clip once an epoch."""
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,8 +21,10 @@ from duosora.core.data.bucket_order import Bucketing
 from duosora.core.data.check import Check, CheckReport
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.records import Record
-from duosora.core.data.sources import Frames, OpenedClip
+from duosora.core.data.selection import RecordDraws, choose_window
+from duosora.core.data.sources import FileSource, Frames, OpenedClip
 from duosora.core.errors import ConfigError, MediaError, ShapeError
+from duosora.core.io.video import write_video
 from duosora.core.maths.cover import cover_picture, cover_video
 from duosora.core.pipelines.following import trained
 from duosora.core.seam.models import Given
@@ -230,20 +232,80 @@ def test_the_rate_told_is_the_files_rounded_down(fps: float | None, interval: in
     assert epoch_of(made)[0].fps == (told, told)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_says_its_rate_where_the_annotation_does_not(tmp_path: Path, workers: int) -> None:
+    for number, fps in enumerate((30, 12.5)):
+        write_video(tmp_path / f"{number}.mp4", np.zeros((8, 16, 16, 3), np.uint8), fps)
+    facts = {"num_frames": 8, "height": 16, "width": 16, "captions": ("a clip",)}
+    records = [Record(path=tmp_path / f"{number}.mp4", name=f"{number}.mp4", **facts) for number in (0, 1)]
+    settings = DataSettings(buckets={"8p": {"5": [1.0, 2]}}, workers=workers, caption_dropout=0.0)
+    bucketing = Bucketing((BucketTable({"8p": {"5": [1.0, 2]}}, SIZES),))
+    with ClipLoader(FileSource(records), settings, 0, COMPRESSION, PATCH, bucketing=bucketing) as made:
+        (batch,) = next(made.batches())
+    assert dict(zip((Path(source).name for source in batch.sources), batch.fps, strict=True)) == {
+        "0.mp4": 30.0,
+        "1.mp4": 12.0,
+    }
+
+
 def test_a_clip_that_fails_is_replaced_by_one_of_its_bucket_in_that_epoch() -> None:
     source = mixed_clips(90)
-    source.opener = Opener((3, 10, 11, 12, 40, 41))
+    source.opener = Opener(tuple(range(0, 90, 4)))
     made = loader(source)
-    batches = flat(steps(made, 2 * made.steps_per_epoch))
+    batches = flat(steps(made, 4 * made.steps_per_epoch))
     failures = [failure for batch in batches for failure in batch.failures]
     assert {failure.reason for failure in failures} == {"is damaged"}
-    for batch in batches:
+    places = {f"{made.record(place).path}": place for place in range(len(made.plan))}
+    num_moved = 0
+    for number, batch in enumerate(batches):
         assert batch.pixels is not None
         assert batch.bucket is not None
+        epoch = made.order.micro_batch(number, 0).epochs[0]
+        stand_ins = [places[str(failure.replaced_by)] for failure in batch.failures]
+        num_moved += sum(made.plan.name(place, epoch) != batch.bucket for place in stand_ins)
         assert batch.pixels.shape[2] == int(batch.bucket.split()[1])
         shown = np.rint((batch.pixels[:, 0, 0, 0, 0] + 1) * 127.5).astype(int).tolist()
         assert [int(name.partition(".")[0]) for name in batch.sources] == shown
+    assert num_moved < len(failures) / 10, "of a bucket with no good clip left"
     assert_equal([batches[9:]], [flat(steps(loader(source), len(batches) - 9, 9))])
+
+
+def test_a_bucket_whose_every_clip_fails_takes_others_that_fit_there() -> None:
+    source = Clips([(20, 12, 24)] + [(20, 17, 17)] * 4 + [(20, 8, 8)] * 3, broken=(0,))
+    batches = epoch_of(loader(source, {"17p": {"3": [1.0, 1]}, "8p": {"3": [1.0, 1]}}))
+    (replaced,) = (batch for batch in batches if batch.failures)
+    assert replaced.pixels is not None
+    assert (replaced.pixels.shape, replaced.bucket) == ((1, 3, 3, 12, 24), "17p 3")
+    assert replaced.sources[0] in ("1.mp4", "2.mp4", "3.mp4", "4.mp4"), "as large as the bucket needs"
+    table = {"17p": {"3": [1.0, 1]}, "8p": {"5": [1.0, 1]}}
+    batches = epoch_of(loader(Clips([(20, 8, 8)] + [(20, 17, 17)] * 4, broken=(0,)), table))
+    assert [batch.bucket for batch in batches if batch.failures] == ["8p 5"]
+    with pytest.raises(MediaError, match="all 5 clips of 3 x .* failed"):
+        epoch_of(loader(Clips(source.facts, broken=(0, 1, 2, 3, 4)), {"17p": {"3": [1.0, 1]}, "8p": {"3": [1.0, 1]}}))
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 0), (1, 2), (8, 2), (12, 3), (40, 10)])
+def test_no_more_is_read_ahead_than_keeps_the_processes_busy(workers: int, ahead: int) -> None:
+    with loader(Clips([(20, 8, 8)] * 80), {"8p": {"5": [1.0, 4]}}) as made:
+        made.settings = made.settings.model_copy(update={"workers": workers})
+        numbers = iter(range(99))
+        source = (number for number in numbers)
+        made._next(deque(), (made.order.micro_batch(number, 0) for number in source))
+        assert next(numbers) == 1 + ahead
+
+
+def test_a_window_begins_where_the_record_does() -> None:
+    record = Record(path=Path("a.mp4"), name="a.mp4", num_frames=20, start=100)
+    moments = choose_window(record, 5, 3, RecordDraws(0, 0))
+    assert set(np.diff(moments)) <= {3.0, 4.0}
+    assert 100 <= moments[0] <= 104
+
+
+def test_what_is_left_out_does_not_change_the_chances_of_others() -> None:
+    facts: list[tuple[int | None, int, int]] = [(20, 17, 17)] * 60
+    with loader(Clips(facts)) as whole, loader(Clips([(None, 3, 3)] * 20 + facts[20:])) as part:
+        later = {place + 20: part.plan.name(place, 1) for place in range(40)}
+        assert later == {place: whole.plan.name(place, 1) for place in later}
 
 
 def test_what_has_no_size_length_caption_or_bucket_is_left_out_and_counted() -> None:
@@ -285,6 +347,14 @@ def test_each_bucket_is_measured_by_itself_on_the_same_few_batches() -> None:
         ("8p 5", 2),
     ]
     assert_equal([batches], [again])
+
+
+def test_clips_too_few_for_a_batch_are_measured_in_a_smaller_one() -> None:
+    source = Clips([(20, 17, 17)] * 2 + [(20, 12, 24)] * 4)
+    made = loader(source, CERTAIN, bucketing=Bucketing.to_measure(BucketTable({"17p": {"3": [1.0, 3]}}, SIZES), 9))
+    with made:
+        found = [len(batch.samples) for (batch,) in made.of_steps(range(made.steps_per_epoch))]
+    assert sorted(found) == [2, 3]
 
 
 def written(folder: Path, rows: list[tuple[Any, ...]]) -> Path:
@@ -380,6 +450,7 @@ def test_a_run_in_buckets_has_no_lengths_and_rates_and_held_out_clips_are_in_the
     [
         ({"batch_size": 2}, "batch_size = 2: data.buckets say how large each batch is"),
         ({"caches": {"latents": "cache"}}, "caches.latents: in data.buckets a clip has other latents in each epoch"),
+        ({"objective": {"timesteps": {"kind": "stratified"}}}, "objective.timesteps.kind = stratified: the steps of"),
         ({"autoencoder": {}}, "data.buckets: an autoencoder's clips have one size"),
         ({"data": {"frames": 29, "grouped": False}}, "data.frames, data.grouped: data.buckets have no use for it"),
         ({"data": {"upstream": {"mixed_groups": True}}}, "data.upstream.mixed_groups: data.buckets have no use for it"),

@@ -1,6 +1,7 @@
 """What `duosora doctor` says of each verb: that it works, or what it misses; and when nothing can be sampled."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -80,7 +81,8 @@ def test_decoders_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_lost_files_of_the_package_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finding, "TINY_FOLDER", tmp_path)
+    shutil.copy(finding.TINY_FOLDER / "spiece.model", tmp_path)
+    monkeypatch.setitem(finding.TRAINED, "tiny", tmp_path)
     monkeypatch.setattr(shipped, "shipped_names", lambda: ())
     problem = problems_of_verbs(BOTH)["sample"]
     assert problem.startswith("the tiny model: the weights of its denoiser are lost; install duosora anew; ")

@@ -56,6 +56,20 @@ def test_a_run_that_was_begun_before_recipes_goes_on(tmp_path: Path, trains: dic
         refuse_other_settings(tmp_path, with_setting(config, "learning_rate.peak", 0.5))
 
 
+def test_a_run_that_has_the_old_name_of_the_wavelet_weight_goes_on(tmp_path: Path) -> None:
+    given = {"autoencoder": {"pair_weights": {"wavelet": 0.1}}, "data": {"kind": "moving_shapes"}}
+    config = trained(read(TrainConfig, given)).config
+    before = resolved(config)
+    for name in ("pair_weights", "pixel_weight", "image_share", "random_length"):
+        del before["autoencoder"][name]
+    before["autoencoder"]["wavelet_weight"] = 0.1
+    (tmp_path / "state.json").write_text(json.dumps({"step": 1, "guard": {}, "run": {"config": before}}))
+    refuse_other_settings(tmp_path, config)
+    other = with_setting(config, "autoencoder.pair_weights", {"wavelet": 0.2})
+    with pytest.raises(ConfigError, match=r"autoencoder.pair_weights.wavelet = 0.2 was 0.1; set them back"):
+        refuse_other_settings(tmp_path, other)
+
+
 def change_caption(folder: Path) -> None:
     (folder / "rows.json").write_text(json.dumps([ROWS[0], ROWS[1] | {"caption": "a cow"}]))
 

@@ -5,13 +5,20 @@ import pytest
 
 from duosora.core import random
 from duosora.core.data.moving_shapes import (
+    AESTHETIC,
     BACKGROUNDS,
     COLOURS,
     FRAMES,
+    MOTION,
+    RATES,
     SHAPES,
     SIDE,
+    USUAL_LOOK,
+    Look,
     Scene,
+    any_look,
     as_caption,
+    as_scored_caption,
     caption,
     captions,
     held_out_scenes,
@@ -21,6 +28,7 @@ from duosora.core.data.moving_shapes import (
     unseen_words,
 )
 from duosora.core.data.shape_judge import Tally, judge
+from duosora.core.recipes.opensora_v1_2_prompts import PromptScores
 
 RED_CIRCLE = Scene("big", "red", "circle", "right", "white")
 
@@ -124,3 +132,60 @@ def test_captions_are_left_as_they_are_and_hold_no_unseen_word() -> None:
 def test_a_sentence_becomes_a_caption(text: str, expected: str, unseen: list[str]) -> None:
     assert as_caption(text) == expected
     assert unseen_words(text) == unseen
+
+
+def way(clip: np.ndarray) -> float:
+    """Pixels that the shape of a clip goes from left to right."""
+    shown = np.abs(clip.astype(int) - clip[0, 0, 0]).sum(-1) > 150  # (T, H, W)
+    places = [np.nonzero(frame)[1].mean() for frame in shown[[0, -1]]]
+    return float(places[1] - places[0])
+
+
+def test_a_shape_goes_less_far_at_a_higher_rate_and_a_lower_motion_score() -> None:
+    looks = {look: way(render(RED_CIRCLE, draw(0), look)) for look in map(Look, (8, 12, 24, 8), (5, 5, 5, 2.5))}
+    longest = looks[Look()]
+    assert longest > 20
+    for look, gone in looks.items():
+        assert gone == pytest.approx(longest * look.pace, abs=0.5), look
+
+
+def test_slow_shapes_are_met_everywhere() -> None:
+    slow = Look(fps=24.0, motion=1.0)
+    starts = [
+        np.nonzero(np.abs(render(RED_CIRCLE, draw(i), slow)[0].astype(int)[:, :, 1] - 243) > 60)[1].mean()
+        for i in range(40)
+    ]
+    assert min(starts) < 25
+    assert max(starts) > 40
+
+
+def test_an_outline_is_softer_at_a_lower_aesthetic_score() -> None:
+    def between(look: Look) -> int:
+        """Pixels that are neither the shape's nor the background's."""
+        red = render(RED_CIRCLE, draw(0), look)[0, ..., 1].astype(int)
+        return int(((red > red.min() + 20) & (red < red.max() - 20)).sum())
+
+    sharp, soft = between(Look()), between(Look(aesthetic=AESTHETIC[0]))
+    assert soft > 3 * sharp
+
+
+def test_any_look_is_often_usual_and_within_the_scores() -> None:
+    looks = [any_look(draw(i)) for i in range(300)]
+    assert {look.fps for look in looks} == set(RATES)
+    assert all(
+        MOTION[0] <= look.motion <= MOTION[1] and AESTHETIC[0] <= look.aesthetic <= AESTHETIC[1] for look in looks
+    )
+    assert all(0.4 < np.mean([look[i] == usual for look in looks]) < 0.8 for i, usual in enumerate(USUAL_LOOK))
+
+
+def test_scores_are_said_as_the_recipe_says_them() -> None:
+    look = Look(motion=2.25, aesthetic=4.0)
+    assert look.behind("a bar") == PromptScores(look.aesthetic, look.motion).behind("a bar")
+    for scene in scenes():
+        text = look.behind(captions(scene)[0])
+        assert as_scored_caption(text) == text
+    assert as_scored_caption("A Bar! aesthetic score: 6.5. motion score: 5.0. ") == (
+        "a bar aesthetic score: 6.5. motion score: 5.0."
+    )
+    assert as_scored_caption("A Bar!") == "a bar"
+    assert as_scored_caption("motion score: 5.0.") == "motion score: 5.0."

@@ -74,3 +74,35 @@ def test_windows_lie_elsewhere_in_each_epoch() -> None:
     with loader(settings) as clips:  # all frames of a clip that stays the same: only the window can differ
         windows = [clips._fetcher.job(0, epoch)() for epoch in range(4)]
     assert len({window.tobytes() for window in windows}) == 4
+
+
+def test_scores_are_in_captions_and_clips_and_the_rate_beside_them() -> None:
+    settings = DataSettings(kind="moving_shapes", drawn_clips=40, workers=0)
+    plain, scored = open_source(settings), open_source(settings.model_copy(update={"scores": True}))
+    draw = np.random.default_rng(0)
+    looks, changed = set(), 0
+    for number in range(40):
+        record, other = plain.record(number), scored.record(number)
+        look = scored.opener.look(number)
+        looks.add(look)
+        assert other.captions == tuple(look.behind(caption) for caption in record.captions)
+        assert (record.fps, other.fps) == (8.0, look.fps)
+        same = (plain.opener(record, draw).read() == scored.opener(other, draw).read()).all()
+        assert same == (look.pace == look.outline == 1)
+        changed += not same
+    assert len(looks) > 20
+    assert 20 < changed < 40
+
+
+def test_drawn_clips_keep_their_frames_and_rates_in_batches() -> None:
+    settings = DataSettings(kind="moving_shapes", drawn_clips=40, scores=True, workers=0)
+    source = open_source(settings)
+    with loader(settings) as clips:
+        batches = clips.batches()
+        for _ in range(4):
+            (batch,) = next(batches)
+            for name, fps, pixels in zip(batch.sources, batch.fps, batch.pixels, strict=True):
+                number = int(name.removesuffix(".mp4").split()[-1])
+                assert fps == source.record(number).fps
+                frames = source.opener(source.record(number), np.random.default_rng(0)).read()
+                np.testing.assert_allclose(pixels.transpose(1, 2, 3, 0), frames / 127.5 - 1, atol=1e-5)

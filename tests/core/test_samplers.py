@@ -56,7 +56,7 @@ class OnlyFloats:
 
 
 def test_every_upstream_name_gives_our_sampler():
-    assert sorted(UPSTREAM.values()) == sorted(NAMES)
+    assert set(UPSTREAM.values()) <= set(NAMES)
     for upstream, ours in UPSTREAM.items():
         assert samplers.create(upstream, 4).name == ours
         assert samplers.create(ours, 4).name == ours

@@ -25,8 +25,10 @@ class Reference:
         height: float,
         width: float,
         moves: np.ndarray | None = None,
+        kept: np.ndarray | None = None,
     ) -> np.ndarray:
         """Latents (C, T, H, W) and the text's own tokens (L, C') -> (Cout, T, H, W)."""
+        kept = np.ones((2 * self.spec.depth, 2)) if kept is None else kept
         x, grid = self._tokens(latents)  # (T, S, D)
         x = x + self._positions(grid, height, width)
         moves = np.ones(latents.shape[1], bool) if moves is None else moves
@@ -39,20 +41,23 @@ class Reference:
             text = self._mlp("y_embedder.y_proj", text)
         for i in range(self.spec.depth):
             for kind in ("spatial", "temporal"):
-                x = self._block(f"{kind}_blocks.{i}", x, tables, text, kind == "temporal")
+                is_temporal = kind == "temporal"
+                x = self._block(f"{kind}_blocks.{i}", x, tables, text, is_temporal, kept[2 * i + is_temporal])
         shift, scale = self.weights["final_layer.scale_shift_table"] + noisy
         y = norm(x) * (1 + scale) + shift
         shift, scale = self.weights["final_layer.scale_shift_table"] + clean
         y = np.where(moves[:, None, None], y, norm(y) * (1 + scale) + shift)  # Q3: clean frames are bent twice
         return self._picture(self._linear("final_layer.linear", y), grid, latents.shape[1:])
 
-    def _block(self, name: str, x: np.ndarray, tables: np.ndarray, text: np.ndarray, is_temporal: bool) -> np.ndarray:
+    def _block(
+        self, name: str, x: np.ndarray, tables: np.ndarray, text: np.ndarray, is_temporal: bool, kept: np.ndarray
+    ) -> np.ndarray:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = (
             self.weights[f"{name}.scale_shift_table"] + tables
         ).swapaxes(0, 1)[:, :, None]
-        x = x + gate_a * self._self_attention(f"{name}.attn", norm(x) * (1 + scale_a) + shift_a, is_temporal)
+        x = x + kept[0] * gate_a * self._self_attention(f"{name}.attn", norm(x) * (1 + scale_a) + shift_a, is_temporal)
         x = x + self._cross_attention(f"{name}.cross_attn", x, text)
-        return x + gate_m * self._mlp(f"{name}.mlp", norm(x) * (1 + scale_m) + shift_m)
+        return x + kept[1] * gate_m * self._mlp(f"{name}.mlp", norm(x) * (1 + scale_m) + shift_m)
 
     def _self_attention(self, name: str, x: np.ndarray, is_temporal: bool) -> np.ndarray:
         heads, width = self.spec.num_heads, self.spec.head_dim

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,9 +75,28 @@ def test_help_of_every_verb_imports_nothing_heavy() -> None:
     assert {verb: HEAVY & set(modules) for verb, modules in loaded.items() if HEAVY & set(modules)} == {}
 
 
-def test_every_backend_has_an_import_contract() -> None:
+def contracts() -> list[dict[str, Any]]:
+    """What `make lint` holds imports to."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    contracts = settings["tool"]["importlinter"]["contracts"]
-    covered = {source for contract in contracts for source in contract.get("source_modules", ())}
+    return settings["tool"]["importlinter"]["contracts"]
+
+
+def test_nothing_in_core_is_left_out_of_its_layers() -> None:
+    (layers,) = (contract for contract in contracts() if contract["type"] == "layers")
+    assert layers["exhaustive"]
+    assert layers["ignore_imports"] == ["duosora -> duosora.core.*"]
+    named = {name.strip() for layer in layers["layers"] for name in layer.split("|")}
+    held = {path.stem for path in (ROOT / "core").iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
+    assert named == held - {"__init__"}
+
+
+def test_circles_are_looked_for_everywhere() -> None:
+    (circles,) = (contract for contract in contracts() if contract["type"] == "acyclic_siblings")
+    assert circles["ancestors"] == ["duosora"]
+    assert not circles.keys() & {"ignore_imports", "skip_descendants", "depth"}
+
+
+def test_every_backend_has_an_import_contract() -> None:
+    covered = {source for contract in contracts() for source in contract.get("source_modules", ())}
     backends = {f"duosora.backends.{init.parent.name}" for init in (ROOT / "backends").glob("*/__init__.py")}
     assert backends <= covered

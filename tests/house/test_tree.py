@@ -79,6 +79,11 @@ def test_nobody_is_told_to_install_a_package_that_is_not_published() -> None:
     assert [str(file.relative_to(ROOT)) for file in files if told.search(file.read_text(encoding="utf-8"))] == []
 
 
+def test_golden_cases_are_few() -> None:
+    """Those who have more run `duosora check` on their folder."""
+    assert sum(file.stat().st_size for file in tracked() if "goldens" in file.parts) <= 10e6
+
+
 def test_links_in_documents_lead_somewhere() -> None:
     documents = [file for file in tracked() if file.suffix == ".md"]
     assert documents

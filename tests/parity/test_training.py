@@ -1,6 +1,7 @@
 """Both backends train alike, and a run may go from one to the other: same batches, weights and state, in float32."""
 
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,9 @@ from duosora.core.seam.training import (
 )
 from duosora.core.shapes import VideoShape
 from duosora.core.train.objectives import DiffusionObjective
+
+sys.path.append(str(Path(__file__).parents[1] / "backends"))
+import flows
 
 pytestmark = pytest.mark.slow
 BACKENDS = ("torch", "mindspore")
@@ -80,15 +84,22 @@ def assert_near(ours: Mapping[str, np.ndarray], theirs: Mapping[str, np.ndarray]
     """Each tensor to a share of its largest value. A key's bias has no gradient but rounding, which Adam enlarges."""
     assert ours.keys() == theirs.keys()
     for name in theirs:
-        if not name.endswith(("to_k.bias", ".k.conv.bias")):
+        if not name.endswith(("to_k.bias", "kv_linear.bias", ".k.conv.bias")):
             atol = limit * np.abs(theirs[name]).max()
             np.testing.assert_allclose(ours[name], theirs[name], rtol=0, atol=atol, err_msg=name)
 
 
-def test_denoisers_learn_alike() -> None:
-    one, other = map(denoiser, BACKENDS)
+def flow_denoiser(backend: str) -> Any:
+    return get(backend, "cpu").train_denoiser(flows.SPEC, flows.awake(flows.SPEC), OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("make", "new"), [(denoiser, clips), (flow_denoiser, flows.batch)], ids=["opensora_t2v", "stdit3"]
+)
+def test_denoisers_learn_alike(make: Callable, new: Callable) -> None:
+    one, other = map(make, BACKENDS)
     for number in range(8):
-        theirs, ours = (trainer.step([clips(number)], LR, 0.9) for trainer in (one, other))
+        theirs, ours = (trainer.step([new(number)], LR, 0.9) for trainer in (one, other))
         assert ours.loss == pytest.approx(theirs.loss, rel=1e-5)
         assert ours.grad_norm == pytest.approx(theirs.grad_norm, rel=1e-4)
     for use_ema in (False, True):

@@ -14,6 +14,7 @@ from duosora.core.config.schema import SampleConfig
 from duosora.core.config.settings import BY_RECIPE, list_settings, read, resolved
 from duosora.core.config.training import TrainConfig
 from duosora.core.config.verbs import SCHEMAS
+from duosora.core.data.moving_shapes import USUAL_LOOK
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.models import FAMILIES, opensora_t2v
 from duosora.core.models.finding import open_part
@@ -126,6 +127,31 @@ def test_another_recipe_may_be_asked_for() -> None:
         "euler_ancestral",
         100,
     )
+
+
+@EACH
+def test_a_recipe_that_is_named_brings_its_denoiser(recipe: Recipe) -> None:
+    config = sampled(sample(model={"recipe": recipe.name})).config
+    assert (config.model.recipe, config.model.denoiser) == (recipe.name, recipe.part("denoiser"))
+    other = sampled(sample(model={"recipe": recipe.name, "denoiser": "tiny"})).config
+    assert other.model.denoiser == "tiny"
+
+
+def test_scores_and_rates_of_the_second_tiny_model_are_the_usual_ones() -> None:
+    config, _, _, practice = sampled(sample(model={"denoiser": "tiny_v1_2"}))
+    words = scores_of(config, practice)
+    assert words is not None
+    assert prompts_for(practice, ["A Red Ring!"], scores=words).prompts == [USUAL_LOOK.behind("a red ring")]
+    assert config.video.fps == USUAL_LOOK.fps
+    named = {"resolution": "64p", "aspect_ratio": "1:1", "length": "2x"}
+    config = sampled(sample(model={"denoiser": "tiny_v1_2"}, video=named)).config
+    assert (config.video.frames, config.video.height, config.video.width) == (34, 64, 64)
+
+
+def test_the_second_tiny_model_has_no_camera() -> None:
+    config, _, _, practice = sampled(sample(model={"denoiser": "tiny_v1_2"}, prompts={"camera": "pan left"}))
+    with pytest.raises(ConfigError, match=r"^prompts\.camera: "):
+        scores_of(config, practice)
 
 
 def test_a_published_folder_follows_its_family(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ class Condition:
     rows: Tensor | None = None
     """(B, N, 2) float32, which modulation each token takes: 1, 0 the timestep's, 0, 1 that of clean frames. None: all
     take the timestep's."""
+    kept: Tensor | None = None
+    """(B, blocks, 2, 1, 1) float32, what training multiplies a block's gates by; None: nothing is left out."""
 
 
 @dataclass(frozen=True)
@@ -139,8 +141,8 @@ class STDiT3(TokenDenoiser):
             sines=place(sines, device),
             frame_rate=self.fps_embedder(place(settled.fps, device), frequencies),
             frequencies=frequencies,
+            kept=None if settled.kept is None else place(settled.kept[..., None, None], device),
         )
-
         return self.with_frames(condition, settled.frame_mask)
 
     def with_frames(self, condition: Condition, frame_mask: np.ndarray | None) -> Condition:
@@ -185,7 +187,8 @@ class STDiT3(TokenDenoiser):
         rope = condition.cosines, condition.sines
         for i, block in enumerate(self.blocks()):
             arrangement = condition.temporal if i % 2 else condition.spatial
-            x = block(x, *bent, *rope, arrangement, *condition.keys_values[i], condition.text)
+            kept = None if condition.kept is None else condition.kept[:, i]
+            x = block(x, *bent, *rope, arrangement, *condition.keys_values[i], condition.text, kept)
         return x
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
@@ -239,12 +242,15 @@ class Block(nn.Module):
         keys: Tensor,
         values: Tensor,
         text: TextKeys,
+        kept: Tensor | None,
     ) -> Tensor:
         """Tokens (B, N, D) and modulation (B, R, 6, D) -> tokens; the rest as in Modulation and Condition."""
         table = self.scale_shift_table + modulation
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = (
             of_tokens(table[:, :, i], rows) for i in range(NUM_MODULATIONS)
         )
+        if kept is not None:
+            gate_msa, gate_mlp = gate_msa * cast(kept[:, 0], like=gate_msa), gate_mlp * cast(kept[:, 1], like=gate_mlp)
         normed = modulate(self.norm1(x), shift_msa, scale_msa)
         x = addcmul(x, gate_msa, self.attn(normed, cosines, sines, arrangement))
         # The text is read from the raw residual stream: no norm, no modulation, no gate.

@@ -17,7 +17,6 @@ import numpy as np
 from writing import save
 
 from duosora.core.io.weights import open_weights
-from duosora.core.layout import FreshWeights, GivenWeights, Weights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.parallel.launched import launched
 from duosora.core.random import normal
@@ -27,6 +26,9 @@ from duosora.core.seam.ranks import Ranks, make_plan
 from duosora.core.seam.training import AdamW, DiffusionBatch, TrainOptions
 from duosora.core.shapes import LatentShape
 from duosora.core.train.objectives import DiffusionObjective
+
+sys.path.append(str(Path(__file__).parents[2] / "backends"))
+import flows
 
 LR, DECAY, MICRO_BATCHES = 1e-3, 0.9, 4
 EVEN = OpenSoraT2VSpec(
@@ -44,16 +46,21 @@ CASES = {
     "recomputed": (EVEN, replace(OPTIONS, recompute_every=1), 2),
     "frozen": (EVEN, replace(OPTIONS, frozen=("caption_projection", "transformer_blocks.1.", "pos_embed")), 2),
     "half": (EVEN, replace(OPTIONS, dtype="fp16"), 2),
+    "stdit3": (flows.SPEC, OPTIONS, 3),
+    "stdit3recomputed": (flows.SPEC, replace(OPTIONS, recompute_every=1), 2),
+    "stdit3compiled": (flows.SPEC, replace(OPTIONS, compile=True), 2),
+    "stdit3half": (flows.SPEC, replace(OPTIONS, dtype="fp16"), 2),
     "bf16": (EVEN, replace(OPTIONS, dtype="bf16"), 2),
     "compiled": (EVEN, replace(OPTIONS, compile=True), 2),
 }
-SHAPE = (3, 6, 6)
-"""Of the latents: 27 tokens."""
+SHAPE = flows.SHAPE
 
 
-def batch(spec: OpenSoraT2VSpec, number: int, size: int = 2) -> DiffusionBatch:
-    """Every other one with padding in one clip."""
+def batch(spec: Any, number: int, size: int = 2) -> DiffusionBatch:
+    """Every other one with padding in one clip, or with clean frames where the model reads those."""
     samples = range(number * 100, number * 100 + size)
+    if "frame_mask" in spec.given:
+        return flows.batch(number, size)
     mask = np.ones((size, *SHAPE), np.float32)
     mask[0, :, :, 4:] = 0
     condition = None
@@ -71,12 +78,6 @@ def batch(spec: OpenSoraT2VSpec, number: int, size: int = 2) -> DiffusionBatch:
         condition=condition,
         **DiffusionObjective(snr_gamma=5.0).draw(1, samples, number)._asdict(),
     )
-
-
-def awake(spec: OpenSoraT2VSpec) -> Weights:
-    """Fresh weights whose output is not zero, so that every part has a gradient."""
-    fresh = FreshWeights(spec.layout(), 0)
-    return GivenWeights({name: fresh[name] + 0.02 * normal(fresh.shape(name), 5, name) for name in fresh}, "awake")
 
 
 def own(ranks: Ranks, numbers: range) -> list[int]:
@@ -99,7 +100,7 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
     options = replace(options, engine=split) if split == "deepspeed" else replace(options, zero=int(split[-1]))
     first = 0
     if start is None:
-        trainer = backend.train_denoiser(spec, awake(spec), options, ranks)
+        trainer = backend.train_denoiser(spec, flows.awake(spec), options, ranks)
     else:
         first, steps = steps // 2, steps - steps // 2
         trainer = backend.train_denoiser(spec, open_weights(start / "model"), options, ranks)
@@ -124,7 +125,7 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
     refused = trainer.step([broken] * (MICRO_BATCHES // ranks.plan.data), LR, DECAY)
     shown = batch(spec, 20_000)
     with trainer.inference_model(use_ema=True) as model, backend.inference():
-        condition = model.condition(Given(text=shown.given.text), LatentShape(*SHAPE))
+        condition = model.condition(replace(shown.given, text_mask=None), LatentShape(*SHAPE))
         inputs = shown.latents if shown.condition is None else np.concatenate([shown.latents, shown.condition], 1)
         prediction = backend.to_numpy(model(backend.asarray(inputs), backend.asarray(np.float32([5, 6])), condition))
     said = {
