@@ -18,6 +18,8 @@ from duosora.core.train.run import LOCK
 
 ROOT = Path(__file__).parents[2]
 STAGES = sorted(path for path in (ROOT / "configs" / "train").glob("*_stage*.yaml"))
+PLAN_STAGES = [path for path in STAGES if not path.stem.startswith("opensora_v1_2")]
+"""Those of Open-Sora 1.2 are planned in tests/recipes/test_stages.py."""
 TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off")
 
 
@@ -39,7 +41,7 @@ def lines(folder: Path) -> list[dict]:
     return read_log(folder / "run" / "log.jsonl")
 
 
-@pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", PLAN_STAGES, ids=lambda file: file.stem)
 def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(
     duosora: Callable, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,7 +54,7 @@ def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(
     denoiser = ["frozen"] if "wfvae" not in file.stem else []
     mixed = ["NOTE", "NOTE"] if denoiser else []  # the text encoder and the autoencoder are the tiny model's
     expected = ["backend", "training", "weights", "data", "clips", *denoiser, "objective", "steps", "optimiser"]
-    assert subjects == [*expected, "folder", "recipe", "file", *mixed]
+    assert subjects == [*expected, "folder", "recipe", "file", "--set", *mixed]
     assert not list(tmp_path.iterdir())
 
 
