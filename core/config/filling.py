@@ -15,8 +15,8 @@ from .settings import BY_RECIPE, Settings, list_settings, read, takes_none
 Config = TypeVar("Config", bound=Settings)
 SPEAKERS = RECIPE, RUN, FILE, OVERRIDE = "recipe", "run", "file", "--set"
 """Who may say the value of a setting; who comes later has the last word."""
-SHOWN_ELSEWHERE = ("prompts.sources", "data.", "validation.data.")
-"""Settings, or beginnings of their paths, that a plan has lines of its own for."""
+SHOWN_ELSEWHERE = ("prompts.sources",)
+"""Settings that a plan has a line of its own for."""
 _LONGEST = 40
 
 
@@ -144,7 +144,7 @@ def _beside_recipes(config: Settings) -> Iterator[str]:
     by_recipe = {path for path, _ in _by_recipe(config)}
     for setting in list_settings(type(config)):
         group = setting.path.rpartition(".")[0]
-        if setting.path in by_recipe or (group and group in groups and not setting.path.startswith(SHOWN_ELSEWHERE)):
+        if setting.path in by_recipe or (group and group in groups and setting.path not in SHOWN_ELSEWHERE):
             yield setting.path
 
 
