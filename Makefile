@@ -49,7 +49,7 @@ tiny_v1_2: $(VENV)/installed-torch
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_pixels_more.yaml
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_decoder.yaml
 	mkdir -p runs/tiny_v1_2/vae && cp runs/tiny_v1_2/decoder/checkpoint-700/model/* runs/tiny_v1_2/vae
-	$(BIN)/duosora calibrate runs/tiny_v1_2/vae --config configs/train/tiny_v1_2_decoder.yaml
+	$(BIN)/duosora calibrate runs/tiny_v1_2/vae --config configs/train/tiny_v1_2_pixels.yaml
 	$(BIN)/duosora cache latents --config configs/train/tiny_v1_2_t2v.yaml
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_t2v.yaml
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_t2v_last.yaml
