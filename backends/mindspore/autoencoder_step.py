@@ -26,7 +26,7 @@ from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, Step
 
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
-from .layers import autocast, to_float32
+from .layers import autocast, submodules, to_float32
 from .models.patch_discriminator import PatchDiscriminator
 from .operators import length
 from .optimization import (
@@ -360,7 +360,7 @@ def blocks_of(model: Any) -> Iterator[nn.Cell]:
     for name in chain(*model.spec.blocks().values()):
         block = cells[name]
         for each in block if isinstance(block, nn.CellList) else [block]:
-            if len(list(each.cells())) > 1:
+            if sum(not list(part.cells()) for part in submodules(each)) > 1:
                 yield each
 
 

@@ -331,7 +331,7 @@ def blocks_of(model: Any) -> Iterator[nn.Module]:
     for name in chain(*model.spec.blocks().values()):
         block = model.get_submodule(name)
         for each in block if isinstance(block, nn.ModuleList) else [block]:
-            if len(list(each.children())) > 1:
+            if sum(not list(part.children()) for part in each.modules()) > 1:
                 yield each
 
 

@@ -18,7 +18,8 @@ class CacheSettings(Settings):
     """Folder of text embeddings. Default: encode captions during training."""
     latents: Path | None = None
     """Folder of latent moments. Default: encode clips during training. A cache fixes what is random about a clip, such
-    as its temporal crop; inpaint models cannot use it."""
+    as its temporal crop; inpaint models cannot use it. Of autoencoders that draw several times it keeps the last
+    draw's moments, made with the means of those before."""
     text_dtype: DType = "bf16"
     """Dtype of the stored text embeddings."""
     latents_dtype: DType = "fp32"

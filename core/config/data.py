@@ -154,11 +154,11 @@ class DataSettings(Settings):
     batch_size * accumulate alone decides which clips a step has."""
     min_bucket_batches: Annotated[int, Field(ge=0)] = 4
     """Drop sizes that have clips for fewer batches than this, counted over the whole run."""
-    clean_captions: bool = True
+    clean_captions: bool = by_recipe()
     """Remove web addresses, file names and odd characters from captions, and write them in lower case."""
     keep_chinese: bool = True
     """Keep Chinese characters when captions are cleaned; mT5 reads them."""
-    aesthetic_sentences: bool = True
+    aesthetic_sentences: bool = by_recipe()
     """Add a sentence to the captions of clips with a very high or a very low aesthetic score."""
     caption_dropout: Share = 0.1
     """Share of the captions replaced by an empty text, which classifier-free guidance needs."""

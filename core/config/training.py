@@ -312,7 +312,7 @@ class TrainConfig(Settings):
     compute: ComputeSettings = ComputeSettings()
     parallel: TrainingParallelSettings = TrainingParallelSettings()
     batch_size: Count = 1
-    """Clips per micro-batch."""
+    """Clips per micro-batch. Not with data.buckets, which say their own."""
     accumulate: Count = 1
     """Micro-batches per optimiser step, counted over all processes. Processes share them evenly, so a run gives the
     same result on any number of processes."""

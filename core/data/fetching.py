@@ -24,7 +24,7 @@ from .batch import ReadFailure
 from .latent_cache import CachedClip
 from .plan import Plan
 from .pool import JobRunner
-from .reading import ReadJob
+from .reading import Rated, ReadJob
 from .records import Record
 from .selection import RecordDraws, Unusable, choose_moments, choose_window
 from .sources import RecordSource
@@ -78,6 +78,8 @@ class Sample:
     """Of the job that reads it."""
     array: np.ndarray | None = None
     """Its pixels as a Transform gives them, or its moments."""
+    fps: float | None = None
+    """Of its file, where the record does not say."""
     failed: list[tuple[str, str]] = field(default_factory=list)
     """Paths and reasons of the records tried before."""
     stand_ins: Iterator[int] | None = None
@@ -127,7 +129,7 @@ class Fetcher:
                 self._remember(sample, result)
                 self._replace(sample)
             else:
-                sample.array = result
+                sample.array, sample.fps = result if isinstance(result, Rated) else (result, None)
 
     def finish(self, sample: Sample) -> list[ReadFailure]:
         """Wait for a sample's array; returns what had to be replaced on the way. Raises: as advance."""

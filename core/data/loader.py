@@ -211,13 +211,15 @@ class ClipLoader:
 
     @property
     def _ahead(self) -> int:
-        """Micro-batches read ahead: at least as many as keep all processes busy."""
+        """Micro-batches read ahead at most: as many as keep all processes busy."""
         if not self.settings.workers:
             return 0
         return max(self.settings.prefetch, -(-self.settings.workers // self.order.batch))
 
     def _next(self, window: deque[_Begun], coming: Iterator[MicroBatch]) -> ClipBatch:
-        for micro_batch in islice(coming, 1 + self._ahead - len(window)):
+        while len(window) <= self._ahead and not self._keeps_busy(window):
+            if (micro_batch := next(coming, None)) is None:
+                break
             entries = zip(micro_batch.places, micro_batch.samples, micro_batch.epochs, strict=True)
             begun = [self._fetcher.begin(*entry) for entry in entries]
             window.append(_Begun(micro_batch, begun))
@@ -225,6 +227,11 @@ class ClipLoader:
             for sample in ahead.samples:
                 self._fetcher.advance(sample)
         return self._made(window.popleft())
+
+    def _keeps_busy(self, window: deque[_Begun]) -> bool:
+        """Whether enough is ahead: batches of buckets may be large, and must not all lie in memory."""
+        ahead = sum(len(begun.samples) for begun in islice(window, 1, None))
+        return len(window) > self.settings.prefetch and ahead >= self.settings.workers
 
     def _made(self, begun: _Begun) -> ClipBatch:
         failures: list[ReadFailure] = []
@@ -251,7 +258,10 @@ class ClipLoader:
             text=tuple(states) if any(text is not None for text in states) else None,
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
             sizes=tuple(self._size(sample) for sample in begun.samples),
-            fps=tuple(shown_rate(record, self.settings) for record in records),
+            fps=tuple(
+                shown_rate(record, self.settings, sample.fps)
+                for record, sample in zip(records, begun.samples, strict=True)
+            ),
             bucket=self.plan.name(begun.micro_batch.places[0], begun.micro_batch.epochs[0]),
             is_null=self._null(begun),
             failures=tuple(failures),

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from .reading import Rated
 from .worker import ArrayFollows, Failed, do
 
 BOOT = (
@@ -96,7 +97,7 @@ class _Worker:
         if isinstance(message, ArrayFollows):
             array = np.empty(message.shape, np.dtype(message.dtype))
             self.connection.recv_bytes_into(array.reshape(-1).view(np.uint8).data)
-            return array
+            return Rated(array, self.connection.recv()) if message.is_rated else array
         return message
 
     def end(self) -> int:

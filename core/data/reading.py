@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,13 @@ class UnreadableRecord(MediaError):
     """A record of which no frame can be read, whichever are asked for."""
 
 
+class Rated(NamedTuple):
+    """A clip, and the rate of a file whose annotation has none."""
+
+    pixels: np.ndarray
+    fps: float | None
+
+
 @dataclass(frozen=True)
 class ReadJob:
     """All that the pixels of one sample follow from."""
@@ -41,7 +48,7 @@ class ReadJob:
     draw: tuple[int, int, int]
     """Seed, number of the record, epoch."""
 
-    def __call__(self) -> np.ndarray:
+    def __call__(self) -> np.ndarray | Rated:
         """(3, T, H, W), as Transform makes it.
 
         Raises: UnreadableRecord when the record cannot be opened; MediaError when these frames of it cannot be used.
@@ -50,7 +57,13 @@ class ReadJob:
         draw = random.stream(seed, "clip", number, epoch)
         with closing(self._opened(draw)) as clip:
             numbers = self._numbers(clip, draw)
-            return self._pixels(clip, numbers, (draw.random(), draw.random()))
+            pixels = self._pixels(clip, numbers, (draw.random(), draw.random()))
+            return Rated(pixels, file_rate(clip, self.record)) if self._asks_rate else pixels
+
+    @property
+    def _asks_rate(self) -> bool:
+        """Whether the file is to say the rate that the model is told, because its annotation does not."""
+        return self.settings.buckets is not None and self.record.is_video and self.record.fps is None
 
     def _opened(self, draw: np.random.Generator) -> Any:
         try:
@@ -61,7 +74,7 @@ class ReadJob:
     def _numbers(self, clip: OpenedClip, draw: np.random.Generator) -> np.ndarray:
         if self.moments is not None:
             moments = np.asarray(self.moments)
-            if clip.timeline is not None and clip.timeline.is_variable:
+            if clip.timeline is not None and clip.timeline.is_variable and not self._asks_rate:
                 return self._by_time(clip.timeline, moments)
             return moments.astype(np.int64)
         start, num_frames = self.record.start, self.record.num_frames
@@ -162,13 +175,15 @@ class ProbeJob:
                 end = len(clip) if self.record.num_frames is None else self.record.start + self.record.num_frames
                 for start in range(self.record.start, min(end, len(clip)), FRAMES_AT_ONCE):
                     clip.read(slice(start, min(start + FRAMES_AT_ONCE, end)))
-            return Facts(first.shape[1], first.shape[2], len(clip), self._rate(clip), tuple(clip.notes))
+            return Facts(first.shape[1], first.shape[2], len(clip), file_rate(clip, self.record), tuple(clip.notes))
 
-    def _rate(self, clip: OpenedClip) -> float | None:
-        if clip.timeline is None:
-            return None
-        start, length = self.record.start, self.record.num_frames
-        return clip.timeline.rate(start, len(clip) if length is None else start + length)
+
+def file_rate(clip: OpenedClip, record: Record) -> float | None:
+    """Frames per second of a record's part of its file; None where frames have no time."""
+    if clip.timeline is None:
+        return None
+    start, length = record.start, record.num_frames
+    return clip.timeline.rate(start, len(clip) if length is None else start + length)
 
 
 def _words(shape: VideoShape) -> str:

@@ -160,10 +160,13 @@ def choose_window(record: Record, num_frames: int, interval: int, draws: FrameDr
     return record.start + frames.astype(np.float64)
 
 
-def shown_rate(record: Record, settings: DataSettings) -> float:
-    """Frames per second that the chosen frames of a record are shown at; of a picture it means nothing."""
+def shown_rate(record: Record, settings: DataSettings, of_file: float | None = None) -> float:
+    """Frames per second that the chosen frames of a record are shown at; of a picture it means nothing.
+
+    of_file: in buckets the rate of a file whose annotation has none.
+    """
     if settings.buckets is not None:
-        return float(rate_of(record) // settings.frame_interval)  # as upstream rounds it (quirk Q6)
+        return float((of_file or rate_of(record)) // settings.frame_interval)  # as upstream rounds it (quirk Q6)
     return _used_rate(record, settings)
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .reading import UnreadableRecord
+from .reading import Rated, UnreadableRecord
 
 SECONDS_BETWEEN_LOOKS = 0.5
 GRACE_SECONDS = 10.0
@@ -29,6 +29,8 @@ class ArrayFollows(NamedTuple):
 
     dtype: str
     shape: tuple[int, ...]
+    is_rated: bool = False
+    """And the rate of its file is the one after that."""
 
 
 class Failed(NamedTuple):
@@ -68,10 +70,13 @@ def do(job: Any) -> Any:
 
 
 def _send(connection: Connection, result: Any) -> None:
-    if isinstance(result, np.ndarray):
-        flat = np.ascontiguousarray(result)
-        connection.send(ArrayFollows(flat.dtype.str, flat.shape))
+    array = result.pixels if isinstance(result, Rated) else result
+    if isinstance(array, np.ndarray):
+        flat = np.ascontiguousarray(array)
+        connection.send(ArrayFollows(flat.dtype.str, flat.shape, isinstance(result, Rated)))
         connection.send_bytes(flat.reshape(-1).view(np.uint8).data)
+        if isinstance(result, Rated):
+            connection.send(result.fps)
     else:
         connection.send(result)
 

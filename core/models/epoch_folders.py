@@ -50,8 +50,8 @@ class EpochFolder(NamedTuple):
         if foreign or wanted is self.model or wanted.suffix == SUFFIX or not _holds_safetensors(self.model):
             return wanted, ()
         assert self.model is not None
-        convert = f"duosora convert {self.path} --to FOLDER"
-        return self.model, (f"{wanted}: the average is not read as it is, so {self.model} is taken; `{convert}`",)
+        told = f"is a file of torch, so {self.model} stands for {self.path}"
+        return self.model, (f"{wanted}: {told}; `duosora convert {self.path} --to FOLDER` takes this average",)
 
 
 def epoch_folder(path: Path) -> EpochFolder | None:

@@ -21,7 +21,7 @@ from ..errors import CheckpointError, ConfigError
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
 from ..recipes.recipe import Recipe, ScoreWords
-from .practice import AUTO, Practice, facts_of, practice_of
+from .practice import AUTO, Practice, facts_of, practice_of, texts_of
 
 Config = TypeVar("Config", bound=Settings)
 OF_DENOISERS = ("objective.", "show.", "max_tokens", "validation.timesteps")
@@ -120,6 +120,18 @@ def prompts_for(
         f"such as '{EXAMPLE}'"
     )
     return PromptsRead(read, read_negatives, [note] if unseen else [])
+
+
+def shown_prompts(config: TrainConfig, prompts: Sequence[str]) -> list[str]:
+    """Prompts of what a run shows on the way, as its checkpoints will read them. config: settled.
+
+    Raises: as prompts_for.
+    """
+    recipe = recipes.named(config.model.recipe)
+    texts = texts_of(_own_record(config), recipe.prompts)
+    said = (recipe.sampling.get(f"prompts.{name}") for name in ("aesthetic", "motion", "camera"))
+    scores = None if texts.scores is None else texts.scores(*said)
+    return [texts.clean(text if scores is None else scores.behind(text)) for text in prompts]
 
 
 def scores_of(config: SampleConfig, practice: Practice) -> ScoreWords | None:
@@ -247,17 +259,26 @@ def _refuse_unfit_buckets(config: TrainConfig, recipe: Recipe) -> None:
         raise ConfigError("data.buckets: an autoencoder's clips have one size; leave it out")
     if config.batch_size != 1:
         raise ConfigError(f"batch_size = {config.batch_size}: data.buckets say how large each batch is; leave it out")
+    if config.objective.timesteps.kind == "stratified":
+        raise ConfigError(
+            "objective.timesteps.kind = stratified: the steps of data.buckets have no fixed number of clips; set "
+            "uniform or logit_normal"
+        )
     if config.caches.latents is not None:
         raise ConfigError("caches.latents: in data.buckets a clip has other latents in each epoch; leave it out")
 
 
 def _shown(config: TrainConfig, practice: Practice) -> dict[str, Filling]:
     """How a run samples what it shows: as its own checkpoints will be sampled."""
-    record = RunRecord(Path(), config.model_dump(mode="json"), {}, None)
-    own = Said(RUN, "itself", facts_of(record, practice.recipe)[0])
+    own = Said(RUN, "itself", facts_of(_own_record(config), practice.recipe)[0])
     values = wishes((*practice.sampling, own))
     kept = {f"show.{path}": wish for path, wish in values.items() if path.startswith(("video.", "sampler."))}
     return kept | {"show.max_tokens": Filling(config.max_tokens, own)}
+
+
+def _own_record(config: TrainConfig) -> RunRecord:
+    """What a run's checkpoints will say of it."""
+    return RunRecord(Path(), config.model_dump(mode="json"), {}, None)
 
 
 def _so_far(kind: str, config: TrainConfig, resumed: Path | None) -> Practice | None:

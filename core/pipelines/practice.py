@@ -126,7 +126,7 @@ def _recorded(kind: str, name: str, record: RunRecord, depth: int) -> Practice:
         objective=record.text("objective.kind"),
         sampling=(before.sampling[0], Said(RUN, who, sampling)),
         training=(before.training[0], Said(RUN, who, training)),
-        texts=_texts_of(record, before.texts),
+        texts=texts_of(record, before.texts),
     )
 
 
@@ -157,7 +157,7 @@ def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[st
     return _said(sampling), _said(training)
 
 
-def _texts_of(record: RunRecord, before: Texts) -> Texts:
+def texts_of(record: RunRecord, before: Texts) -> Texts:
     """How prompts of a run's model are treated: whoever was trained on moving shapes knows their captions only."""
     if record.text("data.kind") == "moving_shapes":
         return replace(before, clean=moving_shapes.as_caption, unseen=moving_shapes.unseen_words)

@@ -102,7 +102,7 @@ def _find_companion(record: RunRecord, kind: str, written: str) -> Path:
     if found is None:
         raise ConfigError(
             f"model.{kind}: {record.checkpoint} was trained with {written}, which is not there "
-            f"({', '.join(map(str, record.places(written)))}); set model.{kind} to its folder"
+            f"({', '.join(map(str, record.places(written)))}); name its folder as model.{kind}"
         )
     return found
 

@@ -39,6 +39,8 @@ RECIPE = Recipe(
         "data.frames": 93,
         "data.min_frames": 29,
         "data.fps": 18.0,
+        "data.clean_captions": True,
+        "data.aesthetic_sentences": True,
         "objective.kind": "v_prediction",
         "objective.schedule": "linear",
         "objective.zero_terminal_snr": True,

@@ -36,6 +36,8 @@ RECIPE = Recipe(
         "data.frames": 51,
         "data.min_frames": 51,
         "data.fps": 24.0,
+        "data.clean_captions": False,
+        "data.aesthetic_sentences": False,
         "objective.kind": "rflow",
         "objective.timesteps.kind": "logit_normal",
         "objective.timestep_transform": True,

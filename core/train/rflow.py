@@ -38,7 +38,7 @@ class RFlowObjective:
         kind = self.timesteps.kind
         if kind not in KINDS or (self.discrete and kind == "logit_normal"):
             what = "continuous times: leave out discrete" if kind in KINDS else f"one of {', '.join(KINDS)}"
-            raise ConfigError(f"timesteps.kind = {kind!r}: a rectified flow needs {what}")
+            raise ConfigError(f"objective.timesteps.kind = {kind!r}: a rectified flow needs {what}")
         if not self.bend_scale > 0:
             raise ConfigError(f"objective.bend_scale = {self.bend_scale}: needs a positive number")
 

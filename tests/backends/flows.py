@@ -1,4 +1,4 @@
-"""A small STDiT3 and batches of a rectified flow for it, for tests of train steps on each backend, alone and together."""
+"""A small STDiT3 and batches of a rectified flow for it, for train steps on each backend, alone and together."""
 
 from typing import Any
 

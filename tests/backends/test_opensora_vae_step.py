@@ -1,6 +1,7 @@
 """The optimiser steps of an OpenSoraVAE: its losses by hand, what learns in each stage, and going on bit for bit."""
 
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,10 @@ def test_half_precision_gives_nearly_the_same_loss(dtype: str) -> None:
     exact, half = step("fp32"), step(dtype)
     assert half.applied
     assert half.loss == pytest.approx(exact.loss, rel=0.02)
+
+
+def test_all_blocks_can_be_computed_again(backend: Backend) -> None:
+    step = import_module(f"duosora.backends.{backend.name}.autoencoder_step")
+    vae = backend.build(SPEC, FreshWeights(SPEC.layout(), 0))
+    halves = SPEC.blocks()
+    assert len(list(step.blocks_of(vae))) == len(halves["encoder"]) + len(halves["decoder"])

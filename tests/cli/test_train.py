@@ -18,6 +18,8 @@ from duosora.core.train.run import LOCK
 
 ROOT = Path(__file__).parents[2]
 STAGES = sorted(path for path in (ROOT / "configs" / "train").glob("*_stage*.yaml"))
+PLAN_STAGES = [path for path in STAGES if not path.stem.startswith("opensora_v1_2")]
+"""Those of Open-Sora 1.2 are planned in tests/recipes/test_stages.py."""
 TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off")
 
 
@@ -39,7 +41,7 @@ def lines(folder: Path) -> list[dict]:
     return read_log(folder / "run" / "log.jsonl")
 
 
-@pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", PLAN_STAGES, ids=lambda file: file.stem)
 def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(
     duosora: Callable, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,7 +54,7 @@ def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(
     denoiser = ["frozen"] if "wfvae" not in file.stem else []
     mixed = ["NOTE", "NOTE"] if denoiser else []  # the text encoder and the autoencoder are the tiny model's
     expected = ["backend", "training", "weights", "data", "clips", *denoiser, "objective", "steps", "optimiser"]
-    assert subjects == [*expected, "folder", "recipe", "file", *mixed]
+    assert subjects == [*expected, "folder", "recipe", "file", "--set", *mixed]
     assert not list(tmp_path.iterdir())
 
 
@@ -132,6 +134,68 @@ def test_a_run_logs_each_step_and_is_drawn(train: Callable, duosora: Callable, t
     drawn = duosora("plot", tmp_path / "run")
     assert drawn.code == 0, drawn.err
     assert (tmp_path / "run/plot.png").stat().st_size > 10_000
+
+
+FLOW = (
+    *("model.denoiser=stdit3_tiny", "model.text_encoder=tiny", "model.vae=opensora_vae_tiny", "batch_size=2"),
+    "objective.frame_masks={image_head: 0.5}",
+)
+"""A small model of Open-Sora 1.2 as its recipe trains it."""
+
+
+@pytest.mark.slow
+def test_open_sora_1_2_is_measured_shown_and_goes_on_bit_for_bit(duosora: Callable, tmp_path: Path) -> None:
+    measured = ("validation.every=2", "validation.batches=1", "validation.timesteps=2")
+    shown = ("show.every=2", 'show.prompts=["A red ring moves left."]', "show.sampler.steps=2")
+
+    def train(folder: str, steps: int, *settings: str) -> Path:
+        given_all = given(*TINY, *FLOW, *measured, f"max_steps={steps}", *settings)
+        outcome = duosora("train", *given_all, "--out", tmp_path / folder)
+        assert outcome.code == 0, outcome.err
+        return tmp_path / folder
+
+    straight = train("straight", 2, *shown)
+    train("halved", 1)
+    halved = train("halved", 2)
+    files = [json.loads((run / "checkpoint-2/manifest.json").read_text())["files"] for run in (straight, halved)]
+    assert {name for name in files[0] if files[0][name] != files[1][name]} <= {"state.json"}
+    assert {name.split("/")[0] for name in files[0]} >= {"model", "model_ema", "optimizer.safetensors"}
+    logs = [
+        [line for line in read_log(run / "log.jsonl") if line["event"] == "validation"] for run in (straight, halved)
+    ]
+    assert logs[0] == logs[1]
+    assert logs[0][0].keys() >= {"loss", "loss 64x64 17", "loss_ema", "loss_ema 64x64 17"}
+    assert (straight / "samples/step-2_0.mp4").is_file()
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            ("model.denoiser=tiny", "objective.kind=rflow", "objective.frame_masks={random: 1}"),
+            "objective.frame_masks: OpenSoraT2V v1.3 has no use for it",
+        ),
+        (
+            ("data.kind=files", "data.grouped=false", "data.height=64", "data.width=64"),
+            "STDiT3 takes clips of one size",
+        ),
+        (
+            ("objective.timesteps.kind=mode",),
+            "objective.timesteps.kind = 'mode': a rectified flow needs one of uniform",
+        ),
+        (
+            ("objective.frame_masks={head: 0.1}",),
+            "objective.frame_masks.head = 0.1: expected a part from 0 to 1 of one",
+        ),
+    ],
+)
+def test_settings_that_a_denoiser_has_no_use_for_end_a_dry_run(
+    duosora: Callable, settings: tuple[str, ...], told: str
+) -> None:
+    files = (f"data.files=[{ROOT / 'tests/media'}]",)
+    outcome = duosora("train", "--dry-run", *given(*TINY, *FLOW, *files, *settings))
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1), outcome.err
+    assert told in outcome.err
 
 
 def test_a_run_that_is_finished_stays_so(train: Callable, tmp_path: Path) -> None:

@@ -77,7 +77,11 @@ def test_both_posteriors_have_noise_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("spec", "settings", "told"),
     [
-        (OPENSORA, {"pair_weights": {"wavelet": 0.1}}, "wavelet: this autoencoder has no such pair; it has spatial"),
+        (
+            OPENSORA,
+            {"pair_weights": {"wavelet": 0.1}},
+            "wavelet: this autoencoder has no such pair; it has frames, spatial",
+        ),
         (WFVAE, {"pair_weights": {"spatial": 1.0}}, "spatial: this autoencoder has no such pair; it has wavelet"),
         (OPENSORA, {"pixel_weight": 0.0, "pair_weights": {"spatial": 1.0}}, "discriminator_factor = 1"),
         (

@@ -1,7 +1,7 @@
 """Training in buckets: the same batches for any number of readers and from any step on, every clip once an epoch."""
 
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -22,8 +22,9 @@ from duosora.core.data.check import Check, CheckReport
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.records import Record
 from duosora.core.data.selection import RecordDraws, choose_window
-from duosora.core.data.sources import Frames, OpenedClip
+from duosora.core.data.sources import FileSource, Frames, OpenedClip
 from duosora.core.errors import ConfigError, MediaError, ShapeError
+from duosora.core.io.video import write_video
 from duosora.core.maths.cover import cover_picture, cover_video
 from duosora.core.pipelines.following import trained
 from duosora.core.seam.models import Given
@@ -231,6 +232,22 @@ def test_the_rate_told_is_the_files_rounded_down(fps: float | None, interval: in
     assert epoch_of(made)[0].fps == (told, told)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_says_its_rate_where_the_annotation_does_not(tmp_path: Path, workers: int) -> None:
+    for number, fps in enumerate((30, 12.5)):
+        write_video(tmp_path / f"{number}.mp4", np.zeros((8, 16, 16, 3), np.uint8), fps)
+    facts = {"num_frames": 8, "height": 16, "width": 16, "captions": ("a clip",)}
+    records = [Record(path=tmp_path / f"{number}.mp4", name=f"{number}.mp4", **facts) for number in (0, 1)]
+    settings = DataSettings(buckets={"8p": {"5": [1.0, 2]}}, workers=workers, caption_dropout=0.0)
+    bucketing = Bucketing((BucketTable({"8p": {"5": [1.0, 2]}}, SIZES),))
+    with ClipLoader(FileSource(records), settings, 0, COMPRESSION, PATCH, bucketing=bucketing) as made:
+        (batch,) = next(made.batches())
+    assert dict(zip((Path(source).name for source in batch.sources), batch.fps, strict=True)) == {
+        "0.mp4": 30.0,
+        "1.mp4": 12.0,
+    }
+
+
 def test_a_clip_that_fails_is_replaced_by_one_of_its_bucket_in_that_epoch() -> None:
     source = mixed_clips(90)
     source.opener = Opener(tuple(range(0, 90, 4)))
@@ -265,6 +282,16 @@ def test_a_bucket_whose_every_clip_fails_takes_others_that_fit_there() -> None:
     assert [batch.bucket for batch in batches if batch.failures] == ["8p 5"]
     with pytest.raises(MediaError, match="all 5 clips of 3 x .* failed"):
         epoch_of(loader(Clips(source.facts, broken=(0, 1, 2, 3, 4)), {"17p": {"3": [1.0, 1]}, "8p": {"3": [1.0, 1]}}))
+
+
+@pytest.mark.parametrize(("workers", "ahead"), [(0, 0), (1, 2), (8, 2), (12, 3), (40, 10)])
+def test_no_more_is_read_ahead_than_keeps_the_processes_busy(workers: int, ahead: int) -> None:
+    with loader(Clips([(20, 8, 8)] * 80), {"8p": {"5": [1.0, 4]}}) as made:
+        made.settings = made.settings.model_copy(update={"workers": workers})
+        numbers = iter(range(99))
+        source = (number for number in numbers)
+        made._next(deque(), (made.order.micro_batch(number, 0) for number in source))
+        assert next(numbers) == 1 + ahead
 
 
 def test_a_window_begins_where_the_record_does() -> None:
@@ -423,6 +450,7 @@ def test_a_run_in_buckets_has_no_lengths_and_rates_and_held_out_clips_are_in_the
     [
         ({"batch_size": 2}, "batch_size = 2: data.buckets say how large each batch is"),
         ({"caches": {"latents": "cache"}}, "caches.latents: in data.buckets a clip has other latents in each epoch"),
+        ({"objective": {"timesteps": {"kind": "stratified"}}}, "objective.timesteps.kind = stratified: the steps of"),
         ({"autoencoder": {}}, "data.buckets: an autoencoder's clips have one size"),
         ({"data": {"frames": 29, "grouped": False}}, "data.frames, data.grouped: data.buckets have no use for it"),
         ({"data": {"upstream": {"mixed_groups": True}}}, "data.upstream.mixed_groups: data.buckets have no use for it"),

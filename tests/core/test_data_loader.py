@@ -74,6 +74,19 @@ def test_a_step_has_its_micro_batches_with_pixels_captions_and_sources() -> None
             assert batch.sources == tuple(f"{number}.mp4" for number in shown(batch))
 
 
+def test_dropped_captions_stay_where_the_denoiser_has_a_null_caption() -> None:
+    settings = SETTINGS.model_copy(update={"caption_dropout": 0.5})
+    source, options = NumberedSource(8), {"micro_batch": 4}
+    empty = [batch for step in steps(loader(source, settings, **options), 4) for batch in step]
+    kept = [batch for step in steps(loader(source, settings, keeps_dropped=True, **options), 4) for batch in step]
+    for one, other in zip(empty, kept, strict=True):
+        assert other.captions == tuple(f"clip {number}" for number in shown(other))
+        assert one.is_null == ()
+        assert other.is_null == tuple(caption == "" for caption in one.captions)
+        assert other.sizes == ((FRAMES, SIDE, SIDE),) * 4
+    assert 0 < sum(sum(batch.is_null) for batch in kept) < 16
+
+
 def test_a_later_step_and_processes_give_the_same() -> None:
     source = NumberedSource(9, {4: "raises"})
     straight = steps(loader(source, micro_batch=2), 8)

@@ -17,9 +17,11 @@ from duosora.core.random import normal
 from duosora.core.seam.models import Given
 from duosora.core.seam.ranks import ParallelPlan, Ranks
 from duosora.core.seam.training import DiffusionBatch
+from duosora.core.shapes import VideoShape
 from duosora.core.train.autoencoder import AutoencoderTask
-from duosora.core.train.denoiser import DenoiserTask
+from duosora.core.train.denoiser import DenoiserTask, FixedTimes
 from duosora.core.train.held_out import HeldOut
+from duosora.core.train.rflow import RFlowObjective
 
 sys.path.append(str(Path(__file__).parent))
 import thread_ranks
@@ -41,7 +43,8 @@ class Reader:
         for number in steps:
             self.read.append(number)
             pixels = np.tanh(normal((1, 3, 1 + 4 * (number % 2), 4, 4), 0, "clip", number))
-            yield [ClipBatch(pixels, None, ("",), (number,), (f"{number}.mp4",))]
+            sizes = (VideoShape(*pixels.shape[2:]),)
+            yield [ClipBatch(pixels, None, ("",), (number,), (f"{number}.mp4",), sizes=sizes)]
 
 
 class Inputs:
@@ -54,7 +57,7 @@ class Inputs:
         (number,) = clips.samples
         value = np.full(1, number, np.float64)
         arrays = dict.fromkeys(("timesteps", "signal", "spread", "of_clean", "of_noise", "weights"), value)
-        latents = np.zeros((1, 4, 1 + number % 2, 2, 2), np.float32)
+        latents = np.full((1, 4, 1 + number % 2, 2, 2), number, np.float32)
         return DiffusionBatch(latents=latents, noise=latents, given=Given(text=latents[0, 0]), **arrays)
 
 
@@ -74,6 +77,14 @@ class Trainer:
         return nullcontext(0.5 + use_ema / 4)
 
 
+class FlowTrainer(Trainer):
+    """Losses that tell clip, timestep and weights."""
+
+    def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
+        self.ranks.world.share(b"")
+        return float(batch.latents.flat[0]) * 1e4 + float(batch.timesteps[0]) + 1e6 * use_ema
+
+
 class Autoencoder(AutoencoderTask):
     """One that makes everything paler."""
 
@@ -85,6 +96,12 @@ def denoiser(ranks: Ranks, held_out: HeldOut) -> Any:
     inputs: Any = Inputs() if ranks.leads_team else None
     trainer: Any = Trainer(ranks)
     return DenoiserTask(SPEC, trainer, inputs, held_out, ranks=ranks)
+
+
+def flow(ranks: Ranks, held_out: HeldOut) -> Any:
+    inputs: Any = Inputs() if ranks.leads_team else None
+    trainer: Any = FlowTrainer(ranks)
+    return DenoiserTask(SPEC, trainer, inputs, held_out, ranks=ranks, fixed=FixedTimes(RFlowObjective(), 3))
 
 
 def autoencoder(ranks: Ranks, held_out: HeldOut) -> Any:
@@ -106,7 +123,9 @@ def measured(make: Any, plan: ParallelPlan, count: int) -> tuple[list[dict[str, 
     return found, [reader.read for reader in readers]
 
 
-CASES = [(denoiser, plan) for plan in PLANS] + [(autoencoder, plan) for plan in PLANS if plan.sequence == 1]
+CASES = [(make, plan) for make in (denoiser, flow) for plan in PLANS] + [
+    (autoencoder, plan) for plan in PLANS if plan.sequence == 1
+]
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -140,3 +159,12 @@ def test_every_latent_counts_alike_in_the_loss() -> None:
     losses = [float(normal((), 0, "loss", number)) * 10**number for number in range(3)]
     mean = np.average(losses, weights=[1, 2, 1])
     assert found == pytest.approx({"loss": mean, "loss_ema": mean + 1})
+
+
+def test_at_fixed_times_each_clip_counts_alike_and_each_size_has_a_loss() -> None:
+    (found,), _ = measured(flow, ParallelPlan(), 5)
+    weights = {"loss": 2e4 + 500, "loss 4x4 1": 2e4 + 500, "loss 4x4 5": 2e4 + 500}
+    average = {name.replace("loss", "loss_ema", 1): value + 1e6 for name, value in weights.items()}
+    assert found == pytest.approx(weights | average)
+    (found,), _ = measured(flow, ParallelPlan(), 2)
+    assert (found["loss"], found["loss 4x4 1"], found["loss 4x4 5"]) == pytest.approx((5500, 500, 10500))

@@ -20,7 +20,7 @@ from duosora.core.config.shipped import shipped_names
 from duosora.core.config.verbs import SCHEMAS
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (".", "docs", "scripts", "scripts/ascend", "core/models/tiny", "tests/media")
+FOLDERS = (".", "docs", "scripts", "scripts/ascend", "core/models/tiny", "core/models/tiny_v1_2", "tests/media")
 ELSEWHERE = ("CHANGELOG.md", "tutorial.md")
 """What was once so, and what tests/cli/test_tutorial.py runs from its first command to its last."""
 PAGES = [page for folder in FOLDERS for page in sorted((ROOT / folder).glob("*.md")) if page.name not in ELSEWHERE]

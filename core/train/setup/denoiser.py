@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ... import recipes
-from ...config.training import ShowSettings, TrainConfig
+from ...config.training import TrainConfig
 from ...data.loader import ClipLoader
 from ...errors import ConfigError
 from ...io.prompts import read_prompts
 from ...models.finding import Part
 from ...parallel.agreement import agreed
+from ...pipelines.following import shown_prompts
 from ...pipelines.text_to_video import Parts, Precision, TextToVideo
 from ...seam.backend import Backend
 from ...seam.ranks import Ranks
@@ -48,9 +49,8 @@ def denoiser_task(
     assert parts.vae is not None
     spec, vae = parts.trained.spec, parts.vae
     sees_channels = "channels" in spec.given
-    texts = recipes.named(config.model.recipe).prompts
-    learned_null = "is_null" in spec.given and texts.negative is None
-    showing = _showing(config.show, config.compute.attention, config.seed, backend, parts, ranks, learned_null)
+    learned_null = "is_null" in spec.given and recipes.named(config.model.recipe).prompts.negative is None
+    showing = _showing(config, backend, parts, ranks, learned_null)
     objective = make_objective(config.objective, config.batch_size * config.accumulate)
     inputs = agreed(ranks.world, lambda: _inputs(config, objective, backend, parts, dtype, ranks))
     frozen = (*config.start.frozen, *parts.trained.layout.frozen)
@@ -80,34 +80,32 @@ def denoiser_task(
     return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks, fixed), loader
 
 
-def _showing(
-    settings: ShowSettings,
-    attention: str,
-    seed: int,
-    backend: Backend,
-    parts: TrainParts,
-    ranks: Ranks,
-    learned_null: bool,
-) -> Showing | None:
-    """The videos that are sampled while training. Raises: ConfigError when there is no prompt for them."""
+def _showing(config: TrainConfig, backend: Backend, parts: TrainParts, ranks: Ranks, null: bool) -> Showing | None:
+    """The videos that are sampled while training. null: the learned caption of nothing stands for the negative prompt.
+
+    Raises: ConfigError when there is no prompt for them.
+    """
     assert parts.text_encoder is not None
     assert parts.vae is not None
     assert parts.tokenizer is not None
+    settings = config.show
     pipeline = TextToVideo(
         backend,
         Parts(parts.trained, parts.text_encoder, parts.vae, parts.tokenizer),
-        Precision(attention=attention),
+        Precision(attention=config.compute.attention),
         settings.max_tokens,
         ranks=replace(ranks, team=ranks.world),  # all ranks together make what is shown
     )
     if settings.every is not None and not settings.prompts:
         raise ConfigError(f"show.every = {settings.every}: needs show.prompts, or nothing is shown")
-    prompts = agreed(ranks.world, lambda: _texts(settings.prompts))
-    return Showing(pipeline, prompts, settings, seed, None if learned_null else "") if prompts else None
+    prompts = agreed(ranks.world, lambda: _prompts(config))
+    return Showing(pipeline, prompts, settings, config.seed, None if null else "") if prompts else None
 
 
-def _texts(prompts: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(prompt.text for prompt in read_prompts(prompts)) if prompts else ()
+def _prompts(config: TrainConfig) -> tuple[str, ...]:
+    if not config.show.prompts:
+        return ()
+    return tuple(shown_prompts(config, [prompt.text for prompt in read_prompts(config.show.prompts)]))
 
 
 def _inputs(
