@@ -171,7 +171,7 @@ class Case:
         expected64, got64 = expected.astype(np.float64), got.astype(np.float64)
         error = np.abs(got64 - expected64)
         with np.errstate(divide="ignore", invalid="ignore"):  # where the limit is a part of a recorded 0
-            ratio = error / (self._limit(comparison.limit_as or name, expected) * slack)
+            ratio = np.where(error == 0, 0.0, error / (self._limit(comparison.limit_as or name, expected) * slack))
         if comparison.where is not None:
             keep = np.broadcast_to(comparison.where, error.shape)
             error, ratio = error[keep], ratio[keep]

@@ -23,7 +23,7 @@ from duosora.core.errors import CheckpointError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import Constant, FreshWeights, Layout
 from duosora.core.models import stdit3, t5, wfvae
-from duosora.core.models.finding import TINY_FOLDER
+from duosora.core.models.finding import TINY_FOLDER, recognise
 from duosora.core.train.checkpoints import Checkpoints
 
 
@@ -53,7 +53,8 @@ def hub(tmp_path: Path) -> Path:
     whole = tensors(t5.TINY.layout())
     whole["encoder.embed_tokens.weight"] = whole["decoder.embed_tokens.weight"] = whole["shared.weight"]
     whole["decoder.final_layer_norm.weight"] = whole["lm_head.weight"] = torch.ones(2, 2)
-    for name, held, spec in (("vae/merged.ckpt", checkpoint, wfvae.TINY), ("mt5/pytorch_model.bin", whole, t5.TINY)):
+    scaled = recognise(TINY_FOLDER / "vae").spec  # as the latents that the tiny denoiser was trained on
+    for name, held, spec in (("vae/merged.ckpt", checkpoint, scaled), ("mt5/pytorch_model.bin", whole, t5.TINY)):
         (tmp_path / name).parent.mkdir()
         torch.save(held, tmp_path / name)
         (tmp_path / name).with_name("config.json").write_text(json.dumps(spec.to_config()))

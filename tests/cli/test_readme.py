@@ -14,7 +14,7 @@ import torch
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights, Layout
 from duosora.core.models import opensora_t2v, t5, wfvae
-from duosora.core.models.finding import TINY_FOLDER
+from duosora.core.models.finding import TINY_FOLDER, recognise
 
 ROOT = Path(__file__).parents[2]
 BLOCKS = re.findall(r"```bash\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
@@ -39,7 +39,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "any93x640x640": opensora_t2v.TINY,
         "any93x640x640_i2v": opensora_t2v.TINY_INPAINT,
         "mt5-xxl": t5.TINY,
-        "vae": wfvae.TINY,
+        "vae": recognise(TINY_FOLDER / "vae").spec,
     }
     for name, spec in specs.items():
         (folder / name).mkdir(parents=True)

@@ -74,6 +74,15 @@ def test_both_forms_become_one(tmp_path: Path) -> None:
     assert not case.judge(Comparison("call0/mask", 1 - MASK)).passed
 
 
+def test_recorded_zeros_are_met_by_zeros_alone(tmp_path: Path) -> None:
+    zeros = np.zeros_like(X)
+    case = Case(write_calls_case(tmp_path / "stdit3/basic"))
+    case.raw["tolerances"] = {"out": "rtol 1e-4"}
+    case.tensors["call0/out"] = zeros
+    assert case.judge(Comparison("call0/out", zeros)).passed
+    assert not case.judge(Comparison("call0/out", zeros + 1e-9)).passed
+
+
 def test_weights_without_a_sum_are_used_and_said(tmp_path: Path) -> None:
     case = Case(write_calls_case(tmp_path / "stdit3/basic"))
     assert not case.has_unproven_weights

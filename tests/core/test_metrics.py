@@ -57,3 +57,9 @@ def test_videos_that_cannot_be_compared_are_refused(videos: tuple[np.ndarray, np
         psnr(videos[0], videos[1][:2])
     with pytest.raises(ShapeError, match="at least 11x11"):
         ssim(videos[0][:, :10], videos[1][:, :10])
+
+
+def test_floats_have_the_peak_that_is_said(videos: tuple[np.ndarray, np.ndarray]) -> None:
+    shares = [video / 255 for video in videos]
+    np.testing.assert_allclose(psnr(*shares, peak=1.0), psnr(*videos), rtol=1e-9)
+    np.testing.assert_allclose(ssim(*shares, peak=1.0), ssim(*videos), rtol=1e-9)

@@ -208,7 +208,7 @@ def test_the_checkpoint_that_a_run_was_trained_with_counts_not_a_newer_one() -> 
 def test_a_companion_that_is_gone_is_told_in_a_line() -> None:
     make_run("runs/mine", 1, model={"denoiser": "tiny", "vae": "models/gone"})
     message = (
-        r"^model.vae: runs/mine/checkpoint-1 was trained with models/gone, which is not there \(models/gone\); set"
+        r"^model.vae: runs/mine/checkpoint-1 was trained with models/gone, which is not there \(models/gone\); name"
     )
     with pytest.raises(ConfigError, match=message):
         open_parts(ModelSettings(denoiser="runs/mine"))

@@ -20,7 +20,6 @@ NEEDS_NO_EFFECT = {
     "sample_size": "a record of how it was trained, for `duosora inspect`",
     "micro_batch_size": "memory alone",
     "class_dropout_prob": "a record of how it was trained",
-    "drop_path": "a record of how it was trained",
 }
 """Fields that change neither weights nor what a model gives when it is called, and why."""
 QUESTIONS = {"denoiser": DenoiserSpec, "vae": AutoencoderSpec, "text_encoder": TextEncoderSpec}
@@ -48,9 +47,8 @@ def _answers(case: Case, spec: Any) -> dict[str, Any]:
     """What the house reads of a spec."""
     asked = [name for name, member in inspect.getmembers(QUESTIONS[case.family.kind]) if isinstance(member, property)]
     layout = spec.layout()
-    return {name: getattr(spec, name) for name in asked} | {
-        "blocks": spec.blocks(), "weights": dict(layout), "frozen": layout.frozen
-    }  # fmt: skip
+    of_weights = {"weights": dict(layout), "frozen": layout.frozen, "dropped": getattr(spec, "drop_rates", None)}
+    return {name: getattr(spec, name) for name in asked} | of_weights | {"blocks": spec.blocks()}
 
 
 def _altered(case: Case) -> Iterator[Altered]:

@@ -75,6 +75,7 @@ class DenoiserCase(Case):
             "width": np.full(BATCH, 80.0),
             "frame_mask": moves,
             "latent_mask": latent_mask,
+            "kept": np.random.default_rng(2).choice([0.0, 1.25], (BATCH, len(spec.blocks()), 2), p=[0.2, 0.8]),
         }
         reads = {name: inputs[name] for name in spec.given - {"channels"}}
         return Given(**reads, **({"text_mask": text_mask} if "text" in reads else {}))

@@ -26,6 +26,8 @@ RATE = 1e-4
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-15, weight_decay=0.0), max_grad_norm=1.0, keeps_ema=False)
 TINY_GRADIENT = 1e-5
 """Share of a weight's largest gradient below which the direction of Adam's first step is rounding noise."""
+NO_GRADIENT = 1e-8
+"""Share of the norm of all gradients below which one is what rounding leaves of 0, as where a softmax has one entry."""
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
@@ -79,8 +81,12 @@ def _forward(
 ) -> dict[str, np.ndarray]:
     """The prediction and what the parts gave, under the names of the recorded tensors."""
     latents, given = inputs["x"], given_of(spec, inputs)
+    if given.frame_mask is not None and given.frame_mask.all():
+        # Only where some frame is clean is timestep 0 embedded, whose results may be recorded all the same.
+        clean = _forward(backend, spec, model, {**inputs, "x_mask": np.zeros_like(given.frame_mask)})
+        results = _forward(backend, spec, model, {name: inputs[name] for name in inputs if name != "x_mask"})
+        return results | {name: clean[name] for name in clean if name.endswith("_t0")}
     names = {name: f"{kind}_{index}" for name in spec.blocks() for kind, index in [name.split("_blocks.")]}
-    names[f"temporal_blocks.{spec.depth - 1}"] = "temporal_last"
     parts = ("x_embedder", "t_embedder", "fps_embedder", "t_block.1", "y_embedder", "final_layer", *names)
     with backend.record(model, parts) as recorded:
         condition = model.condition(given, LatentShape(*latents.shape[2:]))
@@ -94,6 +100,7 @@ def _forward(
         results |= {name: inner[module][:batch], f"{name}_t0": inner[module][batch:]}
     results |= {"fps_emb": inner["fps_embedder"], "x_embed": inner["x_embedder"], "final_tokens": inner["final_layer"]}
     results |= {recorded_as: inner[name] for name, recorded_as in names.items()}
+    results["temporal_last"] = inner[spec.blocks()[-1]]
     text = given.text if spec.skip_y_embedder else inner["y_embedder"]
     assert text is not None
     mask = np.ones(text.shape[:2], bool) if given.text_mask is None else given.text_mask > 0
@@ -116,7 +123,8 @@ def _run_captions(case: Case, backend: Backend, spec: STDiT3Spec) -> Iterator[Co
 def _run_training(case: Case, backend: Backend, spec: STDiT3Spec) -> Iterator[Comparison]:
     """Losses, gradients before clipping, and weights after one step with clipping."""
     whole = _batch(case, spec, slice(None))
-    unclipped = replace(OPTIONS, max_grad_norm=None)
+    options = replace(OPTIONS, frozen=spec.frozen)
+    unclipped = replace(options, max_grad_norm=None)
     trainer = backend.train_denoiser(spec, case.weights(), unclipped)
     samples = range(len(whole.latents))
     one_by_one = [trainer.evaluate(_batch(case, spec, slice(i, i + 1)), use_ema=False) for i in samples]
@@ -125,10 +133,10 @@ def _run_training(case: Case, backend: Backend, spec: STDiT3Spec) -> Iterator[Co
     yield Comparison("loss", np.array(report.loss))
     yield Comparison("grad_global_norm", np.array(report.grad_norm))
     share = 1.0 - OPTIONS.optimizer.betas[0]
-    gradients = {name: moment / share for name, moment in trainer.first_moments().items()}
+    gradients = {name: _rounded(moment / share, report.grad_norm) for name, moment in trainer.first_moments().items()}
     for name, gradient in gradients.items():
         yield Comparison(f"grad/{name}", gradient)
-    trainer = backend.train_denoiser(spec, case.weights(), OPTIONS)
+    trainer = backend.train_denoiser(spec, case.weights(), options)
     trainer.step([whole], lr=RATE)
     weights = trainer.saved().weights(use_ema=False)
     for name, gradient in gradients.items():
@@ -136,9 +144,14 @@ def _run_training(case: Case, backend: Backend, spec: STDiT3Spec) -> Iterator[Co
         yield Comparison(f"after/{name}", weights[name], where=sizes > TINY_GRADIENT * sizes.max())
 
 
+def _rounded(gradient: np.ndarray, norm: float) -> np.ndarray:
+    return np.where(np.abs(gradient) > NO_GRADIENT * norm, gradient, 0.0)
+
+
 def _batch(case: Case, spec: STDiT3Spec, part: slice) -> DiffusionBatch:
     recorded = {name: array[part] for name, array in case.tensors.items() if name in ("x_start", "noise", "t")}
     inputs = {name.removeprefix("kw/"): array[part] for name, array in case.tensors.items() if name.startswith("kw/")}
+    inputs |= {name: case.tensors[f"kw/{name}"][:1] for name in ("height", "width")}  # the first counts for all (Q1)
     given = given_of(spec, inputs)
     return DiffusionBatch(
         latents=recorded["x_start"],
