@@ -38,7 +38,7 @@ tiny: $(VENV)/installed-torch
 	$(BIN)/duosora judge --set model.denoiser=runs/tiny/t2v_last/checkpoint-8000/model_ema --set model.vae=runs/tiny/vae --set model.text_encoder=tiny \
 		--json runs/tiny/judge.json --picture runs/tiny/judge.png
 
-# The autoencoder of frames, the temporal one on its latents, both again, then from pixels to pixels; the rest as above.
+# The autoencoder of frames, the temporal one on its latents, both again, from pixels to pixels, the decoders; then as above.
 tiny_v1_2: $(VENV)/installed-torch
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_windows.yaml
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_frames.yaml
@@ -49,11 +49,11 @@ tiny_v1_2: $(VENV)/installed-torch
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_pixels_more.yaml
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_decoder.yaml
 	mkdir -p runs/tiny_v1_2/vae && cp runs/tiny_v1_2/decoder/checkpoint-700/model/* runs/tiny_v1_2/vae
-	$(BIN)/duosora calibrate runs/tiny_v1_2/vae --config configs/train/tiny_v1_2_decoder.yaml
+	$(BIN)/duosora calibrate runs/tiny_v1_2/vae --config configs/train/tiny_v1_2_pixels.yaml
 	$(BIN)/duosora cache latents --config configs/train/tiny_v1_2_t2v.yaml
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_t2v.yaml
 	$(BIN)/duosora train --config configs/train/tiny_v1_2_t2v_last.yaml
-	$(BIN)/duosora judge --set model.denoiser=runs/tiny_v1_2/t2v_last/checkpoint-2000/model_ema \
+	$(BIN)/duosora judge --set model.denoiser=runs/tiny_v1_2/t2v_last/checkpoint-8500/model_ema \
 		--set model.vae=runs/tiny_v1_2/vae --set model.text_encoder=tiny_v1_2 --json runs/tiny_v1_2/judge.json --picture runs/tiny_v1_2/judge.png
 
 # Two processes of one thread each: on two cores half the time of one process with two threads, which wait for each other.

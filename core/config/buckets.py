@@ -23,7 +23,7 @@ class Chances(NamedTuple):
 def read_frames(value: Any) -> int:
     """A number of frames, or the text of one. Raises: ValueError."""
     text = str(value)
-    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and text[0] != "0"):  # 051 would be 51 once more
         raise ValueError(f"expected a number of frames, got {short_name(text)!r}")
     return int(text)
 

@@ -103,7 +103,8 @@ def origins(config: Settings, given: Settings, wished: Mapping[str, Filling], ov
     """
     told: dict[tuple[str, str], list[str]] = {}
     for path in _beside_recipes(config):
-        if is_set(given, path) or path in wished:
+        is_group = isinstance(value_at(config, path), Settings)  # whose own settings have paths
+        if not is_group and (is_set(given, path) or path in wished):
             told.setdefault(_speaker(path, given, wished, overrides), []).append(path)
     speakers = sorted(told, key=lambda speaker: SPEAKERS.index(speaker[0]))
     return [f"{who:<10} {f'{name}: ' if name else ''}{_listed(config, told[who, name])}" for who, name in speakers]

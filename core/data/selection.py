@@ -15,7 +15,7 @@ from .. import random
 from ..config.data import DataSettings
 from ..errors import ConfigError
 from ..maths.resize import size_within_area, whole_strides
-from ..shapes import Compression, VideoShape
+from ..shapes import Causal, Compression, VideoShape
 from .frame_window import frame_window
 from .records import Record
 
@@ -80,9 +80,11 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
         raise ConfigError("data.autoencoder: clips have one size; give height and width, and no max_area")
     if settings.autoencoder and settings.masks:
         raise ConfigError("data.masks: an autoencoder's clips have none")
-    compression.check(
-        VideoShape(settings.frames, settings.height or compression.space, settings.width or compression.space)
-    )
+    space = compression.space
+    video = VideoShape(settings.frames, settings.height or space, settings.width or space)
+    compression.check(video)
+    if settings.autoencoder:  # pixels that fill no latent have nothing to be compared with
+        Causal(1, space).check(video)
 
 
 def check_bucketed(settings: DataSettings, where: str = "data") -> None:

@@ -49,7 +49,7 @@ class PromptScores:
         for tag, score in (("aesthetic score:", self.aesthetic), ("motion score:", self.motion)):
             if score is not None and tag not in text:
                 text += f" {tag} {score:.1f}."
-        if self.camera is not None and "camera motion:" not in text:
+        if self.camera and "camera motion:" not in text:
             text += f" camera motion: {self.camera}."
         return text
 

@@ -44,7 +44,7 @@ RECIPE: Recipe = replace(
     sampling={
         **OPEN_SORA.sampling,
         "sampler.steps": 50,  # so small a size bends the times to the data, and few steps would see the noise
-        "sampler.guidance": 4.0,
+        "sampler.guidance": 3.0,
         "prompts.aesthetic": moving_shapes.USUAL_LOOK.aesthetic,
         "prompts.motion": moving_shapes.USUAL_LOOK.motion,
         "video.frames": _FRAMES,

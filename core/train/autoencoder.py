@@ -22,6 +22,7 @@ from ..io.weights import Shard
 from ..maths import gaussian
 from ..maths.metrics import psnr
 from ..maths.pixels import to_uint8
+from ..models.finding import Part
 from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
 from ..pipelines.autoencode import decode_chunks, encode_chunks, posterior_noise
@@ -33,6 +34,7 @@ from ..seam.training import AutoencoderBatch, AutoencoderLosses, Saved, TrainSte
 from ..shapes import VideoShape
 from .held_out import HeldOut
 from .model_folders import write_models
+from .start import leaves_some
 
 SHOWN_FPS = 8.0
 GENERATOR, DISCRIMINATOR = "generator", "discriminator"
@@ -57,6 +59,16 @@ def check_losses(settings: AutoencoderSettings, spec: AutoencoderSpec) -> None:
             raise ConfigError(f"autoencoder.{name} = {weight:g}: with pixel_weight = 0 no pixels are made; set it to 0")
     if not any(settings.pair_weights.values()):
         raise ConfigError("autoencoder.pixel_weight = 0: needs a pair in pair_weights, or nothing is learned")
+
+
+def check_reached(settings: AutoencoderSettings, part: Part, frozen: tuple[str, ...]) -> None:
+    """Raises: ConfigError when no loss reaches a weight that is trained, or when one needs a weight that is not."""
+    spec = part.spec
+    pairs = frozenset(name for name, weight in settings.pair_weights.items() if weight)
+    if not leaves_some(part.layout, (*frozen, *spec.unreached(bool(settings.pixel_weight), pairs))):
+        raise ConfigError("start.frozen: the losses of autoencoder reach none of the weights that it leaves to train")
+    if settings.discriminator_factor and spec.last_layer.startswith(frozen):
+        raise ConfigError(f"start.frozen: the adversarial loss is weighed at {spec.last_layer}; train it as well")
 
 
 class AutoencoderTask:

@@ -108,6 +108,8 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
 
     Raises: DuosoraError of the part that does not fit.
     """
+    if config.data.buckets is not None:
+        raise ConfigError("data.buckets: calibrate measures clips of one size; set it to null, and height and width")
     backend = backends.get(config.compute.name, config.compute.device)
     part = open_part("vae", str(folder))
     if part.is_fresh or not folder.is_dir():

@@ -32,7 +32,7 @@ from ..seam import backend as backends
 from ..seam.ranks import ParallelPlan, Ranks
 from ..seam.ranks import make_plan as make_rank_plan
 from ..seam.training import StepReport
-from .autoencoder import check_losses
+from .autoencoder import check_losses, check_reached
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .continuing import accepted, refuse_other_settings
 from .ema import EmaSchedule
@@ -233,6 +233,8 @@ class TrainRun:
     def _start(self) -> Start:
         settings, trained = self.config.start, self.parts.trained
         check_frozen(trained.layout, settings.frozen)
+        if self.config.autoencoder is not None:
+            check_reached(self.config.autoencoder, trained, settings.frozen)
         if self.found.path is not None:
             return Start(open_weights(self.found.path / MODEL), ())
         if settings.weights is None:

@@ -29,9 +29,14 @@ def check_frozen(layout: Layout, frozen: tuple[str, ...]) -> None:
     Raises: LayoutError naming the beginning that no weight has; ConfigError when nothing is left.
     """
     _refuse_unknown(layout, "start.frozen", frozen)
-    kept = (*frozen, *layout.frozen, *layout.untrained)
-    if all(name.startswith(kept) for name, weight in layout.items() if not isinstance(weight.init, Constant)):
+    if not leaves_some(layout, frozen):
         raise ConfigError(f"start.frozen: names all weights of {layout.model}, so that none is left to train")
+
+
+def leaves_some(layout: Layout, frozen: tuple[str, ...]) -> bool:
+    """Whether there are weights to train beside those whose names begin so."""
+    kept = (*frozen, *layout.frozen, *layout.untrained)
+    return any(not name.startswith(kept) for name, weight in layout.items() if not isinstance(weight.init, Constant))
 
 
 class MixedWeights(Mapping[str, np.ndarray]):

@@ -103,7 +103,7 @@ def _frozen(config: TrainConfig, text_encoder: Part, vae: Part) -> str:
 def _denoising(objective: ObjectiveSettings) -> str:
     timesteps = f"{objective.timesteps.kind} timesteps"
     if objective.kind == "flow":
-        return f"flow, shift {objective.shift:g}, weighting {objective.weighting}, {timesteps}"
+        return f"flow, shift {objective.shift or 1:g}, weighting {objective.weighting}, {timesteps}"
     if objective.kind == "rflow":
         bent = "moved by the size" if objective.timestep_transform else "for all sizes alike"
         masked = sum(objective.frame_masks.values())

@@ -76,6 +76,11 @@ def test_the_plan_counts_tokens_and_says_what_the_run_goes_on_from(train: Callab
     assert "at step 2" in train("--dry-run").out
 
 
+def test_the_plan_of_a_flow_without_a_shift_says_that_it_is_1(train: Callable) -> None:
+    outcome = train("--dry-run", settings=("objective.kind=flow", "objective.shift=null"))
+    assert "objective  flow, shift 1, weighting none" in outcome.out, outcome.err
+
+
 @pytest.mark.parametrize("rank", [0, 3])
 def test_the_plan_of_several_processes_is_printed_once_and_waits_for_nobody(
     train: Callable, monkeypatch: pytest.MonkeyPatch, rank: int

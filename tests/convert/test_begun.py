@@ -68,8 +68,10 @@ def test_blocks_of_pixart_are_the_spatial_ones(tmp_path: Path) -> None:
 class PixArt(Reference):
     """The same maths with spatial blocks alone."""
 
-    def _block(self, name: str, x: np.ndarray, tables: np.ndarray, text: np.ndarray, is_temporal: bool) -> np.ndarray:
-        return x if is_temporal else super()._block(name, x, tables, text, is_temporal)
+    def _block(
+        self, name: str, x: np.ndarray, tables: np.ndarray, text: np.ndarray, is_temporal: bool, kept: np.ndarray
+    ) -> np.ndarray:
+        return x if is_temporal else super()._block(name, x, tables, text, is_temporal, kept)
 
     def _scalar(self, name: str, value: float) -> np.ndarray:
         return np.zeros(self.spec.hidden_size) if name == "fps_embedder" else super()._scalar(name, value)

@@ -6,15 +6,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from duosora.core.config.data import DataSettings, StrideSettings
 from duosora.core.config.settings import read, resolved
 from duosora.core.config.training import AutoencoderSettings, TrainConfig
 from duosora.core.data.batch import ClipBatch
-from duosora.core.errors import ConfigError
+from duosora.core.data.selection import check_settings
+from duosora.core.errors import ConfigError, ShapeError
 from duosora.core.models import opensora_vae, wfvae
+from duosora.core.models.finding import open_part
 from duosora.core.models.kinds import AutoencoderSpec
 from duosora.core.seam.ranks import ParallelPlan, Ranks
 from duosora.core.seam.training import AutoencoderBatch
-from duosora.core.train.autoencoder import AutoencoderTask, check_losses, losses_of
+from duosora.core.train.autoencoder import AutoencoderTask, check_losses, check_reached, losses_of
 
 OPENSORA, WFVAE = opensora_vae.PRESETS["opensora_vae_tiny"], wfvae.TINY
 NOTHING: Any = None
@@ -106,6 +109,27 @@ def test_losses_that_an_autoencoder_does_not_have_are_refused(
 def test_losses_that_it_has_are_taken() -> None:
     check_losses(AutoencoderSettings(pair_weights={"spatial": 1.0, "identity": 0.5}), OPENSORA)
     check_losses(AutoencoderSettings(pair_weights={"wavelet": 0.1}), WFVAE)
+
+
+def test_what_the_losses_do_not_reach_is_told_before_anything_is_built() -> None:
+    part = open_part("vae", "opensora_vae_tiny")
+    latents = AutoencoderSettings(pixel_weight=0.0, discriminator_factor=0.0, pair_weights={"spatial": 1.0})
+    encoders = ("temporal_vae.", "spatial_vae.module.encoder.", "spatial_vae.module.quant_conv.")
+    check_reached(latents, part, encoders[:2])
+    with pytest.raises(ConfigError, match=r"start.frozen: the losses of autoencoder reach none of the weights"):
+        check_reached(latents, part, encoders)
+    adversarial = AutoencoderSettings(pair_weights={})
+    check_reached(adversarial, part, ("spatial_vae.",))
+    with pytest.raises(ConfigError, match=r"start.frozen: the adversarial loss is weighed at temporal_vae.decoder"):
+        check_reached(adversarial, part, ("temporal_vae.",))
+
+
+@pytest.mark.parametrize("spec", [OPENSORA, WFVAE])
+def test_clips_that_an_autoencoder_does_not_give_back_whole_are_refused(spec: AutoencoderSpec) -> None:
+    settings = DataSettings(frames=17, height=32, width=36, autoencoder=StrideSettings())
+    with pytest.raises(ShapeError, match=r"width = 36: needs a multiple of 8 pixels; the nearest are 32 and 40"):
+        check_settings(settings, spec.compression)
+    check_settings(settings.model_copy(update={"width": 40}), spec.compression)
 
 
 def read_losses(**values: Any) -> AutoencoderSettings:

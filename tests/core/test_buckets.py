@@ -488,6 +488,7 @@ def test_what_is_for_buckets_alone_is_refused_without_them(name: str) -> None:
         ("51: [0.5, null]", "data.buckets.240p.51: expected a batch size of at least 1, got None"),
         ("2s: [0.5, 1]", "data.buckets.240p.2s: expected a number of frames, got '2s'"),
         ("0: [0.5, 1]", "data.buckets.240p.0: expected a number of frames, got '0'"),
+        ("51: [0.5, 1], '051': [0.1, 9]", "data.buckets.240p.051: expected a number of frames, got '051'"),
     ],
 )
 def test_a_table_in_a_file_that_cannot_be_names_its_place(tmp_path: Path, row: str, told: str) -> None:

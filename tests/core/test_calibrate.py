@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from duosora.core.config.settings import read
+from duosora.core.config.training import TrainConfig
 from duosora.core.errors import ConfigError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights
@@ -15,7 +17,7 @@ from duosora.core.models.finding import open_part, read_config
 from duosora.core.models.wfvae import TINY, WFVAESpec
 from duosora.core.pipelines.autoencode import scale_latents
 from duosora.core.random import normal
-from duosora.core.train.calibrate import LatentStatistics, measure, write_scale
+from duosora.core.train.calibrate import LatentStatistics, calibrate_folder, measure, write_scale
 
 SPEC = replace(TINY, latent_dim=2, scale=(1.0, 1.0), shift=(0.0, 0.0))
 MEANS, DEVIATIONS = np.array([3.0, -1.0]), np.array([0.5, 4.0])
@@ -73,3 +75,9 @@ def test_the_scale_of_an_opensora_vae_is_the_same_in_its_config_and_its_weights(
     drawn = normal((1, 4, 2, 3, 3), 1, "latents")
     shift, scale = (values.reshape(1, 4, 1, 1, 1) for values in PUBLISHED)
     np.testing.assert_allclose(scale_latents(part.spec, shift + scale * drawn), drawn, rtol=0, atol=1e-5)
+
+
+def test_buckets_are_refused(tmp_path: Path) -> None:
+    config = read(TrainConfig, {"data": {"buckets": {"240p": {"1": [1.0, 2]}}}})
+    with pytest.raises(ConfigError, match=r"data.buckets: calibrate measures clips of one size; set it to null"):
+        calibrate_folder(tmp_path, config, 8)

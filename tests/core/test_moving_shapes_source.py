@@ -49,7 +49,7 @@ def test_without_a_number_every_epoch_draws_anew() -> None:
     with loader(settings) as clips:
         first = next(clips.batches(0))[0]
         record = next(number for number in range(len(clips.plan)) if str(clips.record(number).path) == first.sources[0])
-        again = clips._fetcher.job(record, 1)()
+        again = clips._fetcher.job(record, 1, clips.plan.shape(record, 1))()
     assert (first.pixels[0] != again).any()
 
 
@@ -72,7 +72,7 @@ def test_windows_lie_elsewhere_in_each_epoch() -> None:
         kind="moving_shapes", drawn_clips=2, frames=17, height=32, width=32, workers=0, autoencoder=stride
     )
     with loader(settings) as clips:  # all frames of a clip that stays the same: only the window can differ
-        windows = [clips._fetcher.job(0, epoch)() for epoch in range(4)]
+        windows = [clips._fetcher.job(0, epoch, clips.plan.shape(0, epoch))() for epoch in range(4)]
     assert len({window.tobytes() for window in windows}) == 4
 
 

@@ -14,6 +14,7 @@ def test_scores_stand_behind_a_text_that_does_not_name_them() -> None:
     )
     assert PromptScores().behind("a cat") == "a cat"
     assert PromptScores(aesthetic=0.0).behind("a cat") == "a cat aesthetic score: 0.0."
+    assert PromptScores(camera="").behind("a bar") == "a bar"
 
 
 def test_scores_survive_cleaning() -> None:

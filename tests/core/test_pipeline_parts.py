@@ -29,7 +29,7 @@ def test_a_folder_has_no_companions(named: dict[str, Path], missing: str) -> Non
         open_parts(ModelSettings(denoiser=TINY_DENOISER, **named))
 
 
-@pytest.mark.parametrize(("name", "reason"), [("models/tiyn", "no such folder"), (".", "config.json: no such file")])
+@pytest.mark.parametrize(("name", "reason"), [("models/tiyn", "no such folder"), (".", "holds no weights")])
 def test_a_denoiser_that_is_not_there_is_told_before_its_companions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, reason: str
 ) -> None:
