@@ -22,7 +22,7 @@ def psnr(frames: np.ndarray, reference: np.ndarray, peak: float = PEAK) -> np.nd
     They are uint8, or floats of 0 to peak.
     """
     _check_alike(frames, reference)
-    error = frames.astype(np.int32 if frames.dtype == np.uint8 else np.float64)
+    error: np.ndarray = frames.astype(np.int32 if frames.dtype == np.uint8 else np.float64)
     error -= reference
     error *= error
     mean = error.mean(axis=(1, 2, 3), dtype=np.float64)

@@ -14,6 +14,7 @@ from duosora.core.errors import CheckpointError
 from duosora.core.goldens import runners, suite
 from duosora.core.goldens.case import Case, Comparison, find_cases
 from duosora.core.goldens.forms import Limit, read_contents
+from duosora.core.goldens.runners import e2e
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import GivenWeights
 
@@ -146,3 +147,17 @@ def test_every_runner_is_found_by_its_name(tmp_path: Path) -> None:
         assert suite.is_implemented(Case(write_calls_case(tmp_path / name / "basic")))
     for other in ("unheard_of", "not-a-module", "__init__"):
         assert not suite.is_implemented(Case(write_calls_case(tmp_path / other / "basic")))
+
+
+def test_flags_of_an_inference_run_may_have_several_values() -> None:
+    argv = "--image-size 16 24 --mask-strategy 0 1,-1 --reference-path a.png b.png --cfg-scale 2.5 --aes 7 --loop 2"
+    config = e2e.settings({"cli_config": {"scheduler": {}, "image_size": None}, "argv": argv.split()})
+    assert config == {
+        "scheduler": {"cfg_scale": 2.5},
+        "image_size": [16, 24],
+        "mask_strategy": ["0", "1,-1"],
+        "reference_path": ["a.png", "b.png"],
+        "aes": 7,
+        "loop": 2,
+    }
+    assert e2e.settings({"cli_config": {"scheduler": {}}}) == {"scheduler": {}}

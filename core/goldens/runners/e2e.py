@@ -6,8 +6,9 @@ The times are computed in float32 as upstream (quirk Q12).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ from ...pipelines.looping import LoopedRequest, Looping, Loops, SampledClip
 from ...pipelines.text import EncodedTexts
 from ...pipelines.text_to_video import Parts, TextToVideo
 from ...recipes.opensora_v1_2_prompts import PromptScores, clean, describe, segments
+from ...recipes.opensora_v1_2_sizes import SIZES
 from ...seam.backend import Backend
 from ...shapes import VideoShape
 from ..case import Case, Comparison, check_options
@@ -39,14 +41,19 @@ INPUTS = "draws/.+|loop[0-9]+/z_noise|text[0-9]+/.+|(image|video)/.+"
 FLAGS = {
     **{f"--{name}": name for name in ("num-frames", "fps", "loop", "condition-frame-length", "seed", "aes", "flow")},
     **{f"--{name}": name for name in ("camera-motion", "frame-interval", "save-fps", "batch-size", "align")},
+    **{f"--{name}": name for name in ("resolution", "aspect-ratio", "image-size", "reference-path", "mask-strategy")},
+    **{f"--{name}": name for name in ("dtype", "verbose", "save-dir", "sample-name")},
     "--num-sampling-steps": "scheduler.num_sampling_steps",
     "--cfg-scale": "scheduler.cfg_scale",
 }
 """Where a flag of the command line stands in the config, which has _ for -."""
+LISTS: Mapping[str, Callable[[str], Any]] = {"image_size": int, "reference_path": str, "mask_strategy": str}
+"""Flags of several values, and what these are."""
 OPTIONS = (
     *("image_size", "num_frames", "fps", "frame_interval", "save_fps", "seed", "batch_size", "multi_resolution"),
     *("dtype", "condition_frame_length", "condition_frame_edit", "align", "verbose", "model", "vae", "text_encoder"),
     *("scheduler", "aes", "flow", "camera_motion", "loop", "reference_path", "mask_strategy"),
+    *("resolution", "aspect_ratio", "save_dir", "sample_name"),
 )
 SCHEDULER_OPTIONS = ("type", "use_timestep_transform", "use_discrete_timesteps", "num_sampling_steps", "cfg_scale")
 MICRO_BATCH, GROUP = 4, 17
@@ -125,7 +132,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         config.get("loop") or 1, config.get("condition_frame_length") or 5, config.get("condition_frame_edit") or 0.0
     )
     yield from _texts(case.raw, config, [wish.text for wish in wishes])
-    video = VideoShape(int(config["num_frames"]), *config["image_size"])
+    video = _size(config)
     conditioner = AlwaysMasked(_vae(case).compression, config.get("align"), loops.count)
     scheduler = config["scheduler"]
     rows = range(len(wishes))
@@ -167,13 +174,24 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
 def settings(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The config of a case with the flags of its command line."""
     config: dict[str, Any] = {**raw["cli_config"], "scheduler": dict(raw["cli_config"]["scheduler"])}
-    flags = list(raw.get("argv", ()))
-    for flag, value in zip(flags[::2], flags[1::2], strict=True):
-        group, _, name = FLAGS[flag].replace("-", "_").rpartition(".")
-        number = re.fullmatch(r"-?\d+", value)
-        known = float(value) if re.fullmatch(r"-?\d*\.\d+", value) else value
-        (config[group] if group else config)[name] = int(value) if number else known
+    words = list(raw.get("argv", ()))
+    places = [place for place, word in enumerate(words) if word.startswith("--")]
+    for place, end in pairwise([*places, len(words)]):
+        group, _, name = FLAGS[words[place]].replace("-", "_").rpartition(".")
+        values = [LISTS.get(name, _value)(word) for word in words[place + 1 : end]]
+        (config[group] if group else config)[name] = values if name in LISTS else values[0]
     return config
+
+
+def _value(word: str) -> int | float | str:
+    if re.fullmatch(r"-?\d+", word):
+        return int(word)
+    return float(word) if re.fullmatch(r"-?\d*\.\d+", word) else word
+
+
+def _size(config: Mapping[str, Any]) -> VideoShape:
+    size = config.get("image_size") or SIZES.size(config["resolution"], config["aspect_ratio"])
+    return VideoShape(SIZES.frames(config["num_frames"]), *size)
 
 
 def _clip(made: SampledClip) -> Iterator[Comparison]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -27,10 +28,10 @@ def run(case: Case, backend: object | None = None) -> Iterator[Comparison]:
 
 def _pairs(case: Case) -> Iterator[Comparison]:
     """Means and deviations over videos (V, T, C, H, W) in [0, 1], by the number of the frame."""
-    pairs = list(zip(*(case.tensors[name].transpose(0, 1, 3, 4, 2) for name in ("videos1", "videos2")), strict=True))
+    first, second = (case.tensors[name].transpose(0, 1, 3, 4, 2) for name in ("videos1", "videos2"))
     found = {
-        "psnr": np.array([finite_psnr(psnr(*pair, peak=1.0)) for pair in pairs]),
-        "ssim": np.array([ssim(*pair, peak=1.0) for pair in pairs]),
+        "psnr": np.array([finite_psnr(psnr(*pair, 1.0)) for pair in zip(first, second, strict=True)]),
+        "ssim": np.array([ssim(*pair, 1.0) for pair in zip(first, second, strict=True)]),
     }
     for metric, values in found.items():
         for name, by_frame in ((metric, values.mean(0)), (f"{metric}_std", values.std(0))):
@@ -43,7 +44,7 @@ def _sums(case: Case) -> Iterator[Comparison]:
     raw = case.raw
     suite = vbench.PICTURE_TO_VIDEO if "i2v_subject" in raw["raw"] else vbench.TEXT_TO_VIDEO
     bounds = {name: vbench.LOW_TO_HIGH.get(name, (0.0, 1.0)) for name in suite.dimensions}
-    tables = {
+    tables: dict[str, dict[str, Any]] = {
         "normalize": {name: {"Min": low, "Max": high} for name, (low, high) in bounds.items()},
         "weights": {name: vbench.weight(name) for name in suite.dimensions},
         "scaled": {name: f"{value:.2%}" for name, value in suite.scores(raw["raw"]).items()},
