@@ -10,7 +10,7 @@ flows); Open-Sora Plan v1.3, train_t2v_diffusers.py.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple, Protocol
 
@@ -127,25 +127,27 @@ class DiffusionObjective:
         moves: (B, T) booleans of latent frames; False ones are as noisy as at the cleanest timestep and do not count,
         and each sample's loss is the mean over its others, if there are any.
         """
-        schedule = self._chain_schedule
-        signal, spread = schedule.rates(timesteps)
+        signal, spread = self._rates(timesteps)
         of_clean, of_noise = self._target(signal, spread)
         draws = Draws(timesteps.astype(np.float64), signal, spread, of_clean, of_noise, self._weights(timesteps))
         if self.bound != "none":
             draws = self._bounded(draws, timesteps)
-        return draws if moves is None else _with_clean_frames(draws, moves, *schedule.rates(np.zeros(1, np.int64)))
+        return draws if moves is None else _with_clean_frames(draws, moves, *self._rates(np.zeros(1, np.int64)))
 
     def _whole(self, shares: np.ndarray) -> np.ndarray:
         last = self.schedule.num_train_timesteps - 1
         return np.minimum((shares * (last + 1)).astype(np.int64), last)
 
-    @cached_property
-    def _chain_schedule(self) -> Schedule:
-        """With a bound the exact tables, which it is made of."""
-        return self.schedule if self.bound == "none" else replace(self.schedule, rounds=False)
+    def _rates(self, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """With a bound those of the tables that it is made of."""
+        if self.bound == "none":
+            return self.schedule.rates(timesteps)
+        signal, spread = (rate[timesteps] for rate in self.chain.rates)
+        return signal, spread
 
     @cached_property
-    def _chain(self) -> Chain:
+    def chain(self) -> Chain:
+        """What the bound is made of."""
         return Chain.of(self.schedule, rounds=self.rounds_tables)
 
     @cached_property
@@ -153,7 +155,7 @@ class DiffusionObjective:
         return SpeedDraw(self.schedule)
 
     def _bounded(self, draws: Draws, timesteps: np.ndarray) -> Draws:
-        chain, steps = self._chain, self.schedule.num_train_timesteps
+        chain, steps = self.chain, len(self.chain.timesteps)
         largest = chain.log_variances(self.variance)[1][timesteps]
         posterior = chain.posterior_log_variance[timesteps]
         _, of_prediction = clean_weights(self.kind, draws.signal, draws.spread)
