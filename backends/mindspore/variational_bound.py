@@ -45,15 +45,17 @@ def bound_terms(batch: DiffusionBatch, errors: Tensor, variance: Tensor | None, 
 
 def _surprise(narrower: Tensor, away: Tensor, half_bin: Tensor, latents: Tensor) -> Tensor:
     """Minus the log likelihood of the latents' bins under a Gaussian whose mean is `away` from them."""
-    below_end = _normal_cdf(narrower * (half_bin - away))
-    below_start = _normal_cdf(narrower * (-half_bin - away))
-    inner = ops.where(latents > EDGE, _log(1.0 - below_start), _log(below_end - below_start))
-    return -ops.where(latents < -EDGE, _log(below_end), inner)
+    below_end, above_start = _normal_cdf(narrower * (half_bin - away)), _normal_cdf(narrower * (half_bin + away))
+    # Both in the lower tail, where float32 tells small numbers apart; near 1 their difference would be rounding.
+    far = ops.abs(away)
+    inside = _normal_cdf(narrower * (half_bin - far)) - _normal_cdf(narrower * (-half_bin - far))
+    probability = ops.where(latents < -EDGE, below_end, ops.where(latents > EDGE, above_start, inside))
+    return -_log(probability)
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    # In this approximation, as published losses have it.
-    return 0.5 * (1.0 + ops.tanh((2.0 / pi) ** 0.5 * (x + 0.044715 * (x * x * x))))
+    # (1 + tanh(...)) / 2 in the approximation that published losses have, written such that small numbers stay exact.
+    return ops.sigmoid(2.0 * (2.0 / pi) ** 0.5 * (x + 0.044715 * (x * x * x)))
 
 
 def _log(probability: Tensor) -> Tensor:
