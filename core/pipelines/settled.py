@@ -78,8 +78,8 @@ def settle(
     settled = SettledRun(config, followed, pipeline, guidance, loops, _conditioner(followed, pipeline, config))
     # refuses options that do not go together before anything is loaded
     check_range(settled.sampler(), parts.denoiser)
-    check_objective(config.sampler.name, followed.practice)
     _check_loops(settled)
+    check_objective(config.sampler.name, followed.practice)
     return settled
 
 
