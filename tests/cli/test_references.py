@@ -89,7 +89,7 @@ def test_a_video_is_gone_on_from(duosora: Callable, tmp_path: Path) -> None:
         (
             "0,0,0,0,1,0.4",
             ["sampler.name=flow_euler"],
-            "sampler.name = flow_euler: takes flow, but Open-Sora 1.2 was trained with rflow; take one of rflow",
+            "sampler.name = flow_euler: takes flow, but stdit3_tiny was trained with rflow; take one of rflow",
         ),
         ("0", ["sampler.name=flow_euler"], "sampler.name = flow_euler: takes flow"),
     ],
