@@ -127,7 +127,7 @@ class Fetcher:
             result, sample.key = self._runner.result(sample.key), None
             if isinstance(result, Failed):
                 self._remember(sample, result)
-                self._replace(sample)
+                self._take_another(sample)
             else:
                 sample.array, sample.fps = result if isinstance(result, Rated) else (result, None)
 
@@ -142,7 +142,7 @@ class Fetcher:
         """Read another record for a sample that was read but cannot be used. Raises: as advance."""
         sample.array = None
         self._note(sample, reason)
-        self._replace(sample)
+        self._take_another(sample)
 
     def drop(self, sample: Sample) -> None:
         """A sample that nobody waits for any more."""
@@ -217,7 +217,7 @@ class Fetcher:
             self._next(sample)
             failed = self._try(sample)
 
-    def _replace(self, sample: Sample) -> None:
+    def _take_another(self, sample: Sample) -> None:
         self._next(sample)
         self._start(sample)
 

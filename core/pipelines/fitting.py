@@ -1,11 +1,14 @@
-"""Whether models that are found belong together: what a denoiser was trained with, where that is known."""
+"""Whether models that are found belong together and to the sampler: what a denoiser was trained with, and predicts."""
 
 from __future__ import annotations
 
+from .. import samplers
 from ..config.schema import ModelSettings
 from ..errors import ConfigError, DuosoraError
 from ..models.finding import Part, open_part
 from ..recipes.recipe import Recipe
+from ..samplers import Sampler
+from .practice import Practice
 from .settings import with_companions
 
 
@@ -23,6 +26,30 @@ def check_scale(model: ModelSettings, recipe: Recipe, denoiser: Part, vae: Part)
             f"model.vae = {vae.source}: latents have {_numbers(vae)}, but {denoiser.source} was trained on those of "
             f"{expected.source}, with {_numbers(expected)}; name that autoencoder, or correct its config.json"
         )
+
+
+def check_range(sampler: Sampler, denoiser: Part) -> None:
+    """See that a denoiser predicts its variance where the sampler reads it. Raises: ConfigError."""
+    if sampler.reads_range and denoiser.spec.output != "mean_and_range":
+        raise ConfigError(
+            f"sampler.name = {sampler.name}: reads a variance, which {denoiser.source} does not predict; set "
+            "sampler.options.variance to fixed_large or fixed_small, or take another sampler"
+        )
+
+
+def check_objective(sampler: str, practice: Practice) -> None:
+    """See that a sampler takes what the denoiser was trained to predict, where that is known.
+
+    Raises: ConfigError naming the samplers that do.
+    """
+    takes, trained = samplers.resolve(sampler).objectives, practice.objective
+    if trained is None or trained in takes:
+        return
+    able = ", ".join(each.name for each in samplers.SAMPLERS if trained in each.objectives)
+    raise ConfigError(
+        f"sampler.name = {sampler}: takes {' or '.join(takes)}, but {practice.source} was trained with {trained}; "
+        f"take one of {able}"
+    )
 
 
 def _trained_with(model: ModelSettings, recipe: Recipe, denoiser: Part) -> Part | None:

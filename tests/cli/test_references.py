@@ -89,9 +89,9 @@ def test_a_video_is_gone_on_from(duosora: Callable, tmp_path: Path) -> None:
         (
             "0,0,0,0,1,0.4",
             ["sampler.name=flow_euler"],
-            "flow_euler: moves all frames from the first step",
+            "sampler.name = flow_euler: takes flow, but stdit3_tiny was trained with rflow; take one of rflow",
         ),
-        ("0", ["sampler.name=flow_euler"], "the references of prompt 'a dog"),
+        ("0", ["sampler.name=flow_euler"], "sampler.name = flow_euler: takes flow"),
     ],
 )
 def test_what_does_not_fit_is_one_line_before_any_work(
