@@ -7,6 +7,8 @@ from .kinds import Family
 NAMES = (
     "opensora_t2v",
     "opensora_vae",
+    "stdit",
+    "stdit2",
     "stdit3",
     "t5",
     "wfvae",

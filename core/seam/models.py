@@ -38,6 +38,10 @@ class Given:
     """(B,) pixels."""
     width: np.ndarray | None = None
     """(B,) pixels."""
+    num_frames: np.ndarray | None = None
+    """(B,) of the clip itself, not of its latents."""
+    ratio: np.ndarray | None = None
+    """(B,) height / width."""
     frame_mask: np.ndarray | None = None
     """(B, T) booleans of latent frames, False where a frame is clean and not denoised; None: all are denoised. What is
     predicted for clean frames means nothing."""
