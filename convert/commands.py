@@ -24,7 +24,7 @@ from ..core.models.run_folders import AVERAGE, model_folder
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
 from .begun import Begun
-from .configs import FoundConfig, find_config
+from .configs import FoundConfig, family_named, find_config
 from .matching import Origin, Renaming
 from .names import NAMES, Names
 from .naming import MODELS, UNNAMED, Named, plan, plan_of
@@ -57,7 +57,7 @@ def convert(request: Conversion) -> list[str]:
         raise ConfigError(f"--model {request.model}: there are {', '.join(MODELS)}")
     source, ema, notes = _meant(request)
     opened = open_checkpoint(source, ema, request.key)
-    made = plan(opened.weights, request.model, request.strip)
+    made = plan(opened.weights, request.model, request.strip, family_named(request.config))
     names = NAMES.get(made.model)
     named = Named(opened.weights, made, DTYPES[request.dtype])
     config = find_config(opened.path, names, {name: named.shape(name) for name in named}, request.config)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError, ConfigError
+from ..core.errors import CheckpointError, ConfigError, DuosoraError
 from ..core.io.files import atomic_write, refuse_existing
+from ..core.models import FAMILIES
 from ..core.models.by_shapes import seen_by_shapes
 from ..core.models.finding import CONFIG_FILE, family_of, read_config
 from ..core.models.kinds import Family
@@ -72,6 +73,18 @@ def find_config(opened: Path, names: Names | None, shapes: Shapes, named: str | 
         return FoundConfig(names.family.spec.from_config(config, str(file)), file.read_bytes())
     seen = seen_by_shapes(shapes, str(opened), [names.family])
     return FoundConfig() if seen is None else _made(seen.spec, seen.told)
+
+
+def family_named(named: str | None) -> str | None:
+    """The family whose preset or config.json the user names; None for what is neither, or not there."""
+    if named is None:
+        return None
+    of_preset = (family.name for family in FAMILIES if named in family.presets)
+    file = Path(named) / CONFIG_FILE if os.path.isdir(named) else Path(named)
+    try:
+        return next(of_preset, None) or family_of(read_config(file), named).name
+    except DuosoraError:
+        return None
 
 
 def _named(family: Family, named: str) -> FoundConfig:

@@ -28,9 +28,9 @@ def guess(names: list[str]) -> tuple[str, int]:
     return (fits[0].model, fits[0].count) if fits else (UNNAMED, 0)
 
 
-def plan(source: TensorSource, model: str | None, strip: str | None = None) -> Renaming:
+def plan(source: TensorSource, model: str | None, strip: str | None = None, likely: str | None = None) -> Renaming:
     """Find the rule for every tensor. `model` is one of MODELS, None guesses; `strip` is what stands before the names,
-    None finds it.
+    None finds it; `likely` is the model to guess where the names could be its own as well.
 
     Raises: CheckpointError naming the tensors that no rule knows and the model that they look like, or the models
     between which the names leave a choice.
@@ -39,7 +39,7 @@ def plan(source: TensorSource, model: str | None, strip: str | None = None) -> R
     if model == UNNAMED:
         return Renaming(UNNAMED, {name: Origin((full,)) for name, full in below.items()}, dropped, ())
     fits = find_fits(below)
-    fit = _chosen(fits, model, list(below), source.source)
+    fit = _chosen(fits, model, likely, list(below), source.source)
     found, unknown = plan_of(below, fit, fits)
     if unknown:
         advice = QUANTISED if hold_scales(unknown, list(source)) else ""
@@ -82,8 +82,14 @@ def _stripped(source: TensorSource, strip: str | None) -> tuple[dict[str, str], 
     return below, {name: f"not below {prefix}" for name in source if not name.startswith(prefix) or name == prefix}
 
 
-def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) -> Fit:
-    fitting = [fit for fit in fits if model in (None, fit.model)]
+def _chosen(fits: list[Fit], model: str | None, likely: str | None, names: list[str], where: str) -> Fit:
+    fitting = [fit for fit in fits if (model or likely) == fit.model]
+    if model is None and not fitting:
+        # Names below one prefix are of one model: others know them as well, or some, because it is like them.
+        best: dict[str, Fit] = {}
+        for fit in fits:
+            best.setdefault(fit.prefix, fit)
+        fitting = list(best.values())
     if len(fitting) > 1:
         raise CheckpointError(
             f"{where}: holds several models: {', '.join(map(str, fitting))}; choose with "
