@@ -1,4 +1,4 @@
-"""STDiT: what is its own. Its numbers are upstream's (tests/goldens), on both backends (test_every_family.py)."""
+"""STDiT: its config and layout, and both backends against the same maths written once more a clip at a time."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from family_cases import awake
+from stdit_reference import STDiTReference
 
 from duosora.convert.matching import apply
 from duosora.convert.names import NAMES
@@ -51,13 +52,40 @@ def assert_near(got: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(got, expected, rtol=0, atol=2e-5 * np.abs(expected).max())
 
 
+@pytest.mark.parametrize(
+    ("changes", "clip"),
+    [
+        ({}, CLIP),
+        ({"time_scale": 2 / 3, "num_heads": 3, "mlp_ratio": 1.5}, LatentShape(1, 2, 8)),
+        ({"patch_size": (2, 1, 3), "input_size": (2, 4, 3)}, LatentShape(4, 3, 6)),
+        ({"pred_sigma": False, "in_channels": 4, "depth": 1}, LatentShape(2, 4, 4)),
+    ],
+    ids=["as it is", "other scales", "other patches", "other options"],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_batch_is_its_clips_one_by_one(
+    backend: Backend, changes: dict[str, Any], clip: LatentShape, masked: bool
+) -> None:
+    spec, what = replace(SMALL, **changes), given()
+    moves = np.arange(2 * clip.frames).reshape(2, -1) % 3 > 0 if masked else None
+    reference = STDiTReference(spec, awake(spec))
+    latents, (texts, mask) = normal((2, 4, *clip), 1, "latents"), (what.text, what.text_mask)
+    assert texts is not None
+    assert mask is not None
+    expected = [
+        reference.clip(latents[i], time, texts[i][mask[i] > 0], None if moves is None else moves[i])
+        for i, time in enumerate((700.0, 33.0))
+    ]
+    assert_near(predicted(backend, given(frame_mask=moves), spec, clip), np.stack(expected))
+
+
 def test_a_clip_is_denoised_by_itself(backend: Backend) -> None:
     """So nothing of one sample reaches another."""
     both, text = predicted(backend, given()), given().text
     assert text is not None
     other = given(text=np.stack([text[0], normal((9, 20), 2, "another")]))
     assert_near(predicted(backend, other)[0], both[0])
-    assert np.abs(predicted(backend, other)[1] - both[1]).max() > 0.01
+    assert np.abs(predicted(backend, other)[1] - both[1]).max() > 1e-3
 
 
 def test_frames_know_their_place_in_time_by_the_first_block(backend: Backend) -> None:
@@ -85,7 +113,7 @@ def test_a_mask_of_moving_frames_only_changes_nothing(backend: Backend) -> None:
 def test_clean_frames_are_modulated_otherwise(backend: Backend) -> None:
     moves = np.array([[False, True, True], [True, True, True]])
     got, without = predicted(backend, given(frame_mask=moves)), predicted(backend, given())
-    assert np.abs(got[0] - without[0]).max() > 0.01
+    assert np.abs(got[0] - without[0]).max() > 1e-3
     assert_near(got[1], without[1])
 
 
