@@ -31,9 +31,8 @@ class Begun:
         own = {name for name, weight in layout.items() if isinstance(weight.init, Constant)}
         held = set(tensors) - own
         self._drawn = [name for name in layout if name not in held]
-        drawn = [name for name in self._drawn if name not in own]
         self.told = [
-            f"begins as {beginning.title}: {len(drawn)} tensors are drawn freshly ({some_names(drawn)})",
+            f"begins as {beginning.title}: {len(self._drawn)} tensors are drawn freshly ({some_names(self._drawn)})",
             *(f"{name}: {self._rows(name)}" for name in beginning.tables if self._rows(name)),
         ]
 
