@@ -78,7 +78,7 @@ class STDiT2Spec(AdaLNSingleSpec):
         if self.freeze not in ("", *FREEZES):
             raise ConfigError(f"STDiT2: freeze = {self.freeze!r}: needs {' or '.join(FREEZES)}")
 
-    def settled(self, given: Given, latent: LatentShape) -> Settled:
+    def settled(self, given: Given, latent: LatentShape) -> SettledFacts:
         """What is given for latents of a shape, with a row for each text.
 
         Raises: ShapeError for what is missing or does not fit.
@@ -92,7 +92,7 @@ class STDiT2Spec(AdaLNSingleSpec):
         # The first clip's pixels count for all, as where the model was trained (quirk Q1).
         scale = (float(height[0]) * float(width[0])) ** 0.5 / self.input_sq_size
         sides = np.stack([height, width], 1)
-        return Settled(**vars(texts), sides=sides, ratio=ratio, num_frames=num_frames, fps=fps, scale=scale)
+        return SettledFacts(**vars(texts), sides=sides, ratio=ratio, num_frames=num_frames, fps=fps, scale=scale)
 
     def costs(self) -> Costs:
         """The sizes that memory and traffic follow from."""
@@ -197,7 +197,7 @@ _TELLING = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settled(SettledText):
+class SettledFacts(SettledText):
     """What a batch of B clips is denoised under, checked; numbers are float32."""
 
     sides: np.ndarray
