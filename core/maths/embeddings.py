@@ -60,5 +60,5 @@ def squared_embedding(height: int, width: int, channels: int, scale: float, side
 
     Source: hpcaitech Open-Sora at v1.0.0, get_2d_sincos_pos_embed with a base_size.
     """
-    places = (np.arange(size) / scale * side / size for size in (height, width))
-    return _of_places(*places, channels)
+    rows, columns = (np.arange(size) / scale * side / size for size in (height, width))
+    return _of_places(rows, columns, channels)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import lcm
+from math import isqrt, lcm, prod
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,6 +30,8 @@ NORM_EPS = 1e-6
 COMPRESSED_NORM_EPS = 1e-5
 MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_CAPTION_CHANNELS = 640, 256, 65_536, 1024, 65_536
 MOST_TOKENS, MOST_SIDE, MOST_STEPS, MOST_FACTOR = 65_536, 4096, 64, 64
+PUBLISHED_SIDE, PUBLISHED_HEAD_DIM = 64, 72
+"""Latents of a side for which positions are not scaled, and the width of a head."""
 SAMPLINGS = ("conv", "ave", "uniform", "uniform_every")
 """How keys and values become fewer: a learned mean of each square of tokens and a norm; the first token of each square,
 under two names; every n-th token in their order."""
@@ -95,7 +97,9 @@ class PixArtSpec:
         if self.reads_size and self.hidden_size % 3:
             raise ConfigError(f"PixArtMS: hidden_size = {self.hidden_size}: needs a multiple of 3 for height and width")
         if any(size < patch for size, patch in zip(self.input_size, self.patch_size, strict=True)):
-            raise ConfigError(f"PixArt: input_size = {_sizes(self.input_size)} holds no patch {_sizes(self.patch_size)}")
+            raise ConfigError(
+                f"PixArt: input_size = {_sizes(self.input_size)} holds no patch {_sizes(self.patch_size)}"
+            )
         if not (self.kv_compression is None or isinstance(self.kv_compression, KVCompression)):
             raise ConfigError("PixArt: kv_compress_config: needs an object")
 
@@ -265,6 +269,43 @@ class PixArtSpec:
         refuse_unknown(rest, source, tuple(spec.to_config()))
         return spec
 
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], source: str) -> PixArtSpec | None:
+        """What the shapes of its weights tell, all else as published; None where they are of another model.
+
+        Positions are scaled as all published models have it, by what they were trained on. Models of pictures, which
+        have no table of frames, do not tell tokens theirs. Raises: ConfigError for shapes that no such model has.
+        """
+        told = [shapes.get(name, ()) for name in _TELLING]
+        if [*map(len, told)] != [5, 2, 2, 2, 2] or not all(map(all, told)):
+            return None
+        (width, channels, *patch), (tokens, caption), (inner, _), (outputs, _), _ = told
+        side = isqrt(shapes.get("pos_embed", (1, (PUBLISHED_SIDE // patch[1]) ** 2, width))[1]) * patch[1]
+        frames = shapes.get("pos_embed_temporal", (1, 1, width))[1]
+        heads = shapes.get("blocks.0.attn.q_norm.weight") or (PUBLISHED_HEAD_DIM,)
+        kernels = {int(name.split(".")[1]): shape for name, shape in shapes.items() if name.endswith(".attn.sr.weight")}
+        return build(
+            cls,
+            source,
+            input_size=(frames * patch[0], side, side),
+            in_channels=channels,
+            patch_size=tuple(patch),
+            hidden_size=width,
+            depth=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+            num_heads=max(width // max(heads[0], 1), 1),
+            mlp_ratio=inner / width,
+            caption_channels=caption,
+            model_max_length=tokens,
+            pred_sigma=outputs == 2 * channels * prod(patch),
+            no_temporal_pos_emb="pos_embed_temporal" not in shapes,
+            space_scale=max(side / PUBLISHED_SIDE, 1.0),
+            qk_norm="blocks.0.attn.q_norm.weight" in shapes,
+            kv_compression=KVCompression("conv", min(kernels.values())[-1], tuple(sorted(kernels)))
+            if kernels
+            else None,
+            reads_size="csize_embedder.mlp.0.weight" in shapes,
+        )
+
     def to_config(self) -> dict[str, Any]:
         """A config.json of upstream's arguments; upstream has none."""
         held = self.kv_compression
@@ -300,11 +341,13 @@ class PixArtSpec:
         weights = WeightList()
         width, (frames, rows, columns) = self.hidden_size, self.trained_grid
         in_square = (rows, columns, width, self.space_scale, self.square)
-        weights["pos_embed"] = Weight((1, rows * columns, width), Computed((), squared_embedding, in_square), trained=False)
+        weights["pos_embed"] = Weight(
+            (1, rows * columns, width), Computed((), squared_embedding, in_square), trained=False
+        )
         in_line = (frames, width, self.time_scale)
         weights["pos_embed_temporal"] = Weight((1, frames, width), Computed((), line_embedding, in_line), trained=False)
         weights.conv("x_embedder.proj", width, self.in_channels, *self.patch_size)
-        inputs = self.in_channels * self.patch_size[0] * self.patch_size[1] * self.patch_size[2]
+        inputs = self.in_channels * prod(self.patch_size)
         weights["x_embedder.proj.weight"] = replace(weights["x_embedder.proj.weight"], init=_xavier(width, inputs))
         _linear(weights, "t_embedder.mlp.0", width, TIMESTEP_CHANNELS, Normal(0.02))
         _linear(weights, "t_embedder.mlp.2", width, width, Normal(0.02))
@@ -360,6 +403,11 @@ class Settled(NamedTuple):
     """(B, blocks, 2) float32; None: nothing is left out."""
 
 
+_TELLING = (
+    *("x_embedder.proj.weight", "y_embedder.y_embedding", "blocks.0.mlp.fc1.weight", "final_layer.linear.weight"),
+    "blocks.0.cross_attn.kv_linear.weight",
+)
+"""Weights whose shapes tell what a model is."""
 _SWITCHES = ("pred_sigma", "no_temporal_pos_emb", "qk_norm")
 _WITHOUT_EFFECT = (
     *("dtype", "enable_flashattn", "enable_flash_attn", "enable_layernorm_kernel", "enable_sequence_parallelism"),
@@ -423,10 +471,10 @@ def _sizes(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape))
 
 
-XL_2 = PixArtSpec()
-LARGE_2 = PixArtSpec(hidden_size=1872, num_heads=26)
-MS_XL_2 = PixArtSpec(input_size=(1, 128, 128), space_scale=2.0, no_temporal_pos_emb=True, reads_size=True)
-SIGMA_XL_2 = PixArtSpec(model_max_length=300)
+XL_2 = PixArtSpec(no_temporal_pos_emb=True)
+LARGE_2 = replace(XL_2, hidden_size=1872, num_heads=26, input_size=(1, 256, 256), space_scale=4.0)
+MS_XL_2 = replace(XL_2, input_size=(1, 128, 128), space_scale=2.0, reads_size=True)
+SIGMA_XL_2 = replace(XL_2, model_max_length=300)
 TINY = PixArtSpec(input_size=(1, 8, 8), hidden_size=96, depth=3, num_heads=4, caption_channels=64, model_max_length=32)
 
 PRESETS: Mapping[str, PixArtSpec] = {
@@ -445,4 +493,5 @@ FAMILY = Family(
     telling_keys=("kv_compress_config",),
     spec=PixArtSpec,
     presets=PRESETS,
+    from_shapes=PixArtSpec.from_shapes,
 )

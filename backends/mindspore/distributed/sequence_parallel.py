@@ -44,8 +44,8 @@ class SequenceAttend:
         return self.attend.cross_attention(q, k, v, text)
 
     def whole(self, x: Tensor, num_tokens: int) -> Tensor:
-        copies = cat([x[:, :, None]] * self.group.size, 2)  # one for each rank, so that gradients add up on the way back
-        return self._all_to_all(copies, self.group, 2, 1)[:, :num_tokens, 0]
+        # A copy for each rank, as if it were a head: gradients add up on the way back.
+        return self._to_heads(cat([x[:, :, None]] * self.group.size, 2))[:, :num_tokens, 0]
 
     def _to_heads(self, x: Tensor) -> Tensor:
         """A block of tokens (B, n, A, K) -> all tokens with padding and some heads (B, n * size, A / size, K)."""
