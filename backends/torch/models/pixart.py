@@ -24,8 +24,8 @@ from duosora.core.models.pixart import (
     NUM_MODULATIONS,
     TIMESTEP_CHANNELS,
     KVCompression,
-    PixArtSpec,
     PixArtSettled,
+    PixArtSpec,
 )
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
