@@ -1,6 +1,7 @@
 """PixArt: its config and shapes, compressed keys, and what it reads."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,12 @@ import pytest
 from family_cases import BATCH, Case, DenoiserCase, awake, gradients, outputs
 from thread_tensors import on_ranks
 
+from duosora.convert.commands import convert
+from duosora.core.converting import Conversion
 from duosora.core.errors import ConfigError, ShapeError
+from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.layout import GivenWeights
+from duosora.core.models.finding import recognise
 from duosora.core.models.pixart import FAMILY, MS_XL_2, TINY, XL_2, KVCompression, PixArtSpec
 from duosora.core.random import normal
 from duosora.core.seam.backend import NAMES, Backend, get
@@ -154,3 +160,16 @@ def test_shapes_tell_what_a_model_is(spec: PixArtSpec) -> None:
     found = PixArtSpec.from_shapes(shapes, "file")
     assert found is not None
     assert {name: weight.shape for name, weight in found.layout().items()} == shapes
+
+
+def test_files_of_pixart_alpha_become_a_model_of_pictures(tmp_path: Path) -> None:
+    spec = replace(SMALL, input_size=(1, 64, 64), no_temporal_pos_emb=True, num_heads=4, reads_size=True)
+    weights = awake(spec)
+    kernel = weights["x_embedder.proj.weight"]
+    theirs = {**weights, "x_embedder.proj.weight": kernel[:, :, 0]}
+    save_weights(tmp_path / "theirs.safetensors", GivenWeights(theirs, "theirs"))
+    convert(Conversion(source=tmp_path / "theirs.safetensors", target=tmp_path / "ours"))
+    part = recognise(tmp_path / "ours")
+    part.check()
+    assert part.spec == spec
+    np.testing.assert_array_equal(open_weights(tmp_path / "ours")["x_embedder.proj.weight"], kernel)
