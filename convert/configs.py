@@ -75,16 +75,16 @@ def find_config(opened: Path, names: Names | None, shapes: Shapes, named: str | 
     return FoundConfig() if seen is None else _made(seen.spec, seen.told)
 
 
-def family_named(named: str | None) -> str | None:
-    """The family whose preset or config.json the user names; None for what is neither, or not there."""
-    if named is None:
-        return None
-    of_preset = (family.name for family in FAMILIES if named in family.presets)
+def families_of(named: str | None) -> tuple[str, ...]:
+    """Those of a config.json or a preset that the user named; none for what cannot be read, which is told later."""
+    found = [family.name for family in FAMILIES if named in family.presets]
+    if found or not named:
+        return tuple(found)
     file = Path(named) / CONFIG_FILE if os.path.isdir(named) else Path(named)
     try:
-        return next(of_preset, None) or family_of(read_config(file), named).name
+        return (family_of(read_config(file), str(file)).name,)
     except DuosoraError:
-        return None
+        return ()
 
 
 def _named(family: Family, named: str) -> FoundConfig:

@@ -63,6 +63,11 @@ def find_fits(names: Iterable[str]) -> list[Fit]:
     return outer
 
 
+def best_of_each(fits: list[Fit]) -> list[Fit]:
+    """The best below each prefix: names below one are of one model, and others that are like it know them as well."""
+    return list({fit.prefix: fit for fit in reversed(fits)}.values())[::-1]
+
+
 def is_state(name: str) -> bool:
     """Whether a name is that of a step, a random state or an optimiser."""
     return name in _STATES or name.startswith(_STATE_PREFIXES)

@@ -53,3 +53,12 @@ def _waves(positions: np.ndarray, channels: int) -> np.ndarray:
     """Sines, then cosines, of positions (P,), (P, channels) float64."""
     angles = positions[:, None] * MAX_PERIOD ** (-np.arange(0, channels, 2) / channels)
     return np.concatenate([np.sin(angles), np.cos(angles)], 1)
+
+
+def squared_embedding(height: int, width: int, channels: int, scale: float, side: int) -> np.ndarray:
+    """As grid_embedding, on a square of `side` places a side, whatever the grid is.
+
+    Source: hpcaitech Open-Sora at v1.0.0, get_2d_sincos_pos_embed with a base_size.
+    """
+    rows, columns = (np.arange(size) / scale * side / size for size in (height, width))
+    return _of_places(rows, columns, channels)
