@@ -5,8 +5,12 @@ from importlib import import_module
 from .kinds import Family
 
 NAMES = (
+    "dit",
     "opensora_t2v",
     "opensora_vae",
+    "pixart",
+    "stdit",
+    "stdit2",
     "stdit3",
     "t5",
     "wfvae",

@@ -31,13 +31,22 @@ class Given:
     text_mask: np.ndarray | None = None
     """(B, L), above 0 where a token counts; None: all."""
     is_null: np.ndarray | None = None
-    """(B,) booleans: the model's own learned null caption stands in for the text, under the text's mask."""
+    """(B,) booleans: the model's own learned null caption stands in for the text, under the text's mask, or its null
+    class for the label."""
+    label: np.ndarray | None = None
+    """(B,) whole numbers of classes."""
+    pooled: np.ndarray | None = None
+    """One vector of each text, (B, D) float32."""
     fps: np.ndarray | None = None
     """(B,) frames per second."""
     height: np.ndarray | None = None
     """(B,) pixels."""
     width: np.ndarray | None = None
     """(B,) pixels."""
+    num_frames: np.ndarray | None = None
+    """(B,) of the clip itself, not of its latents."""
+    ratio: np.ndarray | None = None
+    """(B,) height / width."""
     frame_mask: np.ndarray | None = None
     """(B, T) booleans of latent frames, False where a frame is clean and not denoised; None: all are denoised. What is
     predicted for clean frames means nothing."""
