@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..core.errors import ConfigError, LayoutError
-from ..core.layout import Layout, some_names
+from ..core.layout import Constant, Layout, some_names
 from .rules import match
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,15 +35,16 @@ class Beginning:
         return not any(_is_in(self.lacks, name) for name in names)
 
     def check(self, layout: Layout, shapes: Shapes, source: str) -> None:
-        """See that the other's tensors make a model. Raises: LayoutError."""
-        expected = [name for name in layout if not _is_in((*self.lacks, *self.may_lack), name)]
+        """See that the other's tensors make a model, whose constants are its own. Raises: LayoutError."""
+        own = [name for name, weight in layout.items() if isinstance(weight.init, Constant)]
+        expected = [name for name in layout if not _is_in((*self.lacks, *self.may_lack), name) and name not in own]
         problems = {
             "missing": [name for name in expected if name not in shapes],
             "unexpected": [name for name in shapes if name not in layout],
             "mis-shaped": [
                 f"{name} is {list(shape)} instead of {list(layout[name].shape)}"
                 for name, shape in shapes.items()
-                if name in layout and not self._fits(name, shape, layout[name].shape)
+                if name in layout and name not in own and not self._fits(name, shape, layout[name].shape)
             ],
         }
         told = [f"{len(names)} {what} ({some_names(names)})" for what, names in problems.items() if names]

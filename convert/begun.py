@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..core.layout import FreshWeights, Layout, some_names
+from ..core.layout import Constant, FreshWeights, Layout, some_names
 from .beginning import Beginning
 from .naming import Named
 
@@ -27,7 +27,9 @@ class Begun:
         self._layout, self._given = layout, tensors
         self._fresh = FreshWeights(layout, SEED)
         self._usual = Counter(tensors.dtype(name) for name in tensors).most_common(1)[0][0]
-        held = set(tensors)
+        # The other's constants, such as positions of other sizes, are not the model's.
+        own = {name for name, weight in layout.items() if isinstance(weight.init, Constant)}
+        held = set(tensors) - own
         self._drawn = [name for name in layout if name not in held]
         self.told = [
             f"begins as {beginning.title}: {len(self._drawn)} tensors are drawn freshly ({some_names(self._drawn)})",

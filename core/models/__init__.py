@@ -9,6 +9,8 @@ NAMES = (
     "opensora_t2v",
     "opensora_vae",
     "pixart",
+    "stdit",
+    "stdit2",
     "stdit3",
     "t5",
     "wfvae",

@@ -125,7 +125,8 @@ def read_config(file: Path) -> dict[str, Any]:
 def family_of(config: Mapping[str, Any], source: str) -> Family:
     """The family of a config.json. Raises ConfigError naming the families that are known."""
     architectures = config.get("architectures")
-    given = [config.get("_class_name"), *(architectures if isinstance(architectures, list) else [])]
+    listed = architectures if isinstance(architectures, list) else []
+    given = [config.get("_class_name"), config.get("model_type"), *listed]
     names = {name for name in given if isinstance(name, str)}
     for family in FAMILIES:
         if names & set(family.class_names):

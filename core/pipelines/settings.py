@@ -21,10 +21,12 @@ from .text_to_video import Parts
 from .tiled import SpatialTiles
 
 SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
-GIVEN = frozenset((
-    *("text", "is_null", "fps", "height", "width", "ratio"),
-    *("latent_mask", "frame_mask", "kept", "channels"),
-))  # fmt: skip
+GIVEN = frozenset(
+    (
+        *("text", "is_null", "fps", "height", "width", "num_frames", "ratio"),
+        *("latent_mask", "frame_mask", "kept", "channels"),
+    )
+)
 """What a denoiser may read."""
 
 

@@ -43,6 +43,8 @@ class Given:
     """(B,) pixels."""
     width: np.ndarray | None = None
     """(B,) pixels."""
+    num_frames: np.ndarray | None = None
+    """(B,) of the clip itself, not of its latents."""
     ratio: np.ndarray | None = None
     """(B,) height / width."""
     frame_mask: np.ndarray | None = None

@@ -76,6 +76,7 @@ class DenoiserCase(Case):
             "ratio": np.full(BATCH, 0.6),
             "label": np.array([1, 0]),
             "pooled": normal((BATCH, getattr(spec, "pooled_channels", 0)), 2, "pooled"),
+            "num_frames": np.array([16.0, 33.0]),
             "frame_mask": moves,
             "latent_mask": latent_mask,
             "kept": np.random.default_rng(2).choice([0.0, 1.25], (BATCH, len(spec.blocks()), 2), p=[0.2, 0.8]),

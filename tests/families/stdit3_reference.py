@@ -1,10 +1,9 @@
 """STDiT3 written out once more in float64, a clip at a time, as a third opinion for both backends."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
-
-from duosora.core.models.stdit3 import STDiT3Spec
 
 Weights = Mapping[str, np.ndarray]
 
@@ -12,7 +11,7 @@ Weights = Mapping[str, np.ndarray]
 class Reference:
     """One clip at a time; so nothing of one sample can reach another."""
 
-    def __init__(self, spec: STDiT3Spec, weights: Weights) -> None:
+    def __init__(self, spec: Any, weights: Weights) -> None:
         self.spec = spec
         self.weights = {name: array.astype(np.float64) for name, array in weights.items()}
 
@@ -63,12 +62,14 @@ class Reference:
         heads, width = self.spec.num_heads, self.spec.head_dim
         x = x.swapaxes(0, 1) if is_temporal else x  # (sub-sequences, tokens, D)
         q, k, v = self._linear(f"{name}.qkv", x).reshape(*x.shape[:2], 3, heads, width).transpose(2, 0, 3, 1, 4)
-        if self.spec.qk_norm:
+        if is_temporal and getattr(self.spec, "qk_norm_legacy", False):
+            q, k = turned(q), turned(k)
+        if getattr(self.spec, "qk_norm", False):
             q, k = (
                 part / np.sqrt((part**2).mean(-1, keepdims=True) + 1e-6) * self.weights[f"{name}.{which}_norm.weight"]
                 for part, which in ((q, "q"), (k, "k"))
             )
-        if is_temporal:
+        if is_temporal and not getattr(self.spec, "qk_norm_legacy", False):
             q, k = turned(q), turned(k)
         mixed = attention(q, k, v).transpose(0, 2, 1, 3).reshape(x.shape)
         return self._linear(f"{name}.proj", mixed.swapaxes(0, 1) if is_temporal else mixed)

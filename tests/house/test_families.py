@@ -16,7 +16,7 @@ ALONE = ("patch_discriminator", "lpips", "sd_vae")
 """Architectures that have no folder of their own, and so no Family: two that judge what others make, and the
 autoencoder of pictures that is a part of those of videos."""
 HELPERS = {
-    "core/models": {"by_shapes", "config_json", "epoch_folders", "finding", "kinds", "run_folders"},
+    "core/models": {"adaln_single", "by_shapes", "config_json", "epoch_folders", "finding", "kinds", "run_folders"},
     "convert/names": {"mindone"},
 }
 """What the rooms of families hold for all of them."""
@@ -118,7 +118,7 @@ def test_a_spec_answers_the_questions_of_its_kind(family: Family) -> None:
             assert spec.given <= set(GIVEN)
             assert ("channels" in spec.given) == (spec.further_channels > 0)
             assert ("text" in spec.given) == (spec.text_channels > 0)
-            assert spec.costs().layers <= len(spec.blocks())
+            assert spec.costs().layers <= 2 * len(spec.blocks()), "a block attends among the tokens once or twice"
             assert spec.costs().width == spec.costs().heads * spec.costs().head_dim
         blocks = spec.blocks() if family.kind != "vae" else [each for half in spec.blocks().values() for each in half]
         assert all(any(weight.startswith(f"{block}.") for weight in spec.layout()) for block in blocks), name

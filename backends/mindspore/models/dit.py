@@ -23,6 +23,7 @@ from duosora.core.models.dit import NORM_EPS, NUM_MODULATIONS, TIMESTEP_CHANNELS
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
+from ..adaln_single import CaptionEmbedder, FeedForward, PatchEmbed, ScalarEmbedder, join_heads, modulate, split_heads
 from ..attention import Arrangement, Attend, place_plan
 from ..denoiser import TokenDenoiser
 from ..layers import (
@@ -39,7 +40,6 @@ from ..layers import (
 )
 from ..operators import addcmul
 from .pixart import Blocks, assembled
-from .stdit3 import CaptionEmbedder, FeedForward, PatchEmbed, ScalarEmbedder, join_heads, modulate, split_heads
 
 SECOND_BLOCK = 1
 """Before which the tokens of a Latte are told their frame."""

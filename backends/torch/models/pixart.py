@@ -30,6 +30,17 @@ from duosora.core.models.pixart import (
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
+from ..adaln_single import (
+    CaptionEmbedder,
+    CrossAttention,
+    FeedForward,
+    FinalLayer,
+    PatchEmbed,
+    ScalarEmbedder,
+    join_heads,
+    modulate,
+    split_heads,
+)
 from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text
 from ..denoiser import TokenDenoiser
 from ..layers import (
@@ -48,17 +59,6 @@ from ..layers import (
     to_float32,
 )
 from ..operators import addcmul
-from .stdit3 import (
-    CaptionEmbedder,
-    CrossAttention,
-    FeedForward,
-    FinalLayer,
-    PatchEmbed,
-    ScalarEmbedder,
-    join_heads,
-    modulate,
-    split_heads,
-)
 
 ALL_KEYS = TextKeys(None, None)
 
