@@ -86,8 +86,8 @@ class Halves:
 class Constant:
     """A weight that is never trained (a filter); files may leave it out, and its value is this one then."""
 
-    values: tuple[float, ...]
-    """In C order."""
+    values: Sequence[float]
+    """In C order; of many, a sequence that computes them when they are read."""
 
     def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
         return np.array(self.values, np.float32).reshape(shape)

@@ -31,7 +31,10 @@ class Given:
     text_mask: np.ndarray | None = None
     """(B, L), above 0 where a token counts; None: all."""
     is_null: np.ndarray | None = None
-    """(B,) booleans: the model's own learned null caption stands in for the text, under the text's mask."""
+    """(B,) booleans: the model's own learned null caption stands in for the text, under the text's mask, or its null
+    class for the label."""
+    label: np.ndarray | None = None
+    """(B,) whole numbers of classes."""
     fps: np.ndarray | None = None
     """(B,) frames per second."""
     height: np.ndarray | None = None

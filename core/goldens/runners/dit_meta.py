@@ -1,0 +1,63 @@
+"""Family `dit_meta`: forwards of DiT with class labels, training steps, cropped pictures, cached features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from ...layout import Layout
+from ...models.dit_meta import DiTMetaSpec
+from ...samplers.guidance import guide
+from ...seam.backend import Backend
+from ...seam.models import Given, Model
+from ...shapes import LatentShape
+from ..case import Case, Comparison
+from ..forms import manifest_shapes
+
+GRADIENTS = True
+NOT_YET = ("diffusion", "diffusion_options", "respacing", "sampling", "train_step", "center_crop", "cached_features")
+GUIDED = re.compile(r"cfg(?P<scale>[\d.]+)\.out")
+GUIDED_CHANNELS = 3
+
+
+def run(case: Case, backend: Backend) -> Iterator[Comparison]:
+    """Compute every result of a case of this family."""
+    yield from forwards(case, backend, DiTMetaSpec.from_config(case.config, case.name))
+
+
+def layout(manifest: Mapping[str, Any]) -> Layout:
+    """The layout of a full-size model, of which a manifest tells no more than the shapes."""
+    spec = DiTMetaSpec.from_shapes(manifest_shapes(manifest), "manifest")
+    assert spec is not None
+    return spec.layout()
+
+
+def forwards(case: Case, backend: Backend, spec: DiTMetaSpec) -> Iterator[Comparison]:
+    """The prediction, and guided ones, which upstream computes for the first half of a batch."""
+    given = case.tensors
+    with backend.inference():
+        model = backend.build(spec, case.weights())
+        yield Comparison("out", predict(backend, model, given["x"], given["t"], given["y"]))
+        for guided in filter(None, map(GUIDED.fullmatch, given)):
+            twice = np.tile(given["x"][: len(given["x"]) // 2], (2, 1, 1, 1))
+            out = predict(backend, model, twice, given["cfg.t"], given["cfg.y"])
+            yield Comparison(guided[0], both_guided(out, float(guided["scale"])))
+
+
+def predict(backend: Backend, model: Model, latents: np.ndarray, times: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The network's outputs (B, Cout, H, W) for latents (B, C, H, W): those of them that mean something."""
+    condition = model.condition(Given(label=labels), LatentShape(1, *latents.shape[2:]))
+    frames = backend.asarray(latents[:, :, None])
+    out = backend.to_numpy(model(frames, backend.asarray(times.astype(np.float32)), condition))[:, :, 0]
+    return out[:, : latents.shape[1]] if model.spec.output == "mean_and_spare" else out
+
+
+def both_guided(out: np.ndarray, scale: float, channels: int = GUIDED_CHANNELS) -> np.ndarray:
+    """Outputs of [labels, null], with the first channels guided in both halves and the rest as they are."""
+    guided = out.copy()
+    labels, nulls = np.split(out[:, :channels], 2)
+    guided[:, :channels] = np.tile(guide(labels, nulls, scale), (2, 1, 1, 1))
+    return guided
