@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from ...models.dit_meta import DiTMetaSpec
 from ...samplers.guidance import guide
 from ...seam.backend import Backend
 from ...seam.models import Given, Model
+from ...seam.training import AdamW, DiffusionBatch, TrainOptions
 from ...shapes import LatentShape
 from ..case import Case, Comparison
 from ..forms import manifest_shapes
@@ -61,3 +62,39 @@ def both_guided(out: np.ndarray, scale: float, channels: int = GUIDED_CHANNELS) 
     labels, nulls = np.split(out[:, :channels], 2)
     guided[:, :channels] = np.tile(guide(labels, nulls, scale), (2, 1, 1, 1))
     return guided
+
+
+def dropped(spec: DiTMetaSpec, labels: np.ndarray, draws: np.ndarray) -> Given:
+    """What the network is given in training: draws in [0, 1) say which labels become the null class."""
+    return Given(label=labels, is_null=draws < spec.class_dropout_prob)
+
+
+def training(
+    case: Case, backend: Backend, spec: DiTMetaSpec, batch: Callable[[int, slice], DiffusionBatch]
+) -> Iterator[Comparison]:
+    """Losses and the norm of the gradients of some steps, the first gradients, and what they make of the weights.
+
+    batch: of a step, and which of its samples.
+    """
+    config = case.config
+    optimizer = AdamW(
+        betas=tuple(config.get("betas", (0.9, 0.999))),
+        eps=config.get("eps", 1e-8),
+        weight_decay=config["weight_decay"],
+    )
+    trainer = backend.train_denoiser(
+        spec, case.weights(), TrainOptions(optimizer=optimizer, max_grad_norm=None, keeps_ema=True)
+    )
+    for step in range(config["steps"]):
+        whole = batch(step, slice(None))
+        one_by_one = [trainer.evaluate(batch(step, slice(i, i + 1)), use_ema=False) for i in range(len(whole.latents))]
+        yield Comparison(f"loss.{step}", np.array(one_by_one))
+        report = trainer.step([whole], config["lr"], config["ema_decay_recorded"])
+        yield Comparison(f"grad_norm.{step}", np.array([report.grad_norm]))
+        if step == 0:
+            share = 1.0 - optimizer.betas[0]
+            for name, moment in trainer.first_moments().items():
+                yield Comparison(f"grad.{name}", moment / share)
+    for kind, use_ema in (("param", False), ("ema", True)):
+        for name, weight in trainer.saved().weights(use_ema=use_ema).items():
+            yield Comparison(f"{kind}.{name}", weight)
