@@ -6,7 +6,7 @@ Names are those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any, Protocol
@@ -86,11 +86,33 @@ class Halves:
 class Constant:
     """A weight that is never trained (a filter); files may leave it out, and its value is this one then."""
 
-    values: Sequence[float]
-    """In C order; of many, a sequence that computes them when they are read."""
+    values: tuple[float, ...]
+    """In C order."""
 
-    def make(self, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator | None = None) -> np.ndarray:
         return np.array(self.values, np.float32).reshape(shape)
+
+    @property
+    def is_zero(self) -> bool:
+        return not any(self.values)
+
+
+@dataclass(frozen=True)
+class Computed(Constant):
+    """A constant of many numbers, computed where they are needed: equal to one by the same function and arguments."""
+
+    values: tuple[float, ...] = ()
+    """Not used."""
+    table: Callable[..., np.ndarray] = np.zeros
+    """Gives the numbers in C order."""
+    arguments: tuple[Any, ...] = ()
+
+    def make(self, shape: tuple[int, ...], generator: np.random.Generator | None = None) -> np.ndarray:
+        return np.asarray(self.table(*self.arguments), np.float32).reshape(shape)
+
+    @property
+    def is_zero(self) -> bool:
+        return False
 
 
 Init = Zeros | Ones | Filled | Normal | Uniform | Halves | Constant
@@ -110,7 +132,7 @@ class Weight:
     @property
     def starts_as_zeros(self) -> bool:
         """Whether it is all zeros in a fresh model."""
-        return isinstance(self.init, Zeros) or (isinstance(self.init, Constant) and not any(self.init.values))
+        return isinstance(self.init, Zeros) or (isinstance(self.init, Constant) and self.init.is_zero)
 
     trained: bool = True
     """False for what files hold beside the weights and training leaves as it is (a learned null caption)."""

@@ -73,7 +73,7 @@ def checked_weights(layout: Layout, weights: Weights) -> Iterator[tuple[str, np.
         array = weights[held_name]
         init = layout[name].init
         if isinstance(init, Constant):
-            expected = np.array(init.values).reshape(array.shape)
+            expected = init.make(array.shape)
             if np.abs(array.astype(np.float64) - expected).max() > CONSTANT_TOLERANCE * np.abs(expected).max():
                 raise LayoutError(
                     f"{weights.source}: {held_name} holds other constants than {layout.model} computes with"

@@ -1,7 +1,7 @@
 """Interpolants between noise and data: paths, what a network may predict on them, and how fast noise may come in.
 
-Times run from t = 0, noise, to t = 1, data; the state is alpha(t) * data + sigma(t) * noise. All that is asked of a path
-is linear in the state and in the network's output, so it comes down to pairs of numbers, of_state and of_output.
+Times run from t = 0, noise, to t = 1, data; the state is alpha(t) * data + sigma(t) * noise. All that is asked of a
+path is linear in the state and in the network's output, so it comes down to pairs of numbers, of_state and of_output.
 Source: Ma et al. 2024 (SiT), arXiv:2401.08740.
 """
 
@@ -27,7 +27,7 @@ VP_EPS, EPS = (1e-5, 1e-3), (1e-3, 1e-3)
 """What training and sampling leave out of the time where a quantity would be infinite."""
 
 
-class Pair(NamedTuple):
+class Mix(NamedTuple):
     """of_state * state + of_output * output."""
 
     of_state: Times
@@ -66,33 +66,33 @@ class Interpolant:
         exponent = -0.25 * (1 - t) ** 2 * (high - low) - 0.5 * (1 - t) * low
         alpha, slope = np.exp(exponent), 0.5 * (1 - t) * (high - low) + 0.5 * low
         square = -np.expm1(2 * exponent)  # 1 - alpha ** 2, which cancels near t = 1
-        sigma = np.sqrt(square)
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):  # there is nothing beyond t = 1
+            sigma = np.sqrt(square)
             return Rates(alpha, sigma, alpha * slope, -(alpha**2) * slope / sigma)
 
-    def drift(self, t: Times) -> Pair:
+    def drift(self, t: Times) -> Mix:
         """Of the ordinary differential equation that carries noise to data."""
         if self.prediction == "velocity":
-            return Pair(np.zeros_like(t), np.ones_like(t))
+            return Mix(np.zeros_like(t), np.ones_like(t))
         pull, pace = self._backwards(t)
         if self.prediction == "score":
-            return Pair(pull, pace)
-        return Pair(pull, -pace / self.rates(t).sigma)
+            return Mix(pull, pace)
+        return Mix(pull, -pace / self.rates(t).sigma)
 
-    def score(self, t: Times) -> Pair:
+    def score(self, t: Times) -> Mix:
         """The gradient of the state's log density."""
         if self.prediction == "score":
-            return Pair(np.zeros_like(t), np.ones_like(t))
+            return Mix(np.zeros_like(t), np.ones_like(t))
         alpha, sigma, alpha_slope, sigma_slope = self.rates(t)
         if self.prediction == "noise":
-            return Pair(np.zeros_like(t), -1.0 / sigma)
+            return Mix(np.zeros_like(t), -1.0 / sigma)
         ratio = alpha / alpha_slope
         variance = sigma**2 - ratio * sigma_slope * sigma
-        return Pair(-1.0 / variance, ratio / variance)
+        return Mix(-1.0 / variance, ratio / variance)
 
     def target(self, t: Times) -> tuple[Times, Times]:
         """What the network is to predict: the first times the data plus the second times the noise."""
-        alpha, sigma, alpha_slope, sigma_slope = self.rates(t)
+        _, sigma, alpha_slope, sigma_slope = self.rates(t)
         if self.prediction == "velocity":
             return alpha_slope, sigma_slope
         return np.zeros_like(t), np.ones_like(t) if self.prediction == "noise" else -1.0 / sigma

@@ -9,7 +9,7 @@ Sources: Peebles and Xie 2022, arXiv:2212.09748; Ma et al. 2024, arXiv:2401.0874
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import isqrt
 from typing import Any, ClassVar
@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, ShapeError
-from ..layout import Constant, Init, Layout, Normal, Uniform, Weight, WeightList, Zeros
+from ..layout import Computed, Init, Layout, Normal, Uniform, Weight, WeightList, Zeros
 from ..maths.embeddings import grid_embedding
 from ..seam.models import Given
 from ..shapes import LatentShape, Patch, TokenGrid
@@ -152,7 +152,8 @@ class DiTMetaSpec:
 
     def positions(self) -> np.ndarray:
         """What is added to each token for its place, (N, D) float32; files hold it as `pos_embed`."""
-        return PositionTable(self.input_size // self.patch_size, self.hidden_size).table()
+        side = self.input_size // self.patch_size
+        return grid_embedding(side, side, self.hidden_size, 1.0)
 
     def blocks(self) -> tuple[str, ...]:
         """Names of all blocks in the order of the forward."""
@@ -244,8 +245,10 @@ class DiTMetaSpec:
         """Every weight of the transformer, under upstream's names."""
         weights = WeightList()
         width, patch = self.hidden_size, self.patch_size
-        positions = PositionTable(self.input_size // patch, width)
-        weights["pos_embed"] = Weight((1, positions.side**2, width), Constant(positions))
+        side = self.input_size // patch
+        weights["pos_embed"] = Weight(
+            (1, side**2, width), Computed(table=grid_embedding, arguments=(side, side, width, 1.0))
+        )
         inputs = self.in_channels * patch**2
         weights["x_embedder.proj.weight"] = Weight((width, self.in_channels, patch, patch), _xavier(width, inputs))
         weights["x_embedder.proj.bias"] = Weight((width,), Zeros())
@@ -269,28 +272,6 @@ _TELLING = (
     "final_layer.linear.weight",
 )
 """Weights whose shapes tell what a model is."""
-
-
-@dataclass(frozen=True)
-class PositionTable(Sequence[float]):
-    """DiTMetaSpec.positions as a layout holds constants: a million numbers, made when they are read."""
-
-    side: int
-    """Of the square of tokens."""
-    width: int
-
-    def table(self) -> np.ndarray:
-        """(N, D) float32."""
-        return grid_embedding(self.side, self.side, self.width, 1.0)
-
-    def __len__(self) -> int:
-        return self.side**2 * self.width
-
-    def __getitem__(self, index: Any) -> Any:
-        return self.table().ravel()[index]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self.table().ravel().astype(dtype)
 
 
 def _linear(weights: WeightList, name: str, outputs: int, inputs: int, init: Init | None = None) -> None:

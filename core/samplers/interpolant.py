@@ -13,7 +13,7 @@ from math import log, pi, sqrt
 import numpy as np
 
 from ..errors import ConfigError
-from ..maths.interpolants import FORMS, Interpolant, Interval, Pair
+from ..maths.interpolants import FORMS, Interpolant, Interval, Mix
 from .base import Array
 from .solvers import ATOL, RTOL, Field, solve
 
@@ -105,11 +105,11 @@ class SDE:
             yield state
         yield self._finish(network, state, times[-1])
 
-    def drift(self, t: float) -> Pair:
+    def drift(self, t: float) -> Mix:
         """The drift of the ordinary equation, and the score as much as noise comes in."""
         drift, score = self.interval.of.drift(np.float64(t)), self.interval.of.score(np.float64(t))
         amount = self._diffusion(t)
-        return Pair(drift.of_state + amount * score.of_state, drift.of_output + amount * score.of_output)
+        return Mix(drift.of_state + amount * score.of_state, drift.of_output + amount * score.of_output)
 
     def _diffusion(self, t: float) -> float:
         return float(self.interval.of.diffusion(self.form, self.norm, np.float64(t)))
@@ -167,6 +167,6 @@ def log_likelihood(
     return normal - moved, noise.reshape(shape)
 
 
-def _applied(pair: Pair, x: Array, output: Array) -> Array:
+def _applied(pair: Mix, x: Array, output: Array) -> Array:
     of_state, of_output = float(pair.of_state), float(pair.of_output)
     return of_output * output if of_state == 0.0 else of_state * x + of_output * output

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,10 +19,8 @@ from .base import Array
 Field = Callable[[Array, float], Array]
 """(state, time) -> its derivative by the time."""
 ATOL, RTOL = 1e-6, 1e-3
-MOST_STEPS = 100_000
-"""Of dopri5 between two points: more means that the field has no solution there."""
 SAFETY, MOST_GROWTH, MOST_SHRINKING = 0.9, 10.0, 0.2
-STAGES: tuple[tuple[float, tuple[float, ...]], ...] = (
+STAGES = (
     (1 / 5, (1 / 5,)),
     (3 / 10, (3 / 40, 9 / 40)),
     (4 / 5, (44 / 45, -56 / 15, 32 / 9)),
@@ -55,47 +54,41 @@ def solve(
     return _fixed(field, state, times, FIXED[method])
 
 
-def _fixed(field: Field, state: Array, times: Sequence[float], step: Callable[..., Array]) -> Iterator[Array]:
+def _fixed(field: Field, state: Array, times: Sequence[float], method: Tableau) -> Iterator[Array]:
     yield state
     for time, after in pairwise(times):
-        state = step(field, state, float(time), float(after) - float(time))
+        step, slopes = float(after) - float(time), [field(state, float(time))]
+        for stage in method.stages:
+            slopes.append(field(state + step * mixed(stage.of_slopes, slopes), float(time) + stage.share * step))
+        state = state + step * mixed(method.of_slopes, slopes)
         yield state
 
 
-def euler(field: Field, x: Array, t: float, dt: float) -> Array:
-    """First order, one call."""
-    return x + dt * field(x, t)
+class Stage(NamedTuple):
+    """When a slope is taken, as a share of the step, and where: that much of those before it."""
+
+    share: float
+    of_slopes: tuple[float, ...]
 
 
-def midpoint(field: Field, x: Array, t: float, dt: float) -> Array:
-    """Second order, two calls."""
-    return x + dt * field(x + dt / 2 * field(x, t), t + dt / 2)
+class Tableau(NamedTuple):
+    """A step with slopes at its begin and at the stages; the state moves by that much of each."""
+
+    stages: tuple[Stage, ...]
+    of_slopes: tuple[float, ...]
 
 
-def heun2(field: Field, x: Array, t: float, dt: float) -> Array:
-    """Second order, two calls, at both ends."""
-    first = field(x, t)
-    return x + dt / 2 * (first + field(x + dt * first, t + dt))
-
-
-def heun3(field: Field, x: Array, t: float, dt: float) -> Array:
-    """Third order, three calls."""
-    first = field(x, t)
-    second = field(x + dt / 3 * first, t + dt / 3)
-    third = field(x + 2 * dt / 3 * second, t + 2 * dt / 3)
-    return x + dt / 4 * (first + 3.0 * third)
-
-
-def rk4(field: Field, x: Array, t: float, dt: float) -> Array:
-    """Fourth order by the 3/8 rule, four calls."""
-    first = field(x, t)
-    second = field(x + dt / 3 * first, t + dt / 3)
-    third = field(x + dt * second - dt / 3 * first, t + 2 * dt / 3)
-    fourth = field(x + dt * (first - second + third), t + dt)
-    return x + dt / 8 * (first + 3.0 * (second + third) + fourth)
-
-
-FIXED: dict[str, Callable[..., Array]] = {step.__name__: step for step in (euler, midpoint, heun2, heun3, rk4)}
+FIXED: dict[str, Tableau] = {
+    "euler": Tableau((), (1.0,)),
+    "midpoint": Tableau((Stage(1 / 2, (1 / 2,)),), (0.0, 1.0)),
+    "heun2": Tableau((Stage(1.0, (1.0,)),), (1 / 2, 1 / 2)),
+    "heun3": Tableau((Stage(1 / 3, (1 / 3,)), Stage(2 / 3, (0.0, 2 / 3))), (1 / 4, 0.0, 3 / 4)),
+    "rk4": Tableau(
+        (Stage(1 / 3, (1 / 3,)), Stage(2 / 3, (-1 / 3, 1.0)), Stage(1.0, (1.0, -1.0, 1.0))),
+        (1 / 8, 3 / 8, 3 / 8, 1 / 8),
+    ),
+}
+"""By torchdiffeq's names; its rk4 is the 3/8 rule."""
 
 
 def dopri5(field: Field, state: Array, times: Sequence[float], atol: float, rtol: float) -> Iterator[Array]:
@@ -111,16 +104,12 @@ def dopri5(field: Field, state: Array, times: Sequence[float], atol: float, rtol
     step = _first_step(forwards, state, slope, time, atol, rtol)
     begin, piece = time, (state, 0.0 * state, 0.0 * state, 0.0 * state, 0.0 * state)
     for wanted in (sign * float(each) for each in times[1:]):
-        steps = 0
         while time < wanted:
             after, slopes = _stages(forwards, state, slope, time, step)
             limit = atol + rtol * _larger(abs(state), abs(after))
-            ratio = _size(step * _sum(ERROR, slopes) / limit)
-            steps += 1
-            if steps > MOST_STEPS or not np.isfinite(ratio):
-                raise ConfigError(
-                    f"dopri5: found no way through time {sign * time:g}: the prediction has no limits there"
-                )
+            ratio = _size(step * mixed(ERROR, slopes) / limit)
+            if time + step == time or not np.isfinite(step):
+                raise ConfigError(f"dopri5: found no way on from time {sign * time:g}: the prediction has no limits")
             if ratio <= 1.0:
                 begin, piece = time, _polynomial(state, after, slopes, step)
                 state, slope, time = after, slopes[-1], time + step
@@ -133,7 +122,7 @@ def _stages(field: Field, x: Array, slope: Array, t: float, step: float) -> tupl
     """The state after a step, and the slopes on the way there."""
     slopes, after = [slope], x
     for share, weights in STAGES:
-        after = x + step * _sum(weights, slopes)
+        after = x + step * mixed(weights, slopes)
         slopes.append(field(after, t + share * step))
     return after, slopes
 
@@ -142,6 +131,8 @@ def _growth(ratio: float) -> float:
     """What the next step is to this one, by the error's share of its limit."""
     if ratio == 0.0:
         return MOST_GROWTH
+    if not np.isfinite(ratio):  # beyond the end of the interval there may be no prediction
+        return MOST_SHRINKING
     return min(MOST_GROWTH, max(SAFETY * ratio ** (-1 / 5), 1.0 if ratio < 1.0 else MOST_SHRINKING))
 
 
@@ -149,7 +140,7 @@ def _first_step(field: Field, x: Array, slope: Array, t: float, atol: float, rto
     """By Hairer's rule, which looks one Euler step ahead."""
     scale = atol + rtol * abs(x)
     size, speed = _size(x / scale), _size(slope / scale)
-    probe = 1e-6 if min(size, speed) < 1e-5 else 0.01 * size / speed
+    probe = 0.01 * size / speed if min(size, speed) >= 1e-5 and np.isfinite(speed) else 1e-6
     bend = _size((field(x + probe * slope, t + probe) - slope) / scale) / probe
     if max(speed, bend) <= 1e-15:
         return min(100 * probe, max(1e-6, 1e-3 * probe))
@@ -158,7 +149,7 @@ def _first_step(field: Field, x: Array, slope: Array, t: float, atol: float, rto
 
 def _polynomial(before: Array, after: Array, slopes: list[Array], step: float) -> tuple[Array, ...]:
     """Coefficients, from the constant on, of the fourth degree through both ends, their slopes and the middle."""
-    middle = before + step * _sum(MIDDLE, slopes)
+    middle = before + step * mixed(MIDDLE, slopes)
     first, last = step * slopes[0], step * slopes[-1]
     return (
         before,
@@ -173,7 +164,8 @@ def _at(polynomial: tuple[Array, ...], share: float) -> Array:
     return sum((share**power * coefficient for power, coefficient in enumerate(polynomial[1:], 1)), polynomial[0])
 
 
-def _sum(weights: Sequence[float], slopes: Sequence[Array]) -> Array:
+def mixed(weights: Sequence[float], slopes: Sequence[Array]) -> Array:
+    """The sum of slopes, that much of each."""
     terms = [weight * slope for weight, slope in zip(weights, slopes, strict=True) if weight]
     return sum(terms[1:], terms[0])
 

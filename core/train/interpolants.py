@@ -15,6 +15,9 @@ from ..shapes import VideoShape
 from .objectives import NO_CLEAN_FRAMES, UNIFORM, Draws
 from .timesteps import TimestepDraw
 
+STRAIGHT = Interpolant()
+"""With a velocity, as published."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InterpolantObjective:
@@ -23,7 +26,7 @@ class InterpolantObjective:
     Raises: ConfigError for a weighting that the prediction lacks.
     """
 
-    of: Interpolant = Interpolant()
+    of: Interpolant = STRAIGHT
     weighting: str = "none"
     """What the squared errors of a noise or a score weigh: one of maths.interpolants.WEIGHTINGS."""
     train_eps: float | None = None

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from ...data.feature_folder import FeatureFolder
+from ...data.square_crop import square_crop
+from ...errors import ConfigError
 from ...layout import Layout
 from ...models.dit_meta import DiTMetaSpec
 from ...samplers.guidance import guide
@@ -17,15 +22,24 @@ from ...seam.training import AdamW, DiffusionBatch, TrainOptions
 from ...shapes import LatentShape
 from ..case import Case, Comparison
 from ..forms import manifest_shapes
+from ..tables import same
 
 GRADIENTS = True
-NOT_YET = ("diffusion", "diffusion_options", "respacing", "sampling", "train_step", "center_crop", "cached_features")
+NOT_YET = ("diffusion", "diffusion_options", "respacing", "sampling", "train_step")
 GUIDED = re.compile(r"cfg(?P<scale>[\d.]+)\.out")
 GUIDED_CHANNELS = 3
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
-    """Compute every result of a case of this family."""
+    """Compute every result of a case of this family. Raises: ConfigError for a table of another kind."""
+    if case.table:
+        yield from _orders(case)
+        return
+    crops = [name.removesuffix(".picture") for name in case.tensors if name.endswith(".picture")]
+    if crops:
+        for name in crops:
+            yield Comparison(f"{name}.cropped", square_crop(case.tensors[f"{name}.picture"], case.config[name]["size"]))
+        return
     yield from forwards(case, backend, DiTMetaSpec.from_config(case.config, case.name))
 
 
@@ -34,6 +48,29 @@ def layout(manifest: Mapping[str, Any]) -> Layout:
     spec = DiTMetaSpec.from_shapes(manifest_shapes(manifest), "manifest")
     assert spec is not None
     return spec.layout()
+
+
+def _orders(case: Case) -> Iterator[Comparison]:
+    """In which order a folder of features is read, and which class goes with which."""
+    if "order" not in case.raw:
+        raise ConfigError(f"{case.name}: expected a table with the key order")
+    for row in case.raw["order"]:
+        (latent, label), name = row["item_shapes"], f"{row['files']} files"
+        with TemporaryDirectory() as place:
+            _write_features(Path(place), row["files"], latent, label)
+            folder = FeatureFolder(Path(place))
+            items = [folder.read(i) for i in range(len(folder))]
+        yield same(f"{name}: features", [int(item.latent.flat[0]) for item in items], row["feature_of_item"])
+        yield same(f"{name}: labels", [item.label for item in items], row["label_of_item"])
+        yield same(f"{name}: shape", [1, *items[0].latent.shape], latent)
+
+
+def _write_features(folder: Path, count: int, latent: list[int], label: list[int]) -> None:
+    """Files as upstream's extraction writes them, each latent full of its number, each class 100 more."""
+    for name, shape, first in (("features", latent, np.float32(0)), ("labels", label, np.int64(100))):
+        (folder / f"imagenet256_{name}").mkdir()
+        for number in range(count):
+            np.save(folder / f"imagenet256_{name}/{number}.npy", np.full(shape, first + number, first.dtype))
 
 
 def forwards(case: Case, backend: Backend, spec: DiTMetaSpec) -> Iterator[Comparison]:
