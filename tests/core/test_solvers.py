@@ -31,16 +31,18 @@ def test_dopri5_keeps_to_its_limit_at_every_point(ends: tuple[float, float]) -> 
     np.testing.assert_allclose(states, np.exp(np.sin(times))[:, None].repeat(3, 1), rtol=2e-5)
 
 
-def test_dopri5_takes_smaller_steps_where_it_bends() -> None:
-    calls: list[float] = []
+def test_dopri5_takes_as_many_steps_as_its_limit_asks_for() -> None:
+    def calls(rtol: float) -> int:
+        times: list[float] = []
 
-    def corner(x: np.ndarray, t: float) -> np.ndarray:
-        calls.append(t)
-        return np.tanh(200 * (t - 0.5)) * np.ones_like(x)
+        def counted(x: np.ndarray, t: float) -> np.ndarray:
+            times.append(t)
+            return bent(x, t)
 
-    *_, last = solve(corner, np.zeros(1), [0.0, 1.0], "dopri5")
-    assert abs(float(last[0])) < 1e-2
-    assert sum(0.4 < t < 0.6 for t in calls) > len(calls) / 2
+        list(solve(counted, np.ones(1), [0.0, 2.0], "dopri5", atol=rtol, rtol=rtol))
+        return len(times)
+
+    assert calls(1e-10) > 2 * calls(1e-5) > 2 * calls(1e-1)
 
 
 def test_what_cannot_be_solved_is_told() -> None:

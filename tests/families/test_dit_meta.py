@@ -40,6 +40,59 @@ def predicted(backend: Backend, given: Given, spec: DiTMetaSpec = SMALL) -> np.n
         )
 
 
+def reference(spec: DiTMetaSpec, weights: GivenWeights, x: np.ndarray, t: float, row: int) -> np.ndarray:
+    """One picture (C, S, S), written down anew in float64: (Cout, S, S)."""
+    held = {name: np.asarray(weights[name], np.float64) for name in weights}
+
+    def linear(name: str, given: np.ndarray) -> np.ndarray:
+        return given @ held[f"{name}.weight"].T + held[f"{name}.bias"]
+
+    def silu(given: np.ndarray) -> np.ndarray:
+        return given / (1 + np.exp(-given))
+
+    def norm(given: np.ndarray, shift: np.ndarray, scale: np.ndarray) -> np.ndarray:
+        centred = given - given.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * (1 + scale) + shift
+
+    def gelu(given: np.ndarray) -> np.ndarray:
+        return given / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (given + 0.044715 * given**3)))
+
+    patch, width = spec.patch_size, spec.hidden_size
+    side, quarter = spec.input_size // patch, width // 4
+    waves = np.arange(side)[:, None] * 10000.0 ** (-np.arange(quarter) / quarter)
+    place = np.concatenate([np.sin(waves), np.cos(waves)], 1)
+    tokens = []
+    for r in range(side):
+        for c in range(side):
+            seen = x[:, r * patch : (r + 1) * patch, c * patch : (c + 1) * patch]
+            token = np.tensordot(held["x_embedder.proj.weight"], seen, 3) + held["x_embedder.proj.bias"]
+            tokens.append(token + np.concatenate([place[c], place[r]]))
+    angles = t * np.exp(-np.log(10000) * np.arange(128) / 128)
+    time = linear("t_embedder.mlp.0", np.concatenate([np.cos(angles), np.sin(angles)]))
+    bent = silu(linear("t_embedder.mlp.2", silu(time)) + held["y_embedder.embedding_table.weight"][row])
+    h = np.array(tokens)
+    for name in spec.blocks():
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = np.split(linear(f"{name}.adaLN_modulation.1", bent), 6)
+        q, k, v = np.split(linear(f"{name}.attn.qkv", norm(h, shift_a, scale_a)), 3, -1)
+        heads = []
+        for part in np.split(np.arange(width), spec.num_heads):
+            scores = np.exp(q[:, part] @ k[:, part].T / np.sqrt(spec.head_dim))
+            heads.append(scores / scores.sum(-1, keepdims=True) @ v[:, part])
+        h = h + gate_a * linear(f"{name}.attn.proj", np.concatenate(heads, -1))
+        h = h + gate_m * linear(f"{name}.mlp.fc2", gelu(linear(f"{name}.mlp.fc1", norm(h, shift_m, scale_m))))
+    out = linear("final_layer.linear", norm(h, *np.split(linear("final_layer.adaLN_modulation.1", bent), 2)))
+    return out.reshape(side, side, patch, patch, -1).transpose(4, 0, 2, 1, 3).reshape(-1, *x.shape[1:])
+
+
+@pytest.mark.parametrize("spec", [SMALL, replace(SMALL, patch_size=4, learn_sigma=False, mlp_ratio=1.5, num_heads=3)])
+def test_a_batch_is_its_pictures_one_by_one(backend: Backend, spec: DiTMetaSpec) -> None:
+    latents = np.random.default_rng(1).standard_normal((3, 4, *SIZE), np.float32)
+    got = predicted(backend, Given(label=np.array([1, 4, 3]), is_null=np.array([False, False, True])), spec)
+    for i, (time, row) in enumerate(((0.5, 1), (20, 4), (999, 5))):
+        expected = reference(spec, some_weights(spec), latents[i, :, 0].astype(np.float64), time, row)
+        np.testing.assert_allclose(got[i, :, 0], expected, rtol=0, atol=5e-5 * np.abs(expected).max())
+
+
 def test_the_null_class_is_the_row_behind_the_last(backend: Backend) -> None:
     flagged = predicted(backend, Given(label=np.array([1, 2, 3]), is_null=np.array([False, True, False])))
     numbered = predicted(backend, Given(label=np.array([1, 5, 3])))

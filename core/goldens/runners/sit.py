@@ -28,7 +28,7 @@ RUN_OPTIONS = (
 FORMS = {"SBDM": "sbdm", "inccreasing-decreasing": "increasing-decreasing"}
 """Upstream's names that are not ours."""
 NORM = 0.7
-"""Of the diffusion that is recorded beside paths; the cases do not say it."""
+"""Of the diffusion that is recorded beside paths, where the case does not say it."""
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
@@ -90,7 +90,7 @@ def _asked(interval: Interval, question: Mapping[str, Any]) -> tuple[float, floa
 
 def _paths(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Losses, states, targets, drifts and scores at recorded times, of a network that is a formula."""
-    recorded = case.tensors
+    recorded, norm = case.tensors, case.config.get("diffusion_norm", NORM)
     for tag in [name.removesuffix(".x1") for name in recorded if name.endswith(".x1")]:
         path, prediction, weighting = tag.split(".")
         of = _interpolant(path, prediction)
@@ -120,7 +120,7 @@ def _paths(case: Case, backend: Backend) -> Iterator[Comparison]:
         asked = f"{tag}.diffusion."
         for name in (name for name in recorded if name.startswith(asked)):
             form = name.removeprefix(asked)
-            yield Comparison(name, _column(of.diffusion(FORMS.get(form, form), NORM, times)))
+            yield Comparison(name, _column(of.diffusion(FORMS.get(form, form), norm, times)))
 
 
 def _samplers(case: Case) -> Iterator[Comparison]:
