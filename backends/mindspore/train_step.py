@@ -23,6 +23,7 @@ from .distributed.zero import Entrance
 from .layers import autocast, cat, to_float32
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import MINDSPORE_DTYPES, to_array, to_tensor
+from .variational_bound import bound_terms, column
 
 STATE = "optimizer"
 
@@ -140,19 +141,23 @@ class DiffusionTrainStep:
 
 def model_input(batch: DiffusionBatch, latents: Tensor, noise: Tensor, condition: Tensor | None) -> Tensor:
     """What the network sees, (B, C, T, H, W): noised latents, then the condition's channels."""
-    noised = _column(batch.signal, latents) * latents + _column(batch.spread, latents) * noise
+    noised = column(batch.signal, latents) * latents + column(batch.spread, latents) * noise
     return noised if condition is None else cat([noised, condition], 1)
 
 
 def diffusion_loss(batch: DiffusionBatch, prediction: Tensor, latents: Tensor, noise: Tensor) -> Tensor:
     """The weighted mean squared error, in float32, over all latents or over those that are no padding.
 
-    The weights are not part of the mean's denominator (quirk Q25). Channels that are predicted beside the latents' own
-    do not count.
+    The weights are not part of the mean's denominator (quirk Q25). With a bound, it is added, and the channels
+    behind the latents' own are the variance; else these do not count.
     """
-    target = _column(batch.of_clean, latents) * latents + _column(batch.of_noise, latents) * noise
-    difference = to_float32(prediction[:, : latents.shape[1]]) - target
-    errors = difference * difference * _column(batch.weights, latents)
+    target = column(batch.of_clean, latents) * latents + column(batch.of_noise, latents) * noise
+    count = latents.shape[1]
+    difference = to_float32(prediction[:, :count]) - target
+    errors = difference * difference * column(batch.weights, latents)
+    if batch.bound_weights is not None:
+        variance = to_float32(prediction[:, count : 2 * count]) if prediction.shape[1] > count else None
+        errors = errors + bound_terms(batch, difference, variance, latents)
     if batch.mask is None:
         return errors.mean()
     mask = to_tensor(batch.mask.astype(np.float32))[:, None]  # (B, 1, T, H, W)
@@ -170,8 +175,3 @@ def replay_loss(batch: DiffusionBatch, prediction: np.ndarray) -> dict[str, np.n
     loss, gradient = mindspore.value_and_grad(loss_of)(to_tensor(prediction))
     seen = model_input(batch, latents, noise, condition)
     return {"loss": to_array(loss), "gradient": to_array(gradient), "model_input": to_array(seen)}
-
-
-def _column(values: np.ndarray, like: Tensor) -> Tensor:
-    """Numbers of the samples (B,) or of their frames (B, T) as (B, 1, 1 or T, 1, 1) float32."""
-    return to_tensor(values.astype(np.float32)).reshape(len(values), 1, -1, *[1] * (like.ndim - 3))

@@ -107,7 +107,7 @@ class SamplerSettings(Settings):
     """Sampling steps."""
     objective: Literal["epsilon", "v_prediction", "sample", "flow"] = by_recipe()
     """What the network predicts. Flow samplers have one answer."""
-    schedule: Literal["linear", "scaled_linear", "cogvideox"] = by_recipe()
+    schedule: Literal["linear", "scaled_linear", "squared_cosine", "cogvideox"] = by_recipe()
     """The noise schedule of training. Flow samplers have none."""
     zero_terminal_snr: bool = by_recipe()
     """Whether the last training timestep is pure noise. Not for flow samplers."""
@@ -121,6 +121,8 @@ class SamplerSettings(Settings):
     """Classifier-free guidance scale. 1 or less switches guidance off, which halves the work."""
     guidance_rescale: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How much of the guided prediction's standard deviation is scaled back to that of the unguided one (0 to 1)."""
+    guidance_channels: Count | None = by_recipe()
+    """Only the first so many channels of the latents are guided. null: all."""
 
     @classmethod
     def unused(cls, chosen: str) -> Set[str]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import NumericsError
 from ..samplers import Sampler
 from ..samplers.guidance import guide, rescale
-from ..samplers.rflow import choose, frame_starts, per_frame
+from ..samplers.late_frames import choose, per_frame
 from ..seam.backend import Backend
 from ..seam.group import Group
 from ..seam.models import Array, Denoiser
@@ -26,6 +26,8 @@ class Guidance:
     scale: float = 7.5
     rescale: float = 0.0
     """How far the guided prediction is brought back to the conditional one's spread (arXiv:2305.08891, section 3.4)."""
+    channels: int | None = None
+    """Of the latents, the first so many are guided and the others stay as the texts alone say; None: all are."""
 
     @property
     def is_on(self) -> bool:
@@ -64,7 +66,8 @@ def denoise(
     inpaint model sees beside the latents. halves: with guidance, two ranks of which the first has the negative texts
     and the second the others; their condition is for those B texts only. strength: (B, T); a frame below 1 keeps what
     is given until the time that its strength is of the way, and of 0 for ever. late_noise: what it is mixed with then.
-    What a model predicts beside the latents is cut off. Returns the latents (B, C, T, H, W) float32.
+    What a model predicts beside the latents is cut off, but for the variance where the sampler reads it.
+    Returns the latents (B, C, T, H, W) float32.
     Raises: NumericsError, naming the step, as soon as latents are no longer finite.
     """
     is_split = guidance.is_on and halves is not None and halves.size > 1
@@ -81,15 +84,17 @@ def denoise(
             model_input = backend.concat([model_input, channels], 1)
         times = backend.asarray(np.full(model_input.shape[0], timestep, np.float32))
         if late is not None and late.changes(i):
-            moves = None if late.all_move(i) else np.concatenate([late.moves(i)] * copies)
-            condition = model.with_frames(condition, moves)
+            told = late.tells(i)
+            condition = model.with_frames(condition, None if told.all() else np.concatenate([told] * copies))
         output = model(model_input, times, condition)
         if halves is not None and is_split:
             output = halves.gather(output, 0)
-        prediction = output[:, : initial.shape[1]]
-        prediction = _guided(prediction, guidance) if guidance.is_on else prediction
+        count = initial.shape[1]
+        prediction = output[:, :count]
+        prediction = _guided(backend, prediction, guidance) if guidance.is_on else prediction
+        variance = output[-len(initial) :, count : 2 * count] if sampler.reads_range else None  # never guided
         step_noise = backend.asarray(noise(i)) if sampler.draws_noise[i] else None
-        moved = sampler.step(state, prediction, i, step_noise)
+        moved = sampler.step(state, prediction, i, step_noise, variance)
         latents = moved if late is None else late.keep(moved, latents, i)
         if not np.isfinite(backend.to_numpy(latents)).all():
             raise NumericsError(
@@ -106,19 +111,16 @@ class _LateFrames:
 
     def __init__(self, backend: Backend, sampler: Sampler, strength: np.ndarray, noise: NoiseSource) -> None:
         self.backend, self.sampler, self.noise = backend, sampler, noise
-        self.starts = frame_starts(strength, sampler.timesteps)
+        self.starts = sampler.frame_starts(strength)
 
-    def moves(self, i: int) -> np.ndarray:
-        """(B, T) booleans."""
-        return self.starts.moves[i]
-
-    def all_move(self, i: int) -> bool:
-        return bool(self.starts.moves[i].all())
+    def tells(self, i: int) -> np.ndarray:
+        """Which frames the network is told to denoise, (B, T) booleans."""
+        return self.starts.tells[i]
 
     def changes(self, i: int) -> bool:
-        """Whether other frames move than at the call before; all do before the first."""
-        before = self.starts.moves[i - 1] if i else True
-        return bool((self.starts.moves[i] != before).any())
+        """Whether it is told others than at the call before; all before the first."""
+        before = self.starts.tells[i - 1] if i else True
+        return bool((self.starts.tells[i] != before).any())
 
     def enter(self, latents: Array, i: int) -> Array:
         """The state before call i."""
@@ -129,13 +131,21 @@ class _LateFrames:
 
     def keep(self, moved: Array, before: Array, i: int) -> Array:
         """The state after call i: what moves, and the rest as it was before noise came in."""
-        if self.all_move(i):
+        if self.starts.moves[i].all():
             return moved
         return choose(self.backend.asarray(per_frame(self.starts.moves[i])), moved, before)
 
 
-def _guided(output: Array, guidance: Guidance) -> Array:
+def _guided(backend: Backend, output: Array, guidance: Guidance) -> Array:
+    """(2B, C, T, H, W), the unconditional half first, to (B, C, T, H, W)."""
     half = output.shape[0] // 2
     unconditional, conditional = output[:half], output[half:]
+    if guidance.channels is not None and guidance.channels < output.shape[1]:
+        first = _combined(conditional[:, : guidance.channels], unconditional[:, : guidance.channels], guidance)
+        return backend.concat([first, conditional[:, guidance.channels :]], 1)
+    return _combined(conditional, unconditional, guidance)
+
+
+def _combined(conditional: Array, unconditional: Array, guidance: Guidance) -> Array:
     guided = guide(conditional, unconditional, guidance.scale)
     return rescale(guided, conditional, guidance.rescale) if guidance.rescale > 0 else guided

@@ -1,4 +1,4 @@
-"""Whether models that are found belong together: what a denoiser was trained with, where that is known."""
+"""Whether models that are found belong together and to the sampler: what a denoiser was trained with, and predicts."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from ..config.schema import ModelSettings
 from ..errors import ConfigError, DuosoraError
 from ..models.finding import Part, open_part
 from ..recipes.recipe import Recipe
+from ..samplers import Sampler
 from .settings import with_companions
 
 
@@ -22,6 +23,15 @@ def check_scale(model: ModelSettings, recipe: Recipe, denoiser: Part, vae: Part)
         raise ConfigError(
             f"model.vae = {vae.source}: latents have {_numbers(vae)}, but {denoiser.source} was trained on those of "
             f"{expected.source}, with {_numbers(expected)}; name that autoencoder, or correct its config.json"
+        )
+
+
+def check_range(sampler: Sampler, denoiser: Part) -> None:
+    """See that a denoiser predicts its variance where the sampler reads it. Raises: ConfigError."""
+    if sampler.reads_range and denoiser.spec.output != "mean_and_range":
+        raise ConfigError(
+            f"sampler.name = {sampler.name}: reads a variance, which {denoiser.source} does not predict; set "
+            "sampler.options.variance to fixed_large or fixed_small, or take another sampler"
         )
 
 

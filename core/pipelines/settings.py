@@ -13,14 +13,20 @@ from ..models import FAMILIES
 from ..models.finding import TRAINED, open_part
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
-from ..samplers import COGVIDEOX, LINEAR, STABLE_DIFFUSION, Sampler
+from ..samplers import COGVIDEOX, LINEAR, SQUARED_COSINE, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
 from ..shapes import VideoShape
 from .autoencode import DecodeOptions
+from .denoise import Guidance
 from .text_to_video import Parts
 from .tiled import SpatialTiles
 
-SCHEDULES = {"linear": LINEAR, "scaled_linear": STABLE_DIFFUSION, "cogvideox": COGVIDEOX}
+SCHEDULES = {
+    "linear": LINEAR,
+    "scaled_linear": STABLE_DIFFUSION,
+    "squared_cosine": SQUARED_COSINE,
+    "cogvideox": COGVIDEOX,
+}
 GIVEN = frozenset(("text", "is_null", "fps", "height", "width", "latent_mask", "frame_mask", "kept", "channels"))
 """What a denoiser may read."""
 
@@ -121,6 +127,11 @@ def decode_options(autoencoder: AutoencoderSpec, chunk: int | None, tile: TileSe
         if pixels % side:
             raise ConfigError(f"tile.{name} = {pixels}: needs a multiple of {side} pixels")
     return DecodeOptions(chunk=chunk, tiles=SpatialTiles(tile.size // side, tile.overlap // side))
+
+
+def guidance_of(settings: SamplerSettings) -> Guidance:
+    """How predictions with and without the prompt are combined."""
+    return Guidance(settings.guidance, settings.guidance_rescale, settings.guidance_channels)
 
 
 def make_sampler(settings: SamplerSettings, video: VideoShape | None = None) -> Sampler:

@@ -15,12 +15,12 @@ from ..seam.backend import Backend
 from ..seam.ranks import Ranks
 from ..shapes import VideoShape
 from .denoise import Guidance
-from .fitting import check_scale
+from .fitting import check_range, check_scale
 from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
 from .practice import mixed
-from .settings import decode_options, default_dtype, make_sampler, open_parts, pinned
+from .settings import decode_options, default_dtype, guidance_of, make_sampler, open_parts, pinned
 from .text_to_video import Precision, TextToVideo
 
 
@@ -64,7 +64,7 @@ def settle(
     config = followed.config
     for line in followed.notes:
         note(line)
-    guidance = Guidance(config.sampler.guidance, config.sampler.guidance_rescale)
+    guidance = guidance_of(config.sampler)
     if config.parallel.cfg and not guidance.is_on:
         raise ConfigError(f"parallel.cfg = true: sampler.guidance = {guidance.scale:g} has no two halves")
     found = models or _find(followed, backend, ranks, note)
@@ -76,7 +76,8 @@ def settle(
     pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
     loops = Loops(config.loop.count, config.loop.condition_frames, config.loop.edit)
     settled = SettledRun(config, followed, pipeline, guidance, loops, _conditioner(followed, pipeline, config))
-    settled.sampler()  # refuses options that do not go together before anything is loaded
+    # refuses options that do not go together before anything is loaded
+    check_range(settled.sampler(), parts.denoiser)
     _check_loops(settled)
     return settled
 

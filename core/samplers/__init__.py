@@ -20,6 +20,7 @@ from .cogvideox_ddim import CogVideoXDDIM
 from .ddim import DDIM
 from .ddpm import DDPM
 from .deis import DEIS
+from .dpm_solver import DPMSolver
 from .dpmsolver_multistep import DPMSolverMultistep
 from .dpmsolver_singlestep import DPMSolverSinglestep
 from .euler import Euler
@@ -27,14 +28,17 @@ from .euler_ancestral import EulerAncestral
 from .flow_euler import FlowEuler
 from .guidance import guide, rescale, split_guidance
 from .heun import Heun
+from .iddpm import IDDPM
 from .kdpm2_ancestral import KDPM2Ancestral
 from .pndm import PNDM
+from .respaced_ddim import RespacedDDIM
 from .rflow import RFlow
-from .schedule import COGVIDEOX, LINEAR, STABLE_DIFFUSION, FlowSchedule, Schedule
+from .schedule import COGVIDEOX, LINEAR, SQUARED_COSINE, STABLE_DIFFUSION, FlowSchedule, Schedule
 
 __all__ = [
     "COGVIDEOX",
     "LINEAR",
+    "SQUARED_COSINE",
     "STABLE_DIFFUSION",
     "Array",
     "FlowSchedule",
@@ -64,6 +68,9 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     CogVideoXDDIM,
     FlowEuler,
     RFlow,
+    IDDPM,
+    RespacedDDIM,
+    DPMSolver,
 )
 
 
@@ -106,7 +113,7 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
     known = {
         option: parameter.default
         for option, parameter in inspect.signature(sampler).parameters.items()
-        if isinstance(parameter.default, (bool, int, float)) and option not in NAMED
+        if isinstance(parameter.default, (bool, int, float, str)) and option not in NAMED
     }
     for option, value in given.items():
         if option not in known:
@@ -116,7 +123,7 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ConfigError(
                 f"sampler.options.{option} = {short_name(str(value))}: {sampler.name} takes a value such as "
-                f"{str(known[option]).lower()}"
+                f"{_example(known[option])}"
             )
 
 
@@ -168,3 +175,8 @@ def create(
         default = inspect.signature(construct).parameters["schedule"].default
         given["schedule"] = replace(schedule or default, zero_terminal_snr=terminal)
     return construct(steps, **given)
+
+
+def _example(value: object) -> str:
+    """As it is written in a setting."""
+    return str(value).lower() if isinstance(value, bool) else repr(value) if value == "" else str(value)

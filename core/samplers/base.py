@@ -9,14 +9,18 @@ arrays come in (numpy, torch, MindSpore), so one class serves every backend. Sta
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from ..errors import ConfigError
 
+if TYPE_CHECKING:
+    from .late_frames import FrameStarts
+
 Array: TypeAlias = Any
-"""An array or tensor of any framework: only `+ - *` with its like and with Python floats is used."""
+"""An array or tensor of any framework: only `+ - *` with its like and with Python floats is used, and a Python float to
+the power of one."""
 
 
 class Sampler(ABC):
@@ -31,7 +35,9 @@ class Sampler(ABC):
     objectives: ClassVar[tuple[str, ...]]
     """What the network may predict; the first is the default."""
     starts_frames_late: ClassVar[bool] = False
-    """Whether frames may be moved from some call on only; such a sampler has `with_noise`."""
+    """Whether frames may be moved from some call on only; such a sampler has `frame_starts` and `with_noise`."""
+    reads_range: bool = False
+    """Whether its steps take what the network says of the variance, so that one has to that says it."""
 
     def __init__(
         self,
@@ -74,23 +80,38 @@ class Sampler(ABC):
         """The state as the network of call i wants to see it, in the shape of x."""
         return x if self._input_scales is None else self._input_scales[i] * x
 
-    def step(self, x: Array, prediction: Array, i: int, noise: Array | None = None) -> Array:
+    def step(
+        self, x: Array, prediction: Array, i: int, noise: Array | None = None, variance: Array | None = None
+    ) -> Array:
         """The state after call i.
 
         x is the state before it (not its scaled form), prediction the network's answer, noise unit noise exactly when
-        draws_noise[i]; all in one shape and framework.
+        draws_noise[i], variance what the network says of it exactly when the sampler reads_range; all in one shape and
+        framework.
         """
         assert i == self._calls_made, f"{self.name}: step {i} was called when {self._calls_made} was due"
         assert (noise is not None) == self.draws_noise[i], f"{self.name}: draws_noise[{i}] is {self.draws_noise[i]}"
+        assert (variance is not None) == self.reads_range, f"{self.name}: reads_range is {self.reads_range}"
         self._calls_made += 1
+        if noise is not None and variance is not None:
+            noise = self._scaled(noise, variance, i)
         return self._advance(x, prediction, i, noise)
 
     def with_noise(self, x: Array, noise: Array, enters: Array, i: int) -> Array:
         """The state before call i, in which frames that enter are mixed with noise as much as their time asks for.
 
-        x and noise (B, C, T, H, W); enters (B, 1, T, 1, 1), 1.0 or 0.0.
+        x and noise (B, C, T, H, W); enters (B, 1, T, 1, 1), 1.0 or 0.0: FrameStarts.enters[i] by `per_frame`.
         """
         raise ConfigError(f"sampler {self.name}: moves all frames from the first call on")
+
+    def frame_starts(self, strength: np.ndarray) -> FrameStarts:
+        """Which calls move frames of these strengths (B, T): 1 makes one from noise, 0 keeps it, and between them it
+        begins to move that far before the end."""
+        raise ConfigError(f"sampler {self.name}: moves all frames from the first call on")
+
+    def _scaled(self, noise: Array, variance: Array, i: int) -> Array:
+        """Noise of the spread that the network says, as a part of what the step adds by itself."""
+        raise NotImplementedError
 
     @abstractmethod
     def _advance(self, x: Array, prediction: Array, i: int, noise: Array | None) -> Array: ...

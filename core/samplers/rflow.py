@@ -8,13 +8,12 @@ opensora/schedulers/rf of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from ..errors import ConfigError
 from ..shapes import VideoShape
 from .base import Array, LinearSampler
+from .late_frames import FrameStarts, choose
 
 TIMES = 1000
 BASE_PIXELS = 512 * 512
@@ -72,28 +71,13 @@ class RFlow(LinearSampler):
         super().__init__(self.check_objective(objective), times, keep=np.ones(steps), take=ends[:-1] - ends[1:])
 
     def with_noise(self, x: Array, noise: Array, enters: Array, i: int) -> Array:
-        """As Sampler.with_noise; enters: FrameStarts.enters[i] by `per_frame`."""
+        """As Sampler.with_noise."""
         share = float(self.timesteps[i]) / TIMES
         return choose(enters, (1.0 - share) * x + share * noise, x)
 
-
-@dataclass(frozen=True, eq=False)
-class FrameStarts:
-    """When frames begin to move in a run that starts from references: tables (calls, B, T) of booleans.
-
-    One step: `state = sampler.with_noise(x, noise, enters[i], i)`, the network sees state and `moves[i]`, and
-    `x = choose(moves[i], sampler.step(state, velocity, i), x)`. So a frame that does not move keeps its latents.
-    """
-
-    moves: np.ndarray
-    """Whether call i moves the frame."""
-    enters: np.ndarray
-    """Whether it moves for the first time, so that noise has to be mixed in before the call."""
-
-    @property
-    def draws_noise(self) -> tuple[bool, ...]:
-        """For each call whether some frame needs unit noise."""
-        return tuple(bool(any_) for any_ in self.enters.any(axis=(1, 2)))
+    def frame_starts(self, strength: np.ndarray) -> FrameStarts:
+        """As `frame_starts` of this file, at the times of this run."""
+        return frame_starts(strength, self.timesteps)
 
 
 def frame_starts(strength: np.ndarray, timesteps: np.ndarray) -> FrameStarts:
@@ -106,16 +90,6 @@ def frame_starts(strength: np.ndarray, timesteps: np.ndarray) -> FrameStarts:
     moves = starts >= times[:, None, None]
     before = np.concatenate([(strength == 1)[None], moves[:-1]])
     return FrameStarts(moves, moves & ~before)
-
-
-def per_frame(flags: np.ndarray) -> np.ndarray:
-    """Booleans of frames (B, T) as numbers that broadcast over latents, (B, 1, T, 1, 1) float32."""
-    return flags.astype(np.float32)[:, None, :, None, None]
-
-
-def choose(flags: Array, one: Array, other: Array) -> Array:
-    """`one` where flags are 1.0, `other` where they are 0.0; exact, as long as both are finite."""
-    return flags * one + (1.0 - flags) * other
 
 
 def _latent_frames(frames: int) -> int:

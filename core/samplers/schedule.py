@@ -3,8 +3,8 @@
 `Schedule` is the variance-preserving family, x_t = sqrt(a_t) * x_0 + sqrt(1 - a_t) * noise with a_t =
 `alphas_cumprod[t]`; `FlowSchedule` the straight line of flow matching, x_t = (1 - sigma_t) * x_0 + sigma_t * noise.
 Samplers and training read the same tables. Sources: Ho et al. 2020, arXiv:2006.11239 (linear betas); Lin et al. 2023,
-arXiv:2305.08891 (zero terminal SNR); Yang et al. 2024, arXiv:2408.06072 (the SNR shift of CogVideoX); Esser et al.
-2024, arXiv:2403.03206 (the shift of flows).
+arXiv:2305.08891 (zero terminal SNR); Nichol and Dhariwal 2021, arXiv:2102.09672 (squared cosine); Yang et
+al. 2024, arXiv:2408.06072 (the SNR shift of CogVideoX); Esser et al. 2024, arXiv:2403.03206 (the shift of flows).
 """
 
 from __future__ import annotations
@@ -16,9 +16,11 @@ import numpy as np
 
 from ..errors import ConfigError
 
-KINDS = ("linear", "scaled_linear")
+KINDS = ("linear", "scaled_linear", "squared_cosine")
 LEAST_BETA = 1e-6
 """Smaller ones vanish in float32."""
+COSINE_OFFSET, MOST_BETA = 0.008, 0.999
+"""Of squared_cosine: keep its betas from vanishing at the clean end, and from 1 at the noisy one."""
 ZERO_SNR_SIGMA = 4096.0
 """Stands for the infinite sigma of a last timestep without signal: float32's value for alphas_cumprod = 2^-24."""
 
@@ -34,11 +36,14 @@ class Schedule:
     beta_start: float = 1e-4
     beta_end: float = 0.02
     kind: str = "linear"
-    """`linear`: betas evenly spaced; `scaled_linear`: their square roots evenly spaced."""
+    """`linear`: betas evenly spaced; `scaled_linear`: their square roots evenly spaced; `squared_cosine`: such that
+    alphas_cumprod falls as the square of a cosine, without beta_start and beta_end."""
     zero_terminal_snr: bool = False
     """Shift and scale sqrt(alphas_cumprod) so that the last timestep is noise only."""
     snr_shift_scale: float | None = None
     """Divide every signal-to-noise ratio by this number (CogVideoX: 3), before the terminal SNR is made zero."""
+    rounds: bool = True
+    """Whether tables are those of float32, as most published models were trained with; else they are exact."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -75,12 +80,14 @@ class Schedule:
         """Share of the data's variance left at each timestep, (num_train_timesteps,), falling.
 
         Values are those of float32, which models were trained with: near 1 they leave 1 - a few digits (at timestep 0
-        it is off by 0.01 %), and published trajectories show it. Tables with an SNR shift were made in float64.
+        it is off by 0.01 %), and published trajectories show it. Tables with an SNR shift were made in float64, and so
+        are those of a schedule that does not round.
         """
-        if self.snr_shift_scale is None:
+        if self.snr_shift_scale is None and self.rounds:
             return self._float32_product().astype(np.float64)
         alphas_cumprod = np.cumprod(1.0 - self._plain_betas())
-        alphas_cumprod = alphas_cumprod / (self.snr_shift_scale + (1.0 - self.snr_shift_scale) * alphas_cumprod)
+        if self.snr_shift_scale is not None:
+            alphas_cumprod = alphas_cumprod / (self.snr_shift_scale + (1.0 - self.snr_shift_scale) * alphas_cumprod)
         return _end_in_noise(alphas_cumprod) if self.zero_terminal_snr else alphas_cumprod
 
     def _float32_product(self) -> np.ndarray:
@@ -140,6 +147,10 @@ class Schedule:
     def _plain_betas(self) -> np.ndarray:
         if self.kind == "linear":
             return np.linspace(self.beta_start, self.beta_end, self.num_train_timesteps)
+        if self.kind == "squared_cosine":
+            shares = np.arange(self.num_train_timesteps + 1) / self.num_train_timesteps
+            left = np.cos((shares + COSINE_OFFSET) / (1.0 + COSINE_OFFSET) * np.pi / 2) ** 2
+            return np.minimum(1.0 - left[1:] / left[:-1], MOST_BETA)
         return np.linspace(self.beta_start**0.5, self.beta_end**0.5, self.num_train_timesteps) ** 2
 
     def _rates_like(self, clean: np.ndarray, timesteps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -186,6 +197,8 @@ STABLE_DIFFUSION = Schedule(beta_start=0.00085, beta_end=0.012, kind="scaled_lin
 """Betas of Stable Diffusion 1.5: upstream's `--v1_5_scheduler`."""
 COGVIDEOX = Schedule(beta_start=0.00085, beta_end=0.012, kind="scaled_linear", snr_shift_scale=3.0)
 """Upstream's `--cogvideox_scheduler`."""
+SQUARED_COSINE = Schedule(kind="squared_cosine")
+"""`squaredcos_cap_v2` of improved diffusion and DiT."""
 
 
 def _cumprod_float32(factors: np.ndarray) -> np.ndarray:

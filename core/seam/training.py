@@ -44,6 +44,20 @@ class DiffusionBatch:
     """An inpaint model's further channels (B, C', T, H, W): latents of the kept pixels, then the compressed mask."""
     counts_alike: bool = False
     """Whether all micro-batches of a step count alike, whatever they hold; else all their latents do."""
+    bound_weights: np.ndarray | None = None
+    """Of each sample's variational bound in bits, (B,) or (B, T), which is added to the squared errors and teaches a
+    denoiser its variance; None: there is no bound, nor the next three.
+
+    Where the denoiser says v of the variance (1 where it says nothing) and errs by e, the bound is
+    (d - 1 + exp(-d) * (1 + (gain * e)^2)) / 2 nats with d = log_range * (v + 1) / 2. Where squared errors have weights
+    too, its gradient reaches v only."""
+    gain: np.ndarray | None = None
+    """From errors to those of the posterior's mean in least standard deviations, (B,)."""
+    log_range: np.ndarray | None = None
+    """Logarithm of the largest over the least variance, (B,)."""
+    half_bin: np.ndarray | None = None
+    """Half the width of a bin in least standard deviations, (B,), at the cleanest timestep, where the bound is minus
+    the log likelihood of the latents' bins; else 0."""
 
     @property
     def mask(self) -> np.ndarray | None:

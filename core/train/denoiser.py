@@ -15,8 +15,7 @@ from ..io.video import write_video
 from ..io.weights import Shard
 from ..maths.pixels import to_uint8
 from ..models.kinds import DenoiserSpec
-from ..pipelines.denoise import Guidance
-from ..pipelines.settings import make_sampler
+from ..pipelines.settings import guidance_of, make_sampler
 from ..pipelines.text_to_video import TextToVideo, VideoRequest
 from ..seam.ranks import Ranks
 from ..seam.training import DiffusionBatch, Saved, TrainStep
@@ -99,7 +98,7 @@ class DenoiserTask:
         video = VideoShape(settings.video.frames, settings.video.height, settings.video.width)
         negative, fps = self.showing.negative, settings.video.fps
         texts = pipeline.encode([*self.showing.prompts, negative or ""])
-        guidance = Guidance(settings.sampler.guidance, settings.sampler.guidance_rescale)
+        guidance = guidance_of(settings.sampler)
         requests = [VideoRequest(prompt, negative, self.showing.seed, fps=fps) for prompt in self.showing.prompts]
         with self.trainer.inference_model(use_ema=self.trainer.keeps_ema) as model:
             pipeline.use("denoiser", model)

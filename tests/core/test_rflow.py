@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from duosora.core.errors import ConfigError
-from duosora.core.samplers.rflow import RFlow, bent, choose, frame_starts, per_frame, size_ratio
+from duosora.core.samplers.late_frames import choose, per_frame
+from duosora.core.samplers.rflow import RFlow, bent, frame_starts, size_ratio
 from duosora.core.shapes import VideoShape
 from duosora.core.train.rflow import RFlowObjective
 from duosora.core.train.timesteps import TimestepDraw

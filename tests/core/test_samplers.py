@@ -34,6 +34,8 @@ UPSTREAM = {
     "CogVideoX": "cogvideox_ddim",
     "FlowMatchEulerDiscrete": "flow_euler",
     "RFLOW": "rflow",
+    "IDDPM": "iddpm",
+    "dpm-solver": "dpm_solver",
 }
 
 
@@ -49,6 +51,10 @@ class OnlyFloats:
     __sub__ = __radd__ = __add__
 
     def __mul__(self, other: object) -> "OnlyFloats":
+        assert type(other) in (float, OnlyFloats), type(other)
+        return self
+
+    def __rpow__(self, other: object) -> "OnlyFloats":
         assert type(other) is float, type(other)
         return self
 
@@ -64,7 +70,7 @@ def test_every_upstream_name_gives_our_sampler():
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("eular", "euler"), ("EulerAncestral", "euler_ancestral"), ("dpmsolver", "dpmsolver_multistep")],
+    [("eular", "euler"), ("EulerAncestral", "euler_ancestral"), ("dpmsolver", "dpm_solver")],
 )
 def test_an_unknown_name_is_answered_with_the_nearest(typed, meant):
     with pytest.raises(ConfigError, match=f"sampler.name = '{typed}': unknown, did you mean '{meant}'"):
@@ -221,7 +227,7 @@ def test_pndm_calls_start_middle_middle_end_and_then_once_a_step():
 
 def test_noise_is_asked_for_only_where_it_is_used():
     drawing = {name: sum(samplers.create(name, 10).draws_noise) for name in NAMES}
-    used = {"euler_ancestral": 9, "ddpm": 9, "kdpm2_ancestral": 9}
+    used = {"euler_ancestral": 9, "ddpm": 9, "kdpm2_ancestral": 9, "iddpm": 9}
     assert drawing == {name: used.get(name, 0) for name in NAMES}
 
 
@@ -243,7 +249,7 @@ def test_steps_use_operators_and_python_floats_only(name):
     x = OnlyFloats()
     for i, draws in enumerate(sampler.draws_noise):
         sampler.scale_input(x, i)
-        x = sampler.step(x, OnlyFloats(), i, OnlyFloats() if draws else None)
+        x = sampler.step(x, OnlyFloats(), i, OnlyFloats() if draws else None, *[OnlyFloats()] * sampler.reads_range)
     assert type(sampler.init_scale) is float
 
 
@@ -259,9 +265,12 @@ def test_torch_and_numpy_give_the_same_states(name):
     for i, draws in enumerate(with_numpy.draws_noise):
         prediction = rng.standard_normal(shape, np.float32)
         noise = rng.standard_normal(shape, np.float32) if draws else None
-        x = with_numpy.step(x, prediction, i, noise)
+        variance = [prediction] * with_numpy.reads_range
+        x = with_numpy.step(x, prediction, i, noise, *variance)
         noise_torch = None if noise is None else torch.from_numpy(noise)
-        x_torch = with_torch.step(x_torch, torch.from_numpy(prediction), i, noise_torch)
+        x_torch = with_torch.step(
+            x_torch, torch.from_numpy(prediction), i, noise_torch, *map(torch.from_numpy, variance)
+        )
         assert x.dtype == np.float32
         assert x_torch.dtype == torch.float32
         np.testing.assert_allclose(x_torch.numpy(), x, rtol=0, atol=2e-6 * np.abs(x).max())

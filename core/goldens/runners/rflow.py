@@ -14,7 +14,8 @@ import numpy as np
 
 from ...models.stdit3 import STDiT3Spec
 from ...samplers.guidance import guide
-from ...samplers.rflow import FrameStarts, RFlow, bent, choose, frame_starts, per_frame, size_ratio
+from ...samplers.late_frames import FrameStarts, choose, per_frame
+from ...samplers.rflow import RFlow, bent, frame_starts, size_ratio
 from ...seam.backend import Backend
 from ...seam.models import Array, Given
 from ...seam.training import DiffusionBatch
@@ -84,7 +85,7 @@ def _run_losses(case: Case, backend: Backend) -> Iterator[Comparison]:
                     latents=case.tensors["x_start"][part],
                     noise=case.tensors["noise"][part],
                     given=Given(),
-                    **{field: values[part] for field, values in draws._asdict().items()},
+                    **draws.rows(part)._asdict(),
                 )
                 loss_of = backend.function("diffusion_loss")
                 noised = loss_of(batch, batch.latents)["model_input"]
