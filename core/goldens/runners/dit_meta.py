@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,27 +22,42 @@ from ...seam.backend import Backend
 from ...seam.models import Given, Model
 from ...seam.training import AdamW, DiffusionBatch, TrainOptions
 from ...shapes import LatentShape
+from .. import diffusion_cases
 from ..case import Case, Comparison
+from ..diffusion import objective_of
 from ..forms import manifest_shapes
 from ..tables import same
 
 GRADIENTS = True
-NOT_YET = ("diffusion", "diffusion_options", "respacing", "sampling", "train_step")
 GUIDED = re.compile(r"cfg(?P<scale>[\d.]+)\.out")
 GUIDED_CHANNELS = 3
+LOSSES: Mapping[str, Callable[[DiffusionBatch], DiffusionBatch]] = {
+    "loss": lambda batch: batch,
+    "mse": lambda batch: replace(batch, bound_weights=None),
+    "vb": lambda batch: replace(batch, weights=0.0 * batch.weights),
+}
+"""What is recorded of a batch, and how that alone becomes its loss."""
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Compute every result of a case of this family. Raises: ConfigError for a table of another kind."""
+    recorded = case.tensors
+    crops = [name.removesuffix(".picture") for name in recorded if name.endswith(".picture")]
     if case.table:
-        yield from _orders(case)
-        return
-    crops = [name.removesuffix(".picture") for name in case.tensors if name.endswith(".picture")]
-    if crops:
+        yield from diffusion_cases.respacing(case) if "kept" in case.raw else _orders(case)
+    elif crops:
         for name in crops:
-            yield Comparison(f"{name}.cropped", square_crop(case.tensors[f"{name}.picture"], case.config[name]["size"]))
-        return
-    yield from forwards(case, backend, DiTMetaSpec.from_config(case.config, case.name))
+            cropped = square_crop(recorded[f"{name}.picture"], case.config[name]["size"])
+            yield Comparison(f"{name}.cropped", cropped)
+    elif "pattern" in recorded:
+        named = diffusion_cases.diffusion_options if "xt" in recorded else diffusion_cases.diffusion
+        yield from named(case, backend)
+    elif "drop_u" in recorded:
+        yield from _training(case, backend)
+    elif "initial" in recorded:
+        yield from _sampling(case, backend)
+    else:
+        yield from forwards(case, backend, DiTMetaSpec.from_config(case.config, case.name))
 
 
 def layout(manifest: Mapping[str, Any]) -> Layout:
@@ -48,6 +65,29 @@ def layout(manifest: Mapping[str, Any]) -> Layout:
     spec = DiTMetaSpec.from_shapes(manifest_shapes(manifest), "manifest")
     assert spec is not None
     return spec.layout()
+
+
+def _sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
+    spec = DiTMetaSpec.from_config(case.config["model"], case.name)
+    with backend.inference():
+        model = backend.build(spec, case.weights())
+        yield from diffusion_cases.guided_runs(case, backend, partial(predict, backend, model), spec.num_classes)
+
+
+def _training(case: Case, backend: Backend) -> Iterator[Comparison]:
+    spec = DiTMetaSpec.from_config(case.config["model"], case.name)
+    objective = objective_of({"learn_sigma": spec.learn_sigma}, case.name)
+
+    def batch(step: int, part: slice) -> DiffusionBatch:
+        recorded = {name: case.tensors[name][step][part] for name in ("x0", "noise", "t", "labels", "drop_u")}
+        return DiffusionBatch(
+            latents=recorded["x0"][:, :, None],
+            noise=recorded["noise"][:, :, None],
+            given=dropped(spec, recorded["labels"], recorded["drop_u"]),
+            **objective.at(recorded["t"])._asdict(),
+        )
+
+    yield from training(case, backend, spec, batch)
 
 
 def _orders(case: Case) -> Iterator[Comparison]:
@@ -124,8 +164,10 @@ def training(
     )
     for step in range(config["steps"]):
         whole = batch(step, slice(None))
-        one_by_one = [trainer.evaluate(batch(step, slice(i, i + 1)), use_ema=False) for i in range(len(whole.latents))]
-        yield Comparison(f"loss.{step}", np.array(one_by_one))
+        one_by_one = [batch(step, slice(i, i + 1)) for i in range(len(whole.latents))]
+        for name, part_of in LOSSES.items():
+            losses = [trainer.evaluate(part_of(each), use_ema=False) for each in one_by_one]
+            yield Comparison(f"{name}.{step}", np.array(losses))
         report = trainer.step([whole], config["lr"], config["ema_decay_recorded"])
         yield Comparison(f"grad_norm.{step}", np.array([report.grad_norm]))
         if step == 0:
