@@ -83,7 +83,7 @@ def _stripped(source: TensorSource, strip: str | None) -> tuple[dict[str, str], 
 
 
 def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) -> Fit:
-    fitting = [fit for fit in fits if fit.model == model] if model else _without_halves(fits)
+    fitting = [fit for fit in fits if model in (None, fit.model)]
     if len(fitting) > 1:
         raise CheckpointError(
             f"{where}: holds several models: {', '.join(map(str, fitting))}; choose with "
@@ -97,12 +97,6 @@ def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) ->
             f"--model {UNNAMED} converts it with its names as they are"
         )
     return Fit(model, "", 0, len(names))
-
-
-def _without_halves(fits: list[Fit]) -> list[Fit]:
-    """Without models that know only some of the names below a prefix of which another knows them all."""
-    known = {fit.prefix for fit in fits if fit.count == fit.total}
-    return [fit for fit in fits if fit.count == fit.total or fit.prefix not in known]
 
 
 def _sorted(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[dict[str, str], list[str], dict[str, str]]:

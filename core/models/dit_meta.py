@@ -28,8 +28,8 @@ TIMESTEP_CHANNELS = 256
 NUM_MODULATIONS = 6
 """Shift, scale and gate of the attention, then of the feed-forward."""
 NORM_EPS = 1e-6
-HEAD_DIMS = {1152: 72}
-"""Of published widths that do not have heads of 64."""
+HEADS = {96: 4, 384: 6, 768: 12, 1024: 16, 1152: 16}
+"""By the width of the tokens, of all presets: weights do not tell."""
 MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_CLASSES = 320, 256, 65_536, 1024, 1_000_000
 MOST_SIDE, MOST_PATCH = 1024, 64
 """Latents."""
@@ -209,6 +209,8 @@ class DiTMetaSpec:
         told = [shapes.get(name, ()) for name in _TELLING]
         if [*map(len, told)] != [3, 4, 2, 2, 2] or not all(map(all, told)):
             return None
+        if told[1][0] not in HEADS:
+            return None
         (_, num_tokens, _), (width, channels, patch, _), (rows, _), (inner, _), (outputs, _) = told
         return build(
             cls,
@@ -218,7 +220,7 @@ class DiTMetaSpec:
             in_channels=channels,
             hidden_size=width,
             depth=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
-            num_heads=max(width // HEAD_DIMS.get(width, 64), 1),
+            num_heads=HEADS[width],
             mlp_ratio=inner / width,
             num_classes=max(rows - 1, 1),
             learn_sigma=outputs == 2 * channels * patch**2,

@@ -64,7 +64,7 @@ def _fixed(field: Field, state: Array, times: Sequence[float], method: Tableau) 
         yield state
 
 
-class Stage(NamedTuple):
+class SlopeStage(NamedTuple):
     """When a slope is taken, as a share of the step, and where: that much of those before it."""
 
     share: float
@@ -74,17 +74,17 @@ class Stage(NamedTuple):
 class Tableau(NamedTuple):
     """A step with slopes at its begin and at the stages; the state moves by that much of each."""
 
-    stages: tuple[Stage, ...]
+    stages: tuple[SlopeStage, ...]
     of_slopes: tuple[float, ...]
 
 
 FIXED: dict[str, Tableau] = {
     "euler": Tableau((), (1.0,)),
-    "midpoint": Tableau((Stage(1 / 2, (1 / 2,)),), (0.0, 1.0)),
-    "heun2": Tableau((Stage(1.0, (1.0,)),), (1 / 2, 1 / 2)),
-    "heun3": Tableau((Stage(1 / 3, (1 / 3,)), Stage(2 / 3, (0.0, 2 / 3))), (1 / 4, 0.0, 3 / 4)),
+    "midpoint": Tableau((SlopeStage(1 / 2, (1 / 2,)),), (0.0, 1.0)),
+    "heun2": Tableau((SlopeStage(1.0, (1.0,)),), (1 / 2, 1 / 2)),
+    "heun3": Tableau((SlopeStage(1 / 3, (1 / 3,)), SlopeStage(2 / 3, (0.0, 2 / 3))), (1 / 4, 0.0, 3 / 4)),
     "rk4": Tableau(
-        (Stage(1 / 3, (1 / 3,)), Stage(2 / 3, (-1 / 3, 1.0)), Stage(1.0, (1.0, -1.0, 1.0))),
+        (SlopeStage(1 / 3, (1 / 3,)), SlopeStage(2 / 3, (-1 / 3, 1.0)), SlopeStage(1.0, (1.0, -1.0, 1.0))),
         (1 / 8, 3 / 8, 3 / 8, 1 / 8),
     ),
 }

@@ -162,10 +162,15 @@ def test_published_models_have_the_published_number_of_parameters(other: str) ->
     assert {name: PRESETS[f"{other}_{name}"].layout().num_parameters for name in sizes} == sizes
 
 
-def test_a_file_without_a_config_is_taken_for_a_dit() -> None:
-    seen = seen_by_shapes({name: weight.shape for name, weight in PRESETS["sit_b_4"].layout().items()}, "file")
+@pytest.mark.parametrize("size", ["b_4", "xl_2_512px", "s_8", "tiny"])
+def test_a_file_without_a_config_is_taken_for_a_dit(size: str) -> None:
+    seen = seen_by_shapes({name: weight.shape for name, weight in PRESETS[f"sit_{size}"].layout().items()}, "file")
     assert seen is not None
-    assert seen.spec == PRESETS["dit_b_4"]
+    assert seen.spec == PRESETS[f"dit_{size}"]
+
+
+def test_the_number_of_heads_is_not_guessed() -> None:
+    assert DiTMetaSpec.from_shapes({name: weight.shape for name, weight in SMALL.layout().items()}, "file") is None
 
 
 def test_other_positions_are_refused() -> None:
