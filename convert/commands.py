@@ -24,11 +24,11 @@ from ..core.models.run_folders import AVERAGE, model_folder
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
 from .begun import Begun
-from .configs import FoundConfig, find_config
+from .configs import FoundConfig, families_of, find_config
 from .matching import Origin, Renaming
 from .names import NAMES, Names
 from .naming import MODELS, UNNAMED, Named, plan, plan_of
-from .prefixes import find_fits
+from .prefixes import best_of_each, find_fits
 from .readers.opening import Checkpoint, is_foreign, open_checkpoint
 from .readers.stored import StoredTensor, TensorSource
 from .soundness import refuse_unsound
@@ -57,9 +57,9 @@ def convert(request: Conversion) -> list[str]:
         raise ConfigError(f"--model {request.model}: there are {', '.join(MODELS)}")
     source, ema, notes = _meant(request)
     opened = open_checkpoint(source, ema, request.key)
-    made = plan(opened.weights, request.model, request.strip)
+    made = plan(opened.weights, request.model, request.strip, families_of(request.config))
     names = NAMES.get(made.model)
-    named = Named(opened.weights, made, DTYPES[request.dtype])
+    named = Named(opened.weights, made, DTYPES[request.dtype], () if names is None else names.kernels)
     config = find_config(opened.path, names, {name: named.shape(name) for name in named}, request.config)
     tensors = _whole(named, names, config)
     refuse_unsound(opened.weights, made)
@@ -126,7 +126,7 @@ def describe(path: Path, list_tensors: bool) -> list[str]:
     lines.append(f"  dtypes: {_dtypes(weights)}")
     if list_tensors:
         lines += [f"  {short_name(name)}  {list(weights.shape(name))}  {weights.dtype(name)}" for name in weights]
-    fits = find_fits(weights)
+    fits = best_of_each(find_fits(weights))
     models = [f"  model: {model}" for model in likely_models(weights)]
     for fit in fits:
         made, unknown = plan_of({name: name for name in weights}, fit, fits)
@@ -153,7 +153,7 @@ def _shapes_told(weights: TensorSource, made: Renaming) -> list[str]:
 def likely_models(names: Iterable[str]) -> list[str]:
     """The models whose names these are, in words for each."""
     lines = []
-    for fit in find_fits(names):
+    for fit in best_of_each(find_fits(names)):
         below = f" below {fit.prefix}" if fit.prefix else ""
         lines.append(f"its names{below} are those of {NAMES[fit.model].title} ({fit.count} of {fit.total})")
     return lines or ["unknown"]

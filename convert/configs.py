@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..core.errors import CheckpointError, ConfigError
+from ..core.errors import CheckpointError, ConfigError, DuosoraError
 from ..core.io.files import atomic_write, refuse_existing
+from ..core.models import FAMILIES
 from ..core.models.by_shapes import seen_by_shapes
 from ..core.models.finding import CONFIG_FILE, family_of, read_config
 from ..core.models.kinds import Family
@@ -72,6 +73,18 @@ def find_config(opened: Path, names: Names | None, shapes: Shapes, named: str | 
         return FoundConfig(names.family.spec.from_config(config, str(file)), file.read_bytes())
     seen = seen_by_shapes(shapes, str(opened), [names.family])
     return FoundConfig() if seen is None else _made(seen.spec, seen.told)
+
+
+def families_of(named: str | None) -> tuple[str, ...]:
+    """Those of a config.json or a preset that the user named; none for what cannot be read, which is told later."""
+    found = [family.name for family in FAMILIES if named in family.presets]
+    if found or not named:
+        return tuple(found)
+    file = Path(named) / CONFIG_FILE if os.path.isdir(named) else Path(named)
+    try:
+        return (family_of(read_config(file), str(file)).name,)
+    except DuosoraError:
+        return ()
 
 
 def _named(family: Family, named: str) -> FoundConfig:

@@ -14,12 +14,14 @@ from ..core.io.weights import is_finite, is_float
 from ..core.layout import QUANTISED, hold_scales, some_names
 from .matching import Origin, Renaming, apply, without_wrappers
 from .names import NAMES
-from .prefixes import Fit, find_fits, is_state
+from .prefixes import Fit, best_of_each, find_fits, is_state
 from .readers.stored import CHUNK_BYTES, Stored, TensorSource
 
 UNNAMED = "none"
 """The family of weights that keep their names, whatever they are."""
 MODELS = (*NAMES, UNNAMED)
+PICTURE_AXES = 4
+"""Of a kernel that looks at pictures."""
 
 
 def guess(names: list[str]) -> tuple[str, int]:
@@ -28,9 +30,9 @@ def guess(names: list[str]) -> tuple[str, int]:
     return (fits[0].model, fits[0].count) if fits else (UNNAMED, 0)
 
 
-def plan(source: TensorSource, model: str | None, strip: str | None = None) -> Renaming:
-    """Find the rule for every tensor. `model` is one of MODELS, None guesses; `strip` is what stands before the names,
-    None finds it.
+def plan(source: TensorSource, model: str | None, strip: str | None = None, likely: tuple[str, ...] = ()) -> Renaming:
+    """Find the rule for every tensor. `model` is one of MODELS, None guesses, and takes those that are `likely` if it
+    can be; `strip` is what stands before the names, None finds it.
 
     Raises: CheckpointError naming the tensors that no rule knows and the model that they look like, or the models
     between which the names leave a choice.
@@ -39,7 +41,8 @@ def plan(source: TensorSource, model: str | None, strip: str | None = None) -> R
     if model == UNNAMED:
         return Renaming(UNNAMED, {name: Origin((full,)) for name, full in below.items()}, dropped, ())
     fits = find_fits(below)
-    fit = _chosen(fits, model, list(below), source.source)
+    preferred = [fit for fit in fits if model is None and fit.model in likely]
+    fit = _chosen(preferred or fits, model, list(below), source.source)
     found, unknown = plan_of(below, fit, fits)
     if unknown:
         advice = QUANTISED if hold_scales(unknown, list(source)) else ""
@@ -83,7 +86,7 @@ def _stripped(source: TensorSource, strip: str | None) -> tuple[dict[str, str], 
 
 
 def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) -> Fit:
-    fitting = [fit for fit in fits if model in (None, fit.model)]
+    fitting = [fit for fit in fits if fit.model == model] if model else best_of_each(fits)
     if len(fitting) > 1:
         raise CheckpointError(
             f"{where}: holds several models: {', '.join(map(str, fitting))}; choose with "
@@ -134,8 +137,11 @@ class Named:
     `dtype` is what floating-point tensors become, None keeps them. Integers always stay.
     """
 
-    def __init__(self, source: TensorSource, made: Renaming, dtype: np.dtype[Any] | None) -> None:
-        self.source = source.source
+    def __init__(
+        self, source: TensorSource, made: Renaming, dtype: np.dtype[Any] | None, kernels: tuple[str, ...] = ()
+    ) -> None:
+        """kernels: as Names.kernels."""
+        self.source, self._kernels = source.source, kernels
         self._source, self._origins, self._dtype = source, made.origins, dtype
         for first, second in made.ties:
             if not _same(source, first, second):
@@ -153,6 +159,8 @@ class Named:
         origin = self._origins[name]
         shapes = [self._source.shape(part) for part in origin.names]
         first = shapes[0]
+        if name in self._kernels and len(first) == PICTURE_AXES:
+            return (*first[:2], 1, *first[2:])
         where = f"{self.source}: {origin.names[0]} of shape {list(first)}"
         if origin.axes is not None:
             if sorted(origin.axes) != list(range(len(first))):

@@ -35,6 +35,10 @@ class Fit:
     """Names below it that are the model's."""
     total: int
     """Names below it."""
+    kept: int = 0
+    """Those of the model's that are not left out of it."""
+    same: int = 0
+    """Names below it that are the model's as they are."""
 
     def __str__(self) -> str:
         where = f" under {self.prefix!r}" if self.prefix else ""
@@ -47,18 +51,23 @@ def find_fits(names: Iterable[str]) -> list[Fit]:
     """
     groups = _groups([bare for bare in map(without_wrappers, names) if not is_state(bare)])
     found = [
-        Fit(model, prefix, known, below.total())
+        Fit(model, prefix, known, below.total(), same)
         for prefix, below in groups.items()
         for model in NAMES
-        for known, kept in [_known(model, below)]
+        for known, kept, same in [_known(model, below)]
         if kept and known * 2 > below.total()
     ]
-    found.sort(key=lambda fit: (-fit.count, len(fit.prefix)))
+    found.sort(key=lambda fit: (-fit.count, len(fit.prefix), -fit.same))
     outer: list[Fit] = []
     for fit in found:
         if not any(fit.model == other.model and fit.prefix.startswith(other.prefix) for other in outer):
             outer.append(fit)
     return outer
+
+
+def best_of_each(fits: list[Fit]) -> list[Fit]:
+    """The best below each prefix: names below one are of one model, and others that are like it know them as well."""
+    return list({fit.prefix: fit for fit in reversed(fits)}.values())[::-1]
 
 
 def is_state(name: str) -> bool:
@@ -87,8 +96,9 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[: count + 1]) + "." for count in range(len(parts))]
 
 
-def _known(model: str, names: Counter[str]) -> tuple[int, int]:
-    """How many names a model knows, and how many of them are kept."""
+def _known(model: str, names: Counter[str]) -> tuple[int, int, int]:
+    """How many names a model knows, how many of them are kept, and how many of those as they are."""
     found, unknown = apply(NAMES[model].rules, list(names), NAMES[model].patterns())
     kept = sum(names[name] for origin in found.origins.values() for name in origin.names)
-    return names.total() - sum(names[name] for name in unknown), kept
+    same = sum(names[new] for new, origin in found.origins.items() if origin.names == (new,))
+    return names.total() - sum(names[name] for name in unknown), kept, same

@@ -82,6 +82,9 @@ class Attend(Protocol):
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
         """Attention of tokens (B, N, A, K) to texts (B, M, A, K)."""
 
+    def whole(self, x: Tensor, num_tokens: int) -> Tensor:
+        """Tokens (B, N, D) that may be those of one rank -> those of the whole sequence."""
+
 
 class KernelAttend:
     """Attention by one kernel."""
@@ -99,6 +102,9 @@ class KernelAttend:
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
         return self.kernel(q, k, v, text.keep)
+
+    def whole(self, x: Tensor, num_tokens: int) -> Tensor:
+        return x
 
     def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
         batch, _, heads, width = q.shape

@@ -1,7 +1,8 @@
 """What other programs call the weights of each family: rules beside the names of its layout, which stay as they are.
 
 A file here is called after its family and holds RULES, and STEM, which begins the names of its files in the hub's form.
-A model that can begin with the weights of another says in BEGINNING how.
+A model that can begin with the weights of another says in BEGINNING how. KERNELS are weights that other
+programs have as kernels of pictures, without the axis of time along which ours are 1 long.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Names:
     stem: str
     """Of the files in a folder of the hub's form."""
     beginning: Beginning | None = None
+    kernels: tuple[str, ...] = ()
+    """Those that lack an axis of time where they come from models of pictures."""
 
     @property
     def title(self) -> str:
@@ -49,7 +52,7 @@ class Names:
 
 def _names_of(family: Family) -> Names:
     rules = import_module(f".{family.name}", __name__)
-    return Names(family, rules.RULES, rules.STEM, getattr(rules, "BEGINNING", None))
+    return Names(family, rules.RULES, rules.STEM, getattr(rules, "BEGINNING", None), getattr(rules, "KERNELS", ()))
 
 
 NAMES: Mapping[str, Names] = {family.name: _names_of(family) for family in FAMILIES}

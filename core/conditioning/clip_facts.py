@@ -27,4 +27,4 @@ def clip_facts(video: VideoShape, fps: float, batch: int) -> dict[str, np.ndarra
 def facts_for(given: Set[str], video: VideoShape, fps: float) -> dict[str, np.ndarray]:
     """Those of one clip that a denoiser reads, under their names in Given. given: of its spec."""
     facts = clip_facts(video, fps, batch=1)
-    return {name: facts[name] for name in ("fps", "height", "width") if name in given}
+    return {name: facts[name] for name in sorted(facts.keys() & given)}

@@ -5,9 +5,11 @@ from importlib import import_module
 from .kinds import Family
 
 NAMES = (
+    "dit",
     "dit_meta",
     "opensora_t2v",
     "opensora_vae",
+    "pixart",
     "stdit3",
     "t5",
     "wfvae",

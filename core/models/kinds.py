@@ -24,7 +24,7 @@ DIGITS = 6
 Share = Literal["clips", "frames", "pixels"]
 """Clips, or all of their frames; or they are compared as pixels are."""
 GIVEN = (
-    *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames"),
+    *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames", "ratio"),
     *("latent_mask", "frame_mask", "kept", "channels"),
 )
 """What a denoiser can read beside latents and timestep. is_null: which texts its learned null caption stands in for;

@@ -27,7 +27,10 @@ SCHEDULES = {
     "squared_cosine": SQUARED_COSINE,
     "cogvideox": COGVIDEOX,
 }
-GIVEN = frozenset(("text", "is_null", "fps", "height", "width", "latent_mask", "frame_mask", "kept", "channels"))
+GIVEN = frozenset((
+    *("text", "is_null", "fps", "height", "width", "ratio"),
+    *("latent_mask", "frame_mask", "kept", "channels"),
+))  # fmt: skip
 """What a denoiser may read."""
 
 

@@ -35,12 +35,16 @@ class Given:
     class for the label."""
     label: np.ndarray | None = None
     """(B,) whole numbers of classes."""
+    pooled: np.ndarray | None = None
+    """One vector of each text, (B, D) float32."""
     fps: np.ndarray | None = None
     """(B,) frames per second."""
     height: np.ndarray | None = None
     """(B,) pixels."""
     width: np.ndarray | None = None
     """(B,) pixels."""
+    ratio: np.ndarray | None = None
+    """(B,) height / width."""
     frame_mask: np.ndarray | None = None
     """(B, T) booleans of latent frames, False where a frame is clean and not denoised; None: all are denoised. What is
     predicted for clean frames means nothing."""

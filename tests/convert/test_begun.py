@@ -45,7 +45,9 @@ def begin(folder: Path, held: Tensors, config: str | None = None) -> str:
         config = str(folder / "small.json")
         Path(config).write_text(json.dumps(SMALL.to_config()))
     save_weights(folder / "pixart.safetensors", GivenWeights(held, "x"), overwrite=True)
-    request = Conversion(source=folder / "pixart.safetensors", target=folder / "out", config=config or None)
+    model = None if config else "stdit3"  # without either, PixArt's weights stay PixArt's
+    source, target = folder / "pixart.safetensors", folder / "out"
+    request = Conversion(source=source, target=target, model=model, config=config or None)
     return "\n".join(commands.convert(request))
 
 

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 from mindspore import Tensor, mint, nn
 from mindspore.common import _Function
-from mindspore.mint import cat
 
 from duosora.core.maths.parts import Blocks
 from duosora.core.seam.group import Group
@@ -25,6 +24,7 @@ from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
 from ..denoiser import TokenDenoiser
+from ..layers import cat
 from ..operators import pad_end
 
 
@@ -42,6 +42,10 @@ class SequenceAttend:
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
         return self.attend.cross_attention(q, k, v, text)
+
+    def whole(self, x: Tensor, num_tokens: int) -> Tensor:
+        # A copy for each rank, as if it were a head: gradients add up on the way back.
+        return self._to_heads(cat([x[:, :, None]] * self.group.size, 2))[:, :num_tokens, 0]
 
     def _to_heads(self, x: Tensor) -> Tensor:
         """A block of tokens (B, n, A, K) -> all tokens with padding and some heads (B, n * size, A / size, K)."""

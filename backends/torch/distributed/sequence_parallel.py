@@ -25,6 +25,7 @@ from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
 from ..denoiser import TokenDenoiser
+from ..layers import cat
 from ..operators import pad_end
 
 
@@ -42,6 +43,10 @@ class SequenceAttend:
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
         return self.attend.cross_attention(q, k, v, text)
+
+    def whole(self, x: Tensor, num_tokens: int) -> Tensor:
+        # A copy for each rank, as if it were a head: gradients add up on the way back.
+        return self._to_heads(cat([x[:, :, None]] * self.group.size, 2))[:, :num_tokens, 0]
 
     def _to_heads(self, x: Tensor) -> Tensor:
         """A block of tokens (B, n, A, K) -> all tokens with padding and some heads (B, n * size, A / size, K)."""
