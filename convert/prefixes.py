@@ -35,8 +35,6 @@ class Fit:
     """Names below it that are the model's."""
     total: int
     """Names below it."""
-    kept: int = 0
-    """Those of the model's that are not left out of it."""
     same: int = 0
     """Names below it that are the model's as they are."""
 

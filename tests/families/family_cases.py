@@ -75,7 +75,6 @@ class DenoiserCase(Case):
         inputs = {
             "text": normal((BATCH, tokens, spec.text_channels), 2, "text"),
             "is_null": np.array([True, False]),
-            "label": np.array([1, 0]),
             "fps": np.array([24.0, 8.0]),
             "height": np.full(BATCH, 48.0),
             "width": np.full(BATCH, 80.0),
