@@ -46,7 +46,7 @@ def test_a_file_without_a_partner_is_named(folder: Path, gone: str, there: str) 
     ],
 )
 def test_what_is_no_feature_is_refused_in_one_line(folder: Path, file: str, array: np.ndarray, said: str) -> None:
-    np.save(folder / f"imagenet256_{file}/0.npy", array, allow_pickle=True)
+    np.save(folder / f"imagenet256_{file}/0.npy", array)
     with pytest.raises(MediaError) as error:
         FeatureFolder(folder).read(0, classes=5)
     assert said in str(error.value)

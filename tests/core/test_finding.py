@@ -85,7 +85,10 @@ def test_limits_leave_room_above_every_preset(spec: Any) -> None:
         if type(value) is int and key not in ("patch_size_t", "cross_attention_dim", "latent_dim", "sample_size_t"):
             config = spec.to_config() | {key: 6 * value, "cross_attention_dim": None}
             del config["cross_attention_dim"]
-            type(spec).from_config(config)
+            try:
+                type(spec).from_config(config)
+            except ConfigError as error:  # sizes may not go together, but each is within its limits
+                assert "needs a whole number from" not in str(error)
 
 
 @pytest.mark.parametrize(
