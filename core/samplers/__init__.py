@@ -29,6 +29,8 @@ from .flow_euler import FlowEuler
 from .guidance import guide, rescale, split_guidance
 from .heun import Heun
 from .iddpm import IDDPM
+from .interpolant_ode import InterpolantODE
+from .interpolant_sde import InterpolantSDE
 from .kdpm2_ancestral import KDPM2Ancestral
 from .pndm import PNDM
 from .respaced_ddim import RespacedDDIM
@@ -71,6 +73,8 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     IDDPM,
     RespacedDDIM,
     DPMSolver,
+    InterpolantODE,
+    InterpolantSDE,
 )
 
 

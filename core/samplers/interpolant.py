@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from math import log, pi, sqrt
 
 import numpy as np
@@ -51,7 +52,7 @@ def ode(
 
 def drift_field(network: Network, of: Interpolant) -> Field:
     """What `solve` asks for."""
-    return lambda x, t: _applied(of.drift(np.float64(t)), x, network(x, t))
+    return lambda x, t: applied(of.drift(np.float64(t)), x, network(x, t))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,13 +98,14 @@ class SDE:
 
         noises: of a step's number its unit noise, like the state.
         """
-        times = self.times.tolist()
-        dt = float(self.times[1] - self.times[0])
-        step = self._euler if self.method == "euler" else self._heun
-        for i, time in enumerate(times[:-1]):
-            state = step(network, state, time, dt, noises(i))
+        *times, last = self.times.tolist()
+        for i, time in enumerate(times):
+            if self.method == "euler":
+                state = self.euler(state, network(state, time), time, noises(i))
+            else:
+                state = self._heun(network, state, time, noises(i))
             yield state
-        yield self._finish(network, state, times[-1])
+        yield state if self.last_step == "none" else self.finish(state, network(state, last), last)
 
     def drift(self, t: float) -> Mix:
         """The drift of the ordinary equation, and the score as much as noise comes in."""
@@ -114,27 +116,32 @@ class SDE:
     def _diffusion(self, t: float) -> float:
         return float(self.interval.of.diffusion(self.form, self.norm, np.float64(t)))
 
-    def _noised(self, x: Array, t: float, dt: float, noise: Array) -> Array:
-        return x + sqrt(2.0 * self._diffusion(t) * dt) * noise
+    @cached_property
+    def length(self) -> float:
+        """Of a step, in time."""
+        return float(self.times[1] - self.times[0])
 
-    def _euler(self, network: Network, x: Array, t: float, dt: float, noise: Array) -> Array:
-        return self._noised(x + dt * _applied(self.drift(t), x, network(x, t)), t, dt, noise)
+    def euler(self, x: Array, output: Array, t: float, noise: Array) -> Array:
+        """The state a step after t. output: the network's, for x."""
+        return self._noised(x + self.length * applied(self.drift(t), x, output), t, noise)
 
-    def _heun(self, network: Network, x: Array, t: float, dt: float, noise: Array) -> Array:
-        x = self._noised(x, t, dt, noise)
-        first = _applied(self.drift(t), x, network(x, t))
-        there = x + dt * first
-        return x + dt / 2 * (first + _applied(self.drift(t + dt), there, network(there, t + dt)))
+    def _heun(self, network: Network, x: Array, t: float, noise: Array) -> Array:
+        x, after = self._noised(x, t, noise), t + self.length
+        first = applied(self.drift(t), x, network(x, t))
+        there = x + self.length * first
+        return x + self.length / 2 * (first + applied(self.drift(after), there, network(there, after)))
 
-    def _finish(self, network: Network, x: Array, t: float) -> Array:
-        if self.last_step == "none":
-            return x
-        output, of = network(x, t), self.interval.of
+    def _noised(self, x: Array, t: float, noise: Array) -> Array:
+        return x + sqrt(2.0 * self._diffusion(t) * self.length) * noise
+
+    def finish(self, x: Array, output: Array, t: float) -> Array:
+        """The state after the last step from t, where there is one. output: the network's, for x."""
+        of = self.interval.of
         if self.last_step == "tweedie":
             alpha, sigma, _, _ = of.rates(np.float64(t))
-            return float(1.0 / alpha) * x + float(sigma**2 / alpha) * _applied(of.score(np.float64(t)), x, output)
+            return float(1.0 / alpha) * x + float(sigma**2 / alpha) * applied(of.score(np.float64(t)), x, output)
         drift = self.drift(t) if self.last_step == "mean" else of.drift(np.float64(t))
-        return x + self.last_step_size * _applied(drift, x, output)
+        return x + self.last_step_size * applied(drift, x, output)
 
 
 def log_likelihood(
@@ -167,6 +174,7 @@ def log_likelihood(
     return normal - moved, noise.reshape(shape)
 
 
-def _applied(pair: Mix, x: Array, output: Array) -> Array:
+def applied(pair: Mix, x: Array, output: Array) -> Array:
+    """The mix of a state and the network's output."""
     of_state, of_output = float(pair.of_state), float(pair.of_output)
     return of_output * output if of_state == 0.0 else of_state * x + of_output * output

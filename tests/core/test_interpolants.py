@@ -5,7 +5,11 @@ import pytest
 
 from duosora.core.errors import ConfigError
 from duosora.core.maths.interpolants import FORMS, PATHS, PREDICTIONS, Interpolant, Interval
+from duosora.core.samplers.base import Sampler
 from duosora.core.samplers.interpolant import SDE, log_likelihood, ode
+from duosora.core.samplers.interpolant_ode import InterpolantODE
+from duosora.core.samplers.interpolant_sde import InterpolantSDE
+from duosora.core.samplers.solvers import FIXED
 from duosora.core.train.interpolants import InterpolantObjective
 
 TIMES = np.linspace(0.05, 0.95, 19)
@@ -118,7 +122,8 @@ def test_what_is_trained_on_is_between_noise_and_data(path: str) -> None:
     objective = InterpolantObjective(of=Interpolant(path, "score"), weighting="likelihood")
     draws = objective.draw(0, [1, 2, 3], 0)
     again = objective.draw(0, [3], 0)
-    np.testing.assert_array_equal([values[2:] for values in draws if values is not None], list(again))
+    assert draws.rows(slice(2, 3)).weights == again.weights
+    assert draws.timesteps[2] == again.timesteps[0]
     assert ((draws.timesteps > 0) & (draws.timesteps < 1)).all()
     clean, noisy = objective.at_shares(np.array([0.0, 1.0])).timesteps
     assert (round(clean, 2), round(noisy, 2)) == (1.0, 0.0)
@@ -127,3 +132,40 @@ def test_what_is_trained_on_is_between_noise_and_data(path: str) -> None:
 def test_a_velocity_has_no_weights() -> None:
     with pytest.raises(ConfigError, match="a velocity has none; noise and score have"):
         InterpolantObjective(weighting="likelihood")
+
+
+def network(x: np.ndarray, t: float) -> np.ndarray:
+    return np.cos(3 * t) * x - 0.3 * np.tanh(x)
+
+
+def sampled(sampler: Sampler, x: np.ndarray, noises: np.ndarray) -> np.ndarray:
+    for i, time in enumerate(sampler.timesteps):
+        x = sampler.step(x, network(x, float(time)), i, noises[i] if sampler.draws_noise[i] else None)
+    return x
+
+
+@pytest.mark.parametrize("method", FIXED)
+@pytest.mark.parametrize(("path", "prediction"), [("linear", "velocity"), ("gvp", "score"), ("vp", "velocity")])
+def test_the_sampler_takes_the_solvers_steps(path: str, prediction: str, method: str) -> None:
+    x = np.random.default_rng(0).standard_normal(5) / 4
+    *_, expected = ode(network, x, Interval(of=Interpolant(path, prediction)), 8, method)
+    sampler = InterpolantODE(7, objective=prediction, path=path, method=method)
+    np.testing.assert_allclose(sampled(sampler, x, np.zeros(0)), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("last_step", ["mean", "euler", "tweedie", "none"])
+def test_the_sampler_takes_the_stochastic_steps(last_step: str) -> None:
+    draw = np.random.default_rng(0)
+    x, noises = draw.standard_normal(5) / 4, draw.standard_normal((7, 5))
+    sde = SDE(interval=Interval(of=Interpolant("gvp")), steps=8, last_step=last_step)
+    *_, expected = sde.run(network, x, lambda i: noises[i])
+    sampler = InterpolantSDE(8, path="gvp", last_step=last_step)
+    assert sum(sampler.draws_noise) == 7
+    np.testing.assert_allclose(sampled(sampler, x, noises), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [InterpolantODE, InterpolantSDE])
+def test_steps_that_are_impossible_are_refused(kind: type[Sampler]) -> None:
+    for steps in (0, -1, 1001):
+        with pytest.raises(ConfigError, match=rf"sampler\.steps = {steps}: from"):
+            kind(steps)
