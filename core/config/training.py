@@ -60,12 +60,19 @@ class ObjectiveSettings(Settings):
     kind: Literal["epsilon", "v_prediction", "sample", "flow", "rflow"] = by_recipe()
     """What the denoiser predicts: the noise, the velocity, the clean latents, the velocity of a rectified flow from the
     data to the noise (flow), or from the noise to the data (rflow)."""
-    schedule: Literal["linear", "scaled_linear", "cogvideox"] = by_recipe()
+    schedule: Literal["linear", "scaled_linear", "squared_cosine", "cogvideox"] = by_recipe()
     """The noise schedule. Not used by flow."""
     zero_terminal_snr: bool = by_recipe()
     """Rescale the schedule so that the last timestep is pure noise. Not used by flow."""
     snr_gamma: Positive | None = by_recipe()
     """Gamma of min-SNR weighting. null: no weighting. Not used by flow."""
+    bound: Literal["none", "hybrid", "rescaled", "alone", "alone_rescaled"] | None = by_recipe()
+    """What teaches a denoiser its variance, where it predicts one. hybrid: the variational bound in bits beside the
+    squared errors, which alone teach the prediction; rescaled: the bound times timesteps / 1000; alone: nothing but the
+    bound; alone_rescaled: that times the timesteps. null and none: no bound, and its variance learns nothing."""
+    speed: bool = False
+    """Train as SpeeD does: on more of the timesteps at which the noise grows fast, two clips at timesteps that complete
+    each other, with weights that are smaller near the clean end. Replaces timesteps; not with snr_gamma."""
     shift: Positive | None = by_recipe()
     """flow: values above 1 draw more timesteps at high noise. null: 1."""
     weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
@@ -77,9 +84,9 @@ class ObjectiveSettings(Settings):
     discrete: bool = False
     """rflow: whole timesteps only. Not with logit_normal."""
     frame_masks: dict[str, Share] = Field(default_factory=dict)
-    """rflow: parts of the clips of which some latent frames are left clean and have no loss, by their kind: random,
-    intepolate (every other frame), and quarter_ and image_ with random, head, tail or head_tail. Such a model can go on
-    from pictures and videos."""
+    """All but flow: parts of the clips of which some latent frames are left clean and have no loss, by their kind:
+    random, intepolate (every other frame), and quarter_ and image_ with random, head, tail or head_tail. Such a model
+    can go on from pictures and videos."""
     equal_micro_batches: bool | None = by_recipe()
     """All micro-batches of a step count alike in its loss, whatever their size. null and false: all latents do."""
     timesteps: TimestepSettings = TimestepSettings()
@@ -91,7 +98,7 @@ class ObjectiveSettings(Settings):
     @classmethod
     def unused(cls, chosen: str) -> Set[str]:
         """What an objective has no use for."""
-        of_diffusion = {"schedule", "zero_terminal_snr", "snr_gamma"}
+        of_diffusion = {"schedule", "zero_terminal_snr", "snr_gamma", "bound", "speed", "frame_masks"}
         of_flows = {
             "flow": {"shift", "weighting"},
             "rflow": {"timestep_transform", "transform_scale", "discrete", "frame_masks"},

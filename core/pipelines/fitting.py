@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from .. import samplers
 from ..config.schema import ModelSettings
 from ..errors import ConfigError, DuosoraError
 from ..models.finding import Part, open_part
 from ..recipes.recipe import Recipe
 from ..samplers import Sampler
+from .practice import Practice
 from .settings import with_companions
 
 
@@ -33,6 +35,21 @@ def check_range(sampler: Sampler, denoiser: Part) -> None:
             f"sampler.name = {sampler.name}: reads a variance, which {denoiser.source} does not predict; set "
             "sampler.options.variance to fixed_large or fixed_small, or take another sampler"
         )
+
+
+def check_objective(sampler: str, practice: Practice) -> None:
+    """See that a sampler takes what the denoiser was trained to predict, where that is known.
+
+    Raises: ConfigError naming the samplers that do.
+    """
+    takes, trained = samplers.resolve(sampler).objectives, practice.objective
+    if trained is None or trained in takes:
+        return
+    able = ", ".join(each.name for each in samplers.SAMPLERS if trained in each.objectives)
+    raise ConfigError(
+        f"sampler.name = {sampler}: takes {' or '.join(takes)}, but {practice.source} was trained with {trained}; "
+        f"take one of {able}"
+    )
 
 
 def _trained_with(model: ModelSettings, recipe: Recipe, denoiser: Part) -> Part | None:

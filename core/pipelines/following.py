@@ -301,16 +301,9 @@ def _start_practice(kind: str, config: TrainConfig) -> Practice:
 
 
 def _contradictions(filled: SampleConfig, practice: Practice) -> list[str]:
-    """Notes. Raises: ConfigError for a sampler that the model's objective does not allow, naming those that it does."""
     settings = filled.sampler
     takes = samplers.resolve(settings.name).objectives
     objective = settings.objective or takes[0]
-    if practice.objective is not None and practice.objective not in takes:
-        able = [each.name for each in samplers.SAMPLERS if practice.objective in each.objectives]
-        raise ConfigError(
-            f"sampler.name = {settings.name}: takes {' or '.join(takes)}, but {practice.source} was trained with "
-            f"{practice.objective}; take {', '.join(able)}"
-        )
     if practice.objective not in (None, objective):
         return [
             f"sampler.name = {settings.name} expects {objective}, but {practice.source} was trained with "

@@ -15,7 +15,7 @@ from ..seam.backend import Backend
 from ..seam.ranks import Ranks
 from ..shapes import VideoShape
 from .denoise import Guidance
-from .fitting import check_range, check_scale
+from .fitting import check_objective, check_range, check_scale
 from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
@@ -78,6 +78,7 @@ def settle(
     settled = SettledRun(config, followed, pipeline, guidance, loops, _conditioner(followed, pipeline, config))
     # refuses options that do not go together before anything is loaded
     check_range(settled.sampler(), parts.denoiser)
+    check_objective(config.sampler.name, followed.practice)
     _check_loops(settled)
     return settled
 

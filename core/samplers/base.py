@@ -9,14 +9,12 @@ arrays come in (numpy, torch, MindSpore), so one class serves every backend. Sta
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from ..errors import ConfigError
-
-if TYPE_CHECKING:
-    from .late_frames import FrameStarts
+from .late_frames import FrameStarts
 
 Array: TypeAlias = Any
 """An array or tensor of any framework: only `+ - *` with its like and with Python floats is used, and a Python float to

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-
-from .base import Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +39,9 @@ def per_frame(flags: np.ndarray) -> np.ndarray:
     return flags.astype(np.float32)[:, None, :, None, None]
 
 
-def choose(flags: Array, one: Array, other: Array) -> Array:
-    """`one` where flags are 1.0, `other` where they are 0.0; exact, as long as both are finite."""
+def choose(flags: Any, one: Any, other: Any) -> Any:
+    """`one` where flags are 1.0, `other` where they are 0.0; exact, as long as both are finite.
+
+    Arrays of any framework.
+    """
     return flags * one + (1.0 - flags) * other

@@ -110,7 +110,12 @@ def _denoising(objective: ObjectiveSettings) -> str:
         return f"rflow, {timesteps} {bent}" + (f", {masked:.1%} of the clips with clean frames" if masked else "")
     terminal = "zero" if objective.zero_terminal_snr else "non-zero"
     weights = "no weights" if objective.snr_gamma is None else f"min-SNR gamma {objective.snr_gamma:g}"
-    return f"{objective.kind}, {objective.schedule} schedule with {terminal} terminal SNR, {weights}, {timesteps}"
+    if objective.speed:
+        weights, timesteps = "weights of SpeeD", "timesteps of SpeeD"
+    bound = "" if objective.bound in (None, "none") else f", {objective.bound} bound of the variance"
+    return (
+        f"{objective.kind}, {objective.schedule} schedule with {terminal} terminal SNR, {weights}, {timesteps}{bound}"
+    )
 
 
 def _reconstruction(losses: AutoencoderSettings) -> str:

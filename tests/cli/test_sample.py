@@ -1,6 +1,7 @@
 """`duosora sample`: outputs, sidecars, repeatability, and refusals that leave nothing behind."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,10 +9,16 @@ import numpy as np
 import pytest
 
 from duosora.core import samplers
+from duosora.core.config.settings import read, resolved
+from duosora.core.config.training import TrainConfig
 from duosora.core.data.shape_judge import judge
 from duosora.core.io.images import read_image
 from duosora.core.io.video import read_video
 from duosora.core.io.weights import open_weights
+from duosora.core.models.finding import TINY_FOLDER
+from duosora.core.models.run_folders import STATE
+from duosora.core.pipelines.following import trained
+from duosora.core.train.checkpoints import Checkpoints
 
 CONFIG = Path(__file__).parents[2] / "configs/sample/tiny.yaml"
 FAST = ("--config", CONFIG, "-s", "sampler.steps=2", "-s", "video.frames=5")
@@ -204,10 +211,54 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
 
 @pytest.mark.parametrize("name", samplers.names())
 def test_every_sampler_makes_a_video(duosora: Callable, tmp_path: Path, name: str) -> None:
-    options = [] if "flow" in name else ["-s", "sampler.shift=null"]
-    options += ["-s", "sampler.zero_terminal_snr=false", "-s", "sampler.steps=4"] if name == "pndm" else []
-    outcome = duosora("sample", "a star", *FAST, "-s", f"sampler.name={name}", *options, "--out", tmp_path)
+    objective = samplers.resolve(name).objectives[0]
+    settings = ["sampler.shift=null"] if objective == "epsilon" else []
+    settings += ["sampler.zero_terminal_snr=false", "sampler.steps=4"] if name == "pndm" else []
+    settings += ["sampler.options.variance=fixed_small"] if name == "iddpm" else []
+    settings += [f"model.denoiser={run_of(tmp_path / 'run', objective)}", f"sampler.name={name}"]
+    options = [part for setting in settings for part in ("-s", setting)]
+    outcome = duosora("sample", "a star", *FAST, *options, "--out", tmp_path / "out")
     assert outcome.code == 0, outcome.err
+
+
+def run_of(folder: Path, objective: str) -> Path:
+    """The tiny model as a run left it that trained this objective."""
+    said = {"model": {"denoiser": "tiny"}, "folder": str(folder), "objective": {"kind": objective}}
+    config = resolved(trained(read(TrainConfig, said)).config)
+
+    def write(checkpoint: Path) -> None:
+        shutil.copytree(TINY_FOLDER / "denoiser", checkpoint / "model")
+        (checkpoint / STATE).write_text(json.dumps({"step": 1, "guard": {}, "run": {"config": config}}))
+
+    Checkpoints(folder).save(1, write)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        (
+            ["sampler.name=ddim"],
+            "ddim: takes epsilon or v_prediction or sample, but the tiny model was trained with flow",
+        ),
+        (
+            ["sampler.name=rflow"],
+            "rflow: takes rflow, but the tiny model was trained with flow; take one of flow_euler",
+        ),
+        (
+            ["sampler.name=iddpm"],
+            "sampler.name = iddpm: reads a variance, which tiny does not predict; set sampler.opt",
+        ),
+    ],
+)
+def test_a_sampler_that_the_model_does_not_allow_is_refused_with_those_that_it_does(
+    duosora: Callable, tmp_path: Path, settings: list[str], told: str
+) -> None:
+    options = [part for setting in (*settings, "sampler.shift=null") for part in ("-s", setting)]
+    outcome = duosora("sample", "a star", *FAST, *options, "--out", tmp_path / "out")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert told in outcome.err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])

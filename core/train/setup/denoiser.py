@@ -21,7 +21,7 @@ from ..objectives import DrawsNoise
 from ..start import Start
 from ..stored import open_latent_cache, open_text_cache
 from .frozen import clip_encoder, text_encoder, tokens_read
-from .objective import frame_masks, make_objective
+from .objective import check_bound, frame_masks, make_objective
 from .options import train_options
 from .parts import TrainParts
 from .readers import NO_PATCHES, Readers
@@ -37,6 +37,7 @@ def check_denoiser(config: TrainConfig, part: Part) -> None:
         raise ConfigError(f"model.denoiser = {config.model.denoiser}: {wish}")
     if "latent_mask" not in given and not config.data.grouped:
         raise ConfigError(f"data.grouped = false: {part.family.title} takes clips of one size together; leave it true")
+    check_bound(config.objective, part.spec.output, part.source)
     if "frame_mask" not in given and config.objective.frame_masks:
         raise ConfigError(f"objective.frame_masks: {part.family.title} has no use for it; leave it out")
 

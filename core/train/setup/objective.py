@@ -33,7 +33,23 @@ def make_objective(settings: ObjectiveSettings, num_samples: int) -> DrawsNoise:
             schedule=FlowSchedule(shift=settings.shift or 1.0), weighting=settings.weighting, timesteps=timesteps
         )
     schedule = replace(SCHEDULES[settings.schedule], zero_terminal_snr=settings.zero_terminal_snr)
-    return DiffusionObjective(kind=settings.kind, schedule=schedule, snr_gamma=settings.snr_gamma, timesteps=timesteps)
+    return DiffusionObjective(
+        kind=settings.kind,
+        schedule=schedule,
+        snr_gamma=settings.snr_gamma,
+        timesteps=timesteps,
+        bound=settings.bound or "none",
+        speed=settings.speed,
+    )
+
+
+def check_bound(settings: ObjectiveSettings, output: str, denoiser: str) -> None:
+    """See that a denoiser predicts the variance that the bound is to teach it. Raises: ConfigError."""
+    if settings.bound not in (None, "none") and output != "mean_and_range":
+        raise ConfigError(
+            f"objective.bound = {settings.bound}: {denoiser} predicts no variance that it could learn; set "
+            "objective.bound=none"
+        )
 
 
 def frame_masks(settings: ObjectiveSettings) -> FrameMasks | None:
@@ -47,6 +63,11 @@ def _refuse_useless(settings: ObjectiveSettings) -> None:
         raise ConfigError(
             f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
             "objective.shift=1 and objective.weighting=none"
+        )
+    if settings.kind in ("flow", "rflow") and (settings.speed or settings.bound not in (None, "none")):
+        raise ConfigError(
+            f"objective.bound and objective.speed are not for {settings.kind}; leave them out, or set "
+            "objective.bound=none and objective.speed=false"
         )
     if settings.kind == "rflow":
         return
