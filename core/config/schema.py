@@ -105,8 +105,8 @@ class SamplerSettings(Settings):
     """A sampler of duosora.core.samplers; upstream's names work too."""
     steps: Count = by_recipe()
     """Sampling steps."""
-    objective: Literal["epsilon", "v_prediction", "sample", "flow", "velocity", "noise", "score"] = by_recipe()
-    """What the network predicts. Flow samplers have one answer; the last three are those of an interpolant."""
+    objective: Literal["epsilon", "v_prediction", "sample", "flow"] = by_recipe()
+    """What the network predicts. Flow samplers have one answer."""
     schedule: Literal["linear", "scaled_linear", "squared_cosine", "cogvideox"] = by_recipe()
     """The noise schedule of training. Flow samplers have none."""
     zero_terminal_snr: bool = by_recipe()

@@ -29,8 +29,6 @@ from .flow_euler import FlowEuler
 from .guidance import guide, rescale, split_guidance
 from .heun import Heun
 from .iddpm import IDDPM
-from .interpolant_ode import InterpolantODE
-from .interpolant_sde import InterpolantSDE
 from .kdpm2_ancestral import KDPM2Ancestral
 from .pndm import PNDM
 from .respaced_ddim import RespacedDDIM
@@ -73,8 +71,6 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     IDDPM,
     RespacedDDIM,
     DPMSolver,
-    InterpolantODE,
-    InterpolantSDE,
 )
 
 

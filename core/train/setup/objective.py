@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Set
 from dataclasses import replace
 
 from ...config.training import ObjectiveSettings
 from ...data.frame_masks import FrameMasks
 from ...errors import ConfigError
-from ...maths.interpolants import PREDICTIONS, Interpolant
 from ...pipelines.settings import SCHEDULES
 from ...samplers.schedule import FlowSchedule
-from ..interpolants import InterpolantObjective
 from ..objectives import DiffusionObjective, DrawsNoise, FlowObjective
 from ..rflow import RFlowObjective
 from ..timesteps import TimestepDraw
@@ -24,9 +21,6 @@ def make_objective(settings: ObjectiveSettings, num_samples: int) -> DrawsNoise:
     """
     _refuse_useless(settings)
     timesteps = TimestepDraw(**settings.timesteps.model_dump(), global_batch=num_samples)
-    if settings.kind in PREDICTIONS:
-        of = Interpolant(settings.path, settings.kind)
-        return InterpolantObjective(of=of, weighting=settings.weighting, timesteps=timesteps)
     if settings.kind == "rflow":
         return RFlowObjective(
             timesteps=timesteps,
@@ -65,10 +59,6 @@ def frame_masks(settings: ObjectiveSettings) -> FrameMasks | None:
 
 def _refuse_useless(settings: ObjectiveSettings) -> None:
     """Raises: ConfigError for what only flows of another kind have a use for."""
-    if settings.kind in PREDICTIONS:
-        _refuse(settings, settings.unused(settings.kind) - {"schedule", "zero_terminal_snr"}, "other objectives")
-        return
-    _refuse(settings, {"path"}, " or ".join(PREDICTIONS))
     if settings.kind != "flow" and ((settings.shift or 1.0) != 1.0 or settings.weighting != "none"):
         raise ConfigError(
             f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
@@ -81,12 +71,7 @@ def _refuse_useless(settings: ObjectiveSettings) -> None:
         )
     if settings.kind == "rflow":
         return
-    _refuse(settings, settings.unused(settings.kind) - settings.unused("rflow") - {"path"}, "rflow")
-
-
-def _refuse(settings: ObjectiveSettings, names: Set[str], takers: str) -> None:
-    """Raises: ConfigError where one of these is set, which are for other kinds."""
     fields = ObjectiveSettings.model_fields
-    for name in sorted(names):
+    for name in sorted(settings.unused(settings.kind) - settings.unused("rflow")):
         if (value := getattr(settings, name)) and value != fields[name].default:
-            raise ConfigError(f"objective.{name} = {value}: is for {takers}, not for {settings.kind}; leave it out")
+            raise ConfigError(f"objective.{name} = {value}: is for rflow, not for {settings.kind}; leave it out")
