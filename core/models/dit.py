@@ -78,7 +78,7 @@ class DiTSpec:
             raise ConfigError(
                 f"{title}: input_size = {_sizes(self.input_size)} holds no patch of {_sizes(self.patch_size)}"
             )
-        if bool(self.num_classes) == bool(self.caption_channels):
+        if 0 not in (self.num_classes, self.caption_channels) or self.num_classes == self.caption_channels:
             raise ConfigError(f"{title}: reads classes, or texts of {self.caption_channels} channels, not both")
         if self.alternates and self.no_temporal_pos_emb:
             raise ConfigError(f"{title}: no_temporal_pos_emb: its tokens are told their frame in any case")

@@ -190,7 +190,7 @@ class PixArtSpec:
         frames = None if self.no_temporal_pos_emb else line_embedding(grid.frames, self.hidden_size, self.time_scale)
         return places, frames
 
-    def settled(self, given: Given) -> Settled:
+    def settled(self, given: Given) -> PixArtSettled:
         """What is given, with a row for each text. Raises: ShapeError for what is missing or does not fit."""
         text = given.text
         if text is None or text.ndim != 3 or text.shape[2] != self.caption_channels:
@@ -208,7 +208,7 @@ class PixArtSpec:
         kept = None
         if given.kept is not None:
             kept = _rows("kept", given.kept, batch, (self.depth, 2)).astype(np.float32)
-        return Settled(text, mask, is_null, self._size_of(given, batch), kept)
+        return PixArtSettled(text, mask, is_null, self._size_of(given, batch), kept)
 
     def _size_of(self, given: Given, batch: int) -> np.ndarray | None:
         if not self.reads_size:
@@ -388,7 +388,7 @@ class PixArtSpec:
         _linear(weights, f"{name}.mlp.fc2", width, self.feed_forward_size)
 
 
-class Settled(NamedTuple):
+class PixArtSettled(NamedTuple):
     """What a batch of B clips is denoised under, checked."""
 
     text: np.ndarray

@@ -60,7 +60,8 @@ def _changed(spec: Any) -> Iterator[tuple[str, Any]]:
     """Specs with one field changed, also of specs within; a field that takes no other value is left out."""
     for field in fields(spec):
         value = getattr(spec, field.name)
-        inner = _changed(value) if is_dataclass(value) else ((field.name, other) for other in _others(spec, field.name))
+        others = (other for other in _others(spec, field.name) if other != value)
+        inner = _changed(value) if is_dataclass(value) else ((field.name, other) for other in others)
         for name, other in inner:
             try:
                 yield name, replace(spec, **{field.name: other})

@@ -24,8 +24,8 @@ from duosora.core.models.pixart import (
     NUM_MODULATIONS,
     TIMESTEP_CHANNELS,
     KVCompression,
+    PixArtSettled,
     PixArtSpec,
-    Settled,
 )
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
@@ -187,7 +187,7 @@ class PixArt(TokenDenoiser):
         """Predictions of all tokens (B, N, pt * ph * pw * Cout) -> (B, Cout, T, H, W) float32, padding cut off."""
         return assembled(patches, condition.grid, self.spec.patch_size, condition.latent)
 
-    def _text(self, settled: Settled) -> Tensor:
+    def _text(self, settled: PixArtSettled) -> Tensor:
         """Texts (B, L, D); the null caption, as long as they are, in place of some."""
         like = self.final_layer.scale_shift_table
         text = cast(place(settled.text, device_of(like)), like=like)
