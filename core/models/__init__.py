@@ -6,6 +6,7 @@ from .kinds import Family
 
 NAMES = (
     "dit",
+    "dit_meta",
     "opensora_t2v",
     "opensora_vae",
     "pixart",

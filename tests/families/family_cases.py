@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from duosora.core import models
+from duosora.core.errors import ShapeError
 from duosora.core.layout import Constant, FreshWeights, GivenWeights
 from duosora.core.models.kinds import Family
 from duosora.core.random import normal
@@ -55,8 +56,12 @@ class Case:
 
 
 class DenoiserCase(Case):
-    sizes: ClassVar[tuple[LatentShape, ...]] = (LatentShape(3, 6, 10), LatentShape(1, 2, 2))
-    """An odd number of tokens for patches of two by two, and fewer than there are ranks."""
+    @property
+    def sizes(self) -> tuple[LatentShape, ...]:
+        """An odd number of tokens for patches of two by two, and fewer than there are ranks; or the one square that a
+        model takes."""
+        sizes = (LatentShape(3, 6, 10), LatentShape(1, 2, 2), LatentShape(1, 8, 8))
+        return tuple(size for size in sizes if _takes(self.spec, size))[:2]
 
     def given(self, spec: Any, latent: LatentShape) -> Given:
         """All that the model reads beside latents and timesteps, with padding, a clean frame and a null caption."""
@@ -90,6 +95,14 @@ class DenoiserCase(Case):
         times = np.array([900.0, 250.5], np.float32)
         condition = model.condition(self.given(spec, size), size)
         return {"prediction": model(backend.asarray(latents), backend.asarray(times), condition)}
+
+
+def _takes(spec: Any, size: LatentShape) -> bool:
+    try:
+        spec.grid(size)
+    except ShapeError:
+        return False
+    return True
 
 
 class AutoencoderCase(Case):
