@@ -83,7 +83,8 @@ def _stripped(source: TensorSource, strip: str | None) -> tuple[dict[str, str], 
 
 
 def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) -> Fit:
-    fitting = [fit for fit in fits if model in (None, fit.model)]
+    best = {fit.prefix: fit for fit in reversed(fits)}  # of several models that names below a prefix may be
+    fitting = [fit for fit in fits if (best[fit.prefix] is fit if model is None else model == fit.model)]
     if len(fitting) > 1:
         raise CheckpointError(
             f"{where}: holds several models: {', '.join(map(str, fitting))}; choose with "
@@ -96,7 +97,7 @@ def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) ->
             f"{where}: its names ({some_names(names)}) belong to no model that is known ({', '.join(NAMES)}); "
             f"--model {UNNAMED} converts it with its names as they are"
         )
-    return Fit(model, "", 0, len(names))
+    return Fit(model, "", 0, len(names), 0)
 
 
 def _sorted(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[dict[str, str], list[str], dict[str, str]]:

@@ -35,6 +35,8 @@ class Fit:
     """Names below it that are the model's."""
     total: int
     """Names below it."""
+    stay: int
+    """How many of the model's names are those of its layout already."""
 
     def __str__(self) -> str:
         where = f" under {self.prefix!r}" if self.prefix else ""
@@ -43,22 +45,31 @@ class Fit:
 
 def find_fits(names: Iterable[str]) -> list[Fit]:
     """The models that names belong to, each with its prefix, best first. More than half of the names below a prefix
-    must be the model's, and some of them must be kept; a prefix inside another one of the same model is not counted.
+    must be the model's, and some of them must be kept; a prefix inside another one of the same model is not counted,
+    nor one of a part of another model.
     """
     groups = _groups([bare for bare in map(without_wrappers, names) if not is_state(bare)])
     found = [
-        Fit(model, prefix, known, below.total())
+        Fit(model, prefix, known, below.total(), stay)
         for prefix, below in groups.items()
         for model in NAMES
-        for known, kept in [_known(model, below)]
+        for known, kept, stay in [_known(model, below)]
         if kept and known * 2 > below.total()
     ]
-    found.sort(key=lambda fit: (-fit.count, len(fit.prefix)))
+    found.sort(key=lambda fit: (-fit.count, -fit.stay, len(fit.prefix)))
     outer: list[Fit] = []
     for fit in found:
-        if not any(fit.model == other.model and fit.prefix.startswith(other.prefix) for other in outer):
+        if not any(_is_inside(fit, other) for other in outer):
             outer.append(fit)
     return outer
+
+
+def _is_inside(fit: Fit, other: Fit) -> bool:
+    """Whether a fit is that of a part of what the other one knows already."""
+    if fit.model == other.model:
+        return fit.prefix.startswith(other.prefix)
+    is_below = fit.prefix != other.prefix and fit.prefix.startswith(other.prefix)
+    return is_below and fit.count + other.count > other.total
 
 
 def is_state(name: str) -> bool:
@@ -87,8 +98,9 @@ def _prefixes(name: str) -> list[str]:
     return [".".join(parts[: count + 1]) + "." for count in range(len(parts))]
 
 
-def _known(model: str, names: Counter[str]) -> tuple[int, int]:
-    """How many names a model knows, and how many of them are kept."""
+def _known(model: str, names: Counter[str]) -> tuple[int, int, int]:
+    """How many names a model knows, how many of them are kept, and how many of these under the names they have."""
     found, unknown = apply(NAMES[model].rules, list(names), NAMES[model].patterns())
     kept = sum(names[name] for origin in found.origins.values() for name in origin.names)
-    return names.total() - sum(names[name] for name in unknown), kept
+    stay = sum(names[new] for new, origin in found.origins.items() if origin.names == (new,))
+    return names.total() - sum(names[name] for name in unknown), kept, stay

@@ -83,12 +83,7 @@ class Causal(NamedTuple):
                 f"num_frames = {video.frames}: needs 1 + a multiple of {self.time} frames; "
                 f"{_nearest(video.frames - 1, self.time, 0, plus=1)}"
             )
-        for side, size in (("height", video.height), ("width", video.width)):
-            if size < self.space or size % self.space:
-                raise ShapeError(
-                    f"{side} = {size}: needs a multiple of {self.space} pixels; "
-                    f"{_nearest(size, self.space, self.space, plus=0)}"
-                )
+        _check_sides(video, self.space)
 
 
 class Grouped(NamedTuple):
@@ -141,6 +136,31 @@ class Grouped(NamedTuple):
         return latent_frames // size * (self.frames or 0)
 
 
+class Even(NamedTuple):
+    """A compression in which every latent spans equally many frames; with time = 1 each frame by itself."""
+
+    time: int
+    space: int
+
+    def latent(self, video: VideoShape) -> LatentShape:
+        """The latent shape of a video. Raises ShapeError, naming the nearest sizes that work."""
+        self.check(video)
+        return LatentShape(video.frames // self.time, video.height // self.space, video.width // self.space)
+
+    def video(self, latent: LatentShape) -> VideoShape:
+        """The video shape that a latent decodes to."""
+        return VideoShape(latent.frames * self.time, latent.height * self.space, latent.width * self.space)
+
+    def check(self, video: VideoShape) -> None:
+        """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
+        if video.frames < 1 or video.frames % self.time:
+            raise ShapeError(
+                f"num_frames = {video.frames}: needs a multiple of {self.time}; "
+                f"{_nearest(video.frames, self.time, self.time, plus=0)}"
+            )
+        _check_sides(video, self.space)
+
+
 class Patch(NamedTuple):
     """Latents per token, along time and along each side."""
 
@@ -153,6 +173,14 @@ class Patch(NamedTuple):
             if size < 1 or size % patch:
                 raise ShapeError(f"latent {side} = {size}: needs a multiple of the patch size {patch}")
         return TokenGrid(latent.frames // self.time, latent.height // self.space, latent.width // self.space)
+
+
+def _check_sides(video: VideoShape, space: int) -> None:
+    for side, size in (("height", video.height), ("width", video.width)):
+        if size < space or size % space:
+            raise ShapeError(
+                f"{side} = {size}: needs a multiple of {space} pixels; {_nearest(size, space, space, plus=0)}"
+            )
 
 
 def _nearest(value: int, step: int, least: int, plus: int) -> str:

@@ -7,6 +7,7 @@ from .kinds import Family
 NAMES = (
     "opensora_t2v",
     "opensora_vae",
+    "sd_vae",
     "stdit3",
     "t5",
     "wfvae",

@@ -16,7 +16,7 @@ from writing import save
 from duosora.core.layout import FreshWeights
 from duosora.core.models.opensora_vae import OpenSoraVAESpec, TemporalVAESpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.models.sd_vae import SDVAESpec
+from duosora.core.models.sd_vae import PictureVAESpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.parallel.launched import launched
 from duosora.core.random import normal
@@ -27,7 +27,7 @@ from duosora.core.shapes import VideoShape
 
 SPEC = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4, decoder_energy_flow_hidden_size=4)
 HALVES = OpenSoraVAESpec(
-    spatial=SDVAESpec(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2),
+    spatial=PictureVAESpec(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2),
     temporal=TemporalVAESpec(
         filters=8, num_res_blocks=1, channel_multipliers=(1, 2), temporal_downsample=(True,), num_groups=4
     ),
