@@ -10,6 +10,7 @@ NAMES = (
     "sd_vae",
     "stdit3",
     "t5",
+    "vqvae",
     "wfvae",
 )
 """Of all families: a new one is a file of that name in this room, in both backends and in convert/names, and a line."""
