@@ -157,6 +157,10 @@ class AutoencoderSpec(FamilySpec, Protocol):
         """Names of what training can compare beside pixels, and what sums of their differences are divided by."""
 
     @property
+    def num_codes(self) -> int | None:
+        """Of its code book, which training moves along with the latents that choose them; None: it has no such book."""
+
+    @property
     def last_layer(self) -> str:
         """Name of the weight at which the adversarial loss is weighed against that of the pixels."""
 

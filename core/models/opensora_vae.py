@@ -221,6 +221,10 @@ class OpenSoraVAESpec:
         return {"frames": "pixels", "spatial": "frames"}
 
     @property
+    def num_codes(self) -> None:
+        """It has no code book."""
+
+    @property
     def last_layer(self) -> str:
         """Where the adversarial loss is weighed: the last convolution of the temporal autoencoder, as upstream's."""
         return f"{_TEMPORAL}.decoder.conv_out.conv.weight"

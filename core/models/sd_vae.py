@@ -172,6 +172,10 @@ class SDVAESpec(PictureVAESpec):
         return {}
 
     @property
+    def num_codes(self) -> None:
+        """It has no code book."""
+
+    @property
     def last_layer(self) -> str:
         """Where the adversarial loss is weighed."""
         return "decoder.conv_out.weight"

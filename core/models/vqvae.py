@@ -122,6 +122,10 @@ class VQVAESpec:
         return {"reconstruction": "squares", "commitment": "squares"}
 
     @property
+    def num_codes(self) -> int:
+        return self.n_codes
+
+    @property
     def last_layer(self) -> str:
         """Where an adversarial loss is weighed."""
         return f"decoder.convts.{len(self.strides) - 1}.convt.weight"

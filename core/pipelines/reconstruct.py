@@ -13,7 +13,6 @@ from ..config.schema import ReconstructConfig
 from ..config.settings import with_setting
 from ..errors import MediaError, NumericsError, ShapeError
 from ..io.media import DEFAULTS, Media
-from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
 from ..maths.pixels import from_uint8, to_uint8
 from ..models.finding import Part, open_part
@@ -23,7 +22,7 @@ from ..seam import backend as backends
 from ..seam.backend import Backend
 from ..seam.models import Autoencoder
 from ..shapes import VideoShape
-from .autoencode import DecodeOptions, decode_chunks, encode_chunks, posterior_noise
+from .autoencode import DecodeOptions, decode_chunks, encode_chunks, latents_of, posterior_noise
 from .clip import Clip, whole_clip
 from .settings import decode_options, default_dtype
 
@@ -169,9 +168,7 @@ class ClipReconstruction:
             raise NumericsError(
                 f"{self.clip.path}: encoding gave NaN or infinity; try another dtype or check the weights"
             )
-        if noise is None:
-            return gaussian.split_moments(moments)[0]
-        return gaussian.sample(moments, drawn[vae.spec.posteriors[-1]])
+        return latents_of(vae.spec, moments, drawn if noise is not None else None)
 
     def frames(self, beside_original: bool = False) -> Iterator[np.ndarray]:
         """Reconstructed frames (H, W, 3) uint8, one at a time; quality is measured on the way.
