@@ -57,6 +57,9 @@ class Compression(Protocol):
     def video(self, latent: LatentShape) -> VideoShape:
         """The video shape that a latent decodes to."""
 
+    def longest(self, frames: int) -> int:
+        """How many of so many frames make a clip of whole latents."""
+
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
 
@@ -75,6 +78,10 @@ class Causal(NamedTuple):
     def video(self, latent: LatentShape) -> VideoShape:
         """The video shape that a latent decodes to."""
         return VideoShape(1 + (latent.frames - 1) * self.time, latent.height * self.space, latent.width * self.space)
+
+    def longest(self, frames: int) -> int:
+        """How many of so many frames make a clip of whole latents."""
+        return 1 + (frames - 1) // self.time * self.time
 
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
@@ -110,6 +117,10 @@ class Grouped(NamedTuple):
         groups, rest = (0, latent.frames) if self.frames is None else divmod(latent.frames, self.latent_frames)
         frames = groups * (self.frames or 0) + rest * self.time
         return VideoShape(frames, latent.height * self.space, latent.width * self.space)
+
+    def longest(self, frames: int) -> int:
+        """How many of so many frames make a clip whose last latent is whole, its first frame aside."""
+        return 1 + (frames - 1) // self.time * self.time
 
     def check(self, video: VideoShape) -> None:
         """Raises: ShapeError when the video has no frame or no whole latent."""
@@ -150,6 +161,10 @@ class Even(NamedTuple):
     def video(self, latent: LatentShape) -> VideoShape:
         """The video shape that a latent decodes to."""
         return VideoShape(latent.frames * self.time, latent.height * self.space, latent.width * self.space)
+
+    def longest(self, frames: int) -> int:
+        """How many of so many frames make a clip of whole latents."""
+        return frames // self.time * self.time
 
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""

@@ -118,7 +118,8 @@ class AutoencoderTrainStep:
     ) -> StepReport:
         """One optimiser step over micro-batches of one kind, whose gradients are averaged; as many on every rank."""
         updated = batches[0].update
-        learning, loss_of, decay = self.optimization, self._generator_loss, ema_decay
+        learning, decay = self.optimization, ema_decay
+        loss_of: Callable[[AutoencoderBatch], tuple[Tensor, dict[str, Tensor]]] = self._generator_loss
         if updated == "discriminator":
             learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
         self._ask_for_gradients(updated)

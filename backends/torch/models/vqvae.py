@@ -8,6 +8,7 @@ Source: Yan et al. 2021 (arXiv:2104.10157), videogpt/vqvae.py of VideoGPT at 733
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -29,7 +30,7 @@ from ..layers import (
     to_float32,
 )
 from ..operators import nearest, pad_end, pad_start, take_rows
-from ..posteriors import Encoded, Reconstruction
+from ..posteriors import Encoded, Levels, Reconstruction
 from ..streaming import Stream
 from ..video import position_attention
 
@@ -81,7 +82,7 @@ class VQVAE(nn.Module):
         z = self.latents(video, is_training)
         vectors = detach(self.codebook.vectors(self.codebook.codes(detach(z))))
         straight = detach(vectors - z) + z
-        pairs = {"commitment": (z, vectors)}
+        pairs: dict[str, tuple[Levels, Levels]] = {"commitment": (z, vectors)}
         if not makes_pixels and "reconstruction" not in wanted:
             return Reconstruction(None, straight, {}, pairs)
         made = self.halved(straight, is_training)
@@ -269,7 +270,7 @@ def res_stack(spec: VQVAESpec) -> nn.Module:
     return ModuleList([*blocks, BatchNorm3d(spec.n_hiddens)])
 
 
-def through(stack: nn.Module, x: Tensor, is_training: bool) -> Tensor:
+def through(stack: Any, x: Tensor, is_training: bool) -> Tensor:
     """Features through a stack."""
     for each in stack:
         x = each(x, is_training)

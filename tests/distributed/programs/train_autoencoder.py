@@ -36,6 +36,11 @@ HALVES = OpenSoraVAESpec(
     micro_frame_size=3,
 )
 CODES = VQVAESpec(embedding_dim=4, n_codes=6, n_hiddens=8, n_res_layers=1, downsample=(2, 4, 4))
+NORMED_AWAY = (
+    *("encoder.conv_last.conv.bias", "post_vq_conv.conv.bias"),
+    *(f"{half}.res_stack.0.block.8.attn_{axis}.fc.bias" for half in ("encoder", "decoder") for axis in "wht"),
+)
+"""Biases whose gradient is rounding alone, which Adam makes steps of."""
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
 LOSSES = AutoencoderLosses(pair_weights={"wavelet": 0.1}, discriminator_max_grad_norm=0.2)
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-6), max_grad_norm=0.5, frozen=("encoder.conv_in",))
@@ -74,7 +79,8 @@ def make(backend: Backend, ranks: Ranks, family: str) -> Any:
         return backend.train_autoencoder(SPEC, FreshWeights(SPEC.layout(), 0), LOSSES, OPTIONS, judge, ranks=ranks)
     if family == "vqvae":
         losses = AutoencoderLosses(pixel_weight=0, pair_weights={"reconstruction": 16.0, "commitment": 0.25})
-        return backend.train_autoencoder(CODES, FreshWeights(CODES.layout(), 0), losses, OPTIONS, ranks=ranks)
+        options = replace(OPTIONS, frozen=NORMED_AWAY)
+        return backend.train_autoencoder(CODES, FreshWeights(CODES.layout(), 0), losses, options, ranks=ranks)
     losses = AutoencoderLosses(pixel_weight=0, pair_weights={"spatial": 1.0, "identity": 1.0})
     options = replace(OPTIONS, frozen=("spatial_vae.",))
     return backend.train_autoencoder(HALVES, FreshWeights(HALVES.layout(), 0), losses, options, ranks=ranks)
