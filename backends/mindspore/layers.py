@@ -205,7 +205,7 @@ class ConvTranspose3d(nn.Cell):
     That is a convolution of the input with zeros between its values, by the kernel from behind.
     """
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: tuple[int, int, int]) -> None:
         super().__init__()
         self.weight = new_parameter(inputs, outputs, *(kernel,) * 3)
         self.bias = new_parameter(outputs)

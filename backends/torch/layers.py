@@ -65,7 +65,7 @@ class Conv3d(nn.Conv3d):
 class ConvTranspose3d(nn.ConvTranspose3d):
     """Transposed 3-D convolution, of whose result a kernel less one is cut off at each end."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int, stride: tuple[int, ...]) -> None:
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: tuple[int, int, int]) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel - 1)
 
 
