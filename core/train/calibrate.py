@@ -30,6 +30,9 @@ from ..seam import backend as backends
 from .encoders import ClipEncoder
 from .setup.readers import NO_PATCHES
 
+LEAST_DEVIATION = 1e-6
+"""Of a channel's latents; what is less is rounding."""
+
 
 class LatentStatistics(NamedTuple):
     """Of samples of the latents, per channel (C,)."""
@@ -64,7 +67,13 @@ def write_scale(folder: Path, spec: AutoencoderSpec, statistics: LatentStatistic
     """Put the scale and shift that follow from statistics into a model folder's config.json; returns the new spec.
 
     Weights that hold them too, as published ones of some families do, are written anew with the same numbers.
+    Raises: ConfigError when a channel is the same everywhere, which no scale gives a deviation of 1.
     """
+    if still := np.flatnonzero(~(statistics.deviation > LEAST_DEVIATION)).tolist():
+        raise ConfigError(
+            f"{folder}: the latents of {len(still)} of {len(statistics.deviation)} channels (the first is {still[0]}) "
+            f"are the same in all {statistics.num_clips} clips; train the autoencoder on, or measure more clips"
+        )
     calibrated: AutoencoderSpec = spec.calibrated(statistics.mean.tolist(), statistics.deviation.tolist())
     before, after = spec.layout(), calibrated.layout()
     changed = {name: after.fresh_weight(name, 0) for name in after if after[name] != before[name]}

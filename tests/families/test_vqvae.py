@@ -19,6 +19,7 @@ from duosora.core.layout import GivenWeights
 from duosora.core.maths import codebook
 from duosora.core.models.finding import recognise
 from duosora.core.models.vqvae import PRESETS, VQVAESpec
+from duosora.core.pipelines.autoencode import encode_latents, posterior_noise, unscale_latents
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, TrainOptions
@@ -197,7 +198,15 @@ def test_what_cannot_be_is_refused(config: dict[str, Any], said: str) -> None:
         VQVAESpec.from_config(json.loads(json.dumps(config)))
 
 
+def test_latents_reach_a_denoiser_scaled(backend: Backend) -> None:
+    vae, video = backend.build(TINY, awake(TINY)), batch().video
+    scaled = encode_latents(backend, vae, TINY, video, noise=posterior_noise(TINY, VideoShape(4, 8, 8), 1))
+    latents = np.moveaxis(unscale_latents(TINY, scaled), 1, -1).reshape(-1, 1, 8)
+    assert np.abs(latents - awake(TINY)["codebook.embeddings"]).max(-1).min(1).max() < 1e-6, "all are codes"
+
+
 def test_sizes_are_multiples_of_the_strides() -> None:
     with pytest.raises(ShapeError, match="num_frames = 5: needs a multiple of 2; the nearest are 4 and 6"):
         TINY.compression.latent(VideoShape(5, 8, 8))
     assert TINY.compression.latent(VideoShape(4, 16, 8)) == (2, 4, 2)
+    assert [TINY.compression.longest(frames) for frames in (1, 4, 7)] == [0, 4, 6]
