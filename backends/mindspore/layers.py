@@ -213,12 +213,12 @@ class ConvTranspose3d(nn.Cell):
 
     def construct(self, x: Tensor) -> Tensor:
         for axis, stride in enumerate(self.stride, start=2):
-            x = spaced(x, axis, stride)
+            x = _spaced(x, axis, stride)
         kernel = ops.flip(self.weight, (2, 3, 4)).swapaxes(0, 1)
         return convolution(_for_product(x), _for_product(kernel), _for_product(self.bias), (1, 1, 1), (0, 0, 0))
 
 
-def spaced(x: Tensor, axis: int, stride: int) -> Tensor:
+def _spaced(x: Tensor, axis: int, stride: int) -> Tensor:
     """Zeros between the values along an axis, so that they are `stride` apart."""
     if stride == 1:
         return x

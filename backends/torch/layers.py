@@ -68,6 +68,9 @@ class ConvTranspose3d(nn.ConvTranspose3d):
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: tuple[int, int, int]) -> None:
         super().__init__(inputs, outputs, kernel, stride, padding=kernel - 1)
 
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)
+
 
 class BatchNorm3d(nn.Module):
     """Norm of each channel over batch, time and space, with running statistics for use outside training.

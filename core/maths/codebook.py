@@ -29,7 +29,7 @@ class Codebook(NamedTuple):
     """(K, E), of those."""
 
 
-class Draws(NamedTuple):
+class Restarts(NamedTuple):
     """What of a batch's vectors becomes new codes."""
 
     order: np.ndarray
@@ -38,15 +38,15 @@ class Draws(NamedTuple):
     """Unit noise (len(order), E), for repeated ones."""
 
 
-def draw(num_vectors: int, num_codes: int, width: int, generator: np.random.Generator) -> Draws:
+def draw(num_vectors: int, num_codes: int, width: int, generator: np.random.Generator) -> Restarts:
     """The draws for a batch of so many vectors of a width."""
     count = num_vectors * _repeats(num_vectors, num_codes)
     order = generator.permutation(count)
     is_repeated = count != num_vectors
-    return Draws(order, generator.standard_normal((count if is_repeated else 0, width), dtype=np.float32))
+    return Restarts(order, generator.standard_normal((count if is_repeated else 0, width), dtype=np.float32))
 
 
-def candidates(vectors: np.ndarray, draws: Draws, num_codes: int) -> np.ndarray:
+def candidates(vectors: np.ndarray, draws: Restarts, num_codes: int) -> np.ndarray:
     """Vectors (N, E) of a batch that could be codes: (K, E)."""
     repeats = _repeats(len(vectors), num_codes)
     if repeats > 1:

@@ -14,7 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ..layout import Weights
-from ..maths.codebook import Draws
+from ..maths.codebook import Restarts
 from ..seam.models import Given
 
 
@@ -75,7 +75,7 @@ class AutoencoderBatch:
     """Whether the discriminator counts yet."""
     pixel_weights: np.ndarray | None = None
     """Of the reconstruction's errors, broadcasting over the video; None: 1."""
-    restarts: tuple[Draws, ...] = ()
+    restarts: tuple[Restarts, ...] = ()
     """For a code book: which latents it begins with, and which ones stand in for codes that are hardly chosen."""
 
 

@@ -109,7 +109,7 @@ class AutoencoderTask:
             restarts=self._restarts(len(pixels), video, clips.samples[0], step),
         )
 
-    def _restarts(self, batch: int, video: VideoShape, sample: int, step: int) -> tuple[codebook.Draws, ...]:
+    def _restarts(self, batch: int, video: VideoShape, sample: int, step: int) -> tuple[codebook.Restarts, ...]:
         """What codes are made of where a code book begins and where codes start again."""
         spec = self.spec
         if spec.num_codes is None:

@@ -52,7 +52,7 @@ class VQVAE(nn.Cell):
         self.decoder = Decoder(spec)
         self.pre_vq_conv = SamePadConv3d(spec.n_hiddens, spec.embedding_dim, 1)
         self.post_vq_conv = SamePadConv3d(spec.embedding_dim, spec.n_hiddens, 1)
-        self.codebook = Codebook(spec)
+        self.codebook = CodebookLookUp(spec)
 
     def encode(self, video: Tensor, noise: Mapping[str, Tensor] | None = None, stream: Stream | None = None) -> Encoded:
         """Pixels (B, 3, T, H, W) in [-1, 1] -> the vectors of their codes (B, C, t, h, w) float32; nothing is drawn."""
@@ -118,7 +118,7 @@ class VQVAE(nn.Cell):
         return to_float32(self.decoder(self.post_vq_conv(latents), is_training))
 
 
-class Codebook(nn.Cell):
+class CodebookLookUp(nn.Cell):
     """The codes, and the averages that they follow: core.maths.codebook."""
 
     def __init__(self, spec: VQVAESpec) -> None:

@@ -89,7 +89,7 @@ def _coded(case: Case, backend: Backend) -> Iterator[Comparison]:
     yield from (Comparison(name, values) for name, values in results.items())
     yield from _losses("", spec.n_codes, z, codes, embeddings)
     order = tensors["update.permutation"]
-    draws = codebook.Draws(order, tensors.get("update.tile", np.zeros((len(order), spec.embedding_dim), np.float32)))
+    draws = codebook.Restarts(order, tensors.get("update.tile", np.zeros((len(order), spec.embedding_dim), np.float32)))
     yield from _book("update.", _updated(_held(weights), z, codes, draws))
 
 
@@ -97,7 +97,7 @@ def _books(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Code books that begin with a batch, which is looked up in them at once."""
     for tag in case.tags():
         z, orders, noises = (case.get(tag, name) for name in ("z", "perm", "tile"))
-        begins, restarts = (codebook.Draws(*each) for each in zip(orders, noises, strict=True))
+        begins, restarts = (codebook.Restarts(*each) for each in zip(orders, noises, strict=True))
         book = codebook.begun(codebook.candidates(_vectors(z), begins, case.config["n_codes"]))
         codes, embeddings = _looked_up(backend, book, z)
         yield Comparison(f"{tag}.codes", codes)
@@ -116,7 +116,7 @@ def _looked_up(backend: Backend, book: codebook.Codebook, z: np.ndarray) -> tupl
         return backend.to_numpy(codes), backend.to_numpy(held.vectors(codes))
 
 
-def _updated(book: codebook.Codebook, z: np.ndarray, codes: np.ndarray, draws: codebook.Draws) -> codebook.Codebook:
+def _updated(book: codebook.Codebook, z: np.ndarray, codes: np.ndarray, draws: codebook.Restarts) -> codebook.Codebook:
     vectors, count = _vectors(z), len(book.counts)
     used = codebook.usage(vectors, codes.reshape(-1), count)
     return codebook.updated(book, *used, codebook.candidates(vectors, draws, count))
@@ -167,7 +167,7 @@ def _trained(case: Case, backend: Backend) -> Iterator[Comparison]:
 
 
 def _batch(case: Case, number: int) -> AutoencoderBatch:
-    draws = codebook.Draws(case.tensors["perm"][number], case.tensors["tile"][number])
+    draws = codebook.Restarts(case.tensors["perm"][number], case.tensors["tile"][number])
     x = case.tensors["x"][number]
     return AutoencoderBatch(2 * x, {}, "generator", adversarial=False, restarts=(draws, draws))
 
