@@ -26,12 +26,12 @@ TORCH = "backends/torch"
 MINDSPORE = "backends/mindspore"
 FAULTS = {
     "a variance taken for a deviation": Fault(
-        f"{TORCH}/models/wfvae.py", "(0.5 * log_variance).exp()", "log_variance.exp()", "loss/vae_gan"
+        f"{TORCH}/posteriors.py", "(0.5 * log_variance).exp()", "log_variance.exp()", "loss/vae_gan"
     ),
     "wavelet loss without the level-1 sum": Fault(
         f"{TORCH}/models/wfvae.py",
-        "return pixels, (l1_bands, l2_bands)",
-        "return pixels, (l1_bands * 1.01, l2_bands)",
+        '"wavelet": (encoder_bands, decoder_bands)',
+        '"wavelet": ((encoder_bands[0] * 1.01, encoder_bands[1]), decoder_bands)',
         "loss/vae_gan",
     ),
     "adversarial loss weighed the other way round": Fault(
