@@ -1,7 +1,8 @@
 """What other programs call the weights of each family: rules beside the names of its layout, which stay as they are.
 
 A file here is called after its family and holds RULES, and STEM, which begins the names of its files in the hub's form.
-A model that can begin with the weights of another says in BEGINNING how.
+A model that can begin with the weights of another says in BEGINNING how. TOLD_AT leads to where a checkpoint itself
+tells the values of config.json.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ class Names:
     stem: str
     """Of the files in a folder of the hub's form."""
     beginning: Beginning | None = None
+    told_at: tuple[str, ...] = ()
+    """Keys, one inside the other, below which a checkpoint keeps the values of config.json."""
 
     @property
     def title(self) -> str:
@@ -49,7 +52,7 @@ class Names:
 
 def _names_of(family: Family) -> Names:
     rules = import_module(f".{family.name}", __name__)
-    return Names(family, rules.RULES, rules.STEM, getattr(rules, "BEGINNING", None))
+    return Names(family, rules.RULES, rules.STEM, getattr(rules, "BEGINNING", None), getattr(rules, "TOLD_AT", ()))
 
 
 NAMES: Mapping[str, Names] = {family.name: _names_of(family) for family in FAMILIES}

@@ -9,3 +9,4 @@ RULES = (
     *mindone.RULES,
 )
 STEM = STEMS[0]
+TOLD_AT = ("hyper_parameters", "args")

@@ -155,7 +155,7 @@ def lightning(path: Path, arguments: Any) -> None:
 
 def test_checkpoints_of_lightning_are_converted(tmp_path: Path) -> None:
     source, target = tmp_path / "vq.ckpt", tmp_path / "vqvae"
-    lightning(source, argparse.Namespace(n_codes=16))
+    lightning(source, argparse.Namespace(lr=3e-4))
     commands.convert(Conversion(source=source, target=target, config="vqvae_tiny"))
     made = open_weights(target)
     for name, array in awake(TINY).items():
@@ -163,6 +163,21 @@ def test_checkpoints_of_lightning_are_converted(tmp_path: Path) -> None:
     part = recognise(target)
     part.check()
     assert part.spec == TINY
+
+
+def test_checkpoints_of_lightning_tell_what_their_model_is(tmp_path: Path) -> None:
+    """Shapes do not tell the strides."""
+    source, target = tmp_path / "vq.ckpt", tmp_path / "vqvae"
+    told = {"embedding_dim": 8, "n_codes": 16, "n_hiddens": 12, "n_res_layers": 1, "downsample": (4, 2, 2)}
+    lightning(source, argparse.Namespace(**told, lr=3e-4, data_path="videos"))
+    commands.convert(Conversion(source=source, target=target))
+    part = recognise(target)
+    part.check()
+    assert part.spec == VQVAESpec(**told)
+    lightning(source, argparse.Namespace(**told | {"downsample": [3, 2, 2]}))
+    with pytest.raises(ConfigError, match=r"^.*vq\.ckpt: downsample = \[3, 2, 2\]: needs powers of 2"):
+        commands.convert(Conversion(source=source, target=tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
 
 
 class Touch:
