@@ -60,7 +60,8 @@ def convert(request: Conversion) -> list[str]:
     made = plan(opened.weights, request.model, request.strip, families_of(request.config))
     names = NAMES.get(made.model)
     named = Named(opened.weights, made, DTYPES[request.dtype], () if names is None else names.kernels)
-    config = find_config(opened.path, names, {name: named.shape(name) for name in named}, request.config)
+    shapes = {name: named.shape(name) for name in named}
+    config = find_config(opened.path, names, shapes, request.config, opened.tree)
     tensors = _whole(named, names, config)
     refuse_unsound(opened.weights, made)
     lines = [*notes, *_told(opened), *_planned(made, tensors, request, config)]

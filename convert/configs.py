@@ -48,11 +48,17 @@ class FoundConfig:
                 temporary.write_bytes(self.content)
 
 
-def find_config(opened: Path, names: Names | None, shapes: Shapes, named: str | None) -> FoundConfig:
+def find_config(
+    opened: Path,
+    names: Names | None,
+    shapes: Shapes,
+    named: str | None,
+    tree: Mapping[Any, Any] | None = None,
+) -> FoundConfig:
     """The config of tensors that have the names of a family; names: None for tensors of any.
 
-    named: a config.json or a preset, from the user. Raises: ConfigError for one of another family, or that cannot be
-    read; and as core.models.by_shapes.
+    named: a config.json or a preset, from the user. tree: all that the checkpoint holds.
+    Raises: ConfigError for one of another family, or that cannot be read; and as core.models.by_shapes.
     """
     if names is None:
         if named:
@@ -71,6 +77,8 @@ def find_config(opened: Path, names: Names | None, shapes: Shapes, named: str | 
         if family_of(config, str(file)) is not names.family:
             return FoundConfig()
         return FoundConfig(names.family.spec.from_config(config, str(file)), file.read_bytes())
+    if told := _told(tree, names):
+        return _made(names.family.spec.from_config(told, str(opened)), f"as {' > '.join(names.told_at)} says")
     seen = seen_by_shapes(shapes, str(opened), [names.family])
     return FoundConfig() if seen is None else _made(seen.spec, seen.told)
 
@@ -100,6 +108,17 @@ def _named(family: Family, named: str) -> FoundConfig:
     if family_of(config, str(file)) is not family:
         raise ConfigError(f"--config {short_name(named)}: is not the config of {family.title}, whose names these are")
     return FoundConfig(family.spec.from_config(config, str(file)), file.read_bytes(), is_named=True)
+
+
+def _told(tree: Mapping[Any, Any] | None, names: Names) -> dict[str, Any]:
+    """What a checkpoint tells of its model beside the weights; empty where it does not tell."""
+    held: Any = tree if names.told_at else None
+    for key in names.told_at:
+        held = held.get(key) if isinstance(held, Mapping) else None
+    if not isinstance(held, Mapping) or not set(names.family.telling_keys) <= held.keys():
+        return {}
+    known = next(iter(names.family.presets.values())).to_config()
+    return {key: held[key] for key in known if key in held}
 
 
 def _made(spec: Any, told: str) -> FoundConfig:

@@ -99,7 +99,7 @@ def _chosen(fits: list[Fit], model: str | None, names: list[str], where: str) ->
             f"{where}: its names ({some_names(names)}) belong to no model that is known ({', '.join(NAMES)}); "
             f"--model {UNNAMED} converts it with its names as they are"
         )
-    return Fit(model, "", 0, len(names))
+    return Fit(model, "", 0, len(names), 0)
 
 
 def _sorted(below: Mapping[str, str], fit: Fit, fits: list[Fit]) -> tuple[dict[str, str], list[str], dict[str, str]]:

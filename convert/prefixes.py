@@ -45,7 +45,8 @@ class Fit:
 
 def find_fits(names: Iterable[str]) -> list[Fit]:
     """The models that names belong to, each with its prefix, best first. More than half of the names below a prefix
-    must be the model's, and some of them must be kept; a prefix inside another one of the same model is not counted.
+    must be the model's, and some of them must be kept; a prefix inside another one of the same model is not counted,
+    nor one of a part of another model.
     """
     groups = _groups([bare for bare in map(without_wrappers, names) if not is_state(bare)])
     found = [
@@ -55,10 +56,10 @@ def find_fits(names: Iterable[str]) -> list[Fit]:
         for known, kept, same in [_known(model, below)]
         if kept and known * 2 > below.total()
     ]
-    found.sort(key=lambda fit: (-fit.count, len(fit.prefix), -fit.same))
+    found.sort(key=lambda fit: (-fit.count, -fit.same, len(fit.prefix)))
     outer: list[Fit] = []
     for fit in found:
-        if not any(fit.model == other.model and fit.prefix.startswith(other.prefix) for other in outer):
+        if not any(_is_inside(fit, other) for other in outer):
             outer.append(fit)
     return outer
 
@@ -66,6 +67,14 @@ def find_fits(names: Iterable[str]) -> list[Fit]:
 def best_of_each(fits: list[Fit]) -> list[Fit]:
     """The best below each prefix: names below one are of one model, and others that are like it know them as well."""
     return list({fit.prefix: fit for fit in reversed(fits)}.values())[::-1]
+
+
+def _is_inside(fit: Fit, other: Fit) -> bool:
+    """Whether a fit is that of a part of what the other one knows already."""
+    if fit.model == other.model:
+        return fit.prefix.startswith(other.prefix)
+    is_below = fit.prefix != other.prefix and fit.prefix.startswith(other.prefix)
+    return is_below and fit.count + other.count > other.total
 
 
 def is_state(name: str) -> bool:

@@ -146,7 +146,8 @@ class Layout(Mapping[str, Weight]):
     """Who the weights belong to, for error messages."""
     weights: Mapping[str, Weight]
     aliases: Mapping[str, str] = field(default_factory=dict)
-    """Second names under which files may hold a weight once more (tied embeddings), to the name in the layout."""
+    """Second names under which files may hold a weight, once more (tied embeddings) or instead (older names), to the
+    name in the layout."""
     ignores: tuple[str, ...] = ()
     """Beginnings of names that files may hold besides (the decoder of an encoder-decoder)."""
     frozen: tuple[str, ...] = ()

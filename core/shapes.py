@@ -57,6 +57,9 @@ class Compression(Protocol):
     def video(self, latent: LatentShape) -> VideoShape:
         """The video shape that a latent decodes to."""
 
+    def longest(self, frames: int) -> int:
+        """How many of so many frames make a clip of whole latents."""
+
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
 
@@ -76,6 +79,10 @@ class Causal(NamedTuple):
         """The video shape that a latent decodes to."""
         return VideoShape(1 + (latent.frames - 1) * self.time, latent.height * self.space, latent.width * self.space)
 
+    def longest(self, frames: int) -> int:
+        """How many of so many frames make a clip of whole latents."""
+        return 1 + (frames - 1) // self.time * self.time
+
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
         if video.frames < 1 or (video.frames - 1) % self.time:
@@ -83,12 +90,7 @@ class Causal(NamedTuple):
                 f"num_frames = {video.frames}: needs 1 + a multiple of {self.time} frames; "
                 f"{_nearest(video.frames - 1, self.time, 0, plus=1)}"
             )
-        for side, size in (("height", video.height), ("width", video.width)):
-            if size < self.space or size % self.space:
-                raise ShapeError(
-                    f"{side} = {size}: needs a multiple of {self.space} pixels; "
-                    f"{_nearest(size, self.space, self.space, plus=0)}"
-                )
+        _check_sides(video, self.space)
 
 
 class Grouped(NamedTuple):
@@ -116,6 +118,10 @@ class Grouped(NamedTuple):
         frames = groups * (self.frames or 0) + rest * self.time
         return VideoShape(frames, latent.height * self.space, latent.width * self.space)
 
+    def longest(self, frames: int) -> int:
+        """How many of so many frames make a clip whose last latent is whole, its first frame aside."""
+        return 1 + (frames - 1) // self.time * self.time
+
     def check(self, video: VideoShape) -> None:
         """Raises: ShapeError when the video has no frame or no whole latent."""
         if video.frames < 1:
@@ -141,6 +147,35 @@ class Grouped(NamedTuple):
         return latent_frames // size * (self.frames or 0)
 
 
+class Even(NamedTuple):
+    """A compression in which every latent spans equally many frames; with time = 1 each frame by itself."""
+
+    time: int
+    space: int
+
+    def latent(self, video: VideoShape) -> LatentShape:
+        """The latent shape of a video. Raises ShapeError, naming the nearest sizes that work."""
+        self.check(video)
+        return LatentShape(video.frames // self.time, video.height // self.space, video.width // self.space)
+
+    def video(self, latent: LatentShape) -> VideoShape:
+        """The video shape that a latent decodes to."""
+        return VideoShape(latent.frames * self.time, latent.height * self.space, latent.width * self.space)
+
+    def longest(self, frames: int) -> int:
+        """How many of so many frames make a clip of whole latents."""
+        return frames // self.time * self.time
+
+    def check(self, video: VideoShape) -> None:
+        """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
+        if video.frames < 1 or video.frames % self.time:
+            raise ShapeError(
+                f"num_frames = {video.frames}: needs a multiple of {self.time}; "
+                f"{_nearest(video.frames, self.time, self.time, plus=0)}"
+            )
+        _check_sides(video, self.space)
+
+
 class Patch(NamedTuple):
     """Latents per token, along time and along each side."""
 
@@ -153,6 +188,14 @@ class Patch(NamedTuple):
             if size < 1 or size % patch:
                 raise ShapeError(f"latent {side} = {size}: needs a multiple of the patch size {patch}")
         return TokenGrid(latent.frames // self.time, latent.height // self.space, latent.width // self.space)
+
+
+def _check_sides(video: VideoShape, space: int) -> None:
+    for side, size in (("height", video.height), ("width", video.width)):
+        if size < space or size % space:
+            raise ShapeError(
+                f"{side} = {size}: needs a multiple of {space} pixels; {_nearest(size, space, space, plus=0)}"
+            )
 
 
 def _nearest(value: int, step: int, least: int, plus: int) -> str:

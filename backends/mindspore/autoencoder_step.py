@@ -27,6 +27,7 @@ from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, Step
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
 from .layers import autocast, submodules, to_float32
+from .measures import Measures
 from .models.patch_discriminator import PatchDiscriminator
 from .operators import length
 from .optimization import (
@@ -92,6 +93,7 @@ class AutoencoderTrainStep:
         trainable = make_trainable(model, (*options.frozen, *unreached))
         recompute(blocks_of(model), options.recompute_every)
         self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
+        self.measures = None if self.spec.num_codes is None else Measures(model, self.ranks, losses.restart_below)
         self.discriminator: Discriminator | None = None
         if discriminator is not None:
             last_layer = trainable.get(self.spec.last_layer)
@@ -118,7 +120,8 @@ class AutoencoderTrainStep:
     ) -> StepReport:
         """One optimiser step over micro-batches of one kind, whose gradients are averaged; as many on every rank."""
         updated = batches[0].update
-        learning, loss_of, decay = self.optimization, self._generator_loss, ema_decay
+        learning, decay = self.optimization, ema_decay
+        loss_of: Callable[[AutoencoderBatch], tuple[Tensor, dict[str, Tensor]]] = self._generator_loss
         if updated == "discriminator":
             learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
         self._ask_for_gradients(updated)
@@ -126,6 +129,7 @@ class AutoencoderTrainStep:
         # Ranks of one team have the same micro-batches, so it is the mean over all ranks.
         share = len(batches) * self.ranks.world.size
         statistics = self.discriminator and self.discriminator.statistics
+        measures = self.measures if updated != "discriminator" else None
 
         def share_of(batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
             loss, terms = loss_of(batch)
@@ -135,23 +139,28 @@ class AutoencoderTrainStep:
             reports = []
             if statistics:
                 statistics.begin()
+            if measures:
+                measures.begin(batches[0])
             for batch in batches:
                 with autocast(self.device, self.dtype):  # the backward pass too, in which blocks are computed again
                     terms = learning.backward(partial(share_of, batch))
                 reports.append({name: float(term) for name, term in terms.items()})
             if statistics:
                 statistics.exchange(len(batches))
+            measured = measures.exchange() if measures else {}
             of_all = joined(self.ranks, np.array([list(report.values()) for report in reports]))
-            parts.update({name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])})
+            parts.update({name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])} | measured)
             return parts["loss"]
 
         loss, update = learning.take(gradients, lr, decay, reject_above)
+        if measures and not update.applied:
+            measures.undo()
         return StepReport(loss, update.grad_norm, update.applied, parts, updated)
 
     def evaluate(self, batch: AutoencoderBatch, use_ema: bool) -> float:
         """The generator's loss without its adversarial part, nothing changed."""
         with self.inference_model(use_ema):
-            return float(self._generator_loss(replace(batch, adversarial=False))[0])
+            return float(self._generator_loss(replace(batch, adversarial=False), is_training=False)[0])
 
     @contextmanager
     def inference_model(self, use_ema: bool) -> Iterator[nn.Cell]:
@@ -201,12 +210,11 @@ class AutoencoderTrainStep:
         """Overwrite the average of the weights."""
         self.optimization.load_weights(weights, use_ema=True)
 
-    def _generator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def _generator_loss(self, batch: AutoencoderBatch, is_training: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
         losses, clips = self.losses, len(batch.video)
         video = to_tensor(batch.video)
-        reconstruction = self._reconstruction(video, batch)
-        kl = divergence(*split_moments(reconstruction.moments[self.spec.posteriors[-1]])) / clips
-        total, parts = losses.kl_weight * kl, {"kl": kl}
+        reconstruction = self._reconstruction(video, batch, is_training)
+        total, parts = self._kl_loss(reconstruction, clips)
         pixels = reconstruction.pixels
         if losses.pixel_weight:
             nll, weighted = self._pixel_loss(video, pixels, batch.pixel_weights)
@@ -223,10 +231,19 @@ class AutoencoderTrainStep:
             parts |= {"adversarial": adversarial, "adversarial_weight": weight}
         return total, parts
 
+    def _kl_loss(self, reconstruction: Reconstruction, clips: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the last posterior; nothing where nothing is drawn."""
+        if not self.spec.posteriors:
+            return ops.zeros((), mindspore.float32), {}
+        kl = divergence(*split_moments(reconstruction.moments[self.spec.posteriors[-1]])) / clips
+        return self.losses.kl_weight * kl, {"kl": kl}
+
     def _apart(self, share: Share, pair: tuple[Any, Any], clips: int, frames: int) -> Tensor:
         """How much the two of a pair differ, for each of what its sum is divided by."""
         if share == "pixels":
             return self._pixel_loss(*pair, None)[0]
+        if share == "squares":
+            return ops.square(pair[0] - pair[1]).mean()
         return difference(*pair) / (clips if share == "clips" else clips * frames)
 
     def _pixel_loss(self, video: Tensor, pixels: Tensor, weights: np.ndarray | None) -> tuple[Tensor, Tensor]:
@@ -243,10 +260,15 @@ class AutoencoderTrainStep:
         loss = factor * DISCRIMINATOR_LOSSES[self.losses.discriminator_loss](real, fake)
         return loss, {"logits_real": real.mean(), "logits_fake": fake.mean()}
 
-    def _reconstruction(self, video: Tensor, batch: AutoencoderBatch) -> Reconstruction:
+    def _reconstruction(self, video: Tensor, batch: AutoencoderBatch, is_training: bool = False) -> Reconstruction:
         with autocast(self.device, self.dtype):
             noise = {name: to_tensor(values) for name, values in batch.noise.items()}
-            return self.model.reconstruct(video, noise, bool(self.losses.pixel_weight), self.pairs)
+            options = video, noise, bool(self.losses.pixel_weight), self.pairs
+            if not (self.measures and is_training):
+                return self.model.reconstruct(*options)
+            reconstruction = self.model.reconstruct(*options, is_training=True)
+        self.measures.note(reconstruction.pairs["commitment"][0], batch)
+        return reconstruction
 
     def _errors(self, video: Tensor, pixels: Tensor) -> Tensor:
         """Of each pixel's channels, as negative log-likelihoods, (B, 3, T, H, W)."""

@@ -36,6 +36,7 @@ __all__ = [
     "cat",
     "leaky_relu",
     "linear",
+    "relu",
     "silu",
 ]
 
@@ -43,6 +44,7 @@ Identity = nn.Identity
 ReLU = nn.ReLU
 Sequential = nn.SequentialCell
 leaky_relu = ops.leaky_relu
+relu = ops.relu
 
 # transformers' margin below the largest number of fp16.
 HALF_LIMIT = float(np.finfo(np.float16).max) - 1000
@@ -197,6 +199,35 @@ class Conv3d(_Convolution):
         return super().construct(x)
 
 
+class ConvTranspose3d(nn.Cell):
+    """Transposed 3-D convolution, of whose result a kernel less one is cut off at each end.
+
+    That is a convolution of the input with zeros between its values, by the kernel from behind.
+    """
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.weight = new_parameter(inputs, outputs, *(kernel,) * 3)
+        self.bias = new_parameter(outputs)
+        self.stride = stride
+
+    def construct(self, x: Tensor) -> Tensor:
+        for axis, stride in enumerate(self.stride, start=2):
+            x = _spaced(x, axis, stride)
+        kernel = ops.flip(self.weight, (2, 3, 4)).swapaxes(0, 1)
+        return convolution(_for_product(x), _for_product(kernel), _for_product(self.bias), (1, 1, 1), (0, 0, 0))
+
+
+def _spaced(x: Tensor, axis: int, stride: int) -> Tensor:
+    """Zeros between the values along an axis, so that they are `stride` apart."""
+    if stride == 1:
+        return x
+    between = ops.zeros((*x.shape[: axis + 1], stride - 1, *x.shape[axis + 1 :]), x.dtype)
+    spread = cat([x.unsqueeze(axis + 1), between], axis + 1)
+    whole = spread.reshape(*x.shape[:axis], x.shape[axis] * stride, *x.shape[axis + 1 :])
+    return whole.narrow(axis, 0, (x.shape[axis] - 1) * stride + 1)
+
+
 class BatchNorm3d(nn.Cell):
     """Norm of each channel over batch, time and space, with running statistics for use outside training.
 
@@ -256,6 +287,11 @@ def cast(x: Tensor, like: Tensor) -> Tensor:
 def to_float32(x: Tensor) -> Tensor:
     """A tensor in float32."""
     return x if x.dtype == mindspore.float32 else x.astype(mindspore.float32)
+
+
+def detach(x: Tensor) -> Tensor:
+    """A tensor through which no gradient goes."""
+    return ops.stop_gradient(x)
 
 
 def copy(x: Tensor) -> Tensor:

@@ -57,6 +57,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return _forms.linear(x, weight, bias)
 
 
+def nearest(x: Tensor, rows: Tensor) -> Tensor:
+    """The number of the row (K, C) nearest to each vector (N, C), of equals the first: (N,)."""
+    products = _forms.linear(x, rows, None)
+    return ((x * x).sum(1, keepdims=True) - 2 * products + (rows * rows).sum(1)).argmin(1)
+
+
+def take_rows(table: Tensor, numbers: Tensor) -> Tensor:
+    """Rows (K, C) by their numbers (N,): (N, C)."""
+    return ops.gather(table, numbers, 0)
+
+
 def addcmul(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """x + one * other."""
     return _forms.addcmul(x, one, other)

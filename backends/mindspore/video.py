@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from mindspore import Tensor, mint, nn, ops
 from mindspore.mint import cat
 
@@ -25,6 +27,20 @@ def fold_frames(x: Tensor) -> Tensor:
 def unfold_frames(x: Tensor, batch: int) -> Tensor:
     """(B * T, C, H, W) -> (B, C, T, H, W)."""
     return x.reshape(batch, -1, *x.shape[1:]).permute(0, 2, 1, 3, 4)
+
+
+def by_frames(function: Callable[[Tensor], Tensor], x: Tensor, at_a_time: int | None, weight: Tensor) -> Tensor:
+    """A function of pictures (N, C, H, W) applied to the frames of (B, C, T, H, W), float32.
+
+    at_a_time: how many of them it is given together, in the dtype of the weight; None: all.
+    """
+    frames = fold_frames(x)
+    size = at_a_time or frames.shape[0]
+    parts = [
+        to_float32(function(cast(frames[start : start + size], like=weight)))
+        for start in range(0, frames.shape[0], size)
+    ]
+    return unfold_frames(cat(parts, 0), x.shape[0])
 
 
 def norm_over_channels(norm: nn.Cell, x: Tensor) -> Tensor:

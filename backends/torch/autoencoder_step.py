@@ -27,6 +27,7 @@ from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, Step
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
 from .layers import autocast
+from .measures import Measures
 from .models.patch_discriminator import PatchDiscriminator
 from .optimization import (
     Optimization,
@@ -90,6 +91,7 @@ class AutoencoderTrainStep:
         recompute(blocks_of(model), options.recompute_every)
         self._reconstruct = torch.compile(model.reconstruct) if options.compile else model.reconstruct
         self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
+        self.measures = None if self.spec.num_codes is None else Measures(model, self.ranks, losses.restart_below)
         self.discriminator: Discriminator | None = None
         if discriminator is not None:
             last_layer = trainable.get(self.spec.last_layer)
@@ -116,7 +118,8 @@ class AutoencoderTrainStep:
     ) -> StepReport:
         """One optimiser step over micro-batches of one kind, whose gradients are averaged; as many on every rank."""
         updated = batches[0].update
-        learning, loss_of, decay = self.optimization, self._generator_loss, ema_decay
+        learning, decay = self.optimization, ema_decay
+        loss_of: Callable[[AutoencoderBatch], tuple[Tensor, dict[str, Tensor]]] = self._generator_loss
         if updated == "discriminator":
             learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
         self._ask_for_gradients(updated)
@@ -124,28 +127,34 @@ class AutoencoderTrainStep:
         # Ranks of one team have the same micro-batches, so it is the mean over all ranks.
         share = len(batches) * self.ranks.world.size
         statistics = self.discriminator and self.discriminator.statistics
+        measures = self.measures if updated != "discriminator" else None
 
         def gradients() -> float:
             reports = []
             if statistics:
                 statistics.begin()
+            if measures:
+                measures.begin(batches[0])
             for batch in batches:
                 loss, terms = loss_of(batch)
                 learning.backward(loss / share)
                 reports.append({name: float(term) for name, term in {"loss": loss.detach(), **terms}.items()})
             if statistics:
                 statistics.exchange(len(batches))
+            measured = measures.exchange() if measures else {}
             of_all = joined(self.ranks, np.array([list(report.values()) for report in reports]))
-            parts.update({name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])})
+            parts.update({name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])} | measured)
             return parts["loss"]
 
         loss, update = learning.take(gradients, lr, decay, reject_above)
+        if measures and not update.applied:
+            measures.undo()
         return StepReport(loss, update.grad_norm, update.applied, parts, updated)
 
     def evaluate(self, batch: AutoencoderBatch, use_ema: bool) -> float:
         """The generator's loss without its adversarial part, nothing changed."""
         with self.inference_model(use_ema), torch.no_grad():
-            return float(self._generator_loss(replace(batch, adversarial=False))[0])
+            return float(self._generator_loss(replace(batch, adversarial=False), is_training=False)[0])
 
     @contextmanager
     def inference_model(self, use_ema: bool) -> Iterator[nn.Module]:
@@ -196,11 +205,10 @@ class AutoencoderTrainStep:
         """Overwrite the average of the weights."""
         self.optimization.load_weights(weights, use_ema=True)
 
-    def _generator_loss(self, batch: AutoencoderBatch) -> tuple[Tensor, dict[str, Tensor]]:
-        video, reconstruction = self._reconstruction(batch)
+    def _generator_loss(self, batch: AutoencoderBatch, is_training: bool = True) -> tuple[Tensor, dict[str, Tensor]]:
+        video, reconstruction = self._reconstruction(batch, is_training)
         losses, clips = self.losses, len(batch.video)
-        kl = divergence(*split_moments(reconstruction.moments[self.spec.posteriors[-1]])) / clips
-        total, parts = losses.kl_weight * kl, {"kl": kl.detach()}
+        total, parts = self._kl_loss(reconstruction, clips)
         pixels = reconstruction.pixels
         if losses.pixel_weight:
             assert pixels is not None
@@ -219,10 +227,19 @@ class AutoencoderTrainStep:
             parts |= {"adversarial": adversarial.detach(), "adversarial_weight": weight}
         return total, parts
 
+    def _kl_loss(self, reconstruction: Reconstruction, clips: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the last posterior; nothing where nothing is drawn."""
+        if not self.spec.posteriors:
+            return reconstruction.latents.new_zeros(()), {}
+        kl = divergence(*split_moments(reconstruction.moments[self.spec.posteriors[-1]])) / clips
+        return self.losses.kl_weight * kl, {"kl": kl.detach()}
+
     def _apart(self, share: Share, pair: tuple[Any, Any], clips: int, frames: int) -> Tensor:
         """How much the two of a pair differ, for each of what its sum is divided by."""
         if share == "pixels":
             return self._pixel_loss(*pair, None)[0]
+        if share == "squares":
+            return functional.mse_loss(*pair)
         return difference(*pair) / (clips if share == "clips" else clips * frames)
 
     def _pixel_loss(self, video: Tensor, pixels: Tensor, weights: np.ndarray | None) -> tuple[Tensor, Tensor]:
@@ -240,11 +257,16 @@ class AutoencoderTrainStep:
         loss = factor * DISCRIMINATOR_LOSSES[self.losses.discriminator_loss](real, fake)
         return loss, {"logits_real": real.detach().mean(), "logits_fake": fake.detach().mean()}
 
-    def _reconstruction(self, batch: AutoencoderBatch) -> tuple[Tensor, Reconstruction]:
+    def _reconstruction(self, batch: AutoencoderBatch, is_training: bool = False) -> tuple[Tensor, Reconstruction]:
         video = self._place(batch.video)
         with autocast(self.device, self.dtype):
             noise = {name: self._place(values) for name, values in batch.noise.items()}
-            return video, self._reconstruct(video, noise, bool(self.losses.pixel_weight), self.pairs)
+            options = video, noise, bool(self.losses.pixel_weight), self.pairs
+            if not (self.measures and is_training):
+                return video, self._reconstruct(*options)
+            reconstruction = self._reconstruct(*options, is_training=True)
+        self.measures.note(reconstruction.pairs["commitment"][0].detach(), batch)
+        return video, reconstruction
 
     def _errors(self, video: Tensor, pixels: Tensor) -> Tensor:
         """Of each pixel's channels, as negative log-likelihoods, (B, 3, T, H, W)."""

@@ -14,12 +14,24 @@ import numpy as np
 import torch
 from torch import Tensor, cat, nn
 from torch.nn import functional
-from torch.nn.functional import gelu, leaky_relu, silu
+from torch.nn.functional import gelu, leaky_relu, relu, silu
 
 from .operators import convolution, linear
 from .precision import to_tensor
 
-__all__ = ["Conv2d", "Conv3d", "Embedding", "GroupNorm", "LayerNorm", "Linear", "cat", "leaky_relu", "linear", "silu"]
+__all__ = [
+    "Conv2d",
+    "Conv3d",
+    "Embedding",
+    "GroupNorm",
+    "LayerNorm",
+    "Linear",
+    "cat",
+    "leaky_relu",
+    "linear",
+    "relu",
+    "silu",
+]
 
 Conv2d = nn.Conv2d
 Embedding = nn.Embedding
@@ -48,6 +60,16 @@ class Conv3d(nn.Conv3d):
     def forward(self, x: Tensor) -> Tensor:
         padding = tuple(int(width) for width in self.padding)  # in numbers, never "same" or "valid"
         return convolution(x, self.weight, self.bias, self.stride, padding)
+
+
+class ConvTranspose3d(nn.ConvTranspose3d):
+    """Transposed 3-D convolution, of whose result a kernel less one is cut off at each end."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: tuple[int, int, int]) -> None:
+        super().__init__(inputs, outputs, kernel, stride, padding=kernel - 1)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x)
 
 
 class BatchNorm3d(nn.Module):
@@ -87,6 +109,11 @@ def cast(x: Tensor, like: Tensor) -> Tensor:
 def to_float32(x: Tensor) -> Tensor:
     """A tensor in float32."""
     return x.float()
+
+
+def detach(x: Tensor) -> Tensor:
+    """A tensor through which no gradient goes."""
+    return x.detach()
 
 
 def copy(x: Tensor) -> Tensor:

@@ -58,6 +58,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return functional.linear(x, weight, bias)
 
 
+def nearest(x: Tensor, rows: Tensor) -> Tensor:
+    """The number of the row (K, C) nearest to each vector (N, C), of equals the first: (N,)."""
+    products = functional.linear(x, rows)
+    return ((x * x).sum(1, keepdim=True) - 2 * products + (rows * rows).sum(1)).argmin(1)
+
+
+def take_rows(table: Tensor, numbers: Tensor) -> Tensor:
+    """Rows (K, C) by their numbers (N,): (N, C)."""
+    return table.index_select(0, numbers)
+
+
 def addcmul(x: Tensor, one: Tensor, other: Tensor) -> Tensor:
     """x + one * other."""
     return torch.addcmul(x, one, other)

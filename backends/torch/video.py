@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, cat, nn
 from torch.nn import functional
 
 from duosora.core.maths.haar import TAP_2D, TAP_3D
+
+from .layers import cast, to_float32
 
 
 def channels_innermost(x: Tensor) -> Tensor:
@@ -23,6 +27,20 @@ def fold_frames(x: Tensor) -> Tensor:
 def unfold_frames(x: Tensor, batch: int) -> Tensor:
     """(B * T, C, H, W) -> (B, C, T, H, W)."""
     return x.unflatten(0, (batch, -1)).permute(0, 2, 1, 3, 4)
+
+
+def by_frames(function: Callable[[Tensor], Tensor], x: Tensor, at_a_time: int | None, weight: Tensor) -> Tensor:
+    """A function of pictures (N, C, H, W) applied to the frames of (B, C, T, H, W), float32.
+
+    at_a_time: how many of them it is given together, in the dtype of the weight; None: all.
+    """
+    frames = fold_frames(x)
+    size = at_a_time or frames.shape[0]
+    parts = [
+        to_float32(function(cast(frames[start : start + size], like=weight)))
+        for start in range(0, frames.shape[0], size)
+    ]
+    return unfold_frames(cat(parts, 0), x.shape[0])
 
 
 def norm_over_channels(norm: nn.Module, x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 A file here is called after its family and holds RULES, and STEM, which begins the names of its files in the hub's form.
 A model that can begin with the weights of another says in BEGINNING how. KERNELS are weights that other
-programs have as kernels of pictures, without the axis of time along which ours are 1 long.
+programs have as kernels of pictures, without the axis of time along which ours are 1 long. TOLD_AT leads to
+where a checkpoint itself tells the values of config.json.
 """
 
 from __future__ import annotations
@@ -29,6 +30,8 @@ class Names:
     beginning: Beginning | None = None
     kernels: tuple[str, ...] = ()
     """Those that lack an axis of time where they come from models of pictures."""
+    told_at: tuple[str, ...] = ()
+    """Keys, one inside the other, below which a checkpoint keeps the values of config.json."""
 
     @property
     def title(self) -> str:
@@ -52,7 +55,14 @@ class Names:
 
 def _names_of(family: Family) -> Names:
     rules = import_module(f".{family.name}", __name__)
-    return Names(family, rules.RULES, rules.STEM, getattr(rules, "BEGINNING", None), getattr(rules, "KERNELS", ()))
+    return Names(
+        family,
+        rules.RULES,
+        rules.STEM,
+        getattr(rules, "BEGINNING", None),
+        getattr(rules, "KERNELS", ()),
+        getattr(rules, "TOLD_AT", ()),
+    )
 
 
 NAMES: Mapping[str, Names] = {family.name: _names_of(family) for family in FAMILIES}

@@ -5,17 +5,17 @@ Training begins with the autoencoder of frames alone, which diffusers calls Auto
 """
 
 from ...core.io.weights import STEMS
+from ...core.models.sd_vae import OLDER_NAMES
 from ..beginning import Beginning
 from ..rules import Rename
 from . import mindone
 
-_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 _PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
 """Of the autoencoder of frames by itself."""
 RULES = (
     *(
         Rename(f"{before}{{*}}.attentions.0.{old}.{{*}}", f"spatial_vae.module.{{*}}.attentions.0.{new}.{{*}}")
-        for old, new in _ATTENTION.items()
+        for old, new in OLDER_NAMES.items()
         for before in ("spatial_vae.", "")
     ),
     *(

@@ -33,5 +33,6 @@ def calibrate(
     spec, statistics = calibrate_folder(model, load(config, TrainConfig, overrides), clips)
     say(f"measured {statistics.num_clips} clips; {model / 'config.json'} has now")
     written = spec.to_config()  # in the words of the family: some call the deviation scale, some what makes it 1
-    for name in ("shift", "scale"):
-        say(f"  {name} {' '.join(f'{value:.4f}' for value in written[name])}")
+    for name in ("shift", "scale", "latents_mean", "latents_std"):
+        if name in written:
+            say(f"  {name} {' '.join(f'{value:.4f}' for value in written[name])}")

@@ -33,7 +33,7 @@ def reconstruct(
         bool, typer.Option("--overwrite", help="Replace outputs that exist; they are kept otherwise.")
     ] = False,
 ) -> None:
-    """Pass a video or image, or all of a folder, through the WFVAE.
+    """Pass a video or image, or all of a folder, through an autoencoder.
 
     Reports PSNR and SSIM: how much the latents keep. Of a folder, results that are there are kept and counted; exit
     code 2 when one of its files could not be reconstructed.

@@ -146,6 +146,8 @@ class AutoencoderSettings(Settings):
     """Clip the discriminator's gradient norm to this. null: no clipping."""
     logvar: float = 0.0
     """Log variance of the pixel likelihood."""
+    restart_below: Number = 1.0
+    """Codes of a code book that latents choose less often a step, on average, start again as latents of the batch."""
 
     @model_validator(mode="before")
     @classmethod

@@ -35,6 +35,13 @@ def centre_video(frames: np.ndarray, side: int) -> np.ndarray:
     return _cut(resized, round((rows - side) / 2), round((columns - side) / 2), side, side)
 
 
+def centre_video_rounded_up(frames: np.ndarray, side: int) -> np.ndarray:
+    """As centre_video, by a longer side that is rounded up, as VideoGPT does."""
+    rows, columns = (-(-length * side // min(frames.shape[1:3])) for length in frames.shape[1:3])
+    resized = resize_bilinear(_unit(frames), rows, columns)
+    return _cut(resized, (rows - side) // 2, (columns - side) // 2, side, side)
+
+
 def centre_picture(picture: np.ndarray, side: int) -> np.ndarray:
     """uint8 (H, W, 3) to a square, uint8 (side, side, 3); far larger ones are halved by averaging first."""
     while min(picture.shape[:2]) >= 2 * side:

@@ -10,10 +10,12 @@ NAMES = (
     "opensora_t2v",
     "opensora_vae",
     "pixart",
+    "sd_vae",
     "stdit",
     "stdit2",
     "stdit3",
     "t5",
+    "vqvae",
     "wfvae",
 )
 """Of all families: a new one is a file of that name in this room, in both backends and in convert/names, and a line."""

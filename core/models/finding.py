@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from ..io.files import read_text
 from ..io.first_bytes import why_no_json
 from ..io.safetensors_format import unique_keys
 from ..io.weights import open_weights
-from ..layout import FreshWeights, Layout, Weights
+from ..layout import FreshWeights, Layout, Weights, some_names
 from ..loading import check_headers, check_zeros
 from ..printable import short_name
 from . import FAMILIES
@@ -24,6 +25,8 @@ from .run_folders import model_folder
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
+LONGEST_NAME = 100
+"""What is longer is compared with the names of presets up to here."""
 TRAINED = {name: Path(__file__).parent / name for name in ("tiny", "tiny_v1_2")}
 """Presets that come trained: a tokeniser, and models in folders called after their kinds."""
 TINY_FOLDER = TRAINED["tiny"]
@@ -71,7 +74,8 @@ def open_part(kind: str, name: str, seed: int = 0) -> Part:
         if name in family.presets:
             return _preset(family, name, seed)
     if not os.path.exists(name):  # unlike Path.exists, no error for a name too long
-        presets = ", ".join(preset for family in families for preset in family.presets)
+        every = [preset for family in families for preset in family.presets]
+        presets = some_names(get_close_matches(name[:LONGEST_NAME], every, n=len(every), cutoff=0.0))
         raise CheckpointError(
             f"model.{kind} = {short_name(name)}: no such folder, and no preset of that name ({presets})"
         )

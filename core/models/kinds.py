@@ -21,8 +21,8 @@ Output = Literal["mean", "mean_and_spare", "mean_and_range"]
 that ask for it."""
 DIGITS = 6
 """Behind the point, of numbers that were measured and are written into config.json."""
-Share = Literal["clips", "frames", "pixels"]
-"""Clips, or all of their frames; or they are compared as pixels are."""
+Share = Literal["clips", "frames", "pixels", "squares"]
+"""Clips, or all of their frames; or they are compared as pixels are; or by the mean of their squared differences."""
 GIVEN = (
     *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames", "ratio"),
     *("latent_mask", "frame_mask", "kept", "channels"),
@@ -155,6 +155,10 @@ class AutoencoderSpec(FamilySpec, Protocol):
     @property
     def pairs(self) -> Mapping[str, Share]:
         """Names of what training can compare beside pixels, and what sums of their differences are divided by."""
+
+    @property
+    def num_codes(self) -> int | None:
+        """Of its code book, which training moves along with the latents that choose them; None: it has no such book."""
 
     @property
     def last_layer(self) -> str:

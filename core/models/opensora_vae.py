@@ -18,7 +18,7 @@ from ..maths.tiling import Chunk, temporal_chunks
 from ..shapes import Grouped, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
 from .kinds import DIGITS, Family, Share
-from .sd_vae import FRESH_LOG_VARIANCE, SDVAESpec
+from .sd_vae import FRESH_LOG_VARIANCE, PictureVAESpec
 
 SPATIAL_FACTOR = 0.18215
 """Latents of frames times this are what the temporal autoencoder sees: that of SD 1, though the frames' is SDXL's."""
@@ -112,7 +112,7 @@ class OpenSoraVAESpec:
 
     family: ClassVar[str] = "opensora_vae"
 
-    spatial: SDVAESpec = field(default_factory=SDVAESpec)
+    spatial: PictureVAESpec = field(default_factory=PictureVAESpec)
     temporal: TemporalVAESpec = field(default_factory=TemporalVAESpec)
     micro_frame_size: int | None = 17
     """Frames of a group; None: a clip is one group."""
@@ -203,7 +203,7 @@ class OpenSoraVAESpec:
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""
-        spatial, levels = self.spatial.blocks(f"{_SPATIAL}."), range(len(self.temporal.widths))
+        spatial, levels = self.spatial.blocks_below(f"{_SPATIAL}."), range(len(self.temporal.widths))
         encoder = [name for i in levels for name in self._resnets(f"encoder.block_res_blocks.{i}")]
         decoder = [name for i in reversed(levels) for name in self._resnets(f"decoder.block_res_blocks.{i}")]
         return {
@@ -219,6 +219,10 @@ class OpenSoraVAESpec:
         if self.latent_channels == self.temporal.channels:
             return {"frames": "pixels", "spatial": "frames", "identity": "frames"}
         return {"frames": "pixels", "spatial": "frames"}
+
+    @property
+    def num_codes(self) -> None:
+        """It has no code book."""
 
     @property
     def last_layer(self) -> str:
@@ -264,7 +268,7 @@ class OpenSoraVAESpec:
         spec = build(
             cls,
             source,
-            spatial=SDVAESpec.take_from(spatial, f"{source}: vae_2d"),
+            spatial=PictureVAESpec.take_from(spatial, f"{source}: vae_2d"),
             temporal=TemporalVAESpec.take_from(temporal, f"{source}: vae_temporal"),
             micro_frame_size=_count_or_none(rest, source, "micro_frame_size"),
             micro_batch_size=micro_batch_size,
@@ -376,13 +380,13 @@ def _one_or_more(rest: dict[str, Any], source: str, key: str, least: float, defa
 PRESETS: Mapping[str, OpenSoraVAESpec] = {
     "opensora_vae_v1_2": OpenSoraVAESpec(),
     "opensora_vae_tiny": OpenSoraVAESpec(
-        spatial=SDVAESpec(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=8),
+        spatial=PictureVAESpec(block_out_channels=(8, 8, 16, 16), layers_per_block=1, norm_num_groups=8),
         temporal=TemporalVAESpec(filters=16, num_res_blocks=1, channel_multipliers=(1, 1, 2, 2), num_groups=8),
         mean=(0.0,) * 4,
         spread=(1.0,) * 4,
     ),
     "tiny_v1_2": OpenSoraVAESpec(
-        spatial=SDVAESpec(
+        spatial=PictureVAESpec(
             block_out_channels=(16, 16, 32, 64), layers_per_block=1, latent_channels=8, norm_num_groups=1
         ),
         temporal=TemporalVAESpec(

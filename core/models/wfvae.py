@@ -149,6 +149,10 @@ class WFVAESpec:
         return {"wavelet": "clips"}
 
     @property
+    def num_codes(self) -> None:
+        """It has no code book."""
+
+    @property
     def last_layer(self) -> str:
         """Where the adversarial loss is weighed."""
         return "decoder.conv_out.weight"

@@ -51,7 +51,8 @@ def encode_chunks(
     upstream_tiling: bool = False,
     noise: Mapping[str, np.ndarray] | None = None,
 ) -> np.ndarray:
-    """Moments (B, 2C, t, h, w) float32 of a clip: those of the spec's last posterior.
+    """Moments (B, 2C, t, h, w) float32 of a clip: those of the spec's last posterior; where it draws nothing, the
+    latents (B, C, t, h, w).
 
     video: the clip, or its frames in pieces (B, 3, T_i, H, W) of any lengths, as a reader gives them. chunk: latent
     frames at a time, None: all. upstream_tiling: cut the clip where upstream does, which only matters for group norm.
@@ -77,7 +78,8 @@ def encode_chunks(
         with backend.inference():
             drawn = {name: backend.asarray(values) for name, values in seen.items()}
             encoded = vae.encode(backend.asarray(frames.astype(np.float32)), drawn, stream)
-            moments.append(backend.to_numpy(encoded.moments[spec.posteriors[-1]]))
+            last = encoded.moments[spec.posteriors[-1]] if spec.posteriors else encoded.latents
+            moments.append(backend.to_numpy(last))
     return np.concatenate(moments, axis=2)
 
 
@@ -99,18 +101,23 @@ def encode_latents(
         moments = encode_chunks(backend, vae, spec, video, chunk, noise=noise)
     else:
         moments = _encode_apart(backend, vae, spec, video, noise or {}, chunk, team or Alone())
+    return scale_latents(spec, latents_of(spec, moments, noise)).astype(np.float32)
+
+
+def latents_of(spec: AutoencoderSpec, moments: np.ndarray, noise: Mapping[str, np.ndarray] | None = None) -> np.ndarray:
+    """Unscaled latents (B, C, t, h, w) of what `encode_chunks` gives. noise: of the last posterior; None: the mean."""
+    if not spec.posteriors:
+        return moments
     if noise is None:
-        latents = gaussian.split_moments(moments)[0]
-    else:
-        latents = gaussian.sample(moments, noise[spec.posteriors[-1]])
-    return scale_latents(spec, latents).astype(np.float32)
+        return gaussian.split_moments(moments)[0]
+    return gaussian.sample(moments, noise[spec.posteriors[-1]])
 
 
 def posterior_noise(
     spec: AutoencoderSpec, video: VideoShape, seed: int, draw: Draw = random.normal, purpose: str = "posterior"
 ) -> dict[str, np.ndarray]:
     """The noise that one clip is encoded with, all of it from a seed."""
-    names = {name: f"{purpose}, {name}" for name in spec.posteriors} | {spec.posteriors[-1]: purpose}
+    names = {name: f"{purpose}, {name}" for name in spec.posteriors[:-1]} | dict.fromkeys(spec.posteriors[-1:], purpose)
     return {name: draw(shape, seed, names[name]) for name, shape in spec.noise_shapes(video).items()}
 
 
@@ -234,7 +241,8 @@ def _encode_apart(
 
     def encode(span: tuple[int, int] | None) -> np.ndarray:
         if span is None:
-            return np.zeros((len(video), 2 * spec.latent_channels, 0, latent.height, latent.width), np.float32)
+            channels = spec.latent_channels * (2 if spec.posteriors else 1)
+            return np.zeros((len(video), channels, 0, latent.height, latent.width), np.float32)
         frames = video[:, :, slice(*span)]
         return encode_chunks(backend, vae, spec, frames, noise=_noise_of(spec, noise, span[0], frames.shape))
 

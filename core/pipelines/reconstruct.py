@@ -13,7 +13,6 @@ from ..config.schema import ReconstructConfig
 from ..config.settings import with_setting
 from ..errors import MediaError, NumericsError, ShapeError
 from ..io.media import DEFAULTS, Media
-from ..maths import gaussian
 from ..maths.metrics import finite_psnr, psnr, ssim
 from ..maths.pixels import from_uint8, to_uint8
 from ..models.finding import Part, open_part
@@ -23,7 +22,7 @@ from ..seam import backend as backends
 from ..seam.backend import Backend
 from ..seam.models import Autoencoder
 from ..shapes import VideoShape
-from .autoencode import DecodeOptions, decode_chunks, encode_chunks, posterior_noise
+from .autoencode import DecodeOptions, decode_chunks, encode_chunks, latents_of, posterior_noise
 from .clip import Clip, whole_clip
 from .settings import decode_options, default_dtype
 
@@ -39,14 +38,14 @@ def open_clip(
 ) -> Clip:
     """Look at a file and settle what of it is reconstructed.
 
-    Without num_frames: as many frames as there are, cut to 1 + a multiple of the compression; of a picture always one.
+    Without num_frames: as many frames as there are, cut to whole latents; of a picture always one.
     Without a height or width: the file's own, cut to a multiple of the compression. Raises: MediaError when the file
     is unreadable or too short; ShapeError when num_frames, height or width do not fit the autoencoder.
     """
-    time, space = spec.compression.time, spec.compression.space
+    space = spec.compression.space
     whole = whole_clip(path, every, reader, media)
     available, height, width = whole.shape
-    frames = 1 if whole.is_image else num_frames or 1 + (available - 1) // time * time
+    frames = 1 if whole.is_image else num_frames or spec.compression.longest(available)
     if frames > available:
         raise MediaError(f"{path}: has {available} frames (every {every}), {frames} are asked for")
     shape = VideoShape(frames, size[0] or height // space * space, size[1] or width // space * space)
@@ -150,9 +149,10 @@ class ClipReconstruction:
         spec = self.vae.spec
         latent = spec.compression.latent(self.clip.shape)
         backend, model, *notes = self.vae.plan()
+        drawn = "the mean" if self.seed is None else f"sampled with seed {self.seed}"
         clip = (
             f"clip       {'x'.join(map(str, self.clip.shape))} pixels = {'x'.join(map(str, latent))} latents of "
-            f"{spec.latent_channels} channels, {'the mean' if self.seed is None else f'sampled with seed {self.seed}'}"
+            f"{spec.latent_channels} channels, {drawn if spec.posteriors else 'as they are'}"
         )
         return [backend, model, clip, *notes]
 
@@ -169,9 +169,7 @@ class ClipReconstruction:
             raise NumericsError(
                 f"{self.clip.path}: encoding gave NaN or infinity; try another dtype or check the weights"
             )
-        if noise is None:
-            return gaussian.split_moments(moments)[0]
-        return gaussian.sample(moments, drawn[vae.spec.posteriors[-1]])
+        return latents_of(vae.spec, moments, drawn if noise is not None else None)
 
     def frames(self, beside_original: bool = False) -> Iterator[np.ndarray]:
         """Reconstructed frames (H, W, 3) uint8, one at a time; quality is measured on the way.

@@ -14,6 +14,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from ..layout import Weights
+from ..maths.codebook import Restarts
 from ..seam.models import Given
 
 
@@ -88,6 +89,8 @@ class AutoencoderBatch:
     """Whether the discriminator counts yet."""
     pixel_weights: np.ndarray | None = None
     """Of the reconstruction's errors, broadcasting over the video; None: 1."""
+    restarts: tuple[Restarts, ...] = ()
+    """For a code book: which latents it begins with, and which ones stand in for codes that are hardly chosen."""
 
 
 Batch = TypeVar("Batch", contravariant=True)
@@ -159,7 +162,7 @@ class AutoencoderLosses:
     """Of squared errors on top of those."""
     kl_weight: float = 1e-6
     pair_weights: Mapping[str, float] = field(default_factory=dict)
-    """Of the absolute differences between what spec.pairs names."""
+    """Of the differences between what spec.pairs names."""
     perceptual_weight: float = 0.0
     discriminator_weight: float = 0.5
     """On top of the adaptive weight."""
@@ -170,6 +173,8 @@ class AutoencoderLosses:
     discriminator_max_grad_norm: float | None = 1.0
     logvar: float = 0.0
     """Logarithm of the variance that pixel errors are measured in; a constant."""
+    restart_below: float = 1.0
+    """Codes of a code book that are chosen less often a step, on average, start again."""
 
 
 class Companion(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +20,13 @@ from ..errors import ConfigError, ShapeError
 from ..io.images import write_image
 from ..io.video import write_video
 from ..io.weights import Shard
-from ..maths import gaussian
+from ..maths import codebook
 from ..maths.metrics import psnr
 from ..maths.pixels import to_uint8
 from ..models.finding import Part
 from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import agreed
-from ..pipelines.autoencode import decode_chunks, encode_chunks, posterior_noise
+from ..pipelines.autoencode import decode_chunks, encode_chunks, latents_of, posterior_noise
 from ..printable import short_name
 from ..seam.backend import Backend
 from ..seam.models import Autoencoder
@@ -105,7 +106,17 @@ class AutoencoderTask:
             noise={name: np.stack([each[name] for each in noise]) for name in self.spec.posteriors},
             update=self.learns(step),
             adversarial=self._is_adversarial(step),
+            restarts=self._restarts(len(pixels), video, clips.samples[0], step),
         )
+
+    def _restarts(self, batch: int, video: VideoShape, sample: int, step: int) -> tuple[codebook.Restarts, ...]:
+        """What codes are made of where a code book begins and where codes start again."""
+        spec = self.spec
+        if spec.num_codes is None:
+            return ()
+        count = batch * prod(spec.compression.latent(video))
+        streams = (random.stream(self.seed, purpose, sample, step) for purpose in ("code book", "restarts"))
+        return tuple(codebook.draw(count, spec.num_codes, spec.latent_channels, stream) for stream in streams)
 
     def length(self, frames: int, step: int) -> int:
         """How many frames of its clips a step sees: of all of them, on all ranks, equally many."""
@@ -123,7 +134,7 @@ class AutoencoderTask:
 
     def work(self, batch: AutoencoderBatch) -> int:
         """Latents of a batch: positions in time and space."""
-        return len(batch.video) * int(np.prod(batch.noise[self.spec.posteriors[-1]].shape[2:]))
+        return len(batch.video) * prod(self.spec.compression.latent(VideoShape(*batch.video.shape[2:])))
 
     def validate(self) -> Mapping[str, float]:
         """PSNR in dB of held-out clips through the mean of their latents, of the weights and of their average."""
@@ -176,7 +187,7 @@ class AutoencoderTask:
         return float(total / frames)
 
     def _through(self, model: Autoencoder, video: np.ndarray) -> np.ndarray:
-        mean, _ = gaussian.split_moments(encode_chunks(self.backend, model, self.spec, video))
+        mean = latents_of(self.spec, encode_chunks(self.backend, model, self.spec, video))
         frames = decode_chunks(self.backend, model, self.spec, mean, num_frames=video.shape[2])
         return np.concatenate(list(frames), axis=2)
 

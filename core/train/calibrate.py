@@ -30,6 +30,9 @@ from ..seam import backend as backends
 from .encoders import ClipEncoder
 from .setup.readers import NO_PATCHES
 
+LEAST_DEVIATION = 1e-6
+"""Of a channel's latents; what is less is rounding."""
+
 
 class LatentStatistics(NamedTuple):
     """Of samples of the latents, per channel (C,)."""
@@ -39,15 +42,18 @@ class LatentStatistics(NamedTuple):
     num_clips: int
 
 
-def measure(moments: Iterable[np.ndarray]) -> LatentStatistics:
+def measure(moments: Iterable[np.ndarray], are_drawn: bool = True) -> LatentStatistics:
     """Mean and deviation of what is drawn from moments (2C, t, h, w) of clips; every position counts alike.
+
+    are_drawn: False for an autoencoder that draws nothing, which gives latents (C, t, h, w) instead.
 
     Raises: ConfigError when there is no clip.
     """
     count, num_clips = 0, 0
     total = squares = np.zeros(1)
     for clip in moments:
-        mean, log_variance = gaussian.split_moments(clip[None].astype(np.float64))
+        values = clip[None].astype(np.float64)
+        mean, log_variance = gaussian.split_moments(values) if are_drawn else (values, -np.inf)
         total = total + mean.sum(axis=(0, 2, 3, 4))
         squares = squares + (mean**2 + np.exp(log_variance)).sum(axis=(0, 2, 3, 4))
         count, num_clips = count + mean[0, 0].size, num_clips + 1
@@ -61,7 +67,13 @@ def write_scale(folder: Path, spec: AutoencoderSpec, statistics: LatentStatistic
     """Put the scale and shift that follow from statistics into a model folder's config.json; returns the new spec.
 
     Weights that hold them too, as published ones of some families do, are written anew with the same numbers.
+    Raises: ConfigError when a channel is the same everywhere, which no scale gives a deviation of 1.
     """
+    if still := np.flatnonzero(~(statistics.deviation > LEAST_DEVIATION)).tolist():
+        raise ConfigError(
+            f"{folder}: the latents of {len(still)} of {len(statistics.deviation)} channels (the first is {still[0]}) "
+            f"are the same in all {statistics.num_clips} clips; train the autoencoder on, or measure more clips"
+        )
     calibrated: AutoencoderSpec = spec.calibrated(statistics.mean.tolist(), statistics.deviation.tolist())
     before, after = spec.layout(), calibrated.layout()
     changed = {name: after.fresh_weight(name, 0) for name in after if after[name] != before[name]}
@@ -126,5 +138,7 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
         open_source(config.data), config.data, config.seed, part.spec.compression, NO_PATCHES, micro_batch=1
     ) as loader:
         pixels = (clips.pixels[0] for step in loader.batches() for clips in step if clips.pixels is not None)
-        statistics = measure(encoder.moments(clip) for clip in islice(pixels, num_clips))
+        statistics = measure(
+            (encoder.moments(clip) for clip in islice(pixels, num_clips)), are_drawn=bool(encoder.spec.posteriors)
+        )
     return write_scale(folder, part.spec, statistics), statistics

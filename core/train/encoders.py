@@ -136,7 +136,10 @@ class ClipEncoder(_Frozen):
         return self.part.spec
 
     def moments(self, clip: np.ndarray) -> np.ndarray:
-        """(3, T, H, W) in [-1, 1] to (2C, t, h, w) float32. Raises: ShapeError for a size that does not fit."""
+        """(3, T, H, W) in [-1, 1] to (2C, t, h, w) float32; where nothing is drawn, to latents (C, t, h, w).
+
+        Raises: ShapeError for a size that does not fit.
+        """
         return encode_chunks(self.backend, self.model(), self.spec, clip[None], self.chunk)[0]
 
 

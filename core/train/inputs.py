@@ -22,8 +22,7 @@ from ..conditioning.clip_facts import facts_for
 from ..data.batch import ClipBatch
 from ..data.frame_masks import FrameMasks
 from ..errors import ConfigError
-from ..maths import gaussian
-from ..pipelines.autoencode import encode_latents, posterior_noise, scale_latents
+from ..pipelines.autoencode import encode_latents, latents_of, posterior_noise, scale_latents
 from ..pipelines.text import pad_states
 from ..seam.models import Given
 from ..seam.training import DiffusionBatch
@@ -166,9 +165,10 @@ class DiffusionInputs:
             assert clip is not None, "a batch holds pixels or moments"
             return self._encoded(clip, number, step, "posterior")
         moments = _cut(batch.moments[row], _valid(batch, row))
-        posterior = random.normal((len(moments) // 2, *moments.shape[1:]), self.seed, "posterior", number, step)
-        latents = scale_latents(self.clips.spec, gaussian.sample(moments[None], posterior[None]))[0]
-        return latents.astype(np.float32)
+        spec = self.clips.spec
+        posterior = random.normal((spec.latent_channels, *moments.shape[1:]), self.seed, "posterior", number, step)
+        drawn = dict.fromkeys(spec.posteriors[-1:], posterior[None])
+        return scale_latents(spec, latents_of(spec, moments[None], drawn))[0].astype(np.float32)
 
     def _encoded(self, clip: np.ndarray, number: int, step: int, purpose: str) -> np.ndarray:
         """Scaled latents (C, t, h, w) of pixels (3, T, H, W)."""

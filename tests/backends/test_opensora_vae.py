@@ -121,14 +121,17 @@ def test_memory_is_bounded_by_slices_and_groups(backend: Backend, monkeypatch: p
 
         monkeypatch.setattr(owner, name, call)
 
-    for owner, axis in ((vae.spatial_vae.module, 0), (vae.temporal_vae, 2)):
-        noting(owner, "encode", axis)
-        noting(owner, "decode", axis)
+    for owner, axis, names in (
+        (vae.spatial_vae.module, 0, ("moments", "pictures")),
+        (vae.temporal_vae, 2, ("encode", "decode")),
+    ):
+        noting(owner, names[0], axis)
+        noting(owner, names[1], axis)
     clip.encoded(backend, vae)
     clip.decoded(backend, vae)
-    assert seen["SDVAE.encode"] == [4] * 10
-    assert max(seen["SDVAE.decode"]) == 4
-    assert sum(seen["SDVAE.decode"]) == 40
+    assert seen["PictureVAE.moments"] == [4] * 10
+    assert max(seen["PictureVAE.pictures"]) == 4
+    assert sum(seen["PictureVAE.pictures"]) == 40
     assert seen["TemporalVAE.encode"] == [17, 3]
     assert seen["TemporalVAE.decode"] == [5, 1]
 

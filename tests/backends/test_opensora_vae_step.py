@@ -13,14 +13,14 @@ from duosora.core.layout import Constant, FreshWeights
 from duosora.core.maths import gaussian
 from duosora.core.models.opensora_vae import OpenSoraVAESpec, TemporalVAESpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.models.sd_vae import SDVAESpec
+from duosora.core.models.sd_vae import PictureVAESpec
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, StepReport, TrainOptions
 from duosora.core.shapes import VideoShape
 
 SPEC = OpenSoraVAESpec(
-    spatial=SDVAESpec(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2),
+    spatial=PictureVAESpec(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2),
     temporal=TemporalVAESpec(
         filters=8, num_res_blocks=1, channel_multipliers=(1, 1, 2), temporal_downsample=(True, True), num_groups=4
     ),

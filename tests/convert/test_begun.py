@@ -176,7 +176,7 @@ def test_other_weights_are_refused_by_name(
 
 
 def test_an_autoencoder_begins_with_that_of_frames(tmp_path: Path) -> None:
-    """Of diffusers, with its config.json beside it, which is of no model here."""
+    """Of diffusers, with its config.json beside it; it is a model of its own, so the one that begins is named."""
     layout = opensora_vae.PRESETS["opensora_vae_tiny"].layout()
     draw, before = np.random.default_rng(1), "spatial_vae.module."
     held = {
@@ -186,7 +186,7 @@ def test_an_autoencoder_begins_with_that_of_frames(tmp_path: Path) -> None:
     }
     save_weights(tmp_path / "vae", GivenWeights(held, "x"))
     (tmp_path / "vae/config.json").write_text('{"_class_name": "AutoencoderKL"}')
-    said = commands.convert(Conversion(source=tmp_path / "vae", target=tmp_path / "out"))
+    said = commands.convert(Conversion(source=tmp_path / "vae", target=tmp_path / "out", model="opensora_vae"))
     assert any("begins as an autoencoder of frames" in line for line in said)
     part = recognise(tmp_path / "out")
     part.check()

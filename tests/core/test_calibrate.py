@@ -43,6 +43,20 @@ def test_scaled_latents_have_mean_0_and_deviation_1(tmp_path: Path) -> None:
     np.testing.assert_allclose(scaled.std(axis=(0, 2, 3, 4)), 1, atol=0.05)
 
 
+def test_latents_that_are_not_drawn_count_as_they_are() -> None:
+    clips = [normal((2, 4, 4, 2), 1, "clip", number) for number in range(3)]
+    statistics = measure(clips, are_drawn=False)
+    latents = np.stack(clips).astype(np.float64)
+    np.testing.assert_allclose(statistics.mean, latents.mean(axis=(0, 2, 3, 4)))
+    np.testing.assert_allclose(statistics.deviation, latents.std(axis=(0, 2, 3, 4)))
+
+
+def test_a_channel_that_is_the_same_everywhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"1 of 2 channels \(the first is 1\) are the same in all 3 clips"):
+        write_scale(tmp_path, SPEC, LatentStatistics(MEANS, np.array([0.5, 0.0]), num_clips=3))
+    assert not list(tmp_path.iterdir())
+
+
 def test_no_clip_is_refused() -> None:
     with pytest.raises(ConfigError, match="no clip"):
         measure([])

@@ -11,7 +11,7 @@ from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.loading import checked_weights
 from duosora.core.models.finding import family_of
 from duosora.core.models.opensora_vae import PRESETS, OpenSoraVAESpec, TemporalVAESpec
-from duosora.core.models.sd_vae import SDVAESpec
+from duosora.core.models.sd_vae import PictureVAESpec
 from duosora.core.shapes import Grouped, LatentShape, VideoShape
 
 PUBLISHED = {
@@ -48,7 +48,7 @@ def test_the_published_config_is_the_preset() -> None:
         *PRESETS.values(),
         OpenSoraVAESpec(micro_frame_size=None, micro_batch_size=None, mean=(0.5,), spread=(2.0,)),
         OpenSoraVAESpec(temporal=TemporalVAESpec(channel_multipliers=(1, 3), temporal_downsample=(True,))),
-        OpenSoraVAESpec(spatial=SDVAESpec(block_out_channels=(32, 64)), micro_frame_size=9),
+        OpenSoraVAESpec(spatial=PictureVAESpec(block_out_channels=(32, 64)), micro_frame_size=9),
     ],
 )
 def test_config_there_and_back(spec: OpenSoraVAESpec) -> None:

@@ -215,8 +215,10 @@ def train_on_two(options: TrainOptions) -> None:
 
 def test_autoencoders_and_a_discriminator_learn_as_on_one_process(name: str, tmp_path: Path) -> None:
     for world in (1, 2):
-        ranks.run("train_autoencoder.py", name, world, tmp_path, "wfvae", "opensora_vae")
-    for family, kinds in (("wfvae", ("optimizer", "discriminator_optimizer")), ("opensora_vae", ("optimizer",))):
+        ranks.run("train_autoencoder.py", name, world, tmp_path, "wfvae", "opensora_vae", "vqvae")
+    kinds_of = {"wfvae": ("optimizer", "discriminator_optimizer")}
+    for family in ("wfvae", "opensora_vae", "vqvae"):
+        kinds = kinds_of.get(family, ("optimizer",))
         one, two = tmp_path / f"{family}-on-1", tmp_path / f"{family}-on-2"
         expected, found = said(one), said(two)
         for ours, theirs in zip(expected["reports"], found["reports"], strict=True):

@@ -197,7 +197,7 @@ def own_outputs(name: str, backend: str) -> Mapping[str, np.ndarray]:
 
 
 def gradients(case: Case, backend: str) -> dict[str, np.ndarray]:
-    """By each weight: of the sum of all that the model gives, each number of it times one of its own."""
+    """By each weight that is trained: of the sum of all that the model gives, each number times one of its own."""
     framework = get(backend, "cpu")
     model = framework.build(case.spec, awake(case.spec))
 
@@ -207,23 +207,24 @@ def gradients(case: Case, backend: str) -> dict[str, np.ndarray]:
         return sum((each * slopes[name]).mean() for name, each in results.items())
 
     find = _torch_gradients if backend == "torch" else _mindspore_gradients
-    return {name: framework.to_numpy(gradient) for name, gradient in find(model, total).items()}
+    untrained = set(case.spec.layout().untrained)
+    return {name: framework.to_numpy(gradient) for name, gradient in find(model, total, untrained).items()}
 
 
-def _torch_gradients(model: Any, total: Any) -> dict[str, Any]:
+def _torch_gradients(model: Any, total: Any, untrained: set[str]) -> dict[str, Any]:
     import torch
 
-    parameters = dict(model.named_parameters())
+    parameters = {name: each for name, each in model.named_parameters() if name not in untrained}
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     found = torch.autograd.grad(total(), list(parameters.values()), materialize_grads=True)
     return dict(zip(parameters, found, strict=True))
 
 
-def _mindspore_gradients(model: Any, total: Any) -> dict[str, Any]:
+def _mindspore_gradients(model: Any, total: Any, untrained: set[str]) -> dict[str, Any]:
     import mindspore
 
-    parameters = {parameter.name: parameter for parameter in model.get_parameters()}
+    parameters = {each.name: each for each in model.get_parameters() if each.name not in untrained}
     for parameter in parameters.values():
         parameter.requires_grad = True
     _, found = mindspore.value_and_grad(total, None, list(parameters.values()))()

@@ -12,7 +12,7 @@ from duosora.core.models.kinds import GIVEN, Family
 
 ROOT = Path(__file__).parents[2]
 ROOMS = ("core/models", "backends/torch/models", "backends/mindspore/models", "convert/names")
-ALONE = ("patch_discriminator", "lpips", "sd_vae")
+ALONE = ("patch_discriminator", "lpips")
 """Architectures that have no folder of their own, and so no Family: two that judge what others make, and the
 autoencoder of pictures that is a part of those of videos."""
 HELPERS = {

@@ -21,7 +21,7 @@ from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.opensora_vae import OpenSoraVAESpec, TemporalVAESpec
 from duosora.core.models.patch_discriminator import PatchDiscriminatorSpec
-from duosora.core.models.sd_vae import SDVAESpec
+from duosora.core.models.sd_vae import PictureVAESpec
 from duosora.core.models.wfvae import TINY
 from duosora.core.random import normal
 from duosora.core.seam.backend import get
@@ -217,7 +217,7 @@ def test_an_autoencoder_and_its_discriminator_learn_alike_and_go_on_on_the_other
 
 
 OPENSORA = OpenSoraVAESpec(
-    spatial=SDVAESpec(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2),
+    spatial=PictureVAESpec(block_out_channels=(4, 8), layers_per_block=1, norm_num_groups=2),
     temporal=TemporalVAESpec(
         filters=8, num_res_blocks=1, channel_multipliers=(1, 2), temporal_downsample=(True,), num_groups=4
     ),

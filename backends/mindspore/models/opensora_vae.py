@@ -8,14 +8,14 @@ Source: opensora/models/vae of hpcaitech Open-Sora at v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from mindspore import Tensor, nn, ops
 
 from duosora.core.errors import ShapeError
 from duosora.core.models.opensora_vae import SPATIAL_FACTOR, TEMPORAL_EPS, OpenSoraVAESpec, TemporalVAESpec
-from duosora.core.models.sd_vae import SDVAESpec
+from duosora.core.models.sd_vae import PictureVAESpec
 from duosora.core.shapes import VideoShape
 
 from ..attention import Attend
@@ -23,8 +23,8 @@ from ..layers import Conv3d, GroupNorm, Identity, ModuleList, cast, cat, silu, t
 from ..operators import pad_start
 from ..posteriors import Encoded, Levels, Reconstruction, draw
 from ..streaming import Stream
-from ..video import channels_to_frames, fold_frames, unfold_frames
-from .sd_vae import SDVAE
+from ..video import channels_to_frames
+from .sd_vae import PictureVAE
 
 
 def create(spec: OpenSoraVAESpec, attend: Attend) -> OpenSoraVAE:
@@ -121,28 +121,18 @@ class OpenSoraVAE(nn.Cell):
 class SpatialVAE(nn.Cell):
     """The autoencoder of frames, a few of them at a time."""
 
-    def __init__(self, spec: SDVAESpec, micro_batch_size: int | None) -> None:
+    def __init__(self, spec: PictureVAESpec, micro_batch_size: int | None) -> None:
         super().__init__()
-        self.module = SDVAE(spec)
+        self.module = PictureVAE(spec)
         self.micro_batch_size = micro_batch_size
 
     def encode(self, video: Tensor) -> Tensor:
         """Pixels (B, 3, T, H, W) -> moments (B, 2C, T, h, w) float32."""
-        return self._by_slices(self.module.encode, video)
+        return self.module.moments_of_frames(video, self.micro_batch_size)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, T, h, w), scaled -> pixels (B, 3, T, H, W) float32."""
-        return self._by_slices(self.module.decode, latents / SPATIAL_FACTOR)
-
-    def _by_slices(self, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-        frames = fold_frames(x)
-        size = self.micro_batch_size or frames.shape[0]
-        weight = self.module.quant_conv.weight
-        parts = [
-            to_float32(function(cast(frames[start : start + size], like=weight)))
-            for start in range(0, frames.shape[0], size)
-        ]
-        return unfold_frames(cat(parts, 0), x.shape[0])
+        return self.module.frames(latents / SPATIAL_FACTOR, self.micro_batch_size)
 
 
 class TemporalVAE(nn.Cell):

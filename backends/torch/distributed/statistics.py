@@ -27,13 +27,13 @@ class SharedStatistics:
 
     def begin(self) -> None:
         """Before the first micro-batch of a step."""
-        self.start, self.notes = self._read(), []
-        self._write(np.zeros_like(self.start))
+        self.start, self.notes = self.read(), []
+        self.write(np.zeros_like(self.start))
 
     def note(self) -> None:
         """After each call of the model."""
-        self.notes.append(self._read())
-        self._write(np.zeros_like(self.start))
+        self.notes.append(self.read())
+        self.write(np.zeros_like(self.start))
 
     def exchange(self, num_batches: int) -> None:
         """After the last of a step's micro-batches, of which this rank has so many, with as many calls each.
@@ -45,12 +45,14 @@ class SharedStatistics:
         own = np.array(self.notes, np.float32).reshape(num_batches, calls, total.size)
         for added in joined(self.ranks, own).reshape(-1, total.size):
             total = total * np.float32(1 - self.momentum) + added
-        self._write(total)
+        self.write(total)
 
-    def _read(self) -> np.ndarray:
+    def read(self) -> np.ndarray:
+        """The running statistics, one behind the other."""
         return np.concatenate([to_array(statistic) for statistic in self.running])
 
-    def _write(self, values: np.ndarray) -> None:
+    def write(self, values: np.ndarray) -> None:
+        """Overwrite them."""
         lengths = [statistic.numel() for statistic in self.running]
         for statistic, part in zip(self.running, np.split(values, np.cumsum(lengths)[:-1]), strict=True):
             # Behind autograd's back, which looks after them for norms that are not in training.

@@ -21,6 +21,7 @@ from duosora.core.models.dit_meta import NORM_EPS, NUM_MODULATIONS, TIMESTEP_CHA
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
+from ..adaln_single import FeedForward, ScalarEmbedder, join_heads, modulate, split_heads
 from ..attention import Arrangement, Attend, place_plan
 from ..denoiser import TokenDenoiser
 from ..layers import (
@@ -37,7 +38,6 @@ from ..layers import (
     to_float32,
 )
 from ..operators import addcmul
-from .stdit3 import FeedForward, ScalarEmbedder, join_heads, modulate, split_heads
 
 
 @dataclass(frozen=True)

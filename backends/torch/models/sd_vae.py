@@ -7,14 +7,18 @@ Source: Rombach et al. 2022 (arXiv:2112.10752).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from torch import Tensor, nn
 
-from duosora.core.models.sd_vae import EPS, SDVAESpec
+from duosora.core.models.sd_vae import EPS, FRAMES_AT_A_TIME, PictureVAESpec, SDVAESpec
 from duosora.core.shapes import NUM_COLOURS
 
 from ..attention import Attend
 from ..layers import Conv2d, GroupNorm, Linear, ModuleList, silu
-from ..video import double_picture, pad_right_and_bottom, position_attention
+from ..posteriors import Encoded, Reconstruction, draw
+from ..streaming import Stream
+from ..video import by_frames, double_picture, pad_right_and_bottom, position_attention
 
 
 def create(spec: SDVAESpec, attend: Attend) -> SDVAE:
@@ -22,10 +26,10 @@ def create(spec: SDVAESpec, attend: Attend) -> SDVAE:
     return SDVAE(spec)
 
 
-class SDVAE(nn.Module):
-    """The autoencoder. Latents here are those of its own scale."""
+class PictureVAE(nn.Module):
+    """The autoencoder of pictures. Latents here are those of its own scale."""
 
-    def __init__(self, spec: SDVAESpec) -> None:
+    def __init__(self, spec: PictureVAESpec) -> None:
         super().__init__()
         latents = spec.latent_channels
         self.encoder = PictureEncoder(spec)
@@ -33,19 +37,63 @@ class SDVAE(nn.Module):
         self.quant_conv = Conv2d(2 * latents, 2 * latents, 1)
         self.post_quant_conv = Conv2d(latents, latents, 1)
 
-    def encode(self, pictures: Tensor) -> Tensor:
+    def moments(self, pictures: Tensor) -> Tensor:
         """Pixels (N, 3, H, W) in [-1, 1] -> moments (N, 2C, h, w): mean, then log-variance."""
         return self.quant_conv(self.encoder(pictures))
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def pictures(self, latents: Tensor) -> Tensor:
         """Latents (N, C, h, w) -> pixels (N, 3, H, W) in about [-1, 1], not clamped."""
         return self.decoder(self.post_quant_conv(latents))
+
+    def moments_of_frames(self, video: Tensor, at_a_time: int | None) -> Tensor:
+        """Pixels (B, 3, T, H, W) -> moments (B, 2C, T, h, w) float32, by so many frames; None: all."""
+        return by_frames(self.moments, video, at_a_time, self.quant_conv.weight)
+
+    def frames(self, latents: Tensor, at_a_time: int | None) -> Tensor:
+        """Latents (B, C, T, h, w) -> pixels (B, 3, T, H, W) float32, by so many frames; None: all."""
+        return by_frames(self.pictures, latents, at_a_time, self.quant_conv.weight)
+
+
+class SDVAE(PictureVAE):
+    """The autoencoder of videos, frame by frame. Latents here are unscaled; scale is core.pipelines.autoencode's."""
+
+    def __init__(self, spec: SDVAESpec) -> None:
+        super().__init__(spec)
+        self.spec = spec
+
+    def encode(self, video: Tensor, noise: Mapping[str, Tensor] | None = None, stream: Stream | None = None) -> Encoded:
+        """Pixels (B, 3, T, H, W) in [-1, 1] -> latents, drawn with unit noise "latent" (B, C, T, h, w); None: means.
+
+        stream: makes no difference, as frames know nothing of each other.
+        """
+        moments = self.moments_of_frames(video, FRAMES_AT_A_TIME)
+        return Encoded(draw(moments, (noise or {}).get("latent")), {"latent": moments})
+
+    def decode(self, latents: Tensor, num_frames: int | None = None, stream: Stream | None = None) -> Tensor:
+        """Latents (B, C, T, h, w) -> pixels (B, 3, T, H, W) float32 in about [-1, 1], not clamped."""
+        return self.frames(latents, FRAMES_AT_A_TIME)
+
+    def reconstruct(
+        self,
+        video: Tensor,
+        noise: Mapping[str, Tensor],
+        makes_pixels: bool = True,
+        wanted: frozenset[str] = frozenset(),
+    ) -> Reconstruction:
+        """Pixels (B, 3, T, H, W) in [-1, 1] through latents drawn with unit noise, as in `encode`, for training."""
+        latents, moments = self.encode(video, noise)
+        pixels = self.decode(latents) if makes_pixels else None
+        return Reconstruction(pixels, latents, moments, {})
+
+    def stream(self) -> Stream:
+        """The state for one clip in chunks: they need nothing of each other."""
+        return Stream()
 
 
 class PictureEncoder(nn.Module):
     """Pixels to moments."""
 
-    def __init__(self, spec: SDVAESpec) -> None:
+    def __init__(self, spec: PictureVAESpec) -> None:
         super().__init__()
         widths, groups, last = spec.block_out_channels, spec.norm_num_groups, len(spec.block_out_channels) - 1
         self.conv_in = Conv2d(NUM_COLOURS, widths[0], 3, padding=1)
@@ -69,7 +117,7 @@ class PictureEncoder(nn.Module):
 class PictureDecoder(nn.Module):
     """Latents to pixels."""
 
-    def __init__(self, spec: SDVAESpec) -> None:
+    def __init__(self, spec: PictureVAESpec) -> None:
         super().__init__()
         widths, groups, last = spec.block_out_channels[::-1], spec.norm_num_groups, len(spec.block_out_channels) - 1
         self.conv_in = Conv2d(spec.latent_channels, widths[0], 3, padding=1)

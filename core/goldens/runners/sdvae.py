@@ -14,13 +14,15 @@ from ...models.sd_vae import SDVAESpec
 from ...seam.backend import Backend
 from ...seam.models import Model
 from ..case import Case, Comparison, check_options
-
-NOT_YET = ("legacy_names",)
-"""Names that the converters bring up to date."""
+from ..tables import same
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Compute every result of a case of this family."""
+    if case.table:
+        # Files with them load as they are; the converters' rules are tested against the same list.
+        yield same("old_to_new", dict(SDVAESpec().layout().aliases), case.raw["old_to_new"])
+        return
     if "model" in case.config:
         check_options(case.config, case.name, ("model", "pipeline_scale"))
         yield from _frames(case, backend)
@@ -44,7 +46,7 @@ def _spec(config: Mapping[str, Any], source: str) -> SDVAESpec:
 
 
 def _picture(case: Case, backend: Backend, vae: Model, prefix: str, given: str) -> Iterator[Comparison]:
-    moments = backend.to_numpy(vae.encode(backend.asarray(case.tensors[given])))
+    moments = backend.to_numpy(vae.moments(backend.asarray(case.tensors[given])))
     mean, log_variance = gaussian.split_moments(moments)
     results = {
         "mean": mean,
@@ -62,14 +64,14 @@ def _frames(case: Case, backend: Backend) -> Iterator[Comparison]:
     """A video, frame by frame, with latents scaled as pipelines have them."""
     vae = backend.build(_spec(case.config["model"], case.name), case.weights())
     scale, video, noise = case.config["pipeline_scale"], case.tensors["video"], case.tensors["noise"]
-    moments = backend.to_numpy(vae.encode(backend.asarray(_folded(video))))
+    moments = backend.to_numpy(vae.moments(backend.asarray(_folded(video))))
     latents = gaussian.sample(moments, _folded(noise))
     yield Comparison("latents", scale * _unfolded(latents, len(video)))
     yield Comparison("decoded", _unfolded(_decoded(backend, vae, latents), len(video)))
 
 
 def _decoded(backend: Backend, vae: Model, latents: np.ndarray) -> np.ndarray:
-    return backend.to_numpy(vae.decode(backend.asarray(np.ascontiguousarray(latents))))
+    return backend.to_numpy(vae.pictures(backend.asarray(np.ascontiguousarray(latents))))
 
 
 def _folded(video: np.ndarray) -> np.ndarray:
