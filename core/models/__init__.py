@@ -5,6 +5,7 @@ from importlib import import_module
 from .kinds import Family
 
 NAMES = (
+    "clip_text",
     "opensora_t2v",
     "opensora_vae",
     "stdit3",
