@@ -75,10 +75,10 @@ def _tokenizer(case: Case) -> Iterator[Comparison]:
         said = _said_of(found.ids[0], found.mask[0])
         yield same(f"results.{number}.truncated_and_padded", {key: said[key] for key in expected}, expected)
     if batch := case.raw.get("padded_batch"):
-        ids, mask, _ = tokenizer.encode(batch["texts"], config["model_max_length"])
-        longest = int(mask.sum(axis=1).max())
-        yield same("padded_batch.input_ids", ids[:, :longest].tolist(), batch["input_ids"])
-        yield same("padded_batch.attention_mask", mask[:, :longest].tolist(), batch["attention_mask"])
+        found = tokenizer.encode(batch["texts"], config["model_max_length"])
+        longest = int(found.mask.sum(axis=1).max())
+        yield same("padded_batch.input_ids", found.ids[:, :longest].tolist(), batch["input_ids"])
+        yield same("padded_batch.attention_mask", found.mask[:, :longest].tolist(), batch["attention_mask"])
 
 
 def _said_of(ids: np.ndarray, mask: np.ndarray) -> dict[str, Any]:
