@@ -342,6 +342,11 @@ def take_tokens(x: Tensor, index: Tensor) -> Tensor:
     return mint.gather(x, 1, index.unsqueeze(2).broadcast_to((*index.shape, x.shape[2])))
 
 
+def first_largest(values: Tensor) -> Tensor:
+    """The place (B, 1) of the largest of values (B, N), the first of equal ones."""
+    return ops.argmax(to_float32(values), 1, True)
+
+
 def sinusoid(values: Tensor, frequencies: Tensor) -> Tensor:
     """Cosines, then sines, of values (B,) times frequencies (F,), (B, 2 * F) float32."""
     angles = to_float32(values).unsqueeze(1) * frequencies

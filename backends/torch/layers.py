@@ -152,6 +152,11 @@ def take_tokens(x: Tensor, index: Tensor) -> Tensor:
     return x.take_along_dim(index[:, :, None], 1)
 
 
+def first_largest(values: Tensor) -> Tensor:
+    """The place (B, 1) of the largest of values (B, N), the first of equal ones."""
+    return values.float().argmax(1, keepdim=True)
+
+
 def sinusoid(values: Tensor, frequencies: Tensor) -> Tensor:
     """Cosines, then sines, of values (B,) times frequencies (F,), (B, 2 * F) float32."""
     angles = values.float()[:, None] * frequencies

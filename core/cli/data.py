@@ -1,4 +1,4 @@
-"""`duosora data`: look over a training set before training on it."""
+"""`duosora data`: look over a training set before training on it, and bring others' sets into its form."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ import typer
 SHOWN_ROWS = 40
 """Bad rows printed; the report file has all of them."""
 
-data = typer.Typer(name="data", help="Look over training data.", no_args_is_help=True, rich_markup_mode=None)
+data = typer.Typer(
+    name="data",
+    help="Look over training data, and bring data sets into its form.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 @data.callback()
 def _group() -> None:
-    """Look over training data."""
+    """Look over training data, and bring data sets into its form."""
 
 
 @data.command()
@@ -80,6 +85,27 @@ def check(
             temporary.write_text(said, encoding="utf-8", errors="backslashreplace")
     if found.num_bad:
         raise typer.Exit(1)
+
+
+@data.command()
+def msrvtt(
+    folder: Annotated[Path, typer.Argument(help="MSR-VTT as published: annotation, structured-symlinks, videos/all.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for train, val and test.")],
+    join: Annotated[bool, typer.Option("--join", help="A row a video with all of its captions.")] = False,
+    link: Annotated[bool, typer.Option("--link", help="Link to the videos instead of copying them.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace annotations that exist.")] = False,
+) -> None:
+    """Sort MSR-VTT into a folder for each split, with annotations.json and videos."""
+    from ..data.msrvtt import SPLITS, collate, read_captions, read_splits, write
+    from ..printable import say
+
+    found = collate(read_captions(folder), read_splits(folder), join)
+    if found.homeless:
+        first, count = found.homeless[0], len(set(found.homeless))
+        say(f"warning: {len(found.homeless)} captions of {count} videos in no split are left out ({first}, ...)")
+    write(found, folder, out, link, overwrite)
+    for split in SPLITS:
+        say(f"{out / split}: {len(found.rows[split])} rows, {len(found.videos(split))} videos")
 
 
 def _read(config: Path | None, settings: list[str]) -> tuple[Any, Any]:

@@ -40,6 +40,7 @@ PACKAGES = (
     Package("tensorboard", "tensorboard", "training: curves", "train"),
     Package("matplotlib", "matplotlib", "duosora plot", "train"),
     Package("pyarrow", "pyarrow", "annotations: .parquet", "parquet"),
+    Package("tokenizers", "tokenizers", "tokeniser of CLIP", "clip"),
     Package("decord", "decord2", "reader: decord", "decord"),
     Package("flash_attn", "flash-attn", "attention: flash (CUDA)", "flash-attn"),
     Package("deepspeed", "deepspeed", "parallel.engine: deepspeed", "deepspeed"),

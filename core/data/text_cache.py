@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..io.tokenizer import Tokenizer
+from ..io.any_tokenizer import AnyTokenizer
 from ..models.finding import Part
 from .cache import CacheReader, CacheWriter, check_identity
 from .fingerprints import json_fingerprint, model_fingerprint, text_fingerprint
@@ -20,7 +20,7 @@ PROBE_TEXTS = ("a red circle", "Ein Stern über dem Meer", "星が動く", "</s>
 """What a tokeniser makes of these, and how many ids it has, tells it from another."""
 
 
-def text_identity(part: Part, tokenizer: Tokenizer, max_tokens: int) -> dict[str, Any]:
+def text_identity(part: Part, tokenizer: AnyTokenizer, max_tokens: int) -> dict[str, Any]:
     """From what the states of a caption follow, beside the caption."""
     pieces = [tokenizer.pieces_of(text) for text in PROBE_TEXTS]
     return {

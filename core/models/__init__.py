@@ -5,6 +5,7 @@ from importlib import import_module
 from .kinds import Family
 
 NAMES = (
+    "clip_text",
     "dit",
     "dit_meta",
     "opensora_t2v",

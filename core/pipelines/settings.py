@@ -8,7 +8,7 @@ from typing import Any
 from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
 from ..errors import ConfigError
-from ..io.tokenizer import Tokenizer
+from ..io.any_tokenizer import open_tokenizer
 from ..models import FAMILIES
 from ..models.finding import TRAINED, open_part
 from ..models.kinds import AutoencoderSpec
@@ -38,7 +38,7 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     """Find the models of a pipeline; a denoiser's preset has the others too, and a text encoder its tokeniser.
 
     seed: of a denoiser that is drawn anew. needs_text_weights: refuse a text encoder that is.
-    Raises: as open_part and Tokenizer.open, and ConfigError for a model that is not named.
+    Raises: as open_part and open_tokenizer, and ConfigError for a model that is not named.
     """
     model = with_companions(model)
     denoiser = open_part("denoiser", model.denoiser, seed)  # first: one that is not there needs no companions
@@ -56,7 +56,7 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
         denoiser=denoiser,
         text_encoder=text_encoder,
         vae=open_part("vae", str(model.vae)),
-        tokenizer=Tokenizer.open(tokenizer),
+        tokenizer=open_tokenizer(tokenizer),
     )
 
 

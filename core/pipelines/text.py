@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..io.tokenizer import Tokenizer
+from ..io.any_tokenizer import AnyTokenizer
 from ..progress import progress
 from ..seam.backend import Backend
 from ..seam.models import TextEncoder
@@ -21,7 +21,7 @@ class EncodedTexts:
     """The states of a set of texts, without padding."""
 
     states: dict[str, np.ndarray]
-    """(L, D) float32 for each text, L its own number of tokens."""
+    """(L, D) float32 for each text, L its own number of tokens; (D,) of an encoder that gives one vector for a text."""
     cut: dict[str, int]
     """How many tokens were dropped from the texts that were over the limit."""
 
@@ -44,15 +44,15 @@ def pad_states(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def encode_texts(
     backend: Backend,
     encoder: TextEncoder,
-    tokenizer: Tokenizer,
+    tokenizer: AnyTokenizer,
     texts: Iterable[str],
     max_tokens: int,
     quiet: bool = False,
 ) -> EncodedTexts:
     """Encode each different text once; quiet: without a bar of its own.
 
-    Texts of a batch are padded to its longest only: padded keys are masked and relative positions do not depend on the
-    length, so the states of real tokens are those of a run padded to max_tokens.
+    Texts of a batch are padded to its longest only: padded keys are masked and positions do not depend on the length,
+    so the states of real tokens are those of a run padded to max_tokens.
     """
     batch_size = 1 if backend.on_host else ACCELERATOR_BATCH
     unique = list(dict.fromkeys(texts))
@@ -68,5 +68,5 @@ def encode_texts(
             longest = int(lengths[rows].max())
             output = encoder(backend.asarray(ids[rows, :longest]), backend.asarray(mask[rows, :longest]))
             for row, values in zip(rows, backend.to_numpy(output), strict=True):
-                states[unique[row]] = values[: lengths[row]].copy()
+                states[unique[row]] = (values if values.ndim == 1 else values[: lengths[row]]).copy()
     return EncodedTexts(states, {text: cut for text, cut in zip(unique, dropped, strict=True) if cut})

@@ -16,7 +16,7 @@ from .. import random
 from ..conditioning.base import ClipState, Encode
 from ..conditioning.clip_facts import facts_for
 from ..errors import ConfigError
-from ..io.tokenizer import Tokenizer
+from ..io.any_tokenizer import AnyTokenizer
 from ..models.finding import Part
 from ..parallel.messages import pack, unpack
 from ..samplers import Sampler
@@ -53,7 +53,7 @@ class Parts:
     denoiser: Part
     text_encoder: Part
     vae: Part
-    tokenizer: Tokenizer
+    tokenizer: AnyTokenizer
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..io.tokenizer import Tokenizer
+from ..io.any_tokenizer import AnyTokenizer
 from ..models.finding import Part
 from ..models.kinds import AutoencoderSpec
 from ..parallel.agreement import exchange, exchange_arrays
@@ -63,7 +63,7 @@ class CaptionEncoder(_Frozen):
         self,
         backend: Backend,
         part: Part,
-        tokenizer: Tokenizer,
+        tokenizer: AnyTokenizer,
         dtype: str = "fp32",
         max_tokens: int = 512,
         stored: StoredTexts | None = None,

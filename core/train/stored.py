@@ -14,7 +14,7 @@ from ..data.embedding_folder import EmbeddingFolder
 from ..data.latent_cache import LatentCache, latent_identity
 from ..data.text_cache import TextCache, text_identity
 from ..errors import ConfigError
-from ..io.tokenizer import Tokenizer
+from ..io.any_tokenizer import AnyTokenizer
 from ..models.finding import Part
 
 CLIP_SETTINGS = ("frames", "fps", "speed_factor", "height", "width", "max_area", "stride")
@@ -56,7 +56,9 @@ class RecordTexts:
         return self._folders[record.embeddings].states(record.name, number)
 
 
-def open_text_cache(settings: CacheSettings, encoder: Part, tokenizer: Tokenizer, max_tokens: int) -> TextCache | None:
+def open_text_cache(
+    settings: CacheSettings, encoder: Part, tokenizer: AnyTokenizer, max_tokens: int
+) -> TextCache | None:
     """The configured cache of text states. Raises: CheckpointError when it was made with something else."""
     if settings.text is None:
         return None

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from ...config.schema import ModelSettings
 from ...config.training import AutoencoderSettings
 from ...errors import ConfigError
-from ...io.tokenizer import Tokenizer
+from ...io.any_tokenizer import AnyTokenizer
 from ...models.finding import Part, open_part
 from ...models.lpips import open_lpips
 from ...pipelines.settings import open_parts
@@ -22,7 +22,7 @@ class TrainParts:
     text_encoder: Part | None
     """None where an autoencoder is trained."""
     vae: Part | None
-    tokenizer: Tokenizer | None
+    tokenizer: AnyTokenizer | None
     perceptual: Companion | None = None
     """The LPIPS that an autoencoder is trained with."""
 
