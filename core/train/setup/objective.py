@@ -74,4 +74,4 @@ def _refuse_useless(settings: ObjectiveSettings) -> None:
     fields = ObjectiveSettings.model_fields
     for name in sorted(settings.unused(settings.kind) - settings.unused("rflow")):
         if (value := getattr(settings, name)) and value != fields[name].default:
-            raise ConfigError(f"objective.{name} = {value}: is for rflow, not for {settings.kind}; leave it out")
+            raise ConfigError(f"objective.{name} = {value}: {settings.kind} has no use for it; leave it out")
