@@ -7,6 +7,7 @@ from .kinds import Family
 NAMES = (
     "clip_text",
     "dit",
+    "dit_first",
     "dit_meta",
     "opensora_t2v",
     "opensora_vae",
