@@ -81,11 +81,13 @@ class Sampling:
             vae.chunks(latent.frames, self.pipeline.decode_options.chunk)  # refuses those that it cannot work in
 
     @property
-    def num_steps(self) -> int:
-        """Network calls of this process, each counted once however many videos it is for."""
-        batches = self._batches()
-        runs = sum(map(len, batches)) if self.backend.on_host else len(batches)
-        return runs * len(self.settled.sampler().timesteps) * self.settled.loops.count
+    def num_steps(self) -> int | None:
+        """Network calls of this process, each counted once however many videos it is for; None: nobody knows yet."""
+        batches, sampler = self._batches(), self.settled.sampler()
+        if sampler.adapts:
+            return None
+        runs = sum(map(len, batches)) if self.backend.on_host or sampler.runs_alone else len(batches)
+        return runs * len(sampler.timesteps) * self.settled.loops.count
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""
