@@ -121,12 +121,17 @@ class Sampling:
 
     def decoded(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 of one video, as they are decoded."""
+        for chunk in self.pixels(job, latent):
+            yield from to_uint8(chunk)[0]
+
+    def pixels(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
+        """The same as the autoencoder gives them, (1, 3, t, H, W). Raises: NumericsError for what is not finite."""
         for chunk in progress(self._looping(job.video).frames(latent, job.video), "decoding", "chunk"):
             if not np.isfinite(chunk).all():
                 raise NumericsError(
                     f"{job.name}: decoding gave NaN or infinity; set backend.dtype.vae=fp32, or check the weights"
                 )
-            yield from to_uint8(chunk)[0]
+            yield chunk
 
     def sidecar(self, job: Job) -> dict[str, Any]:
         """Everything that is needed to make a video again."""
