@@ -21,7 +21,7 @@ Output = Literal["mean", "mean_and_spare", "mean_and_range"]
 that ask for it."""
 DIGITS = 6
 """Behind the point, of numbers that were measured and are written into config.json."""
-Share = Literal["clips", "frames", "pixels", "squares"]
+Share = Literal["clips", "frames", "like_pixels", "squares"]
 """Clips, or all of their frames; or they are compared as pixels are; or by the mean of their squared differences."""
 GIVEN = (
     *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames", "ratio"),
