@@ -12,6 +12,7 @@ NAMES = (
     "opensora_t2v",
     "opensora_vae",
     "pixart",
+    "raw_pixels",
     "sd_vae",
     "stdit",
     "stdit2",

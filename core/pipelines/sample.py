@@ -95,7 +95,7 @@ class Sampling:
     def notes(self) -> list[str]:
         """What a user should know of the models, the settings and the prompts, each once."""
         parts = self.pipeline.parts
-        is_fresh = any(part.is_fresh for part in (parts.denoiser, parts.text_encoder, parts.vae))
+        is_fresh = any(part.is_fresh for part in parts.all.values())
         fresh = ["the weights are freshly drawn, not trained: the picture is noise"] if is_fresh else []
         return [*fresh, *self._notes]
 

@@ -29,6 +29,8 @@ from .flow_euler import FlowEuler
 from .guidance import guide, rescale, split_guidance
 from .heun import Heun
 from .iddpm import IDDPM
+from .interpolant_ode import InterpolantODE
+from .interpolant_sde import InterpolantSDE
 from .kdpm2_ancestral import KDPM2Ancestral
 from .pndm import PNDM
 from .respaced_ddim import RespacedDDIM
@@ -71,10 +73,12 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     IDDPM,
     RespacedDDIM,
     DPMSolver,
+    InterpolantODE,
+    InterpolantSDE,
 )
 
 
-NAMED = ("steps", "size", "objective", "schedule", "spacing", "shift")
+NAMED = ("steps", "size", "objective", "path", "schedule", "spacing", "shift")
 """Arguments of constructors that have a setting of their own, or none."""
 
 
@@ -132,6 +136,7 @@ def create(
     steps: int,
     *,
     objective: str | None = None,
+    path: str | None = None,
     schedule: Schedule | None = None,
     zero_terminal_snr: bool | None = None,
     spacing: str | None = None,
@@ -142,11 +147,11 @@ def create(
 ) -> Sampler:
     """A fresh sampling run; None leaves an option to the sampler.
 
-    `objective` is what the network predicts: epsilon, v_prediction, sample or flow. `schedule` is the noise schedule
-    it was trained on, `zero_terminal_snr` overrides that schedule's own. `spacing` (leading, trailing, linspace)
-    defaults to trailing with zero terminal SNR and leading without. `shift` and `num_train_timesteps` belong to flow
-    samplers. `size` is that of the video in pixels, for samplers whose times depend on it. `others` are further
-    options of one sampler.
+    `objective` is what the network predicts: epsilon, v_prediction, sample or flow; or velocity, noise or score of the
+    interpolant on a `path` (linear, gvp, vp). `schedule` is the noise schedule it was trained on, `zero_terminal_snr`
+    overrides that schedule's own. `spacing` (leading, trailing, linspace) defaults to trailing with zero terminal SNR
+    and leading without. `shift` and `num_train_timesteps` belong to flow samplers. `size` is that of the video in
+    pixels, for samplers whose times depend on it. `others` are further options of one sampler.
 
     Raises: ConfigError for an unknown name, an option that the sampler has no use for, an objective it cannot take,
     or a number of steps it cannot do.
@@ -154,6 +159,7 @@ def create(
     sampler = resolve(name)
     wishes = {
         "objective": objective,
+        "path": path,
         "zero_terminal_snr": zero_terminal_snr,
         "schedule": schedule,
         "spacing": spacing,

@@ -39,6 +39,8 @@ def train_parts(model: ModelSettings, autoencoder: AutoencoderSettings | None, s
         trained = open_part("vae", str(model.vae or "tiny"), seed)
         return TrainParts(trained, None, None, None, _perceptual(autoencoder))
     parts = open_parts(model, seed, needs_text_weights=True)
+    if "label" in parts.denoiser.spec.given:
+        raise ConfigError(f"model.denoiser = {model.denoiser}: it reads classes, which no training data gives yet")
     return TrainParts(parts.denoiser, parts.text_encoder, parts.vae, parts.tokenizer)
 
 
