@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, mint, ops
 from mindspore.mint import cat
 
 from duosora.core.errors import ConfigError
@@ -110,7 +110,7 @@ class KernelAttend:
         return x
 
     def total(self, x: Tensor) -> Tensor:
-        return mint.sum(x, 1, keepdim=True)
+        return x.sum(1, keepdims=True)
 
     def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
         batch, _, heads, width = q.shape
