@@ -164,10 +164,10 @@ class TextToVideo:
 
         On a CPU the requests are run one after the other: it gains nothing from a batch, whose other rounding
         guidance would amplify from step to step, and so a video does not depend, in any bit, on what it is made
-        together with.
+        together with. So are those of a sampler whose steps depend on the whole batch.
         Raises: NumericsError when a step gives NaN or infinity.
         """
-        size = 1 if self.backend.on_host else len(requests)
+        size = 1 if self.backend.on_host or new_sampler().runs_alone else len(requests)
         batches = [requests[start : start + size] for start in range(0, len(requests), size)]
         runs = [self._denoise_together(batch, texts, video, new_sampler(), guidance, on_step) for batch in batches]
         return np.concatenate(runs)
