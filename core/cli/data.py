@@ -123,6 +123,19 @@ def features(
     say(convert_features(source, out, seed))
 
 
+@data.command()
+def digits(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new folder, which gets a folder for each class.")],
+) -> None:
+    """Write the 1,797 handwritten digits of scikit-learn as pictures of 8x8 pixels, for the lesson (docs/lesson.md)."""
+    from ..data.digits import CLASSES, read_digits, write_digits
+    from ..printable import say
+
+    found = read_digits()
+    write_digits(found, out)
+    say(f"{out}: {len(found.labels)} pictures of {CLASSES} classes")
+
+
 def _read(config: Path | None, settings: list[str]) -> tuple[Any, Any]:
     """The settings of the run, and of its data; without a config with sizes as published, where none are given."""
     from ..config.loading import load

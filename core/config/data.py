@@ -96,8 +96,9 @@ class DataSettings(Settings):
 
     kind: Literal["files", "moving_shapes", "class_folders", "features"] = "files"
     """moving_shapes draws the clips of the tiny model's world. It uses only the settings for batches, captions and
-    workers, and for an autoencoder frames, height and width. class_folders: `files` is a folder with a folder of
-    pictures for each class. features: `files` is a cache of their latents, or Mini Sora's two folders of .npy."""
+    workers, and frames, height and width where less of a clip is wanted. class_folders: `files` is a folder with a
+    folder of pictures for each class. features: `files` is a cache of their latents, or Mini Sora's two folders of
+    .npy."""
     drawn_clips: Count | None = None
     """moving_shapes: draw this many clips and repeat them every epoch, so that their latents can be cached. Default:
     new clips every epoch."""
@@ -123,8 +124,8 @@ class DataSettings(Settings):
     """buckets: leave out the clips of a bucket that fill no whole batch, others in each epoch. Off: repeat some of them
     to fill it."""
     frames: Count = by_recipe()
-    """1 + a multiple of the autoencoder's temporal factor. Longer videos are cropped at a random start, shorter ones to
-    the nearest length that fits."""
+    """A number that the autoencoder takes, for most 1 + a multiple of their temporal factor. Longer videos are cropped
+    at a random start, shorter ones to the nearest length that fits."""
     min_frames: Count = by_recipe()
     """Drop videos of fewer frames after resampling; never more than `frames`."""
     fps: Positive = by_recipe()

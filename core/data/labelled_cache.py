@@ -12,12 +12,11 @@ import numpy as np
 
 from ..errors import CheckpointError
 from ..printable import short_name
-from .cache import CacheReader
-from .cache import Note as Written
+from .cache import CacheReader, Note
 from .latent_cache import KIND, SCALED
 
 
-class Note(NamedTuple):
+class _Label(NamedTuple):
     """On a tensor."""
 
     name: str
@@ -70,8 +69,8 @@ class LabelledCache:
         return found
 
 
-def _read(folder: Path, note: Written) -> Note:
+def _read(folder: Path, note: Note) -> _Label:
     try:
-        return Note(str(note["name"]), int(note["label"]), bool(note["mirrored"]))
+        return _Label(str(note["name"]), int(note["label"]), bool(note["mirrored"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{folder}: a note of it is damaged ({error}); make the cache again") from error

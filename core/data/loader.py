@@ -96,7 +96,7 @@ class ClipLoader:
         Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on;
         PackageMissing when captions need libraries that are not installed.
         """
-        self.settings = settings = fitted(settings)
+        self.settings = settings = fitted(settings, compression)
         self.compression, self.patch = compression, patch
         self.parts = range(reader, accumulation, readers)
         """Of a step's micro-batches, those that are read here."""

@@ -15,7 +15,7 @@ from .. import random
 from ..config.data import DataSettings
 from ..errors import ConfigError
 from ..maths.resize import size_within_area, whole_strides
-from ..shapes import Causal, Compression, VideoShape
+from ..shapes import Causal, Compression, VideoShape, latent_frames
 from .frame_window import frame_window
 from .records import Record
 
@@ -219,7 +219,8 @@ def choose_moments(
         raise Unusable("no length", "has no num_frames; add it to the annotation or set data.probe")
     wanted = settings.frames
     interval = frame_interval(record.fps, _used_rate(record, settings))
-    if record.num_frames > LONGEST * wanted * (rate_of(record) / settings.fps * settings.speed_factor):
+    most = LONGEST * wanted * (rate_of(record) / settings.fps * settings.speed_factor)
+    if record.num_frames > most and not record.is_drawn:
         raise Unusable("too long", f"is too long: {record.num_frames} frames, more than {LONGEST:g} times what is used")
     end = record.start + record.num_frames
     frames = np.arange(record.start, end, interval, np.float64)
@@ -233,7 +234,7 @@ def choose_moments(
         begin = draws.start(max(limit, 0))
         frames = frames[begin : begin + wanted]
     least = UPSTREAM_LEAST if settings.upstream.always_29_frames else min(settings.min_frames or wanted, wanted)
-    length = usable_length(len(frames), compression.time, sp_size, least)
+    length = usable_length(len(frames), compression, sp_size, least)
     if length is None:
         raise Unusable("too short", f"is too short: {len(frames)} frames at {settings.fps:g} per second, needs {least}")
     return frames[:length]
@@ -249,11 +250,13 @@ def has_usual_proportions(height: int, width: int, target: float) -> bool:
     return target / WIDEST <= height / width <= target * WIDEST
 
 
-def usable_length(frames: int, time: int, sp_size: int, least: int = UPSTREAM_LEAST) -> int | None:
-    """The largest number of at most `frames` whose latent frames exist and divide by sp_size; None below `least`."""
-    for length in range(frames, max(least, 1) - 1, -1):
-        if (length - 1) % time == 0 and ((length - 1) // time + 1) % sp_size == 0:
+def usable_length(frames: int, compression: Compression, sp_size: int, least: int = UPSTREAM_LEAST) -> int | None:
+    """The largest number of at most `frames` whose latents are whole and divide by sp_size; None below `least`."""
+    length = compression.longest(frames)
+    while length >= max(least, 1):
+        if latent_frames(compression, length) % sp_size == 0:
             return length
+        length = compression.longest(length - 1)
     return None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..io.media import DEFAULTS, Media
 from ..io.timeline import Timeline
 from ..io.video import check_reader, open_video
 from ..io.video_reader import Note
+from ..shapes import Compression
 from . import moving_shapes
 from .annotations import read_annotations
 from .class_folders import ClassFolders
@@ -221,15 +222,18 @@ def has_labels(settings: DataSettings) -> bool:
     return settings.kind in ("class_folders", "features")
 
 
-def fitted(settings: DataSettings) -> DataSettings:
-    """Settings as the source needs them: moving shapes have one size and length, of which autoencoders see parts;
-    labelled pictures have one frame and one size."""
+def fitted(settings: DataSettings, compression: Compression) -> DataSettings:
+    """Settings as the source needs them: moving shapes have one size and length, of which less may be wanted; labelled
+    pictures have one frame and one size.
+
+    compression: a clip for a denoiser is as long as it can be.
+    """
     if has_labels(settings):
         return settings.model_copy(update={"frames": 1, "min_frames": 1, "fps": 24.0, "min_bucket_batches": 0})
     if settings.kind != "moving_shapes":
         return settings
-    shape = {"frames": moving_shapes.FRAMES, "height": moving_shapes.SIDE, "width": moving_shapes.SIDE}
-    if settings.autoencoder is not None:
-        wishes = {"frames": settings.frames, "height": settings.height, "width": settings.width}
-        shape = {name: min(most, wishes[name] or most) for name, most in shape.items()}
+    wished = settings.frames, settings.height, settings.width
+    shape: dict[str, Any] = moving_shapes.size_within(*wished)._asdict()
+    if settings.autoencoder is None:
+        shape["frames"] = compression.longest(shape["frames"])
     return settings.model_copy(update={**shape, "max_area": None, "fps": 24.0, "min_bucket_batches": 0})

@@ -119,9 +119,14 @@ class DiTMetaSpec:
     def patch(self) -> Patch:
         return Patch(1, self.patch_size)
 
+    @property
+    def only_latent(self) -> LatentShape:
+        """The one size that it makes."""
+        return LatentShape(1, self.input_size, self.input_size)
+
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The token grid of a latent. Raises: ShapeError for any but pictures of its one size."""
-        if latent != (1, self.input_size, self.input_size):
+        if latent != self.only_latent:
             raise ShapeError(
                 f"latents of {_sizes(latent)}: this model makes pictures of {self.input_size} x {self.input_size} "
                 "latents, one frame"

@@ -38,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 def settings(folder: Path, **changed: Any) -> DataSettings:
     size = {"height": SIDE, "width": SIDE, "workers": 0, "clean_captions": False, "aesthetic_sentences": False}
-    return DataSettings(kind="class_folders", files=(folder,), **{**size, **changed})
+    return DataSettings(**{"kind": "class_folders", "files": (folder,), **size, **changed})
 
 
 def loader(given: DataSettings, **options: Any) -> ClipLoader:

@@ -45,7 +45,7 @@ def test_what_fits_passes(folder: Path) -> None:
 
 
 def latents(value: Any) -> Any:
-    return lambda folder: np.save(folder / "imagenet256_features/3.npy", value, allow_pickle=True)
+    return lambda folder: np.save(folder / "imagenet256_features/3.npy", value)
 
 
 def cut_off(folder: Path) -> None:

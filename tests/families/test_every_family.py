@@ -82,7 +82,7 @@ def test_a_reconstruction_is_what_decoding_makes_of_encoding(backend: Backend, n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_trained])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_trained and case.spec.layout()])
 def test_gradients_of_both_backends_are_the_same(name: str) -> None:
     torchs, mindspores = (gradients(CASES[name], backend) for backend in NAMES)
     assert torchs.keys() == mindspores.keys()
@@ -106,7 +106,8 @@ def test_chunks_give_what_one_piece_gives_or_are_refused(backend: Backend, name:
     model = backend.build(spec, awake(spec))
     clip, latents = np.tanh(normal((1, 3, *video), 4, "video")), normal((1, spec.latent_channels, *size), 4, "z")
     with backend.inference():
-        moments = model.encode(backend.asarray(clip)).moments[spec.posteriors[-1]]
+        encoded = model.encode(backend.asarray(clip))
+        moments = encoded.moments[spec.posteriors[-1]] if spec.posteriors else encoded.latents
         pixels = model.decode(backend.asarray(latents), video.frames)
     near(encode_chunks(backend, model, spec, clip, wanted), backend.to_numpy(moments))
     parts = list(decode_chunks(backend, model, spec, latents, DecodeOptions(wanted), num_frames=video.frames))
@@ -138,7 +139,8 @@ def test_converters_leave_its_names_alone_and_know_them(family: Family, preset: 
     found, unknown = apply(converters.NAMES[family.name].rules, names, converters.NAMES[family.name].patterns())
     assert not unknown
     assert {new: origin.names for new, origin in found.origins.items()} == {name: (name,) for name in names}
-    assert guess(names) == (family.name, len(names))
+    if names:
+        assert guess(names) == (family.name, len(names))
 
 
 def test_conversion_there_and_back(folder: Path, tmp_path: Path) -> None:
@@ -157,6 +159,8 @@ def _bits_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def folder(one: Case, tmp_path: Path) -> Path:
     """A case as a folder of the hub's form."""
+    if not one.spec.layout():
+        pytest.skip("it has no weights that a folder could hold")
     held = tmp_path / "model"
     save_weights(held, awake(one.spec))
     (held / "config.json").write_text(json.dumps(one.spec.to_config()))
@@ -216,12 +220,10 @@ def _refusal(folder: Path, config: dict[str, Any], path: tuple[str, ...], odd: s
     (changed[above[0]] if above else changed)[key] = "ODD"
     (folder / "config.json").write_text(json.dumps(changed).replace('"ODD"', odd))
     try:
-        recognise(folder).layout.check({}, "")
-    except LayoutError:
-        return ""
+        dict(recognise(folder).layout)
     except DuosoraError as error:
         return str(error)
-    raise AssertionError("a layout without weights")
+    return ""
 
 
 @pytest.mark.parametrize("altered", ALTERED, ids=str)
