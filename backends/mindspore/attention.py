@@ -110,7 +110,7 @@ class KernelAttend:
         return x
 
     def total(self, x: Tensor) -> Tensor:
-        return mint.sum(x, 1, keepdim=True)
+        return x.sum(1, keepdims=True)
 
     def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
         batch, _, heads, width = q.shape

@@ -151,7 +151,7 @@ class DiTFirstSpec:
         rows = -(-num_tokens // side)
         return counted_embedding(rows, side, self.hidden_size, 1.0)[:num_tokens]
 
-    def settled(self, given: Given, latent: LatentShape) -> SettledText:
+    def settled(self, given: Given, latent: LatentShape) -> TextAndPatches:
         """The texts for latents of a shape, zeros in place of those that are none, and what counts of the patches.
 
         Raises: ShapeError for what is missing or does not fit.
@@ -174,7 +174,7 @@ class DiTFirstSpec:
             valid = valid_tokens(mask, 1, self.patch_size)
             if not valid.any(1).all():
                 raise ShapeError("DiT: latent_mask: a clip without any patch")
-        return SettledText(text, text_mask, valid)
+        return TextAndPatches(text, text_mask, valid)
 
     def blocks(self) -> tuple[str, ...]:
         """Names of all blocks in the order of the forward."""
@@ -289,7 +289,7 @@ class DiTFirstSpec:
 
 
 @dataclass(frozen=True)
-class SettledText:
+class TextAndPatches:
     """What a batch of B clips is given, checked."""
 
     text: np.ndarray

@@ -62,6 +62,21 @@ class Parts:
         kinds = {"denoiser": self.denoiser, "text_encoder": self.text_encoder, "vae": self.vae}
         return {kind: part for kind, part in kinds.items() if part is not None}
 
+    def check_latents(self) -> None:
+        """See that the denoiser works on what the autoencoder makes. Raises: ConfigError."""
+        denoiser, vae = self.denoiser.spec, self.vae.spec
+        if denoiser.latent_channels != vae.latent_channels:
+            raise ConfigError(
+                f"model.denoiser works on {denoiser.latent_channels} latent channels, model.vae makes "
+                f"{vae.latent_channels}; they do not belong together"
+            )
+        mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
+        if "channels" in denoiser.given and mask_frames != vae.compression.time:
+            raise ConfigError(
+                f"model.denoiser folds {mask_frames} mask frames into one, model.vae compresses time "
+                f"{vae.compression.time} times; they do not belong together"
+            )
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -102,12 +117,8 @@ class TextToVideo:
     """By kind; copies with other options share them."""
 
     def __post_init__(self) -> None:
-        denoiser, vae = self.parts.denoiser.spec, self.parts.vae.spec
-        if denoiser.latent_channels != vae.latent_channels:
-            raise ConfigError(
-                f"model.denoiser works on {denoiser.latent_channels} latent channels, model.vae makes "
-                f"{vae.latent_channels}; they do not belong together"
-            )
+        self.parts.check_latents()
+        denoiser = self.parts.denoiser.spec
         states = None if self.parts.text_encoder is None else self.parts.text_encoder.spec.channels
         if states not in (None, denoiser.text_channels):
             raise ConfigError(
@@ -115,12 +126,6 @@ class TextToVideo:
                 f"{states}; they do not belong together"
             )
         self.max_tokens = min(self.max_tokens, denoiser.most_tokens or self.max_tokens)
-        mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
-        if "channels" in denoiser.given and mask_frames != vae.compression.time:
-            raise ConfigError(
-                f"model.denoiser folds {mask_frames} mask frames into one, model.vae compresses time "
-                f"{vae.compression.time} times; they do not belong together"
-            )
 
     def sizes(self, video: VideoShape) -> Sizes:
         """The sizes of a video. Raises ShapeError when the models cannot make it, naming what they can."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from duosora.core.errors import ShapeError
 from duosora.core.maths.embeddings import timestep_frequencies
 from duosora.core.maths.skiparse import attention_plan, text_plan, with_mask
-from duosora.core.models.dit_first import NORM_EPS, NUM_MODULATIONS, TIMESTEP_CHANNELS, DiTFirstSpec, SettledText
+from duosora.core.models.dit_first import NORM_EPS, NUM_MODULATIONS, TIMESTEP_CHANNELS, DiTFirstSpec, TextAndPatches
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
@@ -167,7 +167,7 @@ class DiTFirst(TokenDenoiser):
         patches = patches.reshape(-1, frames, height // size, width // size, spec.out_channels, size, size)
         return to_float32(patches.permute(0, 4, 1, 2, 5, 3, 6).reshape(-1, spec.out_channels, *condition.latent))
 
-    def _texts(self, settled: SettledText, with_means: bool) -> tuple[AttendedText, ...]:
+    def _texts(self, settled: TextAndPatches, with_means: bool) -> tuple[AttendedText, ...]:
         """Of each block, with padding of the texts cut off."""
         text = self._placed(settled.text)
         mean = text.mean(1, keepdim=True) if with_means else None
