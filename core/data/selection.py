@@ -69,6 +69,10 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
     for name in ("frame_interval", "drop_last"):
         if getattr(settings, name) != DataSettings.model_fields[name].default:
             raise ConfigError(f"data.{name} = {_written(settings, name)}: is for data.buckets; leave it out")
+    if settings.kind in ("class_folders", "features"):
+        _check_labelled(settings)
+    elif settings.flip:
+        raise ConfigError(f"data.flip = true: is for class_folders, not for {settings.kind}; leave it out")
     has_size = settings.height is not None and settings.width is not None
     if (settings.height is None) != (settings.width is None):
         raise ConfigError("data.height and data.width: give both or neither")
@@ -98,6 +102,17 @@ def _check_squares(settings: DataSettings) -> None:
         raise ConfigError("data.autoencoder: by_shorter_side and random_window exclude each other")
 
 
+def _check_labelled(settings: DataSettings) -> None:
+    """Raises: ConfigError where labelled pictures are asked for in another form than the square one that they have."""
+    if settings.max_area is not None or not settings.grouped or settings.masks is not None:
+        raise ConfigError(f"data.max_area, grouped and masks: are not for data.kind = {settings.kind}; leave them out")
+    if settings.kind == "class_folders" and settings.height != settings.width:
+        raise ConfigError(
+            f"data.height = {settings.height}, data.width = {settings.width}: pictures of class_folders are cut to "
+            "squares; give both the same size"
+        )
+
+
 def check_bucketed(settings: DataSettings, where: str = "data") -> None:
     """Raises: ConfigError naming the settings, of the group of this path, that buckets have no use for."""
     if settings.kind != "files":
@@ -123,6 +138,8 @@ def plan_shape(
     if settings.autoencoder is not None:
         _check_stride(record, settings)
         return VideoShape(settings.frames, settings.height or 0, settings.width or 0)
+    if record.label is not None:
+        return VideoShape(1, settings.height or 0, settings.width or 0)
     if not record.captions:
         raise Unusable("no caption", "has no caption")
     height, width = clip_size(record, settings)

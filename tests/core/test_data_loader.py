@@ -383,7 +383,7 @@ def test_a_cache_takes_the_place_of_files() -> None:
     made = loader(source, moments_of=moments_of, text_of=lambda record, pick: np.full((2, 3), pick))
     with made:
         batches = [batch for (batch,) in islice(made.batches(), 5)]
-        assert made.cached_clip(0).cut["frames"] == list(range(FRAMES))
+        assert next(made.cached_views()).cut["frames"] == list(range(FRAMES))
     for batch in batches:
         assert batch.pixels is None
         assert batch.moments is not None
