@@ -12,6 +12,7 @@ from .recipe import Recipe
 NAMES = (
     "opensora_plan_v1_3",
     "dit_imagenet",
+    "opensora_v1_0_classes",
     "opensora_v1_2",
     "sit_imagenet",
     "tiny",
