@@ -41,7 +41,7 @@ REFUSED_BY_THE_SYSTEM = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE),
 }
 """What is about files and not about this program, wherever it happens."""
-SHARED_VERBS = ("sample", "sample-set", "train", "doctor")
+SHARED_VERBS = ("sample", "sample-set", "train", "cache", "doctor")
 """Those that many processes can work on together."""
 STARTING_VERB = "launch"
 """The one that starts them, whatever its own environment says."""
