@@ -13,6 +13,7 @@ NAMES = (
     "opensora_plan_v1_3",
     "dit_imagenet",
     "dit_digits",
+    "opensora_v1_0_classes",
     "opensora_v1_2",
     "sit_imagenet",
     "sit_digits",
