@@ -24,5 +24,4 @@ RECIPE: Recipe = replace(
         "video.width": SIDE,
         "condition.max_area": SIDE * SIDE,
     },
-    training={**DIT.training, "learning_rate.peak": 2e-3, "ema.decay": 0.995, "ema.warms_up": True},
 )

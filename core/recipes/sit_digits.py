@@ -12,7 +12,6 @@ from .recipe import Recipe
 from .sit_imagenet import RECIPE as SIT
 
 OF_PICTURES = ("video.height", "video.width", "condition.max_area")
-OF_TRAINING = ("learning_rate.peak", "ema.decay", "ema.warms_up")
 
 RECIPE: Recipe = replace(
     SIT,
@@ -25,5 +24,4 @@ RECIPE: Recipe = replace(
         "sampler.name": "interpolant_ode",
         "sampler.steps": 25,
     },
-    training={**SIT.training, **{path: DIGITS.training[path] for path in OF_TRAINING}},
 )
