@@ -20,6 +20,7 @@ RECIPE: Recipe = replace(
         **DIT.sampling,
         "sampler.name": "respaced_ddim",
         "sampler.steps": 50,
+        "sampler.guidance": 2.0,
         "video.height": SIDE,
         "video.width": SIDE,
         "condition.max_area": SIDE * SIDE,
