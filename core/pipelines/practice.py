@@ -165,6 +165,9 @@ def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[st
         sampler["sampler.objective"] = objective
     if kind != recipe.objective and not _samples(recipe, kind):
         sampler |= SAMPLERS_OF_FLOWS.get(kind, OF_INTERPOLANTS if kind in PREDICTIONS else OF_DIFFUSION)
+    bound = record.text("objective.bound") or "none"
+    if bound != (recipe.training.get("objective.bound") or "none"):
+        training["objective.bound"] = bound
     sampling = sampler | _sizes(record) | {"prompts.max_tokens": record.setting("max_tokens")}
     return _said(sampling), _said(training)
 

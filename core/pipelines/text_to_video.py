@@ -23,7 +23,7 @@ from ..samplers import Sampler
 from ..seam.backend import Backend
 from ..seam.models import Given, Model
 from ..seam.ranks import Ranks
-from ..shapes import LatentShape, TokenGrid, VideoShape
+from ..shapes import LatentShape, TokenGrid, VideoShape, takes
 from .autoencode import DecodeOptions, Draw, decode_chunks, encode_latents, posterior_noise, unscale_latents
 from .denoise import Guidance, Step, denoise
 from .text import ClassNumbers, EncodedTexts, encode_texts
@@ -75,6 +75,11 @@ class Parts:
             raise ConfigError(
                 f"model.denoiser folds {mask_frames} mask frames into one, model.vae compresses time "
                 f"{vae.compression.time} times; they do not belong together"
+            )
+        if "channels" in denoiser.given and not takes(vae.compression, 1):
+            raise ConfigError(
+                "model.denoiser reads a mask in which the first frame is by itself, and model.vae makes none of one "
+                "frame; they do not belong together"
             )
 
 
