@@ -258,6 +258,7 @@ def test_parts_of_two_recipes_are_told() -> None:
     assert mixed(plan, {"denoiser": wide, "vae": tiny}) == [
         "model.vae = tiny is of the tiny model, while settings follow Open-Sora Plan v1.3"
     ]
+    assert mixed(plan, {"denoiser": wide, "vae": open_part("vae", "pixels")}) == [], "it was trained for nobody"
 
 
 def test_open_sora_1_2_is_sampled_as_its_published_configuration_says() -> None:
