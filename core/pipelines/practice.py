@@ -76,7 +76,7 @@ def mixed(recipe: Recipe, parts: Mapping[str, Part]) -> list[str]:
 
 def _practice_of(kind: str, name: str, depth: int) -> Practice:
     if (recipe := recipes.of_preset(kind, name)) is not None:
-        return _of_recipe(recipe)
+        return _of_recipe(recipe, kind, open_part(kind, name))
     record = record_of(model_folder(Path(name)).path)
     if record is not None:
         return _recorded(kind, name, record, depth)
@@ -84,15 +84,15 @@ def _practice_of(kind: str, name: str, depth: int) -> Practice:
 
 
 def _of_family(kind: str, name: str) -> Practice:
-    found = _recipe_of(kind, name)
-    first = _of_recipe(found or recipes.ALL[0])
-    # Nobody knows what the model of a guess was trained to predict, nor which words it has seen.
-    return replace(first, source=name) if found else replace(first, source=name, is_guess=True, objective=None)
-
-
-def _recipe_of(kind: str, name: str) -> Recipe | None:
-    """The recipe that has such a model as a preset, or else the first that has some of its family."""
     part = open_part(kind, name)
+    if (found := _recipe_of(kind, part)) is not None:
+        return replace(_of_recipe(found, kind, part), source=name)
+    # Nobody knows what the model of a guess was trained to predict, nor which words it has seen.
+    return replace(_of_recipe(recipes.ALL[0]), source=name, is_guess=True, objective=None)
+
+
+def _recipe_of(kind: str, part: Part) -> Recipe | None:
+    """The recipe that has such a model as a preset, or else the first that has some of its family."""
     family = [recipe for recipe in recipes.ALL if part.family.presets.keys() & set(recipe.parts.get(kind, ()))]
     return next(iter([*_having(kind, part), *family]), None)
 
@@ -103,12 +103,14 @@ def _having(kind: str, part: Part) -> list[Recipe]:
     return [recipe for recipe in recipes.ALL if same & set(recipe.parts.get(kind, ()))]
 
 
-def _of_recipe(recipe: Recipe) -> Practice:
+def _of_recipe(recipe: Recipe, kind: str = "", part: Part | None = None) -> Practice:
+    """part: one of the recipe's models."""
+    usual = {} if part is None or kind != "denoiser" or recipe.usual_video is None else recipe.usual_video(part.spec)
     return Practice(
         source=recipe.title,
         recipe=recipe,
         objective=recipe.objective,
-        sampling=(Said(RECIPE, recipe.name, recipe.sampling_settings()),),
+        sampling=(Said(RECIPE, recipe.name, {**recipe.sampling_settings(), **usual}),),
         training=(Said(RECIPE, recipe.name, recipe.training_settings()),),
         texts=recipe.prompts,
         conditioner=recipe.conditioner,
@@ -145,10 +147,11 @@ def _begun_with(kind: str, name: str, record: RunRecord, depth: int) -> Practice
 def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """How a run's settings say that its model is sampled, and trained on."""
     kind = record.text("objective.kind")
-    names = ("kind", "shift") if kind in SAMPLERS_OF_FLOWS else ("kind", "schedule", "zero_terminal_snr")
+    names = ("kind", "shift") if kind in SAMPLERS_OF_FLOWS else ("kind", "schedule", "zero_terminal_snr", "bound")
     training = {f"objective.{name}": record.setting(f"objective.{name}") for name in names}
     sampler = {path.replace("objective.", "sampler."): value for path, value in training.items()}
     objective = sampler.pop("sampler.kind")
+    sampler.pop("sampler.bound", None)
     if kind not in SAMPLERS_OF_FLOWS:  # their samplers know no other
         sampler["sampler.objective"] = objective
     if kind != recipe.objective:
@@ -179,5 +182,7 @@ def _sizes(record: RunRecord) -> dict[str, Any]:
             "video.height": side,
             "video.width": side,
             "video.fps": moving_shapes.FPS,
+            "video.frame_interval": 1,
         }
-    return {f"video.{name}": record.setting(f"data.{name}") for name in ("frames", "height", "width", "fps")}
+    names = ("frames", "height", "width", *(() if record.setting("data.tells_file_rate") else ("fps",)))
+    return {f"video.{name}": record.setting(f"data.{name}") for name in names}

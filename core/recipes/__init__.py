@@ -12,6 +12,9 @@ from .recipe import Recipe
 NAMES = (
     "opensora_plan_v1_3",
     "opensora_v1_2",
+    "opensora_v1_1",
+    "opensora_v1_0",
+    "pixart_alpha",
     "tiny",
     "tiny_v1_2",
 )
