@@ -22,6 +22,7 @@ _SAMPLING = (_BACKEND, _MODELS, _SETTINGS, _VIDEOS, _PICTURES)
 NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "sample": _SAMPLING,
+        "sample-set": _SAMPLING,
         "reconstruct": (_BACKEND, _MODELS, _VIDEOS, _PICTURES),
         "evaluate": (_VIDEOS, _PICTURES),
         "train": (_BACKEND, _MODELS, _SETTINGS, _WEIGHTS, _VIDEOS, _PICTURES),
@@ -88,8 +89,9 @@ def _open_the_tiny_model() -> None:
     from .pipelines.settings import open_parts
 
     parts = open_parts(ModelSettings())
-    parts.tokenizer.encode(["a"], 4)
-    for part in (parts.denoiser, parts.text_encoder, parts.vae):
+    if parts.tokenizer is not None:
+        parts.tokenizer.encode(["a"], 4)
+    for part in parts.all.values():
         _want(not part.is_fresh, f"the weights of its {part.family.kind} are lost; install duosora anew")
         part.check()
 

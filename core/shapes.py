@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import NamedTuple, Protocol
 
 from .errors import ShapeError
@@ -179,6 +180,25 @@ class Even(NamedTuple):
                 f"{_nearest(video.frames, self.time, self.time, plus=0)}"
             )
         _check_sides(video, self.space)
+
+
+def takes(compression: Compression, frames: int) -> bool:
+    """Whether clips of so many frames can be encoded."""
+    try:
+        compression.check(VideoShape(frames, compression.space, compression.space))
+    except ShapeError:
+        return False
+    return True
+
+
+def next_length(compression: Compression, frames: int) -> int:
+    """The fewest frames, from so many on, that clips can have."""
+    return next(length for length in count(max(frames, 1)) if takes(compression, length))
+
+
+def latent_frames(compression: Compression, frames: int) -> int:
+    """Of a clip of so many frames. Raises: as Compression.check."""
+    return compression.latent(VideoShape(frames, compression.space, compression.space)).frames
 
 
 class Patch(NamedTuple):

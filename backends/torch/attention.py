@@ -81,6 +81,9 @@ class Attend(Protocol):
     def whole(self, x: Tensor, num_tokens: int) -> Tensor:
         """Tokens (B, N, D) that may be those of one rank -> those of the whole sequence."""
 
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of the tokens (B, N, D) of all ranks, (B, 1, D)."""
+
 
 class KernelAttend:
     """Attention by one kernel."""
@@ -101,6 +104,9 @@ class KernelAttend:
 
     def whole(self, x: Tensor, num_tokens: int) -> Tensor:
         return x
+
+    def total(self, x: Tensor) -> Tensor:
+        return x.sum(1, keepdim=True)
 
     def _attend_in_run(self, run: Run, q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
         batch, _, heads, width = q.shape

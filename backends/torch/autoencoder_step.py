@@ -236,7 +236,7 @@ class AutoencoderTrainStep:
 
     def _apart(self, share: Share, pair: tuple[Any, Any], clips: int, frames: int) -> Tensor:
         """How much the two of a pair differ, for each of what its sum is divided by."""
-        if share == "pixels":
+        if share == "like_pixels":
             return self._pixel_loss(*pair, None)[0]
         if share == "squares":
             return functional.mse_loss(*pair)

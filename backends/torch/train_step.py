@@ -161,6 +161,8 @@ def diffusion_loss(batch: DiffusionBatch, prediction: Tensor, latents: Tensor, n
     if batch.mask is None:
         return errors.mean()
     mask = to_tensor(batch.mask).to(errors)[:, None]  # (B, 1, T, H, W)
+    if batch.padding_counts:
+        return (errors * mask).mean()
     return (errors * mask).sum() / (mask.sum() * errors.shape[1])
 
 

@@ -108,6 +108,34 @@ def msrvtt(
         say(f"{out / split}: {len(found.rows[split])} rows, {len(found.videos(split))} videos")
 
 
+@data.command()
+def features(
+    source: Annotated[
+        Path, typer.Argument(help="A latent cache of class folders, or a folder with Mini Sora's two folders of .npy.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for it in the other form.")],
+    seed: Annotated[int, typer.Option(min=0, help="For .npy: of the draws, and of which are mirrored.")] = 0,
+) -> None:
+    """Turn a latent cache of labelled pictures into Mini Sora's folders of .npy, and these into a cache."""
+    from ..data.feature_conversion import convert_features
+    from ..printable import say
+
+    say(convert_features(source, out, seed))
+
+
+@data.command()
+def digits(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The new folder, which gets a folder for each class.")],
+) -> None:
+    """Write the 1,797 handwritten digits of scikit-learn as pictures of 8x8 pixels, for the lesson (docs/lesson.md)."""
+    from ..data.digits import CLASSES, read_digits, write_digits
+    from ..printable import say
+
+    found = read_digits()
+    write_digits(found, out)
+    say(f"{out}: {len(found.labels)} pictures of {CLASSES} classes")
+
+
 def _read(config: Path | None, settings: list[str]) -> tuple[Any, Any]:
     """The settings of the run, and of its data; without a config with sizes as published, where none are given."""
     from ..config.loading import load

@@ -40,6 +40,7 @@ PACKAGES = (
     Package("tensorboard", "tensorboard", "training: curves", "train"),
     Package("matplotlib", "matplotlib", "duosora plot", "train"),
     Package("pyarrow", "pyarrow", "annotations: .parquet", "parquet"),
+    Package("sklearn", "scikit-learn", "the lesson: handwritten digits", "lesson"),
     Package("tokenizers", "tokenizers", "tokeniser of CLIP", "clip"),
     Package("decord", "decord2", "reader: decord", "decord"),
     Package("flash_attn", "flash-attn", "attention: flash (CUDA)", "flash-attn"),

@@ -91,9 +91,16 @@ def _presets(name: str) -> list[str]:
                 f"{name}: a preset of model.{family.kind}",
                 f"  model: {family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters",
                 *(f"  {objective if line.startswith(OBJECTIVE) and objective else line}" for line in part.spec.facts()),
-                "  weights: none come with it, they are drawn freshly" if part.is_fresh else "  weights: come with it",
+                f"  weights: {_weights_of(part)}",
             ]
     return lines
+
+
+def _weights_of(part: Any) -> str:
+    """Where those of a preset are."""
+    if not part.layout:
+        return "it needs none"
+    return "none come with it, they are drawn freshly" if part.is_fresh else "come with it"
 
 
 def _folders_in(path: Path) -> list[Path]:
@@ -114,6 +121,10 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
     from ..models.finding import recognise
     from ..printable import one_line, say, short_name
 
+    config = (path if path.is_dir() else path.parent) / "config.json"
+    if config.exists() and (without := _without_weights(path)) is not None:
+        say(f"{path}: no tensors, as the model needs none", *_description(without))
+        return True
     if converting.get().is_foreign(path):
         say(*converting.get().describe(path, list_tensors))
         return True
@@ -124,7 +135,6 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
     if list_tensors:
         for name in reader:
             say(f"  {short_name(name)}  {list(shapes[name])}  {reader.dtype(name)}")
-    config = (path if path.is_dir() else path.parent) / "config.json"
     if not config.exists():
         title, layout = _guess(reader)
         say(f"  model: {title} (no {config.name} beside it)")
@@ -137,15 +147,31 @@ def _inspect_one(path: Path, list_tensors: bool) -> bool:
             return _is_sound(layout, reader)
         say(f"  {seen.told}")
     part = recognise(path)
-    say(f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters")
     recorded = _objective(path)
-    for line in part.spec.facts():
-        say(f"  {recorded if recorded and line.startswith(OBJECTIVE) else line}")
+    say(*(recorded if recorded and line.startswith(f"  {OBJECTIVE}") else line for line in _description(part)))
     if not _is_sound(part.layout, reader):
         return False
     left_out = sum(isinstance(weight.init, Constant) and name not in reader for name, weight in part.layout.items())
     say("  complete" + (f" ({left_out} constant filters left out, which is fine)" if left_out else ""))
     return True
+
+
+def _without_weights(path: Path) -> Any:
+    """The model in a folder, where it has no weights; None for all others, also for what is no model."""
+    from ..errors import DuosoraError
+    from ..models.finding import recognise
+
+    try:
+        part = recognise(path)
+    except DuosoraError:
+        return None
+    return None if part.layout else part
+
+
+def _description(part: Any) -> list[str]:
+    """What a model is, in lines."""
+    title = f"  model: {part.family.title} ({part.layout.model}), {part.layout.num_parameters:,} parameters"
+    return [title, *(f"  {line}" for line in part.spec.facts())]
 
 
 def _is_sound(layout: Any, reader: Any) -> bool:
@@ -174,7 +200,7 @@ def _objective(path: Path) -> str | None:
     if record is None or kind is None:
         return None
     shift = f", shift {record.setting('objective.shift')}" if kind == "flow" else ""
-    return f"{OBJECTIVE}{kind}{shift}, as its run says"
+    return f"  {OBJECTIVE}{kind}{shift}, as its run says"
 
 
 def _guess(reader: Any) -> tuple[str, Any]:

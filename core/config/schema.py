@@ -105,10 +105,12 @@ class SamplerSettings(Settings):
     """A sampler of duosora.core.samplers; upstream's names work too."""
     steps: Count = by_recipe()
     """Sampling steps."""
-    objective: Literal["epsilon", "v_prediction", "sample", "flow"] = by_recipe()
-    """What the network predicts. Flow samplers have one answer."""
+    objective: Literal["epsilon", "v_prediction", "sample", "flow", "velocity", "noise", "score"] = by_recipe()
+    """What the network predicts. Flow samplers have one answer; the last three are those of an interpolant."""
+    path: Literal["linear", "gvp", "vp"] | None = by_recipe()
+    """How the interpolant of training goes from noise to data. Only for the samplers of interpolants. null: linear."""
     schedule: Literal["linear", "scaled_linear", "squared_cosine", "cogvideox"] = by_recipe()
-    """The noise schedule of training. Flow samplers have none."""
+    """The noise schedule of training. Samplers of flows and interpolants have none."""
     zero_terminal_snr: bool = by_recipe()
     """Whether the last training timestep is pure noise. Not for flow samplers."""
     spacing: Literal["leading", "trailing", "linspace"] | None = None
@@ -135,7 +137,7 @@ class SamplerSettings(Settings):
                 useful -= {"objective"}
         except ConfigError:
             return frozenset()
-        return {"objective", "schedule", "zero_terminal_snr", "spacing", "shift"} - useful
+        return {"objective", "path", "schedule", "zero_terminal_snr", "spacing", "shift"} - useful
 
 
 class VideoSettings(Settings):
@@ -169,7 +171,11 @@ class PromptSettings(Settings):
     """What to make."""
 
     sources: tuple[str, ...] = ()
-    """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place."""
+    """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place. For
+    models that read classes, the number or the name of one."""
+    classes: Path | None = None
+    """File of the names of the classes, a line each in the order of their numbers, or a JSON list. Default: those that
+    the model's run was trained on."""
     template: str = by_recipe()
     """Text around each prompt; {} stands for the prompt."""
     negative: str | None = by_recipe()
@@ -257,6 +263,9 @@ class OutputSettings(Settings):
     """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
     save_latents: bool = False
     """Also write the latents as safetensors."""
+    grid: Annotated[int, Field(ge=0)] | None = None
+    """Also write all pictures of a run as one, so many in a row; 0: do not. Default: 4 for models that read classes,
+    else 0."""
 
 
 class SampleConfig(Settings):

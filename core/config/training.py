@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -57,9 +58,14 @@ class ObjectiveSettings(Settings):
 
     choice = "kind"
 
-    kind: Literal["epsilon", "v_prediction", "sample", "flow", "rflow"] = by_recipe()
+    kind: Literal["epsilon", "v_prediction", "sample", "flow", "rflow", "velocity", "noise", "score"] = by_recipe()
     """What the denoiser predicts: the noise, the velocity, the clean latents, the velocity of a rectified flow from the
-    data to the noise (flow), or from the noise to the data (rflow)."""
+    data to the noise (flow), or from the noise to the data (rflow); or what an interpolant at times from 0 (noise) to 1
+    (data) is asked for: its velocity, its noise, or the score of its density."""
+    path: Literal["linear", "gvp", "vp"] | None = by_recipe()
+    """velocity, noise and score: how the interpolant goes from noise to data. null: linear, which is straight."""
+    train_eps: Annotated[float, Field(ge=0, lt=0.5)] | None = None
+    """velocity, noise and score: what is kept from the ends of the time. null: as path and prediction need."""
     schedule: Literal["linear", "scaled_linear", "squared_cosine", "cogvideox"] = by_recipe()
     """The noise schedule. Not used by flow."""
     zero_terminal_snr: bool = by_recipe()
@@ -75,8 +81,9 @@ class ObjectiveSettings(Settings):
     each other, with weights that are smaller near the clean end. Replaces timesteps; not with snr_gamma."""
     shift: Positive | None = by_recipe()
     """flow: values above 1 draw more timesteps at high noise. null: 1."""
-    weighting: Literal["none", "sigma_sqrt", "cosmap"] = "none"
-    """flow: loss weight over the timesteps."""
+    weighting: Literal["none", "sigma_sqrt", "cosmap", "velocity", "likelihood"] = "none"
+    """Loss weight over the timesteps. flow: none, sigma_sqrt or cosmap; noise and score: none, velocity or
+    likelihood."""
     timestep_transform: bool | None = by_recipe()
     """rflow: draw more timesteps at high noise the larger and longer a clip is, as its sampler does. null: false."""
     transform_scale: Positive = 1.0
@@ -102,8 +109,11 @@ class ObjectiveSettings(Settings):
         of_flows = {
             "flow": {"shift", "weighting"},
             "rflow": {"timestep_transform", "transform_scale", "discrete", "frame_masks"},
+            "velocity": {"path", "train_eps"},
+            "noise": {"path", "train_eps", "weighting"},
+            "score": {"path", "train_eps", "weighting"},
         }
-        return {*of_diffusion, *of_flows["flow"], *of_flows["rflow"]} - of_flows.get(chosen, of_diffusion)
+        return {*of_diffusion, *chain(*of_flows.values())} - of_flows.get(chosen, of_diffusion)
 
 
 class AutoencoderSettings(Settings):

@@ -120,6 +120,8 @@ class TwinRuns:
             "encoder": _encoder,
             "decoder": _decoder,
         }
+        if self.runs[0].pipeline.parts.text_encoder is None:
+            del parts["text_encoder"]
         return {part: list(_differences(*map(outputs, self.runs))) for part, outputs in parts.items()}
 
     def compare_gradients(self) -> dict[str, list[Difference]]:
@@ -181,6 +183,8 @@ def _video(run: Sampling) -> tuple[np.ndarray, np.ndarray, list[float]]:
 
 def _text_encoder(run: Sampling) -> Outputs:
     pipeline, job = run.pipeline, run.jobs[0]
+    assert pipeline.parts.text_encoder is not None
+    assert pipeline.parts.tokenizer is not None
     model = pipeline.model("text_encoder")
     spec: TextEncoderSpec = pipeline.parts.text_encoder.spec
     ids, mask, _ = pipeline.parts.tokenizer.encode([job.text], pipeline.max_tokens)

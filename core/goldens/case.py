@@ -127,7 +127,8 @@ class Case:
         entry = self.contents.weights[key]
         weights: Mapping[str, np.ndarray]
         if "same_as" in entry:
-            weights = Case(self.folder.parent.parent / entry["same_as"]).weights(key)
+            other = Case(self.folder.parent.parent / entry["same_as"])
+            weights = other.weights(key if key in other.contents.weights else "weights")
         elif "file" in entry:
             reader = open_weights(self.folder / entry["file"])
             weights = {name: reader[name] for name in reader}

@@ -7,10 +7,12 @@ from .kinds import Family
 NAMES = (
     "clip_text",
     "dit",
+    "dit_first",
     "dit_meta",
     "opensora_t2v",
     "opensora_vae",
     "pixart",
+    "raw_pixels",
     "sd_vae",
     "stdit",
     "stdit2",

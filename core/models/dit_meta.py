@@ -119,9 +119,14 @@ class DiTMetaSpec:
     def patch(self) -> Patch:
         return Patch(1, self.patch_size)
 
+    @property
+    def only_latent(self) -> LatentShape:
+        """The one size that it makes."""
+        return LatentShape(1, self.input_size, self.input_size)
+
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The token grid of a latent. Raises: ShapeError for any but pictures of its one size."""
-        if latent != (1, self.input_size, self.input_size):
+        if latent != self.only_latent:
             raise ShapeError(
                 f"latents of {_sizes(latent)}: this model makes pictures of {self.input_size} x {self.input_size} "
                 "latents, one frame"
@@ -297,14 +302,21 @@ WIDTHS: Mapping[str, DiTMetaSpec] = {
     "xl": DiTMetaSpec(),
 }
 TINY = DiTMetaSpec(input_size=8, hidden_size=96, depth=4, num_heads=4, num_classes=10)
+DIGITS = replace(TINY, in_channels=3)
+"""Of pictures of 8 x 8 pixels in place of latents, for docs/lesson.md."""
 
+TRAINED_AS = dict(zip(("dit", "sit"), TRAININGS, strict=True))
 PRESETS: Mapping[str, DiTMetaSpec] = {
     f"{name}_{size}{behind}": replace(spec, patch_size=patch, trained_as=training, input_size=side)
-    for name, training in (("dit", "diffusion"), ("sit", "interpolant"))
+    for name, training in TRAINED_AS.items()
     for size, spec in WIDTHS.items()
     for patch in (2, 4, 8)
     for behind, side in ((f"_{patch}", 32), *([("_2_512px", 64)] if (size, patch) == ("xl", 2) else []))
-} | {"dit_tiny": TINY, "sit_tiny": replace(TINY, trained_as="interpolant")}
+} | {
+    f"{name}_{behind}": replace(spec, trained_as=training)
+    for name, training in TRAINED_AS.items()
+    for behind, spec in (("tiny", TINY), ("digits", DIGITS))
+}
 """sit_xl_2 and its like are those of SiT."""
 
 FAMILY = Family(

@@ -15,7 +15,7 @@ from ..io.files import read_text
 from ..io.first_bytes import why_no_json
 from ..io.safetensors_format import unique_keys
 from ..io.weights import open_weights
-from ..layout import FreshWeights, Layout, Weights, some_names
+from ..layout import FreshWeights, GivenWeights, Layout, Weights, some_names
 from ..loading import check_headers, check_zeros
 from ..printable import short_name
 from . import FAMILIES
@@ -41,7 +41,7 @@ class Part:
     source: str
     """The folder, or the preset's name."""
     is_fresh: bool
-    """Whether the weights are drawn anew instead of read: the model is untrained."""
+    """Whether there are weights that are drawn anew instead of read: the model is untrained."""
     open: Callable[[], Weights]
     notes: tuple[str, ...] = ()
     """What to tell of how it was found, a line each."""
@@ -99,7 +99,12 @@ def recognise(folder: Path) -> Part:
     config = read_config(file)
     family = family_of(config, str(file))
     spec = family.spec.from_config(config, str(file))
-    return Part(family, spec, str(folder), False, lambda: open_weights(folder), notes)
+    return Part(family, spec, str(folder), False, lambda: _weights_in(folder, spec), notes)
+
+
+def _weights_in(folder: Path, spec: Any) -> Weights:
+    """The weights in a folder; a model that has none needs no file."""
+    return open_weights(folder) if spec.layout() else GivenWeights({}, str(folder))
 
 
 def _seen(folder: Path, notes: tuple[str, ...]) -> Part | None:
@@ -146,4 +151,4 @@ def _preset(family: Family, name: str, seed: int) -> Part:
     if name in TRAINED and (trained := TRAINED[name] / family.kind).is_dir():
         return replace(recognise(trained), source=name)
     spec = family.presets[name]
-    return Part(family, spec, name, True, lambda: FreshWeights(spec.layout(), seed))
+    return Part(family, spec, name, bool(spec.layout()), lambda: FreshWeights(spec.layout(), seed))

@@ -21,13 +21,14 @@ Output = Literal["mean", "mean_and_spare", "mean_and_range"]
 that ask for it."""
 DIGITS = 6
 """Behind the point, of numbers that were measured and are written into config.json."""
-Share = Literal["clips", "frames", "pixels", "squares"]
+Share = Literal["clips", "frames", "like_pixels", "squares"]
 """Clips, or all of their frames; or they are compared as pixels are; or by the mean of their squared differences."""
 GIVEN = (
     *("text", "is_null", "pooled", "label", "fps", "height", "width", "num_frames", "ratio"),
     *("latent_mask", "frame_mask", "kept", "channels"),
 )
-"""What a denoiser can read beside latents and timestep. is_null: which texts its learned null caption stands in for;
+"""What a denoiser can read beside latents and timestep. label: the number of a class, of which its spec has
+`num_classes`; is_null: which texts its learned null caption stands in for, or which classes its null class;
 latent_mask: which latents are no padding; frame_mask: which frames are to be denoised; kept: which parts of its blocks
 training leaves out, by shares that its spec has as `drop_rates`; channels: further ones beside those of the latents."""
 
@@ -92,6 +93,10 @@ class DenoiserSpec(FamilySpec, Protocol):
     @property
     def given(self) -> frozenset[str]:
         """Which of GIVEN it reads; all else is refused."""
+
+    @property
+    def num_classes(self) -> int:
+        """Of those whose numbers it reads; only with "label" in `given`."""
 
     @property
     def output(self) -> Output: ...

@@ -217,8 +217,8 @@ class OpenSoraVAESpec:
         the frames' latents that the temporal autoencoder is given and those that it gives back; of single frames, those
         that it is given and its own, where they are as many."""
         if self.latent_channels == self.temporal.channels:
-            return {"frames": "pixels", "spatial": "frames", "identity": "frames"}
-        return {"frames": "pixels", "spatial": "frames"}
+            return {"frames": "like_pixels", "spatial": "frames", "identity": "frames"}
+        return {"frames": "like_pixels", "spatial": "frames"}
 
     @property
     def num_codes(self) -> None:

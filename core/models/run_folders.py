@@ -43,6 +43,8 @@ class RunRecord(NamedTuple):
     """The frozen models' folders or presets by kind; empty in checkpoints of older versions."""
     started_in: Any
     """Where the run was started, which its paths are relative to; None in checkpoints of older versions."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes that it was trained on, in the order of their numbers; (): it knows none."""
 
     def setting(self, path: str) -> Any:
         """The value of a setting; None where the record does not have it."""
@@ -119,7 +121,8 @@ def record_of(folder: Path) -> RunRecord | None:
     shown = folder.parent if os.path.isdir(folder) and folder.name else checkpoint
     try:
         run = read_json(checkpoint / STATE)["run"]
-        return RunRecord(shown, dict(run["config"]), dict(run.get("models", {})), run.get("started_in"))
+        classes = tuple(map(str, run.get("classes", ())))
+        return RunRecord(shown, dict(run["config"]), dict(run.get("models", {})), run.get("started_in"), classes)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{shown / STATE}: cannot be read as the state of a run ({error})") from error
 

@@ -308,6 +308,8 @@ class _Writer:
 
 PRESETS: Mapping[str, SDVAESpec] = {
     "sd_vae": SDVAESpec(),
+    "sd_vae_ft_mse": SDVAESpec(),
+    "sd_vae_ft_ema": SDVAESpec(),
     "sd_vae_tiny": SDVAESpec(
         block_out_channels=(8, 8, 16, 16),
         layers_per_block=1,

@@ -18,10 +18,13 @@ from ..config.settings import Settings, with_setting
 from ..config.training import ObjectiveSettings, TrainConfig
 from ..data.selection import check_bucketed
 from ..errors import CheckpointError, ConfigError
+from ..models.finding import open_part
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
 from ..recipes.recipe import Recipe, ScoreWords
+from .fitting import check_objective
 from .practice import AUTO, Practice, facts_of, practice_of, texts_of
+from .settings import with_companions
 
 Config = TypeVar("Config", bound=Settings)
 OF_DENOISERS = ("objective.", "show.", "max_tokens", "validation.timesteps")
@@ -61,10 +64,13 @@ def sampled(config: SampleConfig, overrides: Set[str] = frozenset()) -> Followed
     """
     config = _with_denoiser_of_recipe(config)
     practice = practice_of("denoiser", config.model.denoiser, config.model.recipe)
-    said = (*practice.sampling, _named_sizes(config, practice.recipe))
+    said = (*practice.sampling, _only_size(config, practice.recipe), _named_sizes(config, practice.recipe))
     wished = _for_sampler(config, "sampler", wishes(said))
     filled = _with_recipe(fill(config, wished), practice)
-    _refuse_lacking(lacking(filled), practice)
+    if missing := lacking(filled):
+        if filled.sampler.name is not None:
+            check_objective(filled.sampler.name, practice)  # a sampler of another kind lacks what no recipe says
+        _refuse_lacking(missing, practice)
     lines = origins(filled, config, wished, overrides)
     return Followed(filled, lines, [*_guessed(config, practice), *_contradictions(filled, practice)], practice)
 
@@ -151,6 +157,17 @@ def _with_denoiser_of_recipe(config: SampleConfig) -> SampleConfig:
     if model.recipe == AUTO or "denoiser" in model.model_fields_set:
         return config
     return with_setting(config, "model.denoiser", recipes.named(model.recipe).part("denoiser") or model.denoiser)
+
+
+def _only_size(config: SampleConfig, recipe: Recipe) -> Said:
+    """The size of what a denoiser makes that makes no other; nothing of those that make many. Raises: as open_part."""
+    latent = getattr(open_part("denoiser", config.model.denoiser).spec, "only_latent", None)
+    vae = None if latent is None else with_companions(config.model).vae
+    if latent is None or vae is None:
+        return Said(RECIPE, recipe.name, {})
+    size = open_part("vae", str(vae)).spec.compression.video(latent)
+    values = {"video.frames": size.frames, "video.height": size.height, "video.width": size.width}
+    return Said(RECIPE, recipe.name, values)
 
 
 def _named_sizes(config: SampleConfig, recipe: Recipe) -> Said:

@@ -16,7 +16,7 @@ from ..io.paths import given_path
 from ..models.finding import CONFIG_FILE, Part, open_part, recognise
 from ..models.run_folders import model_folder
 from ..printable import short_name
-from ..recipes.recipe import Recipe
+from ..recipes.recipe import Labels, Recipe
 from .practice import practice_of
 from .settings import with_companions
 
@@ -67,6 +67,7 @@ def _put(model: ModelSettings, parts: dict[str, str]) -> ModelSettings:
 def _found(recipe: Recipe, kinds: Sequence[str], places: list[Path], model: ModelSettings) -> dict[str, str]:
     """A folder for each kind that is not set. Raises: ConfigError that names all that are missing."""
     parts = [part for place in dict.fromkeys(places) for part in _parts_in(place)]
+    kinds = [kind for kind in kinds if kind in recipe.parts or not isinstance(recipe.prompts, Labels)]
     wanted = [kind for kind in kinds if kind not in model.model_fields_set or getattr(model, kind) is None]
     found = {kind: folder for kind in wanted if (folder := _fitting(recipe, kind, parts)) is not None}
     missing = [kind for kind in wanted if kind not in found]

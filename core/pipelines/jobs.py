@@ -14,7 +14,9 @@ from ..errors import ConfigError
 from ..io.prompts import Prompt, apply_template
 from ..models.kinds import DenoiserSpec
 from ..printable import short_name
+from ..recipes.recipe import Labels
 from ..shapes import VideoShape
+from .classes import Classes, read_class_names
 from .following import prompts_for, scores_of
 from .practice import Practice
 
@@ -86,11 +88,42 @@ class JobPlanner:
             need_late_frames(self.config.sampler.name, f"the references of {where} need")
         return placed
 
+    def _numbers(self, prompts: Sequence[Prompt]) -> list[tuple[tuple[str, ...], str | None]]:
+        """The number of the class of each prompt, and of the one that guidance leads away from; None: the null class.
+
+        Raises: ConfigError for what is no class, and for settings that are for texts.
+        """
+        settings = self.config.prompts
+        scores_of(self.config, self.practice)  # refuses them
+        if settings.template != "{}":
+            raise ConfigError(
+                f"prompts.template: {self.config.model.denoiser} reads classes; leave it out, or set {{}}"
+            )
+        classes = self.classes()
+        found: list[tuple[tuple[str, ...], str | None]] = []
+        for prompt in prompts:
+            negative = settings.negative if prompt.negative is None else prompt.negative
+            away = None if negative is None else str(classes.number(negative, self.note))
+            found.append(((str(classes.number(prompt.text, self.note)),), away))
+        return found
+
+    def classes(self) -> Classes:
+        """Those of the model, with the names that a file, its run or its recipe says. Raises: as Classes."""
+        path, texts = self.config.prompts.classes, self.practice.texts
+        if path is not None:
+            return Classes(self.denoiser.num_classes, read_class_names(path), f"prompts.classes = {path}")
+        names = texts.names if isinstance(texts, Labels) else ()
+        return Classes(self.denoiser.num_classes, names, self.practice.source)
+
     def _texts(
         self, prompts: Sequence[Prompt], parts: Sequence[PromptParts]
     ) -> list[tuple[tuple[str, ...], str | None]]:
         """The texts of each prompt in its template, and its negative prompt, as the model can read them."""
+        if "label" in self.denoiser.given:
+            return self._numbers(prompts)
         settings = self.config.prompts
+        if settings.classes is not None:
+            raise ConfigError(f"prompts.classes: {self.config.model.denoiser} reads texts; leave it out")
         pairs = [
             (apply_template(settings.template, text), settings.negative if prompt.negative is None else prompt.negative)
             for prompt, each in zip(prompts, parts, strict=True)

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from .jobs import Job, by_size
 from .settled import SettledRun
 
+CALLED = {"denoiser": "", "text_encoder": "text encoder ", "vae": "autoencoder "}
+"""Models by kind."""
+
 
 def plan_of(settled: SettledRun, jobs: Sequence[Job], notes: Sequence[str]) -> list[str]:
     """A line per subject."""
@@ -22,12 +25,15 @@ def plan_of(settled: SettledRun, jobs: Sequence[Job], notes: Sequence[str]) -> l
 
 def _models(settled: SettledRun) -> list[str]:
     pipeline, sampler = settled.pipeline, settled.sampler()
-    backend, parts, precision = pipeline.backend, pipeline.parts, pipeline.precision
+    backend, precision = pipeline.backend, pipeline.precision
+    models = [f"{CALLED[kind]}{part.source} ({getattr(precision, kind)})" for kind, part in pipeline.parts.all.items()]
+    calls = (
+        "as many network calls as its error asks for" if sampler.adapts else f"{len(sampler.timesteps)} network calls"
+    )
     return [
         f"backend    {backend.name} on {backend.device}, attention {precision.attention}",
-        f"models     {parts.denoiser.source} ({precision.denoiser}), text encoder {parts.text_encoder.source} "
-        f"({precision.text_encoder}), autoencoder {parts.vae.source} ({precision.vae})",
-        f"sampler    {sampler.name}, {settled.config.sampler.steps} steps ({len(sampler.timesteps)} network calls), "
+        f"models     {', '.join(models)}",
+        f"sampler    {sampler.name}, {settled.config.sampler.steps} steps ({calls}), "
         f"{sampler.objective}, guidance {settled.guidance.scale:g}",
     ]
 

@@ -7,19 +7,24 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from .. import recipes
+from .. import recipes, samplers
 from ..conditioning.base import Conditioner
 from ..config.filling import RECIPE, RUN, Said
 from ..data import moving_shapes
+from ..maths.interpolants import PREDICTIONS
 from ..models.finding import Part, open_part
 from ..models.run_folders import RunRecord, model_folder, record_of
-from ..recipes.recipe import Recipe, Texts, as_written
+from ..recipes.recipe import Labels, Recipe, Texts, as_written
+from ..shapes import VideoShape
 
 AUTO = "auto"
 SAMPLERS_OF_FLOWS: Mapping[str | None, Mapping[str, Any]] = {
     "flow": {"sampler.name": "flow_euler", "sampler.steps": 25},
     "rflow": {"sampler.name": "rflow", "sampler.steps": 30},
 }
+FACTS = dict.fromkeys(SAMPLERS_OF_FLOWS, ("kind", "shift")) | dict.fromkeys(PREDICTIONS, ("kind", "path"))
+"""What of the settings of flows and interpolants is asked for in sampling too, under `objective`."""
+OF_INTERPOLANTS = {"sampler.name": "interpolant_ode", "sampler.steps": 50}
 OF_DIFFUSION = {"sampler.name": "euler_ancestral", "sampler.steps": 100, "sampler.guidance": 7.5}
 """Of runs that trained another objective than their recipe has. A flow's paths are straighter: fewer steps do."""
 MOST_RUNS = 8
@@ -41,6 +46,7 @@ class Practice:
     """By the recipe, and by the run that made the model, if one did."""
     training: tuple[Said, ...]
     texts: Texts
+    """Of a model that reads classes Labels, with their names where its recipe or its run knows them."""
     conditioner: type[Conditioner]
     """Of the recipe that it belongs to, whichever is followed."""
 
@@ -93,8 +99,14 @@ def _of_family(kind: str, name: str) -> Practice:
 
 def _recipe_of(kind: str, part: Part) -> Recipe | None:
     """The recipe that has such a model as a preset, or else the first that has some of its family."""
-    family = [recipe for recipe in recipes.ALL if part.family.presets.keys() & set(recipe.parts.get(kind, ()))]
+    family = [recipe for recipe in recipes.ALL if _is_like(recipe, kind, part)]
     return next(iter([*_having(kind, part), *family]), None)
+
+
+def _is_like(recipe: Recipe, kind: str, part: Part) -> bool:
+    """Whether a recipe has models of a family, and a denoiser is of the kind of its own."""
+    has_some = bool(part.family.presets.keys() & set(recipe.parts.get(kind, ())))
+    return has_some and (kind != "denoiser" or recipe.suits(part.spec))
 
 
 def _having(kind: str, part: Part) -> list[Recipe]:
@@ -147,21 +159,32 @@ def _begun_with(kind: str, name: str, record: RunRecord, depth: int) -> Practice
 def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[str, Any]]:
     """How a run's settings say that its model is sampled, and trained on."""
     kind = record.text("objective.kind")
-    names = ("kind", "shift") if kind in SAMPLERS_OF_FLOWS else ("kind", "schedule", "zero_terminal_snr", "bound")
+    names = FACTS.get(kind or "", ("kind", "schedule", "zero_terminal_snr"))
     training = {f"objective.{name}": record.setting(f"objective.{name}") for name in names}
     sampler = {path.replace("objective.", "sampler."): value for path, value in training.items()}
     objective = sampler.pop("sampler.kind")
-    sampler.pop("sampler.bound", None)
     if kind not in SAMPLERS_OF_FLOWS:  # their samplers know no other
         sampler["sampler.objective"] = objective
-    if kind != recipe.objective:
-        sampler |= SAMPLERS_OF_FLOWS.get(kind, OF_DIFFUSION)
+    if kind != recipe.objective and not _samples(recipe, kind):
+        sampler |= SAMPLERS_OF_FLOWS.get(kind, OF_INTERPOLANTS if kind in PREDICTIONS else OF_DIFFUSION)
+    bound = record.text("objective.bound") or "none"
+    if bound != (recipe.training.get("objective.bound") or "none"):
+        training["objective.bound"] = bound
     sampling = sampler | _sizes(record) | {"prompts.max_tokens": record.setting("max_tokens")}
     return _said(sampling), _said(training)
 
 
+def _samples(recipe: Recipe, kind: str | None) -> bool:
+    """Whether a recipe's sampler takes another objective than its own, among those of diffusion or of interpolants."""
+    sampler = recipe.sampling.get("sampler.name")
+    return sampler is not None and kind in samplers.resolve(sampler).objectives
+
+
 def texts_of(record: RunRecord, before: Texts) -> Texts:
-    """How prompts of a run's model are treated: whoever was trained on moving shapes knows their captions only."""
+    """How prompts of a run's model are treated: whoever was trained on moving shapes knows their captions only, and
+    whoever was trained on classes knows the names of these."""
+    if isinstance(before, Labels):
+        return replace(before, names=record.classes or before.names)
     if record.text("data.kind") == "moving_shapes":
         return replace(before, clean=moving_shapes.as_caption, unseen=moving_shapes.unseen_words)
     if before.unseen is moving_shapes.unseen_words:
@@ -174,15 +197,12 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(record: RunRecord) -> dict[str, Any]:
-    """Of the clips that a run was trained on; moving shapes have theirs."""
+    """Of the clips that a run was trained on; moving shapes have theirs, of which a run may use less."""
+    wished = {name: record.setting(f"data.{name}") for name in VideoShape._fields}
     if record.text("data.kind") == "moving_shapes":
-        side = moving_shapes.SIDE
-        return {
-            "video.frames": moving_shapes.FRAMES,
-            "video.height": side,
-            "video.width": side,
-            "video.fps": moving_shapes.FPS,
-            "video.frame_interval": 1,
-        }
-    names = ("frames", "height", "width", *(() if record.setting("data.tells_file_rate") else ("fps",)))
-    return {f"video.{name}": record.setting(f"data.{name}") for name in names}
+        known = {name: value if isinstance(value, int) else None for name, value in wished.items()}
+        rate = {"fps": moving_shapes.FPS, "frame_interval": 1}
+        wished = moving_shapes.size_within(**known)._asdict()
+    else:
+        rate = {} if record.setting("data.tells_file_rate") else {"fps": record.setting("data.fps")}
+    return {f"video.{name}": value for name, value in (wished | rate).items()}

@@ -8,9 +8,9 @@ from typing import Any
 from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
 from ..errors import ConfigError
-from ..io.any_tokenizer import open_tokenizer
+from ..io.any_tokenizer import AnyTokenizer, open_tokenizer
 from ..models import FAMILIES
-from ..models.finding import TRAINED, open_part
+from ..models.finding import TRAINED, Part, open_part
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..samplers import COGVIDEOX, LINEAR, SQUARED_COSINE, STABLE_DIFFUSION, Sampler
@@ -28,36 +28,47 @@ SCHEDULES = {
     "cogvideox": COGVIDEOX,
 }
 GIVEN = frozenset((
-    *("text", "is_null", "fps", "height", "width", "num_frames", "ratio"),
+    *("text", "is_null", "label", "fps", "height", "width", "num_frames", "ratio"),
     *("latent_mask", "frame_mask", "kept", "channels"),
 ))  # fmt: skip
 """What a denoiser may read."""
+READ_OF_TEXTS = frozenset(("text", "pooled"))
+"""Of these, what needs a text encoder."""
 
 
 def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = False) -> Parts:
-    """Find the models of a pipeline; a denoiser's preset has the others too, and a text encoder its tokeniser.
+    """Find the models of a pipeline; a denoiser's preset has the others too, and a text encoder its tokeniser. A
+    denoiser that reads classes needs neither of these two.
 
     seed: of a denoiser that is drawn anew. needs_text_weights: refuse a text encoder that is.
-    Raises: as open_part and open_tokenizer, and ConfigError for a model that is not named.
+    Raises: as open_part and open_tokenizer, and ConfigError for a model that is not named,
+    and for a denoiser and an autoencoder that do not belong together.
     """
     model = with_companions(model)
     denoiser = open_part("denoiser", model.denoiser, seed)  # first: one that is not there needs no companions
-    for kind in ("text_encoder", "vae"):
+    reads_text = bool(denoiser.spec.given & READ_OF_TEXTS)
+    for kind in ("text_encoder", "vae") if reads_text else ("vae",):
         if getattr(model, kind) is None:
             raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
-    text_encoder = open_part("text_encoder", str(model.text_encoder))
-    if needs_text_weights and text_encoder.is_fresh and text_encoder.source not in TRAINED:
-        raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
-    tokenizer = model.tokenizer or TRAINED.get(text_encoder.source, Path(text_encoder.source))
+    text_encoder, tokenizer = _open_texts(model, needs_text_weights) if reads_text else (None, None)
     if denoiser.spec.given - GIVEN:
         asked = ", ".join(sorted(denoiser.spec.given - GIVEN))
         raise ConfigError(f"model.denoiser = {model.denoiser}: it reads {asked}, which no run gives yet")
-    return Parts(
+    parts = Parts(
         denoiser=denoiser,
         text_encoder=text_encoder,
         vae=open_part("vae", str(model.vae)),
-        tokenizer=open_tokenizer(tokenizer),
+        tokenizer=tokenizer,
     )
+    parts.check_latents()
+    return parts
+
+
+def _open_texts(model: ModelSettings, needs_weights: bool) -> tuple[Part, AnyTokenizer]:
+    text_encoder = open_part("text_encoder", str(model.text_encoder))
+    if needs_weights and text_encoder.is_fresh and text_encoder.source not in TRAINED:
+        raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
+    return text_encoder, open_tokenizer(model.tokenizer or TRAINED.get(text_encoder.source, Path(text_encoder.source)))
 
 
 def with_companions(model: ModelSettings) -> ModelSettings:
@@ -77,8 +88,8 @@ def with_companions(model: ModelSettings) -> ModelSettings:
 def pinned(model: ModelSettings, parts: Parts) -> ModelSettings:
     """With the folders that were found, so that the same models are found again when runs have gone on."""
     named = model if recipes.of_preset("denoiser", model.denoiser) else with_companions(model)
-    found = {"text_encoder": parts.text_encoder.source, "vae": parts.vae.source}
-    folders = {kind: Path(source) for kind, source in found.items() if getattr(named, kind) is not None}
+    found = {kind: part for kind, part in parts.all.items() if kind != "denoiser"}
+    folders = {kind: Path(part.source) for kind, part in found.items() if getattr(named, kind) is not None}
     return named.model_copy(update={"denoiser": parts.denoiser.source, **folders})
 
 
@@ -148,6 +159,7 @@ def make_sampler(settings: SamplerSettings, video: VideoShape | None = None) -> 
         settings.name,
         settings.steps,
         objective=settings.objective,
+        path=settings.path,
         schedule=SCHEDULES[settings.schedule] if settings.schedule else None,
         zero_terminal_snr=settings.zero_terminal_snr,
         spacing=settings.spacing,

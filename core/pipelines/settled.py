@@ -7,9 +7,12 @@ from dataclasses import dataclass, replace
 
 from ..conditioning.base import Conditioner, Note
 from ..conditioning.nothing import Nothing
+from ..config.filling import is_set
 from ..config.schema import SampleConfig
 from ..config.settings import with_setting
 from ..errors import ConfigError
+from ..models.finding import Part
+from ..models.kinds import AutoencoderSpec
 from ..samplers import Sampler
 from ..seam.backend import Backend
 from ..seam.ranks import Ranks
@@ -60,18 +63,21 @@ def settle(
 
     Raises: DuosoraError of the part that does not fit.
     """
-    followed = sampled(config, overrides)
+    asked, followed = config, sampled(config, overrides)
     config = followed.config
     for line in followed.notes:
         note(line)
+    found = models or _find(followed, backend, ranks, note)
+    config = _without_null(config, asked, found.parts.denoiser, note)
     guidance = guidance_of(config.sampler)
     if config.parallel.cfg and not guidance.is_on:
         raise ConfigError(f"parallel.cfg = true: sampler.guidance = {guidance.scale:g} has no two halves")
-    found = models or _find(followed, backend, ranks, note)
     parts, decode = found.parts, config.decode
     config = config.model_copy(update={"model": pinned(config.model, parts)})
     if "chunk" not in decode.model_fields_set and not parts.vae.spec.streams_exactly:
         config = with_setting(config, "decode.chunk", None)  # it has groups of its own
+    if not is_set(asked, "video.frames"):
+        config = _with_whole_latents(config, parts.vae.spec, note)
     options = decode_options(parts.vae.spec, config.decode.chunk, decode.tile)
     pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
     loops = Loops.of(config.loop, parts.vae.spec.compression)
@@ -83,11 +89,29 @@ def settle(
     return settled
 
 
+def _without_null(config: SampleConfig, asked: SampleConfig, denoiser: Part, note: Note) -> SampleConfig:
+    """Without the guidance of a recipe, where a denoiser of classes has no null class to lead away from.
+
+    Raises: ConfigError where somebody asked for it.
+    """
+    spec, scale = denoiser.spec, config.sampler.guidance
+    has_null = "label" not in spec.given or "is_null" in spec.given or config.prompts.negative is not None
+    if has_null or not guidance_of(config.sampler).is_on:
+        return config
+    why = f"{denoiser.source} was trained without a null class"
+    if is_set(asked, "sampler.guidance"):
+        raise ConfigError(
+            f"sampler.guidance = {scale:g}: {why}; leave it out, or name a class to lead away from as prompts.negative"
+        )
+    note(f"{why}, so guidance is off")
+    return with_setting(config, "sampler.guidance", 1.0)
+
+
 def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note: Note) -> TextToVideo:
     """The models of the settings, checked and not loaded."""
     config = followed.config
     parts, precision = open_parts(config.model), _precision(config, backend)
-    found = {"denoiser": parts.denoiser, "text_encoder": parts.text_encoder, "vae": parts.vae}
+    found = parts.all
     for line in mixed(followed.practice.recipe, found):
         note(line)
     check_scale(config.model, followed.practice.recipe, parts.denoiser, parts.vae)
@@ -97,6 +121,16 @@ def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note
             note(line)
     backend.check(precision.denoiser, precision.attention)
     return TextToVideo(backend, parts, precision, ranks=ranks)
+
+
+def _with_whole_latents(config: SampleConfig, autoencoder: AutoencoderSpec, note: Note) -> SampleConfig:
+    """Of a length that nobody asked for as much as the autoencoder takes."""
+    wished = config.video.frames
+    frames = autoencoder.compression.longest(wished)
+    if frames in (0, wished):
+        return config
+    note(f"video.frames = {frames}: model.vae cannot make {wished}")
+    return with_setting(config, "video.frames", frames)
 
 
 def _precision(config: SampleConfig, backend: Backend) -> Precision:

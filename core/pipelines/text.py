@@ -25,9 +25,25 @@ class EncodedTexts:
     cut: dict[str, int]
     """How many tokens were dropped from the texts that were over the limit."""
 
+    def given(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """What a denoiser is given of some texts, by the names in Given."""
+        states, mask = self.batch(texts)
+        return {"text": states, "text_mask": mask}
+
     def batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """States (B, L, D) and mask (B, L) of some texts, padded with zeros to the longest."""
         return pad_states([self.states[text] for text in texts])
+
+
+class ClassNumbers(EncodedTexts):
+    """Texts that are numbers of classes, for denoisers that read these."""
+
+    def __init__(self) -> None:
+        super().__init__({}, {})
+
+    def given(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """As EncodedTexts."""
+        return {"label": np.array([int(text) for text in texts])}
 
 
 def pad_states(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

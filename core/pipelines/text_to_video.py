@@ -23,10 +23,10 @@ from ..samplers import Sampler
 from ..seam.backend import Backend
 from ..seam.models import Given, Model
 from ..seam.ranks import Ranks
-from ..shapes import LatentShape, TokenGrid, VideoShape
+from ..shapes import LatentShape, TokenGrid, VideoShape, takes
 from .autoencode import DecodeOptions, Draw, decode_chunks, encode_latents, posterior_noise, unscale_latents
 from .denoise import Guidance, Step, denoise
-from .text import EncodedTexts, encode_texts
+from .text import ClassNumbers, EncodedTexts, encode_texts
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class VideoRequest:
     """One video to make."""
 
     prompt: str
-    """As the text encoder sees it, template applied."""
+    """As the text encoder sees it, template applied; for a denoiser that reads classes, the number of one."""
     negative: str | None
-    """None: the model's learned null caption, under the prompt's own mask."""
+    """None: the model's learned null caption, under the prompt's own mask, or its null class."""
     seed: int
     state: ClipState | None = None
     """What it starts from; None: noise."""
@@ -51,9 +51,36 @@ class Parts:
     """The models of a pipeline, known but not loaded."""
 
     denoiser: Part
-    text_encoder: Part
+    text_encoder: Part | None
+    """None, as the tokeniser, where the denoiser reads classes instead of texts."""
     vae: Part
-    tokenizer: AnyTokenizer
+    tokenizer: AnyTokenizer | None
+
+    @property
+    def all(self) -> dict[str, Part]:
+        """Those that are there, by kind."""
+        kinds = {"denoiser": self.denoiser, "text_encoder": self.text_encoder, "vae": self.vae}
+        return {kind: part for kind, part in kinds.items() if part is not None}
+
+    def check_latents(self) -> None:
+        """See that the denoiser works on what the autoencoder makes. Raises: ConfigError."""
+        denoiser, vae = self.denoiser.spec, self.vae.spec
+        if denoiser.latent_channels != vae.latent_channels:
+            raise ConfigError(
+                f"model.denoiser works on {denoiser.latent_channels} latent channels, model.vae makes "
+                f"{vae.latent_channels}; they do not belong together"
+            )
+        mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
+        if "channels" in denoiser.given and mask_frames != vae.compression.time:
+            raise ConfigError(
+                f"model.denoiser folds {mask_frames} mask frames into one, model.vae compresses time "
+                f"{vae.compression.time} times; they do not belong together"
+            )
+        if "channels" in denoiser.given and not takes(vae.compression, 1):
+            raise ConfigError(
+                "model.denoiser reads a mask in which the first frame is by itself, and model.vae makes none of one "
+                "frame; they do not belong together"
+            )
 
 
 @dataclass(frozen=True)
@@ -95,25 +122,15 @@ class TextToVideo:
     """By kind; copies with other options share them."""
 
     def __post_init__(self) -> None:
-        denoiser, vae = self.parts.denoiser.spec, self.parts.vae.spec
-        if denoiser.latent_channels != vae.latent_channels:
-            raise ConfigError(
-                f"model.denoiser works on {denoiser.latent_channels} latent channels, model.vae makes "
-                f"{vae.latent_channels}; they do not belong together"
-            )
-        states = self.parts.text_encoder.spec.channels
-        if denoiser.text_channels != states:
+        self.parts.check_latents()
+        denoiser = self.parts.denoiser.spec
+        states = None if self.parts.text_encoder is None else self.parts.text_encoder.spec.channels
+        if states not in (None, denoiser.text_channels):
             raise ConfigError(
                 f"model.denoiser reads text states of {denoiser.text_channels} channels, model.text_encoder gives "
                 f"{states}; they do not belong together"
             )
         self.max_tokens = min(self.max_tokens, denoiser.most_tokens or self.max_tokens)
-        mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
-        if "channels" in denoiser.given and mask_frames != vae.compression.time:
-            raise ConfigError(
-                f"model.denoiser folds {mask_frames} mask frames into one, model.vae compresses time "
-                f"{vae.compression.time} times; they do not belong together"
-            )
 
     def sizes(self, video: VideoShape) -> Sizes:
         """The sizes of a video. Raises ShapeError when the models cannot make it, naming what they can."""
@@ -122,6 +139,8 @@ class TextToVideo:
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The states of the prompts, each different text once; the first rank of a team encodes them for all."""
+        if self.parts.text_encoder is None or self.parts.tokenizer is None:
+            return ClassNumbers()
         team, message = self.ranks.team, b""
         if self.ranks.leads_team:
             encoder = self.model("text_encoder")
@@ -145,10 +164,10 @@ class TextToVideo:
 
         On a CPU the requests are run one after the other: it gains nothing from a batch, whose other rounding
         guidance would amplify from step to step, and so a video does not depend, in any bit, on what it is made
-        together with.
+        together with. So are those of a sampler whose steps depend on the whole batch.
         Raises: NumericsError when a step gives NaN or infinity.
         """
-        size = 1 if self.backend.on_host else len(requests)
+        size = 1 if self.backend.on_host or new_sampler().runs_alone else len(requests)
         batches = [requests[start : start + size] for start in range(0, len(requests), size)]
         runs = [self._denoise_together(batch, texts, video, new_sampler(), guidance, on_step) for batch in batches]
         return np.concatenate(runs)
@@ -244,11 +263,11 @@ class TextToVideo:
         rows = wanted
         if guidance.is_on:
             rows = null + wanted if halves.size == 1 else (null, wanted)[halves.index]
-        states, mask = texts.batch([text for text, _ in rows])
+        read = texts.given([text for text, _ in rows])
         is_null = np.array([is_null for _, is_null in rows])
         of_each = [facts_for(self.parts.denoiser.spec.given, video, request.fps) for request in requests]
         facts = {name: np.concatenate([each[name] for each in of_each]) for name in of_each[0]}
-        return Given(text=states, text_mask=mask, is_null=is_null if is_null.any() else None, **facts)
+        return Given(is_null=is_null if is_null.any() else None, **read, **facts)
 
     def _drawn(self, video: VideoShape, seed: int, purpose: str, loop: int, step: int = 0) -> np.ndarray:
         shape = (self.parts.denoiser.spec.latent_channels, *self.sizes(video).latent)

@@ -11,14 +11,19 @@ from .recipe import Recipe
 
 NAMES = (
     "opensora_plan_v1_3",
+    "dit_imagenet",
+    "dit_digits",
     "opensora_v1_2",
     "opensora_v1_1",
     "opensora_v1_0",
     "pixart_alpha",
+    "sit_imagenet",
+    "sit_digits",
     "tiny",
     "tiny_v1_2",
 )
-"""Of all recipes. Where several have models of one family, the first has those that are no preset of any."""
+"""Of all recipes. The first stands in where none has models of a family. Where several have models of one family, the
+first that they suit has those that are no preset of any."""
 
 ALL: tuple[Recipe, ...] = tuple(import_module(f".{name}", __name__).RECIPE for name in NAMES)
 

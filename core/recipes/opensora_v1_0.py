@@ -35,7 +35,7 @@ RECIPE = Recipe(
     parts={
         "denoiser": ("stdit_xl_2_16x256", "stdit_xl_2_16x512", "stdit_xl_2_64x512"),
         "text_encoder": ("t5_v1_1_xxl",),
-        "vae": ("sd_vae",),
+        "vae": ("sd_vae_ft_ema",),
     },
     prompts=Texts(negative=None, max_tokens=120, clean=clean, take_apart=take_apart),
     conditioner=References,

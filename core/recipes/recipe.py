@@ -19,6 +19,11 @@ def as_written(text: str) -> str:
     return text
 
 
+def any_spec(spec: Any) -> bool:
+    """Of no kind in particular."""
+    return True
+
+
 class ScoreWords(Protocol):
     """What a prompt says of the quality of the video."""
 
@@ -51,6 +56,17 @@ class Texts:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Labels(Texts):
+    """Prompts that are classes, by their numbers or names; how many there are the model says."""
+
+    negative: str | None = None
+    """The model's null class."""
+    max_tokens: int = 1
+    names: tuple[str, ...] = ()
+    """Of the classes, in the order of their numbers; (): only numbers are known."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A published system. Families know nothing of it; it fills in the settings that nobody has set."""
 
@@ -61,8 +77,11 @@ class Recipe:
     """Presets by the kind of a model, the usual one first: a system may have a denoiser for text and one for
     pictures. A kind may be absent."""
     prompts: Texts
+    """Labels where its denoisers read classes."""
     conditioner: type[Conditioner] = Nothing
     """How its denoisers are given more than text; those that do not read what it gives are given nothing."""
+    suits: Callable[[Any], bool] = any_spec
+    """Whether the spec of a denoiser that is no preset, but of the family of one, is of its kind."""
     sizes: SizeTable | None = None
     """What a resolution, a proportion and the name of a length stand for; None: it has no such names."""
     sampling: Mapping[str, Any] = field(default_factory=dict)

@@ -29,6 +29,8 @@ from .flow_euler import FlowEuler
 from .guidance import guide, rescale, split_guidance
 from .heun import Heun
 from .iddpm import IDDPM
+from .interpolant_ode import InterpolantODE
+from .interpolant_sde import InterpolantSDE
 from .kdpm2_ancestral import KDPM2Ancestral
 from .pndm import PNDM
 from .respaced_ddim import RespacedDDIM
@@ -71,10 +73,12 @@ SAMPLERS: tuple[type[Sampler], ...] = (
     IDDPM,
     RespacedDDIM,
     DPMSolver,
+    InterpolantODE,
+    InterpolantSDE,
 )
 
 
-NAMED = ("steps", "size", "objective", "schedule", "spacing", "shift")
+NAMED = ("steps", "size", "objective", "path", "schedule", "spacing", "shift")
 """Arguments of constructors that have a setting of their own, or none."""
 
 
@@ -113,13 +117,14 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
     known = {
         option: parameter.default
         for option, parameter in inspect.signature(sampler).parameters.items()
-        if isinstance(parameter.default, (bool, int, float, str)) and option not in NAMED
+        if (isinstance(parameter.default, (bool, int, float, str)) or parameter.annotation == "float | None")
+        and option not in NAMED
     }
     for option, value in given.items():
         if option not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(f"sampler.options.{short_name(option)}: {sampler.name} has no such option; {has}")
-        kind = type(known[option])
+        kind = float if known[option] is None else type(known[option])
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ConfigError(
                 f"sampler.options.{option} = {short_name(str(value))}: {sampler.name} takes a value such as "
@@ -132,6 +137,7 @@ def create(
     steps: int,
     *,
     objective: str | None = None,
+    path: str | None = None,
     schedule: Schedule | None = None,
     zero_terminal_snr: bool | None = None,
     spacing: str | None = None,
@@ -142,11 +148,11 @@ def create(
 ) -> Sampler:
     """A fresh sampling run; None leaves an option to the sampler.
 
-    `objective` is what the network predicts: epsilon, v_prediction, sample or flow. `schedule` is the noise schedule
-    it was trained on, `zero_terminal_snr` overrides that schedule's own. `spacing` (leading, trailing, linspace)
-    defaults to trailing with zero terminal SNR and leading without. `shift` and `num_train_timesteps` belong to flow
-    samplers. `size` is that of the video in pixels, for samplers whose times depend on it. `others` are further
-    options of one sampler.
+    `objective` is what the network predicts: epsilon, v_prediction, sample or flow; or velocity, noise or score of the
+    interpolant on a `path` (linear, gvp, vp). `schedule` is the noise schedule it was trained on, `zero_terminal_snr`
+    overrides that schedule's own. `spacing` (leading, trailing, linspace) defaults to trailing with zero terminal SNR
+    and leading without. `shift` and `num_train_timesteps` belong to flow samplers. `size` is that of the video in
+    pixels, for samplers whose times depend on it. `others` are further options of one sampler.
 
     Raises: ConfigError for an unknown name, an option that the sampler has no use for, an objective it cannot take,
     or a number of steps it cannot do.
@@ -154,6 +160,7 @@ def create(
     sampler = resolve(name)
     wishes = {
         "objective": objective,
+        "path": path,
         "zero_terminal_snr": zero_terminal_snr,
         "schedule": schedule,
         "spacing": spacing,
@@ -179,4 +186,6 @@ def create(
 
 def _example(value: object) -> str:
     """As it is written in a setting."""
+    if value is None:
+        return "0.001"
     return str(value).lower() if isinstance(value, bool) else repr(value) if value == "" else str(value)

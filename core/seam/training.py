@@ -45,6 +45,8 @@ class DiffusionBatch:
     """An inpaint model's further channels (B, C', T, H, W): latents of the kept pixels, then the compressed mask."""
     counts_alike: bool = False
     """Whether all micro-batches of a step count alike, whatever they hold; else all their latents do."""
+    padding_counts: bool = False
+    """Whether padding counts in what the mean is of, with an error of 0, so that short clips weigh less."""
     bound_weights: np.ndarray | None = None
     """Of each sample's variational bound in bits, (B,) or (B, T), which is added to the squared errors and teaches a
     denoiser its variance; None: there is no bound, nor the next three.
@@ -67,10 +69,10 @@ class DiffusionBatch:
 
     @property
     def size(self) -> int:
-        """What it counts in the mean over a step: its places (B, T, H, W) that are no padding, or 1."""
+        """What it counts in the mean over a step: its places (B, T, H, W) that are no padding, or all, or 1."""
         if self.counts_alike:
             return 1
-        if self.mask is None:
+        if self.mask is None or self.padding_counts:
             return self.latents[:, 0].size
         return int(self.mask.sum(dtype=np.float64))
 

@@ -113,6 +113,9 @@ def _arrays(batch: DiffusionBatch) -> Iterator[tuple[str, np.ndarray]]:
         yield from ((each, np.asarray(held)) for each, held in inner.items() if held is not None)
 
 
+_SWITCHES = ("counts_alike", "padding_counts")
+
+
 def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[DiffusionBatch]:
     batches: dict[int, dict[str, Any]] = {}
     given: dict[int, dict[str, np.ndarray]] = {}
@@ -121,6 +124,6 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[DiffusionBatch]:
         kind, _, inner = field.partition(".")
         (given if inner else batches).setdefault(int(number), {})[inner or kind] = array
     return [
-        DiffusionBatch(**batch | {"counts_alike": bool(batch["counts_alike"]), "given": Given(**given[number])})
+        DiffusionBatch(**batch | {name: bool(batch[name]) for name in _SWITCHES} | {"given": Given(**given[number])})
         for number, batch in sorted(batches.items())
     ]

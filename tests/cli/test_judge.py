@@ -41,6 +41,24 @@ def test_the_judged_prompts_are_always_the_same_and_never_trained_on() -> None:
         held_out_prompts(1000)
 
 
+def test_digits_that_were_sampled_are_judged_by_a_classifier(duosora: Callable, tmp_path: Path) -> None:
+    folder, report = tmp_path / "digits", tmp_path / "report.json"
+    outcome = duosora("data", "digits", "--out", folder)
+    assert (outcome.code, outcome.out) == (0, f"{folder}: 1797 pictures of 10 classes\n"), outcome.err
+    again = duosora("data", "digits", "--out", folder)
+    assert again.code == 2
+    assert "exists already and is kept" in again.err
+    outcome = duosora("judge", folder, "--json", report)
+    assert outcome.code == 0, outcome.err
+    content = json.loads(report.read_text())
+    assert f"recognised {content['recognised']:.1%} of 1797 pictures" in outcome.out
+    assert content["recognised"] > 0.99
+    assert 0.98 < content["real"]["recognised"] < content["recognised"]
+    outcome = duosora("judge", folder, "--prompts", 3)
+    assert outcome.code == 2
+    assert "nothing is sampled" in outcome.err
+
+
 CALIBRATE = (
     *("--config", ROOT / "configs/train/tiny_wfvae.yaml", "--clips", 4),
     *("--set", "compute.device=cpu", "--set", "data.workers=0"),

@@ -216,7 +216,7 @@ def test_trailing_visits_keep_the_rounding_and_the_count_of_published_tables():
 
 def test_second_order_samplers_call_the_network_more_often():
     calls = {name: len(samplers.create(name, 10).timesteps) for name in NAMES}
-    more = {"heun": 19, "kdpm2_ancestral": 19, "pndm": 19}
+    more = {"heun": 19, "kdpm2_ancestral": 19, "pndm": 19, "interpolant_ode": 20}
     assert calls == {name: more.get(name, 10) for name in NAMES}
 
 
@@ -227,7 +227,7 @@ def test_pndm_calls_start_middle_middle_end_and_then_once_a_step():
 
 def test_noise_is_asked_for_only_where_it_is_used():
     drawing = {name: sum(samplers.create(name, 10).draws_noise) for name in NAMES}
-    used = {"euler_ancestral": 9, "ddpm": 9, "kdpm2_ancestral": 9, "iddpm": 9}
+    used = {"euler_ancestral": 9, "ddpm": 9, "kdpm2_ancestral": 9, "iddpm": 9, "interpolant_sde": 9}
     assert drawing == {name: used.get(name, 0) for name in NAMES}
 
 

@@ -20,6 +20,7 @@ NEEDS_NO_EFFECT = {
     "sample_size": "a record of how it was trained, for `duosora inspect`",
     "micro_batch_size": "memory alone",
     "class_dropout_prob": "a record of how it was trained",
+    "text_dropout_prob": "a record of how it was trained",
 }
 """Fields that change neither weights nor what a model gives when it is called, and why."""
 QUESTIONS = {"denoiser": DenoiserSpec, "vae": AutoencoderSpec, "text_encoder": TextEncoderSpec}

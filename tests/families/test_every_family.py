@@ -10,6 +10,7 @@ import pytest
 from changed_specs import ALTERED, NEEDS_NO_EFFECT, NOT_IN_CONFIG, Altered
 from family_cases import AUTOENCODERS, CASES, DENOISERS, PRESETS, Case, awake, gradients, outputs, own_outputs
 from thread_tensors import on_ranks
+from training_cases import Run
 
 from duosora.convert import names as converters
 from duosora.convert.commands import convert
@@ -17,12 +18,14 @@ from duosora.convert.naming import apply, guess
 from duosora.core.converting import Conversion
 from duosora.core.errors import ConfigError, DuosoraError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.layout import GivenWeights
 from duosora.core.loading import check_structure
 from duosora.core.models.finding import family_of, recognise
 from duosora.core.models.kinds import Family
 from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks, encode_chunks
 from duosora.core.random import normal
 from duosora.core.seam.backend import NAMES, Backend, get
+from duosora.core.seam.ranks import Ranks
 
 OUTPUTS = 2e-5
 """Of the largest value: several times what another order of sums makes of a small model."""
@@ -82,7 +85,7 @@ def test_a_reconstruction_is_what_decoding_makes_of_encoding(backend: Backend, n
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_trained])
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.is_trained and case.spec.layout()])
 def test_gradients_of_both_backends_are_the_same(name: str) -> None:
     torchs, mindspores = (gradients(CASES[name], backend) for backend in NAMES)
     assert torchs.keys() == mindspores.keys()
@@ -90,6 +93,26 @@ def test_gradients_of_both_backends_are_the_same(name: str) -> None:
     for weight, gradient in torchs.items():
         limit = GRADIENTS * np.abs(gradient).max() + ROUNDING * largest
         np.testing.assert_allclose(mindspores[weight], gradient, rtol=0, atol=limit, err_msg=weight)
+
+
+TRAINED_ON = [pytest.param(name, marks=[pytest.mark.slow] * (name != "torch")) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("backend", TRAINED_ON, indirect=True)
+def test_a_run_goes_on_as_if_it_had_not_been_ended(backend: Backend, name: str, tmp_path: Path) -> None:
+    whole = Run(backend, DENOISERS[name], Ranks())
+    whole.step(0)
+    saved = whole.trainer.saved(is_copy=True)
+    saved.save(tmp_path)
+    report = whole.step(1)
+    again = Run(backend, DENOISERS[name], Ranks(), GivenWeights(dict(saved.weights(use_ema=False)), "saved"))
+    again.trainer.load(tmp_path)
+    again.trainer.load_average(saved.weights(use_ema=True))
+    assert again.step(1) == report
+    for use_ema in (False, True):
+        expected, found = (run.trainer.saved().weights(use_ema) for run in (whole, again))
+        assert {each: found[each].tobytes() for each in found} == {each: expected[each].tobytes() for each in expected}
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
@@ -106,7 +129,8 @@ def test_chunks_give_what_one_piece_gives_or_are_refused(backend: Backend, name:
     model = backend.build(spec, awake(spec))
     clip, latents = np.tanh(normal((1, 3, *video), 4, "video")), normal((1, spec.latent_channels, *size), 4, "z")
     with backend.inference():
-        moments = model.encode(backend.asarray(clip)).moments[spec.posteriors[-1]]
+        encoded = model.encode(backend.asarray(clip))
+        moments = encoded.moments[spec.posteriors[-1]] if spec.posteriors else encoded.latents
         pixels = model.decode(backend.asarray(latents), video.frames)
     near(encode_chunks(backend, model, spec, clip, wanted), backend.to_numpy(moments))
     parts = list(decode_chunks(backend, model, spec, latents, DecodeOptions(wanted), num_frames=video.frames))
@@ -138,7 +162,8 @@ def test_converters_leave_its_names_alone_and_know_them(family: Family, preset: 
     found, unknown = apply(converters.NAMES[family.name].rules, names, converters.NAMES[family.name].patterns())
     assert not unknown
     assert {new: origin.names for new, origin in found.origins.items()} == {name: (name,) for name in names}
-    assert guess(names) == (family.name, len(names))
+    if names:
+        assert guess(names) == (family.name, len(names))
 
 
 def test_conversion_there_and_back(folder: Path, tmp_path: Path) -> None:
@@ -157,6 +182,8 @@ def _bits_of(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def folder(one: Case, tmp_path: Path) -> Path:
     """A case as a folder of the hub's form."""
+    if not one.spec.layout():
+        pytest.skip("it has no weights that a folder could hold")
     held = tmp_path / "model"
     save_weights(held, awake(one.spec))
     (held / "config.json").write_text(json.dumps(one.spec.to_config()))
@@ -216,12 +243,10 @@ def _refusal(folder: Path, config: dict[str, Any], path: tuple[str, ...], odd: s
     (changed[above[0]] if above else changed)[key] = "ODD"
     (folder / "config.json").write_text(json.dumps(changed).replace('"ODD"', odd))
     try:
-        recognise(folder).layout.check({}, "")
-    except LayoutError:
-        return ""
+        dict(recognise(folder).layout)
     except DuosoraError as error:
         return str(error)
-    raise AssertionError("a layout without weights")
+    return ""
 
 
 @pytest.mark.parametrize("altered", ALTERED, ids=str)

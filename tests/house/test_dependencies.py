@@ -32,6 +32,7 @@ DISTRIBUTIONS = {
     "bs4": "beautifulsoup4",
     "decord": "decord2",
     "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
     "xdist": "pytest-xdist",
     "yaml": "pyyaml",
 }

@@ -48,6 +48,9 @@ class SequenceAttend:
         # A copy for each rank, as if it were a head: gradients add up on the way back.
         return self._to_heads(cat([x[:, :, None]] * self.group.size, 2))[:, :num_tokens, 0]
 
+    def total(self, x: Tensor) -> Tensor:
+        return self.attend.total(self.whole(self.attend.total(x), self.group.size))
+
     def _to_heads(self, x: Tensor) -> Tensor:
         """A block of tokens (B, n, A, K) -> all tokens with padding and some heads (B, n * size, A / size, K)."""
         padding = Blocks(x.shape[2], self.group.size).padding

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import replace
 
 from ...config.training import ObjectiveSettings
 from ...data.frame_masks import FrameMasks
 from ...errors import ConfigError
+from ...maths.interpolants import PREDICTIONS, Interpolant
 from ...pipelines.settings import SCHEDULES
 from ...samplers.schedule import FlowSchedule
+from ..interpolants import InterpolantObjective
 from ..objectives import DiffusionObjective, DrawsNoise, FlowObjective
 from ..rflow import RFlowObjective
 from ..timesteps import TimestepDraw
+
+OF_INTERPOLANTS = frozenset(("path", "train_eps"))
 
 
 def make_objective(settings: ObjectiveSettings, num_samples: int) -> DrawsNoise:
@@ -21,6 +26,10 @@ def make_objective(settings: ObjectiveSettings, num_samples: int) -> DrawsNoise:
     """
     _refuse_useless(settings)
     timesteps = TimestepDraw(**settings.timesteps.model_dump(), global_batch=num_samples)
+    if settings.kind in PREDICTIONS:
+        of = Interpolant(settings.path or "linear", settings.kind)
+        weighting, eps = settings.weighting, settings.train_eps
+        return InterpolantObjective(of=of, weighting=weighting, train_eps=eps, timesteps=timesteps)
     if settings.kind == "rflow":
         return RFlowObjective(
             timesteps=timesteps,
@@ -59,6 +68,10 @@ def frame_masks(settings: ObjectiveSettings) -> FrameMasks | None:
 
 def _refuse_useless(settings: ObjectiveSettings) -> None:
     """Raises: ConfigError for what only flows of another kind have a use for."""
+    if settings.kind in PREDICTIONS:
+        _refuse(settings, settings.unused(settings.kind) - {"schedule", "zero_terminal_snr"})
+        return
+    _refuse(settings, OF_INTERPOLANTS)
     if settings.kind != "flow" and ((settings.shift or 1.0) != 1.0 or settings.weighting != "none"):
         raise ConfigError(
             f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
@@ -71,7 +84,12 @@ def _refuse_useless(settings: ObjectiveSettings) -> None:
         )
     if settings.kind == "rflow":
         return
+    _refuse(settings, settings.unused(settings.kind) - settings.unused("rflow") - OF_INTERPOLANTS)
+
+
+def _refuse(settings: ObjectiveSettings, names: Set[str]) -> None:
+    """Raises: ConfigError where one of these is set, which are for other kinds."""
     fields = ObjectiveSettings.model_fields
-    for name in sorted(settings.unused(settings.kind) - settings.unused("rflow")):
-        if (value := getattr(settings, name)) and value != fields[name].default:
-            raise ConfigError(f"objective.{name} = {value}: is for rflow, not for {settings.kind}; leave it out")
+    for name in sorted(names):
+        if (value := getattr(settings, name)) and value not in ("none", fields[name].default):
+            raise ConfigError(f"objective.{name} = {value}: {settings.kind} has no use for it; leave it out")

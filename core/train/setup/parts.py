@@ -20,7 +20,7 @@ class TrainParts:
 
     trained: Part
     text_encoder: Part | None
-    """None where an autoencoder is trained."""
+    """None where an autoencoder is trained, and where the denoiser reads labels."""
     vae: Part | None
     tokenizer: AnyTokenizer | None
     perceptual: Companion | None = None

@@ -1,0 +1,378 @@
+"""DiT of Open-Sora's first release: the spec, the layout and the presets of denoisers that read lists of patches.
+
+A clip's latents are a list of patches, frame by frame and in a frame row by row, and all that a patch is told of its
+place is its number in the list. So clips of any sizes go into one batch, padded to the longest list. There are three
+ways to tell such a model its text; files of two of them have the same names and shapes.
+Source: open_sora/modeling/dit of hpcaitech Open-Sora before v1.0 (commit 0a4a091).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import isqrt
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..errors import ConfigError, ShapeError
+from ..layout import Init, Layout, Normal, Uniform, Weight, WeightList, Zeros
+from ..maths.embeddings import counted_embedding
+from ..maths.skiparse import valid_tokens
+from ..seam.models import Given
+from ..shapes import LatentShape, Patch, TokenGrid
+from .config_json import build, choice, count, number, refuse_unknown, take
+from .kinds import Costs, Family, Output
+
+TIMESTEP_CHANNELS = 256
+NUM_MODULATIONS = 6
+"""Shift, scale and gate of the attention, then of the feed-forward."""
+NORM_EPS = 1e-6
+HEADS = {96: 4, 384: 6, 768: 12, 1024: 16, 1152: 16}
+"""By the width of the tokens, of all presets: weights do not tell."""
+MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_TEXT_CHANNELS = 320, 256, 65_536, 4096, 65_536
+MOST_SIDE, MOST_PLACES = 64, 100_000_000
+WAYS = ("adaln", "cross-attn", "token-concat")
+"""To tell the text: one vector that bends all blocks; states that every block attends to instead of to the patches; or
+states as tokens before the patches."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiTFirstSpec:
+    """What such a model is. Fields are the arguments of upstream's constructor."""
+
+    family: ClassVar[str] = "dit_first"
+    further_channels: ClassVar[int] = 0
+    most_tokens: ClassVar[int | None] = None
+
+    model_arch: str = "cross-attn"
+    """One of WAYS."""
+    patch_size: int = 2
+    """Side of a token, in latents."""
+    in_channels: int = 3
+    """3 for pixels themselves, 4 for latents of SD-VAE, 256 for those of a VQ-VAE."""
+    text_embed_dim: int = 512
+    hidden_size: int = 1152
+    """D, the width of the tokens."""
+    depth: int = 28
+    num_heads: int = 16
+    mlp_ratio: float = 4.0
+    max_num_embeddings: int = 262_144
+    """Places that there are; they lie row by row in a square that holds so many."""
+    text_dropout_prob: float = 0.1
+    """Share of texts that training replaced by zeros."""
+    learn_sigma: bool = True
+    """Whether there are as many outputs again behind the noise: a range for its variance."""
+
+    def __post_init__(self) -> None:
+        if self.model_arch not in WAYS:
+            raise ConfigError(f"DiT: model_arch = {self.model_arch!r}: there are {', '.join(WAYS)}")
+        if self.hidden_size % self.num_heads:
+            raise ConfigError(f"DiT: hidden_size = {self.hidden_size} makes no {self.num_heads} heads of one width")
+        if self.hidden_size % 4:
+            raise ConfigError(f"DiT: hidden_size = {self.hidden_size}: needs a multiple of 4 for the positions")
+        if not self.feed_forward_size:
+            raise ConfigError(f"DiT: mlp_ratio = {self.mlp_ratio:g}: hidden_size = {self.hidden_size} needs more")
+
+    @property
+    def pools(self) -> bool:
+        """Whether it reads one vector of each text, else the states of its tokens."""
+        return self.model_arch == "adaln"
+
+    @property
+    def attends_to_text(self) -> bool:
+        """Whether its blocks attend to the text, and patches never to each other."""
+        return self.model_arch == "cross-attn"
+
+    @property
+    def given(self) -> frozenset[str]:
+        """Which of kinds.GIVEN it reads."""
+        return frozenset({"pooled" if self.pools else "text", "is_null", "latent_mask"})
+
+    @property
+    def text_channels(self) -> int:
+        return 0 if self.pools else self.text_embed_dim
+
+    @property
+    def pooled_channels(self) -> int:
+        """Width of the vector of a text that it reads."""
+        return self.text_embed_dim if self.pools else 0
+
+    @property
+    def latent_channels(self) -> int:
+        return self.in_channels
+
+    @property
+    def output(self) -> Output:
+        return "mean_and_range" if self.learn_sigma else "mean"
+
+    @property
+    def out_channels(self) -> int:
+        return self.in_channels * (2 if self.learn_sigma else 1)
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_heads
+
+    @property
+    def feed_forward_size(self) -> int:
+        return int(self.hidden_size * self.mlp_ratio)
+
+    @property
+    def patch_outputs(self) -> int:
+        """What a token predicts: out_channels for each of its latents, the channel first."""
+        return self.out_channels * self.patch_size**2
+
+    @property
+    def patch(self) -> Patch:
+        return Patch(1, self.patch_size)
+
+    @property
+    def places_side(self) -> int:
+        """Places in a row of the square."""
+        return 1 + isqrt(self.max_num_embeddings - 1)
+
+    def grid(self, latent: LatentShape) -> TokenGrid:
+        """The token grid of a latent. Raises: ShapeError for one that patches do not tile, or with too many of them."""
+        grid = self.patch.tokens(latent)
+        self.check_places(grid.num_tokens)
+        return grid
+
+    def check_places(self, num_tokens: int) -> None:
+        """Raises: ShapeError where there are more tokens than places (where upstream moves all of them, quirk 17)."""
+        if num_tokens > self.max_num_embeddings:
+            raise ShapeError(
+                f"DiT: {num_tokens} tokens, but it has {self.max_num_embeddings} places: make shorter or smaller clips"
+            )
+
+    def positions(self, num_tokens: int) -> np.ndarray:
+        """What is added to so many tokens for their places, (N, D) float32; files do not hold it."""
+        side = self.places_side
+        rows = -(-num_tokens // side)
+        return counted_embedding(rows, side, self.hidden_size, 1.0)[:num_tokens]
+
+    def settled(self, given: Given, latent: LatentShape) -> TextAndPatches:
+        """The texts for latents of a shape, zeros in place of those that are none, and what counts of the patches.
+
+        Raises: ShapeError for what is missing or does not fit.
+        """
+        name, text = ("pooled", given.pooled) if self.pools else ("text", given.text)
+        wanted = "batch" if self.pools else "batch x tokens"
+        if text is None or text.ndim != 3 - self.pools or not text.size or text.shape[-1] != self.text_embed_dim:
+            held = "nothing" if text is None else _sizes(text.shape)
+            raise ShapeError(f"DiT: {name}: needs {wanted} x {self.text_embed_dim}, got {held}")
+        batch = len(text)
+        if given.is_null is not None:
+            is_null = _rows("is_null", given.is_null, batch, ())
+            text = np.where(is_null.reshape(-1, *[1] * (text.ndim - 1)), np.float32(0), text)
+        text_mask = None
+        if given.text_mask is not None and not self.pools:
+            text_mask = _rows("text_mask", given.text_mask, batch, text.shape[1:2]) > 0
+        valid = None
+        if given.latent_mask is not None:
+            mask = _rows("latent_mask", given.latent_mask, batch, latent)
+            valid = valid_tokens(mask, 1, self.patch_size)
+            if not valid.any(1).all():
+                raise ShapeError("DiT: latent_mask: a clip without any patch")
+        return TextAndPatches(text, text_mask, valid)
+
+    def blocks(self) -> tuple[str, ...]:
+        """Names of all blocks in the order of the forward."""
+        return tuple(f"blocks.{i}" for i in range(self.depth))
+
+    def costs(self) -> Costs:
+        """The sizes that memory and traffic follow from; where blocks attend to the text, ranks send less."""
+        return Costs(self.depth, self.hidden_size, self.num_heads, self.patch_outputs)
+
+    def facts(self) -> list[str]:
+        """What `duosora inspect` says of it."""
+        return [
+            f"{self.depth} blocks, {self.num_heads} heads of {self.head_dim}, patch {self.patch_size}, "
+            f"{self.in_channels} latent channels",
+            f"conditioning: {self.model_arch}; reads {'one vector' if self.pools else 'states'} of a text, "
+            f"{self.text_embed_dim} wide",
+            "objective: the noise of a diffusion" + (", and a range for its variance" if self.learn_sigma else ""),
+        ]
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> DiTFirstSpec:
+        """Read a config.json of upstream's arguments. Raises ConfigError for unknown keys and impossible values."""
+        rest, fresh = dict(config), cls()
+        spec = build(
+            cls,
+            source,
+            model_arch=choice(rest, source, "model_arch", WAYS, fresh.model_arch),
+            patch_size=count(rest, source, "patch_size", MOST_SIDE, fresh.patch_size),
+            in_channels=count(rest, source, "in_channels", MOST_CHANNELS, fresh.in_channels),
+            text_embed_dim=count(rest, source, "text_embed_dim", MOST_TEXT_CHANNELS, fresh.text_embed_dim),
+            hidden_size=count(rest, source, "hidden_size", MOST_WIDTH, fresh.hidden_size),
+            depth=count(rest, source, "depth", MOST_BLOCKS, fresh.depth),
+            num_heads=count(rest, source, "num_heads", MOST_HEADS, fresh.num_heads),
+            mlp_ratio=number(rest, source, "mlp_ratio", 0.1, 64.0, fresh.mlp_ratio),
+            max_num_embeddings=count(rest, source, "max_num_embeddings", MOST_PLACES, fresh.max_num_embeddings),
+            text_dropout_prob=number(rest, source, "text_dropout_prob", 0.0, 1.0, fresh.text_dropout_prob),
+            learn_sigma=take(rest, source, "learn_sigma", bool, fresh.learn_sigma),
+        )
+        refuse_unknown(rest, source, tuple(spec.to_config()))
+        return spec
+
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], source: str) -> DiTFirstSpec | None:
+        """What the shapes of its weights tell, all else as published; None where they are of another model.
+
+        Raises: ConfigError for shapes that no such model has, and for those that two ways of conditioning share.
+        """
+        told = [shapes.get(name, ()) for name in _TELLING]
+        if [*map(len, told)] != [4, 2, 2, 2] or not all(map(all, told)) or told[0][0] not in HEADS:
+            return None
+        if "text_embedder.proj.weight" in shapes:
+            raise ConfigError(
+                f"{source}: weights of adaln and of token-concat have the same names and shapes: lay a config.json "
+                'with {"model_arch": "adaln"} or {"model_arch": "token-concat"} beside them, or convert them with '
+                "--config and a preset, such as dit_first_xl_2_adaln"
+            )
+        (width, channels, patch, _), (inner, _), (_, text), (outputs, _) = told
+        return build(
+            cls,
+            source,
+            patch_size=patch,
+            in_channels=channels,
+            text_embed_dim=text,
+            hidden_size=width,
+            depth=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+            num_heads=HEADS[width],
+            mlp_ratio=inner / width,
+            learn_sigma=outputs == 2 * channels * patch**2,
+        )
+
+    def to_config(self) -> dict[str, Any]:
+        """A config.json of upstream's arguments; upstream has none."""
+        return {
+            "architectures": ["DiTFirst"],
+            "depth": self.depth,
+            "hidden_size": self.hidden_size,
+            "in_channels": self.in_channels,
+            "learn_sigma": self.learn_sigma,
+            "max_num_embeddings": self.max_num_embeddings,
+            "mlp_ratio": self.mlp_ratio,
+            "model_arch": self.model_arch,
+            "num_heads": self.num_heads,
+            "patch_size": self.patch_size,
+            "text_dropout_prob": self.text_dropout_prob,
+            "text_embed_dim": self.text_embed_dim,
+        }
+
+    def layout(self) -> Layout:
+        """Every weight of the transformer, under upstream's names."""
+        weights = WeightList()
+        width, kernel = self.hidden_size, (self.in_channels, self.patch_size, self.patch_size)
+        inputs = self.in_channels * self.patch_size**2
+        weights["video_embedder.proj.weight"] = Weight((width, *kernel), _xavier(width, inputs))
+        weights["video_embedder.proj.bias"] = Weight((width,), Zeros())
+        if not self.attends_to_text:
+            _linear(weights, "text_embedder.proj", width, self.text_embed_dim, Normal(0.02))
+        _linear(weights, "t_embedder.mlp.0", width, TIMESTEP_CHANNELS, Normal(0.02))
+        _linear(weights, "t_embedder.mlp.2", width, width, Normal(0.02))
+        attended = self.text_embed_dim if self.attends_to_text else width
+        for name in self.blocks():
+            _linear(weights, f"{name}.attn.to_q", width, width)
+            _linear(weights, f"{name}.attn.to_k", width, attended)
+            _linear(weights, f"{name}.attn.to_v", width, attended)
+            _linear(weights, f"{name}.attn.to_out.0", width, width)
+            _linear(weights, f"{name}.mlp.fc1", self.feed_forward_size, width)
+            _linear(weights, f"{name}.mlp.fc2", width, self.feed_forward_size)
+            _linear(weights, f"{name}.adaLN_modulation.1", NUM_MODULATIONS * width, width, Zeros())
+        _linear(weights, "final_layer.linear", self.patch_outputs, width, Zeros())
+        _linear(weights, "final_layer.adaLN_modulation.1", 2 * width, width, Zeros())
+        sizes = f"depth={self.depth}, heads={self.num_heads}x{self.head_dim}, patch={self.patch_size}"
+        return Layout(f"DiT({self.model_arch}, {sizes})", weights)
+
+
+@dataclass(frozen=True)
+class TextAndPatches:
+    """What a batch of B clips is given, checked."""
+
+    text: np.ndarray
+    """(B, L, E), or (B, E) of the whole text."""
+    text_mask: np.ndarray | None
+    """(B, L) booleans; None: all tokens count."""
+    valid: np.ndarray | None
+    """(B, N) booleans of patches; None: all count."""
+
+    def tokens(self, num_patches: int, joined: bool) -> np.ndarray | None:
+        """Which tokens count, (B, tokens) booleans; None: all. joined: the text's come first."""
+        if not joined or (self.text_mask is None and self.valid is None):
+            return self.valid
+        batch, num_texts = self.text.shape[:2]
+        of_text = np.ones((batch, num_texts), bool) if self.text_mask is None else self.text_mask
+        of_patches = np.ones((batch, num_patches), bool) if self.valid is None else self.valid
+        return np.concatenate([of_text, of_patches], 1)
+
+    def padding(self, valid: np.ndarray | None, num_patches: int, attended: bool) -> np.ndarray | None:
+        """Which tokens attend to nothing in particular, (B, tokens) booleans; None: none do.
+
+        valid: of `tokens`. attended: the text is attended to, so where nothing of it counts no token does.
+        """
+        of_tokens = np.zeros((len(self.text), num_patches), bool) if valid is None else ~valid
+        if attended and self.text_mask is not None:
+            of_tokens = of_tokens | ~self.text_mask.any(1, keepdims=True)
+        return of_tokens if of_tokens.any() else None
+
+
+_TELLING = (
+    *("video_embedder.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.attn.to_k.weight"),
+    "final_layer.linear.weight",
+)
+"""Weights whose shapes tell what a model is."""
+
+
+def _rows(name: str, values: np.ndarray, batch: int, shape: tuple[int, ...]) -> np.ndarray:
+    """Values with a row for each of the batch. Raises: ShapeError when they do not fit."""
+    if tuple(values.shape[1:]) != tuple(shape) or not len(values) or batch % len(values):
+        raise ShapeError(f"DiT: {name}: got {_sizes(values.shape)} for a batch of {_sizes((batch, *shape))}")
+    return np.tile(values, (batch // len(values), *[1] * len(shape)))
+
+
+def _linear(weights: WeightList, name: str, outputs: int, inputs: int, init: Init | None = None) -> None:
+    """A linear map that starts as upstream's: Xavier and uniform where nothing else is said, the bias zero."""
+    weights[f"{name}.weight"] = Weight((outputs, inputs), init or _xavier(outputs, inputs))
+    weights[f"{name}.bias"] = Weight((outputs,), Zeros())
+
+
+def _xavier(outputs: int, inputs: int) -> Uniform:
+    return Uniform((6 / (inputs + outputs)) ** 0.5)
+
+
+def _sizes(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))
+
+
+WIDTHS: Mapping[str, DiTFirstSpec] = {
+    "s": DiTFirstSpec(hidden_size=384, depth=12, num_heads=6),
+    "b": DiTFirstSpec(hidden_size=768, depth=12, num_heads=12),
+    "l": DiTFirstSpec(hidden_size=1024, depth=24, num_heads=16),
+    "xl": DiTFirstSpec(),
+}
+TINY = DiTFirstSpec(hidden_size=96, depth=4, num_heads=4, text_embed_dim=64, max_num_embeddings=1024)
+CHANNELS = {"": 3, "_vae": 4, "_vqvae": 256}
+"""By the end of a preset's name: of pixels themselves, and of latents."""
+
+PRESETS: Mapping[str, DiTFirstSpec] = {
+    f"dit_first_{size}_{patch}_{way.replace('-', '_')}{behind}": replace(
+        spec, patch_size=patch, model_arch=way, in_channels=channels
+    )
+    for behind, channels in CHANNELS.items()
+    for size, spec in WIDTHS.items()
+    for patch in ((2,) if behind else (2, 4, 8))
+    for way in WAYS
+} | {f"dit_first_tiny_{way.replace('-', '_')}": replace(TINY, model_arch=way) for way in WAYS}
+
+FAMILY = Family(
+    kind="denoiser",
+    title="DiT of the first release",
+    class_names=("DiTFirst",),
+    telling_keys=("model_arch",),
+    spec=DiTFirstSpec,
+    presets=PRESETS,
+    from_shapes=DiTFirstSpec.from_shapes,
+)
