@@ -144,7 +144,7 @@ class VideoSettings(Settings):
     """Size, length and frame rate."""
 
     frames: Count = by_recipe()
-    """1 + a multiple of 4. 1 makes a picture."""
+    """As many as the autoencoder takes: 1 + a multiple of 4 in Open-Sora Plan. 1 makes a picture."""
     height: Count = by_recipe()
     """Pixels; a multiple of 8 times the patch size."""
     width: Count = by_recipe()

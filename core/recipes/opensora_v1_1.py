@@ -34,7 +34,6 @@ RECIPE: Recipe = replace(
     },
     training={
         **FIRST.training,
-        "data.frame_interval": 3,
         "data.tells_file_rate": True,
         "data.clean_captions": False,
     },
