@@ -191,10 +191,13 @@ def choose_window(record: Record, num_frames: int, interval: int, draws: FrameDr
 
 
 def shown_rate(record: Record, settings: DataSettings, of_file: float | None = None) -> float:
-    """Frames per second that the chosen frames of a record are shown at; of a picture it means nothing.
+    """Frames per second that the chosen frames of a record are shown at, or what a model is told of it; of a picture it
+    means nothing.
 
     of_file: in buckets the rate of a file whose annotation has none.
     """
+    if settings.tells_file_rate:
+        return float(of_file or rate_of(record))
     if settings.buckets is not None:
         return float((of_file or rate_of(record)) // settings.frame_interval)  # as upstream rounds it (quirk Q6)
     return _used_rate(record, settings)
