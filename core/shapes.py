@@ -60,6 +60,9 @@ class Compression(Protocol):
     def longest(self, frames: int) -> int:
         """How many of so many frames make a clip of whole latents."""
 
+    def holding(self, frames: int) -> int:
+        """How many latent frames hold any of so many frames."""
+
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
 
@@ -82,6 +85,10 @@ class Causal(NamedTuple):
     def longest(self, frames: int) -> int:
         """How many of so many frames make a clip of whole latents."""
         return 1 + (frames - 1) // self.time * self.time
+
+    def holding(self, frames: int) -> int:
+        """How many latent frames hold any of so many frames."""
+        return 1 + -(-(frames - 1) // self.time)
 
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
@@ -121,6 +128,10 @@ class Grouped(NamedTuple):
     def longest(self, frames: int) -> int:
         """How many of so many frames make a clip whose last latent is whole, its first frame aside."""
         return 1 + (frames - 1) // self.time * self.time
+
+    def holding(self, frames: int) -> int:
+        """How many latent frames hold any of so many frames: all that it has."""
+        return self.latent(VideoShape(frames, self.space, self.space)).frames
 
     def check(self, video: VideoShape) -> None:
         """Raises: ShapeError when the video has no frame or no whole latent."""
@@ -165,6 +176,10 @@ class Even(NamedTuple):
     def longest(self, frames: int) -> int:
         """How many of so many frames make a clip of whole latents."""
         return frames // self.time * self.time
+
+    def holding(self, frames: int) -> int:
+        """How many latent frames hold any of so many frames."""
+        return -(-frames // self.time)
 
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""

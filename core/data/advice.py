@@ -20,7 +20,7 @@ from ..config.data import DataSettings
 from ..config.yaml12 import parse_yaml
 from ..errors import ConfigError, DuosoraError
 from ..maths.resize import size_within_area, whole_strides
-from ..shapes import Compression
+from ..shapes import Compression, LatentShape
 from .check import Check, CheckReport
 from .plan import RARE
 from .records import Record
@@ -147,12 +147,12 @@ def _lengths(
     if long:
         times = max((record.num_frames or 0) * settings.fps / (LONGEST * rate_of(record)) for record in long)
         yield "speed_factor", math.ceil(10 * times / settings.frames) / 10
-        yield "frames", 1 + math.ceil((times - 1) / compression.time) * compression.time
+        yield "frames", compression.video(LatentShape(compression.holding(math.ceil(times)), 1, 1)).frames
 
 
 def _frames(seen: Sequence[float], compression: Compression) -> Iterator[tuple[str, int]]:
     """The number of frames of a clip with which most frames of short clips are used, of which so many can be seen."""
-    lengths = [1 + (math.ceil(frames) - 1) // compression.time * compression.time for frames in seen]
+    lengths = [compression.longest(math.ceil(frames)) for frames in seen]
     used = {length: length * sum(other >= length for other in lengths) for length in lengths if length >= LEAST_FRAMES}
     if used:
         yield "frames", max(used, key=used.__getitem__)

@@ -63,15 +63,16 @@ def _whole_patches(shape: VideoShape, compression: Compression, patch: Patch) ->
     """The smallest shape from this one on whose latents are whole patches; the same one where the model pads itself."""
     if patch == Patch(1, 1):
         return shape
-    frames = _up(shape.frames - 1 + compression.time, compression.time * patch.time) + 1 - compression.time
+    latent_frames = _up(compression.holding(shape.frames), patch.time)
+    frames = compression.video(LatentShape(latent_frames, 1, 1)).frames
     side = compression.space * patch.space
     return VideoShape(frames, _up(shape.height, side), _up(shape.width, side))
 
 
 def _latents(shape: VideoShape, compression: Compression) -> LatentShape:
     """Latents that hold any pixel of a clip."""
-    time, space = compression.time, compression.space
-    return LatentShape(1 + -(-(shape.frames - 1) // time), -(-shape.height // space), -(-shape.width // space))
+    space = compression.space
+    return LatentShape(compression.holding(shape.frames), -(-shape.height // space), -(-shape.width // space))
 
 
 def _up(size: int, step: int) -> int:

@@ -216,7 +216,7 @@ def choose_moments(
         begin = draws.start(max(limit, 0))
         frames = frames[begin : begin + wanted]
     least = UPSTREAM_LEAST if settings.upstream.always_29_frames else min(settings.min_frames or wanted, wanted)
-    length = usable_length(len(frames), compression.time, sp_size, least)
+    length = usable_length(len(frames), compression, sp_size, least)
     if length is None:
         raise Unusable("too short", f"is too short: {len(frames)} frames at {settings.fps:g} per second, needs {least}")
     return frames[:length]
@@ -232,10 +232,10 @@ def has_usual_proportions(height: int, width: int, target: float) -> bool:
     return target / WIDEST <= height / width <= target * WIDEST
 
 
-def usable_length(frames: int, time: int, sp_size: int, least: int = UPSTREAM_LEAST) -> int | None:
+def usable_length(frames: int, compression: Compression, sp_size: int, least: int = UPSTREAM_LEAST) -> int | None:
     """The largest number of at most `frames` whose latent frames exist and divide by sp_size; None below `least`."""
     for length in range(frames, max(least, 1) - 1, -1):
-        if (length - 1) % time == 0 and ((length - 1) // time + 1) % sp_size == 0:
+        if compression.longest(length) == length and compression.holding(length) % sp_size == 0:
             return length
     return None
 

@@ -43,6 +43,7 @@ class DiTFirstSpec:
 
     family: ClassVar[str] = "dit_first"
     further_channels: ClassVar[int] = 0
+    lists_patches: ClassVar[bool] = True
     most_tokens: ClassVar[int | None] = None
 
     model_arch: str = "cross-attn"

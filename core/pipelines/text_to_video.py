@@ -108,11 +108,11 @@ class TextToVideo:
                 f"model.denoiser works on {denoiser.latent_channels} latent channels, model.vae makes "
                 f"{vae.latent_channels}; they do not belong together"
             )
-        states = None if self.parts.text_encoder is None else self.parts.text_encoder.spec.channels
-        if states not in (None, denoiser.text_channels):
+        encoder, channels = self.parts.text_encoder, denoiser.text_channels or denoiser.pooled_channels
+        if encoder is not None and encoder.spec.channels != channels:
             raise ConfigError(
-                f"model.denoiser reads text states of {denoiser.text_channels} channels, model.text_encoder gives "
-                f"{states}; they do not belong together"
+                f"model.denoiser reads text states of {channels} channels, model.text_encoder gives "
+                f"{encoder.spec.channels}; they do not belong together"
             )
         self.max_tokens = min(self.max_tokens, denoiser.most_tokens or self.max_tokens)
         mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
