@@ -14,6 +14,7 @@ from ..models import FAMILIES
 from ..models.finding import TRAINED, Part, open_part
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
+from ..recipes.recipe import Recipe
 from ..samplers import COGVIDEOX, LINEAR, SQUARED_COSINE, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
 from ..shapes import VideoShape
@@ -110,7 +111,16 @@ def _companions_of_preset(denoiser: str) -> dict[str, Path]:
     recipe = recipes.of_preset("denoiser", denoiser)
     if recipe is None:
         return {}
-    return {kind: Path(preset) for kind in ("text_encoder", "vae") if (preset := recipe.part(kind))}
+    spec = open_part("denoiser", denoiser).spec
+    read = {"text_encoder": spec.text_channels or spec.pooled_channels, "vae": spec.latent_channels}
+    return {kind: Path(preset) for kind, channels in read.items() if (preset := _fitting(recipe, kind, channels))}
+
+
+def _fitting(recipe: Recipe, kind: str, channels: int) -> str | None:
+    """Of its presets of a kind the first that gives so many channels, or else the usual one; None: it has none."""
+    presets, name = recipe.parts.get(kind, ()), "channels" if kind == "text_encoder" else "latent_channels"
+    fitting = (preset for preset in presets if getattr(open_part(kind, preset).spec, name) == channels)
+    return next(fitting, recipe.part(kind))
 
 
 def _recorded_companions(record: RunRecord, model: ModelSettings) -> dict[str, Path]:

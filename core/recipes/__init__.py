@@ -12,9 +12,11 @@ from .recipe import Recipe
 NAMES = (
     "opensora_plan_v1_3",
     "dit_imagenet",
+    "opensora_first",
     "opensora_v1_2",
     "sit_imagenet",
     "tiny",
+    "tiny_first",
     "tiny_v1_2",
 )
 """Of all recipes. The first stands in where none has models of a family. Where several have models of one family, the
