@@ -2,6 +2,8 @@
 #             does it with MindSpore
 # make tiny   train the tiny models of core/models/tiny from nothing, into runs/tiny; goes on where it was ended
 # make tiny_v1_2   the same for those of core/models/tiny_v1_2, with the networks of Open-Sora 1.2, into runs/tiny_v1_2
+# make lesson train a diffusion transformer on handwritten digits, twice, and judge what it draws (docs/lesson.md); with
+#             fewer training steps and pictures of a class: make lesson STEPS=500 EACH=10
 # make test   lint, types, import rules and every test: what CI runs; about seventeen minutes on two cores
 # make quick  the same without the tests that start several processes, compile, install, or take long: under three minutes
 # make lint   the same without any test
@@ -17,7 +19,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP_FILES := pyproject.toml constraints.txt setup.py
 
-.PHONY: demo tiny tiny_v1_2 test quick lint parity clean
+.PHONY: demo tiny tiny_v1_2 lesson test quick lint parity clean
 
 demo: $(VENV)/installed-$(BACKEND)
 	$(BIN)/duosora sample --backend $(BACKEND) --config configs/sample/tiny.yaml --overwrite --out outputs/demo
@@ -56,6 +58,24 @@ tiny_v1_2: $(VENV)/installed-torch
 	$(BIN)/duosora judge --set model.denoiser=runs/tiny_v1_2/t2v_last/checkpoint-8500/model_ema \
 		--set model.vae=runs/tiny_v1_2/vae --set model.text_encoder=tiny_v1_2 --json runs/tiny_v1_2/judge.json --picture runs/tiny_v1_2/judge.png
 
+# As docs/lesson.md has it. The digits are written once; what was trained goes on where it was ended.
+EACH ?= 50
+DRAWING := $(BIN)/duosora sample 0 1 2 3 4 5 6 7 8 9 --set samples_per_prompt=$(EACH) --set batch_size=100 \
+	--set output.grid=$(EACH)
+
+lesson: $(VENV)/installed-lesson runs/lesson/digits
+	$(BIN)/duosora cache latents --config configs/train/lesson_dit.yaml
+	$(BIN)/duosora train --config configs/train/lesson_dit.yaml $(if $(STEPS),--set max_steps=$(STEPS))
+	$(BIN)/duosora train --config configs/train/lesson_sit.yaml $(if $(STEPS),--set max_steps=$(STEPS))
+	rm -rf outputs/lesson
+	$(DRAWING) --set model.denoiser=runs/lesson/dit --out outputs/lesson/dit
+	$(DRAWING) --set model.denoiser=runs/lesson/sit --out outputs/lesson/sit
+	$(BIN)/duosora judge outputs/lesson/dit --json outputs/lesson/dit.json
+	$(BIN)/duosora judge outputs/lesson/sit --json outputs/lesson/sit.json
+
+runs/lesson/digits: | $(VENV)/installed-lesson
+	$(BIN)/duosora data digits --out $@
+
 # Two processes of one thread each: on two cores half the time of one process with two threads, which wait for each other.
 # The tests of a file, which may share what is costly to make, stay in one of them; so do all that share a set of ranks.
 # ORDER=reversed, or a number to shuffle by: no test depends on what ran before it.
@@ -85,9 +105,13 @@ $(VENV)/installed-torch $(VENV)/installed-mindspore: $(VENV)/installed-%: $(SETU
 	$(INSTALL) -e ".[$*]"
 	touch $@
 
+$(VENV)/installed-lesson: $(SETUP_FILES) | $(BIN)/pip
+	$(INSTALL) -e ".[torch,lesson]"
+	touch $(VENV)/installed-torch $@
+
 $(VENV)/installed-test: $(SETUP_FILES) | $(BIN)/pip
 	$(INSTALL) -e ".[test]"
-	touch $(VENV)/installed-torch $(VENV)/installed-mindspore $@
+	touch $(VENV)/installed-torch $(VENV)/installed-mindspore $(VENV)/installed-lesson $@
 
 $(BIN)/pip:
 	$(PYTHON) -m venv $(VENV)

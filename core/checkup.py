@@ -22,6 +22,7 @@ _SAMPLING = (_BACKEND, _MODELS, _SETTINGS, _VIDEOS, _PICTURES)
 NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "sample": _SAMPLING,
+        "sample-set": _SAMPLING,
         "reconstruct": (_BACKEND, _MODELS, _VIDEOS, _PICTURES),
         "evaluate": (_VIDEOS, _PICTURES),
         "train": (_BACKEND, _MODELS, _SETTINGS, _WEIGHTS, _VIDEOS, _PICTURES),

@@ -26,6 +26,7 @@ _TRAINING = (
 _COMPARING = "smaller height and width, fewer frames"
 SAVINGS = {
     "sample": _SAMPLING,
+    "sample-set": _SAMPLING,
     "judge": _SAMPLING,
     "parity": _SAMPLING,
     "train": _TRAINING,

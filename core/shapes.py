@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import NamedTuple, Protocol
 
 from .errors import ShapeError
@@ -60,9 +61,6 @@ class Compression(Protocol):
     def longest(self, frames: int) -> int:
         """How many of so many frames make a clip of whole latents."""
 
-    def holding(self, frames: int) -> int:
-        """How many latent frames hold any of so many frames."""
-
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
 
@@ -85,10 +83,6 @@ class Causal(NamedTuple):
     def longest(self, frames: int) -> int:
         """How many of so many frames make a clip of whole latents."""
         return 1 + (frames - 1) // self.time * self.time
-
-    def holding(self, frames: int) -> int:
-        """How many latent frames hold any of so many frames."""
-        return 1 + -(-(frames - 1) // self.time)
 
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
@@ -128,10 +122,6 @@ class Grouped(NamedTuple):
     def longest(self, frames: int) -> int:
         """How many of so many frames make a clip whose last latent is whole, its first frame aside."""
         return 1 + (frames - 1) // self.time * self.time
-
-    def holding(self, frames: int) -> int:
-        """How many latent frames hold any of so many frames: all that it has."""
-        return self.latent(VideoShape(frames, self.space, self.space)).frames
 
     def check(self, video: VideoShape) -> None:
         """Raises: ShapeError when the video has no frame or no whole latent."""
@@ -177,10 +167,6 @@ class Even(NamedTuple):
         """How many of so many frames make a clip of whole latents."""
         return frames // self.time * self.time
 
-    def holding(self, frames: int) -> int:
-        """How many latent frames hold any of so many frames."""
-        return -(-frames // self.time)
-
     def check(self, video: VideoShape) -> None:
         """Raises ShapeError when the video cannot be encoded without losing rows, columns or frames."""
         if video.frames < 1 or video.frames % self.time:
@@ -189,6 +175,25 @@ class Even(NamedTuple):
                 f"{_nearest(video.frames, self.time, self.time, plus=0)}"
             )
         _check_sides(video, self.space)
+
+
+def takes(compression: Compression, frames: int) -> bool:
+    """Whether clips of so many frames can be encoded."""
+    try:
+        compression.check(VideoShape(frames, compression.space, compression.space))
+    except ShapeError:
+        return False
+    return True
+
+
+def next_length(compression: Compression, frames: int) -> int:
+    """The fewest frames, from so many on, that clips can have."""
+    return next(length for length in count(max(frames, 1)) if takes(compression, length))
+
+
+def latent_frames(compression: Compression, frames: int) -> int:
+    """Of a clip of so many frames. Raises: as Compression.check."""
+    return compression.latent(VideoShape(frames, compression.space, compression.space)).frames
 
 
 class Patch(NamedTuple):

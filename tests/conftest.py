@@ -14,7 +14,8 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ.setdefault("GLOG_v", "3")
 
 SHARE_RANKS = {
-    "test_pool.py", "test_sampling.py", "test_sequence_parallel.py", "test_training.py", "test_training_cli.py",
+    "test_every_denoiser.py", "test_pool.py", "test_sampling.py", "test_sequence_parallel.py", "test_training.py",
+    "test_training_cli.py",
 }  # fmt: skip
 """Files of tests/distributed."""
 

@@ -52,10 +52,17 @@ def latents(
 def _fill(kind: Any, config: Path | None, settings: list[str] | None, backend: str | None, dry_run: bool) -> None:
     from ..config.loading import load
     from ..config.training import TrainConfig
+    from ..parallel.launched import told_once
     from ..printable import say
 
     overrides = [*(settings or []), *([] if backend is None else [f"compute.name={backend}"])]
-    run = kind(load(config, TrainConfig, overrides))
-    say(*run.plan())
+    with told_once():
+        loaded = load(config, TrainConfig, overrides)
+    run = kind(loaded, dry_run)
+    is_first = run.ranks.is_first
+    if is_first:
+        say(*run.plan())
     if not dry_run:
-        say(run.run())
+        outcome = run.run()
+        if is_first:
+            say(outcome)

@@ -109,6 +109,21 @@ def msrvtt(
 
 
 @data.command()
+def features(
+    source: Annotated[
+        Path, typer.Argument(help="A latent cache of class folders, or a folder with Mini Sora's two folders of .npy.")
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for it in the other form.")],
+    seed: Annotated[int, typer.Option(min=0, help="For .npy: of the draws, and of which are mirrored.")] = 0,
+) -> None:
+    """Turn a latent cache of labelled pictures into Mini Sora's folders of .npy, and these into a cache."""
+    from ..data.feature_conversion import convert_features
+    from ..printable import say
+
+    say(convert_features(source, out, seed))
+
+
+@data.command()
 def digits(
     out: Annotated[Path, typer.Option("--out", "-o", help="The new folder, which gets a folder for each class.")],
 ) -> None:

@@ -27,6 +27,7 @@ from duosora.core.cli.parity import parity
 from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
+from duosora.core.cli.sample_set import sample_set
 from duosora.core.cli.settings import settings
 from duosora.core.cli.telling import logs_told
 from duosora.core.cli.train import train
@@ -40,7 +41,7 @@ REFUSED_BY_THE_SYSTEM = {
     *(errno.ENAMETOOLONG, errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EMFILE),
 }
 """What is about files and not about this program, wherever it happens."""
-SHARED_VERBS = ("sample", "train", "doctor")
+SHARED_VERBS = ("sample", "sample-set", "train", "cache", "doctor")
 """Those that many processes can work on together."""
 STARTING_VERB = "launch"
 """The one that starts them, whatever its own environment says."""
@@ -54,6 +55,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help: importing rich for a frame around it would double its time
 )
 app.command()(sample)
+app.command()(sample_set)
 app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(train)

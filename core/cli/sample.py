@@ -31,9 +31,10 @@ def sample(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
-    """Make videos or images from prompts.
+    """Make videos or images from prompts, or from classes.
 
-    Each prompt goes through mT5, denoising with guidance and WFVAE, and becomes an mp4 (or png) with a JSON sidecar.
+    Each prompt goes through the text encoder, denoising with guidance and the autoencoder, and becomes an mp4 (or png)
+    with a JSON sidecar. A model that reads classes is given their numbers or names.
     """
     import json
 

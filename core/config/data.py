@@ -94,9 +94,11 @@ class DataSettings(Settings):
 
     choice = "buckets"
 
-    kind: Literal["files", "moving_shapes"] = "files"
+    kind: Literal["files", "moving_shapes", "class_folders", "features"] = "files"
     """moving_shapes draws the clips of the tiny model's world. It uses only the settings for batches, captions and
-    workers, and for an autoencoder frames, height and width."""
+    workers, and frames, height and width where less of a clip is wanted. class_folders: `files` is a folder with a
+    folder of pictures for each class. features: `files` is a cache of their latents, or Mini Sora's two folders of
+    .npy."""
     drawn_clips: Count | None = None
     """moving_shapes: draw this many clips and repeat them every epoch, so that their latents can be cached. Default:
     new clips every epoch."""
@@ -122,8 +124,8 @@ class DataSettings(Settings):
     """buckets: leave out the clips of a bucket that fill no whole batch, others in each epoch. Off: repeat some of them
     to fill it."""
     frames: Count = by_recipe()
-    """1 + a multiple of the autoencoder's temporal factor. Longer videos are cropped at a random start, shorter ones to
-    the nearest length that fits."""
+    """A number that the autoencoder takes, for most 1 + a multiple of their temporal factor. Longer videos are cropped
+    at a random start, shorter ones to the nearest length that fits."""
     min_frames: Count = by_recipe()
     """Drop videos of fewer frames after resampling; never more than `frames`."""
     fps: Positive = by_recipe()
@@ -132,6 +134,9 @@ class DataSettings(Settings):
     """Share of the videos shorter than `frames` that is dropped: 1 all, 0 none."""
     speed_factor: Annotated[float, Field(ge=1)] = 1.0
     """Speed up videos longer than `frames` by at most this factor."""
+    flip: bool = False
+    """class_folders, and caches of them: turn half of the pictures left to right, others in each epoch. A latent cache
+    then holds both."""
     height: Count | None = None
     """Pixels. With height and width, but no max_area, every clip is cropped to their aspect ratio and resized to
     them."""
@@ -161,7 +166,8 @@ class DataSettings(Settings):
     aesthetic_sentences: bool = by_recipe()
     """Add a sentence to the captions of clips with a very high or a very low aesthetic score."""
     caption_dropout: Share = 0.1
-    """Share of the captions replaced by an empty text, which classifier-free guidance needs."""
+    """Share of the captions replaced by an empty text, or of the labels by the model's null class, which
+    classifier-free guidance needs."""
     masks: MaskSettings | None = None
     """Inpaint models: the frames that they get. Frames are then resized in 8-bit steps, as upstream does there."""
     workers: Annotated[int, Field(ge=0)] = 2

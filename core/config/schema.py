@@ -255,6 +255,9 @@ class OutputSettings(Settings):
     """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
     save_latents: bool = False
     """Also write the latents as safetensors."""
+    grid: Annotated[int, Field(ge=0)] | None = None
+    """Also write all pictures of a run as one, so many in a row; 0: do not. Default: 4 for models that read classes,
+    else 0."""
 
 
 class SampleConfig(Settings):

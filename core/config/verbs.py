@@ -27,7 +27,7 @@ COMMANDS: Mapping[str, str] = MappingProxyType(
 MOST_NAMES = 4
 """That an error lists of a file for another verb."""
 ALSO_READ_BY: Mapping[str, str] = MappingProxyType(
-    {"sample": "judge, parity", "train": "cache, calibrate, data check"},
+    {"sample": "sample-set, judge, parity", "train": "cache, calibrate, data check"},
 )
 """The verbs that read the settings of another one."""
 

@@ -20,7 +20,7 @@ from ..config.data import DataSettings
 from ..config.yaml12 import parse_yaml
 from ..errors import ConfigError, DuosoraError
 from ..maths.resize import size_within_area, whole_strides
-from ..shapes import Compression, LatentShape
+from ..shapes import Compression, next_length
 from .check import Check, CheckReport
 from .plan import RARE
 from .records import Record
@@ -147,7 +147,7 @@ def _lengths(
     if long:
         times = max((record.num_frames or 0) * settings.fps / (LONGEST * rate_of(record)) for record in long)
         yield "speed_factor", math.ceil(10 * times / settings.frames) / 10
-        yield "frames", compression.video(LatentShape(compression.holding(math.ceil(times)), 1, 1)).frames
+        yield "frames", next_length(compression, math.ceil(times))
 
 
 def _frames(seen: Sequence[float], compression: Compression) -> Iterator[tuple[str, int]]:

@@ -24,7 +24,7 @@ class ClipBatch:
     """One micro-batch. All that is random about it follows from the seed, the epoch and the records."""
 
     pixels: np.ndarray | None
-    """(B, 3, T, H, W) float32 in [-1, 1], padded with 0 at the end of each axis; None where moments are given."""
+    """(B, 3, T, H, W) float32 in [-1, 1], padded with 0 at the end of each axis; None where they are not read."""
     mask: np.ndarray | None
     """(B, t, h, w) float32 of the latents, 1 where they are no padding; None: no padding anywhere."""
     captions: tuple[str, ...]
@@ -35,6 +35,10 @@ class ClipBatch:
     """The file of each sample, for reports."""
     moments: np.ndarray | None = None
     """(B, 2C, t, h, w) float32 of the autoencoder, from a latent cache."""
+    latents: np.ndarray | None = None
+    """(B, C, t, h, w) float32, scaled: where they were drawn before."""
+    labels: tuple[int, ...] = ()
+    """The number of each clip's class; (): they have captions instead."""
     text: tuple[np.ndarray | None, ...] | None = None
     """(L, D) float32 for each caption that comes with its states; None: none does."""
     frame_mask: np.ndarray | None = None
@@ -46,6 +50,7 @@ class ClipBatch:
     bucket: str | None = None
     """Resolution and frames of the bucket that all clips are in, as "240p 51", where there are buckets."""
     is_null: tuple[bool, ...] = ()
-    """Of each caption, whether the denoiser's learned null caption is to stand in for it; (): of none."""
+    """Of each caption or label, whether the denoiser's learned null caption or class is to stand in for it; (): of
+    none."""
     failures: tuple[ReadFailure, ...] = field(default=())
     """What had to be replaced while this batch was made."""

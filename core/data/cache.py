@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -21,6 +21,8 @@ from ..errors import CheckpointError, NumericsError
 from ..io.files import MAX_WRITTEN_BYTES, atomic_write, read_text
 from ..io.safetensors_format import Entry, Header, read_header, unique_keys
 from ..io.weights import WeightsReader, is_finite, save_weights
+from ..parallel.agreement import agreed, exchange
+from ..seam.group import Alone, Group
 from .fingerprints import json_fingerprint
 
 INDEX_NAME = "index.json"
@@ -37,6 +39,11 @@ DTYPES: Mapping[str, np.dtype[Any]] = {
 
 Identity = Mapping[str, Any]
 """Plain values that say from what a cache's tensors were computed, beside what names each of them."""
+
+Note = Mapping[str, Any]
+"""Plain values that are kept beside a tensor."""
+NOTES = "notes"
+"""In the header of a shard."""
 
 _SHARD = re.compile(r"shard-(\d{5})\.safetensors")
 _DIGEST_BYTES = 32
@@ -83,11 +90,18 @@ def check_identity(folder: Path, found: Identity, expected: Identity) -> None:
             )
 
 
+class Written(NamedTuple):
+    """What one of a cache's writers has written, or found there."""
+
+    shards: Mapping[str, int]
+    failed: Mapping[str, str]
+
+
 class CacheWriter:
     """Adds tensors to a cache, one after the other; nothing that was added counts before its shard is full or closed.
 
-    Making one writes nothing. Raises (when made): CheckpointError when the folder holds a cache of another identity or
-    a damaged one.
+    Making one writes nothing. Several may fill a folder together: each writes shards of its own, the first the index.
+    Raises (when made): CheckpointError when the folder holds a cache of another identity or a damaged one.
     """
 
     def __init__(
@@ -97,11 +111,17 @@ class CacheWriter:
         dtype: str = "fp32",
         shard_bytes: int = SHARD_BYTES,
         shard_tensors: int = SHARD_TENSORS,
+        writer: int = 0,
+        writers: int = 1,
     ) -> None:
+        """writer: this one's number among the writers, which are made before any of them begins."""
         # Through JSON, as an earlier run's identity has been.
         self.folder, self.identity = folder, json.loads(json.dumps(dict(identity) | {"stored as": dtype}))
         self._dtype, self._limits = DTYPES[dtype], (shard_bytes, shard_tensors)
+        self._writers, self._next = writers, writer
+        self._is_first = writer == 0
         self._pending: dict[str, np.ndarray] = {}
+        self._notes: dict[str, Note] = {}
         self._pending_bytes = 0
         self._failed: dict[str, str] = {}
         self._shards: dict[str, int] = {}
@@ -114,9 +134,9 @@ class CacheWriter:
     def begin(self) -> None:
         """Make the folder the cache's; adding does so too, but this tells before long work that it cannot be written.
 
-        Raises: CheckpointError when it cannot.
+        Of several writers the first does so before the others add. Raises: CheckpointError when it cannot.
         """
-        if self._has_begun:
+        if self._has_begun or not self._is_first:
             return
         for leftover in self.folder.glob(".duosora-*"):  # half written by a run that was killed
             leftover.unlink(missing_ok=True)
@@ -131,8 +151,8 @@ class CacheWriter:
         """Tensors on the disk."""
         return len(self._keys)
 
-    def add(self, key: str, value: np.ndarray, source: str) -> bool:
-        """Store a float32 tensor; source: for messages. Returns whether a shard was finished by it.
+    def add(self, key: str, value: np.ndarray, source: str, note: Note | None = None) -> bool:
+        """Store a float32 tensor; source: for messages. note: kept beside it. Returns whether a shard was finished.
 
         Raises: NumericsError when the value is not finite in the cache's dtype.
         """
@@ -144,6 +164,8 @@ class CacheWriter:
                 f"{source}: gives NaN or infinity as {stored.dtype}; encode or store it in another dtype"
             )
         self._pending[key] = stored
+        if note is not None:
+            self._notes[key] = note
         self._pending_bytes += stored.nbytes
         is_full = self._pending_bytes >= self._limits[0] or len(self._pending) >= self._limits[1]
         if is_full:
@@ -154,12 +176,23 @@ class CacheWriter:
         """Note a file that could not be encoded."""
         self._failed[source] = reason
 
-    def close(self) -> None:
-        """Write what is left, and that the cache is complete."""
+    def finish(self) -> Written:
+        """Write what is left; returns what this writer has written, to complete the cache with."""
         self.begin()
         if self._pending:
             self._write_shard()
+        return Written(self._shards, self._failed)
+
+    def complete(self, parts: Iterable[Written]) -> None:
+        """Note that all writers have finished, with what each has written: the first does for all."""
+        for shards, failed in parts:
+            self._shards |= shards
+            self._failed |= failed
         self._write_index(is_complete=True)
+
+    def close(self) -> None:
+        """Write what is left, and that the cache is complete, where no other writer is at work."""
+        self.complete([self.finish()])
 
     def _adopt(self) -> None:
         """Take over the shards of an earlier run."""
@@ -167,26 +200,48 @@ class CacheWriter:
             header = _read_shard(path, self.identity)
             self._shards[path.name] = len(header.entries)
             self._keys.update(map(bytes.fromhex, header.entries))
+        self._next += max((_number(name) + 1 for name in self._shards), default=0)
 
     def _write_shard(self) -> None:
-        name = f"shard-{len(self._shards):05d}.safetensors"
-        save_weights(self.folder / name, self._pending, {"identity": json_fingerprint(self.identity)})
+        name = f"shard-{self._next:05d}.safetensors"
+        notes = {NOTES: json.dumps(self._notes, ensure_ascii=False)} if self._notes else {}
+        save_weights(self.folder / name, self._pending, {"identity": json_fingerprint(self.identity)} | notes)
+        self._next += self._writers
         self._shards[name] = len(self._pending)
         self._keys.update(map(bytes.fromhex, self._pending))
         self._pending.clear()
+        self._notes.clear()
         self._pending_bytes = 0
         self._write_index(is_complete=False)
 
     def _write_index(self, is_complete: bool) -> None:
+        if not self._is_first:
+            return
         table = {
             "format": FORMAT,
             "identity": self.identity,
             "complete": is_complete,
-            "shards": self._shards,
+            "shards": dict(sorted(self._shards.items())),
             "failed": self._failed,
         }
         with atomic_write(self.folder / INDEX_NAME, overwrite=True, error=CheckpointError) as temporary:
             temporary.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def fill(writer: CacheWriter, add_all: Callable[[], None], world: Group | None = None) -> None:
+    """Fill a cache, which ranks with a writer each may do together. add_all: adds this rank's share.
+
+    Raises: on all ranks, what it raises on one.
+    """
+    group = world or Alone()
+    agreed(group, writer.begin)
+
+    def finished() -> Written:
+        add_all()
+        return writer.finish()
+
+    parts = exchange(group, finished)
+    agreed(group, lambda: writer.complete(Written(*part) for part in parts))
 
 
 class CacheReader:
@@ -229,6 +284,15 @@ class CacheReader:
         """On the disk."""
         return sum(path.stat().st_size for path in self._paths)
 
+    def notes(self) -> Iterator[tuple[str, Note]]:
+        """The notes beside tensors, by their keys. Raises: CheckpointError when a shard's cannot be read."""
+        for path in self._paths:
+            try:
+                notes = json.loads(_read_shard(path, self.index.identity).metadata.get(NOTES, "{}"))
+                yield from notes.items()
+            except (ValueError, RecursionError, AttributeError) as error:
+                raise CheckpointError(f"{path}: its notes are damaged ({error}); make the cache again") from error
+
     def find(self, key: str) -> np.ndarray | None:
         """The tensor as float32, or None. Raises: CheckpointError when its shard cannot be read any more."""
         digest = np.frombuffer(bytes.fromhex(key), np.uint8)
@@ -253,6 +317,13 @@ def _read_shard(path: Path, identity: Identity) -> Header:
     if header.metadata.get("identity") != json_fingerprint(dict(identity)):
         raise CheckpointError(f"{path}: belongs to another cache; remove it, or make the cache again in another folder")
     return header
+
+
+def _number(name: str) -> int:
+    """Of a shard."""
+    match = _SHARD.fullmatch(name)
+    assert match is not None
+    return int(match[1])
 
 
 def _padded(shape: tuple[int, ...]) -> Iterator[int]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..shapes import Compression, LatentShape, Patch, VideoShape
+from ..shapes import Compression, LatentShape, Patch, VideoShape, latent_frames, next_length
 
 
 def collate(
@@ -63,16 +63,16 @@ def _whole_patches(shape: VideoShape, compression: Compression, patch: Patch) ->
     """The smallest shape from this one on whose latents are whole patches; the same one where the model pads itself."""
     if patch == Patch(1, 1):
         return shape
-    latent_frames = _up(compression.holding(shape.frames), patch.time)
-    frames = compression.video(LatentShape(latent_frames, 1, 1)).frames
-    side = compression.space * patch.space
+    frames, side = next_length(compression, shape.frames), compression.space * patch.space
+    while latent_frames(compression, frames) % patch.time:
+        frames = next_length(compression, frames + 1)
     return VideoShape(frames, _up(shape.height, side), _up(shape.width, side))
 
 
 def _latents(shape: VideoShape, compression: Compression) -> LatentShape:
     """Latents that hold any pixel of a clip."""
-    space = compression.space
-    return LatentShape(compression.holding(shape.frames), -(-shape.height // space), -(-shape.width // space))
+    frames, space = latent_frames(compression, next_length(compression, shape.frames)), compression.space
+    return LatentShape(frames, -(-shape.height // space), -(-shape.width // space))
 
 
 def _up(size: int, step: int) -> int:

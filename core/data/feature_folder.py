@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import io
 import os
+from math import prod
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -43,24 +44,42 @@ class FeatureFolder:
     def __len__(self) -> int:
         return len(self.names)
 
+    def label(self, index: int, classes: int | None = None) -> int:
+        """The class of a picture. Raises: as read."""
+        path = self.labels / self.names[index]
+        label = _array(path)
+        if label.shape != (1,) or label.dtype.kind not in "iu":
+            raise MediaError(
+                f"{path}: holds {_told(label.dtype, label.shape)}; expected a class, one whole number (1,)"
+            )
+        number = int(label[0])
+        if number < 0 or (classes is not None and number >= classes):
+            known = "0 or more" if classes is None else f"0 to {classes - 1}"
+            raise MediaError(f"{path}: class {number}; the model knows {known}")
+        return number
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """C, H and W of a latent, of which nothing else is read. Raises: as read."""
+        path = self.features / self.names[index]
+        shape, dtype = _header(path)
+        _check_latent(path, shape, dtype)
+        return shape[1], shape[2], shape[3]
+
     def read(self, index: int, classes: int | None = None) -> Feature:
         """The picture at a place in the order. classes: how many the model knows.
 
         Raises: MediaError when a file is damaged, holds objects or another shape, or a class that is not known.
         """
-        name = self.names[index]
-        latent, label = _array(self.features / name), _array(self.labels / name)
-        if latent.ndim != 4 or len(latent) != 1 or latent.dtype.kind != "f":
-            raise MediaError(f"{self.features / name}: holds {_told(latent)}; expected a latent, floats (1, C, H, W)")
-        if label.shape != (1,) or label.dtype.kind not in "iu":
-            raise MediaError(f"{self.labels / name}: holds {_told(label)}; expected a class, one whole number (1,)")
+        return Feature(self.latent(index), self.label(index, classes))
+
+    def latent(self, index: int) -> np.ndarray:
+        """The latent of a picture, (C, H, W) float32. Raises: as read."""
+        path = self.features / self.names[index]
+        latent = _array(path)
+        _check_latent(path, latent.shape, latent.dtype)
         if not np.isfinite(latent).all():
-            raise MediaError(f"{self.features / name}: holds NaN or infinity; make it again")
-        number = int(label[0])
-        if number < 0 or (classes is not None and number >= classes):
-            known = "0 or more" if classes is None else f"0 to {classes - 1}"
-            raise MediaError(f"{self.labels / name}: class {number}; the model knows {known}")
-        return Feature(latent[0].astype(np.float32), number)
+            raise MediaError(f"{path}: holds NaN or infinity; make it again")
+        return latent[0].astype(np.float32)
 
 
 def _folder_of(folder: Path, ending: str) -> Path:
@@ -95,13 +114,40 @@ def _array(path: Path) -> np.ndarray:
         with open_regular(path) as file:
             array = np.load(io.BytesIO(file.read()), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise MediaError(
-            f"{path}: cannot be read as {ENDING} ({' '.join(str(error).split())}); make it again"
-        ) from error
+        raise _unreadable(path, error) from error
     if not isinstance(array, np.ndarray):
         raise MediaError(f"{path}: holds several arrays; expected one")
     return array
 
 
-def _told(array: np.ndarray) -> str:
-    return f"{array.dtype} {array.shape}"
+def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an array that is all there."""
+    try:
+        with open_regular(path) as file:
+            version = np.lib.format.read_magic(file)
+            if version not in _HEADERS:
+                raise ValueError(f"its version is {version[0]}.{version[1]}")
+            shape, _, dtype = _HEADERS[version](file)
+            if dtype.hasobject:
+                raise ValueError("it holds Python objects, and reading these can run code")
+            if os.fstat(file.fileno()).st_size - file.tell() != prod(shape) * dtype.itemsize:
+                raise ValueError("it is cut off")
+    except (OSError, ValueError, EOFError) as error:
+        raise _unreadable(path, error) from error
+    return shape, dtype
+
+
+_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+
+
+def _check_latent(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    if len(shape) != 4 or shape[0] != 1 or dtype.kind != "f":
+        raise MediaError(f"{path}: holds {_told(dtype, shape)}; expected a latent, floats (1, C, H, W)")
+
+
+def _unreadable(path: Path, error: Exception) -> MediaError:
+    return MediaError(f"{path}: cannot be read as {ENDING} ({' '.join(str(error).split())}); make it again")
+
+
+def _told(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:
+    return f"{dtype} {shape}"

@@ -31,6 +31,8 @@ from .sources import RecordSource
 from .worker import Failed
 
 SHOWN_FAILURES = 20
+FLIPPED = 0.5
+"""Of the samples, where some are turned left to right."""
 MomentsOf = Callable[[CachedClip], np.ndarray]
 """Ready-made moments (2C, t, h, w) of a clip. Raises: MediaError for a clip without."""
 
@@ -74,6 +76,7 @@ class Sample:
     epoch: int
     shape: VideoShape
     """That it is read at, whichever record stands in."""
+    is_mirrored: bool = False
     key: Hashable | None = None
     """Of the job that reads it."""
     array: np.ndarray | None = None
@@ -114,7 +117,7 @@ class Fetcher:
 
     def begin(self, place: int, number: int, epoch: int) -> Sample:
         """Have the record at a place read for the sample of that number."""
-        sample = Sample(place, number, epoch, self.plan.shape(place, epoch))
+        sample = Sample(place, number, epoch, self.plan.shape(place, epoch), self._is_mirrored(number))
         self._start(sample)
         return sample
 
@@ -149,13 +152,19 @@ class Fetcher:
         if sample.key is not None:
             self._runner.forget(sample.key)
 
-    def read_alone(self, places: Iterable[int], ahead: int) -> Iterator[np.ndarray | Failed]:
-        """What a Transform makes of the clips at places, in the first epoch, without replacing any; so many ahead."""
+    @property
+    def views(self) -> int:
+        """How many ways there are to see each clip: 2 where half of them are turned left to right."""
+        return 1 + self.settings.flip
+
+    def read_alone(self, views: Iterable[int], ahead: int) -> Iterator[np.ndarray | Failed]:
+        """What a Transform makes of views of clips, in the first epoch, without replacing any; so many ahead."""
         waiting: deque[Hashable | Failed] = deque()
         try:
-            for place in places:
+            for view in views:
+                place, is_mirrored = divmod(view, self.views)
                 try:
-                    job = self.job(place, 0, self.plan.shape(place, 0))
+                    job = self.job(place, 0, self.plan.shape(place, 0), bool(is_mirrored))
                 except MediaError as error:
                     waiting.append(Failed(str(error)))
                 else:
@@ -173,7 +182,12 @@ class Fetcher:
         """What has been read so far."""
         return ReadingCounts(self._counts["read"], self._counts["replaced"], dict(self._reasons))
 
-    def cached_clip(self, place: int) -> CachedClip:
+    def cached_view(self, view: int) -> CachedClip:
+        """A view of a clip as a cache of latents knows it."""
+        place, is_mirrored = divmod(view, self.views)
+        return self.cached_clip(place, bool(is_mirrored))
+
+    def cached_clip(self, place: int, is_mirrored: bool = False) -> CachedClip:
         """A clip as a cache of latents knows it: with the first epoch's crop in time."""
         record, shape = self.record(place), self.plan.shape(place, 0)
         try:
@@ -184,14 +198,20 @@ class Fetcher:
             "frames": [int(moment) for moment in moments or ()],
             "crop": record.crop and list(record.crop),
             "shape": list(shape),
+            **({"mirrored": True} if is_mirrored else {}),
         }
-        return CachedClip(record.path, record.name, cut, record.is_drawn)
+        number = int(self.plan.numbers[place])
+        return CachedClip(record.path, record.name, cut, record.is_drawn, number, record.label, is_mirrored)
 
-    def job(self, place: int, epoch: int, shape: VideoShape) -> ReadJob:
+    def job(self, place: int, epoch: int, shape: VideoShape, is_mirrored: bool = False) -> ReadJob:
         """What reads the record at a place at a shape. Raises: MediaError when its frames cannot be chosen."""
         draw = (self.seed, int(self.plan.numbers[place]), epoch)
         moments = self._moments(place, epoch, shape)
-        return ReadJob(self.source.opener, self.record(place), moments, self.settings, shape, draw)
+        return ReadJob(self.source.opener, self.record(place), moments, self.settings, shape, draw, is_mirrored)
+
+    def _is_mirrored(self, number: int) -> bool:
+        """Whether the sample of a number is turned left to right, whichever record it is."""
+        return self.settings.flip and random.stream(self.seed, "flip", number).random() < FLIPPED
 
     def _moments(self, place: int, epoch: int, shape: VideoShape) -> tuple[float, ...] | None:
         """Where in the file the frames of a sample are; None: decided when it is read, at a stride."""
@@ -225,12 +245,12 @@ class Fetcher:
         """Begin to read a sample's record; returns why not, where that is known at once."""
         if self._moments_of is not None:
             try:
-                sample.array = self._moments_of(self.cached_clip(sample.place))
+                sample.array = self._moments_of(self.cached_clip(sample.place, sample.is_mirrored))
             except MediaError as error:
                 return str(error)
             return None
         try:
-            job = self.job(sample.place, sample.epoch, sample.shape)
+            job = self.job(sample.place, sample.epoch, sample.shape, sample.is_mirrored)
         except MediaError as error:
             return str(error)
         number = job.draw[1]

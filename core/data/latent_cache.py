@@ -8,7 +8,7 @@ clip with frames hidden, other ones each time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +16,13 @@ import numpy as np
 
 from ..errors import MediaError
 from ..models.finding import Part
-from .cache import CacheReader, CacheWriter, check_identity
+from ..models.kinds import AutoencoderSpec
+from ..seam.group import Alone, Group
+from .cache import CacheReader, CacheWriter, check_identity, fill
 from .fingerprints import FileIdentity, file_fingerprint, json_fingerprint, model_fingerprint
 
-KIND = "latent moments"
+KIND, SCALED = "latent moments", "scaled latents"
+"""What a cache holds: means and log-variances, or what was drawn of them and scaled for a denoiser."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,31 @@ class CachedClip:
     """What is taken of the file, in plain values: frames, crop, size."""
     is_drawn: bool = False
     """There is no file: the content follows from the name."""
+    number: int = 0
+    """Of its record in the source."""
+    label: int | None = None
+    is_mirrored: bool = False
+    """Turned left to right; `cut` says so too."""
+
+    @property
+    def note(self) -> Mapping[str, Any] | None:
+        """What a cache keeps beside it, of labelled pictures."""
+        return None if self.label is None else label_note(self.name, self.label, self.is_mirrored)
+
+
+def label_note(name: str, label: int, is_mirrored: bool) -> dict[str, Any]:
+    """A note on a picture: its name, the number of its class, and whether it was turned left to right."""
+    return {"name": name, "label": label, "mirrored": is_mirrored}
 
 
 def latent_identity(part: Part, transform: Mapping[str, Any], identify: FileIdentity) -> dict[str, Any]:
     """From what the moments of a clip follow, beside the clip. transform: the settings by which clips are cut."""
     return {"kind": KIND, "model": model_fingerprint(part), "files identified by": identify, **transform}
+
+
+def scaling_of(autoencoder: AutoencoderSpec) -> dict[str, Any]:
+    """How a denoiser's latents follow from those of an autoencoder, as plain values."""
+    return {"scale": list(autoencoder.scale), "shift": list(autoencoder.shift)}
 
 
 class LatentCache:
@@ -73,6 +96,7 @@ class Uncached(NamedTuple):
     name: str
     """Its path in the annotation."""
     path: Path
+    note: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,11 @@ class ToDo:
         """Clips that need not be read, repeats included."""
         return self.clips - len(self.uncached) - len(self.unreadable)
 
+    def share(self, group: Group) -> ToDo:
+        """One rank's; what is not there is the first's to tell."""
+        unreadable = {} if group.index else self.unreadable
+        return replace(self, uncached=self.uncached[group.index :: group.size], unreadable=unreadable)
+
 
 def find_uncached(writer: CacheWriter, clips: Iterable[CachedClip]) -> ToDo:
     """What is to be read for a cache; no file is opened unless files are known by their content."""
@@ -104,7 +133,7 @@ def find_uncached(writer: CacheWriter, clips: Iterable[CachedClip]) -> ToDo:
             unreadable[clip.name] = _reason(error, clip.path)
             continue
         if key not in writer and key not in uncached:
-            uncached[key] = Uncached(place, key, clip.name, clip.path)
+            uncached[key] = Uncached(place, key, clip.name, clip.path, clip.note)
     return ToDo(place + 1, list(uncached.values()), unreadable)
 
 
@@ -114,28 +143,32 @@ def write_latent_cache(
     encode: Callable[[Sequence[int]], Iterable[np.ndarray | MediaError]],
     on_progress: Callable[[int], None] = lambda count: None,
     on_failure: Callable[[str], None] = lambda line: None,
+    world: Group | None = None,
 ) -> None:
     """Encode the clips that are not in the cache yet, and close it.
 
     encode: clips by their places to (2C, t, h, w) each, or to why not. A clip that cannot be read is told to
-    on_failure, noted and left out. on_progress: told how many further clips are done.
+    on_failure, noted and left out. on_progress: told how many further clips are done. world: ranks that share the work,
+    each with a writer of its own.
     """
+    to_do = to_do.share(world or Alone())
 
     def note(name: str, reason: str) -> None:
         writer.fail(name, reason)
         on_failure(f"{name}: {reason}")
 
-    writer.begin()
-    for name, reason in to_do.unreadable.items():
-        note(name, reason)
-    places = [clip.place for clip in to_do.uncached]
-    for clip, moments in zip(to_do.uncached, encode(places), strict=True):
-        if isinstance(moments, MediaError):
-            note(clip.name, _reason(moments, clip.path))
-        else:
-            writer.add(clip.key, moments, clip.name)
-        on_progress(1)
-    writer.close()
+    def add_all() -> None:
+        for name, reason in to_do.unreadable.items():
+            note(name, reason)
+        places = [clip.place for clip in to_do.uncached]
+        for clip, moments in zip(to_do.uncached, encode(places), strict=True):
+            if isinstance(moments, MediaError):
+                note(clip.name, _reason(moments, clip.path))
+            else:
+                writer.add(clip.key, moments, clip.name, clip.note)
+            on_progress(1)
+
+    fill(writer, add_all, world)
 
 
 def _key(clip: CachedClip, identify: FileIdentity) -> str:

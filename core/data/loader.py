@@ -81,6 +81,7 @@ class ClipLoader:
         bucketing: Bucketing | None = None,
         text_of: TextOf | None = None,
         moments_of: MomentsOf | None = None,
+        are_scaled: bool = False,
         keeps_dropped: bool = False,
     ) -> None:
         """accumulation: micro-batches of a step, of which one of several readers reads every so many-th; their number
@@ -88,19 +89,20 @@ class ClipLoader:
         parts as can be, whatever the settings say, so that the first few micro-batches show many of them. bucketing:
         where the settings have buckets; then micro_batch has no use.
 
-        keeps_dropped: captions that are dropped stay, and batches say which they are.
+        keeps_dropped: captions and labels that are dropped stay, and batches say which they are.
 
-        With moments_of no media file is opened, and the crop in time is the first epoch's in all of them.
+        With moments_of no media file is opened, and the crop in time is the first epoch's in all of them. are_scaled:
+        what it gives are latents that a denoiser can be trained on as they are.
         Raises: ConfigError and ShapeError when settings do not fit; MediaError when no clip can be trained on;
         PackageMissing when captions need libraries that are not installed.
         """
-        self.settings = settings = fitted(settings)
+        self.settings = settings = fitted(settings, compression)
         self.compression, self.patch = compression, patch
         self.parts = range(reader, accumulation, readers)
         """Of a step's micro-batches, those that are read here."""
         self.captioner = Captioner(settings, seed, keeps_dropped)
         self._masks = ConditionMasks(settings.masks, seed) if settings.masks else None
-        self._text_of, self._has_moments = text_of, moments_of is not None
+        self._text_of, self._has_moments, self._are_scaled = text_of, moments_of is not None, are_scaled
         self._runner = make_runner(settings.workers, settings.timeout_seconds)
         try:
             source = probed(source, self._runner) if settings.probe else source
@@ -177,13 +179,13 @@ class ClipLoader:
         """The record at a place of the plan."""
         return self._fetcher.record(place)
 
-    def cached_clip(self, place: int) -> CachedClip:
-        """The clip at a place of the plan, as a cache of latents knows it."""
-        return self._fetcher.cached_clip(place)
+    def cached_views(self) -> Iterator[CachedClip]:
+        """The clips of the plan as a cache of latents knows them, each in all the ways that it is seen."""
+        return map(self._fetcher.cached_view, range(len(self.plan) * self._fetcher.views))
 
-    def pixels(self, places: Iterable[int]) -> Iterator[np.ndarray | MediaError]:
-        """The clips at places of the plan as a cache holds them, (3, T, H, W) in [-1, 1] each, or why there is none."""
-        for result in self._fetcher.read_alone(places, 2 * max(self.settings.workers, 1)):
+    def pixels(self, views: Iterable[int]) -> Iterator[np.ndarray | MediaError]:
+        """Some of these by their numbers, (3, T, H, W) in [-1, 1] each, or why there is none."""
+        for result in self._fetcher.read_alone(views, 2 * max(self.settings.workers, 1)):
             yield MediaError(result.reason) if isinstance(result, Failed) else to_signed(result)
 
     def captions(self) -> Iterator[str]:
@@ -243,9 +245,11 @@ class ClipLoader:
             failures += self._fetcher.finish(sample)
         arrays = [sample.array for sample in begun.samples if sample.array is not None]
         records = [self.record(sample.place) for sample in begun.samples]
-        pixels, moments = None, None
+        pixels, moments, latents = None, None, None
         if self._has_moments:
             moments, mask = collate_moments(arrays, self.compression, self.patch, self._box)
+            if self._are_scaled:
+                moments, latents = None, moments
         else:
             pixels, mask = self._joined([to_signed(array) for array in arrays])
         return ClipBatch(
@@ -255,6 +259,8 @@ class ClipLoader:
             samples=tuple(begun.micro_batch.samples),
             sources=tuple(str(record.path) for record in records),
             moments=moments,
+            latents=latents,
+            labels=tuple(record.label for record in records if record.label is not None),
             text=tuple(states) if any(text is not None for text in states) else None,
             frame_mask=None if pixels is None else self._frame_mask(begun, arrays, pixels.shape[2]),
             sizes=tuple(self._size(sample) for sample in begun.samples),

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import random
+from ..shapes import VideoShape
 
 FRAMES, SIDE = 17, 64
 FPS = 8.0
@@ -164,6 +165,11 @@ def unseen_words(text: str) -> list[str]:
 def is_held_out(scene: Scene) -> bool:
     """Whether a combination is kept from training: a tenth of all, spread over every attribute."""
     return random.stream(HELD_OUT_SEED, "held out " + " ".join(scene)).random() < HELD_OUT_PART
+
+
+def size_within(frames: int | None, height: int | None, width: int | None) -> VideoShape:
+    """Of the part of a clip that is used where so much is wanted; None: all of it."""
+    return VideoShape(min(frames or FRAMES, FRAMES), min(height or SIDE, SIDE), min(width or SIDE, SIDE))
 
 
 def training_scenes() -> list[Scene]:

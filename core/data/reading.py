@@ -17,7 +17,7 @@ from ..shapes import VideoShape
 from .records import Record
 from .selection import Unusable, rate_of, stride_frames
 from .sources import ClipOpener, OpenedClip
-from .transforms import Cover, Transform, cut_out
+from .transforms import Cover, Square, Transform, cut_out
 
 FRAMES_AT_ONCE = 8
 """Decoded frames of the file's own size in memory; 93 of 1080 x 1920 would be 580 MB in each process."""
@@ -47,6 +47,8 @@ class ReadJob:
     """That the plan promises."""
     draw: tuple[int, int, int]
     """Seed, number of the record, epoch."""
+    is_mirrored: bool = False
+    """Turned left to right."""
 
     def __call__(self) -> np.ndarray | Rated:
         """(3, T, H, W), as Transform makes it.
@@ -112,9 +114,13 @@ class ReadJob:
                 pixels = np.empty((3, len(unique), *part.shape[2:]), part.dtype)
             pixels[:, start : start + part.shape[1]] = part
         assert pixels is not None
+        if self.is_mirrored:
+            pixels = np.ascontiguousarray(pixels[..., ::-1])
         return pixels if len(unique) == len(numbers) else pixels[:, places]
 
-    def _transform(self) -> Transform | Cover:
+    def _transform(self) -> Transform | Cover | Square:
+        if self.settings.kind == "class_folders":
+            return Square(self.shape.height)
         if self.settings.buckets is None:
             return Transform.of(self.settings)
         return Cover(self.shape.height, self.shape.width, is_picture=not self.record.is_video)

@@ -38,6 +38,8 @@ class Record:
     """The part of each frame that counts, cut out first."""
     aesthetic: float | None = None
     """A rating from 0 to 10."""
+    label: int | None = None
+    """The number of its class, where it has one instead of captions."""
     embeddings: Path | None = None
     """Folder of ready-made text states (core.data.embedding_folder)."""
     origin: str = ""

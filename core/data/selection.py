@@ -15,7 +15,7 @@ from .. import random
 from ..config.data import DataSettings
 from ..errors import ConfigError
 from ..maths.resize import size_within_area, whole_strides
-from ..shapes import Causal, Compression, VideoShape
+from ..shapes import Causal, Compression, VideoShape, latent_frames
 from .frame_window import frame_window
 from .records import Record
 
@@ -69,6 +69,10 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
     for name in ("frame_interval", "drop_last"):
         if getattr(settings, name) != DataSettings.model_fields[name].default:
             raise ConfigError(f"data.{name} = {_written(settings, name)}: is for data.buckets; leave it out")
+    if settings.kind in ("class_folders", "features"):
+        _check_labelled(settings)
+    elif settings.flip:
+        raise ConfigError(f"data.flip = true: is for class_folders, not for {settings.kind}; leave it out")
     has_size = settings.height is not None and settings.width is not None
     if (settings.height is None) != (settings.width is None):
         raise ConfigError("data.height and data.width: give both or neither")
@@ -85,6 +89,17 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
     compression.check(video)
     if settings.autoencoder:  # pixels that fill no latent have nothing to be compared with
         Causal(1, space).check(video)
+
+
+def _check_labelled(settings: DataSettings) -> None:
+    """Raises: ConfigError where labelled pictures are asked for in another form than the square one that they have."""
+    if settings.max_area is not None or not settings.grouped or settings.masks is not None:
+        raise ConfigError(f"data.max_area, grouped and masks: are not for data.kind = {settings.kind}; leave them out")
+    if settings.kind == "class_folders" and settings.height != settings.width:
+        raise ConfigError(
+            f"data.height = {settings.height}, data.width = {settings.width}: pictures of class_folders are cut to "
+            "squares; give both the same size"
+        )
 
 
 def check_bucketed(settings: DataSettings, where: str = "data") -> None:
@@ -112,6 +127,8 @@ def plan_shape(
     if settings.autoencoder is not None:
         _check_stride(record, settings)
         return VideoShape(settings.frames, settings.height or 0, settings.width or 0)
+    if record.label is not None:
+        return VideoShape(1, settings.height or 0, settings.width or 0)
     if not record.captions:
         raise Unusable("no caption", "has no caption")
     height, width = clip_size(record, settings)
@@ -202,7 +219,8 @@ def choose_moments(
         raise Unusable("no length", "has no num_frames; add it to the annotation or set data.probe")
     wanted = settings.frames
     interval = frame_interval(record.fps, _used_rate(record, settings))
-    if record.num_frames > LONGEST * wanted * (rate_of(record) / settings.fps * settings.speed_factor):
+    most = LONGEST * wanted * (rate_of(record) / settings.fps * settings.speed_factor)
+    if record.num_frames > most and not record.is_drawn:
         raise Unusable("too long", f"is too long: {record.num_frames} frames, more than {LONGEST:g} times what is used")
     end = record.start + record.num_frames
     frames = np.arange(record.start, end, interval, np.float64)
@@ -233,10 +251,12 @@ def has_usual_proportions(height: int, width: int, target: float) -> bool:
 
 
 def usable_length(frames: int, compression: Compression, sp_size: int, least: int = UPSTREAM_LEAST) -> int | None:
-    """The largest number of at most `frames` whose latent frames exist and divide by sp_size; None below `least`."""
-    for length in range(frames, max(least, 1) - 1, -1):
-        if compression.longest(length) == length and compression.holding(length) % sp_size == 0:
+    """The largest number of at most `frames` whose latents are whole and divide by sp_size; None below `least`."""
+    length = compression.longest(frames)
+    while length >= max(least, 1):
+        if latent_frames(compression, length) % sp_size == 0:
             return length
+        length = compression.longest(length - 1)
     return None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -19,8 +19,11 @@ from ..io.media import DEFAULTS, Media
 from ..io.timeline import Timeline
 from ..io.video import check_reader, open_video
 from ..io.video_reader import Note
+from ..shapes import Compression
 from . import moving_shapes
 from .annotations import read_annotations
+from .class_folders import ClassFolders
+from .features import FeatureSource, open_features
 from .records import BadRow, Record
 
 FIXED_SEED = 0
@@ -102,12 +105,20 @@ class FileOpener:
         return Frames(read_image(record.path, self.media)[None])
 
 
+class Records(Protocol):
+    """Records by their numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, number: int, /) -> Record: ...
+
+
 class FileSource:
     """Records of media files."""
 
     def __init__(
         self,
-        records: Sequence[Record],
+        records: Records,
         reader: str = "pyav",
         bad: Sequence[BadRow] = (),
         media: Media = DEFAULTS,
@@ -182,12 +193,16 @@ class MovingShapesOpener:
 def open_source(settings: DataSettings, is_held_out: bool = False) -> RecordSource:
     """The source that settings name. is_held_out: of moving shapes, those that are never trained on.
 
-    Raises: ConfigError when no file is named; MediaError when an annotation cannot be read.
+    Raises: ConfigError when no file is named; MediaError and CheckpointError when what is named cannot be read.
     """
     if settings.kind == "moving_shapes":
         return MovingShapes(is_held_out, None if is_held_out else settings.drawn_clips, settings.scores)
     if not settings.files:
         raise ConfigError("data.files: name the annotations or folders to train on")
+    if settings.kind == "class_folders":
+        return FileSource(ClassFolders(labelled_folder(settings)), media=settings.media)
+    if settings.kind == "features":
+        return FeatureSource(open_features(labelled_folder(settings)))
     found = read_annotations(settings.files, settings.root)
     if not found.records:
         reason = f"; the first bad row: {found.bad[0].name} {found.bad[0].reason}" if found.bad else ""
@@ -195,12 +210,30 @@ def open_source(settings: DataSettings, is_held_out: bool = False) -> RecordSour
     return FileSource(found.records, settings.reader, found.bad, settings.media)
 
 
-def fitted(settings: DataSettings) -> DataSettings:
-    """Settings as the source needs them: moving shapes have one size and length, of which autoencoders see parts."""
+def labelled_folder(settings: DataSettings) -> Path:
+    """The folder that labelled pictures or their features are in. Raises: ConfigError when several are named."""
+    if len(settings.files) != 1:
+        raise ConfigError(f"data.files: data.kind = {settings.kind} reads one folder, not {len(settings.files)}")
+    return settings.files[0]
+
+
+def has_labels(settings: DataSettings) -> bool:
+    """Whether what is trained on has labels instead of captions."""
+    return settings.kind in ("class_folders", "features")
+
+
+def fitted(settings: DataSettings, compression: Compression) -> DataSettings:
+    """Settings as the source needs them: moving shapes have one size and length, of which less may be wanted; labelled
+    pictures have one frame and one size.
+
+    compression: a clip for a denoiser is as long as it can be.
+    """
+    if has_labels(settings):
+        return settings.model_copy(update={"frames": 1, "min_frames": 1, "fps": 24.0, "min_bucket_batches": 0})
     if settings.kind != "moving_shapes":
         return settings
-    shape = {"frames": moving_shapes.FRAMES, "height": moving_shapes.SIDE, "width": moving_shapes.SIDE}
-    if settings.autoencoder is not None:
-        wishes = {"frames": settings.frames, "height": settings.height, "width": settings.width}
-        shape = {name: min(most, wishes[name] or most) for name, most in shape.items()}
+    wished = settings.frames, settings.height, settings.width
+    shape: dict[str, Any] = moving_shapes.size_within(*wished)._asdict()
+    if settings.autoencoder is None:
+        shape["frames"] = compression.longest(shape["frames"])
     return settings.model_copy(update={**shape, "max_area": None, "fps": 24.0, "min_bucket_batches": 0})

@@ -10,7 +10,8 @@ import numpy as np
 
 from ..io.any_tokenizer import AnyTokenizer
 from ..models.finding import Part
-from .cache import CacheReader, CacheWriter, check_identity
+from ..seam.group import Alone, Group
+from .cache import CacheReader, CacheWriter, check_identity, fill
 from .fingerprints import json_fingerprint, model_fingerprint, text_fingerprint
 
 KIND = "text states"
@@ -57,15 +58,21 @@ def write_text_cache(
     captions: Sequence[str],
     encode: Callable[[Sequence[str]], Sequence[np.ndarray]],
     on_progress: Callable[[int], None] = lambda count: None,
+    world: Group | None = None,
 ) -> None:
     """Encode captions, of `uncached_captions`, and close the cache.
 
-    encode: captions to (L, D) each. on_progress: told how many further captions are done.
+    encode: captions to (L, D) each. on_progress: told how many further captions are done. world: as
+    core.data.latent_cache.write_latent_cache.
     """
-    writer.begin()
-    for start in range(0, len(captions), GROUP):
-        group = captions[start : start + GROUP]
-        for caption, states in zip(group, encode(group), strict=True):
-            writer.add(text_fingerprint(caption), states, f"caption {caption[:40]!r}")
-        on_progress(len(group))
-    writer.close()
+    group = world or Alone()
+    own = captions[group.index :: group.size]
+
+    def add_all() -> None:
+        for start in range(0, len(own), GROUP):
+            some = own[start : start + GROUP]
+            for caption, states in zip(some, encode(some), strict=True):
+                writer.add(text_fingerprint(caption), states, f"caption {caption[:40]!r}")
+            on_progress(len(some))
+
+    fill(writer, add_all, world)

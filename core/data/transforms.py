@@ -15,6 +15,7 @@ from ..config.data import DataSettings
 from ..maths.cover import cover_picture, cover_video
 from ..maths.resize import center_crop_resize, resize_to_area
 from .records import CropBox
+from .square_crop import square_crop
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,18 @@ class Cover:
         if self.is_picture:
             return _unit(cover_picture(frame, self.height, self.width))
         return cover_video(frame[None], self.height, self.width)[0]
+
+
+@dataclass(frozen=True)
+class Square:
+    """How labelled pictures become those of a model (core.data.square_crop)."""
+
+    size: int
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 (T, H, W, 3) to (3, T, size, size), float32 in [-1, 1]."""
+        squares = np.stack([square_crop(frame, self.size) for frame in frames])
+        return np.ascontiguousarray(_signed(_unit(squares)).transpose(3, 0, 1, 2))
 
 
 def to_signed(clip: np.ndarray) -> np.ndarray:

@@ -25,6 +25,8 @@ FOLD_SEED, FOLDS = 0, 5
 PENALTY, WIDTH = 10.0, 0.001
 """Of the support vectors: of errors, and of the kernel, by digits of 17 greys. As in scikit-learn's own example."""
 PICTURES = "*.png"
+CLASS = "prompt_in_template"
+"""What a sidecar says of it: its number, where the prompt may be a name."""
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,10 @@ def cross_validated(real: Digits) -> Judgement:
 
 
 def read_labelled(folder: Path) -> Digits:
-    """The pictures of a folder and the folders in it, each with the class that it was made as.
+    """Pictures with the class that each was made as.
 
-    It is the `label` of the .json beside a picture or, where there is none, the name of its folder.
+    Where there are sidecars, as `duosora sample` writes them, those that have one, whose prompt is the class; else the
+    pictures in a folder for each class.
     Raises: MediaError when there are none, or one is no digit of that size or of no known class.
     """
     if not folder.is_dir():
@@ -80,10 +83,26 @@ def read_labelled(folder: Path) -> Digits:
     files = [file for file in sorted(folder.rglob(PICTURES)) if not file.name.startswith(".")]
     if not files:
         raise MediaError(f"{folder}: holds no pictures ({PICTURES}); duosora sample writes them")
-    pictures, labels = zip(
-        *((_read(file), _label(file)) for file in progress(files, "reading", "picture")), strict=True
-    )
+    sampled = [file for file in files if _sidecar(file).exists()]  # the others are grids of these
+    labels = [_prompted(_sidecar(file)) for file in sampled] or [_class_folder(file) for file in files]
+    pictures = [_read(file) for file in progress(sampled or files, "reading", "picture")]
     return Digits(np.stack(pictures), np.array(labels))
+
+
+def _sidecar(file: Path) -> Path:
+    return file.with_suffix(".json")
+
+
+def _prompted(sidecar: Path) -> int:
+    try:
+        said: Any = read_json(sidecar)
+    except (OSError, ValueError) as error:
+        raise MediaError(f"{sidecar}: cannot be read as JSON ({error})") from error
+    return _digit(said.get(CLASS) if isinstance(said, dict) else None, f"{sidecar}: {CLASS}")
+
+
+def _class_folder(file: Path) -> int:
+    return _digit(file.parent.name, f"{file}: its folder")
 
 
 def _read(file: Path) -> np.ndarray:
@@ -94,21 +113,10 @@ def _read(file: Path) -> np.ndarray:
     return np.rint(colours.mean(-1)).astype(np.uint8)
 
 
-def _label(file: Path) -> int:
-    beside = file.with_suffix(".json")
-    if not beside.exists():
-        return _digit(file.parent.name, f"{file}: its folder")
-    try:
-        said: Any = read_json(beside)
-    except (OSError, ValueError) as error:
-        raise MediaError(f"{beside}: cannot be read as JSON ({error})") from error
-    return _digit(said.get("label") if isinstance(said, dict) else None, f"{beside}: label")
-
-
 def _digit(said: object, where: str) -> int:
-    if isinstance(said, bool) or not re.fullmatch(r"\d", str(said), re.ASCII):
+    if not isinstance(said, str) or not re.fullmatch(r"\d", said, re.ASCII):
         raise MediaError(f"{where}: is {short_name(repr(said))}; expected the class of a digit, 0 to {CLASSES - 1}")
-    return int(str(said))
+    return int(said)
 
 
 def _learned(real: Digits) -> Any:

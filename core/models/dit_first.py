@@ -32,8 +32,8 @@ HEADS = {96: 4, 144: 4, 384: 6, 768: 12, 1024: 16, 1152: 16}
 """By the width of the tokens, of all presets: weights do not tell."""
 MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_TEXT_CHANNELS = 320, 256, 65_536, 4096, 65_536
 MOST_SIDE, MOST_PLACES = 64, 100_000_000
-WAYS = ("adaln", "cross-attn", "token-concat")
-"""To tell the text: one vector that bends all blocks; states that every block attends to instead of to the patches; or
+WAYS = ("cross-attn", "adaln", "token-concat")
+"""To tell the text: states that every block attends to, instead of to the patches; one vector that bends all blocks; or
 states as tokens before the patches."""
 
 

@@ -304,14 +304,21 @@ WIDTHS: Mapping[str, DiTMetaSpec] = {
     "xl": DiTMetaSpec(),
 }
 TINY = DiTMetaSpec(input_size=8, hidden_size=96, depth=4, num_heads=4, num_classes=10)
+DIGITS = replace(TINY, in_channels=3)
+"""Of pictures of 8 x 8 pixels in place of latents, for docs/lesson.md."""
 
+TRAINED_AS = dict(zip(("dit", "sit"), TRAININGS, strict=True))
 PRESETS: Mapping[str, DiTMetaSpec] = {
     f"{name}_{size}{behind}": replace(spec, patch_size=patch, trained_as=training, input_size=side)
-    for name, training in (("dit", "diffusion"), ("sit", "interpolant"))
+    for name, training in TRAINED_AS.items()
     for size, spec in WIDTHS.items()
     for patch in (2, 4, 8)
     for behind, side in ((f"_{patch}", 32), *([("_2_512px", 64)] if (size, patch) == ("xl", 2) else []))
-} | {"dit_tiny": TINY, "sit_tiny": replace(TINY, trained_as="interpolant")}
+} | {
+    f"{name}_{behind}": replace(spec, trained_as=training)
+    for name, training in TRAINED_AS.items()
+    for behind, spec in (("tiny", TINY), ("digits", DIGITS))
+}
 """sit_xl_2 and its like are those of SiT."""
 
 FAMILY = Family(

@@ -77,6 +77,8 @@ def denoise(
     if channels is not None:
         channels = backend.concat([channels] * copies, 0)
     for i, timestep in enumerate(sampler.timesteps):
+        if sampler.draws_before and sampler.draws_before[i]:
+            latents = sampler.before(latents, backend.asarray(noise(i)), i)
         state = latents if late is None else late.enter(latents, i)
         scaled = sampler.scale_input(state, i)
         model_input = backend.concat([scaled] * copies, 0)

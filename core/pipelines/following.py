@@ -22,6 +22,7 @@ from ..models.finding import open_part
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
 from ..recipes.recipe import Recipe, ScoreWords
+from .fitting import check_objective
 from .practice import AUTO, Practice, facts_of, practice_of, texts_of
 from .settings import with_companions
 
@@ -66,7 +67,10 @@ def sampled(config: SampleConfig, overrides: Set[str] = frozenset()) -> Followed
     said = (*practice.sampling, _only_size(config, practice.recipe), _named_sizes(config, practice.recipe))
     wished = _for_sampler(config, "sampler", wishes(said))
     filled = _with_recipe(fill(config, wished), practice)
-    _refuse_lacking(lacking(filled), practice)
+    if missing := lacking(filled):
+        if filled.sampler.name is not None:
+            check_objective(filled.sampler.name, practice)  # a sampler of another kind lacks what no recipe says
+        _refuse_lacking(missing, practice)
     lines = origins(filled, config, wished, overrides)
     return Followed(filled, lines, [*_guessed(config, practice), *_contradictions(filled, practice)], practice)
 

@@ -27,10 +27,13 @@ def _models(settled: SettledRun) -> list[str]:
     pipeline, sampler = settled.pipeline, settled.sampler()
     backend, precision = pipeline.backend, pipeline.precision
     models = [f"{CALLED[kind]}{part.source} ({getattr(precision, kind)})" for kind, part in pipeline.parts.all.items()]
+    calls = (
+        "as many network calls as its error asks for" if sampler.adapts else f"{len(sampler.timesteps)} network calls"
+    )
     return [
         f"backend    {backend.name} on {backend.device}, attention {precision.attention}",
         f"models     {', '.join(models)}",
-        f"sampler    {sampler.name}, {settled.config.sampler.steps} steps ({len(sampler.timesteps)} network calls), "
+        f"sampler    {sampler.name}, {settled.config.sampler.steps} steps ({calls}), "
         f"{sampler.objective}, guidance {settled.guidance.scale:g}",
     ]
 

@@ -15,6 +15,7 @@ from ..maths.interpolants import PREDICTIONS
 from ..models.finding import Part, open_part
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..recipes.recipe import Labels, Recipe, Texts, as_written
+from ..shapes import VideoShape
 
 AUTO = "auto"
 SAMPLERS_OF_FLOWS: Mapping[str | None, Mapping[str, Any]] = {
@@ -164,6 +165,9 @@ def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[st
         sampler["sampler.objective"] = objective
     if kind != recipe.objective and not _samples(recipe, kind):
         sampler |= SAMPLERS_OF_FLOWS.get(kind, OF_INTERPOLANTS if kind in PREDICTIONS else OF_DIFFUSION)
+    bound = record.text("objective.bound") or "none"
+    if bound != (recipe.training.get("objective.bound") or "none"):
+        training["objective.bound"] = bound
     sampling = sampler | _sizes(record) | {"prompts.max_tokens": record.setting("max_tokens")}
     return _said(sampling), _said(training)
 
@@ -191,13 +195,11 @@ def _said(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sizes(record: RunRecord) -> dict[str, Any]:
-    """Of the clips that a run was trained on; moving shapes have theirs."""
+    """Of the clips that a run was trained on; moving shapes have theirs, of which a run may use less."""
+    wished = {name: record.setting(f"data.{name}") for name in VideoShape._fields}
     if record.text("data.kind") == "moving_shapes":
-        side = moving_shapes.SIDE
-        return {
-            "video.frames": moving_shapes.FRAMES,
-            "video.height": side,
-            "video.width": side,
-            "video.fps": moving_shapes.FPS,
-        }
-    return {f"video.{name}": record.setting(f"data.{name}") for name in ("frames", "height", "width", "fps")}
+        known = {name: value if isinstance(value, int) else None for name, value in wished.items()}
+        fps, wished = moving_shapes.FPS, moving_shapes.size_within(**known)._asdict()
+    else:
+        fps = record.setting("data.fps")
+    return {f"video.{name}": value for name, value in (wished | {"fps": fps}).items()}

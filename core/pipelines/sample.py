@@ -81,11 +81,13 @@ class Sampling:
             vae.chunks(latent.frames, self.pipeline.decode_options.chunk)  # refuses those that it cannot work in
 
     @property
-    def num_steps(self) -> int:
-        """Network calls of this process, each counted once however many videos it is for."""
-        batches = self._batches()
-        runs = sum(map(len, batches)) if self.backend.on_host else len(batches)
-        return runs * len(self.settled.sampler().timesteps) * self.settled.loops.count
+    def num_steps(self) -> int | None:
+        """Network calls of this process, each counted once however many videos it is for; None: nobody knows yet."""
+        batches, sampler = self._batches(), self.settled.sampler()
+        if sampler.adapts:
+            return None
+        runs = sum(map(len, batches)) if self.backend.on_host or sampler.runs_alone else len(batches)
+        return runs * len(sampler.timesteps) * self.settled.loops.count
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""
@@ -119,12 +121,17 @@ class Sampling:
 
     def decoded(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 of one video, as they are decoded."""
+        for chunk in self.pixels(job, latent):
+            yield from to_uint8(chunk)[0]
+
+    def pixels(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
+        """The same as the autoencoder gives them, (1, 3, t, H, W). Raises: NumericsError for what is not finite."""
         for chunk in progress(self._looping(job.video).frames(latent, job.video), "decoding", "chunk"):
             if not np.isfinite(chunk).all():
                 raise NumericsError(
                     f"{job.name}: decoding gave NaN or infinity; set backend.dtype.vae=fp32, or check the weights"
                 )
-            yield from to_uint8(chunk)[0]
+            yield chunk
 
     def sidecar(self, job: Job) -> dict[str, Any]:
         """Everything that is needed to make a video again."""

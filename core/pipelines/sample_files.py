@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 
 from ..config.schema import OutputSettings
+from ..errors import ConfigError
 from ..io.files import atomic_write, refuse_unwritable
-from ..io.images import image_format, write_image
+from ..io.images import image_format, read_image, write_image
 from ..io.video import check_ending, write_video
 from ..io.weights import save_weights
+from ..maths.picture_grid import picture_grid
 from ..parallel.agreement import agreed
 from .denoise import Step
 from .sample import Job, Sampling
+
+GRID_COLUMNS = 4
+"""Of the pictures of a model that reads classes."""
 
 
 class SampleFiles:
@@ -36,6 +41,22 @@ class SampleFiles:
         """Of the video or the picture."""
         return self.options.folder / f"{job.name}{'.png' if job.video.frames == 1 else '.mp4'}"
 
+    @property
+    def grid(self) -> Path | None:
+        """Of all pictures in one; None where there is none."""
+        jobs = self.sampling.jobs
+        if len(jobs) < 2 or not self._columns:
+            return None
+        return self.options.folder / f"grid_{jobs[0].name}_of_{len(jobs)}.png"
+
+    @property
+    def _columns(self) -> int:
+        if self.options.grid is not None:
+            return self.options.grid
+        jobs, reads = self.sampling.jobs, self.sampling.pipeline.parts.denoiser.spec.given
+        are_alike = len({job.video for job in jobs}) == 1 and jobs[0].video.frames == 1
+        return GRID_COLUMNS if "label" in reads and are_alike else 0
+
     def run(self, on_step: Callable[[Step], None] | None = None) -> Iterator[Path]:
         """Make this process's videos; the path of each comes when it is complete on the disk."""
         sampling = self.sampling
@@ -49,8 +70,18 @@ class SampleFiles:
                 for _ in frames:  # its part in decoding
                     pass
         sampling.ranks.world.barrier()
+        if self.grid is not None and sampling.ranks.is_first:
+            pictures = [read_image(self.path(job)) for job in sampling.jobs]
+            write_image(self.grid, picture_grid(pictures, self._columns), self.overwrite)
+            yield self.grid
 
     def _refuse_unwritable(self) -> None:
+        if self.options.grid and {job.video.frames for job in self.sampling.jobs} - {1}:
+            raise ConfigError(f"output.grid = {self.options.grid}: is for pictures, not for videos; leave it out")
+        if self.options.grid and len({job.video for job in self.sampling.jobs}) > 1:
+            raise ConfigError(f"output.grid = {self.options.grid}: the pictures have several sizes; leave it out")
+        if self.grid is not None:
+            refuse_unwritable(self.grid, self.overwrite)
         for job in self.sampling.jobs:
             refuse_sample(self.path(job), job.video.frames, self.options, self.overwrite)
 

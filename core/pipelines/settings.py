@@ -43,7 +43,8 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     denoiser that reads classes needs neither of these two.
 
     seed: of a denoiser that is drawn anew. needs_text_weights: refuse a text encoder that is.
-    Raises: as open_part and open_tokenizer, and ConfigError for a model that is not named.
+    Raises: as open_part and open_tokenizer, and ConfigError for a model that is not named,
+    and for a denoiser and an autoencoder that do not belong together.
     """
     model = with_companions(model)
     denoiser = open_part("denoiser", model.denoiser, seed)  # first: one that is not there needs no companions
@@ -55,12 +56,14 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     if denoiser.spec.given - GIVEN:
         asked = ", ".join(sorted(denoiser.spec.given - GIVEN))
         raise ConfigError(f"model.denoiser = {model.denoiser}: it reads {asked}, which no run gives yet")
-    return Parts(
+    parts = Parts(
         denoiser=denoiser,
         text_encoder=text_encoder,
         vae=open_part("vae", str(model.vae)),
         tokenizer=tokenizer,
     )
+    parts.check_latents()
+    return parts
 
 
 def _open_texts(model: ModelSettings, denoiser: Part, needs_weights: bool) -> tuple[Part, AnyTokenizer]:

@@ -12,6 +12,7 @@ from ..config.schema import SampleConfig
 from ..config.settings import with_setting
 from ..errors import ConfigError
 from ..models.finding import Part
+from ..models.kinds import AutoencoderSpec
 from ..samplers import Sampler
 from ..seam.backend import Backend
 from ..seam.ranks import Ranks
@@ -75,6 +76,8 @@ def settle(
     config = config.model_copy(update={"model": pinned(config.model, parts)})
     if "chunk" not in decode.model_fields_set and not parts.vae.spec.streams_exactly:
         config = with_setting(config, "decode.chunk", None)  # it has groups of its own
+    if not is_set(asked, "video.frames"):
+        config = _with_whole_latents(config, parts.vae.spec, note)
     options = decode_options(parts.vae.spec, config.decode.chunk, decode.tile)
     pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
     loops = Loops(config.loop.count, config.loop.condition_frames, config.loop.edit)
@@ -118,6 +121,16 @@ def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note
             note(line)
     backend.check(precision.denoiser, precision.attention)
     return TextToVideo(backend, parts, precision, ranks=ranks)
+
+
+def _with_whole_latents(config: SampleConfig, autoencoder: AutoencoderSpec, note: Note) -> SampleConfig:
+    """Of a length that nobody asked for as much as the autoencoder takes."""
+    wished = config.video.frames
+    frames = autoencoder.compression.longest(wished)
+    if frames in (0, wished):
+        return config
+    note(f"video.frames = {frames}: model.vae cannot make {wished}")
+    return with_setting(config, "video.frames", frames)
 
 
 def _precision(config: SampleConfig, backend: Backend) -> Precision:

@@ -23,7 +23,7 @@ from ..samplers import Sampler
 from ..seam.backend import Backend
 from ..seam.models import Given, Model
 from ..seam.ranks import Ranks
-from ..shapes import LatentShape, TokenGrid, VideoShape
+from ..shapes import LatentShape, TokenGrid, VideoShape, takes
 from .autoencode import DecodeOptions, Draw, decode_chunks, encode_latents, posterior_noise, unscale_latents
 from .denoise import Guidance, Step, denoise
 from .text import ClassNumbers, EncodedTexts, encode_texts
@@ -61,6 +61,26 @@ class Parts:
         """Those that are there, by kind."""
         kinds = {"denoiser": self.denoiser, "text_encoder": self.text_encoder, "vae": self.vae}
         return {kind: part for kind, part in kinds.items() if part is not None}
+
+    def check_latents(self) -> None:
+        """See that the denoiser works on what the autoencoder makes. Raises: ConfigError."""
+        denoiser, vae = self.denoiser.spec, self.vae.spec
+        if denoiser.latent_channels != vae.latent_channels:
+            raise ConfigError(
+                f"model.denoiser works on {denoiser.latent_channels} latent channels, model.vae makes "
+                f"{vae.latent_channels}; they do not belong together"
+            )
+        mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
+        if "channels" in denoiser.given and mask_frames != vae.compression.time:
+            raise ConfigError(
+                f"model.denoiser folds {mask_frames} mask frames into one, model.vae compresses time "
+                f"{vae.compression.time} times; they do not belong together"
+            )
+        if "channels" in denoiser.given and not takes(vae.compression, 1):
+            raise ConfigError(
+                "model.denoiser reads a mask in which the first frame is by itself, and model.vae makes none of one "
+                "frame; they do not belong together"
+            )
 
 
 @dataclass(frozen=True)
@@ -102,12 +122,8 @@ class TextToVideo:
     """By kind; copies with other options share them."""
 
     def __post_init__(self) -> None:
-        denoiser, vae = self.parts.denoiser.spec, self.parts.vae.spec
-        if denoiser.latent_channels != vae.latent_channels:
-            raise ConfigError(
-                f"model.denoiser works on {denoiser.latent_channels} latent channels, model.vae makes "
-                f"{vae.latent_channels}; they do not belong together"
-            )
+        self.parts.check_latents()
+        denoiser = self.parts.denoiser.spec
         encoder, channels = self.parts.text_encoder, denoiser.text_channels or denoiser.pooled_channels
         if encoder is not None and encoder.spec.channels != channels:
             raise ConfigError(
@@ -115,12 +131,6 @@ class TextToVideo:
                 f"{encoder.spec.channels}; they do not belong together"
             )
         self.max_tokens = min(self.max_tokens, denoiser.most_tokens or self.max_tokens)
-        mask_frames = denoiser.further_channels - denoiser.latent_channels  # both are latents and a mask's frames
-        if "channels" in denoiser.given and mask_frames != vae.compression.time:
-            raise ConfigError(
-                f"model.denoiser folds {mask_frames} mask frames into one, model.vae compresses time "
-                f"{vae.compression.time} times; they do not belong together"
-            )
 
     def sizes(self, video: VideoShape) -> Sizes:
         """The sizes of a video. Raises ShapeError when the models cannot make it, naming what they can."""
@@ -154,10 +164,10 @@ class TextToVideo:
 
         On a CPU the requests are run one after the other: it gains nothing from a batch, whose other rounding
         guidance would amplify from step to step, and so a video does not depend, in any bit, on what it is made
-        together with.
+        together with. So are those of a sampler whose steps depend on the whole batch.
         Raises: NumericsError when a step gives NaN or infinity.
         """
-        size = 1 if self.backend.on_host else len(requests)
+        size = 1 if self.backend.on_host or new_sampler().runs_alone else len(requests)
         batches = [requests[start : start + size] for start in range(0, len(requests), size)]
         runs = [self._denoise_together(batch, texts, video, new_sampler(), guidance, on_step) for batch in batches]
         return np.concatenate(runs)

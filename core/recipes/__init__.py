@@ -12,9 +12,11 @@ from .recipe import Recipe
 NAMES = (
     "opensora_plan_v1_3",
     "dit_imagenet",
+    "dit_digits",
     "opensora_first",
     "opensora_v1_2",
     "sit_imagenet",
+    "sit_digits",
     "tiny",
     "tiny_first",
     "tiny_v1_2",

@@ -20,7 +20,7 @@ RECIPE = Recipe(
     name="dit_imagenet",
     title="DiT",
     parts={
-        "denoiser": ("dit_xl_2", *(f"dit_{size}" for size in SIZES if size != "xl_2"), "dit_tiny"),
+        "denoiser": ("dit_xl_2", *(f"dit_{size}" for size in SIZES if size != "xl_2")),
         "vae": ("sd_vae_ft_mse", "sd_vae_ft_ema"),
     },
     prompts=Labels(),

@@ -27,7 +27,7 @@ RECIPE: Recipe = replace(
     name="sit_imagenet",
     title="SiT",
     parts={
-        "denoiser": ("sit_xl_2", *(f"sit_{size}" for size in SIZES if size != "xl_2"), "sit_tiny"),
+        "denoiser": ("sit_xl_2", *(f"sit_{size}" for size in SIZES if size != "xl_2")),
         "vae": DIT.parts["vae"],
     },
     suits=is_of_interpolant,

@@ -117,13 +117,14 @@ def check_options(name: str, given: Mapping[str, Any]) -> None:
     known = {
         option: parameter.default
         for option, parameter in inspect.signature(sampler).parameters.items()
-        if isinstance(parameter.default, (bool, int, float, str)) and option not in NAMED
+        if (isinstance(parameter.default, (bool, int, float, str)) or parameter.annotation == "float | None")
+        and option not in NAMED
     }
     for option, value in given.items():
         if option not in known:
             has = f"it has {', '.join(known)}" if known else "it has none"
             raise ConfigError(f"sampler.options.{short_name(option)}: {sampler.name} has no such option; {has}")
-        kind = type(known[option])
+        kind = float if known[option] is None else type(known[option])
         if type(value) is not kind and not (kind is float and type(value) is int):
             raise ConfigError(
                 f"sampler.options.{option} = {short_name(str(value))}: {sampler.name} takes a value such as "
@@ -185,4 +186,6 @@ def create(
 
 def _example(value: object) -> str:
     """As it is written in a setting."""
+    if value is None:
+        return "0.001"
     return str(value).lower() if isinstance(value, bool) else repr(value) if value == "" else str(value)

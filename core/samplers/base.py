@@ -9,6 +9,7 @@ arrays come in (numpy, torch, MindSpore), so one class serves every backend. Sta
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
@@ -36,6 +37,12 @@ class Sampler(ABC):
     """Whether frames may be moved from some call on only; such a sampler has `frame_starts` and `with_noise`."""
     reads_range: bool = False
     """Whether its steps take what the network says of the variance, so that one has to that says it."""
+    adapts: bool = False
+    """Whether it chooses its calls on the way: `timesteps` and `draws_noise` grow with each step."""
+    runs_alone: bool = False
+    """Whether its calls depend on the whole batch, so that what is to depend on nothing else has to be a batch."""
+    draws_before: Sequence[bool] = ()
+    """For each call whether unit noise comes in before it, by `before`; (): before none."""
 
     def __init__(
         self,
@@ -48,13 +55,13 @@ class Sampler(ABC):
         draws_noise: np.ndarray | None = None,
     ) -> None:
         self.objective = objective
-        self.timesteps = timesteps.astype(np.float64)
+        self.timesteps: Any = timesteps.astype(np.float64)
         """What the network is told, one entry per call, in call order."""
         self.sigmas = sigmas
         """Noise-to-signal ratio of the state at each call and after the last, where the sampler is built on it."""
         self.init_scale = init_scale
         """Unit noise times this is the first state."""
-        self.draws_noise = (
+        self.draws_noise: Sequence[bool] = (
             (False,) * len(timesteps) if draws_noise is None else tuple(bool(draws) for draws in draws_noise)
         )
         """For each call whether its step takes unit noise."""
@@ -77,6 +84,10 @@ class Sampler(ABC):
     def scale_input(self, x: Array, i: int) -> Array:
         """The state as the network of call i wants to see it, in the shape of x."""
         return x if self._input_scales is None else self._input_scales[i] * x
+
+    def before(self, x: Array, noise: Array, i: int) -> Array:
+        """The state that call i sees, where draws_before says that noise comes in."""
+        raise NotImplementedError
 
     def step(
         self, x: Array, prediction: Array, i: int, noise: Array | None = None, variance: Array | None = None

@@ -78,13 +78,14 @@ class SDE:
             ("last_step", self.last_step, LAST_STEPS),
         ):
             if value not in allowed:
-                raise ConfigError(f"{what} = {value!r}: needs one of {', '.join(allowed)}")
+                raise ConfigError(f"sampler.options.{what} = {value!r}: needs one of {', '.join(allowed)}")
         start = np.float64(self.times[0])
         with np.errstate(divide="ignore", invalid="ignore"):
             if not np.isfinite(self.interval.of.diffusion(self.form, self.norm, start)):
                 raise ConfigError(
-                    f"form = {self.form!r}: its noise is infinite at t = 0, where a {self.interval.of.prediction} "
-                    f"model on the {self.interval.of.path} path starts; take another form, or sample_eps=0.001"
+                    f"sampler.options.form = {self.form}: its noise is infinite at t = 0, where a "
+                    f"{self.interval.of.prediction} model on the {self.interval.of.path} path starts; take another "
+                    "form, or set sampler.options.sample_eps=0.001"
                 )
 
     @property
@@ -103,7 +104,10 @@ class SDE:
             if self.method == "euler":
                 state = self.euler(state, network(state, time), time, noises(i))
             else:
-                state = self._heun(network, state, time, noises(i))
+                state = self.noised(state, time, noises(i))
+                slope = self.slope(state, network(state, time), time)
+                there, after = state + self.length * slope, time + self.length
+                state = state + self.length / 2 * (slope + self.slope(there, network(there, after), after))
             yield state
         yield state if self.last_step == "none" else self.finish(state, network(state, last), last)
 
@@ -123,15 +127,14 @@ class SDE:
 
     def euler(self, x: Array, output: Array, t: float, noise: Array) -> Array:
         """The state a step after t. output: the network's, for x."""
-        return self._noised(x + self.length * applied(self.drift(t), x, output), t, noise)
+        return self.noised(x + self.length * self.slope(x, output, t), t, noise)
 
-    def _heun(self, network: Network, x: Array, t: float, noise: Array) -> Array:
-        x, after = self._noised(x, t, noise), t + self.length
-        first = applied(self.drift(t), x, network(x, t))
-        there = x + self.length * first
-        return x + self.length / 2 * (first + applied(self.drift(after), there, network(there, after)))
+    def slope(self, x: Array, output: Array, t: float) -> Array:
+        """The drift of a state at t, noise aside. output: the network's, for x."""
+        return applied(self.drift(t), x, output)
 
-    def _noised(self, x: Array, t: float, noise: Array) -> Array:
+    def noised(self, x: Array, t: float, noise: Array) -> Array:
+        """The state with the noise that comes in during the step from t on."""
         return x + sqrt(2.0 * self._diffusion(t) * self.length) * noise
 
     def finish(self, x: Array, output: Array, t: float) -> Array:

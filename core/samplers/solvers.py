@@ -7,7 +7,7 @@ interpolation); Hairer, Norsett and Wanner 1993, section II.4 (step sizes).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -18,6 +18,21 @@ from .base import Array
 
 Field = Callable[[Array, float], Array]
 """(state, time) -> its derivative by the time."""
+
+
+class Asked(NamedTuple):
+    """Whose derivative is wanted."""
+
+    state: Array
+    time: float
+
+
+class Reached(NamedTuple):
+    """The state at the next of the times."""
+
+    state: Array
+
+
 ATOL, RTOL = 1e-6, 1e-3
 SAFETY, MOST_GROWTH, MOST_SHRINKING = 0.9, 10.0, 0.2
 STAGES = (
@@ -47,21 +62,40 @@ def solve(
     atol, rtol: of dopri5, whose error is measured over the whole batch, so that a sample depends a little on its
     companions. Raises: ConfigError for an unknown method, or a field that dopri5 finds no way through.
     """
+    return _answered(field, solving(state, times, method, atol, rtol))
+
+
+def solving(
+    state: Array, times: Sequence[float], method: str, atol: float = ATOL, rtol: float = RTOL
+) -> Generator[Asked | Reached, Array, None]:
+    """The same for those who compute the field: each Asked is to be sent its derivative. Raises: as solve."""
     if method == "dopri5":
-        return dopri5(field, state, times, atol, rtol)
+        return _dopri5(state, times, atol, rtol)
     if method not in FIXED:
         raise ConfigError(f"method = {method!r}: needs one of {', '.join((*FIXED, 'dopri5'))}")
-    return _fixed(field, state, times, FIXED[method])
+    return _fixed(state, times, FIXED[method])
 
 
-def _fixed(field: Field, state: Array, times: Sequence[float], method: Tableau) -> Iterator[Array]:
-    yield state
-    for time, after in pairwise(times):
-        step, slopes = float(after) - float(time), [field(state, float(time))]
+def _answered(field: Field, events: Generator[Asked | Reached, Array, None]) -> Iterator[Array]:
+    slope: Array = None
+    while True:
+        try:
+            event = events.send(slope)
+        except StopIteration:
+            return
+        slope = field(*event) if isinstance(event, Asked) else None
+        if isinstance(event, Reached):
+            yield event.state
+
+
+def _fixed(state: Array, times: Sequence[float], method: Tableau) -> Generator[Asked | Reached, Array, None]:
+    yield Reached(state)
+    for time, after in pairwise(map(float, times)):
+        step, slopes = after - time, [(yield Asked(state, time))]
         for stage in method.stages:
-            slopes.append(field(state + step * mixed(stage.of_slopes, slopes), float(time) + stage.share * step))
+            slopes.append((yield Asked(state + step * mixed(stage.of_slopes, slopes), time + stage.share * step)))
         state = state + step * mixed(method.of_slopes, slopes)
-        yield state
+        yield Reached(state)
 
 
 class SlopeStage(NamedTuple):
@@ -91,21 +125,17 @@ FIXED: dict[str, Tableau] = {
 """By torchdiffeq's names; its rk4 is the 3/8 rule."""
 
 
-def dopri5(field: Field, state: Array, times: Sequence[float], atol: float, rtol: float) -> Iterator[Array]:
-    """Fifth order with steps of its own; `times` are only read off."""
+def _dopri5(state: Array, times: Sequence[float], atol: float, rtol: float) -> Generator[Asked | Reached, Array, None]:
+    """Fifth order with steps of its own; `times` are only read off. Inside, time runs forwards."""
     sign = 1.0 if float(times[-1]) >= float(times[0]) else -1.0
-
-    def forwards(x: Array, t: float) -> Array:
-        return sign * field(x, sign * t)
-
-    yield state
+    yield Reached(state)
     time = sign * float(times[0])
-    slope = forwards(state, time)
-    step = _first_step(forwards, state, slope, time, atol, rtol)
+    slope = yield from _slope(state, time, sign)
+    step = yield from _first_step(state, slope, time, sign, atol, rtol)
     begin, piece = time, (state, 0.0 * state, 0.0 * state, 0.0 * state, 0.0 * state)
     for wanted in (sign * float(each) for each in times[1:]):
         while time < wanted:
-            after, slopes = _stages(forwards, state, slope, time, step)
+            after, slopes = yield from _stages(state, slope, time, step, sign)
             limit = atol + rtol * _larger(abs(state), abs(after))
             ratio = _size(step * mixed(ERROR, slopes) / limit)
             if time + step == time or not np.isfinite(step):
@@ -114,16 +144,25 @@ def dopri5(field: Field, state: Array, times: Sequence[float], atol: float, rtol
                 begin, piece = time, _polynomial(state, after, slopes, step)
                 state, slope, time = after, slopes[-1], time + step
             step *= _growth(ratio)
-        share = (wanted - begin) / (time - begin)
-        yield _at(piece, share)
+        yield Reached(_at(piece, (wanted - begin) / (time - begin)))
 
 
-def _stages(field: Field, x: Array, slope: Array, t: float, step: float) -> tuple[Array, list[Array]]:
+Slope = Generator[Asked, Array, Array]
+
+
+def _slope(x: Array, t: float, sign: float) -> Slope:
+    slope = yield Asked(x, sign * t)
+    return sign * slope
+
+
+def _stages(
+    x: Array, slope: Array, t: float, step: float, sign: float
+) -> Generator[Asked, Array, tuple[Array, list[Array]]]:
     """The state after a step, and the slopes on the way there."""
     slopes, after = [slope], x
     for share, weights in STAGES:
         after = x + step * mixed(weights, slopes)
-        slopes.append(field(after, t + share * step))
+        slopes.append((yield from _slope(after, t + share * step, sign)))
     return after, slopes
 
 
@@ -136,12 +175,15 @@ def _growth(ratio: float) -> float:
     return min(MOST_GROWTH, max(SAFETY * ratio ** (-1 / 5), 1.0 if ratio < 1.0 else MOST_SHRINKING))
 
 
-def _first_step(field: Field, x: Array, slope: Array, t: float, atol: float, rtol: float) -> float:
+def _first_step(
+    x: Array, slope: Array, t: float, sign: float, atol: float, rtol: float
+) -> Generator[Asked, Array, float]:
     """By Hairer's rule, which looks one Euler step ahead."""
     scale = atol + rtol * abs(x)
     size, speed = _size(x / scale), _size(slope / scale)
     probe = 0.01 * size / speed if min(size, speed) >= 1e-5 and np.isfinite(speed) else 1e-6
-    bend = _size((field(x + probe * slope, t + probe) - slope) / scale) / probe
+    there = yield from _slope(x + probe * slope, t + probe, sign)
+    bend = _size((there - slope) / scale) / probe
     if max(speed, bend) <= 1e-15:
         return min(100 * probe, max(1e-6, 1e-3 * probe))
     return min(100 * probe, (0.01 / max(speed, bend)) ** (1 / 5))

@@ -16,7 +16,7 @@ import numpy as np
 from .. import random
 from ..config.training import AutoencoderSettings
 from ..data.batch import ClipBatch
-from ..errors import ConfigError, ShapeError
+from ..errors import ConfigError
 from ..io.images import write_image
 from ..io.video import write_video
 from ..io.weights import Shard
@@ -32,7 +32,7 @@ from ..seam.backend import Backend
 from ..seam.models import Autoencoder
 from ..seam.ranks import Ranks
 from ..seam.training import AutoencoderBatch, AutoencoderLosses, Saved, TrainStep
-from ..shapes import VideoShape
+from ..shapes import VideoShape, takes
 from .held_out import HeldOut
 from .model_folders import write_models
 from .start import leaves_some
@@ -125,7 +125,7 @@ class AutoencoderTask:
             return 1
         if not self.settings.random_length:
             return frames
-        lengths = [length for length in range(1, frames + 1) if self._takes(length)]
+        lengths = [length for length in range(1, frames + 1) if takes(self.spec.compression, length)]
         return lengths[int(draw.integers(len(lengths)))]
 
     def learns(self, step: int) -> str:
@@ -164,14 +164,6 @@ class AutoencoderTask:
     def write_models(self, saved: Saved, folder: Path, shard: Shard) -> None:
         """Write a rank's part of `model` and `model_ema`, in the hub's form."""
         write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema, shard)
-
-    def _takes(self, frames: int) -> bool:
-        compression = self.spec.compression
-        try:
-            compression.check(VideoShape(frames, compression.space, compression.space))
-        except ShapeError:
-            return False
-        return True
 
     def _is_adversarial(self, step: int) -> bool:
         settings = self.settings

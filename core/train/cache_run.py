@@ -8,10 +8,14 @@ from ..data.latent_cache import find_uncached
 from ..data.text_cache import uncached_captions
 from ..errors import ConfigError
 from ..models.finding import Part
+from ..parallel.agreement import agreed
+from ..parallel.launched import launched
 from ..pipelines.following import trained
 from ..pipelines.settings import default_dtype
 from ..seam import backend as backends
+from ..seam.ranks import ParallelPlan, Ranks
 from .caching import cache_latents, cache_texts, latent_writer, text_writer
+from .setup.denoiser import check_data, num_classes
 from .setup.frozen import clip_encoder, text_encoder, tokens_read
 from .setup.parts import train_parts
 from .setup.readers import Readers
@@ -19,19 +23,30 @@ from .stored import check_latents_can_be_cached, transform_of
 
 
 class _CacheRun:
-    """What both kinds of caches have in common."""
+    """What both kinds of caches have in common. Processes that were started together share the work."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, is_dry: bool = False) -> None:
+        """is_dry: for `plan` alone, without waiting for the other processes that were started with this one.
+
+        Raises: DuosoraError of the part that does not fit, before any long work. No file is written before `run`.
+        """
         if config.autoencoder is not None:
             raise ConfigError("autoencoder: is trained on the pixels of its clips; caches are for denoisers")
-        self.config = config = trained(config).config
+        here, self.config = launched(), config
+        split = ParallelPlan(data=here.world)
         self.backend = backends.get(config.compute.name, config.compute.device)
+        self.ranks = Ranks(split, here.rank) if is_dry else self.backend.connect(split, config.parallel.meet_seconds)
+        agreed(self.ranks.world, self._settle)
+
+    def _settle(self) -> None:
+        self.config = config = trained(self.config).config
         self.dtype = config.compute.frozen_dtype or config.compute.dtype or default_dtype(self.backend)
         self.backend.check(self.dtype, config.compute.attention)
-        self.parts = train_parts(self.config.model, None, self.config.seed)
+        self.parts = train_parts(config.model, None, config.seed)
 
     def _plan(self, part: Part | None, data: str, what: str, counts: str, folder: object, dtype: str) -> list[str]:
         assert part is not None
+        world = self.ranks.plan.world
         return [
             f"backend    {self.backend.name} on {self.backend.device}, {self.dtype}",
             f"model      {part.family.title} of {part.layout.num_parameters:,} parameters ({part.source})",
@@ -39,6 +54,7 @@ class _CacheRun:
             f"           {data}",
             f"{what:10} {counts}",
             f"folder     {folder}, stored as {dtype}",
+            *([f"processes  {world}, each writes files of its own"] if world > 1 else []),
         ]
 
     @property
@@ -52,22 +68,22 @@ class _CacheRun:
             compression=self.parts.vae.spec.compression,
             patch=self.parts.trained.spec.patch,
             recipe=config.model.recipe,
+            num_classes=num_classes(self.parts.trained.spec),
         )
 
 
 class TextCacheRun(_CacheRun):
-    """Every caption that training may meet through the text encoder; those of the validation set too.
+    """Every caption that training may meet through the text encoder; those of the validation set too."""
 
-    Raises: DuosoraError of the part that does not fit, before any long work. No file is written before `run`.
-    """
-
-    def __init__(self, config: TrainConfig) -> None:
-        super().__init__(config)
-        compute = self.config.compute
-        max_tokens = tokens_read(self.parts.trained.spec, self.config.max_tokens)
+    def _settle(self) -> None:
+        super()._settle()
+        compute, denoiser = self.config.compute, self.parts.trained
+        if self.parts.text_encoder is None:
+            raise ConfigError(f"caches.text: {denoiser.source} reads classes, no texts; leave it out")
+        max_tokens = tokens_read(denoiser.spec, self.config.max_tokens)
         self.encoder = text_encoder(compute, self.backend, self.parts, self.dtype, max_tokens)
         self.encoder.part.check()
-        self.writer = text_writer(self.config.caches, self.encoder)
+        self.writer = text_writer(self.config.caches, self.encoder, self.ranks.world)
         with self._readers.open(self.config.data) as loader:
             self.data, captions = loader.describe(), dict.fromkeys(loader.captions())
             held_out = self._readers.open_held_out(self.config.validation, self.config.data)
@@ -85,25 +101,26 @@ class TextCacheRun(_CacheRun):
 
     def run(self) -> str:
         """Encode and store what is not stored yet; returns what was done, in a line."""
-        cache = cache_texts(self.writer, self.encoder, self.uncached)
-        return _outcome(cache, "captions", len(self.uncached))
+        stored = len(self.writer)
+        cache = cache_texts(self.writer, self.encoder, self.uncached, self.ranks.world)
+        return _outcome(cache, "captions", stored)
 
 
 class LatentCacheRun(_CacheRun):
-    """Every clip of the plan through the autoencoder.
+    """Every clip of the plan through the autoencoder."""
 
-    Raises: DuosoraError of the part that does not fit, before any long work. No file is written before `run`.
-    """
-
-    def __init__(self, config: TrainConfig) -> None:
-        super().__init__(config)
-        check_latents_can_be_cached(self.config.data, "channels" in self.parts.trained.spec.given)
-        self.encoder = clip_encoder(self.config.compute, self.backend, self.parts, self.dtype)
+    def _settle(self) -> None:
+        super()._settle()
+        config, autoencoder = self.config, self.parts.vae
+        assert autoencoder is not None
+        check_data(config, self.parts.trained)
+        check_latents_can_be_cached(config.data, "channels" in self.parts.trained.spec.given)
+        self.encoder = clip_encoder(config.compute, self.backend, self.parts, self.dtype)
         self.encoder.part.check()
-        self.writer = latent_writer(self.config.caches, self.encoder, transform_of(self.config.data, self.config.seed))
-        self.loader = self._readers.open(self.config.data)
-        clips = map(self.loader.cached_clip, range(len(self.loader.plan)))
-        self.to_do = find_uncached(self.writer, clips)
+        transform = transform_of(config.data, config.seed, autoencoder.spec)
+        self.writer = latent_writer(config.caches, self.encoder, transform, self.ranks.world)
+        self.loader = self._readers.open(config.data)
+        self.to_do = find_uncached(self.writer, self.loader.cached_views())
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""
@@ -117,13 +134,15 @@ class LatentCacheRun(_CacheRun):
 
     def run(self) -> str:
         """Read, encode and store what is not stored yet; returns what was done, in a line."""
+        stored = len(self.writer)
         with self.loader:
-            cache = cache_latents(self.writer, self.encoder, self.to_do, self.loader.pixels)
-        return _outcome(cache, "clips", len(self.to_do.uncached) + len(self.to_do.unreadable))
+            cache = cache_latents(self.writer, self.encoder, self.to_do, self.loader.pixels, self.ranks.world)
+        return _outcome(cache, "clips", stored)
 
 
-def _outcome(cache: CacheReader, what: str, num_tried: int) -> str:
+def _outcome(cache: CacheReader, what: str, stored: int) -> str:
+    """stored: how many were there before."""
     failed = len(cache.index.failed)
     size = f"{cache.nbytes / 2**20:.2f} MiB on the disk"
-    line = f"{cache.folder}: {len(cache)} {what}, {num_tried - failed} of them new, {size}"
+    line = f"{cache.folder}: {len(cache)} {what}, {len(cache) - stored} of them new, {size}"
     return f"{line}; {failed} could not be read, index.json there names them" if failed else line

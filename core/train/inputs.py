@@ -78,20 +78,21 @@ class DiffusionInputs:
     def __init__(
         self,
         seed: int,
-        texts: CaptionEncoder,
+        texts: CaptionEncoder | None,
         clips: ClipEncoder,
         objective: DrawsNoise,
         options: InputOptions | None = None,
         reads: Set[str] = frozenset(("text", "latent_mask")),
     ) -> None:
-        """reads: what the denoiser does, of core.models.kinds.GIVEN."""
+        """texts: None where the denoiser reads labels. reads: what it does, of core.models.kinds.GIVEN."""
         self.seed, self.texts, self.clips, self.objective = seed, texts, clips, objective
         self.options = options or InputOptions()
         self.reads = reads
 
     def prepare(self, batches: Sequence[ClipBatch]) -> None:
         """Have at hand what machines make once for all their ranks; CaptionEncoder.prepare says who calls it."""
-        self.texts.prepare([caption for batch in batches for caption in _without_states(batch)])
+        if self.texts is not None:
+            self.texts.prepare([caption for batch in batches for caption in _without_states(batch)])
 
     def make(self, batch: ClipBatch, step: int = 0, in_training: bool = True) -> DiffusionBatch:
         """The denoiser's batch. step: of the optimiser; a validation set that keeps it fixed sees the same noise.
@@ -128,7 +129,7 @@ class DiffusionInputs:
     def _given(self, batch: ClipBatch) -> Given:
         of_each = [facts_for(self.reads, size, fps) for size, fps in zip(batch.sizes, batch.fps, strict=True)]
         return Given(
-            **given_of(self._texts(batch)),
+            **self._described(batch),
             is_null=np.array(batch.is_null) if any(batch.is_null) else None,
             **{name: np.concatenate([facts[name] for facts in of_each]) for name in next(iter(of_each), {})},
         )
@@ -155,9 +156,15 @@ class DiffusionInputs:
         is_kept = np.stack(draws) < shares
         return np.divide(1.0, shares, out=np.zeros(is_kept.shape), where=is_kept).astype(np.float32)
 
-    def _texts(self, batch: ClipBatch) -> list[np.ndarray]:
+    def _described(self, batch: ClipBatch) -> dict[str, np.ndarray]:
+        """Texts or labels, by their names in Given."""
+        if self.texts is None:
+            return {"label": np.array(batch.labels)}
+        return given_of(self._texts(self.texts, batch))
+
+    def _texts(self, texts: CaptionEncoder, batch: ClipBatch) -> list[np.ndarray]:
         """States (L, D) of each caption."""
-        encoded = iter(self.texts.states(_without_states(batch)))
+        encoded = iter(texts.states(_without_states(batch)))
         given = batch.text or (None,) * len(batch.captions)
         return [next(encoded) if states is None else states for states in given]
 
@@ -173,6 +180,8 @@ class DiffusionInputs:
     def _latents(self, batch: ClipBatch, row: int, clip: np.ndarray | None, step: int) -> np.ndarray:
         """Drawn from all posteriors; where moments are given, from the last one, as only they are kept."""
         number = batch.samples[row]
+        if batch.latents is not None:
+            return _cut(batch.latents[row], _valid(batch, row))
         if batch.moments is None:
             assert clip is not None, "a batch holds pixels or moments"
             return self._encoded(clip, number, step, "posterior")

@@ -15,6 +15,7 @@ from ..config.data import DataSettings
 from ..config.settings import resolved, with_setting
 from ..config.training import LearningRateSettings, TrainConfig
 from ..data.fetching import ReadingCounts, joined
+from ..data.labels import class_table
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.paths import given_path
@@ -42,7 +43,7 @@ from .logs import StepLog
 from .loop import Loop, RunEnd, Timetable, read_state
 from .origins import origins
 from .saving import not_shared
-from .setup.denoiser import check_denoiser
+from .setup.denoiser import check_denoiser, check_pictures
 from .setup.parts import train_parts
 from .setup.task import make_task
 from .start import Start, check_frozen, start_from
@@ -85,6 +86,8 @@ class TrainRun:
         self.parts = train_parts(config.model, config.autoencoder, config.seed)
         if config.autoencoder is None:
             check_denoiser(config, self.parts.trained)
+            if self.ranks.is_first:
+                check_pictures(config, self.parts)
         else:
             check_losses(config.autoencoder, self.parts.trained.spec)
         kind = "denoiser" if config.autoencoder is None else "vae"
@@ -176,6 +179,7 @@ class TrainRun:
             "config": resolved(self.config),
             "models": {kind: part.source for kind, part in self.parts.frozen.items()},
             "started_in": str(Path.cwd()),
+            "classes": class_table(self.config.data),
             "versions": versions,
             "origins": self._origins,
             "counts": counts,
@@ -285,7 +289,7 @@ def _writable(file: Path) -> IO[str]:
 
 def _refuse_missing_files(data: DataSettings) -> None:
     """Raises: ConfigError, as opening them would, but before the models are looked for."""
-    if data.kind == "files" and not data.files:
+    if data.kind != "moving_shapes" and not data.files:
         raise ConfigError("data.files: name the annotations or folders to train on")
     missing = [str(file) for file in data.files if not file.exists()]
     if missing:

@@ -10,12 +10,15 @@ import numpy as np
 
 from ..config.caches import CacheSettings
 from ..config.data import DataSettings
+from ..data.class_folders import class_names
 from ..data.embedding_folder import EmbeddingFolder
-from ..data.latent_cache import LatentCache, latent_identity
+from ..data.latent_cache import LatentCache, latent_identity, scaling_of
+from ..data.sources import labelled_folder
 from ..data.text_cache import TextCache, text_identity
 from ..errors import ConfigError
 from ..io.any_tokenizer import AnyTokenizer
 from ..models.finding import Part
+from ..models.kinds import AutoencoderSpec
 
 CLIP_SETTINGS = ("frames", "fps", "speed_factor", "height", "width", "max_area", "stride")
 """Of the group `data`: by these a clip is cut; they are told by name when a cache was made with others."""
@@ -75,7 +78,8 @@ def open_latent_cache(
     if settings.latents is None:
         return None
     check_latents_can_be_cached(data, sees_channels)
-    return LatentCache(settings.latents, latent_identity(autoencoder, transform_of(data, seed), settings.identify))
+    transform = transform_of(data, seed, autoencoder.spec)
+    return LatentCache(settings.latents, latent_identity(autoencoder, transform, settings.identify))
 
 
 def check_latents_can_be_cached(data: Any, sees_channels: bool) -> None:
@@ -85,11 +89,21 @@ def check_latents_can_be_cached(data: Any, sees_channels: bool) -> None:
             "caches.latents: an inpaint model is shown the latents of clips with other frames hidden each time; "
             "leave it out and cache texts only"
         )
-    if data.kind != "files" and data.drawn_clips is None:
+    if data.kind == "features":
+        raise ConfigError("caches.latents: data.kind = features reads latents as they are; leave it out")
+    if data.kind == "moving_shapes" and data.drawn_clips is None:
         raise ConfigError("caches.latents: moving shapes are drawn anew in every epoch; set data.drawn_clips")
 
 
-def transform_of(data: DataSettings, seed: int) -> dict[str, Any]:
-    """The settings by which clips are cut; the seed decides where those that are too long are cut in time."""
+def transform_of(data: DataSettings, seed: int, autoencoder: AutoencoderSpec) -> dict[str, Any]:
+    """The settings by which clips are cut; the seed decides where those that are too long are cut in time.
+
+    A cache of labelled pictures can be used without them: it knows the names of the classes, and how its latents are
+    scaled for a denoiser.
+    """
     media = {f"data.media.{name}": getattr(data.media, name) for name in PIXEL_SETTINGS}
+    if data.kind == "class_folders":
+        classes = list(class_names(labelled_folder(data)))
+        own = {f"data.{name}": getattr(data, name) for name in ("kind", "height")}
+        return own | media | scaling_of(autoencoder) | {"classes": classes}
     return {f"data.{name}": getattr(data, name) for name in CLIP_SETTINGS} | media | {"seed": seed}

@@ -64,7 +64,8 @@ def describe_processes(config: TrainConfig, split: ParallelPlan) -> list[str]:
 
 def _sizes(config: TrainConfig, parts: TrainParts) -> str:
     """Frames, height and width of the largest clips, and what they are to the model."""
-    data, compression = fitted(config.data), (parts.vae or parts.trained).spec.compression
+    compression = (parts.vae or parts.trained).spec.compression
+    data = fitted(config.data, compression)
     patch = Patch(1, 1) if parts.vae is None else parts.trained.spec.patch
     check_settings(data, compression)
     if data.buckets is not None:

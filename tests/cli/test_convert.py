@@ -394,7 +394,7 @@ def test_inspect_shows_what_is_around_the_weights(duosora: Callable, hub: Path) 
 def test_either_a_target_or_a_check_is_asked_for(duosora: Callable, hub: Path) -> None:
     assert duosora("convert", hub / "vae").code == 2
     assert duosora("convert", hub / "vae", "--to", hub / "x.pth", "--verify").code == 2
-    assert "there are opensora_t2v" in duosora("convert", hub / "vae", "--to", hub / "x.pth", "--model", "sora").err
+    assert "there are clip_text, dit" in duosora("convert", hub / "vae", "--to", hub / "x.pth", "--model", "sora").err
 
 
 def test_weights_among_other_things_are_said_to_be_so(duosora: Callable, hub: Path) -> None:

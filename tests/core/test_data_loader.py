@@ -21,11 +21,12 @@ from duosora.core.data.batch import ClipBatch
 from duosora.core.data.collate import collate, collate_moments
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.pool import WorkerPool
+from duosora.core.data.selection import usable_length
 from duosora.core.data.sources import FileSource, RecordSource, open_source
 from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io.images import write_image
 from duosora.core.io.video import write_video
-from duosora.core.shapes import Causal, Patch, VideoShape
+from duosora.core.shapes import Causal, Compression, Even, Grouped, Patch, VideoShape, latent_frames
 from duosora.core.train.setup.readers import Readers
 
 sys.path.append(str(Path(__file__).parent))  # the reading processes get this path too
@@ -381,7 +382,7 @@ def test_a_cache_takes_the_place_of_files() -> None:
     made = loader(source, moments_of=moments_of, text_of=lambda record, pick: np.full((2, 3), pick))
     with made:
         batches = [batch for (batch,) in islice(made.batches(), 5)]
-        assert made.cached_clip(0).cut["frames"] == list(range(FRAMES))
+        assert next(made.cached_views()).cut["frames"] == list(range(FRAMES))
     for batch in batches:
         assert batch.pixels is None
         assert batch.moments is not None
@@ -404,6 +405,35 @@ def test_moments_are_padded_and_masked_as_their_pixels_are(box: VideoShape | Non
     np.testing.assert_array_equal(padded, 7 * mask[:, None].repeat(16, axis=1))
     assert padded.shape[2:] == COMPRESSION.latent(VideoShape(*pixels.shape[2:]))
     assert collate_moments(moments[:1] * 2, COMPRESSION, Patch(1, 1))[1] is None
+
+
+@pytest.mark.parametrize(
+    ("compression", "lengths", "patch", "padded"),
+    [
+        (Even(2, 4), (6, 2), Patch(1, 2), 6),
+        (Even(2, 4), (6, 2), Patch(2, 2), 8),
+        (Even(1, 8), (5, 3), Patch(1, 2), 5),
+        (Grouped(17, 4, 8), (34, 3), Patch(1, 2), 34),
+    ],
+)
+def test_clips_of_any_autoencoder_are_padded_to_whole_latents(
+    compression: Compression, lengths: tuple[int, int], patch: Patch, padded: int
+) -> None:
+    clips = [np.ones((3, length, 16, 16), np.float32) for length in lengths]
+    pixels, mask = collate(clips, compression, patch)
+    assert pixels.shape == (2, 3, padded, 16, 16)
+    assert mask is not None
+    assert [int(row.any(axis=(1, 2)).sum()) for row in mask] == [latent_frames(compression, n) for n in lengths]
+
+
+@pytest.mark.parametrize(
+    ("compression", "frames", "ranks", "length"),
+    [(Even(4, 4), 15, 1, 12), (Even(2, 4), 15, 4, 8), (Even(1, 8), 7, 2, 6), (Even(4, 4), 3, 1, None)],
+)
+def test_a_clip_is_cut_to_whole_latents_for_all_ranks(
+    compression: Compression, frames: int, ranks: int, length: int | None
+) -> None:
+    assert usable_length(frames, compression, ranks, least=1) == length
 
 
 def test_a_loader_holds_no_more_after_many_clips_than_after_a_few() -> None:

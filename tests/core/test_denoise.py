@@ -7,6 +7,8 @@ import pytest
 
 from duosora.core.pipelines.denoise import Guidance, denoise
 from duosora.core.random import normal
+from duosora.core.samplers import LINEAR
+from duosora.core.samplers.iddpm import IDDPM
 from duosora.core.samplers.rflow import RFlow
 
 SHAPE = (2, 3, 4, 2, 2)
@@ -85,3 +87,56 @@ def test_both_halves_of_guidance_get_the_mask() -> None:
     _, model = run(strength, guidance=3.0)
     assert all(mask.shape == (4, 4) for mask in model.masks)
     np.testing.assert_array_equal(model.masks[0][:2], model.masks[0][2:])
+
+
+class Denoiser:
+    """Noise and a variance of latents of three channels, other ones for negative texts, which are the first half."""
+
+    def __call__(self, latents: np.ndarray, times: np.ndarray, condition: Any) -> np.ndarray:
+        strength = np.full((len(latents), 1, 1, 1, 1), 0.5)
+        strength[: len(latents) - SHAPE[0]] = 0.2
+        return np.concatenate([strength * latents, np.tanh(strength * latents + times[0] / 1000)], axis=1)
+
+
+def by_iddpm(guidance: Guidance) -> np.ndarray:
+    noises = [normal(SHAPE, 2, "noise", step=step) for step in range(2)]
+    start = normal(SHAPE, 0, "latents")
+    return denoise(NumpyBackend(), Denoiser(), None, start, IDDPM(2), guidance, noise=lambda i: noises[i])
+
+
+def test_of_the_channels_the_first_are_guided_and_the_others_are_the_texts() -> None:
+    all_of_them, none_of_them = by_iddpm(Guidance(3.0)), by_iddpm(Guidance(1.0))
+    two_of_them = by_iddpm(Guidance(3.0, channels=2))
+    np.testing.assert_array_equal(two_of_them[:, :2], all_of_them[:, :2])
+    np.testing.assert_array_equal(two_of_them[:, 2:], none_of_them[:, 2:])
+    assert np.abs(all_of_them - none_of_them).min() > 0
+    np.testing.assert_array_equal(by_iddpm(Guidance(3.0, channels=3)), all_of_them)
+
+
+def test_a_rescaled_guidance_has_the_spread_of_the_texts_prediction() -> None:
+    start, of_text = normal(SHAPE, 0, "latents"), 0.5 * normal(SHAPE, 0, "latents")
+    for channels in (2, None):
+        guidance = Guidance(3.0, rescale=1.0, channels=channels)
+        made = denoise(
+            NumpyBackend(), Denoiser(), None, start, RFlow(1), guidance, noise=lambda i: pytest.fail("no noise")
+        )
+        for guided, alone in zip((made - start)[:, :channels], of_text[:, :channels], strict=True):
+            np.testing.assert_allclose(guided.std(), alone.std(), rtol=1e-5)
+
+
+def test_a_learned_variance_is_that_of_the_text_and_never_guided() -> None:
+    left = LINEAR.alphas_cumprod[[0, 999]]
+    betas = 1 - left / np.array([1.0, left[0]])
+    x = normal(SHAPE, 0, "latents").astype(np.float64)
+    noise = normal(SHAPE, 2, "noise", step=0)
+    for step, kept in ((1, 999), (0, 0)):
+        predicted = (0.2 + 3.0 * (0.5 - 0.2)) * x
+        before = left[0] if step else 1.0
+        clean = (x - np.sqrt(1 - left[step]) * predicted) / np.sqrt(left[step])
+        mean = np.sqrt(before) * betas[step] * clean + np.sqrt(1 - betas[step]) * (1 - before) * x
+        mean = mean / (1 - left[step])
+        share = (np.tanh(0.5 * x + kept / 1000) + 1) / 2
+        least = betas[1] * (1 - left[0]) / (1 - left[1])
+        deviation = np.exp((share * np.log(betas[1]) + (1 - share) * np.log(least)) / 2)
+        x = mean + deviation * noise * step
+    np.testing.assert_allclose(by_iddpm(Guidance(3.0)), x, rtol=1e-4, atol=1e-5 * np.abs(x).max())

@@ -168,9 +168,12 @@ def test_fixed_times_are_spread_evenly_and_not_bent() -> None:
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"kind": "flow", "transform_scale": 2.0}, "objective.transform_scale = 2.0: is for rflow, not for flow"),
-        ({"kind": "flow", "discrete": True}, "objective.discrete = True: is for rflow, not for flow; leave it out"),
-        ({"kind": "epsilon", "frame_masks": {"random": 0.1}}, "objective.frame_masks = .*: is for rflow, not for ep"),
+        ({"kind": "flow", "transform_scale": 2.0}, "objective.transform_scale = 2.0: flow has no use for it"),
+        ({"kind": "flow", "discrete": True}, "objective.discrete = True: flow has no use for it; leave it out"),
+        ({"kind": "flow", "frame_masks": {"random": 0.1}}, "objective.frame_masks = .*: flow has no use for it"),
+        ({"kind": "epsilon", "discrete": True}, "objective.discrete = True: epsilon has no use for it; leave it out"),
+        ({"kind": "flow", "bound": "hybrid"}, "objective.bound and objective.speed are not for flow; leave them out"),
+        ({"kind": "rflow", "speed": True}, "objective.bound and objective.speed are not for rflow; leave them out"),
         ({"kind": "rflow", "shift": 3.0}, "objective.shift and objective.weighting are for flow, not for rflow"),
         ({"kind": "rflow", "discrete": True}, "objective.timesteps.kind = 'logit_normal': a rectified flow needs cont"),
     ],

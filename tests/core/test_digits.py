@@ -87,11 +87,13 @@ def grey(path: Path, side: int = 8) -> None:
     write_image(path, np.zeros((side, side, 3), np.uint8))
 
 
-def test_a_sidecar_says_the_class_before_the_folder_does(tmp_path: Path) -> None:
-    grey(tmp_path / "3" / "a.png")
-    grey(tmp_path / "3" / "b.png")
-    (tmp_path / "3" / "b.json").write_text(json.dumps({"label": 8}))
-    assert read_labelled(tmp_path).labels.tolist() == [3, 8]
+def test_of_sampled_pictures_the_sidecars_say_the_class(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        grey(tmp_path / "3" / f"{name}.png")
+    assert read_labelled(tmp_path).labels.tolist() == [3, 3]
+    (tmp_path / "3" / "b.json").write_text(json.dumps({"prompt_in_template": "8"}))
+    grey(tmp_path / "grid.png", 80)
+    assert read_labelled(tmp_path).labels.tolist() == [8]
 
 
 @pytest.mark.parametrize(
@@ -99,10 +101,10 @@ def test_a_sidecar_says_the_class_before_the_folder_does(tmp_path: Path) -> None
     [
         (None, "its folder: is 'cats'; expected the class of a digit, 0 to 9"),
         ("{", "cannot be read as JSON"),
-        ("[]", "label: is None; expected"),
-        ('{"label": 10}', "label: is 10; expected"),
-        ('{"label": true}', "label: is True; expected"),
-        ('{"label": "\\u0663"}', "expected the class"),
+        ("[]", "prompt_in_template: is None; expected"),
+        ('{"prompt_in_template": "10"}', "is '10'; expected"),
+        ('{"prompt_in_template": 3}', "is 3; expected"),
+        ('{"prompt_in_template": "\\u0663"}', "expected the class"),
     ],
 )
 def test_pictures_of_no_known_class_are_refused(sidecar: str | None, said: str, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_the_stochastic_equation_has_the_same_densities(method: str, form: str) 
 
 
 def test_noise_that_would_be_infinite_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"form = 'sbdm': its noise is infinite at t = 0.*sample_eps=0\.001"):
+    with pytest.raises(ConfigError, match=r"form = sbdm: its noise is infinite at t = 0.*sample_eps=0\.001"):
         SDE(interval=Interval(of=Interpolant()), form="sbdm")
     SDE(interval=Interval(of=Interpolant(), sample_eps=1e-3), form="sbdm")
 
@@ -139,8 +139,11 @@ def network(x: np.ndarray, t: float) -> np.ndarray:
 
 
 def sampled(sampler: Sampler, x: np.ndarray, noises: np.ndarray) -> np.ndarray:
+    left = iter(noises)
     for i, time in enumerate(sampler.timesteps):
-        x = sampler.step(x, network(x, float(time)), i, noises[i] if sampler.draws_noise[i] else None)
+        if sampler.draws_before and sampler.draws_before[i]:
+            x = sampler.before(x, next(left), i)
+        x = sampler.step(x, network(x, float(time)), i, next(left) if sampler.draws_noise[i] else None)
     return x
 
 
@@ -153,14 +156,38 @@ def test_the_sampler_takes_the_solvers_steps(path: str, prediction: str, method:
     np.testing.assert_allclose(sampled(sampler, x, np.zeros(0)), expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("steps", [1, 30])
+@pytest.mark.parametrize(("path", "prediction"), [("linear", "velocity"), ("gvp", "score"), ("vp", "velocity")])
+def test_the_sampler_chooses_its_calls_as_dopri5_does(path: str, prediction: str, steps: int) -> None:
+    x = np.random.default_rng(0).standard_normal(5) / 4
+    interval = Interval(of=Interpolant(path, prediction), sample_eps=1e-3)
+    *_, expected = ode(network, x, interval, steps + 1, "dopri5", atol=1e-7, rtol=1e-4)
+    options = {"objective": prediction, "path": path, "sample_eps": 1e-3}
+    sampler = InterpolantODE(steps, method="dopri5", atol=1e-7, rtol=1e-4, **options)
+    assert (sampler.adapts, sampler.runs_alone, len(sampler.timesteps)) == (True, True, 1)
+    np.testing.assert_allclose(sampled(sampler, x, np.zeros(0)), expected, rtol=1e-9)
+    coarse = InterpolantODE(steps, method="dopri5", atol=1e-2, rtol=1e-2, together=True, **options)
+    sampled(coarse, x, np.zeros(0))
+    assert 7 <= len(coarse.timesteps) < len(sampler.timesteps) == len(sampler.draws_noise)
+    assert not coarse.runs_alone
+
+
+def test_limits_of_the_error_are_for_dopri5() -> None:
+    with pytest.raises(ConfigError, match="together are for method dopri5, not for heun2"):
+        InterpolantODE(4, rtol=0.1)
+    with pytest.raises(ConfigError, match="need numbers from 0 on"):
+        InterpolantODE(4, method="dopri5", rtol=-1.0)
+
+
+@pytest.mark.parametrize("method", ["euler", "heun"])
 @pytest.mark.parametrize("last_step", ["mean", "euler", "tweedie", "none"])
-def test_the_sampler_takes_the_stochastic_steps(last_step: str) -> None:
+def test_the_sampler_takes_the_stochastic_steps(last_step: str, method: str) -> None:
     draw = np.random.default_rng(0)
     x, noises = draw.standard_normal(5) / 4, draw.standard_normal((7, 5))
-    sde = SDE(interval=Interval(of=Interpolant("gvp")), steps=8, last_step=last_step)
+    sde = SDE(interval=Interval(of=Interpolant("gvp")), steps=8, last_step=last_step, method=method)
     *_, expected = sde.run(network, x, lambda i: noises[i])
-    sampler = InterpolantSDE(8, path="gvp", last_step=last_step)
-    assert sum(sampler.draws_noise) == 7
+    sampler = InterpolantSDE(8, path="gvp", last_step=last_step, method=method)
+    assert sum((*sampler.draws_noise, *sampler.draws_before)) == 7
     np.testing.assert_allclose(sampled(sampler, x, noises), expected, rtol=1e-12)
 
 

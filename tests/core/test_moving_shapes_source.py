@@ -1,11 +1,12 @@
 """Moving shapes as a source of clips: fixed or drawn anew, whole or in windows."""
 
 import numpy as np
+import pytest
 
 from duosora.core.config.data import DataSettings, StrideSettings
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.sources import open_source
-from duosora.core.shapes import Causal, Patch
+from duosora.core.shapes import Causal, Compression, Even, Patch
 
 COMPRESSION, PATCH = Causal(time=4, space=8), Patch(1, 1)
 
@@ -74,6 +75,20 @@ def test_windows_lie_elsewhere_in_each_epoch() -> None:
     with loader(settings) as clips:  # all frames of a clip that stays the same: only the window can differ
         windows = [clips._fetcher.job(0, epoch, clips.plan.shape(0, epoch))() for epoch in range(4)]
     assert len({window.tobytes() for window in windows}) == 4
+
+
+@pytest.mark.parametrize(
+    ("compression", "wished", "frames"), [(Even(4, 4), None, 16), (Even(1, 1), 3, 3), (COMPRESSION, 15, 13)]
+)
+def test_a_denoiser_sees_as_many_frames_as_its_autoencoder_takes(
+    compression: Compression, wished: int | None, frames: int
+) -> None:
+    size = {} if wished is None else {"frames": wished, "height": 32, "width": 32}
+    settings = DataSettings(kind="moving_shapes", drawn_clips=2, workers=0, **size)
+    with ClipLoader(open_source(settings), settings, 5, compression, PATCH, micro_batch=2) as clips:
+        (batch,) = next(clips.batches())
+    side = 64 if wished is None else 32
+    assert batch.pixels.shape == (2, 3, frames, side, side)
 
 
 def test_scores_are_in_captions_and_clips_and_the_rate_beside_them() -> None:

@@ -48,3 +48,15 @@ def test_a_text_encoder_without_weights_is_refused_where_they_are_needed() -> No
     assert open_parts(model).text_encoder.is_fresh
     with pytest.raises(ConfigError, match="model.text_encoder: name the folder of its weights; mt5_xxl alone has none"):
         open_parts(model, needs_text_weights=True)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "vae", "said"),
+    [
+        ("tiny", "pixels", "works on 8 latent channels, model.vae makes 3"),
+        ("tiny_inpaint", "vqvae_tiny", "folds 4 mask frames into one, model.vae compresses time 2 times"),
+    ],
+)
+def test_a_denoiser_of_other_latents_is_refused_before_anything_is_read(denoiser: str, vae: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=f"{said}.*; they do not belong together$"):
+        open_parts(ModelSettings(denoiser=denoiser, text_encoder=Path("tiny"), vae=Path(vae)))

@@ -16,9 +16,10 @@ from duosora.core.config.training import TrainConfig
 from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.models import opensora_t2v
 from duosora.core.models.finding import TINY_FOLDER, open_part
-from duosora.core.models.run_folders import MANIFEST, STATE, model_folder
+from duosora.core.models.run_folders import MANIFEST, STATE, RunRecord, model_folder
 from duosora.core.pipelines.fitting import check_scale
 from duosora.core.pipelines.following import prompts_for, sampled, trained
+from duosora.core.pipelines.practice import facts_of
 from duosora.core.pipelines.settings import open_parts, pinned
 from duosora.core.recipes.opensora_plan_v1_3 import NEGATIVE_PROMPT
 from duosora.core.train.checkpoints import Checkpoints
@@ -354,6 +355,24 @@ def test_training_goes_on_with_the_objective_of_the_weights(settings: dict[str, 
     make_run("runs/mine", 1, **FLOW)
     objective = trained(config_of(TrainConfig, **settings)).config.objective
     assert (objective.kind, objective.shift) == ("flow", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "objective", "told"),
+    [
+        ("tiny", {"kind": "epsilon", "bound": "hybrid"}, "hybrid"),
+        ("tiny", {"kind": "epsilon", "bound": None}, None),
+        ("dit_imagenet", {"kind": "epsilon", "bound": "hybrid"}, None),
+        ("dit_imagenet", {"kind": "epsilon", "bound": "rescaled"}, "rescaled"),
+        ("dit_imagenet", {"kind": "epsilon", "bound": None}, "none"),
+        ("dit_imagenet", {"kind": "flow"}, "none"),
+    ],
+)
+def test_a_run_tells_the_bound_that_its_recipe_has_not(recipe: str, objective: Any, told: str | None) -> None:
+    record = RunRecord(Path("checkpoint-1"), {"objective": objective}, {}, None)
+    sampling, training = facts_of(record, recipes.named(recipe))
+    assert training.get("objective.bound") == told
+    assert "sampler.bound" not in sampling
 
 
 def test_a_run_that_was_begun_before_keeps_its_objective() -> None:

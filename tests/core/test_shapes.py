@@ -3,7 +3,18 @@
 import pytest
 
 from duosora.core.errors import ShapeError
-from duosora.core.shapes import Causal, LatentShape, Patch, TokenGrid, VideoShape
+from duosora.core.shapes import (
+    Causal,
+    Compression,
+    Even,
+    Grouped,
+    LatentShape,
+    Patch,
+    TokenGrid,
+    VideoShape,
+    latent_frames,
+    next_length,
+)
 
 WFVAE = Causal(time=4, space=8)
 
@@ -36,3 +47,21 @@ def test_tokens_tile_the_latent() -> None:
     assert TokenGrid(24, 22, 40).num_tokens == 21120
     with pytest.raises(ShapeError, match="latent height = 7: needs a multiple of the patch size 2"):
         Patch(1, 2).tokens(LatentShape(3, 7, 8))
+
+
+@pytest.mark.parametrize(
+    ("compression", "frames", "length", "latents"),
+    [
+        (Causal(4, 8), 6, 9, 3),
+        (Causal(4, 8), 9, 9, 3),
+        (Even(1, 8), 6, 6, 6),
+        (Even(4, 4), 6, 8, 2),
+        (Even(4, 4), 0, 4, 1),
+        (Grouped(17, 4, 8), 18, 18, 6),
+    ],
+)
+def test_clips_are_filled_up_to_a_length_that_can_be_encoded(
+    compression: Compression, frames: int, length: int, latents: int
+) -> None:
+    assert next_length(compression, frames) == length
+    assert latent_frames(compression, length) == latents

@@ -10,6 +10,7 @@ import pytest
 from changed_specs import ALTERED, NEEDS_NO_EFFECT, NOT_IN_CONFIG, Altered
 from family_cases import AUTOENCODERS, CASES, DENOISERS, PRESETS, Case, awake, gradients, outputs, own_outputs
 from thread_tensors import on_ranks
+from training_cases import Run
 
 from duosora.convert import names as converters
 from duosora.convert.commands import convert
@@ -17,12 +18,14 @@ from duosora.convert.naming import apply, guess
 from duosora.core.converting import Conversion
 from duosora.core.errors import ConfigError, DuosoraError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
+from duosora.core.layout import GivenWeights
 from duosora.core.loading import check_structure
 from duosora.core.models.finding import family_of, recognise
 from duosora.core.models.kinds import Family
 from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks, encode_chunks
 from duosora.core.random import normal
 from duosora.core.seam.backend import NAMES, Backend, get
+from duosora.core.seam.ranks import Ranks
 
 OUTPUTS = 2e-5
 """Of the largest value: several times what another order of sums makes of a small model."""
@@ -90,6 +93,26 @@ def test_gradients_of_both_backends_are_the_same(name: str) -> None:
     for weight, gradient in torchs.items():
         limit = GRADIENTS * np.abs(gradient).max() + ROUNDING * largest
         np.testing.assert_allclose(mindspores[weight], gradient, rtol=0, atol=limit, err_msg=weight)
+
+
+TRAINED_ON = [pytest.param(name, marks=[pytest.mark.slow] * (name != "torch")) for name in NAMES]
+
+
+@pytest.mark.parametrize("name", DENOISERS)
+@pytest.mark.parametrize("backend", TRAINED_ON, indirect=True)
+def test_a_run_goes_on_as_if_it_had_not_been_ended(backend: Backend, name: str, tmp_path: Path) -> None:
+    whole = Run(backend, DENOISERS[name], Ranks())
+    whole.step(0)
+    saved = whole.trainer.saved(is_copy=True)
+    saved.save(tmp_path)
+    report = whole.step(1)
+    again = Run(backend, DENOISERS[name], Ranks(), GivenWeights(dict(saved.weights(use_ema=False)), "saved"))
+    again.trainer.load(tmp_path)
+    again.trainer.load_average(saved.weights(use_ema=True))
+    assert again.step(1) == report
+    for use_ema in (False, True):
+        expected, found = (run.trainer.saved().weights(use_ema) for run in (whole, again))
+        assert {each: found[each].tobytes() for each in found} == {each: expected[each].tobytes() for each in expected}
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)

@@ -172,8 +172,8 @@ def _run_transforms(case: Case) -> Iterator[Comparison]:
     for height, width, stride, expected in case.raw.get("get_params_i_j_th_tw", ()):
         yield same(f"get_params.{height}x{width}.{stride}", list(whole_strides(height, width, stride)), expected)
     for frames, time, sp_size, expected in case.raw.get("find_closest_y", ()):
-        found = usable_length(frames, Causal(time, 1), sp_size) or -1
-        yield same(f"find_closest_y.{frames}.{time}.{sp_size}", found, expected)
+        length = usable_length(frames, Causal(time, 1), sp_size) or -1
+        yield same(f"find_closest_y.{frames}.{time}.{sp_size}", length, expected)
     for height, width, expected in case.raw.get("filter_resolution", ()):
         yield same(f"filter_resolution.{height}x{width}", has_usual_proportions(height, width, 1.0), expected)
 

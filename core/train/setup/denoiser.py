@@ -6,16 +6,21 @@ from dataclasses import replace
 
 from ... import recipes
 from ...config.training import TrainConfig
+from ...data.labels import check_labels
+from ...data.latent_cache import scaling_of
 from ...data.loader import ClipLoader
+from ...data.sources import has_labels, open_source
 from ...errors import ConfigError
 from ...io.prompts import read_prompts
 from ...models.finding import Part
+from ...models.kinds import DenoiserSpec
 from ...parallel.agreement import agreed
 from ...pipelines.following import shown_prompts
 from ...pipelines.text_to_video import Parts, Precision, TextToVideo
 from ...seam.backend import Backend
 from ...seam.ranks import Ranks
 from ..denoiser import DenoiserTask, FixedTimes, Showing
+from ..encoders import CaptionEncoder
 from ..inputs import DiffusionInputs, InputOptions
 from ..objectives import DrawsNoise
 from ..start import Start
@@ -31,6 +36,7 @@ def check_denoiser(config: TrainConfig, part: Part) -> None:
     """Raises: ConfigError for settings that do not go together, or that the denoiser has no use for."""
     make_objective(config.objective, config.batch_size * config.accumulate)
     frame_masks(config.objective)
+    check_data(config, part)
     given, sees_channels = part.spec.given, "channels" in part.spec.given
     if sees_channels != (config.data.masks is not None):
         wish = "needs data.masks" if sees_channels else "has no use for data.masks"
@@ -42,11 +48,33 @@ def check_denoiser(config: TrainConfig, part: Part) -> None:
         raise ConfigError(f"objective.frame_masks: {part.family.title} has no use for it; leave it out")
 
 
+def check_data(config: TrainConfig, part: Part) -> None:
+    """Raises: ConfigError for clips with captions where the denoiser reads labels, and the other way round."""
+    reads_labels = "label" in part.spec.given
+    for where, data in (("data", config.data), ("validation.data", config.validation.data)):
+        if data is not None and has_labels(data) != reads_labels:
+            wish = "class_folders or features, as it reads labels" if reads_labels else "files, as it reads texts"
+            raise ConfigError(f"{where}.kind = {data.kind}: model.denoiser = {config.model.denoiser} needs {wish}")
+
+
+def check_pictures(config: TrainConfig, parts: TrainParts) -> None:
+    """Look over labelled pictures, before anything is written. Raises: as check_labels of core.data.labels."""
+    known, vae = num_classes(parts.trained.spec), parts.vae
+    if known is None or vae is None:
+        return
+    for data in filter(None, (config.data, config.validation.data)):
+        check_labels(open_source(data), data, known, vae.spec.compression, scaling_of(vae.spec))
+
+
+def num_classes(spec: DenoiserSpec) -> int | None:
+    """That a denoiser knows; None where it reads no labels."""
+    return spec.num_classes if "label" in spec.given else None
+
+
 def denoiser_task(
     config: TrainConfig, backend: Backend, parts: TrainParts, start: Start, dtype: str, ranks: Ranks
 ) -> tuple[DenoiserTask, ClipLoader | None]:
     """As make_task of core.train.setup.task."""
-    assert parts.text_encoder is not None
     assert parts.vae is not None
     spec, vae = parts.trained.spec, parts.vae
     sees_channels = "channels" in spec.given
@@ -64,7 +92,9 @@ def denoiser_task(
         compression=vae.spec.compression,
         patch=spec.patch if "latent_mask" in spec.given else NO_PATCHES,  # others pad clips of one size themselves
         recipe=config.model.recipe,
-        text_channels=parts.text_encoder.spec.channels,
+        num_classes=num_classes(spec),
+        scaling=scaling_of(vae.spec),
+        text_channels=None if parts.text_encoder is None else parts.text_encoder.spec.channels,
         keeps_dropped=learned_null,
     )
     held_out = agreed(ranks.world, lambda: readers.held_out(config.validation, config.data, ranks))
@@ -86,9 +116,7 @@ def _showing(config: TrainConfig, backend: Backend, parts: TrainParts, ranks: Ra
 
     Raises: ConfigError when there is no prompt for them.
     """
-    assert parts.text_encoder is not None
     assert parts.vae is not None
-    assert parts.tokenizer is not None
     settings = config.show
     pipeline = TextToVideo(
         backend,
@@ -115,11 +143,7 @@ def _inputs(
     """For the leader of a team; nothing for others."""
     if not ranks.leads_team:
         return None
-    assert parts.text_encoder is not None
-    assert parts.tokenizer is not None
     settings, spec = config.objective, parts.trained.spec
-    max_tokens = tokens_read(spec, config.max_tokens)
-    stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, max_tokens)
     options = InputOptions(
         noise_offset=settings.noise_offset,
         condition_noise=settings.condition_noise,
@@ -131,9 +155,20 @@ def _inputs(
     )
     return DiffusionInputs(
         config.seed,
-        text_encoder(config.compute, backend, parts, dtype, max_tokens, stored, ranks.leaders),
+        _texts(config, backend, parts, dtype, ranks),
         clip_encoder(config.compute, backend, parts, dtype),
         objective,
         options,
         spec.given,
     )
+
+
+def _texts(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks) -> CaptionEncoder | None:
+    """Nothing for a denoiser that reads labels."""
+    if parts.text_encoder is None or parts.tokenizer is None:
+        if config.caches.text is not None:
+            raise ConfigError(f"caches.text: {parts.trained.source} reads classes, no texts; leave it out")
+        return None
+    max_tokens = tokens_read(parts.trained.spec, config.max_tokens)
+    stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, max_tokens)
+    return text_encoder(config.compute, backend, parts, dtype, max_tokens, stored, ranks.leaders)

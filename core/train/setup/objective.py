@@ -69,9 +69,9 @@ def frame_masks(settings: ObjectiveSettings) -> FrameMasks | None:
 def _refuse_useless(settings: ObjectiveSettings) -> None:
     """Raises: ConfigError for what only flows of another kind have a use for."""
     if settings.kind in PREDICTIONS:
-        _refuse(settings, settings.unused(settings.kind) - {"schedule", "zero_terminal_snr"}, "other objectives")
+        _refuse(settings, settings.unused(settings.kind) - {"schedule", "zero_terminal_snr"})
         return
-    _refuse(settings, OF_INTERPOLANTS, " or ".join(PREDICTIONS))
+    _refuse(settings, OF_INTERPOLANTS)
     if settings.kind != "flow" and ((settings.shift or 1.0) != 1.0 or settings.weighting != "none"):
         raise ConfigError(
             f"objective.shift and objective.weighting are for flow, not for {settings.kind}; leave them out, or set "
@@ -84,12 +84,12 @@ def _refuse_useless(settings: ObjectiveSettings) -> None:
         )
     if settings.kind == "rflow":
         return
-    _refuse(settings, settings.unused(settings.kind) - settings.unused("rflow") - OF_INTERPOLANTS, "rflow")
+    _refuse(settings, settings.unused(settings.kind) - settings.unused("rflow") - OF_INTERPOLANTS)
 
 
-def _refuse(settings: ObjectiveSettings, names: Set[str], takers: str) -> None:
+def _refuse(settings: ObjectiveSettings, names: Set[str]) -> None:
     """Raises: ConfigError where one of these is set, which are for other kinds."""
     fields = ObjectiveSettings.model_fields
     for name in sorted(names):
-        if (value := getattr(settings, name)) and value != fields[name].default:
-            raise ConfigError(f"objective.{name} = {value}: is for {takers}, not for {settings.kind}; leave it out")
+        if (value := getattr(settings, name)) and value not in ("none", fields[name].default):
+            raise ConfigError(f"objective.{name} = {value}: {settings.kind} has no use for it; leave it out")

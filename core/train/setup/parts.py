@@ -20,7 +20,7 @@ class TrainParts:
 
     trained: Part
     text_encoder: Part | None
-    """None where an autoencoder is trained."""
+    """None where an autoencoder is trained, and where the denoiser reads labels."""
     vae: Part | None
     tokenizer: AnyTokenizer | None
     perceptual: Companion | None = None
@@ -39,8 +39,6 @@ def train_parts(model: ModelSettings, autoencoder: AutoencoderSettings | None, s
         trained = open_part("vae", str(model.vae or "tiny"), seed)
         return TrainParts(trained, None, None, None, _perceptual(autoencoder))
     parts = open_parts(model, seed, needs_text_weights=True)
-    if "label" in parts.denoiser.spec.given:
-        raise ConfigError(f"model.denoiser = {model.denoiser}: it reads classes, which no training data gives yet")
     return TrainParts(parts.denoiser, parts.text_encoder, parts.vae, parts.tokenizer)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ...bucketing.table import BucketTable
 from ...config.data import DataSettings
 from ...config.training import ValidationSettings
 from ...data.bucket_order import Bucketing
+from ...data.features import FeatureSource
+from ...data.labels import check_labels
 from ...data.latent_cache import LatentCache
 from ...data.loader import ClipLoader
 from ...data.sources import RecordSource, open_source
@@ -44,12 +46,17 @@ class Readers:
     """Captions that are dropped stay, as the denoiser has a null caption of its own."""
     recipe: str = ""
     """Whose sizes the buckets have, where there are some."""
+    num_classes: int | None = None
+    """That the denoiser knows; None: it reads no labels."""
+    scaling: Mapping[str, Any] = field(default_factory=dict)
+    """Of the autoencoder's latents, as core.data.latent_cache.scaling_of; {}: a denoiser needs none."""
 
     def open(
         self, data: DataSettings, latents: LatentCache | None = None, readers: int = 1, reader: int = 0
     ) -> ClipLoader:
         """The clips that the run is trained on, or the share of one of several readers. latents: instead of pixels."""
-        source = open_source(data)
+        source = self._opened(data)
+        features = _features_of(source)
         return ClipLoader(
             source,
             data,
@@ -62,7 +69,8 @@ class Readers:
             reader=reader,
             bucketing=Bucketing((self._table(data.buckets),)) if data.buckets is not None else None,
             text_of=self._record_texts(source),
-            moments_of=None if latents is None else latents.moments,
+            moments_of=features.latent_of if features else None if latents is None else latents.moments,
+            are_scaled=features is not None and features.features.are_scaled,
             keeps_dropped=self.keeps_dropped,
         )
 
@@ -81,7 +89,8 @@ class Readers:
             return None
         settings = (validation.data or data).model_copy(update={"caption_dropout": 0.0})
         try:
-            source = open_source(settings, is_held_out=True)
+            source = self._opened(settings, is_held_out=True)
+            features = _features_of(source)
             return ClipLoader(
                 source,
                 settings,
@@ -92,6 +101,8 @@ class Readers:
                 mixes_sizes=True,
                 bucketing=self._to_measure(settings, validation.batches),
                 text_of=self._record_texts(source),
+                moments_of=features.latent_of if features else None,
+                are_scaled=features is not None and features.features.are_scaled,
             )
         except DuosoraError as error:
             raise type(error)(f"validation: {error}") from error
@@ -105,6 +116,13 @@ class Readers:
         is_in_buckets = (validation.data or data).buckets is not None
         return HeldOut(loader, in_all if is_in_buckets else validation.batches, ranks)
 
+    def _opened(self, data: DataSettings, is_held_out: bool = False) -> RecordSource:
+        """Raises: as open_source; ConfigError for labels and features that do not fit the models."""
+        source = open_source(data, is_held_out)
+        if self.num_classes is not None:
+            check_labels(source, data, self.num_classes, self.compression, self.scaling)
+        return source
+
     def _to_measure(self, data: DataSettings, batches: int) -> Bucketing | None:
         return None if data.buckets is None else Bucketing.to_measure(self._table(data.buckets), batches)
 
@@ -117,6 +135,10 @@ class Readers:
             return None
         brings_states = any(source.record(number).embeddings is not None for number in range(len(source)))
         return RecordTexts(self.text_channels) if brings_states else None
+
+
+def _features_of(source: RecordSource) -> FeatureSource | None:
+    return source if isinstance(source, FeatureSource) else None
 
 
 def _is_measured(validation: ValidationSettings, data: DataSettings) -> bool:

@@ -1,0 +1,61 @@
+"""Pictures sorted into a folder for each class, as ImageNet and most sets of labelled pictures are.
+
+A class has the number of its folder in the order of the names; its pictures may lie at any depth below.
+Source: ImageFolder of torchvision, in whose form DiT and SiT read ImageNet.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import MediaError
+from ..io.kinds import is_image
+from ..printable import short_name
+from .records import Record
+
+
+class ClassFolders:
+    """The records of such a folder's pictures, class after class in the order of their names."""
+
+    def __init__(self, folder: Path) -> None:
+        """Raises: MediaError when there is no such folder, or a class without a picture."""
+        self.folder, self.classes = folder, class_names(folder)
+        found = [_pictures(folder, name) for name in self.classes]
+        for name, pictures in zip(self.classes, found, strict=True):
+            if not pictures:
+                raise MediaError(
+                    f"{folder / short_name(name)}: is the folder of a class and holds no picture; add some or remove it"
+                )
+        self.names: list[str] = [picture for pictures in found for picture in pictures]
+        self._labels = np.repeat(np.arange(len(found)), [len(pictures) for pictures in found])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, number: int) -> Record:
+        name, label = self.names[number], int(self._labels[number])
+        return Record(path=self.folder / name, name=name, label=label, origin=str(self.folder))
+
+
+def class_names(folder: Path) -> tuple[str, ...]:
+    """The classes of such a folder by their numbers. Raises: MediaError when there are none."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise MediaError(f"{folder}: cannot be read as a folder of classes ({error.strerror or error})") from error
+    if not names:
+        raise MediaError(f"{folder}: holds no folder of a class; expected one for each class, with its pictures")
+    return tuple(names)
+
+
+def _pictures(folder: Path, name: str) -> list[str]:
+    """Of a class, as paths from the folder on; links are followed."""
+    found = []
+    for parent, _, files in os.walk(folder / name, followlinks=True):
+        below = Path(parent).relative_to(folder)
+        found += [(below / file).as_posix() for file in files if is_image(Path(file)) and not file.startswith(".")]
+    return sorted(found)

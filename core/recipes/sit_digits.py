@@ -1,0 +1,29 @@
+"""SiT on handwritten digits of 8 x 8 pixels: what the lesson trains (docs/lesson.md).
+
+What it does not say otherwise is as SiT has it on ImageNet, and of the pictures as DiT of digits has it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from .dit_digits import RECIPE as DIGITS
+from .recipe import Recipe
+from .sit_imagenet import RECIPE as SIT
+
+OF_PICTURES = ("video.height", "video.width", "condition.max_area")
+OF_TRAINING = ("learning_rate.peak", "ema.decay", "ema.warms_up")
+
+RECIPE: Recipe = replace(
+    SIT,
+    name="sit_digits",
+    title="SiT of digits",
+    parts={"denoiser": ("sit_digits",), "vae": ("pixels",)},
+    sampling={
+        **SIT.sampling,
+        **{path: DIGITS.sampling[path] for path in OF_PICTURES},
+        "sampler.name": "interpolant_ode",
+        "sampler.steps": 25,
+    },
+    training={**SIT.training, **{path: DIGITS.training[path] for path in OF_TRAINING}},
+)

@@ -1,0 +1,63 @@
+"""Batches for the denoiser of a case, and what a few train steps on them leave: made of nothing but what its spec says
+of itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from family_cases import BATCH, DenoiserCase, awake
+
+from duosora.core.layout import Weights
+from duosora.core.random import normal
+from duosora.core.seam.backend import Backend
+from duosora.core.seam.models import Given
+from duosora.core.seam.ranks import Ranks
+from duosora.core.seam.training import AdamW, DiffusionBatch, StepReport, TrainOptions
+from duosora.core.train.objectives import DiffusionObjective
+
+LR, DECAY, MICRO_BATCHES = 1e-2, 0.9, 2
+OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-2), max_grad_norm=0.5)
+"""An eps so large that no step is made of rounding alone, as where a key's bias changes nothing."""
+
+
+def batch(case: DenoiserCase, number: int) -> DiffusionBatch:
+    """With clean frames where the denoiser reads those, and with a bound where it predicts its variance."""
+    spec, size = case.spec, case.sizes[0]
+    samples = range(BATCH * number, BATCH * (number + 1))
+    given = _turned(case.given(spec, size), number)
+    objective = DiffusionObjective(kind="epsilon", bound="hybrid" if spec.output == "mean_and_range" else "none")
+
+    def drawn(channels: int, name: str) -> np.ndarray:
+        return np.stack([normal((channels, *size), 1, name, sample) for sample in samples])
+
+    return DiffusionBatch(
+        latents=drawn(spec.latent_channels, "clean"),
+        noise=drawn(spec.latent_channels, "noise"),
+        given=given,
+        condition=drawn(spec.further_channels, "condition") if spec.further_channels else None,
+        **objective.draw(1, samples, number, moves=given.frame_mask)._asdict(),
+    )
+
+
+def _turned(given: Given, number: int) -> Given:
+    """In every other batch the last sample is the first."""
+    order = slice(None, None, -1) if number % 2 else slice(None)
+    return Given(**{name: value[order] for name, value in vars(given).items() if value is not None})
+
+
+class Run:
+    """A denoiser in training, on one process or as one rank of several."""
+
+    def __init__(self, backend: Backend, case: DenoiserCase, ranks: Ranks, weights: Weights | None = None) -> None:
+        self.case, self.ranks = case, ranks
+        self.trainer: Any = backend.train_denoiser(case.spec, weights or awake(case.spec), OPTIONS, ranks)
+
+    def step(self, number: int) -> StepReport:
+        """The step of that number, of which each data rank has its share."""
+        plan = self.ranks.plan
+        whole = range(number * MICRO_BATCHES, (number + 1) * MICRO_BATCHES)
+        own = list(whole)[plan.place(self.ranks.rank).data :: plan.data]
+        report: StepReport = self.trainer.step([batch(self.case, each) for each in own], LR, DECAY)
+        assert report.applied
+        return report
