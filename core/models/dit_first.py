@@ -383,4 +383,5 @@ FAMILY = Family(
     spec=DiTFirstSpec,
     presets=PRESETS,
     from_shapes=DiTFirstSpec.from_shapes,
+    untold=("model_arch",),
 )

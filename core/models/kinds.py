@@ -214,6 +214,8 @@ class Family:
     from_shapes: Callable[[Mapping[str, tuple[int, ...]], str], Any] | None = None
     """Reads the spec from the shapes of weights, where they tell enough; it is given what errors call the file, and
     gives None for weights that are none of the family's. None: the family's shapes do not tell."""
+    untold: tuple[str, ...] = ()
+    """Fields of its spec that say what weights mean, and change neither their names nor their shapes."""
 
     @property
     def name(self) -> str:
