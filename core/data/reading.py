@@ -120,7 +120,7 @@ class ReadJob:
 
     def _transform(self) -> Transform | Cover | Square:
         if self.settings.kind == "class_folders":
-            return Square(self.shape.height)
+            return Square(self.shape.height, is_picture=not self.record.is_video)
         if self.settings.buckets is None:
             return Transform.of(self.settings)
         return Cover(self.shape.height, self.shape.width, is_picture=not self.record.is_video)
