@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config.data import DataSettings
-from ..maths.cover import centre_picture, centre_video, cover_picture, cover_video
+from ..maths.cover import centre_picture, centre_video, centre_video_rounded_up, cover_picture, cover_video
 from ..maths.resize import center_crop_resize, resize_to_area
 from .records import CropBox
 
@@ -81,20 +81,21 @@ class Cover:
 
 
 @dataclass(frozen=True)
-class Square:
-    """How pictures and clips of classes become those of a model (core.maths.cover)."""
+class ShorterSide(Cover):
+    """How VideoGPT's autoencoders see clips: as squares whose sides are the shorter ones."""
 
-    side: int
-    is_picture: bool
+    def _one(self, frame: np.ndarray) -> np.ndarray:
+        return centre_video_rounded_up(frame[None], self.height)[0]
 
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """uint8 (T, H, W, 3) to (3, T, side, side), float32 in [-1, 1]."""
-        return np.stack([_signed(self._one(frame)).transpose(2, 0, 1) for frame in frames], axis=1)
+
+@dataclass(frozen=True)
+class Square(Cover):
+    """How pictures and clips of classes become those of a model."""
 
     def _one(self, frame: np.ndarray) -> np.ndarray:
         if self.is_picture:
-            return _unit(centre_picture(frame, self.side))
-        return centre_video(frame[None], self.side)[0]
+            return _unit(centre_picture(frame, self.height))
+        return centre_video(frame[None], self.height)[0]
 
 
 def to_signed(clip: np.ndarray) -> np.ndarray:
