@@ -69,6 +69,9 @@ class StrideSettings(Settings):
     random_window: bool = False
     """Crop a random window of height x width pixels instead of resizing the whole frame. It shows more varied content
     for the same work."""
+    by_shorter_side: bool = False
+    """Resize before cropping, not after it: the shorter side to height = width, then cut the middle of the longer one,
+    which is rounded up, as VideoGPT does."""
 
 
 class UpstreamHabits(Settings):

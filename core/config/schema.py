@@ -170,7 +170,7 @@ class VideoSettings(Settings):
 class PromptSettings(Settings):
     """What to make."""
 
-    sources: tuple[str, ...] = ()
+    sources: tuple[Written, ...] = ()
     """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place. For
     models that read classes, the number or the name of one."""
     classes: Path | None = None
@@ -178,9 +178,9 @@ class PromptSettings(Settings):
     the model's run was trained on."""
     template: str = by_recipe()
     """Text around each prompt; {} stands for the prompt."""
-    negative: str | None = by_recipe()
-    """Negative prompt for guidance. A prompt's own negative prompt takes its place. null: the caption of nothing that
-    some models have learned."""
+    negative: Written | None = by_recipe()
+    """Negative prompt for guidance, or the class that it leads away from. A prompt's own negative prompt takes its
+    place. null: the caption of nothing that some models have learned, or their null class."""
     max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
     aesthetic: float | None = by_recipe()

@@ -82,6 +82,7 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
         raise ConfigError("data.grouped = false: give the height and width that batches are padded to")
     if settings.autoencoder and (not has_size or settings.max_area is not None):
         raise ConfigError("data.autoencoder: clips have one size; give height and width, and no max_area")
+    _check_squares(settings)
     if settings.autoencoder and settings.masks:
         raise ConfigError("data.masks: an autoencoder's clips have none")
     space = compression.space
@@ -89,6 +90,16 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
     compression.check(video)
     if settings.autoencoder:  # pixels that fill no latent have nothing to be compared with
         Causal(1, space).check(video)
+
+
+def _check_squares(settings: DataSettings) -> None:
+    """Raises: ConfigError where squares are wanted and cannot be."""
+    if settings.autoencoder is None or not settings.autoencoder.by_shorter_side:
+        return
+    if settings.height != settings.width:
+        raise ConfigError("data.autoencoder.by_shorter_side: gives squares; data.height and data.width differ")
+    if settings.autoencoder.random_window:
+        raise ConfigError("data.autoencoder: by_shorter_side and random_window exclude each other")
 
 
 def _check_labelled(settings: DataSettings) -> None:

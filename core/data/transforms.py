@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config.data import DataSettings
-from ..maths.cover import cover_picture, cover_video
+from ..maths.cover import centre_video_rounded_up, cover_picture, cover_video
 from ..maths.resize import center_crop_resize, resize_to_area
 from .records import CropBox
 from .square_crop import square_crop
@@ -79,6 +79,14 @@ class Cover:
         if self.is_picture:
             return _unit(cover_picture(frame, self.height, self.width))
         return cover_video(frame[None], self.height, self.width)[0]
+
+
+@dataclass(frozen=True)
+class ShorterSide(Cover):
+    """How VideoGPT's autoencoders see clips: as squares whose sides are the shorter ones."""
+
+    def _one(self, frame: np.ndarray) -> np.ndarray:
+        return centre_video_rounded_up(frame[None], self.height)[0]
 
 
 @dataclass(frozen=True)

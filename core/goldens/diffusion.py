@@ -40,6 +40,11 @@ def kept(total: int, asked: Any) -> np.ndarray:
     return sections(total, counts) if counts else np.arange(total)
 
 
+def options_in(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of OPTIONS that the config of a case names beside other things."""
+    return {name: config[name] for name in OPTIONS if name in config}
+
+
 def schedule_of(options: Mapping[str, Any], source: str) -> Schedule:
     """Raises: ConfigError for an option that nobody follows."""
     check_options(options, source, OPTIONS)

@@ -22,7 +22,7 @@ from ..samplers.respacing import Chain
 from ..seam.backend import Backend
 from ..train.objectives import DiffusionObjective
 from .case import Case, Comparison
-from .diffusion import chain_of, kept, kind_of, losses, objective_of, variance_of
+from .diffusion import chain_of, kept, kind_of, losses, objective_of, options_in, variance_of
 from .tables import answers
 
 GUIDED_CHANNELS = 3
@@ -107,7 +107,7 @@ def respacing(case: Case) -> Iterator[Comparison]:
 
 def diffusion(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Sampling runs, and losses with and without a mask of patches."""
-    options = {name: value for name, value in case.config.items() if name in ("noise_schedule", "learn_sigma")}
+    options = {"diffusion_steps": case.config.get("steps", 1000)} | options_in(case.config)
     pattern = as_video(case.tensors["pattern"])
     for name, recorded in case.tensors.items():
         table, run = MAP.fullmatch(name), RUN.fullmatch(name)
@@ -157,13 +157,13 @@ def run_formula(
 
 def guided_runs(case: Case, backend: Backend, predict: Predict, null: int) -> Iterator[Comparison]:
     """Sampling of pictures by a network with class labels. null: the label of no class."""
-    config, labels = case.config, case.tensors["labels"]
-    without = np.full_like(labels, null)
+    config, labels, count = case.config, case.tensors["labels"], case.tensors["initial"].shape[1]
+    without, options = np.full_like(labels, null), options_in(config["model"]) | options_in(config)
     for tag, asked in (("ancestral", "ancestral"), ("ddim", "ddim"), ("plain", "ancestral")):
         if f"{tag}.states" not in case.tensors:
             continue
         eta = config["eta"] if asked == "ddim" else None
-        sampler = new_sampler(config[asked], {}, case.name, eta)
+        sampler = new_sampler(config[asked], options, case.name, eta)
         yield Comparison(f"{tag}.timestep_map", sampler.timesteps[::-1])
         all_labels = labels if tag == "plain" else np.concatenate([labels, without])
         x, states = backend.asarray(case.tensors["initial"]), []
@@ -172,7 +172,7 @@ def guided_runs(case: Case, backend: Backend, predict: Predict, null: int) -> It
             output = predict(
                 np.tile(backend.to_numpy(x), (copies, 1, 1, 1)), np.full(len(all_labels), time), all_labels
             )
-            mean, variance = np.split(output[: len(labels)], 2, 1)
+            mean, variance = output[: len(labels), :count], output[: len(labels), count:]
             if copies == 2:
                 mean = _guided(mean, output[len(labels) :], config["cfg_scale"])
             noise = backend.asarray(case.tensors[f"{tag}.noises"][i][: len(labels)]) if sampler.draws_noise[i] else None

@@ -53,6 +53,8 @@ class PixArtSpec:
 
     family: ClassVar[str] = "pixart"
     further_channels: ClassVar[int] = 0
+    pooled_channels: ClassVar[int] = 0
+    lists_patches: ClassVar[bool] = False
 
     input_size: tuple[int, int, int] = (1, 64, 64)
     """Latents along time, height and width that it was trained on: what positions are counted by."""

@@ -115,6 +115,8 @@ class SDVAESpec(PictureVAESpec):
     """By channel, taken off before they are scaled; empty: zeros."""
     latents_std: tuple[float, ...] = ()
     """By channel, which the scaled latents are divided by; empty: ones."""
+    input_range: float = 1.0
+    """Of white as the network sees it, black being as much below zero: 0.5 in the first release of Open-Sora."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -205,6 +207,7 @@ class SDVAESpec(PictureVAESpec):
             scaling_factor=number(rest, source, "scaling_factor", 1e-6, 1e6, DEFAULT_SCALE),
             latents_mean=numbers(rest, source, "latents_mean", -1e6, 1e6, []),
             latents_std=numbers(rest, source, "latents_std", 1e-6, 1e6, []),
+            input_range=number(rest, source, "input_range", 1e-6, 1e6, 1.0),
         )
         refuse_unknown(rest, source)
         return spec
@@ -212,6 +215,7 @@ class SDVAESpec(PictureVAESpec):
     def to_config(self) -> dict[str, Any]:
         """Diffusers' config.json for this spec."""
         levels = len(self.block_out_channels)
+        seen = {} if self.input_range == 1 else {"input_range": self.input_range}
         measured = {name: list(getattr(self, name)) for name in ("latents_mean", "latents_std") if getattr(self, name)}
         return {
             "_class_name": "AutoencoderKL",
@@ -226,6 +230,7 @@ class SDVAESpec(PictureVAESpec):
             "norm_num_groups": self.norm_num_groups,
             "scaling_factor": self.scaling_factor,
             **measured,
+            **seen,
         }
 
     def layout(self) -> Layout:

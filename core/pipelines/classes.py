@@ -20,16 +20,16 @@ NEAREST = 3
 
 @dataclass(frozen=True)
 class Classes:
-    """Those that a denoiser reads. Raises: ConfigError for names that are not as many as there are classes."""
+    """Those that a denoiser reads. Raises: ConfigError for more names than there are classes."""
 
     count: int
     names: tuple[str, ...] = ()
-    """In the order of their numbers; (): nobody knows them."""
+    """In the order of their numbers; fewer where it was trained on the first ones only, (): nobody knows them."""
     where: str = ""
     """What says the names, for messages."""
 
     def __post_init__(self) -> None:
-        if self.names and len(self.names) != self.count:
+        if len(self.names) > self.count:
             raise ConfigError(f"{self.where}: names {len(self.names)} classes, and the model has {self.count}")
 
     def number(self, text: str, note: Note = lambda line: None) -> int:
@@ -43,10 +43,11 @@ class Classes:
         if not wanted.isdecimal() or len(wanted) > 9 or int(wanted) >= self.count:
             raise ConfigError(f"class {short_name(wanted)}: the model has classes 0 to {self.count - 1}")
         number = int(wanted)
-        if self.names and wanted in self.names and self.names[number] != wanted:
+        if wanted in self.names and self.names.index(wanted) != number:
+            named = f", {short_name(self.names[number])}" if number < len(self.names) else ""
             note(
-                f"{wanted} is read as the number of a class, {short_name(self.names[number])}; the class of this name "
-                f"has the number {self.names.index(wanted)}"
+                f"{wanted} is read as the number of a class{named}; the class of this name has the number "
+                f"{self.names.index(wanted)}"
             )
         return number
 

@@ -13,7 +13,7 @@ from ..errors import ConfigError
 from ..maths.interpolants import PREDICTIONS, Interpolant, Interval
 from .base import Array, Sampler
 from .interpolant import applied, points
-from .solvers import ATOL, FIXED, RTOL, Asked, Reached, solving
+from .solvers import ATOL, FIXED, RTOL, Query, Reached, solving
 
 MOST_STEPS = 1000
 ADAPTIVE = "dopri5"
@@ -74,7 +74,7 @@ class InterpolantODE(Sampler):
         while isinstance(event, Reached) and self._left > 1:
             self._left -= 1
             event = next(self._events)
-        if self.adapts and isinstance(event, Asked):
+        if self.adapts and isinstance(event, Query):
             self.timesteps.append(event.time)
             self.draws_noise = (False,) * len(self.timesteps)
         return event.state

@@ -20,7 +20,7 @@ Field = Callable[[Array, float], Array]
 """(state, time) -> its derivative by the time."""
 
 
-class Asked(NamedTuple):
+class Query(NamedTuple):
     """Whose derivative is wanted."""
 
     state: Array
@@ -67,8 +67,8 @@ def solve(
 
 def solving(
     state: Array, times: Sequence[float], method: str, atol: float = ATOL, rtol: float = RTOL
-) -> Generator[Asked | Reached, Array, None]:
-    """The same for those who compute the field: each Asked is to be sent its derivative. Raises: as solve."""
+) -> Generator[Query | Reached, Array, None]:
+    """The same for those who compute the field: each Query is to be sent its derivative. Raises: as solve."""
     if method == "dopri5":
         return _dopri5(state, times, atol, rtol)
     if method not in FIXED:
@@ -76,24 +76,24 @@ def solving(
     return _fixed(state, times, FIXED[method])
 
 
-def _answered(field: Field, events: Generator[Asked | Reached, Array, None]) -> Iterator[Array]:
+def _answered(field: Field, events: Generator[Query | Reached, Array, None]) -> Iterator[Array]:
     slope: Array = None
     while True:
         try:
             event = events.send(slope)
         except StopIteration:
             return
-        slope = field(*event) if isinstance(event, Asked) else None
+        slope = field(*event) if isinstance(event, Query) else None
         if isinstance(event, Reached):
             yield event.state
 
 
-def _fixed(state: Array, times: Sequence[float], method: Tableau) -> Generator[Asked | Reached, Array, None]:
+def _fixed(state: Array, times: Sequence[float], method: Tableau) -> Generator[Query | Reached, Array, None]:
     yield Reached(state)
     for time, after in pairwise(map(float, times)):
-        step, slopes = after - time, [(yield Asked(state, time))]
+        step, slopes = after - time, [(yield Query(state, time))]
         for stage in method.stages:
-            slopes.append((yield Asked(state + step * mixed(stage.of_slopes, slopes), time + stage.share * step)))
+            slopes.append((yield Query(state + step * mixed(stage.of_slopes, slopes), time + stage.share * step)))
         state = state + step * mixed(method.of_slopes, slopes)
         yield Reached(state)
 
@@ -125,7 +125,7 @@ FIXED: dict[str, Tableau] = {
 """By torchdiffeq's names; its rk4 is the 3/8 rule."""
 
 
-def _dopri5(state: Array, times: Sequence[float], atol: float, rtol: float) -> Generator[Asked | Reached, Array, None]:
+def _dopri5(state: Array, times: Sequence[float], atol: float, rtol: float) -> Generator[Query | Reached, Array, None]:
     """Fifth order with steps of its own; `times` are only read off. Inside, time runs forwards."""
     sign = 1.0 if float(times[-1]) >= float(times[0]) else -1.0
     yield Reached(state)
@@ -147,17 +147,17 @@ def _dopri5(state: Array, times: Sequence[float], atol: float, rtol: float) -> G
         yield Reached(_at(piece, (wanted - begin) / (time - begin)))
 
 
-Slope = Generator[Asked, Array, Array]
+Slope = Generator[Query, Array, Array]
 
 
 def _slope(x: Array, t: float, sign: float) -> Slope:
-    slope = yield Asked(x, sign * t)
+    slope = yield Query(x, sign * t)
     return sign * slope
 
 
 def _stages(
     x: Array, slope: Array, t: float, step: float, sign: float
-) -> Generator[Asked, Array, tuple[Array, list[Array]]]:
+) -> Generator[Query, Array, tuple[Array, list[Array]]]:
     """The state after a step, and the slopes on the way there."""
     slopes, after = [slope], x
     for share, weights in STAGES:
@@ -177,7 +177,7 @@ def _growth(ratio: float) -> float:
 
 def _first_step(
     x: Array, slope: Array, t: float, sign: float, atol: float, rtol: float
-) -> Generator[Asked, Array, float]:
+) -> Generator[Query, Array, float]:
     """By Hairer's rule, which looks one Euler step ahead."""
     scale = atol + rtol * abs(x)
     size, speed = _size(x / scale), _size(slope / scale)

@@ -24,7 +24,7 @@ from ...seam.training import AdamW, DiffusionBatch, TrainOptions
 from ...shapes import LatentShape
 from .. import diffusion_cases
 from ..case import Case, Comparison
-from ..diffusion import objective_of
+from ..diffusion import objective_of, options_in
 from ..forms import manifest_shapes
 from ..tables import same
 
@@ -76,7 +76,7 @@ def _sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
 
 def _training(case: Case, backend: Backend) -> Iterator[Comparison]:
     spec = DiTMetaSpec.from_config(case.config["model"], case.name)
-    objective = objective_of({"learn_sigma": spec.learn_sigma}, case.name)
+    objective = objective_of(options_in(case.config) | {"learn_sigma": spec.learn_sigma}, case.name)
 
     def batch(step: int, part: slice) -> DiffusionBatch:
         recorded = {name: case.tensors[name][step][part] for name in ("x0", "noise", "t", "labels", "drop_u")}

@@ -16,7 +16,7 @@ from ...seam.backend import Backend
 from ...seam.models import Array
 from ...train.objectives import DiffusionObjective, Draws
 from ..case import Case, Comparison, check_options
-from ..diffusion import OPTIONS, kept, kind_of, losses, objective_of, schedule_of, variance_of
+from ..diffusion import OPTIONS, kept, kind_of, losses, objective_of, options_in, schedule_of, variance_of
 from ..tables import answers
 
 INPUTS = r"z_init|y_cond|y_null|y|text_mask|noise|mask|mask_frames|x_start|t"
@@ -39,11 +39,11 @@ def _run_tables(case: Case) -> Iterator[Comparison]:
     for entry in case.raw.get("space_timesteps", ()):
         total, asked = entry["num_timesteps"], entry["sections"]
         yield answers(f"{asked} of {total}", entry["out"], lambda *given: kept(*given).tolist(), total, asked)
-    schedule = schedule_of({}, case.name)
     for row in case.raw["rows"]:
-        steps = row["num_sampling_steps"]
+        steps, schedule = row["num_sampling_steps"], schedule_of(options_in(row), case.name)
         rounds = str(row.get("betas_dtype")).endswith("float32")
-        chain = Chain.of(schedule, None if steps is None else kept(1000, str(steps)), rounds)
+        kept_ones = None if steps is None else kept(schedule.num_train_timesteps, str(steps))
+        chain = Chain.of(schedule, kept_ones, rounds)
         tables = {
             "betas": chain.betas,
             "alphas_cumprod": chain.alphas_cumprod,

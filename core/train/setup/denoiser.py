@@ -150,6 +150,8 @@ def _inputs(
         frame_masks=frame_masks(settings),
         drop_rates=spec.drop_rates if "kept" in spec.given else (),
         counts_alike=bool(settings.equal_micro_batches),
+        padding_counts=bool(settings.padding_counts),
+        list_side=spec.patch.space if spec.lists_patches else None,
     )
     return DiffusionInputs(
         config.seed,

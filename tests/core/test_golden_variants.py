@@ -1,0 +1,105 @@
+"""Runners of golden families on cases that nobody recorded: what they compute, by formulas of the papers."""
+
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+
+from duosora.core.goldens import diffusion_cases
+from duosora.core.goldens.runners import iddpm
+from duosora.core.random import normal
+
+PICTURES = (2, 5, 4, 4)
+"""Of five channels, of which three are guided."""
+
+
+class NumpyBackend:
+    """As much of a backend as runs need."""
+
+    def asarray(self, array: np.ndarray) -> np.ndarray:
+        return array
+
+    to_numpy = asarray
+
+    def concat(self, arrays: list[np.ndarray], axis: int) -> np.ndarray:
+        return np.concatenate(arrays, axis)
+
+
+class Recorded:
+    """A case of these inputs."""
+
+    name = "family/case"
+
+    def __init__(self, config: dict[str, Any], **inputs: np.ndarray) -> None:
+        self.config, self.raw = config, {"scheduler": config, "rows": [config], "upstream_tag": "v1.1.0"}
+        self.tensors = inputs
+
+
+def left_of(steps: int, kept: list[int]) -> np.ndarray:
+    """What is left of the data at the kept ones of as many timesteps, the noisiest first: alphas_cumprod, then 1."""
+    betas = np.linspace(1e-4 * 1000 / steps, 0.02 * 1000 / steps, steps)
+    return np.append(np.cumprod(1 - betas)[kept[::-1]], 1.0)
+
+
+def predicted(latents: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    return 0.3 * latents + 0.1 * labels.reshape(-1, 1, 1, 1)
+
+
+def computed(comparisons: Any) -> dict[str, np.ndarray]:
+    return {each.name: each.got for each in comparisons}
+
+
+@pytest.mark.parametrize("says_variance", [True, False])
+def test_a_guided_run_of_pictures_has_any_channels_steps_and_eta(says_variance: bool) -> None:
+    config = {
+        "model": {"learn_sigma": says_variance}, "diffusion_steps": 500, "ddim": "ddim5", "eta": 0.0, "cfg_scale": 2.5
+    }  # fmt: skip
+    x, labels = normal(PICTURES, 0, "initial").astype(np.float64), np.array([3, 7])
+    case = Recorded(config, initial=x, labels=labels, **{"ddim.states": x})
+
+    def predict(latents: np.ndarray, times: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        noise = predicted(latents, labels)
+        return np.concatenate([noise, np.full_like(noise, 9.0)], 1) if says_variance else noise
+
+    found = computed(diffusion_cases.guided_runs(case, NumpyBackend(), predict, null=10))
+    left, states = left_of(500, [0, 100, 200, 300, 400]), []
+    for now, after in pairwise(left):
+        of_class, of_none = predicted(x, labels), predicted(x, np.array([10, 10]))
+        noise = of_class.copy()
+        noise[:, :3] = of_none[:, :3] + 2.5 * (of_class - of_none)[:, :3]
+        clean = (x - np.sqrt(1 - now) * noise) / np.sqrt(now)
+        x = np.sqrt(after) * clean + np.sqrt(1 - after) * noise
+        states.append(x)
+    np.testing.assert_allclose(found["ddim.states"], np.stack(states), rtol=1e-6)
+    np.testing.assert_array_equal(found["ddim.timestep_map"], [0, 100, 200, 300, 400])
+
+
+@pytest.mark.parametrize("channels", [None, 2])
+def test_a_run_of_open_sora_has_any_clean_prediction_and_a_fixed_variance(channels: int | None) -> None:
+    config = {"type": "iddpm", "num_sampling_steps": 3, "cfg_scale": 2.0, "cfg_channel": channels}
+    options = {"predict_xstart": True, "learn_sigma": False, "diffusion_steps": 400}
+    shape = (1, 4, 3, 2, 2)
+    x, noises = normal(shape, 0, "z").astype(np.float64), normal((3, 2, *shape[1:]), 0, "noise")
+    texts, null = normal((1, 1, 5, 6), 0, "y"), normal((5, 6), 0, "null")
+    case = Recorded(config | options, z_init=x, noise=noises, y_cond=texts, y_null=null)
+    found = computed(iddpm.run(case, NumpyBackend()))
+    kept = [0, 200, 399]  # the halves of 399 are rounded to even
+    left = left_of(400, kept)
+    for i, (now, after) in enumerate(pairwise(left)):
+        of_texts = [0.6 * x + 0.1 * np.sin(kept[2 - i] / 50) + 0.2 * text.mean() for text in (null, texts)]
+        clean = of_texts[1].copy()
+        clean[:, :channels] = (of_texts[0] + 2.0 * (of_texts[1] - of_texts[0]))[:, :channels]
+        beta = 1 - now / after
+        mean = (np.sqrt(after) * beta * clean + np.sqrt(now / after) * (1 - after) * x) / (1 - now)
+        x = mean + np.sqrt(beta) * noises[i, :1] * (i < 2)
+    np.testing.assert_allclose(found["out"], x, rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_may_be_of_another_schedule() -> None:
+    row = {"num_sampling_steps": 4, "noise_schedule": "squaredcos_cap_v2", "diffusion_steps": 100}
+    found = computed(iddpm.run(Recorded(row), NumpyBackend()))
+    times = np.arange(101) / 100
+    curve = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
+    left = np.cumprod(1 - np.minimum(1 - curve[1:] / curve[:-1], 0.999))
+    np.testing.assert_allclose(found["steps4/alphas_cumprod"], left[[0, 33, 66, 99]], rtol=1e-6)
