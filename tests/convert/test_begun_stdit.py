@@ -30,7 +30,7 @@ STARTS = {
 }
 """What each begins with: positions are counted alike; the second has a table of fewer tokens."""
 SIZES = ("csize_embedder.mlp.2.", "ar_embedder.mlp.2.")
-"""Zeros here: PixArt's last layer sees the size, STDiT2's does not."""
+"""Next to nothing here: PixArt's last layer sees the size, STDiT2's does not."""
 FACTS = {"height": 64.0, "width": 64.0, "ratio": 1.0, "fps": 24.0, "num_frames": 3.0}
 """64 pixels are the side at which positions of the tiny models are not scaled."""
 
@@ -38,7 +38,7 @@ FACTS = {"height": 64.0, "width": 64.0, "ratio": 1.0, "fps": 24.0, "num_frames":
 def trained(preset: str) -> dict[str, np.ndarray]:
     """What PixArt's training left."""
     held = awake(STARTS[preset])
-    return {name: np.zeros_like(held[name]) if name.startswith(SIZES) else np.array(held[name]) for name in held}
+    return {name: held[name] * np.float32(1e-6 if name.startswith(SIZES) else 1) for name in held}
 
 
 def begin(folder: Path, preset: str) -> Path:
