@@ -138,11 +138,10 @@ def plan_shape(
     if settings.autoencoder is not None:
         _check_stride(record, settings)
         return VideoShape(settings.frames, settings.height or 0, settings.width or 0)
-    if record.label is not None:
-        return VideoShape(1, settings.height or 0, settings.width or 0)
-    if not record.captions:
+    if record.label is None and not record.captions:
         raise Unusable("no caption", "has no caption")
-    height, width = clip_size(record, settings)
+    is_square = record.label is not None  # or has latents of one size
+    height, width = (settings.height or 0, settings.width or 0) if is_square else clip_size(record, settings)
     return VideoShape(len(choose_frames(record, settings, compression, sp_size, draws, True)), height, width)
 
 
@@ -191,10 +190,13 @@ def choose_window(record: Record, num_frames: int, interval: int, draws: FrameDr
 
 
 def shown_rate(record: Record, settings: DataSettings, of_file: float | None = None) -> float:
-    """Frames per second that the chosen frames of a record are shown at; of a picture it means nothing.
+    """Frames per second that the chosen frames of a record are shown at, or what a model is told of it; of a picture it
+    means nothing.
 
     of_file: in buckets the rate of a file whose annotation has none.
     """
+    if settings.tells_file_rate:
+        return float(of_file or rate_of(record))
     if settings.buckets is not None:
         return float((of_file or rate_of(record)) // settings.frame_interval)  # as upstream rounds it (quirk Q6)
     return _used_rate(record, settings)

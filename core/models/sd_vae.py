@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from ..errors import ConfigError
 from ..layout import Layout, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
-from ..shapes import NUM_COLOURS, Even, VideoShape
+from ..shapes import NUM_COLOURS, Grouped, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
 from .kinds import DIGITS, Family, Share
 
@@ -125,8 +125,9 @@ class SDVAESpec(PictureVAESpec):
                 raise ConfigError(f"{name}: needs {self.latent_channels} numbers, as many as latent_channels, or none")
 
     @property
-    def compression(self) -> Even:
-        return Even(1, self.space)
+    def compression(self) -> Grouped:
+        """Frames know nothing of each other; pixels that fill no latent are lost at the right and the bottom."""
+        return Grouped(1, 1, self.space)
 
     @property
     def scale(self) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ import torch
 from duosora.core.config.settings import read, resolved
 from duosora.core.config.training import TrainConfig
 from duosora.core.io.images import read_image
-from duosora.core.io.weights import open_weights
+from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.models.finding import open_part
 from duosora.core.models.run_folders import STATE
 from duosora.core.pipelines.following import trained
@@ -25,8 +25,11 @@ FAST = (*VAE, "-s", "sampler.steps=2")
 SIT = (*FAST, "-s", "model.denoiser=sit_tiny")
 
 
-def published(folder: Path, preset: str, **changes: Any) -> Path:
-    """A file as upstream's training writes it, of a model whose outputs are not all zero."""
+def published(folder: Path, preset: str, classes: int | None = None) -> Path:
+    """A file as upstream's training writes it, of a model whose outputs are not all zero.
+
+    classes: rows of its table, where they are not the preset's.
+    """
     weights, draw = open_part("denoiser", preset).open(), np.random.default_rng(0)
     state = {name: torch.from_numpy(weights[name].copy()) for name in weights}
     for name in ("final_layer.linear.weight", "final_layer.adaLN_modulation.1.weight"):
@@ -34,8 +37,10 @@ def published(folder: Path, preset: str, **changes: Any) -> Path:
     for number in range(4):
         name = f"blocks.{number}.adaLN_modulation.1.weight"
         state[name] += torch.from_numpy(0.1 * draw.standard_normal(state[name].shape, np.float32))
+    table = "y_embedder.embedding_table.weight"
+    state[table] = state[table][:classes].clone()
     file = folder / f"{preset}.pt"
-    torch.save({"model": {name: 0 * value for name, value in state.items()}, "ema": state, "opt": {}, **changes}, file)
+    torch.save({"model": {name: 0 * value for name, value in state.items()}, "ema": state, "opt": {}}, file)
     return file
 
 
@@ -46,8 +51,6 @@ def run_of(folder: Path, preset: str, names: list[str], **objective: Any) -> Pat
     config = resolved(trained(read(TrainConfig, said)).config)
 
     def write(checkpoint: Path) -> None:
-        from duosora.core.io.weights import save_weights
-
         save_weights(checkpoint / "model/diffusion_pytorch_model.safetensors", dict(part.open()))
         (checkpoint / "model/config.json").write_text(json.dumps(part.spec.to_config()))
         run = {"config": config, "classes": names}
@@ -139,10 +142,7 @@ def test_what_does_not_fit_is_refused_in_one_line(
 
 def test_a_model_without_null_class_is_not_guided(duosora: Callable, tmp_path: Path) -> None:
     spec = {**open_part("denoiser", "sit_tiny").spec.to_config(), "class_dropout_prob": 0.0}
-    file = published(tmp_path, "sit_tiny")
-    state = torch.load(file)["ema"]
-    state["y_embedder.embedding_table.weight"] = state["y_embedder.embedding_table.weight"][:10].clone()
-    torch.save(state, file)
+    file = published(tmp_path, "sit_tiny", classes=10)
     (tmp_path / "config.json").write_text(json.dumps(spec))
     assert duosora("convert", file, "--to", tmp_path / "model", "--config", tmp_path / "config.json").code == 0
     settings = (*FAST, "-s", f"model.denoiser={tmp_path / 'model'}", "--out", tmp_path / "out")

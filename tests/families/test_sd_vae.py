@@ -103,9 +103,13 @@ def test_the_network_sees_pixels_in_another_range(backend: Backend) -> None:
         np.testing.assert_array_equal(*map(backend.to_numpy, (2 * whole.decode(latents), other.decode(latents))))
 
 
-def test_sides_that_lose_pixels_are_refused() -> None:
-    with pytest.raises(ShapeError, match="height = 20: needs a multiple of 8 pixels; the nearest are 16 and 24"):
-        TINY.compression.latent(VideoShape(3, 20, 16))
+def test_pixels_that_fill_no_latent_are_lost(backend: Backend) -> None:
+    assert TINY.compression.latent(VideoShape(3, 20, 31)) == (3, 2, 3)
+    with pytest.raises(ShapeError, match="height = 7: needs at least 8 pixels"):
+        TINY.compression.latent(VideoShape(3, 7, 16))
+    vae: Any = backend.build(TINY, awake(TINY))
+    with backend.inference():
+        assert vae.encode(backend.asarray(np.zeros((1, 3, 3, 20, 31), np.float32))).latents.shape == (1, 4, 3, 2, 3)
 
 
 def test_scales_are_those_of_diffusers() -> None:
