@@ -58,11 +58,13 @@ tiny_v1_2: $(VENV)/installed-torch
 	$(BIN)/duosora judge --set model.denoiser=runs/tiny_v1_2/t2v_last/checkpoint-8500/model_ema \
 		--set model.vae=runs/tiny_v1_2/vae --set model.text_encoder=tiny_v1_2 --json runs/tiny_v1_2/judge.json --picture runs/tiny_v1_2/judge.png
 
-# As docs/lesson.md has it. The digits are written once; what was trained goes on where it was ended.
+# As docs/lesson.md has it. The digits are written once; what was trained goes on where it was ended. One thread: networks
+# so small gain little from a second, and wait for it where the cores are busy.
 EACH ?= 50
 DRAWING := $(BIN)/duosora sample 0 1 2 3 4 5 6 7 8 9 --set samples_per_prompt=$(EACH) --set batch_size=100 \
 	--set output.grid=$(EACH)
 
+lesson: export OMP_NUM_THREADS := 1
 lesson: $(VENV)/installed-lesson runs/lesson/digits
 	$(BIN)/duosora cache latents --config configs/train/lesson_dit.yaml
 	$(BIN)/duosora train --config configs/train/lesson_dit.yaml $(if $(STEPS),--set max_steps=$(STEPS))

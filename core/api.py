@@ -196,7 +196,7 @@ def _video(sampling: Sampling, job: Job, latent: np.ndarray) -> Video:
     config = sampling.config
     frames = sampling.frames(job, latent)
     sidecar = sampling.sidecar(job)
-    return Video(frames, config.video.fps, latent, job.prompt.text, job.seed, sidecar, config.output)
+    return Video(frames, config.video.file_rate, latent, job.prompt.text, job.seed, sidecar, config.output)
 
 
 def _paths(settings: Mapping[str, Any]) -> dict[str, Any]:

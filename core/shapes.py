@@ -148,8 +148,13 @@ class Grouped(NamedTuple):
         return latent_frames // size * (self.frames or 0)
 
 
+def group_of(compression: Compression) -> int | None:
+    """Latent frames of a group that knows nothing of the others; None: there are no such groups."""
+    return compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
+
+
 class Even(NamedTuple):
-    """A compression in which every latent spans equally many frames; with time = 1 each frame by itself."""
+    """A compression in which every latent spans equally many frames."""
 
     time: int
     space: int

@@ -16,7 +16,7 @@ from ..config.schema import SampleConfig
 from ..errors import ConfigError
 from ..io.kinds import is_video
 from ..io.prompts import Prompt
-from ..shapes import Compression, Grouped, VideoShape
+from ..shapes import Compression, VideoShape, group_of
 from .base import FOR_INPAINTING, ClipState, Conditioner, Encode, Note, Wish, refuse_useless
 from .files import asked_files, read_reference
 from .mask_strategy import Placement, parse, place, position_of
@@ -69,8 +69,7 @@ class References(Conditioner):
         Raises: ConfigError, by name, for settings that are for inpaint models.
         """
         refuse_useless(config, FOR_INPAINTING, "only inpaint models have a use for it; say it with mask_strategy")
-        group = compression.latent_frames if isinstance(compression, Grouped) and compression.frames else None
-        return cls(compression, config.condition.align or group, config.loop.count)
+        return cls(compression, config.condition.align or group_of(compression), config.loop.count)
 
     def ask(self, prompt: Prompt, parts: PromptParts, config: SampleConfig, note: Note) -> Wish:
         """The references, cut and resized, and where they go. Raises: as Conditioner.ask."""

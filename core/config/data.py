@@ -69,6 +69,9 @@ class StrideSettings(Settings):
     random_window: bool = False
     """Crop a random window of height x width pixels instead of resizing the whole frame. It shows more varied content
     for the same work."""
+    by_shorter_side: bool = False
+    """Resize before cropping, not after it: the shorter side to height = width, then cut the middle of the longer one,
+    which is rounded up, as VideoGPT does."""
 
 
 class UpstreamHabits(Settings):
@@ -130,6 +133,8 @@ class DataSettings(Settings):
     """Drop videos of fewer frames after resampling; never more than `frames`."""
     fps: Positive = by_recipe()
     """Resample videos to this frame rate."""
+    tells_file_rate: bool | None = by_recipe()
+    """Tell the model the frame rate of the file, not that of the frames that are taken. null: false."""
     drop_short: Share = 1.0
     """Share of the videos shorter than `frames` that is dropped: 1 all, 0 none."""
     speed_factor: Annotated[float, Field(ge=1)] = 1.0

@@ -144,13 +144,15 @@ class VideoSettings(Settings):
     """Size, length and frame rate."""
 
     frames: Count = by_recipe()
-    """1 + a multiple of 4. 1 makes a picture."""
+    """As many as the autoencoder takes: 1 + a multiple of 4 in Open-Sora Plan. 1 makes a picture."""
     height: Count = by_recipe()
     """Pixels; a multiple of 8 times the patch size."""
     width: Count = by_recipe()
     """Pixels; a multiple of 8 times the patch size."""
     fps: FrameRate = by_recipe()
-    """Frame rate of the file; models that read a frame rate are told this one."""
+    """Frame rate of the file, times `frame_interval`; models that read a frame rate are told this one."""
+    frame_interval: Count | None = by_recipe()
+    """For models that learned from every n-th frame of their videos, and were told the rate of these. null: 1."""
     resolution: str | None = None
     """A size by its name, such as 240p, where the recipe has a table of sizes; with `aspect_ratio` it stands for height
     and width."""
@@ -159,11 +161,16 @@ class VideoSettings(Settings):
     length: str | None = None
     """A number of frames by its name, such as 2s, where the recipe has such; it stands for `frames`."""
 
+    @property
+    def file_rate(self) -> float:
+        """Frames per second of the file."""
+        return self.fps / (self.frame_interval or 1)
+
 
 class PromptSettings(Settings):
     """What to make."""
 
-    sources: tuple[str, ...] = ()
+    sources: tuple[Written, ...] = ()
     """Prompts, and files of them (.txt, .jsonl, .json, .csv, .tsv); those on the command line take their place. For
     models that read classes, the number or the name of one."""
     classes: Path | None = None
@@ -171,9 +178,9 @@ class PromptSettings(Settings):
     the model's run was trained on."""
     template: str = by_recipe()
     """Text around each prompt; {} stands for the prompt."""
-    negative: str | None = by_recipe()
-    """Negative prompt for guidance. A prompt's own negative prompt takes its place. null: the caption of nothing that
-    some models have learned."""
+    negative: Written | None = by_recipe()
+    """Negative prompt for guidance, or the class that it leads away from. A prompt's own negative prompt takes its
+    place. null: the caption of nothing that some models have learned, or their null class."""
     max_tokens: Count = by_recipe()
     """Longer prompts are cut."""
     aesthetic: float | None = by_recipe()
@@ -238,8 +245,9 @@ class LoopSettings(Settings):
 
     count: Count = 1
     """Clips of a video."""
-    condition_frames: Count = 5
-    """Latent frames that a clip takes over from the one before; whole groups of the autoencoder. Five are 17 frames."""
+    condition_frames: Count | None = by_recipe()
+    """Latent frames that a clip takes over from the one before; whole groups of the autoencoder. null: one group, such
+    as the five latents of 17 frames of Open-Sora 1.2."""
     edit: Annotated[float, Field(ge=0, le=1)] = 0.0
     """How freely they may change: 0 keeps them, 1 makes them anew."""
 

@@ -96,6 +96,9 @@ class ObjectiveSettings(Settings):
     can go on from pictures and videos."""
     equal_micro_batches: bool | None = by_recipe()
     """All micro-batches of a step count alike in its loss, whatever their size. null and false: all latents do."""
+    padding_counts: bool | None = by_recipe()
+    """Clips of several sizes in a batch: divide its loss by the padding too, so that short clips weigh less than long
+    ones. null and false: by what is no padding."""
     timesteps: TimestepSettings = TimestepSettings()
     noise_offset: Number = 0.0
     """Strength of an additional noise value that all pixels of a channel share."""

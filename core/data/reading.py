@@ -17,7 +17,7 @@ from ..shapes import VideoShape
 from .records import Record
 from .selection import Unusable, rate_of, stride_frames
 from .sources import ClipOpener, OpenedClip
-from .transforms import Cover, Square, Transform, cut_out
+from .transforms import Cover, ShorterSide, Square, Transform, cut_out
 
 FRAMES_AT_ONCE = 8
 """Decoded frames of the file's own size in memory; 93 of 1080 x 1920 would be 580 MB in each process."""
@@ -118,12 +118,15 @@ class ReadJob:
             pixels = np.ascontiguousarray(pixels[..., ::-1])
         return pixels if len(unique) == len(numbers) else pixels[:, places]
 
-    def _transform(self) -> Transform | Cover | Square:
+    def _transform(self) -> Transform | Cover:
+        size = self.shape.height, self.shape.width
         if self.settings.kind == "class_folders":
-            return Square(self.shape.height)
+            return Square(*size, is_picture=not self.record.is_video)
+        if self.settings.autoencoder is not None and self.settings.autoencoder.by_shorter_side:
+            return ShorterSide(*size, is_picture=False)
         if self.settings.buckets is None:
             return Transform.of(self.settings)
-        return Cover(self.shape.height, self.shape.width, is_picture=not self.record.is_video)
+        return Cover(*size, is_picture=not self.record.is_video)
 
     def _cut_out(self, frames: np.ndarray, corner: tuple[float, float]) -> np.ndarray:
         inside = cut_out(frames, self.record.crop)

@@ -82,6 +82,7 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
         raise ConfigError("data.grouped = false: give the height and width that batches are padded to")
     if settings.autoencoder and (not has_size or settings.max_area is not None):
         raise ConfigError("data.autoencoder: clips have one size; give height and width, and no max_area")
+    _check_squares(settings)
     if settings.autoencoder and settings.masks:
         raise ConfigError("data.masks: an autoencoder's clips have none")
     space = compression.space
@@ -89,6 +90,16 @@ def check_settings(settings: DataSettings, compression: Compression) -> None:
     compression.check(video)
     if settings.autoencoder:  # pixels that fill no latent have nothing to be compared with
         Causal(1, space).check(video)
+
+
+def _check_squares(settings: DataSettings) -> None:
+    """Raises: ConfigError where squares are wanted and cannot be."""
+    if settings.autoencoder is None or not settings.autoencoder.by_shorter_side:
+        return
+    if settings.height != settings.width:
+        raise ConfigError("data.autoencoder.by_shorter_side: gives squares; data.height and data.width differ")
+    if settings.autoencoder.random_window:
+        raise ConfigError("data.autoencoder: by_shorter_side and random_window exclude each other")
 
 
 def _check_labelled(settings: DataSettings) -> None:
@@ -127,11 +138,10 @@ def plan_shape(
     if settings.autoencoder is not None:
         _check_stride(record, settings)
         return VideoShape(settings.frames, settings.height or 0, settings.width or 0)
-    if record.label is not None:
-        return VideoShape(1, settings.height or 0, settings.width or 0)
-    if not record.captions:
+    if record.label is None and not record.captions:
         raise Unusable("no caption", "has no caption")
-    height, width = clip_size(record, settings)
+    is_square = record.label is not None  # or has latents of one size
+    height, width = (settings.height or 0, settings.width or 0) if is_square else clip_size(record, settings)
     return VideoShape(len(choose_frames(record, settings, compression, sp_size, draws, True)), height, width)
 
 
@@ -180,10 +190,13 @@ def choose_window(record: Record, num_frames: int, interval: int, draws: FrameDr
 
 
 def shown_rate(record: Record, settings: DataSettings, of_file: float | None = None) -> float:
-    """Frames per second that the chosen frames of a record are shown at; of a picture it means nothing.
+    """Frames per second that the chosen frames of a record are shown at, or what a model is told of it; of a picture it
+    means nothing.
 
     of_file: in buckets the rate of a file whose annotation has none.
     """
+    if settings.tells_file_rate:
+        return float(of_file or rate_of(record))
     if settings.buckets is not None:
         return float((of_file or rate_of(record)) // settings.frame_interval)  # as upstream rounds it (quirk Q6)
     return _used_rate(record, settings)

@@ -41,6 +41,8 @@ class AdaLNSingleSpec:
     given: ClassVar[frozenset[str]]
     """Which of kinds.GIVEN it reads."""
     further_channels: ClassVar[int] = 0
+    pooled_channels: ClassVar[int] = 0
+    lists_patches: ClassVar[bool] = False
 
     hidden_size: int = 1152
     """D, the width of the tokens."""

@@ -38,6 +38,7 @@ class DiTSpec:
 
     family: ClassVar[str] = "dit"
     further_channels: ClassVar[int] = 0
+    lists_patches: ClassVar[bool] = False
     text_channels: ClassVar[int] = 0
     most_tokens: ClassVar[int | None] = None
     model_max_length: ClassVar[int] = 1

@@ -28,12 +28,12 @@ TIMESTEP_CHANNELS = 256
 NUM_MODULATIONS = 6
 """Shift, scale and gate of the attention, then of the feed-forward."""
 NORM_EPS = 1e-6
-HEADS = {96: 4, 384: 6, 768: 12, 1024: 16, 1152: 16}
+HEADS = {96: 4, 144: 4, 384: 6, 768: 12, 1024: 16, 1152: 16}
 """By the width of the tokens, of all presets: weights do not tell."""
 MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_TEXT_CHANNELS = 320, 256, 65_536, 4096, 65_536
 MOST_SIDE, MOST_PLACES = 64, 100_000_000
-WAYS = ("adaln", "cross-attn", "token-concat")
-"""To tell the text: one vector that bends all blocks; states that every block attends to instead of to the patches; or
+WAYS = ("cross-attn", "adaln", "token-concat")
+"""To tell the text: states that every block attends to, instead of to the patches; one vector that bends all blocks; or
 states as tokens before the patches."""
 
 
@@ -43,6 +43,7 @@ class DiTFirstSpec:
 
     family: ClassVar[str] = "dit_first"
     further_channels: ClassVar[int] = 0
+    lists_patches: ClassVar[bool] = True
     most_tokens: ClassVar[int | None] = None
 
     model_arch: str = "cross-attn"
@@ -354,6 +355,8 @@ WIDTHS: Mapping[str, DiTFirstSpec] = {
     "xl": DiTFirstSpec(),
 }
 TINY = DiTFirstSpec(hidden_size=96, depth=4, num_heads=4, text_embed_dim=64, max_num_embeddings=1024)
+SHAPES = replace(TINY, in_channels=8, hidden_size=144, depth=6)
+"""For the latents of the tiny autoencoder, of moving shapes."""
 CHANNELS = {"": 3, "_vae": 4, "_vqvae": 256}
 """By the end of a preset's name: of pixels themselves, and of latents."""
 
@@ -365,7 +368,12 @@ PRESETS: Mapping[str, DiTFirstSpec] = {
     for size, spec in WIDTHS.items()
     for patch in ((2,) if behind else (2, 4, 8))
     for way in WAYS
-} | {f"dit_first_tiny_{way.replace('-', '_')}": replace(TINY, model_arch=way) for way in WAYS}
+} | {
+    f"{name}_{way.replace('-', '_')}": replace(spec, model_arch=way)
+    for name, spec in (("dit_first_tiny", TINY), ("tiny_first", SHAPES))
+    for way in WAYS
+}
+"""Of pixels themselves where the name does not end in the kind of an autoencoder."""
 
 FAMILY = Family(
     kind="denoiser",
@@ -375,4 +383,5 @@ FAMILY = Family(
     spec=DiTFirstSpec,
     presets=PRESETS,
     from_shapes=DiTFirstSpec.from_shapes,
+    untold=("model_arch",),
 )

@@ -42,6 +42,8 @@ class DiTMetaSpec:
 
     family: ClassVar[str] = "dit_meta"
     further_channels: ClassVar[int] = 0
+    pooled_channels: ClassVar[int] = 0
+    lists_patches: ClassVar[bool] = False
     text_channels: ClassVar[int] = 0
     most_tokens: ClassVar[int | None] = None
 

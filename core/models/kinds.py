@@ -87,6 +87,10 @@ class DenoiserSpec(FamilySpec, Protocol):
         """Width of the text states that it reads, 0 without "text" in `given`."""
 
     @property
+    def pooled_channels(self) -> int:
+        """Width of the vector of a text that it reads, 0 without "pooled" in `given`."""
+
+    @property
     def most_tokens(self) -> int | None:
         """Of a text that it reads; None: any number."""
 
@@ -104,6 +108,11 @@ class DenoiserSpec(FamilySpec, Protocol):
     @property
     def patch(self) -> Patch:
         """Latents of a token; clips of several sizes are padded to whole ones in a batch."""
+
+    @property
+    def lists_patches(self) -> bool:
+        """Whether clips of several sizes are lists of their patches in a batch, each a frame of its own, padded to the
+        longest: such a model is told the same by a clip and by its list."""
 
     def grid(self, latent: LatentShape) -> TokenGrid:
         """The tokens of latents. Raises: ShapeError for a size that the family neither takes nor pads."""
@@ -205,6 +214,8 @@ class Family:
     from_shapes: Callable[[Mapping[str, tuple[int, ...]], str], Any] | None = None
     """Reads the spec from the shapes of weights, where they tell enough; it is given what errors call the file, and
     gives None for weights that are none of the family's. None: the family's shapes do not tell."""
+    untold: tuple[str, ...] = ()
+    """Fields of its spec that say what weights mean, and change neither their names nor their shapes."""
 
     @property
     def name(self) -> str:

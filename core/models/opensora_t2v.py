@@ -39,6 +39,8 @@ class OpenSoraT2VSpec:
     """What an OpenSoraT2V v1.3 is."""
 
     family: ClassVar[str] = "opensora_t2v"
+    pooled_channels: ClassVar[int] = 0
+    lists_patches: ClassVar[bool] = False
 
     num_layers: int
     num_attention_heads: int

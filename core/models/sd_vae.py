@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from ..errors import ConfigError
 from ..layout import Layout, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
-from ..shapes import NUM_COLOURS, Even, VideoShape
+from ..shapes import NUM_COLOURS, Grouped, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
 from .kinds import DIGITS, Family, Share
 
@@ -115,6 +115,8 @@ class SDVAESpec(PictureVAESpec):
     """By channel, taken off before they are scaled; empty: zeros."""
     latents_std: tuple[float, ...] = ()
     """By channel, which the scaled latents are divided by; empty: ones."""
+    input_range: float = 1.0
+    """Of white as the network sees it, black being as much below zero: 0.5 in the first release of Open-Sora."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -123,8 +125,9 @@ class SDVAESpec(PictureVAESpec):
                 raise ConfigError(f"{name}: needs {self.latent_channels} numbers, as many as latent_channels, or none")
 
     @property
-    def compression(self) -> Even:
-        return Even(1, self.space)
+    def compression(self) -> Grouped:
+        """Frames know nothing of each other; pixels that fill no latent are lost at the right and the bottom."""
+        return Grouped(1, 1, self.space)
 
     @property
     def scale(self) -> tuple[float, ...]:
@@ -204,6 +207,7 @@ class SDVAESpec(PictureVAESpec):
             scaling_factor=number(rest, source, "scaling_factor", 1e-6, 1e6, DEFAULT_SCALE),
             latents_mean=numbers(rest, source, "latents_mean", -1e6, 1e6, []),
             latents_std=numbers(rest, source, "latents_std", 1e-6, 1e6, []),
+            input_range=number(rest, source, "input_range", 1e-6, 1e6, 1.0),
         )
         refuse_unknown(rest, source)
         return spec
@@ -211,6 +215,7 @@ class SDVAESpec(PictureVAESpec):
     def to_config(self) -> dict[str, Any]:
         """Diffusers' config.json for this spec."""
         levels = len(self.block_out_channels)
+        seen = {} if self.input_range == 1 else {"input_range": self.input_range}
         measured = {name: list(getattr(self, name)) for name in ("latents_mean", "latents_std") if getattr(self, name)}
         return {
             "_class_name": "AutoencoderKL",
@@ -225,6 +230,7 @@ class SDVAESpec(PictureVAESpec):
             "norm_num_groups": self.norm_num_groups,
             "scaling_factor": self.scaling_factor,
             **measured,
+            **seen,
         }
 
     def layout(self) -> Layout:

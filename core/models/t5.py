@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList
-from .config_json import build, choice, count, number
+from .config_json import build, choice, count, number, take
 from .kinds import Family
 
 
@@ -35,6 +35,8 @@ class T5Spec:
     relative_attention_max_distance: int = 128
     """Tokens farther apart than this share the last bucket."""
     layer_norm_epsilon: float = 1e-6
+    pooled: bool = False
+    """Whether a text gives one vector, the mean of the states of its tokens. A key of duosora's own."""
 
     def __post_init__(self) -> None:
         if self.relative_attention_max_distance <= self.relative_attention_num_buckets // 4:
@@ -50,12 +52,8 @@ class T5Spec:
 
     @property
     def channels(self) -> int:
-        """Of each token's state."""
+        """Of each token's state, and of their mean."""
         return self.d_model
-
-    @property
-    def pooled(self) -> bool:
-        return False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> T5Spec:
@@ -78,6 +76,7 @@ class T5Spec:
             relative_attention_num_buckets=count(rest, source, "relative_attention_num_buckets", 1024, 32, least=4),
             relative_attention_max_distance=count(rest, source, "relative_attention_max_distance", 65_536, 128),
             layer_norm_epsilon=number(rest, source, "layer_norm_epsilon", 0.0, 1.0, 1e-6),
+            pooled=take(rest, source, "pooled", bool, False),
         )
 
     def to_config(self) -> dict[str, Any]:
@@ -95,6 +94,7 @@ class T5Spec:
             "relative_attention_num_buckets": self.relative_attention_num_buckets,
             "relative_attention_max_distance": self.relative_attention_max_distance,
             "layer_norm_epsilon": self.layer_norm_epsilon,
+            **({"pooled": True} if self.pooled else {}),
         }
 
     def facts(self) -> list[str]:

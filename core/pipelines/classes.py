@@ -20,16 +20,16 @@ NEAREST = 3
 
 @dataclass(frozen=True)
 class Classes:
-    """Those that a denoiser reads. Raises: ConfigError for names that are not as many as there are classes."""
+    """Those that a denoiser reads. Raises: ConfigError for more names than there are classes."""
 
     count: int
     names: tuple[str, ...] = ()
-    """In the order of their numbers; (): nobody knows them."""
+    """In the order of their numbers; fewer where it was trained on the first ones only, (): nobody knows them."""
     where: str = ""
     """What says the names, for messages."""
 
     def __post_init__(self) -> None:
-        if self.names and len(self.names) != self.count:
+        if len(self.names) > self.count:
             raise ConfigError(f"{self.where}: names {len(self.names)} classes, and the model has {self.count}")
 
     def number(self, text: str, note: Note = lambda line: None) -> int:
@@ -43,10 +43,11 @@ class Classes:
         if not wanted.isdecimal() or len(wanted) > 9 or int(wanted) >= self.count:
             raise ConfigError(f"class {short_name(wanted)}: the model has classes 0 to {self.count - 1}")
         number = int(wanted)
-        if self.names and wanted in self.names and self.names[number] != wanted:
+        if wanted in self.names and self.names.index(wanted) != number:
+            named = f", {short_name(self.names[number])}" if number < len(self.names) else ""
             note(
-                f"{wanted} is read as the number of a class, {short_name(self.names[number])}; the class of this name "
-                f"has the number {self.names.index(wanted)}"
+                f"{wanted} is read as the number of a class{named}; the class of this name has the number "
+                f"{self.names.index(wanted)}"
             )
         return number
 
@@ -78,10 +79,10 @@ class Classes:
         return found
 
 
-def read_class_names(path: Path) -> tuple[str, ...]:
+def read_class_names(path: Path, count: int) -> tuple[str, ...]:
     """The names in a file, in the order of their numbers: a line each, or the texts of a JSON list.
 
-    Raises: MediaError for a file that is missing, or holds none or something else.
+    count: of the classes. Raises: MediaError for a file that is missing, or holds others than so many names.
     """
     text = read_written(path, MediaError, MAX_TEXT_BYTES)
     if path.suffix.lower() != ".json":
@@ -93,4 +94,6 @@ def read_class_names(path: Path) -> tuple[str, ...]:
             raise MediaError(f"{path}: is no JSON ({error})") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise MediaError(f"{path}: expected the names of the classes, a line each, or a JSON list of texts")
+    if len(names) != count:
+        raise MediaError(f"prompts.classes = {path}: names {len(names)} classes, and the model has {count}")
     return tuple(map(str, names))

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from ..conditioning.base import ClipState, Conditioner
 from ..conditioning.mask_strategy import Placement
+from ..config.schema import LoopSettings
 from ..errors import ConfigError
 from ..samplers import Sampler
-from ..shapes import Compression, Grouped, VideoShape
+from ..shapes import Compression, Grouped, VideoShape, group_of
 from .denoise import Guidance, Step
 from .text import EncodedTexts
 from .text_to_video import TextToVideo, VideoRequest
@@ -27,19 +28,25 @@ class Loops:
     """How clips are joined."""
 
     count: int = 1
-    condition_frames: int = 5
+    condition_frames: int = 1
     """Latent frames that a clip has from the one before."""
     edit: float = 0.0
     """How freely they may change: 0 keeps them, 1 makes them anew."""
+
+    @classmethod
+    def of(cls, settings: LoopSettings, compression: Compression) -> Self:
+        """As the settings say, and one group of the autoencoder where they do not."""
+        frames = settings.condition_frames or group_of(compression) or 1
+        return cls(settings.count, frames, settings.edit)
 
     def check(self, compression: Compression, video: VideoShape) -> None:
         """Raises: ConfigError for clips that cannot be joined so."""
         if self.count == 1:
             return
         frames = compression.latent(video).frames
-        if not isinstance(compression, Grouped) or compression.frames is None:
+        size = group_of(compression)
+        if size is None:
             raise ConfigError(f"loop.count = {self.count}: needs an autoencoder that works in groups of frames")
-        size = compression.latent_frames
         if self.condition_frames % size or not 0 < self.condition_frames < frames:
             raise ConfigError(
                 f"loop.condition_frames = {self.condition_frames}: needs a multiple of {size} latent frames below the "

@@ -46,7 +46,7 @@ def _videos(settled: SettledRun, jobs: Sequence[Job]) -> list[str]:
         pixels, latents = ("x".join(map(str, size)) for size in (video, sizes.latent))
         lines.append(
             f"videos     {len(alike)} of {pixels} pixels = {latents} latents = {sizes.tokens.num_tokens} "
-            f"tokens, {settled.config.video.fps:g} frames a second"
+            f"tokens, {settled.config.video.file_rate:g} frames a second"
         )
     if loops.count > 1:
         frames = loops.frames(settled.pipeline.parts.vae.spec.compression, settled.video)

@@ -72,8 +72,10 @@ def practice_of(kind: str, name: str, recipe: str = AUTO) -> Practice:
 
 
 def mixed(recipe: Recipe, parts: Mapping[str, Part]) -> list[str]:
-    """Notes on models, by their kind, that are of other recipes than the one that is followed."""
-    others = {kind: owners for kind, part in parts.items() if (owners := _having(kind, part)) and recipe not in owners}
+    """Notes on models, by their kind, that are of other recipes than the one that is followed. One without weights was
+    not trained for any."""
+    trained = {kind: part for kind, part in parts.items() if part.layout}
+    others = {kind: own for kind, part in trained.items() if (own := _having(kind, part)) and recipe not in own}
     return [
         f"model.{kind} = {parts[kind].source} is of {owners[0].title}, while settings follow {recipe.title}"
         for kind, owners in others.items()
@@ -82,7 +84,7 @@ def mixed(recipe: Recipe, parts: Mapping[str, Part]) -> list[str]:
 
 def _practice_of(kind: str, name: str, depth: int) -> Practice:
     if (recipe := recipes.of_preset(kind, name)) is not None:
-        return _of_recipe(recipe)
+        return _of_recipe(recipe, kind, open_part(kind, name))
     record = record_of(model_folder(Path(name)).path)
     if record is not None:
         return _recorded(kind, name, record, depth)
@@ -90,15 +92,15 @@ def _practice_of(kind: str, name: str, depth: int) -> Practice:
 
 
 def _of_family(kind: str, name: str) -> Practice:
-    found = _recipe_of(kind, name)
-    first = _of_recipe(found or recipes.ALL[0])
-    # Nobody knows what the model of a guess was trained to predict, nor which words it has seen.
-    return replace(first, source=name) if found else replace(first, source=name, is_guess=True, objective=None)
-
-
-def _recipe_of(kind: str, name: str) -> Recipe | None:
-    """The recipe that has such a model as a preset, or else the first that has some of its family."""
     part = open_part(kind, name)
+    if (found := _recipe_of(kind, part)) is not None:
+        return replace(_of_recipe(found, kind, part), source=name)
+    # Nobody knows what the model of a guess was trained to predict, nor which words it has seen.
+    return replace(_of_recipe(recipes.ALL[0]), source=name, is_guess=True, objective=None)
+
+
+def _recipe_of(kind: str, part: Part) -> Recipe | None:
+    """The recipe that has such a model as a preset, or else the first that has some of its family."""
     family = [recipe for recipe in recipes.ALL if _is_like(recipe, kind, part)]
     return next(iter([*_having(kind, part), *family]), None)
 
@@ -115,12 +117,14 @@ def _having(kind: str, part: Part) -> list[Recipe]:
     return [recipe for recipe in recipes.ALL if same & set(recipe.parts.get(kind, ()))]
 
 
-def _of_recipe(recipe: Recipe) -> Practice:
+def _of_recipe(recipe: Recipe, kind: str = "", part: Part | None = None) -> Practice:
+    """part: one of the recipe's models."""
+    usual = {} if part is None or kind != "denoiser" or recipe.usual_video is None else recipe.usual_video(part.spec)
     return Practice(
         source=recipe.title,
         recipe=recipe,
         objective=recipe.objective,
-        sampling=(Said(RECIPE, recipe.name, recipe.sampling_settings()),),
+        sampling=(Said(RECIPE, recipe.name, {**recipe.sampling_settings(), **usual}),),
         training=(Said(RECIPE, recipe.name, recipe.training_settings()),),
         texts=recipe.prompts,
         conditioner=recipe.conditioner,
@@ -199,7 +203,8 @@ def _sizes(record: RunRecord) -> dict[str, Any]:
     wished = {name: record.setting(f"data.{name}") for name in VideoShape._fields}
     if record.text("data.kind") == "moving_shapes":
         known = {name: value if isinstance(value, int) else None for name, value in wished.items()}
-        fps, wished = moving_shapes.FPS, moving_shapes.size_within(**known)._asdict()
+        rate = {"fps": moving_shapes.FPS, "frame_interval": 1}
+        wished = moving_shapes.size_within(**known)._asdict()
     else:
-        fps = record.setting("data.fps")
-    return {f"video.{name}": value for name, value in (wished | {"fps": fps}).items()}
+        rate = {} if record.setting("data.tells_file_rate") else {"fps": record.setting("data.fps")}
+    return {f"video.{name}": value for name, value in (wished | rate).items()}

@@ -63,7 +63,7 @@ class SampleFiles:
         for job, latent in sampling.latents(on_step):
             frames = sampling.decoded(job, latent)
             if sampling.ranks.leads_team:
-                path, fps = self.path(job), sampling.config.video.fps
+                path, fps = self.path(job), sampling.config.video.file_rate
                 write_sample(path, frames, fps, latent, sampling.sidecar(job), self.options, self.overwrite)
                 yield path
             else:

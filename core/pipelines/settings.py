@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..models import FAMILIES
 from ..models.finding import TRAINED, Part, open_part
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
+from ..recipes.recipe import Recipe
 from ..samplers import COGVIDEOX, LINEAR, SQUARED_COSINE, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
 from ..shapes import VideoShape
@@ -28,7 +30,7 @@ SCHEDULES = {
     "cogvideox": COGVIDEOX,
 }
 GIVEN = frozenset((
-    *("text", "is_null", "label", "fps", "height", "width", "num_frames", "ratio"),
+    *("text", "pooled", "is_null", "label", "fps", "height", "width", "num_frames", "ratio"),
     *("latent_mask", "frame_mask", "kept", "channels"),
 ))  # fmt: skip
 """What a denoiser may read."""
@@ -50,7 +52,7 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     for kind in ("text_encoder", "vae") if reads_text else ("vae",):
         if getattr(model, kind) is None:
             raise ConfigError(f"model.{kind}: name its folder, as model.denoiser = {model.denoiser} is one too")
-    text_encoder, tokenizer = _open_texts(model, needs_text_weights) if reads_text else (None, None)
+    text_encoder, tokenizer = _open_texts(model, denoiser, needs_text_weights) if reads_text else (None, None)
     if denoiser.spec.given - GIVEN:
         asked = ", ".join(sorted(denoiser.spec.given - GIVEN))
         raise ConfigError(f"model.denoiser = {model.denoiser}: it reads {asked}, which no run gives yet")
@@ -64,11 +66,25 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     return parts
 
 
-def _open_texts(model: ModelSettings, needs_weights: bool) -> tuple[Part, AnyTokenizer]:
-    text_encoder = open_part("text_encoder", str(model.text_encoder))
+def _open_texts(model: ModelSettings, denoiser: Part, needs_weights: bool) -> tuple[Part, AnyTokenizer]:
+    text_encoder = _read_by(denoiser, open_part("text_encoder", str(model.text_encoder)))
     if needs_weights and text_encoder.is_fresh and text_encoder.source not in TRAINED:
         raise ConfigError(f"model.text_encoder: name the folder of its weights; {text_encoder.source} alone has none")
     return text_encoder, open_tokenizer(model.tokenizer or TRAINED.get(text_encoder.source, Path(text_encoder.source)))
+
+
+def _read_by(denoiser: Part, encoder: Part) -> Part:
+    """A text encoder that gives what a denoiser reads of a text: one vector, or the states of its tokens.
+
+    Raises: ConfigError for an encoder that cannot.
+    """
+    pooled = "pooled" in denoiser.spec.given
+    if encoder.spec.pooled == pooled:
+        return encoder
+    try:
+        return replace(encoder, spec=replace(encoder.spec, pooled=pooled))
+    except ConfigError as error:
+        raise ConfigError(f"model.text_encoder = {encoder.source}: {error}") from error
 
 
 def with_companions(model: ModelSettings) -> ModelSettings:
@@ -98,7 +114,16 @@ def _companions_of_preset(denoiser: str) -> dict[str, Path]:
     recipe = recipes.of_preset("denoiser", denoiser)
     if recipe is None:
         return {}
-    return {kind: Path(preset) for kind in ("text_encoder", "vae") if (preset := recipe.part(kind))}
+    spec = open_part("denoiser", denoiser).spec
+    read = {"text_encoder": spec.text_channels or spec.pooled_channels, "vae": spec.latent_channels}
+    return {kind: Path(preset) for kind, channels in read.items() if (preset := _fitting(recipe, kind, channels))}
+
+
+def _fitting(recipe: Recipe, kind: str, channels: int) -> str | None:
+    """Of its presets of a kind the first that gives so many channels, or else the usual one; None: it has none."""
+    presets, name = recipe.parts.get(kind, ()), "channels" if kind == "text_encoder" else "latent_channels"
+    fitting = (preset for preset in presets if getattr(open_part(kind, preset).spec, name) == channels)
+    return next(fitting, recipe.part(kind))
 
 
 def _recorded_companions(record: RunRecord, model: ModelSettings) -> dict[str, Path]:

@@ -80,7 +80,7 @@ def settle(
         config = _with_whole_latents(config, parts.vae.spec, note)
     options = decode_options(parts.vae.spec, config.decode.chunk, decode.tile)
     pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
-    loops = Loops(config.loop.count, config.loop.condition_frames, config.loop.edit)
+    loops = Loops.of(config.loop, parts.vae.spec.compression)
     settled = SettledRun(config, followed, pipeline, guidance, loops, _conditioner(followed, pipeline, config))
     # refuses options that do not go together before anything is loaded
     check_range(settled.sampler(), parts.denoiser)

@@ -27,12 +27,7 @@ class EncodedTexts:
 
     def given(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """What a denoiser is given of some texts, by the names in Given."""
-        states, mask = self.batch(texts)
-        return {"text": states, "text_mask": mask}
-
-    def batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """States (B, L, D) and mask (B, L) of some texts, padded with zeros to the longest."""
-        return pad_states([self.states[text] for text in texts])
+        return given_of([self.states[text] for text in texts])
 
 
 class ClassNumbers(EncodedTexts):
@@ -44,6 +39,14 @@ class ClassNumbers(EncodedTexts):
     def given(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
         """As EncodedTexts."""
         return {"label": np.array([int(text) for text in texts])}
+
+
+def given_of(rows: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """What a denoiser is given of texts, by the names in Given: of states (L_i, D), or of one vector (D,) each."""
+    if rows[0].ndim == 1:
+        return {"pooled": np.stack(rows).astype(np.float32)}
+    states, mask = pad_states(rows)
+    return {"text": states, "text_mask": mask}
 
 
 def pad_states(rows: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

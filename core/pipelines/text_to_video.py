@@ -124,11 +124,11 @@ class TextToVideo:
     def __post_init__(self) -> None:
         self.parts.check_latents()
         denoiser = self.parts.denoiser.spec
-        states = None if self.parts.text_encoder is None else self.parts.text_encoder.spec.channels
-        if states not in (None, denoiser.text_channels):
+        encoder, channels = self.parts.text_encoder, denoiser.text_channels or denoiser.pooled_channels
+        if encoder is not None and encoder.spec.channels != channels:
             raise ConfigError(
-                f"model.denoiser reads text states of {denoiser.text_channels} channels, model.text_encoder gives "
-                f"{states}; they do not belong together"
+                f"model.denoiser reads text states of {channels} channels, model.text_encoder gives "
+                f"{encoder.spec.channels}; they do not belong together"
             )
         self.max_tokens = min(self.max_tokens, denoiser.most_tokens or self.max_tokens)
 

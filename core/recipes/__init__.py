@@ -13,10 +13,17 @@ NAMES = (
     "opensora_plan_v1_3",
     "dit_imagenet",
     "dit_digits",
+    "opensora_v1_0_classes",
+    "opensora_v1_0_pooled",
+    "opensora_first",
     "opensora_v1_2",
+    "opensora_v1_1",
+    "opensora_v1_0",
+    "pixart_alpha",
     "sit_imagenet",
     "sit_digits",
     "tiny",
+    "tiny_first",
     "tiny_v1_2",
 )
 """Of all recipes. The first stands in where none has models of a family. Where several have models of one family, the

@@ -20,9 +20,9 @@ RECIPE: Recipe = replace(
         **DIT.sampling,
         "sampler.name": "respaced_ddim",
         "sampler.steps": 50,
+        "sampler.guidance": 2.0,
         "video.height": SIDE,
         "video.width": SIDE,
         "condition.max_area": SIDE * SIDE,
     },
-    training={**DIT.training, "learning_rate.peak": 2e-3, "ema.decay": 0.995, "ema.warms_up": True},
 )

@@ -11,8 +11,8 @@ from .recipe import Labels, Recipe
 
 
 def is_of_diffusion(spec: Any) -> bool:
-    """Whether a denoiser reads classes, and is none of an interpolant."""
-    return "label" in spec.given and getattr(spec, "trained_as", "diffusion") == "diffusion"
+    """Whether a denoiser is a DiT of classes, trained as diffusion."""
+    return getattr(spec, "trained_as", None) == "diffusion"
 
 
 SIZES = (*(f"{size}_{patch}" for size in ("s", "b", "l", "xl") for patch in (2, 4, 8)), "xl_2_512px")

@@ -86,6 +86,8 @@ class Recipe:
     """What a resolution, a proportion and the name of a length stand for; None: it has no such names."""
     sampling: Mapping[str, Any] = field(default_factory=dict)
     """Settings of `duosora sample` by their paths."""
+    usual_video: Callable[[Any], Mapping[str, Any]] | None = None
+    """Those that follow from the spec of one of its denoisers; None: all are sampled alike."""
     training: Mapping[str, Any] = field(default_factory=dict)
     """Those of `duosora train`."""
     clips: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)

@@ -11,8 +11,7 @@ from .dit_digits import RECIPE as DIGITS
 from .recipe import Recipe
 from .sit_imagenet import RECIPE as SIT
 
-OF_PICTURES = ("video.height", "video.width", "condition.max_area")
-OF_TRAINING = ("learning_rate.peak", "ema.decay", "ema.warms_up")
+OF_DIGITS = ("sampler.guidance", "video.height", "video.width", "condition.max_area")
 
 RECIPE: Recipe = replace(
     SIT,
@@ -21,9 +20,8 @@ RECIPE: Recipe = replace(
     parts={"denoiser": ("sit_digits",), "vae": ("pixels",)},
     sampling={
         **SIT.sampling,
-        **{path: DIGITS.sampling[path] for path in OF_PICTURES},
+        **{path: DIGITS.sampling[path] for path in OF_DIGITS},
         "sampler.name": "interpolant_ode",
         "sampler.steps": 25,
     },
-    training={**SIT.training, **{path: DIGITS.training[path] for path in OF_TRAINING}},
 )

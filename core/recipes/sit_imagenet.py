@@ -15,8 +15,8 @@ from .recipe import Recipe
 
 
 def is_of_interpolant(spec: Any) -> bool:
-    """Whether a denoiser reads classes, and is one of an interpolant."""
-    return "label" in spec.given and getattr(spec, "trained_as", "diffusion") == "interpolant"
+    """Whether a denoiser is a SiT of classes, trained as interpolant."""
+    return getattr(spec, "trained_as", None) == "interpolant"
 
 
 OF_DIFFUSION = ("schedule", "zero_terminal_snr", "bound")

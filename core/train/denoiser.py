@@ -113,7 +113,7 @@ class DenoiserTask:
             if video.frames == 1:
                 write_image(folder / f"{name}.png", frames[0], overwrite=True)
             else:
-                write_video(folder / f"{name}.mp4", frames, settings.video.fps, overwrite=True)
+                write_video(folder / f"{name}.mp4", frames, settings.video.file_rate, overwrite=True)
 
     def write_models(self, saved: Saved, folder: Path, shard: Shard) -> None:
         """Write a rank's part of `model` and `model_ema`, in the hub's form."""

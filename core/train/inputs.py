@@ -21,9 +21,10 @@ from ..conditioning.channels import Channels
 from ..conditioning.clip_facts import facts_for
 from ..data.batch import ClipBatch
 from ..data.frame_masks import FrameMasks
+from ..data.patch_lists import patches_of
 from ..errors import ConfigError
 from ..pipelines.autoencode import encode_latents, latents_of, posterior_noise, scale_latents
-from ..pipelines.text import pad_states
+from ..pipelines.text import given_of
 from ..seam.models import Given
 from ..seam.training import DiffusionBatch
 from ..shapes import LatentShape, VideoShape
@@ -50,6 +51,10 @@ class InputOptions:
     """Of each of the denoiser's blocks, how often what it adds is left out; (): never."""
     counts_alike: bool = False
     """As in DiffusionBatch."""
+    padding_counts: bool = False
+    """As in DiffusionBatch."""
+    list_side: int | None = None
+    """Of the patches that clips are lists of, for denoisers that read these; None: clips stay as they are."""
 
 
 class _Sample(NamedTuple):
@@ -60,6 +65,11 @@ class _Sample(NamedTuple):
     noise: np.ndarray
     condition: np.ndarray | None
     """(C + M, t, h, w)."""
+
+    def listed(self, side: int) -> _Sample:
+        """As a list of patches, each a frame of its own: arrays (C, S, side, side)."""
+        latents, noise = (patches_of(each.swapaxes(0, 1), side).swapaxes(0, 1) for each in (self.latents, self.noise))
+        return _Sample(latents, noise, None)
 
 
 class DiffusionInputs:
@@ -96,7 +106,11 @@ class DiffusionInputs:
                 "cache and with condition masks"
             )
         samples = [self._sample(batch, row, step) for row in range(len(batch.samples))]
-        padded = None if batch.mask is None else LatentShape(*batch.mask.shape[1:])
+        mask = batch.mask
+        if self.options.list_side is not None:
+            samples = [sample.listed(self.options.list_side) for sample in samples]
+            mask = _mask_of([sample.latents.shape[1] for sample in samples], self.options.list_side)
+        padded = None if mask is None else LatentShape(*mask.shape[1:])
         latents = _joined([sample.latents for sample in samples], padded)
         conditions = [sample.condition for sample in samples if sample.condition is not None]
         moves = self._moves(batch, latents.shape[2], step) if in_training else None
@@ -105,9 +119,10 @@ class DiffusionInputs:
         return DiffusionBatch(
             latents=latents,
             noise=_joined([sample.noise for sample in samples], padded),
-            given=replace(self._given(batch), frame_mask=moves, kept=kept),
+            given=replace(self._given(batch), latent_mask=mask, frame_mask=moves, kept=kept),
             condition=_joined(conditions, padded) if conditions else None,
             counts_alike=self.options.counts_alike,
+            padding_counts=self.options.padding_counts,
             **self.objective.draw(self.seed, batch.samples, step, batch.sizes, **clean)._asdict(),
         )
 
@@ -116,7 +131,6 @@ class DiffusionInputs:
         return Given(
             **self._described(batch),
             is_null=np.array(batch.is_null) if any(batch.is_null) else None,
-            latent_mask=batch.mask,
             **{name: np.concatenate([facts[name] for facts in of_each]) for name in next(iter(of_each), {})},
         )
 
@@ -146,8 +160,7 @@ class DiffusionInputs:
         """Texts or labels, by their names in Given."""
         if self.texts is None:
             return {"label": np.array(batch.labels)}
-        states, text_mask = pad_states(self._texts(self.texts, batch))
-        return {"text": states, "text_mask": text_mask}
+        return given_of(self._texts(self.texts, batch))
 
     def _texts(self, texts: CaptionEncoder, batch: ClipBatch) -> list[np.ndarray]:
         """States (L, D) of each caption."""
@@ -230,6 +243,14 @@ def _valid(batch: ClipBatch, row: int) -> LatentShape | None:
 def _cut(array: np.ndarray, shape: tuple[int, int, int] | None) -> np.ndarray:
     """The first frames, rows and columns of (C, T, H, W)."""
     return array if shape is None else array[:, : shape[0], : shape[1], : shape[2]]
+
+
+def _mask_of(lengths: Sequence[int], side: int) -> np.ndarray | None:
+    """Of lists of patches, (B, S, side, side), 1 where they are no padding; None: all are as long."""
+    if len({*lengths}) == 1:
+        return None
+    valid = np.arange(max(lengths)) < np.array(lengths)[:, None]
+    return np.broadcast_to(valid[:, :, None, None], (*valid.shape, side, side)).astype(np.float32)
 
 
 def _joined(arrays: Sequence[np.ndarray], shape: tuple[int, int, int] | None) -> np.ndarray:

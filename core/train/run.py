@@ -46,7 +46,7 @@ from .saving import not_shared
 from .setup.denoiser import check_denoiser, check_pictures
 from .setup.parts import train_parts
 from .setup.task import make_task
-from .start import Start, check_frozen, start_from
+from .start import Start, check_frozen, check_meaning, start_from
 from .summary import describe_processes, describe_training
 
 LOCK = ".lock"
@@ -250,6 +250,7 @@ class TrainRun:
         if settings.fresh:
             raise ConfigError("start.fresh and start.weights exclude each other")
         folder, notes = model_folder(settings.weights)
+        check_meaning(trained, folder)
         file = open_weights(folder)
         start = start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
         return Start(start.weights, start.report, notes)

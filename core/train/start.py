@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import ConfigError, LayoutError
 from ..layout import Constant, FreshWeights, Layout, Weights
+from ..models.finding import CONFIG_FILE, Part, recognise
 
 SHOWN = 4
 
@@ -29,8 +31,27 @@ def check_frozen(layout: Layout, frozen: tuple[str, ...]) -> None:
     Raises: LayoutError naming the beginning that no weight has; ConfigError when nothing is left.
     """
     _refuse_unknown(layout, "start.frozen", frozen)
+    if not layout:
+        raise ConfigError(f"{layout.model} has no weights, so there is nothing to train")
     if not leaves_some(layout, frozen):
         raise ConfigError(f"start.frozen: names all weights of {layout.model}, so that none is left to train")
+
+
+def check_meaning(trained: Part, folder: Path) -> None:
+    """See that weights of the trained model's names and shapes mean the same, as far as a config.json beside them says.
+
+    Raises: ConfigError naming what is different; CheckpointError for a config.json that cannot be read.
+    """
+    if not trained.family.untold or not (folder / CONFIG_FILE).is_file():
+        return
+    given = recognise(folder)
+    for field in trained.family.untold if given.family is trained.family else ():
+        theirs, ours = getattr(given.spec, field), getattr(trained.spec, field)
+        if theirs != ours:
+            raise ConfigError(
+                f"start.weights = {folder}: its {field} is {theirs}, and that of {trained.source} is {ours}; begin "
+                "with weights of the same, or train another model"
+            )
 
 
 def leaves_some(layout: Layout, frozen: tuple[str, ...]) -> bool:

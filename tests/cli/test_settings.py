@@ -40,7 +40,7 @@ def test_a_group_lists_what_is_in_it_and_nothing_beside(duosora: Callable) -> No
 
 def test_a_setting_of_several_verbs_is_listed_for_each(duosora: Callable) -> None:
     assert [line for line in duosora("settings", "seed").out.splitlines() if line.startswith("duosora")] == [
-        "duosora sample (and judge, parity)",
+        "duosora sample (and sample-set, judge, parity)",
         "duosora train (and cache, calibrate, data check)",
         "duosora reconstruct",
     ]

@@ -92,6 +92,10 @@ def pixels(number: int, record: Record) -> np.ndarray:
     return frames
 
 
+MORE = ("frame_interval", "drop_last", "fps", "height", "tells_file_rate")
+"""Options of `loader` that are settings."""
+
+
 def mixed_clips(count: int) -> Clips:
     """Pictures, short and long clips, some too small for anything."""
     sizes = [(12, 24), (17, 17), (8, 9), (30, 20), (3, 3)]
@@ -101,7 +105,7 @@ def mixed_clips(count: int) -> Clips:
 
 
 def loader(source: Any, table: Any = TABLE, compression: Compression = COMPRESSION, **options: Any) -> ClipLoader:
-    more = {name: options.pop(name) for name in ("frame_interval", "drop_last", "fps", "height") if name in options}
+    more = {name: options.pop(name) for name in MORE if name in options}
     settings = DataSettings(buckets=table, workers=0, caption_dropout=0.0, **more)
     options.setdefault("bucketing", Bucketing((BucketTable(table, SIZES),)))
     return ClipLoader(source, settings, 7, compression, PATCH, **options)
@@ -229,6 +233,12 @@ def test_a_picture_is_covered_as_upstream_does() -> None:
 )
 def test_the_rate_told_is_the_files_rounded_down(fps: float | None, interval: int, told: float) -> None:
     made = loader(Clips([(20, 8, 8)] * 2, fps=fps), CERTAIN, frame_interval=interval)
+    assert epoch_of(made)[0].fps == (told, told)
+
+
+@pytest.mark.parametrize(("fps", "told"), [(29.97, 29.97), (None, 24.0)])
+def test_the_files_own_rate_is_told_where_asked(fps: float | None, told: float) -> None:
+    made = loader(Clips([(20, 8, 8)] * 2, fps=fps), CERTAIN, frame_interval=3, tells_file_rate=True)
     assert epoch_of(made)[0].fps == (told, told)
 
 

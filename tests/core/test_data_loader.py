@@ -21,11 +21,12 @@ from duosora.core.data.batch import ClipBatch
 from duosora.core.data.collate import collate, collate_moments
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.pool import WorkerPool
-from duosora.core.data.selection import usable_length
+from duosora.core.data.selection import check_settings, usable_length
 from duosora.core.data.sources import FileSource, RecordSource, open_source
 from duosora.core.errors import ConfigError, MediaError
 from duosora.core.io.images import write_image
-from duosora.core.io.video import write_video
+from duosora.core.io.video import open_video, write_video
+from duosora.core.maths.cover import centre_video_rounded_up
 from duosora.core.shapes import Causal, Compression, Even, Grouped, Patch, VideoShape, latent_frames
 from duosora.core.train.setup.readers import Readers
 
@@ -434,6 +435,31 @@ def test_a_clip_is_cut_to_whole_latents_for_all_ranks(
     compression: Compression, frames: int, ranks: int, length: int | None
 ) -> None:
     assert usable_length(frames, compression, ranks, least=1) == length
+
+
+def test_clips_of_a_vqvae_are_cut_as_videogpt_cuts(tmp_path: Path) -> None:
+    noise = np.random.default_rng(1).integers(0, 256, (4, 24, 42, 3), np.uint8)
+    write_video(tmp_path / "clip.mp4", noise, fps=24)
+    stride = StrideSettings(sample_rate=1, by_shorter_side=True)
+    size = {"frames": 4, "height": 16, "width": 16, "workers": 0, "min_bucket_batches": 0}
+    settings = DataSettings(files=(tmp_path,), autoencoder=stride, **size)
+    with ClipLoader(open_source(settings), settings, 5, Even(4, 4), Patch(1, 1)) as clips:
+        (batch,) = next(clips.batches())
+    expected = 2 * centre_video_rounded_up(open_video(tmp_path / "clip.mp4").read(), 16) - 1
+    np.testing.assert_allclose(batch.pixels[0], expected.transpose(3, 0, 1, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"height": 16, "width": 32}, "gives squares; data.height and data.width differ"),
+        ({"height": 16, "width": 16, "window": True}, "by_shorter_side and random_window exclude each other"),
+    ],
+)
+def test_what_does_not_go_with_squares_is_refused(settings: dict[str, Any], said: str) -> None:
+    stride = StrideSettings(by_shorter_side=True, random_window=settings.pop("window", False))
+    with pytest.raises(ConfigError, match=said):
+        check_settings(DataSettings(files=(Path("x"),), frames=4, autoencoder=stride, **settings), Even(4, 4))
 
 
 def test_a_loader_holds_no_more_after_many_clips_than_after_a_few() -> None:

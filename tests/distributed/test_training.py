@@ -30,7 +30,7 @@ RUNS = {
     "torch": {
         (1, 1): (
             "even-zero0", "uneven-zero0", "inpaint-zero0", "frozen-zero0", "half-zero0", "stdit3-zero0",
-            "stdit3half-zero0",
+            "stdit3half-zero0", "lists-zero0", "listsconcat-zero0", "listscross-zero0",
         ),
         (4, 2): (
             "even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "uneven-zero2", "uneven-deepspeed",
@@ -39,18 +39,19 @@ RUNS = {
         (2, 1): (
             "even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "half-zero2", "half-deepspeed",
             f"even-zero3-from-{HALF}", f"even-zero2-from-{DEEPSPEED_HALF}", f"even-deepspeed-from-{HALF}",
-            "stdit3-zero2", "stdit3-zero3", "stdit3-deepspeed", "stdit3half-zero2",
+            "stdit3-zero2", "stdit3-zero3", "stdit3-deepspeed", "stdit3half-zero2", "lists-zero2",
         ),
         (2, 2): (
             "even-zero0", "even-zero2", "even-zero3", "even-deepspeed", "inpaint-zero3", "uneven-zero0",
             "compiled-zero0", "stdit3-zero0", "stdit3-zero2", "stdit3recomputed-zero3", "stdit3compiled-zero0",
+            "lists-zero2", "listsconcat-zero3", "listscross-zero2",
         ),
     },
     "mindspore": {  # slow on a CPU, and in fp16 much slower
-        (1, 1): ("even-zero0", "uneven-zero0", "frozen-zero0", "stdit3-zero0"),
+        (1, 1): ("even-zero0", "uneven-zero0", "frozen-zero0", "stdit3-zero0", "lists-zero0"),
         (4, 2): ("even-zero2", "uneven-zero2"),
-        (2, 1): ("even-zero2", "frozen-zero0", f"even-zero2-from-{HALF}", "stdit3-zero2"),
-        (2, 2): ("even-zero2", "frozen-zero2", "recomputed-zero2", "stdit3-zero2"),
+        (2, 1): ("even-zero2", "frozen-zero0", f"even-zero2-from-{HALF}", "stdit3-zero2", "lists-zero2"),
+        (2, 2): ("even-zero2", "frozen-zero2", "recomputed-zero2", "stdit3-zero2", "lists-zero2"),
     },
 }  # fmt: skip
 """Of each backend, by the number of processes, and of those that share tokens."""

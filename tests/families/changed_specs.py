@@ -49,7 +49,7 @@ def _answers(case: Case, spec: Any) -> dict[str, Any]:
     asked = [name for name, member in inspect.getmembers(QUESTIONS[case.family.kind]) if isinstance(member, property)]
     layout = spec.layout()
     of_weights = {"weights": dict(layout), "frozen": layout.frozen, "dropped": getattr(spec, "drop_rates", None)}
-    return {name: getattr(spec, name) for name in asked} | of_weights | {"blocks": spec.blocks()}
+    return {name: getattr(spec, name, None) for name in asked} | of_weights | {"blocks": spec.blocks()}
 
 
 def _altered(case: Case) -> Iterator[Altered]:

@@ -1,6 +1,7 @@
 """The autoencoder of Stable Diffusion: what its family has beside what holds for all."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -89,9 +90,26 @@ def test_memory_is_bounded_by_a_few_frames(backend: Backend, monkeypatch: pytest
     assert seen == [FRAMES_AT_A_TIME, FRAMES_AT_A_TIME, 1] * 2
 
 
-def test_sides_that_lose_pixels_are_refused() -> None:
-    with pytest.raises(ShapeError, match="height = 20: needs a multiple of 8 pixels; the nearest are 16 and 24"):
-        TINY.compression.latent(VideoShape(3, 20, 16))
+def test_the_network_sees_pixels_in_another_range(backend: Backend) -> None:
+    """As the first release of Open-Sora gives it: from -0.5 to 0.5."""
+    half, weights = replace(TINY, input_range=0.5), awake(TINY)
+    assert SDVAESpec.from_config(half.to_config()) == half
+    assert "input_range" not in TINY.to_config(), "diffusers does not know the key"
+    video = backend.asarray(np.tanh(normal((1, 3, 2, 16, 16), 1, "video")))
+    whole, other = backend.build(TINY, weights), backend.build(half, weights)
+    with backend.inference():
+        latents = whole.encode(0.5 * video).latents
+        np.testing.assert_array_equal(*map(backend.to_numpy, (latents, other.encode(video).latents)))
+        np.testing.assert_array_equal(*map(backend.to_numpy, (2 * whole.decode(latents), other.decode(latents))))
+
+
+def test_pixels_that_fill_no_latent_are_lost(backend: Backend) -> None:
+    assert TINY.compression.latent(VideoShape(3, 20, 31)) == (3, 2, 3)
+    with pytest.raises(ShapeError, match="height = 7: needs at least 8 pixels"):
+        TINY.compression.latent(VideoShape(3, 7, 16))
+    vae: Any = backend.build(TINY, awake(TINY))
+    with backend.inference():
+        assert vae.encode(backend.asarray(np.zeros((1, 3, 3, 20, 31), np.float32))).latents.shape == (1, 4, 3, 2, 3)
 
 
 def test_scales_are_those_of_diffusers() -> None:

@@ -213,6 +213,37 @@ def test_what_cannot_be_is_refused(config: dict[str, Any], said: str) -> None:
         VQVAESpec.from_config(json.loads(json.dumps(config)))
 
 
+def test_a_book_of_another_size_is_told(tmp_path: Path) -> None:
+    source = tmp_path / "vq.ckpt"
+    lightning(source, argparse.Namespace(lr=3e-4))
+    (tmp_path / "config.json").write_text(json.dumps(replace(TINY, n_codes=32).to_config()))
+    with pytest.raises(DuosoraError, match=r"^\S*vq\.ckpt .*3 mis-shaped \(codebook\.embeddings is 16x8"):
+        commands.convert(Conversion(source=source, target=tmp_path / "vqvae", config=str(tmp_path / "config.json")))
+    assert not (tmp_path / "vqvae").exists()
+
+
+@pytest.mark.parametrize("downsample", [(2, 2, 2), (1, 2, 2), (2, 1, 1)])
+def test_strides_of_2_at_most_work_as_others(backend: Backend, downsample: tuple[int, int, int]) -> None:
+    """Upstream's last convolution expects three channels then, and fails."""
+    spec = replace(TINY, downsample=downsample)
+    vae, video = backend.build(spec, awake(spec)), VideoShape(4, 8, 8)
+    with backend.inference():
+        latents = vae.encode(backend.asarray(batch().video)).latents
+        assert tuple(latents.shape) == (1, 8, *spec.compression.latent(video))
+        assert tuple(vae.decode(latents).shape) == (1, 3, *video)
+
+
+def test_a_denoisers_vectors_are_decoded_without_a_look_up(backend: Backend) -> None:
+    weights = awake(TINY)
+    vae, between = backend.build(TINY, weights), weights["codebook.embeddings"][:2].mean(0)
+    latents = np.broadcast_to(between.reshape(1, 8, 1, 1, 1), (1, 8, 2, 2, 2))
+    with backend.inference():
+        as_they_are = backend.to_numpy(vae.decode(backend.asarray(latents.copy())))
+        codes = vae.codebook.codes(backend.asarray(latents.copy()))
+        looked_up = backend.to_numpy(vae.decode_codes(codes))
+    assert np.abs(as_they_are - looked_up).max() > 1e-3 * np.abs(looked_up).max()
+
+
 def test_latents_reach_a_denoiser_scaled(backend: Backend) -> None:
     vae, video = backend.build(TINY, awake(TINY)), batch().video
     scaled = encode_latents(backend, vae, TINY, video, noise=posterior_noise(TINY, VideoShape(4, 8, 8), 1))

@@ -26,19 +26,56 @@ from duosora.core.samplers.rflow import RFlow
 from duosora.core.shapes import VideoShape
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED_OF_1_2 = {
-    "sampler.name": "rflow",
-    "sampler.steps": 30,
+OF_IDDPM = {
+    "sampler.name": "iddpm",
+    "sampler.steps": 100,
+    "sampler.objective": "epsilon",
+    "sampler.schedule": "linear",
+    "sampler.zero_terminal_snr": False,
     "sampler.guidance": 7.0,
-    "prompts.aesthetic": 6.5,
+    "sampler.guidance_channels": 3,
     "prompts.negative": None,
-    "prompts.max_tokens": 300,
-    "video.frames": 51,
-    "video.height": 240,
-    "video.width": 426,
-    "video.fps": 24.0,
+    "video.frames": 16,
 }
-"""configs/opensora-v1-2/inference/sample.py of hpcaitech Open-Sora at v1.2.0."""
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "opensora_v1_2": {
+        "sampler.name": "rflow",
+        "sampler.steps": 30,
+        "sampler.guidance": 7.0,
+        "prompts.aesthetic": 6.5,
+        "prompts.negative": None,
+        "prompts.max_tokens": 300,
+        "video.frames": 51,
+        "video.height": 240,
+        "video.width": 426,
+        "video.fps": 24.0,
+    },
+    "opensora_v1_1": {
+        **OF_IDDPM,
+        "prompts.max_tokens": 200,
+        "video.height": 240,
+        "video.width": 426,
+        "video.fps": 24.0,
+        "video.frame_interval": 3,
+        "loop.condition_frames": 4,
+    },
+    "opensora_v1_0": {
+        **OF_IDDPM,
+        "prompts.max_tokens": 120,
+        "video.height": 256,
+        "video.width": 256,
+        "video.fps": 8.0,
+    },
+    "pixart_alpha": {
+        "sampler.name": "dpm_solver",
+        "sampler.steps": 20,
+        "sampler.guidance": 7.0,
+        "sampler.guidance_channels": None,
+        "prompts.max_tokens": 300,
+        "video.frames": 1,
+    },
+}
+"""The configurations for inference of hpcaitech Open-Sora at v1.0.0, v1.1.0 and v1.2.0."""
 EACH = pytest.mark.parametrize("recipe", recipes.ALL, ids=lambda recipe: recipe.name)
 
 
@@ -75,7 +112,7 @@ def test_a_recipe_settles_all_that_sampling_needs(recipe: Recipe) -> None:
     assert config.model.recipe == recipe.name
     assert (len(lines), notes) == (1, [])
     video = VideoShape(config.video.frames, config.video.height, config.video.width)
-    assert len(make_sampler(config.sampler, video).timesteps) == config.sampler.steps
+    assert len(make_sampler(config.sampler, video).timesteps) % config.sampler.steps == 0
     assert sampled(read(SampleConfig, resolved(config))).config == config
 
 
@@ -258,8 +295,43 @@ def test_parts_of_two_recipes_are_told() -> None:
     assert mixed(plan, {"denoiser": wide, "vae": tiny}) == [
         "model.vae = tiny is of the tiny model, while settings follow Open-Sora Plan v1.3"
     ]
+    assert mixed(plan, {"denoiser": wide, "vae": open_part("vae", "pixels")}) == [], "it was trained for nobody"
 
 
-def test_open_sora_1_2_is_sampled_as_its_published_configuration_says() -> None:
-    said = recipes.named("opensora_v1_2").sampling_settings()
-    assert {path: said[path] for path in PUBLISHED_OF_1_2} == PUBLISHED_OF_1_2
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_open_sora_is_sampled_as_its_published_configuration_says(name: str) -> None:
+    said = recipes.named(name).sampling_settings()
+    assert {path: said[path] for path in PUBLISHED[name]} == PUBLISHED[name]
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "video", "tokens"),
+    [
+        ("stdit_xl_2_16x256", (16, 256, 256, 8.0, 8.0), 120),
+        ("stdit_xl_2_16x512", (16, 512, 512, 8.0, 8.0), 120),
+        ("stdit_xl_2_64x512", (64, 512, 512, 12.0, 12.0), 120),
+        ("stdit2_xl_2", (16, 240, 426, 24.0, 8.0), 200),
+        ("pixart_xl_2", (1, 512, 512, 8.0, 8.0), 300),
+        ("pixart_ms_xl_2", (1, 1024, 1024, 8.0, 8.0), 300),
+        ("stdit_tiny", (4, 64, 64, 8.0, 8.0), 120),
+    ],
+)
+def test_a_denoiser_of_one_size_is_sampled_at_it(denoiser: str, video: tuple[float, ...], tokens: int) -> None:
+    config = sampled(sample(model={"denoiser": denoiser})).config
+    size = config.video
+    assert (size.frames, size.height, size.width, size.fps, size.file_rate) == pytest.approx(video)
+    assert config.prompts.max_tokens == tokens
+
+
+def test_a_folder_of_open_sora_1_0_is_sampled_at_the_size_that_it_says(tmp_path: Path) -> None:
+    spec = next(family for family in FAMILIES if family.name == "stdit").presets["stdit_xl_2_16x512"]
+    (tmp_path / "config.json").write_text(json.dumps(spec.to_config()))
+    config = sampled(sample(model={"denoiser": str(tmp_path)}, video={"fps": 6})).config
+    assert (config.model.recipe, config.video.frames, config.video.height) == ("opensora_v1_0", 16, 512)
+    assert config.video.fps == 6
+
+
+def test_lengths_of_open_sora_1_1_are_at_8_frames_a_second() -> None:
+    video = {"resolution": "480p", "aspect_ratio": "3:4", "length": "8s"}
+    config = sampled(sample(model={"denoiser": "stdit2_xl_2"}, video=video)).config
+    assert (config.video.frames, config.video.height, config.video.width) == (64, 554, 738)

@@ -66,12 +66,12 @@ class SDVAE(PictureVAE):
 
         stream: makes no difference, as frames know nothing of each other.
         """
-        moments = self.moments_of_frames(video, FRAMES_AT_A_TIME)
+        moments = self.moments_of_frames(self.spec.input_range * video, FRAMES_AT_A_TIME)
         return Encoded(draw(moments, (noise or {}).get("latent")), {"latent": moments})
 
     def decode(self, latents: Tensor, num_frames: int | None = None, stream: Stream | None = None) -> Tensor:
         """Latents (B, C, T, h, w) -> pixels (B, 3, T, H, W) float32 in about [-1, 1], not clamped."""
-        return self.frames(latents, FRAMES_AT_A_TIME)
+        return self.frames(latents, FRAMES_AT_A_TIME) / self.spec.input_range
 
     def reconstruct(
         self,

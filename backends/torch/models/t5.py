@@ -39,16 +39,22 @@ class T5Encoder(nn.Module):
 
     def __init__(self, spec: T5Spec) -> None:
         super().__init__()
+        self.spec = spec
         self.shared = Embedding(spec.vocab_size, spec.d_model)
         self.encoder = Stack(spec)
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids (B, L) and mask (B, L), above 0 where a token counts -> states (B, L, d_model) float32.
+        """Ids (B, L) and mask (B, L), above 0 where a token counts -> states (B, L, d_model) float32, or where
+        the spec says `pooled` the mean (B, d_model) of those that count.
 
         States of padding are computed too. Positions are relative and padding is masked, so a batch may be cut to its
         longest text without changing the states of real tokens.
         """
-        return to_float32(self.encoder(self.shared(ids), mask))
+        states = to_float32(self.encoder(self.shared(ids), mask))
+        if not self.spec.pooled:
+            return states
+        counts = to_float32(mask > 0)[:, :, None]
+        return (states * counts).sum(1) / counts.sum(1)
 
 
 class Stack(nn.Module):

@@ -29,6 +29,7 @@ from duosora.core.train.objectives import DiffusionObjective
 
 sys.path.append(str(Path(__file__).parents[2] / "backends"))
 import flows
+import lists
 
 LR, DECAY, MICRO_BATCHES = 1e-3, 0.9, 4
 EVEN = OpenSoraT2VSpec(
@@ -50,6 +51,9 @@ CASES = {
     "stdit3recomputed": (flows.SPEC, replace(OPTIONS, recompute_every=1), 2),
     "stdit3compiled": (flows.SPEC, replace(OPTIONS, compile=True), 2),
     "stdit3half": (flows.SPEC, replace(OPTIONS, dtype="fp16"), 2),
+    "lists": (lists.SPEC, OPTIONS, 3),
+    "listsconcat": (lists.CONCAT, OPTIONS, 2),
+    "listscross": (lists.CROSS, replace(OPTIONS, recompute_every=1), 2),
     "bf16": (EVEN, replace(OPTIONS, dtype="bf16"), 2),
     "compiled": (EVEN, replace(OPTIONS, compile=True), 2),
 }
@@ -61,6 +65,8 @@ def batch(spec: Any, number: int, size: int = 2) -> DiffusionBatch:
     samples = range(number * 100, number * 100 + size)
     if "frame_mask" in spec.given:
         return flows.batch(number, size)
+    if spec.lists_patches:
+        return lists.batch(spec, number)
     mask = np.ones((size, *SHAPE), np.float32)
     mask[0, :, :, 4:] = 0
     condition = None
@@ -125,7 +131,8 @@ def run(backend: Backend, ranks: Ranks, case: str, folder: Path, start: Path | N
     refused = trainer.step([broken] * (MICRO_BATCHES // ranks.plan.data), LR, DECAY)
     shown = batch(spec, 20_000)
     with trainer.inference_model(use_ema=True) as model, backend.inference():
-        condition = model.condition(replace(shown.given, text_mask=None), LatentShape(*SHAPE))
+        shape = LatentShape(*shown.latents.shape[2:])
+        condition = model.condition(replace(shown.given, text_mask=None), shape)
         inputs = shown.latents if shown.condition is None else np.concatenate([shown.latents, shown.condition], 1)
         prediction = backend.to_numpy(model(backend.asarray(inputs), backend.asarray(np.float32([5, 6])), condition))
     said = {

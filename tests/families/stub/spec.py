@@ -22,6 +22,8 @@ class StubSpec:
     given: ClassVar[frozenset[str]] = frozenset({"text"})
     output: ClassVar[str] = "mean"
     further_channels: ClassVar[int] = 0
+    pooled_channels: ClassVar[int] = 0
+    lists_patches: ClassVar[bool] = False
     most_tokens: ClassVar[int | None] = None
     latent_channels: ClassVar[int] = 8
     text_channels: ClassVar[int] = 64
