@@ -25,6 +25,7 @@ from ..printable import one_line, short_name
 from .records import BadRow, CropBox, Record
 from .rows import ROW_FORMATS, rows_of
 from .tables import PATH_COLUMNS, column_name
+from .text_parts import captions_of, has_parts
 
 FORMATS = (".txt", *ROW_FORMATS)
 COLUMNS = (
@@ -68,7 +69,7 @@ def read_annotations(files: Iterable[Path], root: Path | None = None) -> Annotat
     found = Annotations()
     for file in files:
         if file.is_dir():
-            found.records += _folder_records(file)
+            found.records += _part_records(file, root or file.parent) if has_parts(file) else _folder_records(file)
         elif file.suffix.lower() == ".txt":
             for line in _list_lines(file):
                 _read_rows(line.annotation, line.media, line.embeddings, found)
@@ -278,6 +279,20 @@ def _whole(value: Any, name: str, least: int = 1) -> int | None:
 def videos_below(folder: Path) -> list[Path]:
     """All videos below a folder, in the order of their names."""
     return sorted(file for file in folder.rglob("*") if is_video(file) and file.is_file())
+
+
+def _part_records(folder: Path, root: Path) -> list[Record]:
+    """Of the parts of text features of a captions file, which do not hold the captions themselves."""
+    return [
+        Record(
+            path=_placed(root, name),
+            name=name,
+            captions=tuple(f"caption {number} of {name}" for number in range(count)),
+            embeddings=folder,
+            origin=str(folder),
+        )
+        for name, count in captions_of(folder).items()
+    ]
 
 
 def _folder_records(folder: Path) -> list[Record]:

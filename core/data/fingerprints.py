@@ -23,6 +23,8 @@ FileIdentity = Literal["stat", "content"]
 
 SAMPLE_BYTES = 4096
 """Of each tensor, at its beginning, middle and end, go into the fingerprint of a model."""
+LATER_FIELDS = (("pooled", False),)
+"""Fields of specs, with the value that stands for what they were before: caches of that time stay good."""
 
 
 def text_fingerprint(text: str) -> str:
@@ -62,7 +64,8 @@ def model_fingerprint(part: Part) -> str:
 def weights_fingerprint(spec: Any, weights: Weights) -> str:
     """The same of a spec and its weights. Raises: as model_fingerprint."""
     layout = spec.layout()
-    digest = hashlib.sha256(json.dumps(asdict(spec), sort_keys=True, default=str).encode())
+    told = {name: value for name, value in asdict(spec).items() if (name, value) not in LATER_FIELDS}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode())
     held = check_headers(layout, weights)
     for name, held_name in sorted(held.items()):
         if held_name is None or isinstance(layout[name].init, Constant):

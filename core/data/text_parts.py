@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -76,11 +76,66 @@ def part_folders(folder: Path) -> list[Path]:
     return parts
 
 
+def has_parts(folder: Path) -> bool:
+    """Whether a folder is a part, or holds some."""
+    return ((folder / STATE).is_file() and any(folder.glob("*.arrow"))) or any(folder.glob(f"part-*/{STATE}"))
+
+
+def captions_of(folder: Path) -> dict[str, int]:
+    """Files by their names in the parts of a folder, and how many captions each has. Raises: as read_parts."""
+    counts: dict[str, int] = {}
+    for file in _files(folder):
+        for name in _table(file, [FILE])[FILE].to_pylist():
+            counts[_file_of(file, name)] = counts.get(name, 0) + 1
+    return counts
+
+
+class TextParts:
+    """Finds the features of captions in the parts of a folder, which stay on the disk until they are asked for."""
+
+    def __init__(self, folder: Path, channels: int | None = None, pooled: bool = False) -> None:
+        """channels, pooled: of the text encoder that the denoiser was made for. Raises: as read_parts."""
+        self.channels, self.pooled = channels, pooled
+        self._rows: dict[str, list[tuple[Path, Any, int]]] = {}
+        for file in _files(folder):
+            table = _table(file, [FILE, STATES])
+            for number, name in enumerate(table[FILE].to_pylist()):
+                self._rows.setdefault(_file_of(file, name), []).append((file, table[STATES], number))
+
+    def states(self, item: str, caption: int = 0) -> np.ndarray:
+        """(L, D) float32, or (D,) of the whole text, of a caption of a file, by its number among the file's.
+
+        Raises: MediaError for one that is not there, and for features of another encoder.
+        """
+        rows = self._rows.get(item, [])
+        if caption >= len(rows):
+            raise MediaError(f"{short_name(item)}: the parts of text features hold no caption {caption} of it")
+        file, column, number = rows[caption]
+        states = _states_of(file, column[number].as_py())
+        if states.ndim != 2 - self.pooled:
+            kinds = "states of tokens", "one vector of a text"
+            raise MediaError(f"{file}: holds {kinds[states.ndim == 1]}, the model reads {kinds[self.pooled]}")
+        if self.channels not in (None, states.shape[-1]):
+            raise MediaError(
+                f"{file}: its features have {states.shape[-1]} channels, the model reads {self.channels}; they are of "
+                "another text encoder"
+            )
+        return states
+
+
 def read_parts(folders: Iterable[Path]) -> Iterator[TextRow]:
     """The rows of parts, one after the other. Raises: MediaError when one cannot be read; PackageMissing."""
     for folder in folders:
         for name in _arrow_files(folder):
-            yield from _read_arrow(folder / name)
+            file = folder / name
+            for batch in _table(file, [FILE, STATES]).to_batches():
+                for row in batch.to_pylist():
+                    yield TextRow(_file_of(file, row[FILE]), _states_of(file, row[STATES]))
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The Arrow files of all parts of a folder."""
+    return (part / name for part in part_folders(folder) for name in _arrow_files(part))
 
 
 def _arrow_files(folder: Path) -> list[str]:
@@ -95,14 +150,13 @@ def _arrow_files(folder: Path) -> list[str]:
     return names
 
 
-def _read_arrow(file: Path) -> Iterator[TextRow]:
+def _table(file: Path, columns: list[str]) -> Any:
+    """Columns of a file, which are read when they are asked for."""
     with needs_extra("parquet", f"{file}: reading Arrow files"):
         import pyarrow
     try:
-        with open_regular(file) as opened, pyarrow.ipc.open_stream(opened) as batches:
-            for batch in batches:
-                for row in batch.select([FILE, STATES]).to_pylist():
-                    yield TextRow(_file_of(file, row[FILE]), _states_of(file, row[STATES]))
+        with open_regular(file), pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))) as batches:
+            return batches.read_all().select(columns)
     except (pyarrow.ArrowException, OSError, KeyError) as error:
         raise MediaError(f"{file}: cannot be read as a part of text features ({one_line(error)})") from error
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from .dit_imagenet import RECIPE as DIT
+from .opensora_v1_0 import usual_video
 from .recipe import Recipe
 
 
@@ -27,6 +28,7 @@ RECIPE: Recipe = replace(
         "vae": ("sd_vae_ft_ema",),
     },
     suits=is_of_videos,
+    usual_video=usual_video,
     sampling={
         **DIT.sampling,
         "sampler.name": "dpm_solver",

@@ -15,6 +15,7 @@ from ..data.embedding_folder import EmbeddingFolder
 from ..data.latent_cache import LatentCache, latent_identity, scaling_of
 from ..data.sources import labelled_folder
 from ..data.text_cache import TextCache, text_identity
+from ..data.text_parts import TextParts, has_parts
 from ..errors import ConfigError
 from ..io.any_tokenizer import AnyTokenizer
 from ..models.finding import Part
@@ -41,10 +42,10 @@ class Described(Protocol):
 class RecordTexts:
     """Text states for a loader whose records may bring their own."""
 
-    def __init__(self, channels: int) -> None:
-        """channels: of the run's text encoder."""
-        self.channels = channels
-        self._folders: dict[Path, EmbeddingFolder] = {}
+    def __init__(self, channels: int, pooled: bool = False) -> None:
+        """channels, pooled: of the run's text encoder."""
+        self.channels, self.pooled = channels, pooled
+        self._folders: dict[Path, EmbeddingFolder | TextParts] = {}
 
     def __call__(self, record: Described, number: int | None) -> np.ndarray | None:
         """(L, D) float32; nothing where they have to be encoded.
@@ -55,8 +56,13 @@ class RecordTexts:
         if record.embeddings is None or number is None:
             return None
         if record.embeddings not in self._folders:
-            self._folders[record.embeddings] = EmbeddingFolder(record.embeddings, self.channels)
+            self._folders[record.embeddings] = self._open(record.embeddings)
         return self._folders[record.embeddings].states(record.name, number)
+
+    def _open(self, folder: Path) -> EmbeddingFolder | TextParts:
+        if has_parts(folder):
+            return TextParts(folder, self.channels, self.pooled)
+        return EmbeddingFolder(folder, self.channels)
 
 
 def open_text_cache(

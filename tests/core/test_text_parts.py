@@ -8,8 +8,10 @@ import numpy as np
 import pyarrow
 import pytest
 
-from duosora.core.data.text_parts import borders, part_folders, read_parts, rows_by_part
+from duosora.core.data.annotations import read_annotations
+from duosora.core.data.text_parts import TextParts, borders, part_folders, read_parts, rows_by_part
 from duosora.core.errors import MediaError
+from duosora.core.train.stored import RecordTexts
 
 NAME = "data-00000-of-00001.arrow"
 
@@ -90,3 +92,36 @@ def test_what_is_no_part_is_told(tmp_path: Path) -> None:
     (part / NAME).unlink()
     with pytest.raises(MediaError, match="cannot be read as a part"):
         list(read_parts([part]))
+
+
+@pytest.mark.parametrize("pooled", [False, True], ids=["tokens", "pooled"])
+def test_parts_are_records_whose_captions_bring_their_features(tmp_path: Path, pooled: bool) -> None:
+    shape = (3,) if pooled else (2, 3)
+    states = [np.full(shape, float(number), np.float32).tolist() for number in range(4)]
+    folder = tmp_path / "parts"
+    write_part(folder / "part-00000", ["a.mp4", "b.mp4"], states[:2])
+    write_part(folder / "part-00001", ["b.mp4", "b.mp4"], states[2:])
+    records = read_annotations([folder], tmp_path / "videos").records
+    assert [record.path for record in records] == [tmp_path / "videos" / name for name in ("a.mp4", "b.mp4")]
+    assert [len(record.captions) for record in records] == [1, 3]
+    texts = RecordTexts(3, pooled)
+    found = [texts(record, number) for record in records for number in range(len(record.captions))]
+    for got, expected in zip(found, states, strict=True):
+        np.testing.assert_array_equal(got, np.array(expected))
+    assert texts(records[0], None) is None
+
+
+@pytest.mark.parametrize(
+    ("channels", "pooled", "item", "said"),
+    [
+        (3, True, "a.mp4", "holds states of tokens, the model reads one vector of a text"),
+        (4, False, "a.mp4", "its features have 3 channels, the model reads 4"),
+        (3, False, "c.mp4", "the parts of text features hold no caption 0 of it"),
+    ],
+)
+def test_features_of_another_encoder_are_refused(
+    tmp_path: Path, channels: int, pooled: bool, item: str, said: str
+) -> None:
+    write_part(tmp_path / "part-00000", ["a.mp4"], [np.ones((2, 3)).tolist()])
+    with pytest.raises(MediaError, match=said):
+        TextParts(tmp_path, channels, pooled).states(item)

@@ -97,6 +97,7 @@ def denoiser_task(
         num_classes=num_classes(spec),
         scaling=scaling_of(vae.spec),
         text_channels=None if parts.text_encoder is None else parts.text_encoder.spec.channels,
+        text_pooled=parts.text_encoder is not None and parts.text_encoder.spec.pooled,
         keeps_dropped=learned_null,
     )
     held_out = agreed(ranks.world, lambda: readers.held_out(config.validation, config.data, ranks))

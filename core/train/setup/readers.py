@@ -41,7 +41,8 @@ class Readers:
     compression: Compression
     patch: Patch = NO_PATCHES
     text_channels: int | None = None
-    """Of text states, for records that bring them."""
+    text_pooled: bool = False
+    """Of text states, or of the vector of a text, for records that bring them."""
     keeps_dropped: bool = False
     """Captions that are dropped stay, as the denoiser has a null caption of its own."""
     recipe: str = ""
@@ -134,7 +135,7 @@ class Readers:
         if self.text_channels is None:
             return None
         brings_states = any(source.record(number).embeddings is not None for number in range(len(source)))
-        return RecordTexts(self.text_channels) if brings_states else None
+        return RecordTexts(self.text_channels, self.text_pooled) if brings_states else None
 
 
 def _features_of(source: RecordSource) -> FeatureSource | None:
