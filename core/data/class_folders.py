@@ -1,6 +1,6 @@
-"""Pictures sorted into a folder for each class, as ImageNet and most sets of labelled pictures are.
+"""Pictures and clips sorted into a folder for each class, as ImageNet, UCF-101 and most labelled sets are.
 
-A class has the number of its folder in the order of the names; its pictures may lie at any depth below.
+A class has the number of its folder in the order of the names; its files may lie at any depth below.
 Source: ImageFolder of torchvision, in whose form DiT and SiT read ImageNet.
 """
 
@@ -12,25 +12,25 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import MediaError
-from ..io.kinds import is_image
+from ..io.kinds import is_image, is_video
 from ..printable import short_name
 from .records import Record
 
 
 class ClassFolders:
-    """The records of such a folder's pictures, class after class in the order of their names."""
+    """The records of such a folder's files, class after class in the order of their names."""
 
     def __init__(self, folder: Path) -> None:
-        """Raises: MediaError when there is no such folder, or a class without a picture."""
+        """Raises: MediaError when there is no such folder, or a class without a picture or clip."""
         self.folder, self.classes = folder, class_names(folder)
-        found = [_pictures(folder, name) for name in self.classes]
-        for name, pictures in zip(self.classes, found, strict=True):
-            if not pictures:
+        found = [_files(folder, name) for name in self.classes]
+        for name, files in zip(self.classes, found, strict=True):
+            if not files:
                 raise MediaError(
-                    f"{folder / short_name(name)}: is the folder of a class and holds no picture; add some or remove it"
+                    f"{folder / short_name(name)}: is a class without pictures or clips; add some, or remove it"
                 )
-        self.names: list[str] = [picture for pictures in found for picture in pictures]
-        self._labels = np.repeat(np.arange(len(found)), [len(pictures) for pictures in found])
+        self.names: list[str] = [file for files in found for file in files]
+        self._labels = np.repeat(np.arange(len(found)), [len(files) for files in found])
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,10 +52,14 @@ def class_names(folder: Path) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _pictures(folder: Path, name: str) -> list[str]:
+def _files(folder: Path, name: str) -> list[str]:
     """Of a class, as paths from the folder on; links are followed."""
     found = []
     for parent, _, files in os.walk(folder / name, followlinks=True):
         below = Path(parent).relative_to(folder)
-        found += [(below / file).as_posix() for file in files if is_image(Path(file)) and not file.startswith(".")]
+        found += [(below / file).as_posix() for file in files if _is_media(Path(file))]
     return sorted(found)
+
+
+def _is_media(path: Path) -> bool:
+    return (is_image(path) or is_video(path)) and not path.name.startswith(".")

@@ -48,7 +48,9 @@ class LabelledCache:
         if None in self._keys[False]:
             name = self._names[self._keys[False].index(None)]
             raise CheckpointError(f"{folder}: holds {short_name(name)} mirrored only; make the cache again")
-        _, _, height, width = self.latent(0).shape
+        _, frames, height, width = self.latent(0).shape
+        if frames > 1:
+            raise CheckpointError(f"{folder}: holds clips; name their class_folders, and this cache as caches.latents")
         self.size = height, width
 
     def __len__(self) -> int:

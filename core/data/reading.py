@@ -118,10 +118,10 @@ class ReadJob:
             pixels = np.ascontiguousarray(pixels[..., ::-1])
         return pixels if len(unique) == len(numbers) else pixels[:, places]
 
-    def _transform(self) -> Transform | Cover | Square:
+    def _transform(self) -> Transform | Cover:
         size = self.shape.height, self.shape.width
         if self.settings.kind == "class_folders":
-            return Square(self.shape.height)
+            return Square(*size, is_picture=not self.record.is_video)
         if self.settings.autoencoder is not None and self.settings.autoencoder.by_shorter_side:
             return ShorterSide(*size, is_picture=False)
         if self.settings.buckets is None:

@@ -138,11 +138,10 @@ def plan_shape(
     if settings.autoencoder is not None:
         _check_stride(record, settings)
         return VideoShape(settings.frames, settings.height or 0, settings.width or 0)
-    if record.label is not None:
-        return VideoShape(1, settings.height or 0, settings.width or 0)
-    if not record.captions:
+    if record.label is None and not record.captions:
         raise Unusable("no caption", "has no caption")
-    height, width = clip_size(record, settings)
+    is_square = record.label is not None  # or has latents of one size
+    height, width = (settings.height or 0, settings.width or 0) if is_square else clip_size(record, settings)
     return VideoShape(len(choose_frames(record, settings, compression, sp_size, draws, True)), height, width)
 
 

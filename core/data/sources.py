@@ -223,13 +223,15 @@ def has_labels(settings: DataSettings) -> bool:
 
 
 def fitted(settings: DataSettings, compression: Compression) -> DataSettings:
-    """Settings as the source needs them: moving shapes have one size and length, of which less may be wanted; labelled
-    pictures have one frame and one size.
+    """Settings as the source needs them: moving shapes have one size and length, of which less may be wanted; what has
+    labels has one size, and features are of pictures.
 
     compression: a clip for a denoiser is as long as it can be.
     """
-    if has_labels(settings):
-        return settings.model_copy(update={"frames": 1, "min_frames": 1, "fps": 24.0, "min_bucket_batches": 0})
+    if settings.kind == "features":
+        return settings.model_copy(update={"frames": 1, "min_bucket_batches": 0})
+    if settings.kind == "class_folders":
+        return settings.model_copy(update={"min_bucket_batches": 0})
     if settings.kind != "moving_shapes":
         return settings
     wished = settings.frames, settings.height, settings.width

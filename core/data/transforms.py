@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config.data import DataSettings
-from ..maths.cover import centre_video_rounded_up, cover_picture, cover_video
+from ..maths.cover import centre_picture, centre_video, centre_video_rounded_up, cover_picture, cover_video
 from ..maths.resize import center_crop_resize, resize_to_area
 from .records import CropBox
-from .square_crop import square_crop
 
 
 @dataclass(frozen=True)
@@ -90,15 +89,13 @@ class ShorterSide(Cover):
 
 
 @dataclass(frozen=True)
-class Square:
-    """How labelled pictures become those of a model (core.data.square_crop)."""
+class Square(Cover):
+    """How pictures and clips of classes become those of a model."""
 
-    size: int
-
-    def __call__(self, frames: np.ndarray) -> np.ndarray:
-        """uint8 (T, H, W, 3) to (3, T, size, size), float32 in [-1, 1]."""
-        squares = np.stack([square_crop(frame, self.size) for frame in frames])
-        return np.ascontiguousarray(_signed(_unit(squares)).transpose(3, 0, 1, 2))
+    def _one(self, frame: np.ndarray) -> np.ndarray:
+        if self.is_picture:
+            return _unit(centre_picture(frame, self.height))
+        return centre_video(frame[None], self.height)[0]
 
 
 def to_signed(clip: np.ndarray) -> np.ndarray:

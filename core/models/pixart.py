@@ -279,7 +279,7 @@ class PixArtSpec:
         have no table of frames, do not tell tokens theirs. Raises: ConfigError for shapes that no such model has.
         """
         told = [shapes.get(name, ()) for name in _TELLING]
-        if [*map(len, told)] != [5, 2, 2, 2, 2] or not all(map(all, told)):
+        if [*map(len, told)] != [5, 2, 2, 2, 2] or not all(map(all, told)) or "blocks.0.attn_temp.qkv.weight" in shapes:
             return None
         (width, channels, *patch), (tokens, caption), (inner, _), (outputs, _), _ = told
         side = isqrt(shapes.get("pos_embed", (1, (PUBLISHED_SIDE // patch[1]) ** 2, width))[1]) * patch[1]

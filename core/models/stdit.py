@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isqrt, prod
 from typing import Any, ClassVar
 
 from ..errors import ConfigError, ShapeError
@@ -34,6 +35,8 @@ from .adaln_single import (
 from .config_json import build, choice, number, refuse_unknown
 from .kinds import Costs, Family
 
+PUBLISHED_SIDE, PUBLISHED_FRAMES, PUBLISHED_HEAD_DIM = 64, 16, 72
+"""Latents of a side and of a clip for which positions are not scaled, and the width of a head."""
 SPREAD = Normal(0.02)
 """Of what makes the modulation and of the captions' projection, in a fresh model."""
 
@@ -113,6 +116,36 @@ class STDiTSpec(AdaLNSingleSpec):
         refuse_unknown(rest, source, tuple(spec.to_config()))
         return spec
 
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, tuple[int, ...]], source: str) -> STDiTSpec | None:
+        """What the shapes of its weights and of its tables of positions tell, all else as published; None where they
+        are of another model, or the tables are not there.
+
+        Positions are scaled as all published models have it, by what they were trained on.
+        Raises: ConfigError for shapes that no such model has.
+        """
+        told = [shapes.get(name, ()) for name in _TELLING]
+        if [*map(len, told)] != [5, 2, 2, 2, 2, 3, 3] or not all(map(all, told)) or "t_block_temp.1.weight" in shapes:
+            return None
+        (width, channels, *patch), (tokens, caption), (inner, _), (outputs, _), _, (_, places, _), (_, times, _) = told
+        height, frames = isqrt(places) * patch[1], times * patch[0]
+        return build(
+            cls,
+            source,
+            input_size=(frames, height, isqrt(places) * patch[2]),
+            in_channels=channels,
+            patch_size=tuple(patch),
+            hidden_size=width,
+            depth=len({name.split(".")[1] for name in shapes if name.startswith("blocks.")}),
+            num_heads=max(width // PUBLISHED_HEAD_DIM, 1),
+            mlp_ratio=inner / width,
+            caption_channels=caption,
+            model_max_length=tokens,
+            pred_sigma=outputs == 2 * channels * prod(patch),
+            space_scale=height / PUBLISHED_SIDE,
+            time_scale=2 / 3 if frames > PUBLISHED_FRAMES else 1.0,
+        )
+
     def to_config(self) -> dict[str, Any]:
         """The arguments of upstream's class for this spec."""
         return self.common_config() | {
@@ -147,6 +180,12 @@ class STDiTSpec(AdaLNSingleSpec):
         self_attention(weights, f"{name}.attn_temp", width, 0, Zeros())
 
 
+_TELLING = (
+    *("x_embedder.proj.weight", "y_embedder.y_embedding", "blocks.0.mlp.fc1.weight", "final_layer.linear.weight"),
+    *("blocks.0.attn_temp.qkv.weight", "pos_embed", "pos_embed_temporal"),
+)
+"""Weights whose shapes tell what a model is."""
+
 XL_2 = STDiTSpec()
 TINY = STDiTSpec(
     hidden_size=96,
@@ -172,4 +211,5 @@ FAMILY = Family(
     telling_keys=(),
     spec=STDiTSpec,
     presets=PRESETS,
+    from_shapes=STDiTSpec.from_shapes,
 )

@@ -79,10 +79,10 @@ class Classes:
         return found
 
 
-def read_class_names(path: Path) -> tuple[str, ...]:
+def read_class_names(path: Path, count: int) -> tuple[str, ...]:
     """The names in a file, in the order of their numbers: a line each, or the texts of a JSON list.
 
-    Raises: MediaError for a file that is missing, or holds none or something else.
+    count: of the classes. Raises: MediaError for a file that is missing, or holds others than so many names.
     """
     text = read_written(path, MediaError, MAX_TEXT_BYTES)
     if path.suffix.lower() != ".json":
@@ -94,4 +94,6 @@ def read_class_names(path: Path) -> tuple[str, ...]:
             raise MediaError(f"{path}: is no JSON ({error})") from error
     if not isinstance(names, list) or not names or not all(isinstance(name, str) and name.strip() for name in names):
         raise MediaError(f"{path}: expected the names of the classes, a line each, or a JSON list of texts")
+    if len(names) != count:
+        raise MediaError(f"prompts.classes = {path}: names {len(names)} classes, and the model has {count}")
     return tuple(map(str, names))

@@ -111,7 +111,7 @@ class JobPlanner:
         """Those of the model, with the names that a file, its run or its recipe says. Raises: as Classes."""
         path, texts = self.config.prompts.classes, self.practice.texts
         if path is not None:
-            return Classes(self.denoiser.num_classes, read_class_names(path), f"prompts.classes = {path}")
+            return Classes(self.denoiser.num_classes, read_class_names(path, self.denoiser.num_classes), str(path))
         names = texts.names if isinstance(texts, Labels) else ()
         return Classes(self.denoiser.num_classes, names, self.practice.source)
 

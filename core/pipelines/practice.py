@@ -72,8 +72,10 @@ def practice_of(kind: str, name: str, recipe: str = AUTO) -> Practice:
 
 
 def mixed(recipe: Recipe, parts: Mapping[str, Part]) -> list[str]:
-    """Notes on models, by their kind, that are of other recipes than the one that is followed."""
-    others = {kind: owners for kind, part in parts.items() if (owners := _having(kind, part)) and recipe not in owners}
+    """Notes on models, by their kind, that are of other recipes than the one that is followed. One without weights was
+    not trained for any."""
+    trained = {kind: part for kind, part in parts.items() if part.layout}
+    others = {kind: own for kind, part in trained.items() if (own := _having(kind, part)) and recipe not in own}
     return [
         f"model.{kind} = {parts[kind].source} is of {owners[0].title}, while settings follow {recipe.title}"
         for kind, owners in others.items()

@@ -18,8 +18,8 @@ from duosora.core.train.run import LOCK
 
 ROOT = Path(__file__).parents[2]
 STAGES = sorted(path for path in (ROOT / "configs" / "train").glob("*_stage*.yaml"))
-PLAN_STAGES = [path for path in STAGES if not path.stem.startswith("opensora_v1_2")]
-"""Those of Open-Sora 1.2 are planned in tests/recipes/test_stages.py."""
+PLAN_STAGES = [path for path in STAGES if not path.stem.startswith(("opensora_v1_1", "opensora_v1_2"))]
+"""Those of Open-Sora 1.1 and 1.2 are planned in tests/recipes/test_stages.py."""
 TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off")
 
 

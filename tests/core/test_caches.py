@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from duosora.core.data.cache import CacheReader, CacheWriter, check_identity
+from duosora.core.data.cache import CacheReader, CacheWriter, check_identity, fill
 from duosora.core.data.embedding_folder import EmbeddingFolder
 from duosora.core.data.fingerprints import file_fingerprint, model_fingerprint, text_fingerprint
 from duosora.core.data.latent_cache import CachedClip, LatentCache, find_uncached, write_latent_cache
@@ -28,6 +28,10 @@ from duosora.core.io.tokenizer import Tokenizer
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import Constant, FreshWeights
 from duosora.core.models.finding import TINY_FOLDER, Part, open_part, recognise
+from duosora.core.seam.ranks import ParallelPlan, Ranks
+
+sys.path.append(str(Path(__file__).parent))
+from thread_ranks import run
 
 IDENTITY = {"kind": "text states", "model": "a" * 64, "max_tokens": 16}
 
@@ -144,6 +148,45 @@ def test_kill_9_at_any_write_leaves_a_cache_that_goes_on(tmp_path: Path) -> None
         write(folder, range(12), 300).close()
         assert contents(folder) == contents(tmp_path / "straight")
     assert moment > 5
+
+
+def test_several_writers_fill_a_cache_together_and_go_on_where_they_were_ended(tmp_path: Path) -> None:
+    """Two ranks, of which the second was ended earlier; then one alone, which adds what is new."""
+
+    def fill_share(numbers: range, stop: int) -> Callable[[Ranks], object]:
+        def work(ranks: Ranks) -> None:
+            group = ranks.world
+            writer = CacheWriter(tmp_path, IDENTITY, shard_bytes=300, writer=group.index, writers=group.size)
+            to_do = [number for number in numbers if key(number) not in writer]
+
+            def add_all() -> None:
+                for number in to_do[group.index :: group.size]:
+                    if group.index and number > stop:
+                        raise CheckpointError("the disk is full")
+                    writer.add(key(number), tensor(number), str(number))
+
+            fill(writer, add_all, group)
+
+        return work
+
+    ended = run(ParallelPlan(data=2), fill_share(range(20), stop=11))
+    assert [str(error) for error in ended] == ["the disk is full"] * 2
+    with pytest.raises(CheckpointError, match="is not finished"):
+        CacheReader(tmp_path)
+    assert run(ParallelPlan(data=2), fill_share(range(20), stop=99)) == [None, None]
+    write(tmp_path, range(23), 300).close()
+    reader = CacheReader(tmp_path)
+    assert len(reader) == sum(reader.index.shards.values()) == 23
+    for number in range(23):
+        np.testing.assert_array_equal(reader.find(key(number)), tensor(number))
+
+
+def test_notes_stay_beside_their_tensors(tmp_path: Path) -> None:
+    writer = CacheWriter(tmp_path, IDENTITY, shard_tensors=2)
+    for number in range(5):
+        writer.add(key(number), tensor(number), "", {"label": number} if number else None)
+    writer.close()
+    assert dict(CacheReader(tmp_path).notes()) == {key(number): {"label": number} for number in range(1, 5)}
 
 
 def test_looking_at_a_cache_writes_nothing_and_a_folder_that_cannot_be_written_is_named_first(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ from duosora.core.data.labelled_cache import LabelledCache
 from duosora.core.data.latent_cache import KIND, LatentCache, find_uncached, write_latent_cache
 from duosora.core.data.loader import ClipLoader
 from duosora.core.data.sources import open_source
-from duosora.core.data.square_crop import square_crop
 from duosora.core.errors import CheckpointError, ConfigError, MediaError
 from duosora.core.io.images import read_image, write_image
+from duosora.core.io.video import open_video, write_video
+from duosora.core.maths.cover import centre_picture, centre_video
 from duosora.core.shapes import Causal, Patch
 
 SIDE, COMPRESSION = 16, Causal(4, 8)
@@ -37,7 +38,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def settings(folder: Path, **changed: Any) -> DataSettings:
-    size = {"height": SIDE, "width": SIDE, "workers": 0, "clean_captions": False, "aesthetic_sentences": False}
+    size = {"frames": 1, "min_frames": 1, "height": SIDE, "width": SIDE, "workers": 0, "clean_captions": False}
     return DataSettings(**{"kind": "class_folders", "files": (folder,), **size, **changed})
 
 
@@ -60,7 +61,7 @@ def test_classes_are_numbered_and_pictures_follow_in_the_order_of_their_names(fo
 
 def test_a_class_without_pictures_and_a_folder_without_classes_are_named(folder: Path) -> None:
     (folder / "empty").mkdir()
-    with pytest.raises(MediaError, match=r"pictures/empty: is the folder of a class and holds no picture"):
+    with pytest.raises(MediaError, match=r"pictures/empty: is a class without pictures or clips"):
         ClassFolders(folder)
     with pytest.raises(MediaError, match=r"pictures/empty: holds no folder of a class"):
         ClassFolders(folder / "empty")
@@ -92,10 +93,24 @@ def test_batches_hold_square_pictures_with_their_labels(folder: Path) -> None:
     (batch,) = steps(loader(settings(folder), micro_batch=7), 1)
     assert batch.pixels is not None
     for pixels, source, label in zip(batch.pixels, batch.sources, batch.labels, strict=True):
-        expected = square_crop(read_image(source), SIDE).transpose(2, 0, 1) / 127.5 - 1
+        expected = centre_picture(read_image(source), SIDE).transpose(2, 0, 1) / 127.5 - 1
         np.testing.assert_allclose(pixels[:, 0], expected, atol=1e-6)
         assert "abc"[label] == Path(source).relative_to(folder).parts[0]
     assert sorted(batch.labels) == [0, 0, 0, 1, 1, 2, 2]
+
+
+def test_clips_of_classes_are_cut_in_time_and_to_squares(tmp_path: Path) -> None:
+    for name in ("run", "walk"):
+        (tmp_path / name).mkdir()
+        frames = np.random.default_rng(len(name)).integers(0, 256, (9, 24, 32, 3), np.uint8)
+        write_video(tmp_path / name / "0.mp4", frames, fps=8)
+    given = settings(tmp_path, frames=5, min_frames=5, fps=8.0, probe=True)
+    (batch,) = steps(loader(given, micro_batch=2), 1)
+    assert batch.pixels is not None
+    assert batch.pixels.shape == (2, 3, 5, SIDE, SIDE)
+    assert sorted(batch.labels) == [0, 1]
+    whole = centre_video(open_video(Path(batch.sources[0])).read(), SIDE).transpose(3, 0, 1, 2) * 2 - 1
+    assert any(np.allclose(batch.pixels[0], whole[:, start : start + 5], atol=1e-6) for start in range(5))
 
 
 def test_half_of_the_samples_are_mirrored_others_in_each_epoch(folder: Path) -> None:

@@ -64,16 +64,18 @@ def test_a_number_that_is_the_name_of_another_class_is_told() -> None:
     assert notes == ["1 is read as the number of a class, 10; the class of this name has the number 0"]
 
 
-def test_names_are_as_many_as_classes() -> None:
-    with pytest.raises(ConfigError, match="a run: names 6 classes, and the model has 7"):
-        Classes(7, NAMES, "a run")
+def test_there_are_no_more_names_than_classes() -> None:
+    with pytest.raises(ConfigError, match="a run: names 6 classes, and the model has 5"):
+        Classes(5, NAMES, "a run")
 
 
 @pytest.mark.parametrize("name", ["names.txt", "names.json"])
 def test_names_come_from_a_file(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_text(json.dumps(NAMES) if name.endswith("json") else "\n".join(NAMES) + "\n\n", encoding="utf-8")
-    assert read_class_names(file) == NAMES
+    assert read_class_names(file, 6) == NAMES
+    with pytest.raises(MediaError, match="names 6 classes, and the model has 7"):
+        read_class_names(file, 7)
 
 
 @pytest.mark.parametrize(
@@ -89,4 +91,4 @@ def test_names_come_from_a_file(tmp_path: Path, name: str) -> None:
 def test_a_file_that_holds_no_names_is_refused(tmp_path: Path, name: str, content: str, told: str) -> None:
     (tmp_path / name).write_text(content)
     with pytest.raises(MediaError, match=told):
-        read_class_names(tmp_path / name)
+        read_class_names(tmp_path / name, 1)

@@ -76,6 +76,21 @@ def test_a_denoiser_is_told_size_rate_and_text() -> None:
     assert given.is_null is given.frame_mask is given.kept is given.latent_mask is None
 
 
+def test_a_denoiser_of_classes_is_told_labels_and_which_are_dropped() -> None:
+    made = inputs()
+    made.texts, made.reads = None, frozenset(("label", "is_null"))
+    latents = normal((2, 4, 1, 2, 3), 0, "latents")
+    batch = clips(0, 2, labels=(7, 3), is_null=(False, True), pixels=None, latents=latents)
+    told = made.make(batch, step=5)
+    assert told.given.label is not None
+    assert told.given.is_null is not None
+    assert told.given.label.tolist() == [7, 3]
+    assert told.given.is_null.tolist() == [False, True]
+    assert told.given.text is told.given.height is None
+    np.testing.assert_array_equal(told.latents, latents)  # drawn before: neither encoded nor scaled again
+    assert made.make(replace(batch, is_null=(False, False))).given.is_null is None
+
+
 def test_a_picture_has_a_rate_of_its_own() -> None:
     given = inputs().make(clips(0, size=VideoShape(1, 16, 24))).given
     assert given.fps is not None

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from duosora.core.data.feature_folder import FeatureFolder
-from duosora.core.data.square_crop import square_crop
 from duosora.core.errors import MediaError
+from duosora.core.maths.cover import centre_picture
 
 
 @pytest.fixture
@@ -62,4 +62,4 @@ def test_folders_that_are_not_there_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [(37, 61), (15, 40), (16, 16), (100, 33)])
 def test_a_picture_becomes_a_square(size: tuple[int, int]) -> None:
     flat = np.full((*size, 3), 77, np.uint8)
-    np.testing.assert_array_equal(square_crop(flat, 16), np.full((16, 16, 3), 77))
+    np.testing.assert_array_equal(centre_picture(flat, 16), np.full((16, 16, 3), 77))

@@ -18,7 +18,7 @@ import pytest
 from duosora.core.cli.main import main
 from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights
-from duosora.core.models import opensora_t2v, opensora_vae, stdit3
+from duosora.core.models import opensora_t2v, opensora_vae, sd_vae, stdit, stdit2, stdit3
 from duosora.core.models.finding import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +49,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fresh = {
         "any93x640x640_i2v": opensora_t2v.TINY_INPAINT,
         "OpenSora-STDiT-v3": stdit3.TINY,
+        "OpenSora-STDiT-v2-stage3": stdit2.TINY,
+        "OpenSora-v1-HQ-16x256x256": stdit.TINY,
+        "sd-vae-ft-ema": sd_vae.PRESETS["sd_vae_tiny"],
         "OpenSora-VAE-v1.2": opensora_vae.PRESETS["opensora_vae_tiny"],
     }
     for name, spec in fresh.items():
@@ -92,8 +95,9 @@ def _small(config: Path) -> list[str]:
     """What fits the tiny models and the clips of the tests."""
     if "vae" in config.name:
         return ["autoencoder.perceptual_weight=0", *(["model.vae=opensora_vae_tiny"] if "v1_2" in config.name else [])]
-    if "v1_2" in config.name:
-        return ["model.denoiser=stdit3_tiny", "max_tokens=32", "data.probe=true"]
+    for version, denoiser in (("v1_2", "stdit3_tiny"), ("v1_1", "stdit2_tiny"), ("v1_0", "stdit_tiny")):
+        if version in config.name:
+            return [f"model.denoiser={denoiser}", "max_tokens=32", "data.probe=true"]
     return ["data.min_bucket_batches=0"]
 
 

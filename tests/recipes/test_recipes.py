@@ -295,6 +295,7 @@ def test_parts_of_two_recipes_are_told() -> None:
     assert mixed(plan, {"denoiser": wide, "vae": tiny}) == [
         "model.vae = tiny is of the tiny model, while settings follow Open-Sora Plan v1.3"
     ]
+    assert mixed(plan, {"denoiser": wide, "vae": open_part("vae", "pixels")}) == [], "it was trained for nobody"
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -169,7 +169,9 @@ def test_training_opens_the_caches_that_were_made_for_it(backend: Backend, tmp_p
     settings = CacheSettings(text=tmp_path / "text", latents=tmp_path / "latents")
     encoder, clip_encoder = text_encoder(backend), ClipEncoder(backend, open_part("vae", "tiny"))
     store_texts(settings, encoder)
-    store_latents(settings, clip_encoder, clips(tmp_path / "clips"), read, transform_of(data_settings(), 5))
+    store_latents(
+        settings, clip_encoder, clips(tmp_path / "clips"), read, transform_of(data_settings(), 5, clip_encoder.spec)
+    )
     assert open_text_cache(settings, encoder.part, encoder.tokenizer, 16) is not None
     assert open_latent_cache(settings, clip_encoder.part, data_settings(), 5, False) is not None
     assert open_text_cache(CacheSettings(), encoder.part, encoder.tokenizer, 16) is None

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from ...data.feature_folder import FeatureFolder
-from ...data.square_crop import square_crop
 from ...errors import ConfigError
 from ...layout import Layout
+from ...maths.cover import centre_picture
 from ...models.dit_meta import DiTMetaSpec
 from ...samplers.guidance import guide
 from ...seam.backend import Backend
@@ -47,7 +47,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
         yield from diffusion_cases.respacing(case) if "kept" in case.raw else _orders(case)
     elif crops:
         for name in crops:
-            cropped = square_crop(recorded[f"{name}.picture"], case.config[name]["size"])
+            cropped = centre_picture(recorded[f"{name}.picture"], case.config[name]["size"])
             yield Comparison(f"{name}.cropped", cropped)
     elif "pattern" in recorded:
         named = diffusion_cases.diffusion_options if "xt" in recorded else diffusion_cases.diffusion

@@ -44,6 +44,8 @@ def check_denoiser(config: TrainConfig, part: Part) -> None:
     if "latent_mask" not in given and not config.data.grouped:
         raise ConfigError(f"data.grouped = false: {part.family.title} takes clips of one size together; leave it true")
     check_bound(config.objective, part.spec.output, part.source)
+    if "label" in given and config.caches.text is not None:
+        raise ConfigError(f"caches.text: {part.source} reads classes, no texts; leave it out")
     if "frame_mask" not in given and config.objective.frame_masks:
         raise ConfigError(f"objective.frame_masks: {part.family.title} has no use for it; leave it out")
 
@@ -167,8 +169,6 @@ def _inputs(
 def _texts(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str, ranks: Ranks) -> CaptionEncoder | None:
     """Nothing for a denoiser that reads labels."""
     if parts.text_encoder is None or parts.tokenizer is None:
-        if config.caches.text is not None:
-            raise ConfigError(f"caches.text: {parts.trained.source} reads classes, no texts; leave it out")
         return None
     max_tokens = tokens_read(parts.trained.spec, config.max_tokens)
     stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, max_tokens)
