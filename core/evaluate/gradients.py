@@ -25,6 +25,18 @@ UNSEEN = ("to_k.bias", ".k.conv.bias")
 """Ends of the names of weights without a gradient but rounding: what all keys have in common moves no share."""
 
 
+def drawn_given(run: Sampling) -> Given:
+    """What a run's denoiser is given: a text that is drawn for this alone, or the first class."""
+    spec, job = run.pipeline.parts.denoiser.spec, run.jobs[0]
+    described = {
+        "text": random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text"),
+        "pooled": random.normal((1, spec.pooled_channels), job.seed, "parity text"),
+        "label": np.zeros(1, np.int64),
+    }
+    read = {name: values for name, values in described.items() if name in spec.given}
+    return Given(**read, **facts_for(spec.given, job.video, run.config.video.fps))
+
+
 def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     """The gradients of a run's denoiser in a compute dtype, by the names of the weights."""
     part, job = run.pipeline.parts.denoiser, run.jobs[0]
@@ -32,11 +44,10 @@ def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     latent = run.pipeline.sizes(job.video).latent
     shape = (1, spec.latent_channels, *latent)
     further = spec.further_channels
-    text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     batch = DiffusionBatch(
         latents=random.normal(shape, job.seed, "parity latents"),
         noise=random.normal(shape, job.seed, "parity noise"),
-        given=Given(text=text, **facts_for(spec.given, job.video, run.config.video.fps)),
+        given=drawn_given(run),
         condition=random.normal((1, further, *latent), job.seed, "parity condition") if further else None,
         **DiffusionObjective().at(np.array([500]))._asdict(),
     )
