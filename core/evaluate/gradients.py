@@ -25,6 +25,17 @@ UNSEEN = ("to_k.bias", ".k.conv.bias")
 """Ends of the names of weights without a gradient but rounding: what all keys have in common moves no share."""
 
 
+def given_to(run: Sampling) -> Given:
+    """What a run's denoiser reads of the first job, the text drawn: without a text encoder, the same everywhere."""
+    spec, job = run.pipeline.parts.denoiser.spec, run.jobs[0]
+    facts = facts_for(spec.given, job.video, run.config.video.fps)
+    if "label" in spec.given:
+        return Given(label=np.array([int(job.text)]), **facts)
+    if "pooled" in spec.given:
+        return Given(pooled=random.normal((1, spec.pooled_channels), job.seed, "parity text"), **facts)
+    return Given(text=random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text"), **facts)
+
+
 def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     """The gradients of a run's denoiser in a compute dtype, by the names of the weights."""
     part, job = run.pipeline.parts.denoiser, run.jobs[0]
@@ -32,11 +43,10 @@ def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     latent = run.pipeline.sizes(job.video).latent
     shape = (1, spec.latent_channels, *latent)
     further = spec.further_channels
-    text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     batch = DiffusionBatch(
         latents=random.normal(shape, job.seed, "parity latents"),
         noise=random.normal(shape, job.seed, "parity noise"),
-        given=Given(text=text, **facts_for(spec.given, job.video, run.config.video.fps)),
+        given=given_to(run),
         condition=random.normal((1, further, *latent), job.seed, "parity condition") if further else None,
         **DiffusionObjective().at(np.array([500]))._asdict(),
     )

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from .. import random
-from ..conditioning.clip_facts import facts_for
 from ..config.schema import DTypeSettings, SampleConfig
 from ..config.settings import with_setting
 from ..maths import metrics
@@ -24,8 +23,8 @@ from ..pipelines.denoise import Step
 from ..pipelines.sample import Sampling
 from ..printable import short_name
 from ..seam.backend import Backend
-from ..seam.models import Array, Given, Model
-from .gradients import NUM_TEXT_TOKENS, autoencoder_gradients, block_of, denoiser_gradients
+from ..seam.models import Array, Model
+from .gradients import autoencoder_gradients, block_of, denoiser_gradients, given_to
 
 OUTPUT = "output"
 TIMESTEP = 500.0
@@ -203,13 +202,10 @@ def _denoiser(run: Sampling) -> Outputs:
     model = run.backend.build(part.spec, part.open(), precision.denoiser, precision.attention)
     spec: DenoiserSpec = part.spec
     latent = pipeline.sizes(job.video).latent
-    text = random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text")
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
 
-    facts = facts_for(spec.given, job.video, run.config.video.fps)
-
     def call() -> Array:
-        condition = model.condition(Given(text=text, **facts), latent)
+        condition = model.condition(given_to(run), latent)
         times = run.backend.asarray(np.full(1, TIMESTEP, np.float32))
         return model(run.backend.asarray(noisy), times, condition)
 

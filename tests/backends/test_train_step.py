@@ -222,6 +222,16 @@ def test_padding_does_not_count(backend: Backend) -> None:
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-6)
 
 
+def test_padding_may_count_in_the_mean_so_that_short_clips_weigh_less(backend: Backend) -> None:
+    whole = batch(0, masked=True)
+    without, within = (
+        make(backend).evaluate(replace(whole, padding_counts=counts), use_ema=False) for counts in (False, True)
+    )
+    assert whole.mask is not None
+    assert within == pytest.approx(without * whole.mask.mean(), rel=1e-5)
+    assert replace(whole, padding_counts=True).size == whole.mask.size > whole.size
+
+
 def test_frozen_weights_stay_and_have_no_state(backend: Backend) -> None:
     trainer = make(backend, replace(OPTIONS, frozen=("pos_embed.", "transformer_blocks.0.")))
     before = dict(trainer.saved().weights(use_ema=False))

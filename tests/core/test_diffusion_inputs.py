@@ -12,6 +12,7 @@ import pytest
 from duosora.core.config.training import ObjectiveSettings
 from duosora.core.data.batch import ClipBatch
 from duosora.core.data.frame_masks import FrameMasks
+from duosora.core.data.patch_lists import patches_of
 from duosora.core.errors import ConfigError
 from duosora.core.models.opensora_vae import PRESETS as AUTOENCODERS
 from duosora.core.models.stdit3 import TINY
@@ -137,6 +138,39 @@ def test_clean_frames_have_neither_noise_nor_loss_and_follow_the_samples_number(
         np.testing.assert_array_equal(made.make(clips(*rows), step=2).given.frame_mask, moves[list(rows)])
     assert (made.make(clips(0, 1, 2, 3), step=3).given.frame_mask != moves).any()
     assert whole.size == 1
+
+
+def test_clips_of_unequal_size_are_lists_of_patches_padded_to_the_longest() -> None:
+    """Latents and noise of each are those that it has by itself, patch by patch."""
+    sizes = VideoShape(17, 16, 32), VideoShape(5, 16, 16)
+    alone = [inputs().make(clips(number, size=size)) for number, size in enumerate(sizes)]
+    joined = np.zeros((2, 3, *sizes[0]), np.float32)
+    mask = np.zeros((2, *VAE.compression.latent(sizes[0])), np.float32)
+    for row, size in enumerate(sizes):
+        frames, height, width = VAE.compression.latent(size)
+        joined[row, :, : size.frames, : size.height, : size.width] = clips(row, size=size).pixels
+        mask[row, :frames, :height, :width] = 1
+    batch = clips(0, 1, size=sizes[0], pixels=joined, mask=mask, sizes=sizes)
+    made = inputs(list_side=2, padding_counts=True).make(batch)
+    assert made.padding_counts
+    assert made.given.latent_mask is not None
+    lengths = [each.latents[0, 0].size // 4 for each in alone]
+    assert made.latents.shape == made.noise.shape == (2, 4, max(lengths), 2, 2)
+    assert made.given.latent_mask.all((2, 3)).sum(1).tolist() == lengths
+    for row, (one, length) in enumerate(zip(alone, lengths, strict=True)):
+        for got, expected in ((made.latents, one.latents), (made.noise, one.noise)):
+            patches = patches_of(expected[0].swapaxes(0, 1), 2).swapaxes(0, 1)
+            np.testing.assert_array_equal(got[row, :, :length], patches)
+            assert not got[row, :, length:].any()
+
+
+def test_a_text_may_be_one_vector() -> None:
+    made = inputs()
+    vectors: Any = SimpleNamespace(states=lambda captions: [np.full(4, len(text), np.float32) for text in captions])
+    made.texts = vectors
+    given = made.make(clips(0, 2)).given
+    assert given.text is given.text_mask is None
+    np.testing.assert_array_equal(given.pooled, [[1] * 4, [3] * 4])
 
 
 def test_no_mask_is_given_where_all_frames_move() -> None:

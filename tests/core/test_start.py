@@ -1,13 +1,18 @@
 """The weights that training begins with: all of a file, or a stated mixture."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from duosora.core.errors import ConfigError, LayoutError
+from duosora.core.io.weights import save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
+from duosora.core.models.finding import open_part
 from duosora.core.models.opensora_t2v import TINY, TINY_INPAINT
 from duosora.core.models.wfvae import TINY as TINY_WFVAE
-from duosora.core.train.start import check_frozen, start_from
+from duosora.core.train.start import check_frozen, check_meaning, start_from
 
 LAYOUT, INPAINT = TINY.layout(), TINY_INPAINT.layout()
 SEED = 7
@@ -23,6 +28,15 @@ def test_a_whole_file_is_taken_as_it_is(file: GivenWeights) -> None:
     start = start_from(LAYOUT, file, SEED)
     assert start.weights is file
     assert start.report == (f"weights    all {len(LAYOUT)} from t2v.safetensors",)
+
+
+def test_weights_of_the_same_shapes_that_mean_something_else_are_refused(tmp_path: Path) -> None:
+    presets = {way: open_part("denoiser", f"dit_first_tiny_{way}") for way in ("adaln", "token_concat")}
+    (tmp_path / "config.json").write_text(json.dumps(presets["token_concat"].spec.to_config()))
+    save_weights(tmp_path, dict(presets["token_concat"].open()))
+    check_meaning(presets["token_concat"], tmp_path)
+    with pytest.raises(ConfigError, match=r"its model_arch is token-concat, and that of dit_first_tiny_adaln is adaln"):
+        check_meaning(presets["adaln"], tmp_path)
 
 
 def test_what_is_left_out_is_drawn_freshly_and_told(file: GivenWeights) -> None:

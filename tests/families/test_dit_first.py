@@ -1,16 +1,20 @@
 """DiT of the first release: each way to tell it the text, written out once more; lists of patches; refusals."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from family_cases import awake
 from thread_tensors import on_ranks
 
+from duosora.core.config.schema import ModelSettings
 from duosora.core.data.patch_lists import padded, patches_of
 from duosora.core.errors import ConfigError, LayoutError, ShapeError
 from duosora.core.models.by_shapes import seen_by_shapes
 from duosora.core.models.dit_first import PRESETS, TINY, WAYS, DiTFirstSpec
+from duosora.core.models.finding import open_part
+from duosora.core.pipelines.settings import open_parts, with_companions
 from duosora.core.random import normal
 from duosora.core.seam.backend import NAMES, Backend, get
 from duosora.core.seam.group import Group
@@ -289,6 +293,45 @@ def test_weights_of_another_way_are_refused_by_name() -> None:
 )
 def test_published_sizes(preset: str, count: int) -> None:
     assert PRESETS[preset].layout().num_parameters == count
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "vae"),
+    [
+        ("dit_first_s_8_adaln", "pixels_half"),
+        ("dit_first_s_2_adaln_vae", "sd_vae_ft_mse"),
+        ("dit_first_s_2_token_concat_vqvae", "vqvae_stride2x4x4"),
+    ],
+)
+def test_a_preset_brings_an_autoencoder_of_its_channels(denoiser: str, vae: str) -> None:
+    found = with_companions(ModelSettings(denoiser=denoiser))
+    assert (str(found.vae), str(found.text_encoder)) == (vae, "clip_vit_b_32")
+
+
+@pytest.mark.parametrize(("way", "pooled"), [("adaln", True), ("cross_attn", False)])
+def test_a_text_encoder_gives_what_the_denoiser_reads(way: str, pooled: bool) -> None:
+    model = ModelSettings(denoiser=f"dit_first_tiny_{way}", text_encoder=Path("tiny"), vae=Path("pixels_half"))
+    encoder = open_parts(model).text_encoder
+    assert encoder is not None
+    assert encoder.spec.pooled == pooled
+
+
+def test_a_text_encoder_that_cannot_is_refused() -> None:
+    model = ModelSettings(denoiser="dit_first_tiny_cross_attn", text_encoder=Path("clip_vit_bigg_14"))
+    with pytest.raises(ConfigError, match=r"model\.text_encoder = clip_vit_bigg_14: .*only the vector of a text"):
+        open_parts(model)
+
+
+def test_the_vector_of_a_t5_is_the_mean_of_its_tokens_states(backend: Backend) -> None:
+    part = open_part("text_encoder", "tiny")
+    ids, mask = np.array([[5, 6, 7, 1], [8, 1, 0, 0]]), np.array([[1, 1, 1, 1], [1, 1, 0, 0]])
+    states, vectors = (
+        backend.to_numpy(
+            backend.build(replace(part.spec, pooled=pooled), part.open())(backend.asarray(ids), backend.asarray(mask))
+        )
+        for pooled in (False, True)
+    )
+    near(vectors, np.stack([states[0].mean(0), states[1, :2].mean(0)]))
 
 
 def test_fresh_models_predict_nothing() -> None:
