@@ -208,7 +208,7 @@ class Layout(Mapping[str, Weight]):
             raise LayoutError(f"{source} does not fit {self.model}: {', '.join(problems)}{advice}")
         return found
 
-    def _relative(self, names: Set[str]) -> str:
+    def _relative(self, names: Container[str]) -> str:
         """Whose weights those are that differ so, for an error message; nothing where nobody knows."""
         return next((f"; it is {relative}" for name, relative in self.relatives.items() if name in names), "")
 
