@@ -56,8 +56,6 @@ class Condition:
     keys_values: tuple[tuple[Tensor, Tensor], ...]
     """The text's cross-attention keys and values for each block in the order of the forward, (B, M, A, K) each."""
     text: TextKeys
-    spatial: Arrangement
-    temporal: Arrangement
     positions: Tensor
     """(H * W, D) float32, added to the tokens of every frame."""
     frequencies: Tensor
@@ -67,6 +65,14 @@ class Condition:
     take the timestep's."""
     kept: Tensor | None = None
     """(B, blocks, 2, 1, 1) float32, what training multiplies a block's gates by; None: nothing is left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpatialTemporal(Condition):
+    """The same for those whose blocks attend within a frame and through all frames at one place."""
+
+    spatial: Arrangement
+    temporal: Arrangement
 
 
 class AdaLNSingle(TokenDenoiser):
@@ -79,22 +85,26 @@ class AdaLNSingle(TokenDenoiser):
 
     def shared(self, settled: SettledText, latent: LatentShape, positions: np.ndarray) -> dict[str, Any]:
         """What all their conditions have, by name, but for `rows`. positions: (H * W, D)."""
-        device, grid = device_of(self.final_layer.scale_shift_table), self.spec.grid(latent)
+        device = device_of(self.final_layer.scale_shift_table)
         text = self.states(settled)
         plan = text_plan(settled.text_mask, text.shape[1])
         if plan.index is not None:
             text = take_tokens(text, place(plan.index, device))
         return {
             "latent": latent,
-            "grid": grid,
+            "grid": self.spec.grid(latent),
             "keys_values": tuple(block.cross_attn.keys_values(text) for block in self.blocks()),
             "text": place_text(plan, text.shape[1], device),
-            "spatial": place_plan(spatial_plan(grid), device),
-            "temporal": place_plan(temporal_plan(grid), device),
             "positions": place(positions, device),
             "frequencies": place(timestep_frequencies(TIMESTEP_CHANNELS), device),
             "kept": None if settled.kept is None else place(settled.kept[..., None, None], device),
         }
+
+    def arrangements(self, latent: LatentShape) -> dict[str, Any]:
+        """Those of a SpatialTemporal, by name."""
+        device, grid = device_of(self.final_layer.scale_shift_table), self.spec.grid(latent)
+        plans = {"spatial": spatial_plan(grid), "temporal": temporal_plan(grid)}
+        return {name: place_plan(plan, device) for name, plan in plans.items()}
 
     def with_frames(self, condition: AnyCondition, frame_mask: np.ndarray | None) -> AnyCondition:
         """The condition with other frames denoised: a mask (B, T) as in Given."""
@@ -119,11 +129,7 @@ class AdaLNSingle(TokenDenoiser):
 
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, pt * ph * pw * Cout) -> (B, Cout, T, H, W) float32, padding cut off."""
-        spec, grid, latent = self.spec, condition.grid, condition.latent
-        patches = patches.reshape(-1, *grid, *spec.patch_size, spec.out_channels)
-        padded = (size * patch for size, patch in zip(grid, spec.patch_size, strict=True))
-        latents = patches.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(-1, spec.out_channels, *padded)
-        return to_float32(latents[:, :, : latent.frames, : latent.height, : latent.width])
+        return assembled(patches, condition.grid, self.spec.patch_size, condition.latent)
 
     def states(self, settled: SettledText) -> Tensor:
         """Texts (B, L, D); the null caption, as long as they are, in place of some."""
@@ -287,6 +293,16 @@ class CaptionEmbedder(nn.Cell):
     def construct(self, text: Tensor) -> Tensor:
         """(B, L, caption_channels) -> (B, L, D)."""
         return self.y_proj(text)
+
+
+def assembled(patches: Tensor, grid: TokenGrid, patch_size: tuple[int, int, int], latent: LatentShape) -> Tensor:
+    """Predictions (B, N, pt * ph * pw * C) of the tokens of a grid -> (B, C, T, H, W) float32, padding cut off."""
+    time, height, width = patch_size
+    channels = patches.shape[2] // (time * height * width)
+    patches = patches.reshape(-1, *grid, *patch_size, channels)
+    padded = (size * patch for size, patch in zip(grid, patch_size, strict=True))
+    latents = patches.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(-1, channels, *padded)
+    return to_float32(latents[:, :, : latent.frames, : latent.height, : latent.width])
 
 
 def of_tokens(values: Tensor, rows: Tensor | None) -> Tensor:

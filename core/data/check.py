@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from ..bucketing.table import BucketTable
 from ..config.data import DataSettings
-from ..errors import MediaError
+from ..errors import ConfigError, MediaError
 from ..shapes import Compression, VideoShape
-from .annotations import read_annotations
+from .annotations import Annotations, read_annotations
 from .bucket_check import BucketEpoch, first_buckets, first_epoch
 from .bucket_plan import check_buckets
+from .class_folders import ClassFolders
 from .embedding_folder import embedding_path
 from .plan import RARE, is_rare, rare_detail
 from .pool import make_runner
@@ -23,7 +24,7 @@ from .probing import complete, probe
 from .reading import Facts
 from .records import BadRow, Record
 from .selection import RecordDraws, Unusable, check_settings, plan_shape
-from .sources import FileSource
+from .sources import FileSource, fitted, labelled_folder
 from .worker import Failed
 
 FPS_TOLERANCE = 0.01
@@ -145,8 +146,9 @@ class Check:
         Each file is opened once, however often this is called.
         Raises: MediaError when an annotation cannot be read at all; ConfigError and ShapeError for unfit settings.
         """
+        settings = fitted(settings, self.compression)
         check_settings(settings, self.compression)
-        found = read_annotations(self.files, settings.root)
+        found = self._read(settings)
         if not found.records and not found.bad:
             raise MediaError(f"{', '.join(map(str, self.files))}: holds no record of a clip")
         if settings.buckets is not None:
@@ -155,6 +157,14 @@ class Check:
         rows = [self._row(number, record, settings) for number, record in enumerate(found.records)]
         rows = self._without_rare(rows, settings)
         return CheckReport(tuple(rows), tuple(found.bad))
+
+    def _read(self, settings: DataSettings) -> Annotations:
+        if settings.kind == "features":
+            raise ConfigError("data.kind = features: every run looks over these before it begins; train with --dry-run")
+        if settings.kind == "class_folders":
+            of_classes = ClassFolders(labelled_folder(settings.model_copy(update={"files": self.files})))
+            return Annotations([of_classes[number] for number in range(len(of_classes))], [])
+        return read_annotations(self.files, settings.root)
 
     def _in_buckets(self, records: Sequence[Record], bad: Sequence[BadRow], settings: DataSettings) -> CheckReport:
         assert self.table_of is not None, "buckets need the sizes of a recipe"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+from functools import lru_cache
 from math import prod
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from ..printable import short_name
 
 FEATURES, LABELS = "_features", "_labels"
 ENDING = ".npy"
+HEAD_BYTES = 128
+"""That numpy writes before the values of an array of few axes, or fewer."""
 
 
 class Feature(NamedTuple):
@@ -61,9 +64,10 @@ class FeatureFolder:
     def shape(self, index: int) -> tuple[int, int, int]:
         """C, H and W of a latent, of which nothing else is read. Raises: as read."""
         path = self.features / self.names[index]
-        shape, dtype = _header(path)
-        _check_latent(path, shape, dtype)
-        return shape[1], shape[2], shape[3]
+        head, _ = _read(path, only_head=True)
+        _check_latent(path, head.shape, head.dtype)
+        _, channels, height, width = head.shape
+        return channels, height, width
 
     def read(self, index: int, classes: int | None = None) -> Feature:
         """The picture at a place in the order. classes: how many the model knows.
@@ -109,44 +113,51 @@ def _check_pairs(features: Path, of_features: list[str], labels: Path, of_labels
             raise MediaError(f"{here / short_name(alone[0])}{more}: no file of that name in {there}")
 
 
+class _Head(NamedTuple):
+    """What an .npy says of its array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    is_fortran: bool
+    start: int
+    """Where the values begin."""
+
+
 def _array(path: Path) -> np.ndarray:
-    try:
-        with open_regular(path) as file:
-            array = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from error
-    if not isinstance(array, np.ndarray):
-        raise MediaError(f"{path}: holds several arrays; expected one")
-    return array
+    head, values = _read(path)
+    return np.frombuffer(values, head.dtype).reshape(head.shape, order="F" if head.is_fortran else "C")
 
 
-def _header(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of an array that is all there."""
+def _read(path: Path, only_head: bool = False) -> tuple[_Head, bytes]:
+    """An .npy that is all there. Raises: MediaError."""
     try:
         with open_regular(path) as file:
-            version = np.lib.format.read_magic(file)
-            if version not in _HEADERS:
-                raise ValueError(f"its version is {version[0]}.{version[1]}")
-            shape, _, dtype = _HEADERS[version](file)
-            if dtype.hasobject:
-                raise ValueError("it holds Python objects, and reading these can run code")
-            if os.fstat(file.fileno()).st_size - file.tell() != prod(shape) * dtype.itemsize:
+            head = _parsed(file.read(HEAD_BYTES))
+            if os.fstat(file.fileno()).st_size - head.start != prod(head.shape) * head.dtype.itemsize:
                 raise ValueError("it is cut off")
+            file.seek(head.start)
+            return head, b"" if only_head else file.read()
     except (OSError, ValueError, EOFError) as error:
-        raise _unreadable(path, error) from error
-    return shape, dtype
+        reason = " ".join(str(error).split())
+        raise MediaError(f"{path}: cannot be read as {ENDING} ({reason}); make it again") from error
 
 
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+@lru_cache(maxsize=64)
+def _parsed(start: bytes) -> _Head:
+    """Of the beginning of a file; those of millions are alike."""
+    file = io.BytesIO(start)
+    version = np.lib.format.read_magic(file)
+    if version != (1, 0):
+        raise ValueError(f"its version is {version[0]}.{version[1]}, expected 1.0")
+    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, and reading these can run code")
+    return _Head(shape, dtype, is_fortran, file.tell())
 
 
 def _check_latent(path: Path, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
     if len(shape) != 4 or shape[0] != 1 or dtype.kind != "f":
         raise MediaError(f"{path}: holds {_told(dtype, shape)}; expected a latent, floats (1, C, H, W)")
-
-
-def _unreadable(path: Path, error: Exception) -> MediaError:
-    return MediaError(f"{path}: cannot be read as {ENDING} ({' '.join(str(error).split())}); make it again")
 
 
 def _told(dtype: np.dtype[Any], shape: tuple[int, ...]) -> str:

@@ -25,16 +25,15 @@ UNSEEN = ("to_k.bias", ".k.conv.bias")
 """Ends of the names of weights without a gradient but rounding: what all keys have in common moves no share."""
 
 
-def drawn_given(run: Sampling) -> Given:
-    """What a run's denoiser is given: a text that is drawn for this alone, or the first class."""
+def given_to(run: Sampling) -> Given:
+    """What a run's denoiser reads of the first job, the text drawn: without a text encoder, the same everywhere."""
     spec, job = run.pipeline.parts.denoiser.spec, run.jobs[0]
-    described = {
-        "text": random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text"),
-        "pooled": random.normal((1, spec.pooled_channels), job.seed, "parity text"),
-        "label": np.zeros(1, np.int64),
-    }
-    read = {name: values for name, values in described.items() if name in spec.given}
-    return Given(**read, **facts_for(spec.given, job.video, run.config.video.fps))
+    facts = facts_for(spec.given, job.video, run.config.video.fps)
+    if "label" in spec.given:
+        return Given(label=np.array([int(job.text)]), **facts)
+    if "pooled" in spec.given:
+        return Given(pooled=random.normal((1, spec.pooled_channels), job.seed, "parity text"), **facts)
+    return Given(text=random.normal((1, NUM_TEXT_TOKENS, spec.text_channels), job.seed, "parity text"), **facts)
 
 
 def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
@@ -47,7 +46,7 @@ def denoiser_gradients(run: Sampling, dtype: str) -> dict[str, np.ndarray]:
     batch = DiffusionBatch(
         latents=random.normal(shape, job.seed, "parity latents"),
         noise=random.normal(shape, job.seed, "parity noise"),
-        given=drawn_given(run),
+        given=given_to(run),
         condition=random.normal((1, further, *latent), job.seed, "parity condition") if further else None,
         **DiffusionObjective().at(np.array([500]))._asdict(),
     )

@@ -24,7 +24,7 @@ from ..pipelines.sample import Sampling
 from ..printable import short_name
 from ..seam.backend import Backend
 from ..seam.models import Array, Model
-from .gradients import autoencoder_gradients, block_of, denoiser_gradients, drawn_given
+from .gradients import autoencoder_gradients, block_of, denoiser_gradients, given_to
 
 OUTPUT = "output"
 TIMESTEP = 500.0
@@ -202,11 +202,10 @@ def _denoiser(run: Sampling) -> Outputs:
     model = run.backend.build(part.spec, part.open(), precision.denoiser, precision.attention)
     spec: DenoiserSpec = part.spec
     latent = pipeline.sizes(job.video).latent
-    given = drawn_given(run)
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")
 
     def call() -> Array:
-        condition = model.condition(given, latent)
+        condition = model.condition(given_to(run), latent)
         times = run.backend.asarray(np.full(1, TIMESTEP, np.float32))
         return model(run.backend.asarray(noisy), times, condition)
 

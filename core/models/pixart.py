@@ -10,26 +10,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import isqrt, lcm, prod
-from typing import Any, ClassVar, NamedTuple
+from math import isqrt, prod
+from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import ConfigError, ShapeError
-from ..layout import Computed, Filled, Init, Layout, Normal, Ones, Uniform, Weight, WeightList, Zeros
+from ..layout import Computed, Filled, Layout, Normal, Ones, Weight, WeightList, Zeros
 from ..maths.embeddings import line_embedding, squared_embedding
 from ..seam.models import Given
-from ..shapes import LatentShape, Patch, TokenGrid
+from ..shapes import LatentShape, TokenGrid
+from .adaln_single import (
+    MOST_DEPTH,
+    NUM_MODULATIONS,
+    AdaLNSingleSpec,
+    SettledText,
+    cross_attention,
+    embedder,
+    sizes,
+    three_numbers,
+    xavier,
+)
 from .config_json import build, choice, count, number, refuse_unknown, take, whole_number
-from .kinds import Costs, Family, Output
+from .kinds import Costs, Family
 
-TIMESTEP_CHANNELS = 256
-NUM_MODULATIONS = 6
-"""Shift, scale and gate of the attention, then of the feed-forward."""
-NORM_EPS = 1e-6
 COMPRESSED_NORM_EPS = 1e-5
-MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_CAPTION_CHANNELS = 640, 256, 65_536, 1024, 65_536
-MOST_TOKENS, MOST_SIDE, MOST_STEPS, MOST_FACTOR = 65_536, 4096, 64, 64
+MOST_SIDE, MOST_FACTOR = 4096, 64
+SPREAD = Normal(0.02)
+"""Of what makes the modulation and of the captions' projection, in a fresh model."""
 PUBLISHED_SIDE, PUBLISHED_HEAD_DIM = 64, 72
 """Latents of a side for which positions are not scaled, and the width of a head."""
 SAMPLINGS = ("conv", "ave", "uniform", "uniform_every")
@@ -48,34 +56,16 @@ class KVCompression:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PixArtSpec:
+class PixArtSpec(AdaLNSingleSpec):
     """What a PixArt is. Fields are the arguments of upstream's classes, and `reads_size` tells PixArtMS."""
 
     family: ClassVar[str] = "pixart"
-    further_channels: ClassVar[int] = 0
-    pooled_channels: ClassVar[int] = 0
-    lists_patches: ClassVar[bool] = False
+    title: ClassVar[str] = "PixArt"
 
     input_size: tuple[int, int, int] = (1, 64, 64)
     """Latents along time, height and width that it was trained on: what positions are counted by."""
-    in_channels: int = 4
-    patch_size: tuple[int, int, int] = (1, 2, 2)
-    """Latents of a token along time, height and width."""
-    hidden_size: int = 1152
-    """D, the width of the tokens."""
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
-    class_dropout_prob: float = 0.1
-    """Share of captions that training replaced by the null caption."""
-    pred_sigma: bool = True
-    """Whether there are as many outputs again behind the noise: a range for its variance."""
-    drop_path: float = 0.0
-    """Share of the samples for which training leaves out what the last block adds; 0 in all published models."""
-    no_temporal_pos_emb: bool = False
-    caption_channels: int = 4096
     model_max_length: int = 120
-    """Tokens of the learned null caption."""
+    no_temporal_pos_emb: bool = False
     freeze_text: bool = False
     """Training leaves the attention to the text as it is."""
     space_scale: float = 1.0
@@ -90,71 +80,18 @@ class PixArtSpec:
     """Whether sizes and ratios in pixels are added to the timestep, as PixArtMS does."""
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(f"PixArt: hidden_size = {self.hidden_size} does not make {self.num_heads} equal heads")
-        if not self.feed_forward_size:
-            raise ConfigError(f"PixArt: mlp_ratio = {self.mlp_ratio:g}: hidden_size = {self.hidden_size} needs more")
-        if self.hidden_size % 4:
-            raise ConfigError(f"PixArt: hidden_size = {self.hidden_size}: needs a multiple of 4 for the positions")
+        super().__post_init__()
         if self.reads_size and self.hidden_size % 3:
             raise ConfigError(f"PixArtMS: hidden_size = {self.hidden_size}: needs a multiple of 3 for height and width")
         if any(size < patch for size, patch in zip(self.input_size, self.patch_size, strict=True)):
-            raise ConfigError(
-                f"PixArt: input_size = {_sizes(self.input_size)} holds no patch {_sizes(self.patch_size)}"
-            )
+            raise ConfigError(f"PixArt: input_size = {sizes(self.input_size)} holds no patch {sizes(self.patch_size)}")
         if not (self.kv_compression is None or isinstance(self.kv_compression, KVCompression)):
             raise ConfigError("PixArt: kv_compress_config: needs an object")
 
     @property
-    def given(self) -> frozenset[str]:
+    def given(self) -> frozenset[str]:  # type: ignore[override]
         """Which of kinds.GIVEN it reads."""
         return frozenset({"text", "is_null", "kept", *(("height", "width", "ratio") if self.reads_size else ())})
-
-    @property
-    def latent_channels(self) -> int:
-        return self.in_channels
-
-    @property
-    def text_channels(self) -> int:
-        return self.caption_channels
-
-    @property
-    def most_tokens(self) -> int:
-        """Of a text: as many as the null caption has, which stands in for it."""
-        return self.model_max_length
-
-    @property
-    def output(self) -> Output:
-        return "mean_and_range" if self.pred_sigma else "mean"
-
-    @property
-    def out_channels(self) -> int:
-        return self.in_channels * (2 if self.pred_sigma else 1)
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
-
-    @property
-    def feed_forward_size(self) -> int:
-        return int(self.hidden_size * self.mlp_ratio)
-
-    @property
-    def patch_outputs(self) -> int:
-        """What a token predicts: out_channels for each of its latents."""
-        time, height, width = self.patch_size
-        return time * height * width * self.out_channels
-
-    @property
-    def drop_rates(self) -> tuple[float, ...]:
-        """Of each block its share of drop_path, which rises from 0."""
-        return tuple(np.linspace(0.0, self.drop_path, self.depth).tolist())
-
-    @property
-    def patch(self) -> Patch:
-        """Latents of a token; of unequal sides what both divide."""
-        time, height, width = self.patch_size
-        return Patch(time, lcm(height, width))
 
     @property
     def trained_grid(self) -> TokenGrid:
@@ -173,15 +110,11 @@ class PixArtSpec:
         return held if held is not None and block in held.layers else None
 
     def grid(self, latent: LatentShape) -> TokenGrid:
-        """The token grid of a latent, padded at the end of each axis to whole patches.
-
-        Raises: ShapeError for frames too small for their keys to be compressed.
-        """
-        grid = TokenGrid(*(-(-size // patch) for size, patch in zip(latent, self.patch_size, strict=True)))
-        held = self.kv_compression
+        """As of all of them. Raises: ShapeError for frames too small for their keys to be compressed."""
+        grid, held = super().grid(latent), self.kv_compression
         if held is not None and min(grid.height, grid.width) < held.factor:
             raise ShapeError(
-                f"latents of {_sizes(latent)}: PixArt compresses keys by {held.factor}, and needs as many tokens along "
+                f"latents of {sizes(latent)}: PixArt compresses keys by {held.factor}, and needs as many tokens along "
                 f"height and width, not {grid.height} x {grid.width}"
             )
         return grid
@@ -192,35 +125,19 @@ class PixArtSpec:
         frames = None if self.no_temporal_pos_emb else line_embedding(grid.frames, self.hidden_size, self.time_scale)
         return places, frames
 
-    def settled(self, given: Given) -> PixArtSettled:
-        """What is given, with a row for each text. Raises: ShapeError for what is missing or does not fit."""
-        text = given.text
-        if text is None or text.ndim != 3 or text.shape[2] != self.caption_channels:
-            held = "nothing" if text is None else _sizes(text.shape)
-            raise ShapeError(f"PixArt: text: needs states of batch x tokens x {self.caption_channels}, got {held}")
-        batch, num_tokens = text.shape[:2]
-        mask = None if given.text_mask is None else _rows("text_mask", given.text_mask, batch, (num_tokens,))
-        if mask is not None and not (mask > 0).any(1).all():
-            raise ShapeError("PixArt: text_mask: a text without any token cannot be attended to")
-        is_null = None if given.is_null is None else _rows("is_null", given.is_null, batch)
-        if is_null is not None and not is_null.any():
-            is_null = None
-        if is_null is not None and num_tokens > self.model_max_length:
-            raise ShapeError(f"PixArt: text: {num_tokens} tokens, but the null caption has {self.model_max_length}")
-        kept = None
-        if given.kept is not None:
-            kept = _rows("kept", given.kept, batch, (self.depth, 2)).astype(np.float32)
-        return PixArtSettled(text, mask, is_null, self._size_of(given, batch), kept)
+    def settled(self, given: Given, latent: LatentShape) -> SettledSize:
+        """What is given for latents of a shape, with a row for each text.
+
+        Raises: ShapeError for what is missing or does not fit.
+        """
+        texts = self.settled_text(given, latent)
+        return SettledSize(**vars(texts), size=self._size_of(given, len(texts.text)))
 
     def _size_of(self, given: Given, batch: int) -> np.ndarray | None:
         if not self.reads_size:
             return None
-        size = [_rows(name, getattr(given, name), batch) for name in ("height", "width", "ratio")]
+        size = [self.rows(name, getattr(given, name), batch) for name in ("height", "width", "ratio")]
         return np.stack(size, 1).astype(np.float32)
-
-    def blocks(self) -> tuple[str, ...]:
-        """Names of all blocks in the order of the forward."""
-        return tuple(f"blocks.{i}" for i in range(self.depth))
 
     def costs(self) -> Costs:
         """The sizes that memory and traffic follow from."""
@@ -231,9 +148,9 @@ class PixArtSpec:
         held = self.kv_compression
         fewer = "" if held is None else f", keys compressed by {held.factor} in {len(held.layers)} of them"
         return [
-            f"{self.depth} blocks, {self.num_heads} heads of {self.head_dim}, patch {_sizes(self.patch_size)}, "
+            f"{self.depth} blocks, {self.num_heads} heads of {self.head_dim}, patch {sizes(self.patch_size)}, "
             f"{self.in_channels} latent channels{fewer}",
-            f"trained on latents of {_sizes(self.input_size)}",
+            f"trained on latents of {sizes(self.input_size)}",
             "objective: not stored in the file; the published models predict the noise of a diffusion and the range of "
             "its variance",
         ]
@@ -242,31 +159,22 @@ class PixArtSpec:
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> PixArtSpec:
         """Read a config.json of upstream's arguments. Raises ConfigError for unknown keys and impossible values."""
         rest, fresh = dict(config), cls()
-        for key in _WITHOUT_EFFECT:
-            rest.pop(key, None)
+        rest.pop("from_pretrained", None)
+        choice(rest, source, "model_type", (cls.title,), cls.title)
         classes = config.get("architectures")
-        sizes = _triple(rest, source, "input_size", MOST_SIDE, fresh.input_size)
+        switches = {name: take(rest, source, name, bool, getattr(fresh, name)) for name in _SWITCHES}
         spec = build(
             cls,
             source,
-            input_size=sizes,
-            in_channels=count(rest, source, "in_channels", MOST_CHANNELS, fresh.in_channels),
-            patch_size=_triple(rest, source, "patch_size", MOST_STEPS, fresh.patch_size),
-            hidden_size=count(rest, source, "hidden_size", MOST_WIDTH, fresh.hidden_size),
-            depth=count(rest, source, "depth", MOST_BLOCKS, fresh.depth),
-            num_heads=count(rest, source, "num_heads", MOST_HEADS, fresh.num_heads),
-            mlp_ratio=number(rest, source, "mlp_ratio", 0.1, 64.0, fresh.mlp_ratio),
-            class_dropout_prob=number(rest, source, "class_dropout_prob", 0.0, 1.0, fresh.class_dropout_prob),
-            drop_path=number(rest, source, "drop_path", 0.0, 1.0, fresh.drop_path),
-            caption_channels=count(rest, source, "caption_channels", MOST_CAPTION_CHANNELS, fresh.caption_channels),
-            model_max_length=count(rest, source, "model_max_length", MOST_TOKENS, fresh.model_max_length),
+            **cls.common_fields(rest, source),
+            **switches,
+            input_size=three_numbers(rest, source, "input_size", MOST_SIDE, fresh.input_size),
             freeze_text=choice(rest, source, "freeze", (None, "text"), None) == "text",
             space_scale=number(rest, source, "space_scale", 1e-3, 1e3, fresh.space_scale),
             time_scale=number(rest, source, "time_scale", 1e-3, 1e3, fresh.time_scale),
             base_size=0 if rest.pop("base_size", None) is None else _base_size(config, source),
             kv_compression=_compression(rest.pop("kv_compress_config", None), source),
             reads_size=take(rest, source, "reads_size", bool, isinstance(classes, list) and "PixArtMS" in classes),
-            **{switch: take(rest, source, switch, bool, getattr(fresh, switch)) for switch in _SWITCHES},
         )
         refuse_unknown(rest, source, tuple(spec.to_config()))
         return spec
@@ -314,24 +222,13 @@ class PixArtSpec:
         fewer = None
         if held is not None:
             fewer = {"sampling": held.sampling, "scale_factor": held.factor, "kv_compress_layer": list(held.layers)}
-        return {
+        return self.common_config() | {
             "architectures": ["PixArtMS" if self.reads_size else "PixArt"],
             "base_size": self.base_size or None,
-            "caption_channels": self.caption_channels,
-            "class_dropout_prob": self.class_dropout_prob,
-            "depth": self.depth,
-            "drop_path": self.drop_path,
             "freeze": "text" if self.freeze_text else None,
-            "hidden_size": self.hidden_size,
-            "in_channels": self.in_channels,
             "input_size": list(self.input_size),
             "kv_compress_config": fewer,
-            "mlp_ratio": self.mlp_ratio,
-            "model_max_length": self.model_max_length,
             "no_temporal_pos_emb": self.no_temporal_pos_emb,
-            "num_heads": self.num_heads,
-            "patch_size": list(self.patch_size),
-            "pred_sigma": self.pred_sigma,
             "qk_norm": self.qk_norm,
             "reads_size": self.reads_size,
             "space_scale": self.space_scale,
@@ -348,25 +245,12 @@ class PixArtSpec:
         )
         in_line = (frames, width, self.time_scale)
         weights["pos_embed_temporal"] = Weight((1, frames, width), Computed((), line_embedding, in_line), trained=False)
-        weights.conv("x_embedder.proj", width, self.in_channels, *self.patch_size)
-        inputs = self.in_channels * prod(self.patch_size)
-        weights["x_embedder.proj.weight"] = replace(weights["x_embedder.proj.weight"], init=_xavier(width, inputs))
-        _linear(weights, "t_embedder.mlp.0", width, TIMESTEP_CHANNELS, Normal(0.02))
-        _linear(weights, "t_embedder.mlp.2", width, width, Normal(0.02))
-        _linear(weights, "t_block.1", NUM_MODULATIONS * width, width, Normal(0.02))
-        null_caption = Normal(self.caption_channels**-0.5)
-        weights["y_embedder.y_embedding"] = Weight(
-            (self.model_max_length, self.caption_channels), null_caption, trained=False
-        )
-        _linear(weights, "y_embedder.y_proj.fc1", width, self.caption_channels, Normal(0.02))
-        _linear(weights, "y_embedder.y_proj.fc2", width, width, Normal(0.02))
+        self.embedders(weights, SPREAD)
         for i, name in enumerate(self.blocks()):
             self._block(weights, name, self.compression(i))
-        weights["final_layer.scale_shift_table"] = Weight((2, width), Normal(width**-0.5))
-        _linear(weights, "final_layer.linear", self.patch_outputs, width, Zeros())
+        self.last(weights)
         for name in ("csize_embedder", "ar_embedder") if self.reads_size else ():
-            _linear(weights, f"{name}.mlp.0", width // 3, TIMESTEP_CHANNELS)
-            _linear(weights, f"{name}.mlp.2", width // 3, width // 3)
+            embedder(weights, name, width // 3)
         title = f"PixArt{'MS' if self.reads_size else ''}(depth={self.depth}, heads={self.num_heads}x{self.head_dim})"
         frozen = tuple(f"{name}.cross_attn." for name in self.blocks()) if self.freeze_text else ()
         return Layout(title, weights, frozen=frozen)
@@ -374,7 +258,7 @@ class PixArtSpec:
     def _block(self, weights: WeightList, name: str, fewer: KVCompression | None) -> None:
         width = self.hidden_size
         weights[f"{name}.scale_shift_table"] = Weight((NUM_MODULATIONS, width), Normal(width**-0.5))
-        _linear(weights, f"{name}.attn.qkv", 3 * width, width)
+        xavier(weights, f"{name}.attn.qkv", 3 * width, width)
         if fewer is not None and fewer.sampling == "conv":
             mean = Filled(1 / fewer.factor**2)
             weights[f"{name}.attn.sr.weight"] = Weight((width, 1, fewer.factor, fewer.factor), mean)
@@ -382,27 +266,18 @@ class PixArtSpec:
             weights.norm(f"{name}.attn.norm", width)
         for part in ("q_norm", "k_norm") if self.qk_norm else ():
             weights[f"{name}.attn.{part}.weight"] = Weight((self.head_dim,), Ones())
-        _linear(weights, f"{name}.attn.proj", width, width)
-        _linear(weights, f"{name}.cross_attn.q_linear", width, width)
-        _linear(weights, f"{name}.cross_attn.kv_linear", 2 * width, width)
-        _linear(weights, f"{name}.cross_attn.proj", width, width, Zeros())
-        _linear(weights, f"{name}.mlp.fc1", self.feed_forward_size, width)
-        _linear(weights, f"{name}.mlp.fc2", width, self.feed_forward_size)
+        xavier(weights, f"{name}.attn.proj", width, width)
+        cross_attention(weights, f"{name}.cross_attn", width, Zeros())
+        xavier(weights, f"{name}.mlp.fc1", self.feed_forward_size, width)
+        xavier(weights, f"{name}.mlp.fc2", width, self.feed_forward_size)
 
 
-class PixArtSettled(NamedTuple):
+@dataclass(frozen=True, kw_only=True)
+class SettledSize(SettledText):
     """What a batch of B clips is denoised under, checked."""
 
-    text: np.ndarray
-    """(B, L, D)."""
-    text_mask: np.ndarray | None
-    """(B, L); None: all tokens count."""
-    is_null: np.ndarray | None
-    """(B,) booleans; None: no caption is replaced."""
     size: np.ndarray | None
     """(B, 3) float32: height and width in pixels, and the one over the other; None: the model does not read them."""
-    kept: np.ndarray | None
-    """(B, blocks, 2) float32; None: nothing is left out."""
 
 
 _TELLING = (
@@ -410,32 +285,7 @@ _TELLING = (
     "blocks.0.cross_attn.kv_linear.weight",
 )
 """Weights whose shapes tell what a model is."""
-_SWITCHES = ("pred_sigma", "no_temporal_pos_emb", "qk_norm")
-_WITHOUT_EFFECT = (
-    *("dtype", "enable_flashattn", "enable_flash_attn", "enable_layernorm_kernel", "enable_sequence_parallelism"),
-    "from_pretrained",
-)
-"""Keys that say how upstream computes."""
-
-
-def _linear(weights: WeightList, name: str, outputs: int, inputs: int, init: Init | None = None) -> None:
-    """A linear map that starts as upstream's: Xavier and uniform where nothing else is said, the bias zero."""
-    weights[f"{name}.weight"] = Weight((outputs, inputs), init or _xavier(outputs, inputs))
-    weights[f"{name}.bias"] = Weight((outputs,), Zeros())
-
-
-def _xavier(outputs: int, inputs: int) -> Uniform:
-    return Uniform((6 / (inputs + outputs)) ** 0.5)
-
-
-def _triple(
-    rest: dict[str, Any], source: str, key: str, most: int, default: tuple[int, int, int]
-) -> tuple[int, int, int]:
-    sizes = take(rest, source, key, list, list(default))
-    if len(sizes) != 3:
-        raise ConfigError(f"{source}: {key}: needs three whole numbers, along time, height and width")
-    time, height, width = (whole_number(size, source, key, most) for size in sizes)
-    return time, height, width
+_SWITCHES = ("no_temporal_pos_emb", "qk_norm")
 
 
 def _base_size(config: Mapping[str, Any], source: str) -> int:
@@ -453,24 +303,9 @@ def _compression(held: Any, source: str) -> KVCompression | None:
     sampling = choice(rest, where, "sampling", (None, *SAMPLINGS), None)
     factor = count(rest, where, "scale_factor", MOST_FACTOR, 1)
     layers = take(rest, where, "kv_compress_layer", list, [])
-    numbers = tuple(whole_number(layer, where, "kv_compress_layer", MOST_BLOCKS, least=0) for layer in layers)
+    numbers = tuple(whole_number(layer, where, "kv_compress_layer", MOST_DEPTH, least=0) for layer in layers)
     refuse_unknown(rest, where, ("sampling", "scale_factor", "kv_compress_layer"))
     return KVCompression(sampling, factor, numbers) if sampling and factor > 1 and numbers else None
-
-
-def _rows(name: str, values: np.ndarray | None, batch: int, shape: tuple[int, ...] = ()) -> np.ndarray:
-    """Values with a row for each of a batch: fewer rows are repeated. Raises ShapeError."""
-    if values is None:
-        raise ShapeError(f"PixArt: {name} is missing: this one reads text, height, width and ratio")
-    if not len(values) or batch % len(values) or values.shape[1:] != shape:
-        raise ShapeError(
-            f"PixArt: {name}: got {_sizes(values.shape)} for {batch} texts, needs {_sizes((batch, *shape))}"
-        )
-    return np.tile(values, (batch // len(values), *[1] * len(shape)))
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 XL_2 = PixArtSpec(no_temporal_pos_emb=True)

@@ -14,6 +14,7 @@ NAMES = (
     "dit_imagenet",
     "dit_digits",
     "opensora_v1_0_classes",
+    "opensora_v1_0_pooled",
     "opensora_first",
     "opensora_v1_2",
     "opensora_v1_1",

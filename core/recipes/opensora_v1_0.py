@@ -18,13 +18,13 @@ RATE = 8.0
 
 
 def usual_video(spec: Any) -> dict[str, Any]:
-    """The size and the rate that a denoiser counts its positions by. spec: has input_size and time_scale."""
+    """The size and the rate that a denoiser counts its positions by. spec: has input_size, and perhaps time_scale."""
     frames, height, width = spec.input_size
     return {
         "video.frames": frames,
         "video.height": height * LATENT_SIDE,
         "video.width": width * LATENT_SIDE,
-        "video.fps": RATE / spec.time_scale,
+        "video.fps": RATE / getattr(spec, "time_scale", 1.0),
         "condition.max_area": height * width * LATENT_SIDE**2,
     }
 

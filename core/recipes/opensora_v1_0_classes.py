@@ -10,21 +10,13 @@ from dataclasses import replace
 from typing import Any
 
 from .dit_imagenet import RECIPE as DIT
+from .opensora_v1_0 import usual_video
 from .recipe import Recipe
-
-LATENT_SIDE = 8
-"""Pixels of a latent of its autoencoder."""
 
 
 def is_of_videos(spec: Any) -> bool:
     """Whether a denoiser reads classes, and is neither the original DiT nor a SiT."""
     return "label" in spec.given and not hasattr(spec, "trained_as")
-
-
-def usual_video(spec: Any) -> dict[str, Any]:
-    """The size that a denoiser was trained on. spec: has input_size."""
-    frames, height, width = spec.input_size
-    return {"video.frames": frames, "video.height": height * LATENT_SIDE, "video.width": width * LATENT_SIDE}
 
 
 RECIPE: Recipe = replace(

@@ -31,6 +31,8 @@ def check_frozen(layout: Layout, frozen: tuple[str, ...]) -> None:
     Raises: LayoutError naming the beginning that no weight has; ConfigError when nothing is left.
     """
     _refuse_unknown(layout, "start.frozen", frozen)
+    if not layout:
+        raise ConfigError(f"{layout.model} has no weights, so there is nothing to train")
     if not leaves_some(layout, frozen):
         raise ConfigError(f"start.frozen: names all weights of {layout.model}, so that none is left to train")
 

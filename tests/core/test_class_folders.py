@@ -11,6 +11,7 @@ import pytest
 from duosora.core.config.data import DataSettings
 from duosora.core.data.batch import ClipBatch
 from duosora.core.data.cache import CacheWriter
+from duosora.core.data.check import Check
 from duosora.core.data.class_folders import ClassFolders, class_names
 from duosora.core.data.labelled_cache import LabelledCache
 from duosora.core.data.latent_cache import KIND, LatentCache, find_uncached, write_latent_cache
@@ -202,3 +203,10 @@ def test_a_cache_of_clips_without_labels_is_refused_where_labels_are_wanted(tmp_
     writer.close()
     with pytest.raises(CheckpointError, match="is no cache of labelled pictures"):
         LabelledCache(tmp_path)
+
+
+def test_a_check_names_broken_pictures_and_counts_the_others(folder: Path) -> None:
+    (folder / "b/0.png").write_bytes((folder / "b/0.png").read_bytes()[:60])
+    found = Check([folder], COMPRESSION, total_batch=4)(settings(folder))
+    assert [(finding.kind, finding.path) for finding in found.findings] == [("unreadable", "b/0.png")]
+    assert found.buckets == {"1 x 16 x 16": 6}

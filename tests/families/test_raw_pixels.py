@@ -13,6 +13,7 @@ from duosora.core.models.raw_pixels import PRESETS, RawPixelsSpec
 from duosora.core.pipelines.autoencode import decode_chunks, encode_latents, scale_latents, unscale_latents
 from duosora.core.seam.backend import Backend
 from duosora.core.shapes import VideoShape
+from duosora.core.train.start import check_frozen
 
 
 def test_it_is_no_model_that_lacks_its_weights() -> None:
@@ -51,6 +52,11 @@ def test_calibrated_it_gives_mean_0_and_deviation_1() -> None:
 
 def test_any_size_and_any_number_of_frames_will_do() -> None:
     assert RawPixelsSpec().compression.latent(VideoShape(7, 5, 9)) == (7, 5, 9)
+
+
+def test_there_is_nothing_to_train() -> None:
+    with pytest.raises(ConfigError, match=r"^RawPixels has no weights, so there is nothing to train$"):
+        check_frozen(RawPixelsSpec().layout(), ())
 
 
 def test_a_mean_of_other_colours_is_refused() -> None:

@@ -222,6 +222,7 @@ def test_a_book_of_another_size_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "vqvae").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("downsample", [(2, 2, 2), (1, 2, 2), (2, 1, 1)])
 def test_strides_of_2_at_most_work_as_others(backend: Backend, downsample: tuple[int, int, int]) -> None:
     """Upstream's last convolution expects three channels then, and fails."""

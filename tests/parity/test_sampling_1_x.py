@@ -23,6 +23,7 @@ PARTS = {
     "opensora_v1_2": ("stdit3_tiny", "opensora_vae_tiny"),
     "opensora_v1_1": ("stdit2_tiny", "sd_vae_tiny"),
     "opensora_v1_0": ("stdit_tiny", "sd_vae_tiny"),
+    "opensora_v1_0_pooled": ("video_dit_tiny", "sd_vae_tiny"),
     "pixart_alpha": ("pixart_ms_tiny", "sd_vae_tiny"),
 }
 SETTINGS = {"height": 24, "width": 40, "max_tokens": 32}
@@ -87,6 +88,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ),
         pytest.param("opensora_v1_1", {**OF_1_1, "loop.count": 3}, None, (24, 3, 5), id="1.1 goes on"),
         pytest.param("opensora_v1_0", {"steps": 20, "frames": 4, "width": 48, "height": 32}, None, (4, 4, 6), id="1.0"),
+        pytest.param("opensora_v1_0_pooled", {"steps": 20, "frames": 4}, None, (4, 3, 5), id="1.0 DiT"),
         pytest.param("pixart_alpha", {"steps": 20}, None, (1, 3, 5), id="pixart"),
     ],
 )
@@ -102,8 +104,9 @@ def test_both_backends_make_the_same_video(
     monkeypatch.chdir(media)
     folder, made = models(recipe), []
     prompt = f"a red ring moves left{json.dumps(given) if given else ''}"
+    chosen = {**SETTINGS, **settings, "model.text_encoder": str(folder / "text_encoder")}
     for backend in ("torch", "mindspore"):
-        pipe = duosora.load(recipe, models=folder, backend=backend, device="cpu", settings={**SETTINGS, **settings})
+        pipe = duosora.load(recipe, models=folder, backend=backend, device="cpu", settings=chosen)
         made.append(pipe(prompt, seed=3))
     first, second = made
     assert first.latents.shape == (4, *latents)

@@ -29,6 +29,7 @@ from ..adaln_single import (
     FeedForward,
     PatchEmbed,
     ScalarEmbedder,
+    assembled,
     join_heads,
     modulate,
     split_heads,
@@ -48,7 +49,6 @@ from ..layers import (
     to_float32,
 )
 from ..operators import addcmul
-from .pixart import assembled
 
 SECOND_BLOCK = 1
 """Before which the tokens of a Latte are told their frame."""

@@ -7,7 +7,7 @@ Source: Peebles and Xie 2022, arXiv:2212.09748.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ from duosora.core.models.dit_meta import NORM_EPS, NUM_MODULATIONS, TIMESTEP_CHA
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
-from ..adaln_single import FeedForward, ScalarEmbedder, join_heads, modulate, split_heads
+from ..adaln_single import Blocks, FeedForward, ScalarEmbedder, join_heads, modulate, split_heads
 from ..attention import Arrangement, Attend, place_plan
 from ..denoiser import TokenDenoiser
 from ..layers import (
@@ -121,14 +121,6 @@ class DiTMeta(TokenDenoiser):
         spec, grid = self.spec, condition.grid
         patches = patches.reshape(-1, grid.height, grid.width, spec.patch_size, spec.patch_size, spec.out_channels)
         return to_float32(patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, spec.out_channels, *condition.latent))
-
-
-class Blocks(ModuleList):
-    """The blocks of a model whose weights call them `blocks`, as the method of TokenDenoiser is called."""
-
-    def __call__(self) -> Iterator[Any]:
-        """All blocks in the order of the forward."""
-        return iter(self)
 
 
 class Block(nn.Cell):

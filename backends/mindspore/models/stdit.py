@@ -52,7 +52,7 @@ from ..operators import addcmul
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition(adaln_single.Condition):
+class Condition(adaln_single.SpatialTemporal):
     """What a batch is denoised under and which does not change from step to step."""
 
     along_tokens: ClassVar[Mapping[str, int]] = {"frame_positions": 0, "rows": 1}
@@ -105,6 +105,7 @@ class STDiT(AdaLNSingle):
         frames = line_embedding(grid.frames, spec.hidden_size, spec.time_scale)
         condition = Condition(
             **self.shared(settled, latent, places),
+            **self.arrangements(latent),
             frame_positions=place(frames.repeat(grid.height * grid.width, axis=0), device),
         )
         return self.with_frames(condition, settled.frame_mask)

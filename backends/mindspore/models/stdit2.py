@@ -55,7 +55,7 @@ from ..operators import addcmul
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition(adaln_single.Condition):
+class Condition(adaln_single.SpatialTemporal):
     """What a batch is denoised under and which does not change from step to step."""
 
     along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0, "rows": 1}
@@ -124,6 +124,7 @@ class STDiT2(AdaLNSingle):
         num_frames = self.fl_embedder(place(settled.num_frames, device), frequencies)
         condition = Condition(
             **shared,
+            **self.arrangements(latent),
             cosines=place(cosines, device),
             sines=place(sines, device),
             size=cat([height, width, ratio], 1),

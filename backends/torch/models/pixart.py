@@ -8,29 +8,20 @@ Source: opensora/models/pixart of hpcaitech Open-Sora at v1.0.0 and v1.2.0.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 from torch import Tensor, nn
 
-from duosora.core.errors import ShapeError
-from duosora.core.maths.embeddings import timestep_frequencies
-from duosora.core.maths.skiparse import attention_plan, text_plan
-from duosora.core.models.pixart import (
-    COMPRESSED_NORM_EPS,
-    NORM_EPS,
-    NUM_MODULATIONS,
-    TIMESTEP_CHANNELS,
-    KVCompression,
-    PixArtSettled,
-    PixArtSpec,
-)
+from duosora.core.maths.skiparse import attention_plan
+from duosora.core.models.adaln_single import NORM_EPS, NUM_MODULATIONS
+from duosora.core.models.pixart import COMPRESSED_NORM_EPS, KVCompression, PixArtSpec
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
+from .. import adaln_single
 from ..adaln_single import (
+    AdaLNSingle,
     Blocks,
     CaptionEmbedder,
     CrossAttention,
@@ -42,8 +33,7 @@ from ..adaln_single import (
     modulate,
     split_heads,
 )
-from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text
-from ..denoiser import TokenDenoiser
+from ..attention import Arrangement, Attend, TextKeys, place_plan
 from ..layers import (
     Identity,
     LayerNorm,
@@ -56,7 +46,6 @@ from ..layers import (
     new_parameter,
     place,
     silu,
-    take_tokens,
     to_float32,
 )
 from ..operators import addcmul
@@ -64,30 +53,16 @@ from ..operators import addcmul
 ALL_KEYS = TextKeys(None, None)
 
 
-@dataclass(frozen=True)
-class Condition:
+@dataclass(frozen=True, kw_only=True)
+class Condition(adaln_single.Condition):
     """What a batch is denoised under and which does not change from step to step."""
 
-    along_tokens: ClassVar[Mapping[str, int]] = {}
-    """The tensors that have a row for each token, and along which axis."""
-
-    latent: LatentShape
-    grid: TokenGrid
-    keys_values: tuple[tuple[Tensor, Tensor], ...]
-    """The text's cross-attention keys and values for each block in the order of the forward, (B, M, A, K) each."""
-    text: TextKeys
     whole: Arrangement
     """Of the attention among all tokens."""
-    places: Tensor
-    """(H * W, D) float32, added to the tokens of every frame."""
     frames: Tensor | None
     """(T, 1, D) float32, added to all tokens of a frame; None: nothing is."""
-    frequencies: Tensor
-    """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
     size: Tensor | None
     """(B, D), embedded height, width and ratio; None where the model does not read them."""
-    kept: Tensor | None
-    """(B, blocks, 2, 1, 1) float32, what training multiplies a block's gates by; None: nothing is left out."""
 
 
 @dataclass(frozen=True)
@@ -105,19 +80,21 @@ def create(spec: PixArtSpec, attend: Attend) -> PixArt:
     return PixArt(spec, attend)
 
 
-class PixArt(TokenDenoiser):
+class PixArt(AdaLNSingle):
     """The denoiser; `attend` does all its attention."""
+
+    spec: PixArtSpec
 
     def __init__(self, spec: PixArtSpec, attend: Attend) -> None:
         super().__init__()
         self.spec = spec
-        width, shared = spec.hidden_size, _as_shared(spec)
-        self.x_embedder = PatchEmbed(shared)
+        width = spec.hidden_size
+        self.x_embedder = PatchEmbed(spec)
         self.t_embedder = ScalarEmbedder(width)
         self.t_block: Any = ModuleList([Identity(), Linear(width, NUM_MODULATIONS * width)])
-        self.y_embedder = CaptionEmbedder(shared)
+        self.y_embedder = CaptionEmbedder(spec)
         self.blocks: Any = Blocks([Block(spec, attend, spec.compression(i)) for i in range(spec.depth)])
-        self.final_layer = FinalLayer(shared)
+        self.final_layer = FinalLayer(spec)
         if spec.reads_size:
             self.csize_embedder = ScalarEmbedder(width // 3)
             self.ar_embedder = ScalarEmbedder(width // 3)
@@ -128,31 +105,16 @@ class PixArt(TokenDenoiser):
         Raises: ShapeError when something that the model reads is missing or does not fit.
         """
         spec, device = self.spec, device_of(self.final_layer.scale_shift_table)
-        settled, grid = spec.settled(given), spec.grid(latent)
-        text = self._text(settled)
-        plan = text_plan(settled.text_mask, text.shape[1])
-        if plan.index is not None:
-            text = take_tokens(text, place(plan.index, device))
+        settled, grid = spec.settled(given, latent), spec.grid(latent)
         places, frames = spec.positions(grid)
-        frequencies = place(timestep_frequencies(TIMESTEP_CHANNELS), device)
+        shared = self.shared(settled, latent, places)
+        size = None if settled.size is None else self._size(place(settled.size, device), shared["frequencies"])
         return Condition(
-            latent=latent,
-            grid=grid,
-            keys_values=tuple(block.cross_attn.keys_values(text) for block in self.blocks()),
-            text=place_text(plan, text.shape[1], device),
+            **shared,
             whole=place_plan(attention_plan(grid.num_tokens), device),
-            places=place(places, device),
             frames=None if frames is None else place(frames[:, None], device),
-            frequencies=frequencies,
-            size=None if settled.size is None else self._size(place(settled.size, device), frequencies),
-            kept=None if settled.kept is None else place(settled.kept[..., None, None], device),
+            size=size,
         )
-
-    def check(self, latents: Tensor, condition: Condition) -> None:
-        """Raises: ShapeError when the condition was made for other latents."""
-        made_for = (condition.keys_values[0][0].shape[0], self.spec.in_channels, *condition.latent)
-        if tuple(latents.shape) != made_for:
-            raise ShapeError(f"latents of {_sizes(latents.shape)} came with a condition for {_sizes(made_for)}")
 
     def modulate(self, timestep: Tensor, condition: Condition) -> Modulation:
         """The modulation of a timestep (B,)."""
@@ -163,13 +125,13 @@ class PixArt(TokenDenoiser):
         of_blocks = self.t_block[1](silu(embedded)).reshape(-1, NUM_MODULATIONS, width)
         return Modulation(blocks=of_blocks, last=embedded.reshape(-1, 1, width))
 
-    def embed(self, latents: Tensor, condition: Condition) -> Tensor:
+    def embed(self, latents: Tensor, condition: Any) -> Tensor:
         """Latents (B, C, T, H, W) -> tokens (B, N, D) at their positions."""
-        x = self.x_embedder(cast(latents, like=self.final_layer.scale_shift_table))
+        x = super().embed(latents, condition)
+        if condition.frames is None:
+            return x
         batch, _, width = x.shape
-        of_frames = x.reshape(batch, condition.grid.frames, -1, width) + cast(condition.places, like=x)
-        if condition.frames is not None:
-            of_frames = of_frames + cast(condition.frames, like=x)
+        of_frames = x.reshape(batch, condition.grid.frames, -1, width) + cast(condition.frames, like=x)
         return of_frames.reshape(x.shape)
 
     def transform(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
@@ -183,18 +145,6 @@ class PixArt(TokenDenoiser):
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, pt * ph * pw * Cout)."""
         return self.final_layer(x, modulation.last, None)
-
-    def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
-        """Predictions of all tokens (B, N, pt * ph * pw * Cout) -> (B, Cout, T, H, W) float32, padding cut off."""
-        return assembled(patches, condition.grid, self.spec.patch_size, condition.latent)
-
-    def _text(self, settled: PixArtSettled) -> Tensor:
-        """Texts (B, L, D); the null caption, as long as they are, in place of some."""
-        like = self.final_layer.scale_shift_table
-        text = cast(place(settled.text, device_of(like)), like=like)
-        if settled.is_null is not None:
-            text = self.y_embedder.dropped(text, place(settled.is_null.astype(np.float32), device_of(like)))
-        return self.y_embedder(text)
 
     def _size(self, size: Tensor, frequencies: Tensor) -> Tensor:
         """Height, width and ratio (B, 3) -> (B, D)."""
@@ -211,7 +161,7 @@ class Block(nn.Module):
         self.scale_shift_table = new_parameter(NUM_MODULATIONS, width)
         self.norm1 = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.attn = SelfAttention(spec, attend, compression)
-        self.cross_attn = CrossAttention(_as_shared(spec), attend)
+        self.cross_attn = CrossAttention(spec, attend)
         self.norm2 = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.mlp = FeedForward(width, spec.feed_forward_size, width)
 
@@ -303,22 +253,3 @@ def squares(x: Tensor, grid: TokenGrid, factor: int) -> Tensor:
     x = x.reshape(-1, grid.height, grid.width, width)[:, : rows * factor, : columns * factor]
     x = x.reshape(-1, rows, factor, columns, factor, width).permute(0, 1, 3, 2, 4, 5)
     return x.reshape(-1, grid.frames * rows * columns, factor * factor, width)
-
-
-def assembled(patches: Tensor, grid: TokenGrid, patch_size: tuple[int, int, int], latent: LatentShape) -> Tensor:
-    """Predictions (B, N, pt * ph * pw * C) of the tokens of a grid -> (B, C, T, H, W) float32, padding cut off."""
-    time, height, width = patch_size
-    channels = patches.shape[2] // (time * height * width)
-    patches = patches.reshape(-1, *grid, *patch_size, channels)
-    padded = (size * patch for size, patch in zip(grid, patch_size, strict=True))
-    latents = patches.permute(0, 7, 1, 4, 2, 5, 3, 6).reshape(-1, channels, *padded)
-    return to_float32(latents[:, :, : latent.frames, : latent.height, : latent.width])
-
-
-def _as_shared(spec: Any) -> Any:
-    """For layers that are STDiT3's too: the fields that they read are called alike."""
-    return spec
-
-
-def _sizes(shape: Any) -> str:
-    return " x ".join(map(str, shape))

@@ -52,7 +52,7 @@ from ..operators import addcmul
 
 
 @dataclass(frozen=True, kw_only=True)
-class Condition(adaln_single.Condition):
+class Condition(adaln_single.SpatialTemporal):
     """What a batch is denoised under and which does not change from step to step."""
 
     along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0, "rows": 1}
@@ -116,6 +116,7 @@ class STDiT3(AdaLNSingle):
         shared = self.shared(settled, latent, grid_embedding(grid.height, grid.width, spec.hidden_size, settled.scale))
         condition = Condition(
             **shared,
+            **self.arrangements(latent),
             cosines=place(cosines, device),
             sines=place(sines, device),
             frame_rate=self.fps_embedder(place(settled.fps, device), shared["frequencies"]),
