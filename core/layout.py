@@ -152,6 +152,8 @@ class Layout(Mapping[str, Weight]):
     """Beginnings of names that files may hold besides (the decoder of an encoder-decoder)."""
     frozen: tuple[str, ...] = ()
     """Beginnings of the names of weights that the model's config keeps as they are in training."""
+    relatives: Mapping[str, str] = field(default_factory=dict)
+    """Names of weights that only the model has, or only its relatives, and what one is that differs there."""
 
     def __getitem__(self, name: str) -> Weight:
         return self.weights[name]
@@ -202,9 +204,13 @@ class Layout(Mapping[str, Weight]):
             if names
         ]
         if problems:
-            advice = QUANTISED if hold_scales(unexpected, self.weights) else ""
+            advice = QUANTISED if hold_scales(unexpected, self.weights) else self._relative({*missing, *unexpected})
             raise LayoutError(f"{source} does not fit {self.model}: {', '.join(problems)}{advice}")
         return found
+
+    def _relative(self, names: Container[str]) -> str:
+        """Whose weights those are that differ so, for an error message; nothing where nobody knows."""
+        return next((f"; it is {relative}" for name, relative in self.relatives.items() if name in names), "")
 
     def fresh_weight(self, name: str, seed: int) -> np.ndarray:
         """A fresh float32 weight; it depends on the seed and its own name only, so it is the same on every backend."""

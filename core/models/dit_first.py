@@ -226,7 +226,7 @@ class DiTFirstSpec:
         told = [shapes.get(name, ()) for name in _TELLING]
         if [*map(len, told)] != [4, 2, 2, 2] or not all(map(all, told)) or told[0][0] not in HEADS:
             return None
-        if "text_embedder.proj.weight" in shapes:
+        if TELLS_WAY in shapes:
             raise ConfigError(
                 f"{source}: weights of adaln and of token-concat have the same names and shapes: lay a config.json "
                 'with {"model_arch": "adaln"} or {"model_arch": "token-concat"} beside them, or convert them with '
@@ -286,7 +286,8 @@ class DiTFirstSpec:
         _linear(weights, "final_layer.linear", self.patch_outputs, width, Zeros())
         _linear(weights, "final_layer.adaLN_modulation.1", 2 * width, width, Zeros())
         sizes = f"depth={self.depth}, heads={self.num_heads}x{self.head_dim}, patch={self.patch_size}"
-        return Layout(f"DiT({self.model_arch}, {sizes})", weights)
+        relative = "of model_arch = " + ("adaln or token-concat" if self.attends_to_text else "cross-attn")
+        return Layout(f"DiT({self.model_arch}, {sizes})", weights, relatives={TELLS_WAY: relative})
 
 
 @dataclass(frozen=True)
@@ -320,6 +321,8 @@ class TextAndPatches:
         return of_tokens if of_tokens.any() else None
 
 
+TELLS_WAY = "text_embedder.proj.weight"
+"""Only models have it whose blocks do not attend to the text."""
 _TELLING = (
     *("video_embedder.proj.weight", "blocks.0.mlp.fc1.weight", "blocks.0.attn.to_k.weight"),
     "final_layer.linear.weight",

@@ -277,8 +277,11 @@ def test_weights_of_two_ways_have_the_same_names_so_a_file_alone_does_not_tell()
 
 def test_weights_of_another_way_are_refused_by_name() -> None:
     text = {name: weight.shape for name, weight in replace(SMALL, model_arch="cross-attn").layout().items()}
-    with pytest.raises(LayoutError, match=r"DiT\(adaln, .*text_embedder"):
+    adaln = {name: weight.shape for name, weight in replace(SMALL, model_arch="adaln").layout().items()}
+    with pytest.raises(LayoutError, match=r"^model\.pt does not fit DiT\(adaln, .*; it is of model_arch = cross-attn$"):
         replace(SMALL, model_arch="adaln").layout().check(text, "model.pt")
+    with pytest.raises(LayoutError, match="; it is of model_arch = adaln or token-concat$"):
+        replace(SMALL, model_arch="cross-attn").layout().check(adaln, "model.pt")
 
 
 @pytest.mark.parametrize(
