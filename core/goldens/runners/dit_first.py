@@ -303,7 +303,7 @@ def _sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
         x = as_recorded(backend.to_numpy(moved), x)
         states.append(x)
     yield Comparison("states", np.stack(states))
-    latents = latents_of(x[0], _latent_size(config))
+    latents = latents_of(x[0], _latent_size(config, spec.patch_size))
     yield Comparison("latents", latents)
     decoded = Compressor(case, backend, config["compressor"], "weights_autoencoder").decoded(
         latents / np.float32(LATENTS_DIVIDED_BY)
@@ -311,8 +311,9 @@ def _sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
     yield Comparison("pixels", _levels(decoded.transpose(0, 3, 1, 2)))
 
 
-def _latent_size(config: Mapping[str, Any]) -> LatentShape:
-    height, width = (config[side] // config["h_w_factor"] for side in ("height", "width"))
+def _latent_size(config: Mapping[str, Any], patch: int) -> LatentShape:
+    """Of whole patches; upstream loses the rest."""
+    height, width = (config[side] // patch // config["h_w_factor"] * patch for side in ("height", "width"))
     return LatentShape(config["num_frames"] // config["t_factor"], height, width)
 
 
