@@ -37,6 +37,16 @@ def check_range(sampler: Sampler, denoiser: Part) -> None:
         )
 
 
+def check_channels(guided: int | None, denoiser: Part) -> None:
+    """See that a denoiser has the channels that somebody wants guided. Raises: ConfigError."""
+    channels = denoiser.spec.latent_channels
+    if guided is not None and guided > channels:
+        raise ConfigError(
+            f"sampler.guidance_channels = {guided}: latents of {denoiser.source} have {channels} channels; null guides "
+            "all"
+        )
+
+
 def check_objective(sampler: str, practice: Practice) -> None:
     """See that a sampler takes what the denoiser was trained to predict, where that is known.
 

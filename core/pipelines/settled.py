@@ -18,7 +18,7 @@ from ..seam.backend import Backend
 from ..seam.ranks import Ranks
 from ..shapes import VideoShape
 from .denoise import Guidance
-from .fitting import check_objective, check_range, check_scale
+from .fitting import check_channels, check_objective, check_range, check_scale
 from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
@@ -84,6 +84,8 @@ def settle(
     settled = SettledRun(config, followed, pipeline, guidance, loops, _conditioner(followed, pipeline, config))
     # refuses options that do not go together before anything is loaded
     check_range(settled.sampler(), parts.denoiser)
+    if is_set(asked, "sampler.guidance_channels"):
+        check_channels(guidance.channels, parts.denoiser)
     _check_loops(settled)
     check_objective(config.sampler.name, followed.practice)
     return settled

@@ -67,7 +67,7 @@ def kept_timesteps(total: int, steps: int, spacing: str, counts: str = "") -> np
     if not counts:
         return constant_stride(total, steps) if spacing == "leading" else sections(total, [steps])
     asked = [int(each) if each.strip().isdecimal() else 0 for each in counts.split(",")]
-    if sum(asked) != steps:
+    if sum(asked) != steps or 0 in asked:
         raise ConfigError(
             f"sampler.options.sections = {counts}: needs whole numbers with commas between that together make "
             f"sampler.steps = {steps}"

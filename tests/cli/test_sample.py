@@ -250,6 +250,10 @@ def run_of(folder: Path, objective: str) -> Path:
             ["sampler.name=iddpm"],
             "sampler.name = iddpm: reads a variance, which tiny does not predict; set sampler.opt",
         ),
+        (
+            ["sampler.guidance_channels=9"],
+            "sampler.guidance_channels = 9: latents of tiny have 8 channels; null guides all",
+        ),
     ],
 )
 def test_a_sampler_that_the_model_does_not_allow_is_refused_with_those_that_it_does(

@@ -41,6 +41,7 @@ def test_a_constant_stride_that_does_not_exist_names_the_nearest():
         (10, "trailing", "", "sampler.spacing = 'trailing': needs linspace or leading here"),
         (10, "linspace", "3,4", "sampler.options.sections = 3,4: needs whole numbers"),
         (10, "linspace", "3,x", "sampler.options.sections = 3,x: needs whole numbers"),
+        (10, "linspace", "10,x", "sampler.options.sections = 10,x: needs whole numbers"),
         (1001, "linspace", "", "sampler.steps = 1001: of 1000 timesteps"),
     ],
 )
