@@ -124,6 +124,8 @@ def _unpacked(arrays: Mapping[str, np.ndarray]) -> list[DiffusionBatch]:
         kind, _, inner = field.partition(".")
         (given if inner else batches).setdefault(int(number), {})[inner or kind] = array
     return [
-        DiffusionBatch(**batch | {name: bool(batch[name]) for name in _SWITCHES} | {"given": Given(**given[number])})
+        DiffusionBatch(
+            **batch | {name: bool(batch[name]) for name in _SWITCHES} | {"given": Given(**given.get(number, {}))}
+        )
         for number, batch in sorted(batches.items())
     ]

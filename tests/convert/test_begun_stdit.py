@@ -12,9 +12,9 @@ import torch
 
 from duosora.convert import commands
 from duosora.core.converting import Conversion
-from duosora.core.io.weights import open_weights
+from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
-from duosora.core.models import pixart, stdit
+from duosora.core.models import pixart, stdit, stdit2
 from duosora.core.models.finding import recognise
 from duosora.core.random import normal
 from duosora.core.seam.backend import get
@@ -107,3 +107,45 @@ def test_a_file_of_open_sora_1_0_is_converted(tmp_path: Path, drop: tuple[str, .
     part = recognise(tmp_path / "model")
     part.check()
     assert part.spec == spec
+
+
+OF_THE_HUB = {
+    "_name_or_path": "x",
+    "architectures": ["STDiT2"],
+    "model_type": "STDiT2",
+    "transformers_version": "4.40.1",
+    "enable_flash_attn": True,
+    "enable_layernorm_kernel": True,
+    "torch_dtype": "float32",
+    "freeze": None,
+}
+"""Keys that upstream's config.json has beside those of the model."""
+
+
+def test_a_folder_of_the_hub_is_a_model_of_1_1(tmp_path: Path) -> None:
+    spec = stdit2.TINY
+    config = {key: value for key, value in spec.to_config().items() if key != "qk_norm_legacy"}
+    save_weights(tmp_path, FreshWeights(spec.layout(), 1))
+    (tmp_path / "config.json").write_text(json.dumps({**config, **OF_THE_HUB}))
+    part = recognise(tmp_path)
+    part.check()
+    assert part.spec == spec
+
+
+def test_a_checkpoint_of_upstreams_training_is_converted(tmp_path: Path) -> None:
+    epoch = tmp_path / "000-F16S3-STDiT2-XL-2/epoch1-global_step100"
+    (epoch / "model").mkdir(parents=True)
+    held = published(stdit2.TINY, ())
+    names = sorted(held)
+    parts = {"pytorch_model-00001.bin": names[:50], "pytorch_model-00002.bin": names[50:]}
+    for file, some in parts.items():
+        torch.save({name: held[name].bfloat16() for name in some}, epoch / "model" / file)
+    index = {name: file for file, some in parts.items() for name in some}
+    (epoch / "model/pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": index}))
+    (epoch / "running_states.json").write_text(json.dumps({"epoch": 1, "global_step": 100}))
+    torch.save(held, epoch / "ema.pt")
+    for source in (epoch, epoch / "model"):
+        commands.convert(Conversion(source=source, target=tmp_path / f"to_{source.name}"))
+        part = recognise(tmp_path / f"to_{source.name}")
+        part.check()
+        assert part.spec == stdit2.TINY

@@ -91,9 +91,11 @@ class Clips:
             raise MediaError(f"{number}.mp4: cannot be made")
         values = np.full(1, number, np.float64)
         arrays = dict.fromkeys(("timesteps", "signal", "spread", "of_clean", "of_noise", "weights"), values)
+        if number % 2:
+            arrays |= dict.fromkeys(("bound_weights", "gain", "log_range", "half_bin"), values + 1)
         latents = normal((1, 4, 2, 3, 3), 0, "clip", number, step)
         text_mask = np.ones((1, 2), np.int64) if number % 2 else None
-        given = Given(text=latents[0], text_mask=text_mask)
+        given = Given() if number == 2 else Given(text=latents[0], text_mask=text_mask, label=np.array([number]))
         return DiffusionBatch(latents=latents, noise=-latents, given=given, **arrays)
 
     def work(self, batch: DiffusionBatch) -> int:

@@ -199,3 +199,13 @@ def test_the_settings_of_evaluation_are_all_described() -> None:
     first_cells = [line.split("|")[1] for line in table.splitlines() if line.startswith("|")]
     described = {name for cell in first_cells for name in re.findall(r"`([\w.]+)`", cell)}
     assert described == {setting.path for setting in list_settings(EvaluateConfig)}
+
+
+def test_the_lesson_page_has_the_commands_of_make_lesson() -> None:
+    made = subprocess.run(["make", "-nB", "lesson"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    page = (ROOT / "docs" / "lesson.md").read_text(encoding="utf-8").partition("\n## What came out\n")[0]
+    told = "\n".join(re.findall(r"```bash\n(.*?)```", page, re.DOTALL))
+    lines = [re.findall(r"^(?:\S+/)?duosora (.*)$", text.replace("\\\n", ""), re.MULTILINE) for text in (made, told)]
+    by_make, by_page = ([sorted(re.sub(r" --json \S+", "", line).split()) for line in found] for found in lines)
+    assert len(by_make) == 8
+    assert by_make == by_page

@@ -120,6 +120,21 @@ FAULTS = {
         "x + self._strides[i] * noise",
         "pipeline/t2v",
     ),
+    "a learned range taken for twice as wide": Fault(
+        "core/samplers/iddpm.py", "(largest - least) / 4.0", "(largest - least) / 2.0", "iddpm/v10_v1.0.0"
+    ),
+    "a bound with the variance's range moved": Fault(
+        f"{TORCH}/variational_bound.py", "(variance + 1.0) * 0.5", "variance * 0.5", "iddpm/training_v1.2.0"
+    ),
+    "a bound with the variance's range moved, MindSpore": Fault(
+        f"{MINDSPORE}/variational_bound.py", "(variance + 1.0) * 0.5", "variance * 0.5", "iddpm/training_v1.2.0"
+    ),
+    "squares of tokens read across": Fault(
+        f"{TORCH}/models/pixart.py", "permute(0, 1, 3, 2, 4, 5)", "permute(0, 1, 3, 4, 2, 5)", "pixart/sigma_kv"
+    ),
+    "frames told before the first block": Fault(
+        f"{TORCH}/models/dit.py", "SECOND_BLOCK = 1", "SECOND_BLOCK = 0", "latte/class"
+    ),
 }
 
 
