@@ -156,7 +156,9 @@ def _table(file: Path, columns: list[str]) -> Any:
         import pyarrow
     try:
         with open_regular(file), pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))) as batches:
-            return batches.read_all().select(columns)
+            table = batches.read_all().select(columns)
+            table.validate(full=True)  # what is damaged inside would end the process where it is read
+            return table
     except (pyarrow.ArrowException, OSError, KeyError) as error:
         raise MediaError(f"{file}: cannot be read as a part of text features ({one_line(error)})") from error
 

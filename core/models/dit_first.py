@@ -372,8 +372,8 @@ PRESETS: Mapping[str, DiTFirstSpec] = {
     for patch in ((2,) if behind else (2, 4, 8))
     for way in WAYS
 } | {
-    f"{name}_{way.replace('-', '_')}": replace(spec, model_arch=way)
-    for name, spec in (("dit_first_tiny", TINY), ("tiny_first", SHAPES))
+    f"{name}{way.replace('-', '_')}": replace(spec, model_arch=way)
+    for name, spec in (("dit_first_tiny_", TINY), ("tiny_first_", SHAPES))
     for way in WAYS
 }
 """Of pixels themselves where the name does not end in the kind of an autoencoder."""

@@ -9,7 +9,7 @@ from .recipe import Recipe, Texts
 
 WAYS = ("cross_attn", "adaln", "token_concat")
 SIZES = ("s", "b", "l", "xl")
-OF_LATENTS = tuple(f"dit_first_{size}_2_{way}_{of}" for of in ("vqvae", "vae") for size in SIZES for way in WAYS)
+OF_LATENTS = tuple(f"dit_first_{size}_2_{way}{of}" for of in ("_vqvae", "_vae") for size in SIZES for way in WAYS)
 OF_PIXELS = tuple(f"dit_first_{size}_{patch}_{way}" for size in SIZES for patch in (8, 4, 2) for way in WAYS)
 
 RECIPE = Recipe(

@@ -10,6 +10,7 @@ import pytest
 
 from duosora.core.goldens import diffusion_cases
 from duosora.core.goldens.runners import dit_meta, iddpm, sit
+from duosora.core.goldens.runners.stdit import of_latents
 from duosora.core.random import normal
 
 PICTURES = (2, 5, 4, 4)
@@ -127,3 +128,24 @@ def test_a_run_of_a_sit_is_on_the_path_and_of_the_prediction_that_it_says(monkey
         pace = pull * sigma**2 + sigma * np.pi / 2 * np.sin(angle)
         x = x + (after - time) * (pull * x - pace / sigma * predicted(x, labels))
         np.testing.assert_allclose(states[i + 1], x, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "timesteps"),
+    [
+        ({"num_sampling_steps": "3,2"}, [0, 250, 499, 500, 999]),
+        ({"timestep_respacing": [2, 1]}, [0, 499, 500]),
+        ({"timestep_respacing": "ddim5"}, [0, 200, 400, 600, 800]),
+        ({"num_sampling_steps": None, "diffusion_steps": 40}, [*range(40)]),
+    ],
+)
+def test_a_scheduler_of_open_sora_is_respaced_in_any_way(asked: dict[str, Any], timesteps: list[int]) -> None:
+    sampler = iddpm.sampler_of({"type": "iddpm", "cfg_scale": 7.0, **asked}, "family/case")
+    assert sampler.timesteps.tolist() == timesteps[::-1]
+
+
+def test_masks_of_the_tokens_frames_are_those_of_the_latents() -> None:
+    moves = np.array([[True, False, True]])
+    assert of_latents(moves, 2, 5).tolist() == [[True, True, False, False, True]]  # type: ignore[union-attr]
+    assert of_latents(moves, 1, 3) is not None
+    assert of_latents(None, 2, 5) is None

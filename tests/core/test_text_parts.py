@@ -84,7 +84,8 @@ def test_what_is_no_part_is_told(tmp_path: Path) -> None:
     with pytest.raises(MediaError, match="does not name the files of the part"):
         list(read_parts([part]))
     (part / "state.json").write_text(json.dumps({"_data_files": [{"filename": NAME}]}))
-    for damaged in (b"", b"no arrow at all", (part / NAME).read_bytes()[:200]):
+    whole = (part / NAME).read_bytes()
+    for damaged in (b"", b"no arrow at all", whole[:200], whole.replace(b"a.mp4", b"\xff.mp4")):
         (part / NAME).write_bytes(damaged)
         with pytest.raises(MediaError, match="cannot be read as a part of text features") as refused:
             list(read_parts([part]))
