@@ -53,12 +53,17 @@ def class_names(folder: Path) -> tuple[str, ...]:
 
 
 def _files(folder: Path, name: str) -> list[str]:
-    """Of a class, as paths from the folder on; links are followed."""
+    """Of a class, as paths from the folder on; links are followed, except to a folder that they lie in."""
     found = []
-    for parent, _, files in os.walk(folder / name, followlinks=True):
+    for parent, folders, files in os.walk(folder / name, followlinks=True):
+        folders[:] = [each for each in folders if not _leads_back(Path(parent, each))]
         below = Path(parent).relative_to(folder)
         found += [(below / file).as_posix() for file in files if _is_media(Path(file))]
     return sorted(found)
+
+
+def _leads_back(path: Path) -> bool:
+    return path.is_symlink() and path.resolve() in (parent.resolve() for parent in path.parents)
 
 
 def _is_media(path: Path) -> bool:

@@ -52,6 +52,14 @@ def steps(made: ClipLoader, count: int) -> list[ClipBatch]:
         return [batch for step in islice(made.batches(), count) for batch in step]
 
 
+def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
+    before = ClassFolders(folder).names
+    (folder / "a/up").symlink_to("..")
+    (folder / "b/deep/self").symlink_to(".")
+    (folder / "c/aside").symlink_to("../b/deep")
+    assert ClassFolders(folder).names == [*before, "c/aside/1.png"]
+
+
 def test_classes_are_numbered_and_pictures_follow_in_the_order_of_their_names(folder: Path) -> None:
     found = ClassFolders(folder)
     assert found.classes == class_names(folder) == ("a", "b", "c")

@@ -196,3 +196,52 @@ def test_steps_that_are_impossible_are_refused(kind: type[Sampler]) -> None:
     for steps in (0, -1, 1001):
         with pytest.raises(ConfigError, match=rf"sampler\.steps = {steps}: from"):
             kind(steps)
+
+
+@pytest.mark.parametrize(
+    ("path", "amounts"),
+    [
+        ("linear", (0.7, 1.63333333, 0.49, 0.49, 0.498047547, 0.458155948)),
+        ("gvp", (0.7, 2.15800296, 0.623704567, 0.49, 0.498047547, 0.458155948)),
+        ("vp", (0.7, 4.9105, 0.69750518, 0.49, 0.498047547, 0.458155948)),
+    ],
+)
+def test_how_much_noise_comes_in(path: str, amounts: tuple[float, ...]) -> None:
+    """At t = 0.3 and a norm of 0.7, by the formulas of the paper."""
+    found = [Interpolant(path).diffusion(form, 0.7, np.float64(0.3)) for form in FORMS]
+    np.testing.assert_allclose(found, amounts, rtol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("path", "of_velocity", "of_likelihood"),
+    [
+        ("linear", 11.1111111, 4.76190476),
+        ("gvp", 11.9714353, 3.88322208),
+        ("vp", 49.5628826, 7.06527193),
+    ],
+)
+def test_weights_of_the_error(path: str, of_velocity: float, of_likelihood: float) -> None:
+    """At t = 0.3, by the formulas of the paper; a score's error times sigma is that of the noise."""
+    t, weightings = np.float64(0.3), ("none", "velocity", "likelihood")
+    square = Interpolant(path).rates(t).sigma ** 2
+    noise, score = ([Interpolant(path, kind).weight(each, t) for each in weightings] for kind in ("noise", "score"))
+    np.testing.assert_allclose(noise, [1.0, of_velocity, of_likelihood], rtol=1e-8)
+    np.testing.assert_allclose(score, square * np.array(noise), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("path", "prediction", "training", "sampling"),
+    [
+        ("linear", "velocity", (0.0, 1.0), (0.0, 1.0)),
+        ("gvp", "velocity", (0.0, 1.0), (0.0, 1.0)),
+        ("linear", "score", (1e-3, 1 - 1e-3), (1e-3, 1 - 1e-3)),
+        ("gvp", "noise", (1e-3, 1 - 1e-3), (1e-3, 1 - 1e-3)),
+        ("vp", "velocity", (0.0, 1 - 1e-5), (0.0, 1 - 1e-3)),
+        ("vp", "noise", (0.0, 1 - 1e-5), (0.0, 1 - 1e-3)),
+    ],
+)
+def test_the_times_that_are_kept_to(
+    path: str, prediction: str, training: tuple[float, float], sampling: tuple[float, float]
+) -> None:
+    interval = Interval(of=Interpolant(path, prediction))
+    assert (interval.training(), interval.ode()) == (training, sampling)
