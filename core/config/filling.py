@@ -44,7 +44,8 @@ def wishes(said: tuple[Said, ...]) -> dict[str, Filling]:
 def is_set(config: Settings, path: str) -> bool:
     """Whether a setting was given, and not by default."""
     *_, group = _groups(config, path)
-    return group is not None and path.rpartition(".")[2] in group.model_fields_set
+    given = group.model_fields_set if isinstance(group, Settings) else group or ()
+    return path.rpartition(".")[2] in given
 
 
 def value_at(config: Settings, path: str) -> Any:
@@ -104,16 +105,22 @@ def origins(config: Settings, given: Settings, wished: Mapping[str, Filling], ov
     told: dict[tuple[str, str], list[str]] = {}
     for path in _beside_recipes(config):
         is_group = isinstance(value_at(config, path), Settings)  # whose own settings have paths
-        if not is_group and (is_set(given, path) or path in wished):
+        if not is_group and (is_set(given, path) or _wish(path, wished)):
             told.setdefault(_speaker(path, given, wished, overrides), []).append(path)
     speakers = sorted(told, key=lambda speaker: SPEAKERS.index(speaker[0]))
     return [f"{who:<10} {f'{name}: ' if name else ''}{_listed(config, told[who, name])}" for who, name in speakers]
 
 
 def _speaker(path: str, given: Settings, wished: Mapping[str, Filling], overrides: Set[str]) -> tuple[str, str]:
-    if not is_set(given, path):
-        return wished[path].by.who, wished[path].by.name
+    wish = _wish(path, wished)
+    if wish is not None and not is_set(given, path):
+        return wish.by.who, wish.by.name
     return (OVERRIDE if any(f"{path}.".startswith(f"{each}.") for each in overrides) else FILE), ""
+
+
+def _wish(path: str, wished: Mapping[str, Filling]) -> Filling | None:
+    """That for a setting, or for an entry of it where it is a table."""
+    return next((wish for wished_path, wish in wished.items() if f"{wished_path}.".startswith(f"{path}.")), None)
 
 
 def _listed(config: Settings, paths: list[str]) -> str:
@@ -135,7 +142,7 @@ def _by_recipe(config: Settings) -> Iterator[tuple[str, Settings]]:
     """Every setting that recipes can say, with the group that it is in, where that is there."""
     for setting in list_settings(type(config)):
         *_, group = _groups(config, setting.path)
-        if setting.default is BY_RECIPE and group is not None:
+        if setting.default is BY_RECIPE and isinstance(group, Settings):
             yield setting.path, group
 
 
@@ -149,9 +156,9 @@ def _beside_recipes(config: Settings) -> Iterator[str]:
             yield setting.path
 
 
-def _groups(config: Settings, path: str) -> list[Settings | None]:
-    """The settings, and all groups down to the one that holds a path; None from one that is left out."""
-    groups: list[Settings | None] = [config]
+def _groups(config: Settings, path: str) -> list[Settings | dict[str, Any] | None]:
+    """The settings, and all groups down to the one or the table that holds a path; None from one that is left out."""
+    groups: list[Settings | dict[str, Any] | None] = [config]
     for name in path.split(".")[:-1]:
         groups.append(getattr(groups[-1], name, None))
     return groups

@@ -75,7 +75,8 @@ class ObjectiveSettings(Settings):
     bound: Literal["none", "hybrid", "rescaled", "alone", "alone_rescaled"] | None = by_recipe()
     """What teaches a denoiser its variance, where it predicts one. hybrid: the variational bound in bits beside the
     squared errors, which alone teach the prediction; rescaled: the bound times timesteps / 1000; alone: nothing but the
-    bound; alone_rescaled: that times the timesteps. null and none: no bound, and its variance learns nothing."""
+    bound; alone_rescaled: that times the timesteps. null and none: no bound, and its variance learns nothing, so
+    sampling takes a fixed one."""
     speed: bool = False
     """Train as SpeeD does: on more of the timesteps at which the noise grows fast, two clips at timesteps that complete
     each other, with weights that are smaller near the clean end. Replaces timesteps; not with snr_gamma."""

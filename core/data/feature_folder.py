@@ -12,6 +12,7 @@ import os
 from functools import lru_cache
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,9 +82,11 @@ class FeatureFolder:
         path = self.features / self.names[index]
         latent = _array(path)
         _check_latent(path, latent.shape, latent.dtype)
-        if not np.isfinite(latent).all():
-            raise MediaError(f"{path}: holds NaN or infinity; make it again")
-        return latent[0].astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = latent[0].astype(np.float32)
+        if not np.isfinite(values).all():
+            raise MediaError(f"{path}: holds NaN or infinity, or more than float32 can hold; make it again")
+        return values
 
 
 def _folder_of(folder: Path, ending: str) -> Path:
@@ -149,9 +152,14 @@ def _parsed(start: bytes) -> _Head:
     version = np.lib.format.read_magic(file)
     if version != (1, 0):
         raise ValueError(f"its version is {version[0]}.{version[1]}, expected 1.0")
-    shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    try:
+        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(file)
+    except (SyntaxError, TokenError, TypeError) as error:  # numpy lets these through where a header is no Python
+        raise ValueError("its header is damaged") from error
     if dtype.hasobject:
         raise ValueError("it holds Python objects, and reading these can run code")
+    if dtype.subdtype or not dtype.itemsize or not all(type(size) is int and size > 0 for size in shape):
+        raise ValueError(f"its header tells of {short_name(_told(dtype, shape))}")
     return _Head(shape, dtype, is_fortran, file.tell())
 
 

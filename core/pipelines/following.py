@@ -221,10 +221,11 @@ def _for_sampler(config: Settings, group: str, wished: Mapping[str, Filling]) ->
     name = chosen or (wished[f"{group}.name"].value if f"{group}.name" in wished else None)
     if name is None:
         return dict(wished)
-    sampler, useless = samplers.resolve(name), SamplerSettings.unused(name)
+    sampler, useless, options = samplers.resolve(name), SamplerSettings.unused(name), f"{group}.options."
     return {
         path: wish
         for path, wish in wished.items()
+        if not path.startswith(options) or path.removeprefix(options) in samplers.options(name)
         if path.rpartition(".")[0] != group
         or (path.rpartition(".")[2] not in useless and _takes(sampler, path, wish.value))
     }

@@ -15,6 +15,7 @@ from ..maths.interpolants import PREDICTIONS
 from ..models.finding import Part, open_part
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..recipes.recipe import Labels, Recipe, Texts, as_written
+from ..samplers.objectives import DIFFUSION_OBJECTIVES
 from ..shapes import VideoShape
 
 AUTO = "auto"
@@ -167,6 +168,7 @@ def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[st
     objective = sampler.pop("sampler.kind")
     if kind not in SAMPLERS_OF_FLOWS:  # their samplers know no other
         sampler["sampler.objective"] = objective
+        sampler |= _variance(record, kind)
     if kind != recipe.objective and not _samples(recipe, kind):
         sampler |= SAMPLERS_OF_FLOWS.get(kind, OF_INTERPOLANTS if kind in PREDICTIONS else OF_DIFFUSION)
     bound = record.text("objective.bound") or "none"
@@ -174,6 +176,14 @@ def facts_of(record: RunRecord, recipe: Recipe) -> tuple[dict[str, Any], dict[st
         training["objective.bound"] = bound
     sampling = sampler | _sizes(record) | {"prompts.max_tokens": record.setting("max_tokens")}
     return _said(sampling), _said(training)
+
+
+def _variance(record: RunRecord, kind: str | None) -> dict[str, Any]:
+    """The variance of samplers that can read one: what a network says of it means nothing where no bound taught it."""
+    if kind not in DIFFUSION_OBJECTIVES:
+        return {}
+    is_taught = record.text("objective.bound") not in (None, "none")
+    return {"sampler.options.variance": "learned_range" if is_taught else "fixed_large"}
 
 
 def _samples(recipe: Recipe, kind: str | None) -> bool:

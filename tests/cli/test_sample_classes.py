@@ -162,6 +162,7 @@ def test_texts_have_no_classes(duosora: Callable, tmp_path: Path) -> None:
     assert open_parts(read(TrainConfig, {"folder": "x"}).model).text_encoder is not None
 
 
+@pytest.mark.slow
 def test_a_set_goes_on_where_it_was_and_no_batch_changes_it(duosora: Callable, tmp_path: Path) -> None:
     options = (*SIT, "--count", 12, "--seed", 5)
     outcome = duosora("sample-set", *options, "--out", tmp_path / "one")

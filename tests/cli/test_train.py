@@ -177,7 +177,7 @@ def test_open_sora_1_2_is_measured_shown_and_goes_on_bit_for_bit(duosora: Callab
     ("settings", "told"),
     [
         (
-            ("model.denoiser=tiny", "objective.kind=rflow", "objective.frame_masks={random: 1}"),
+            ("model.denoiser=tiny", "model.vae=tiny", "objective.kind=rflow", "objective.frame_masks={random: 1}"),
             "objective.frame_masks: OpenSoraT2V v1.3 has no use for it",
         ),
         (

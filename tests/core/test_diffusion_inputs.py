@@ -23,7 +23,7 @@ from duosora.core.shapes import VideoShape
 from duosora.core.train.denoiser import FixedTimes
 from duosora.core.train.inputs import DiffusionInputs, InputOptions
 from duosora.core.train.rflow import RFlowObjective
-from duosora.core.train.setup.objective import frame_masks, make_objective
+from duosora.core.train.setup.objective import check_bound, frame_masks, make_objective
 from duosora.core.train.timesteps import TimestepDraw
 
 SEED, VAE, SIZE = 3, AUTOENCODERS["opensora_vae_tiny"], VideoShape(17, 16, 24)
@@ -231,6 +231,15 @@ def test_an_objective_refuses_what_it_has_no_use_for(settings: dict[str, Any], t
     values = {"timesteps": {"kind": "logit_normal"}, "schedule": "linear", "zero_terminal_snr": True, **settings}
     with pytest.raises(ConfigError, match=told):
         make_objective(ObjectiveSettings.model_validate(values), 4)
+
+
+@pytest.mark.parametrize("output", ["mean", "mean_and_spare"])
+def test_a_bound_needs_a_variance_to_teach(output: str) -> None:
+    hybrid = ObjectiveSettings.model_validate({"kind": "epsilon", "bound": "hybrid"})
+    with pytest.raises(ConfigError, match="objective.bound = hybrid: my_model predicts no variance"):
+        check_bound(hybrid, output, "my_model")
+    check_bound(hybrid, "mean_and_range", "my_model")
+    check_bound(ObjectiveSettings.model_validate({"kind": "epsilon", "bound": "none"}), output, "my_model")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,7 @@ def test_a_file_without_a_partner_is_named(folder: Path, gone: str, there: str) 
         ("features", np.array([{"a": 1}]), "cannot be read as .npy"),
         ("features", np.zeros((4, 2, 2), np.float32), "holds float32 (4, 2, 2); expected a latent"),
         ("features", np.full((1, 4, 2, 2), np.nan, np.float32), "holds NaN or infinity"),
+        ("features", np.full((1, 4, 2, 2), 1e300), "holds NaN or infinity, or more than float32 can hold"),
         ("labels", np.array([1.0]), "holds float64 (1,); expected a class"),
         ("labels", np.array([5]), "class 5; the model knows 0 to 4"),
         ("labels", np.array([-1]), "class -1; the model knows 0 to 4"),
@@ -51,6 +52,30 @@ def test_what_is_no_feature_is_refused_in_one_line(folder: Path, file: str, arra
         FeatureFolder(folder).read(0, classes=5)
     assert said in str(error.value)
     assert f"imagenet256_{file}/0.npy" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("file", ["features", "labels"])
+@pytest.mark.parametrize(
+    ("header", "said"),
+    [
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (1,4,2", "its header is damaged"),
+        ("{'descr': '<f4", "its header is damaged"),
+        ("{1: 2, 'a': 3}", "its header is damaged"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (1, 4, -2, -2), }", "its header tells of float32"),
+        ("{'descr': '<f4', 'fortran_order': False, 'shape': (True, 4, 2, 2), }", "its header tells of float32"),
+        ("{'descr': '(2,2)f4', 'fortran_order': False, 'shape': (1, 4, 1, 1), }", "its header tells of"),
+        ("{'descr': '|V0', 'fortran_order': False, 'shape': (1, 4, 2, 2), }", "its header tells of"),
+    ],
+)
+def test_a_header_of_nonsense_is_refused_in_one_line(folder: Path, file: str, header: str, said: str) -> None:
+    body = header.encode().ljust(117) + b"\n"
+    values = bytes(0 if "V0" in header else 64)
+    path = folder / f"imagenet256_{file}/0.npy"
+    path.write_bytes(b"\x93NUMPY\x01\x00" + len(body).to_bytes(2, "little") + body + values)
+    with pytest.raises(MediaError) as error:
+        FeatureFolder(folder).read(0)
+    assert f"{path}: cannot be read as .npy ({said}" in str(error.value)
     assert "\n" not in str(error.value)
 
 

@@ -1,13 +1,16 @@
 """Runners of golden families on cases that nobody recorded: what they compute, by formulas of the papers."""
 
+from contextlib import nullcontext
 from itertools import pairwise
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from duosora.core.goldens import diffusion_cases
-from duosora.core.goldens.runners import iddpm
+from duosora.core.goldens.runners import dit_meta, iddpm, sit
+from duosora.core.goldens.runners.stdit import of_latents
 from duosora.core.random import normal
 
 PICTURES = (2, 5, 4, 4)
@@ -103,3 +106,46 @@ def test_a_table_may_be_of_another_schedule() -> None:
     curve = np.cos((times + 0.008) / 1.008 * np.pi / 2) ** 2
     left = np.cumprod(1 - np.minimum(1 - curve[1:] / curve[:-1], 0.999))
     np.testing.assert_allclose(found["steps4/alphas_cumprod"], left[[0, 33, 66, 99]], rtol=1e-6)
+
+
+def test_a_run_of_a_sit_is_on_the_path_and_of_the_prediction_that_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    def predict(backend: Any, model: Any, x: np.ndarray, times: np.ndarray, labels: np.ndarray) -> np.ndarray:
+        return predicted(x, labels)
+
+    model = {"hidden_size": 48, "depth": 1, "num_heads": 3, "num_classes": 10, "input_size": 4, "in_channels": 5}
+    run = {"path": "GVP", "prediction": "noise", "method": "euler", "num_steps": 4, "cfg_scale": None}
+    x, labels = normal(PICTURES, 0, "initial").astype(np.float64), np.array([3, 7])
+    case: Any = Recorded({"model": model, "runs": {"ode.euler": run}}, initial=x, labels=labels)
+    case.weights = dict
+    backend: Any = NumpyBackend()
+    backend.inference, backend.build = nullcontext, lambda spec, weights: SimpleNamespace(spec=spec)
+    monkeypatch.setattr(dit_meta, "predict", predict)
+    states = computed(sit._sampling(case, backend))["ode.euler.states"]
+    times = np.linspace(0.001, 0.999, 4).astype(np.float32).astype(np.float64)
+    for i, (time, after) in enumerate(pairwise(times)):
+        angle = time * np.pi / 2
+        pull, sigma = np.pi / 2 / np.tan(angle), np.cos(angle)
+        pace = pull * sigma**2 + sigma * np.pi / 2 * np.sin(angle)
+        x = x + (after - time) * (pull * x - pace / sigma * predicted(x, labels))
+        np.testing.assert_allclose(states[i + 1], x, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("asked", "timesteps"),
+    [
+        ({"num_sampling_steps": "3,2"}, [0, 250, 499, 500, 999]),
+        ({"timestep_respacing": [2, 1]}, [0, 499, 500]),
+        ({"timestep_respacing": "ddim5"}, [0, 200, 400, 600, 800]),
+        ({"num_sampling_steps": None, "diffusion_steps": 40}, [*range(40)]),
+    ],
+)
+def test_a_scheduler_of_open_sora_is_respaced_in_any_way(asked: dict[str, Any], timesteps: list[int]) -> None:
+    sampler = iddpm.sampler_of({"type": "iddpm", "cfg_scale": 7.0, **asked}, "family/case")
+    assert sampler.timesteps.tolist() == timesteps[::-1]
+
+
+def test_masks_of_the_tokens_frames_are_those_of_the_latents() -> None:
+    moves = np.array([[True, False, True]])
+    assert of_latents(moves, 2, 5).tolist() == [[True, True, False, False, True]]  # type: ignore[union-attr]
+    assert of_latents(moves, 1, 3) is not None
+    assert of_latents(None, 2, 5) is None

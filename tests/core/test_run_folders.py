@@ -375,6 +375,22 @@ def test_a_run_tells_the_bound_that_its_recipe_has_not(recipe: str, objective: A
     assert "sampler.bound" not in sampling
 
 
+@pytest.mark.parametrize(("bound", "variance"), [("none", "fixed_large"), ("hybrid", "learned_range")])
+def test_a_variance_is_read_where_a_bound_taught_it(bound: str, variance: str) -> None:
+    model = {"denoiser": "dit_xl_2", "recipe": "dit_imagenet"}
+    make_run("runs/mine", 1, model=model, objective={"kind": "epsilon", "bound": bound})
+    options = {"sections": "10,15,20"}  # what is set beside it does not take its place
+    for given, expected in (({}, variance), (options, variance), ({"variance": "fixed_small"}, "fixed_small")):
+        followed = sampled(
+            config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler={"name": "iddpm", "options": given})
+        )
+        assert followed.config.sampler.options == {**given, "variance": expected}
+    others = sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler={"name": "ddim"}))
+    assert others.config.sampler.options == {}
+    plan = sampled(config_of(SampleConfig, model={"denoiser": "runs/mine"}, sampler={"name": "iddpm"})).lines
+    assert any(line.startswith("run ") and variance in line for line in plan)
+
+
 def test_a_run_that_was_begun_before_keeps_its_objective() -> None:
     make_run("runs/mine", 1, objective={"kind": "v_prediction"})
     followed = trained(config_of(TrainConfig, folder="runs/mine"), Path("runs/mine"))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from family_cases import BATCH, DenoiserCase, awake
 
-from duosora.core.layout import Weights
+from duosora.core.layout import GivenWeights, Weights
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend
 from duosora.core.seam.models import Given
@@ -46,12 +46,18 @@ def _turned(given: Given, number: int) -> Given:
     return Given(**{name: value[order] for name, value in vars(given).items() if value is not None})
 
 
+def _own(spec: Any) -> GivenWeights:
+    """Weights that training may change: those of `awake` are everybody's."""
+    held = awake(spec)
+    return GivenWeights({name: held[name].copy() for name in held}, held.source)
+
+
 class Run:
     """A denoiser in training, on one process or as one rank of several."""
 
     def __init__(self, backend: Backend, case: DenoiserCase, ranks: Ranks, weights: Weights | None = None) -> None:
         self.case, self.ranks = case, ranks
-        self.trainer: Any = backend.train_denoiser(case.spec, weights or awake(case.spec), OPTIONS, ranks)
+        self.trainer: Any = backend.train_denoiser(case.spec, weights or _own(case.spec), OPTIONS, ranks)
 
     def step(self, number: int) -> StepReport:
         """The step of that number, of which each data rank has its share."""

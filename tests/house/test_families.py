@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,7 @@ def sources() -> Iterator[tuple[str, str]]:
                 yield path, file.read_text("utf-8")
 
 
+@cache
 def imported(source: str) -> set[str]:
     """Last names of the modules that a file imports, or imports from."""
     found = set()
@@ -46,6 +48,7 @@ def imported(source: str) -> set[str]:
     return found
 
 
+@cache
 def strings(source: str) -> set[str]:
     """Texts in a file that are no documentation."""
     tree = ast.parse(source)

@@ -99,9 +99,9 @@ def test_latents_are_scaled_draws_from_the_posterior(
 
 def test_texts_are_those_of_the_sampling_pipeline(backend: Backend, texts: CaptionEncoder, clips: ClipEncoder) -> None:
     batch = DiffusionInputs(SEED, texts, clips, ByNumber()).make(clip_batch())
-    expected = encode_texts(backend, texts.model(), texts.tokenizer, CAPTIONS, 32).batch(CAPTIONS)
-    np.testing.assert_array_equal(batch.given.text, expected[0])
-    np.testing.assert_array_equal(batch.given.text_mask, expected[1])
+    expected = encode_texts(backend, texts.model(), texts.tokenizer, CAPTIONS, 32).given(CAPTIONS)
+    np.testing.assert_array_equal(batch.given.text, expected["text"])
+    np.testing.assert_array_equal(batch.given.text_mask, expected["text_mask"])
 
 
 @pytest.mark.parametrize("reads", [TEXT, INPAINT])

@@ -10,7 +10,7 @@ from ...samplers.dpm_solver import DPMSolver
 from ...samplers.guidance import guide
 from ...seam.backend import Backend
 from ..case import Case, Comparison, check_options
-from .iddpm import formula
+from .iddpm import CFG_SCALE, formula
 
 INPUTS = r"z_init|y_cond|y_null|text_mask"
 OPTIONS = ("type", "num_sampling_steps", "cfg_scale")
@@ -20,7 +20,7 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Compute every output tensor of a case of this family."""
     options, recorded = case.raw["scheduler"], case.tensors
     check_options(options, f"{case.name}, scheduler", OPTIONS)
-    scale, batch, count = options["cfg_scale"], *recorded["z_init"].shape[:2]
+    scale, batch, count = options.get("cfg_scale", CFG_SCALE), *recorded["z_init"].shape[:2]
     without = np.tile(recorded["y_null"], (batch, 1, 1, 1))
     texts = recorded["y_cond"] if scale == 1.0 else np.concatenate([without, recorded["y_cond"]])
     sampler = DPMSolver(options["num_sampling_steps"])

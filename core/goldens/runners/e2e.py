@@ -113,13 +113,13 @@ class RecordedTexts(EncodedTexts):
         super().__init__({}, {})
         self.case = case
 
-    def batch(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-        """States (B, L, D) and mask (B, L)."""
+    def given(self, texts: Sequence[str]) -> dict[str, np.ndarray]:
+        """As EncodedTexts."""
         places = [(call, int(row)) for call, row in (text.split("/") for text in texts)]
         states, masks = (
             np.stack([self.case.tensors[f"text{call}/{name}"][row] for call, row in places]) for name in ("y", "mask")
         )
-        return states[:, 0], masks
+        return {"text": states[:, 0], "text_mask": masks}
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:

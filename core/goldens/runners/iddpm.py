@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from ...samplers.iddpm import IDDPM
 from ...samplers.late_frames import choose, per_frame
 from ...samplers.objectives import clean_weights
 from ...samplers.respacing import Chain
+from ...samplers.schedule import Schedule
 from ...seam.backend import Backend
 from ...seam.models import Array
 from ...train.objectives import DiffusionObjective, Draws
@@ -22,7 +24,10 @@ from ..tables import answers
 INPUTS = r"z_init|y_cond|y_null|y|text_mask|noise|mask|mask_frames|x_start|t"
 FIRST_RELEASE_CHANNELS = 3
 """That v1.0 guides; a case of it does not say so."""
-GUIDANCE_OPTIONS = ("type", "num_sampling_steps", "cfg_scale", "cfg_channel")
+RUN_OPTIONS = ("type", "num_sampling_steps", "cfg_scale", "cfg_channel")
+"""Beside those of a diffusion."""
+CFG_SCALE = 4.0
+"""Upstream's, where a case says none."""
 
 
 def run(case: Case, backend: Backend) -> Iterator[Comparison]:
@@ -60,7 +65,7 @@ def _run_tables(case: Case) -> Iterator[Comparison]:
 
 def _run_losses(case: Case, backend: Backend) -> Iterator[Comparison]:
     recorded = case.tensors
-    objective = objective_of(case.raw.get("scheduler", {}), case.name)
+    objective = objective_of(_without_run(case.raw.get("scheduler", {})), case.name)
     for tag in case.tags():
         if f"{tag}/loss" not in recorded:
             continue
@@ -96,16 +101,7 @@ def _rounded(objective: DiffusionObjective, draws: Draws, timesteps: np.ndarray,
 
 
 def _run_sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
-    options, recorded = dict(case.raw["scheduler"]), case.tensors
-    own = {name: options.pop(name) for name in GUIDANCE_OPTIONS if name in options}
-    check_options(options, f"{case.name}, scheduler", (*OPTIONS, *GUIDANCE_OPTIONS))
-    sampler = IDDPM(
-        own["num_sampling_steps"],
-        objective=kind_of(options),
-        schedule=schedule_of(options, case.name),
-        variance=variance_of(options),
-        tells_late=True,
-    )
+    recorded, sampler = case.tensors, sampler_of(case.raw["scheduler"], case.name)
     starts = sampler.frame_starts(recorded["mask"]) if "mask" in recorded else None
     x, draws, seen = backend.asarray(recorded["z_init"]), iter(_noises(case)), []
     for i, time in enumerate(sampler.timesteps):
@@ -128,6 +124,34 @@ def _run_sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
         yield Comparison("x_mask", np.concatenate([starts.tells] * 2, 1))
 
 
+def sampler_of(scheduler: Mapping[str, Any], source: str) -> IDDPM:
+    """Upstream's scheduler of a config. Raises: ConfigError for an option that nobody follows."""
+    check_options(scheduler, f"{source}, scheduler", (*OPTIONS, *RUN_OPTIONS))
+    options = _without_run(scheduler)
+    schedule = schedule_of(options, source)
+    return IDDPM(
+        **_respacing(scheduler.get("num_sampling_steps") or options.get("timestep_respacing"), schedule),
+        objective=kind_of(options),
+        schedule=schedule,
+        variance=variance_of(options),
+        tells_late=True,
+    )
+
+
+def _respacing(asked: Any, schedule: Schedule) -> dict[str, Any]:
+    """What a sampler is told of "250", 250, "10,15,20", [10, 15, 20], "ddim50", or of nothing for all timesteps."""
+    if isinstance(asked, str) and asked.startswith("ddim"):
+        return {"steps": int(asked.removeprefix("ddim")), "spacing": "leading"}
+    counts = asked.split(",") if isinstance(asked, str) else asked if isinstance(asked, list) else [asked]
+    if not asked:
+        counts = [schedule.num_train_timesteps]
+    return {"steps": sum(map(int, counts)), "sections": ",".join(map(str, counts))}
+
+
+def _without_run(scheduler: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scheduler.items() if name not in RUN_OPTIONS}
+
+
 def _noises(case: Case) -> Iterator[np.ndarray]:
     """Of the conditional half, which alone is seen."""
     return (noise[: len(case.tensors["z_init"])] for noise in case.tensors["noise"])
@@ -143,7 +167,7 @@ def _guided(case: Case, backend: Backend, state: Array, time: float, moves: np.n
     of_release = FIRST_RELEASE_CHANNELS if _is_first_release(case) else None
     channels = options.get("cfg_channel", of_release) or count
     with_text, without = output[:batch], output[batch:]
-    guided = guide(with_text[:, :channels], without[:, :channels], options["cfg_scale"])
+    guided = guide(with_text[:, :channels], without[:, :channels], options.get("cfg_scale", CFG_SCALE))
     return backend.concat([guided, with_text[:, channels:count]], 1), with_text[:, count:]
 
 

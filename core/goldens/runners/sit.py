@@ -137,7 +137,10 @@ def _samplers(case: Case) -> Iterator[Comparison]:
 
 
 def _sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
-    """Runs of a small velocity model on the linear path, guided or not; of guided ones the first half is recorded."""
+    """Runs of a small model, guided or not; of guided ones the first half is recorded.
+
+    A run that does not say path and prediction is of a velocity on the linear path.
+    """
     model = backend.build(spec_of(case.config["model"], case.name), case.weights())
     initial, labels = case.tensors["initial"], case.tensors["labels"]
     nulls = np.full_like(labels, model.spec.num_classes)
@@ -147,7 +150,8 @@ def _sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
         given = labels if scale is None else np.concatenate([labels, nulls])
         state = initial if scale is None else np.concatenate([initial, initial])
         network = _network(backend, model, given, scale)
-        states = np.stack(list(_states(case, name, run, Interpolant(), network, state)))
+        of = _interpolant(run.get("path", "linear"), run.get("prediction", "velocity"))
+        states = np.stack(list(_states(case, name, run, of, network, state)))
         yield Comparison(f"{name}.states", states[:, : len(initial)])
 
 

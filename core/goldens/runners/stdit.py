@@ -24,7 +24,8 @@ def run(case: Case, backend: Backend) -> Iterator[Comparison]:
     for tag in case.tags():
         latents = case.get(tag, "x")
         inputs = {name: case.tensors.get(f"{tag}/{name}" if tag else name) for name in ("mask", "x_mask")}
-        given = Given(text=case.get(tag, "y")[:, 0], text_mask=inputs["mask"], frame_mask=inputs["x_mask"])
+        moves = of_latents(inputs["x_mask"], spec.patch_size[0], latents.shape[2])
+        given = Given(text=case.get(tag, "y")[:, 0], text_mask=inputs["mask"], frame_mask=moves)
         yield Comparison(
             f"{tag}/out" if tag else "out", predicted(backend, model, latents, case.get(tag, "timestep"), given)
         )
@@ -34,6 +35,11 @@ def predicted(backend: Backend, model: Any, latents: np.ndarray, timestep: np.nd
     """What a model makes of latents at a timestep (B,)."""
     condition = model.condition(given, LatentShape(*latents.shape[2:]))
     return backend.to_numpy(model(backend.asarray(latents), backend.asarray(timestep.astype(np.float32)), condition))
+
+
+def of_latents(moves: np.ndarray | None, step: int, frames: int) -> np.ndarray | None:
+    """Upstream's mask of the tokens' frames (B, T / step) as one of the latents' (B, T)."""
+    return None if moves is None else np.repeat(moves, step, axis=1)[:, :frames]
 
 
 def layout(manifest: Mapping[str, Any]) -> Layout:
