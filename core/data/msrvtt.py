@@ -117,8 +117,9 @@ def write(found: Collation, folder: Path, target: Path, linked: bool = False, ov
 
 
 def _bring(source: Path, target: Path, linked: bool) -> None:
-    """A video in its new place; one that a run before has brought stays."""
-    if target.is_file() and target.stat().st_size == source.stat().st_size:
+    """A video in its new place; one that a run before has brought stays, but a link is no copy."""
+    is_there = target.is_file() and (linked or not target.is_symlink())
+    if is_there and target.stat().st_size == source.stat().st_size:
         return
     if not linked:
         with atomic_write(target, overwrite=True) as temporary:

@@ -63,6 +63,11 @@ class ClipTextSpec:
             raise ConfigError("CLIP text encoder: pooled = False: only the vector of a text is projected")
 
     @property
+    def most_tokens(self) -> int:
+        """There are so many positions."""
+        return self.max_position_embeddings
+
+    @property
     def channels(self) -> int:
         """Of each token's state, or of the one vector of a text."""
         return self.projection_dim or self.hidden_size

@@ -193,8 +193,17 @@ class TextEncoderSpec(FamilySpec, Protocol):
     def pooled(self) -> bool:
         """Whether a text gives one vector."""
 
+    @property
+    def most_tokens(self) -> int | None:
+        """Of a text that it takes; None: any number."""
+
     def blocks(self) -> tuple[str, ...]:
         """Names of its blocks in their order."""
+
+
+def tokens_read(denoiser: DenoiserSpec, encoder: TextEncoderSpec, max_tokens: int) -> int:
+    """How many tokens of a text are encoded. max_tokens: of the settings."""
+    return min(each for each in (max_tokens, denoiser.most_tokens, encoder.most_tokens) if each is not None)
 
 
 @dataclass(frozen=True)

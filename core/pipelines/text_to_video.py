@@ -18,6 +18,7 @@ from ..conditioning.clip_facts import facts_for
 from ..errors import ConfigError
 from ..io.any_tokenizer import AnyTokenizer
 from ..models.finding import Part
+from ..models.kinds import tokens_read
 from ..parallel.messages import pack, unpack
 from ..samplers import Sampler
 from ..seam.backend import Backend
@@ -130,7 +131,8 @@ class TextToVideo:
                 f"model.denoiser reads text states of {channels} channels, model.text_encoder gives "
                 f"{encoder.spec.channels}; they do not belong together"
             )
-        self.max_tokens = min(self.max_tokens, denoiser.most_tokens or self.max_tokens)
+        if encoder is not None:
+            self.max_tokens = tokens_read(denoiser, encoder.spec, self.max_tokens)
 
     def sizes(self, video: VideoShape) -> Sizes:
         """The sizes of a video. Raises ShapeError when the models cannot make it, naming what they can."""

@@ -8,6 +8,7 @@ from ..data.latent_cache import find_uncached
 from ..data.text_cache import uncached_captions
 from ..errors import ConfigError
 from ..models.finding import Part
+from ..models.kinds import tokens_read
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched
 from ..pipelines.following import trained
@@ -16,7 +17,7 @@ from ..seam import backend as backends
 from ..seam.ranks import ParallelPlan, Ranks
 from .caching import cache_latents, cache_texts, latent_writer, text_writer
 from .setup.denoiser import check_data, num_classes
-from .setup.frozen import clip_encoder, text_encoder, tokens_read
+from .setup.frozen import clip_encoder, text_encoder
 from .setup.parts import train_parts
 from .setup.readers import Readers
 from .stored import check_latents_can_be_cached, transform_of
@@ -80,7 +81,7 @@ class TextCacheRun(_CacheRun):
         compute, denoiser = self.config.compute, self.parts.trained
         if self.parts.text_encoder is None:
             raise ConfigError(f"caches.text: {denoiser.source} reads classes, no texts; leave it out")
-        max_tokens = tokens_read(denoiser.spec, self.config.max_tokens)
+        max_tokens = tokens_read(denoiser.spec, self.parts.text_encoder.spec, self.config.max_tokens)
         self.encoder = text_encoder(compute, self.backend, self.parts, self.dtype, max_tokens)
         self.encoder.part.check()
         self.writer = text_writer(self.config.caches, self.encoder, self.ranks.world)

@@ -55,6 +55,9 @@ def test_captions_are_joined_and_videos_linked_by_option(duosora: Callable, fold
     video = tmp_path / "out/train/videos/video1.mp4"
     assert video.is_symlink()
     assert video.read_bytes() == b"video1"
+    outcome = duosora("data", "msrvtt", folder, "--out", tmp_path / "out", "--overwrite")
+    assert (outcome.code, video.is_symlink(), video.read_bytes()) == (0, False, b"video1")
+    assert (folder / "videos/all/video1.mp4").read_bytes() == b"video1"
 
 
 def test_what_is_there_is_kept(duosora: Callable, folder: Path, tmp_path: Path) -> None:

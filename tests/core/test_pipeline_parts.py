@@ -7,6 +7,7 @@ import pytest
 from duosora.core.config.schema import ModelSettings
 from duosora.core.errors import CheckpointError, ConfigError, MediaError
 from duosora.core.models.finding import TINY_FOLDER
+from duosora.core.models.kinds import tokens_read
 from duosora.core.pipelines.settings import open_parts
 
 TINY_DENOISER = str(TINY_FOLDER / "denoiser")
@@ -60,3 +61,10 @@ def test_a_text_encoder_without_weights_is_refused_where_they_are_needed() -> No
 def test_a_denoiser_of_other_latents_is_refused_before_anything_is_read(denoiser: str, vae: str, said: str) -> None:
     with pytest.raises(ConfigError, match=f"{said}.*; they do not belong together$"):
         open_parts(ModelSettings(denoiser=denoiser, text_encoder=Path("tiny"), vae=Path(vae)))
+
+
+@pytest.mark.parametrize(("encoder", "tokens"), [("clip_vit_b_32", 77), ("t5_v1_1_xxl", 200)])
+def test_texts_are_as_long_as_both_models_take(encoder: str, tokens: int) -> None:
+    model = ModelSettings(denoiser="dit_first_tiny_adaln", text_encoder=Path(encoder), tokenizer=TINY_FOLDER)
+    parts = open_parts(model)
+    assert tokens_read(parts.denoiser.spec, parts.text_encoder.spec, 200) == tokens

@@ -13,7 +13,7 @@ from ...data.sources import has_labels, open_source
 from ...errors import ConfigError
 from ...io.prompts import read_prompts
 from ...models.finding import Part
-from ...models.kinds import DenoiserSpec
+from ...models.kinds import DenoiserSpec, tokens_read
 from ...parallel.agreement import agreed
 from ...pipelines.following import shown_prompts
 from ...pipelines.text_to_video import Parts, Precision, TextToVideo
@@ -25,7 +25,7 @@ from ..inputs import DiffusionInputs, InputOptions
 from ..objectives import DrawsNoise
 from ..start import Start
 from ..stored import open_latent_cache, open_text_cache
-from .frozen import clip_encoder, text_encoder, tokens_read
+from .frozen import clip_encoder, text_encoder
 from .objective import check_bound, frame_masks, make_objective
 from .options import train_options
 from .parts import TrainParts
@@ -170,6 +170,6 @@ def _texts(config: TrainConfig, backend: Backend, parts: TrainParts, dtype: str,
     """Nothing for a denoiser that reads labels."""
     if parts.text_encoder is None or parts.tokenizer is None:
         return None
-    max_tokens = tokens_read(parts.trained.spec, config.max_tokens)
+    max_tokens = tokens_read(parts.trained.spec, parts.text_encoder.spec, config.max_tokens)
     stored = open_text_cache(config.caches, parts.text_encoder, parts.tokenizer, max_tokens)
     return text_encoder(config.compute, backend, parts, dtype, max_tokens, stored, ranks.leaders)

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 from ...config.training import ComputeSettings
-from ...models.kinds import DenoiserSpec
 from ...seam.backend import Backend
 from ...seam.group import Group
 from ..encoders import CaptionEncoder, ClipEncoder, StoredTexts
 from .parts import TrainParts
-
-
-def tokens_read(denoiser: DenoiserSpec, max_tokens: int) -> int:
-    """How many tokens of a caption are encoded. max_tokens: of the settings."""
-    return min(max_tokens, denoiser.most_tokens or max_tokens)
 
 
 def text_encoder(
