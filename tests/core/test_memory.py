@@ -15,8 +15,8 @@ from duosora.core.config.training import TrainConfig
 from duosora.core.errors import OutOfMemory
 from duosora.core.memory import SAVINGS, out_of_memory
 
-SCHEMAS = {"sample": SampleConfig, "judge": SampleConfig, "parity": SampleConfig, "train": TrainConfig}
-SCHEMAS |= {"calibrate": TrainConfig, "cache": TrainConfig, "reconstruct": ReconstructConfig}
+SCHEMAS = {"sample": SampleConfig, "sample-set": SampleConfig, "judge": SampleConfig, "parity": SampleConfig}
+SCHEMAS |= {"train": TrainConfig, "calibrate": TrainConfig, "cache": TrainConfig, "reconstruct": ReconstructConfig}
 SCHEMAS |= {"evaluate": EvaluateConfig}
 
 
