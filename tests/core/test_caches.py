@@ -133,6 +133,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 def test_kill_9_at_any_write_leaves_a_cache_that_goes_on(tmp_path: Path) -> None:
     """The process is killed before every rename and every index in turn, until one lives to the end."""
     write(tmp_path / "straight", range(12), 300).close()
