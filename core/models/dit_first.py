@@ -64,6 +64,9 @@ class DiTFirstSpec:
     """Share of texts that training replaced by zeros."""
     learn_sigma: bool = True
     """Whether there are as many outputs again behind the noise: a range for its variance."""
+    counts_padding: bool = False
+    """Whether places of patches begin behind the padding of a batch's texts where these come first. Upstream counts it,
+    and so what it makes of a clip depends on the texts beside it. Not in config.json: golden cases set it."""
 
     def __post_init__(self) -> None:
         if self.model_arch not in WAYS:
@@ -151,6 +154,19 @@ class DiTFirstSpec:
         side = self.places_side
         rows = -(-num_tokens // side)
         return counted_embedding(rows, side, self.hidden_size, 1.0)[:num_tokens]
+
+    def placed(self, settled: TextAndPatches, num_patches: int) -> np.ndarray:
+        """What is added to the tokens of a batch for their places, (B, N, D) or (1, N, D) float32.
+
+        Patches have the places behind the tokens of their text that count.
+        """
+        num_texts = 0 if self.pools or self.attends_to_text else settled.text.shape[1]
+        table = self.positions(num_texts + num_patches)
+        if not num_texts or settled.text_mask is None or self.counts_padding:
+            return table[None]
+        behind = settled.text_mask.sum(1, keepdims=True) + np.arange(num_patches)
+        before = np.broadcast_to(np.arange(num_texts), (len(behind), num_texts))
+        return table[np.concatenate([before, behind], 1)]
 
     def settled(self, given: Given, latent: LatentShape) -> TextAndPatches:
         """The texts for latents of a shape, zeros in place of those that are none, and what counts of the patches.

@@ -14,11 +14,15 @@ from duosora.core.errors import ConfigError
 from duosora.core.models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
 from duosora.core.shapes import LatentShape
 
-NOT_IN_CONFIG = {"rope_shares_tables": "how upstream computes, not what the model is; golden cases set it"}
+NOT_IN_CONFIG = {
+    "rope_shares_tables": "how upstream computes, not what the model is; golden cases set it",
+    "counts_padding": "the same",
+}
 NEEDS_NO_EFFECT = {
     "rope_shares_tables": "matters where the scales of the axes differ",
     "sample_size": "a record of how it was trained, for `duosora inspect`",
     "micro_batch_size": "memory alone",
+    "counts_padding": "matters where texts of unequal length stand before the patches",
     "class_dropout_prob": "a record of how it was trained",
     "text_dropout_prob": "a record of how it was trained",
 }

@@ -90,7 +90,11 @@ class Reference:
                 x = np.concatenate([self.linear("text_embedder.proj", text), x], 1)
                 counts = reads = np.concatenate([of_text, counts], 1)
                 text = None
-        x = x + self.places(x.shape[1])
+        for row in range(batch):
+            shift = 0 if spec.counts_padding or not before else before - int(of_text[row].sum())
+            places = self.places(x.shape[1])
+            x[row, :before] += places[:before]
+            x[row, before:] += places[before - shift : len(places) - shift]
         hidden = counts[:, None, :, None] * reads[:, None, None, :] == 0
         bent = silu(bent)
         for i in range(spec.depth):
@@ -154,7 +158,9 @@ TEXT_MASK = np.array([[1] * 5, [1, 1, 0, 0, 0]])
 
 
 @pytest.mark.parametrize("masked", [False, True], ids=["whole", "masked"])
-def test_it_computes_what_is_written(backend: Backend, spec: DiTFirstSpec, masked: bool) -> None:
+@pytest.mark.parametrize("counts_padding", [False, True], ids=["ours", "upstream"])
+def test_it_computes_what_is_written(backend: Backend, spec: DiTFirstSpec, masked: bool, counts_padding: bool) -> None:
+    spec = replace(spec, counts_padding=counts_padding)
     patches, mask = lists()
     about = given(spec, mask if masked else None, TEXT_MASK if masked else None)
     near(predicted(backend, spec, patches, about), Reference(spec)(patches, about, mask if masked else None))
@@ -177,12 +183,14 @@ def test_ranks_share_a_padded_batch(backend: Backend, spec: DiTFirstSpec, size: 
 
 
 def test_a_clip_is_predicted_in_a_batch_as_by_itself(backend: Backend, spec: DiTFirstSpec) -> None:
-    """What a longer clip beside it pads it with changes nothing."""
+    """What a longer clip and a longer text beside them pad them with changes nothing."""
     patches, mask = lists()
-    about = given(spec, mask, None)
+    about = given(spec, mask, TEXT_MASK)
     whole = predicted(backend, spec, patches, about)
     count = int(mask[1].sum())
-    row = {name: values[1:] for name in ("text", "pooled") if (values := getattr(about, name)) is not None}
+    row = {} if about.text is None else {"text": about.text[1:, : TEXT_MASK[1].sum()]}
+    if about.pooled is not None:
+        row = {"pooled": about.pooled[1:]}
     times = TIMES.copy()
     try:
         TIMES[:] = TIMES[::-1]

@@ -61,7 +61,7 @@ class Condition:
     """What each block attends to, in the order of the forward; (): patches attend to each other."""
     arrangement: Arrangement
     positions: Tensor
-    """(N, D) float32, added to the tokens."""
+    """(B, N, D) or (1, N, D) float32, added to the tokens."""
     frequencies: Tensor
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
     padding: Tensor | None
@@ -124,7 +124,7 @@ class DiTFirst(TokenDenoiser):
             about=about,
             texts=self._texts(settled, is_padding is not None) if spec.attends_to_text else (),
             arrangement=place_plan(plan, device),
-            positions=place(spec.positions(num_tokens), device),
+            positions=place(spec.placed(settled, num_patches), device),
             frequencies=place(timestep_frequencies(TIMESTEP_CHANNELS), device),
             padding=None if is_padding is None else place(is_padding[..., None].astype(np.float32), device),
             share=None if is_padding is None else place(np.full((num_tokens, 1), 1 / num_tokens, np.float32), device),

@@ -83,6 +83,11 @@ def layout(manifest: Mapping[str, Any]) -> Layout:
     return told.layout()
 
 
+def _spec(config: Mapping[str, Any], source: str) -> DiTFirstSpec:
+    """Of a case, whose model has its places as upstream has them."""
+    return replace(DiTFirstSpec.from_config(config, source), counts_padding=True)
+
+
 @dataclass(frozen=True)
 class Network:
     """A network that is called with lists of patches."""
@@ -126,7 +131,7 @@ def given_of(
 
 def _forwards(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Predictions with and without masks, guided ones for the first clip of a batch, and losses."""
-    given, spec = case.tensors, DiTFirstSpec.from_config(case.config, case.name)
+    given, spec = case.tensors, _spec(case.config, case.name)
     lists = [patches_of(given[f"video{i}"], spec.patch_size) for i in range(len(given)) if f"video{i}" in given]
     video, text_mask = padded(lists), given.get("text_mask")
     yield Comparison("patches", video.values)
@@ -280,7 +285,7 @@ LATENTS_DIVIDED_BY = 10
 def _sampling(case: Case, backend: Backend) -> Iterator[Comparison]:
     """From noise to pixels. Upstream carries both halves of a guided batch on, and shows the network the first."""
     given, config = case.tensors, case.config
-    spec = DiTFirstSpec.from_config(config["model"], case.name)
+    spec = _spec(config["model"], case.name)
     network = Network(backend, backend.build(spec, case.weights()))
     options = {"learn_sigma": spec.learn_sigma}
     sampler, scale = new_sampler(str(config["num_sampling_steps"]), options, case.name), config.get("cfg_scale", 1.0)
@@ -327,7 +332,7 @@ TERMS: Mapping[str, Callable[[DiffusionBatch], DiffusionBatch]] = {
 
 def _training(case: Case, backend: Backend) -> Iterator[Comparison]:
     """Losses of each clip, the first gradients, and what some steps make of the weights."""
-    config, spec = case.config, DiTFirstSpec.from_config(case.config["model"], case.name)
+    config, spec = case.config, _spec(case.config["model"], case.name)
     rate = LearningRate(kind="cosine", peak=config["lr"], total_steps=config["total_steps"])
     if "rates" in case.raw:
         rates = np.array([rate.at(step) for step in range(len(case.raw["rates"]))])
