@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -23,12 +24,18 @@ from duosora.core.models.finding import TINY_FOLDER
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("cuda", "ascend")
-CONFIGS = sorted(
-    path.relative_to(ROOT)
-    for path in (ROOT / "configs").glob("*/*.yaml")
-    if path.parent.name in ("sample", "train") and path.stem.startswith(("opensora", "wfvae"))
-)
-"""Of the published models and stages."""
+
+
+def published(*systems: str) -> list[Path]:
+    """The configurations of systems, by the beginnings of their names."""
+    paths = (ROOT / "configs").glob("*/*.yaml")
+    named = (path for path in paths if path.parent.name in ("sample", "train") and path.stem.startswith(systems))
+    return sorted(path.relative_to(ROOT) for path in named)
+
+
+CONFIGS = published("opensora", "wfvae")
+OF_CLASSES = published("dit_", "sit_")
+"""Their data has other folders; tests/recipes makes their plans."""
 PATIENCE = 120
 """Seconds after which a run is given up."""
 SEPARATOR = "\x1f"
@@ -42,12 +49,13 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny models under the names of the published ones."""
     folder = tmp_path_factory.mktemp("models")
     tiny = Path(TINY_FOLDER)
-    for name, source in (("any93x640x640", "denoiser"), ("vae", "vae"), ("mt5-xxl", "text_encoder")):
+    for name, source in (("vae", "vae"), ("mt5-xxl", "text_encoder")):
         shutil.copytree(tiny / source, folder / name)
     shutil.copy(tiny / "spiece.model", folder / "mt5-xxl")
     shutil.copytree(folder / "mt5-xxl", folder / "t5-v1_1-xxl")
     fresh = {
-        "any93x640x640_i2v": opensora_t2v.TINY_INPAINT,
+        "any93x640x640": replace(opensora_t2v.TINY, num_layers=4),  # of the published system, not of the tiny one
+        "any93x640x640_i2v": replace(opensora_t2v.TINY_INPAINT, num_layers=4),
         "OpenSora-STDiT-v3": stdit3.TINY,
         "OpenSora-STDiT-v2-stage3": stdit2.TINY,
         "OpenSora-v1-HQ-16x256x256": stdit.TINY,
@@ -85,7 +93,7 @@ def arguments(config: Path, models: Path, prompts: Path, run: Path) -> list[str]
 def on_cpu(config: Path) -> list[str]:
     """Options under which the plan of a published configuration is made without its weights and without a device."""
     if config.parent.name == "sample":
-        settings = ["backend.device=cpu", "backend.dtype={}"]
+        settings = ["backend.device=cpu", "backend.dtype={}", *(_first("video") if "first" in config.name else [])]
     else:
         settings = ["compute.device=cpu", "compute.dtype=fp32", "start={}", *_small(config)]
     return given(*settings)
@@ -93,12 +101,21 @@ def on_cpu(config: Path) -> list[str]:
 
 def _small(config: Path) -> list[str]:
     """What fits the tiny models and the clips of the tests."""
+    if "first" in config.name:
+        return [*_first("data"), "data.max_area=1024", "caches={}", "max_tokens=32"]
     if "vae" in config.name:
         return ["autoencoder.perceptual_weight=0", *(["model.vae=opensora_vae_tiny"] if "v1_2" in config.name else [])]
     for version, denoiser in (("v1_2", "stdit3_tiny"), ("v1_1", "stdit2_tiny"), ("v1_0", "stdit_tiny")):
         if version in config.name:
             return [f"model.denoiser={denoiser}", "max_tokens=32", "data.probe=true"]
     return ["data.min_bucket_batches=0"]
+
+
+def _first(section: str) -> list[str]:
+    """A small model of the first release, which published none, and clips that it has places for."""
+    models = ("denoiser=dit_first_tiny_cross_attn", "text_encoder=tiny", "vae=pixels_half")
+    sizes = ("frames=2", "height=32", "width=32")
+    return [*(f"model.{words}" for words in models), *(f"{section}.{words}" for words in sizes)]
 
 
 Recorded = list[list[str]]
@@ -179,7 +196,7 @@ def test_upstreams_scripts_have_a_line_and_every_configuration_is_named() -> Non
     table = page.partition("## Upstream's scripts")[2]
     assert {"sample.sh", "train.sh", "reconstruct.sh"} == set(re.findall(r"\| `(\w+\.sh)` \|", table))
     named = set(re.findall(r"`(configs/[^`]+)`", table))
-    assert named == {*map(str, CONFIGS), "configs/reconstruct/wfvae.yaml"}
+    assert named == {*map(str, CONFIGS + OF_CLASSES), "configs/reconstruct/wfvae.yaml"}
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
