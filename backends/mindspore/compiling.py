@@ -74,4 +74,6 @@ def _put_together(pattern: Any, tensors: Iterator[Tensor]) -> Any:
     if kind is None:
         return content
     parts = [_put_together(part, tensors) for part in content]
-    return tuple(parts) if kind is tuple else kind(*parts)
+    if kind is tuple:
+        return tuple(parts)
+    return kind(**{field.name: part for field, part in zip(fields(kind), parts, strict=True)})
