@@ -1,4 +1,4 @@
-"""The parts of denoisers with plain adaLN blocks, built from specs of core.models.
+"""The parts of denoisers with plain adaLN blocks, built from a core.models.adaln.AdaLNSpec.
 
 Every block makes its own modulation of one vector: of the embedded timestep and what else bends it. Attribute names
 are upstream's, as the weights' names follow from them.
@@ -13,6 +13,7 @@ from typing import Any
 from mindspore import Tensor, nn
 
 from duosora.core.errors import ShapeError
+from duosora.core.models.adaln import AdaLNSpec
 from duosora.core.models.adaln_single import NORM_EPS, NUM_MODULATIONS
 from duosora.core.shapes import LatentShape, TokenGrid
 
@@ -61,7 +62,7 @@ class AdaLNDenoiser(TokenDenoiser):
 class Block(nn.Cell):
     """Modulated attention and modulated feed-forward, each added to the tokens."""
 
-    def __init__(self, spec: Any, attn: nn.Cell) -> None:
+    def __init__(self, spec: AdaLNSpec, attn: nn.Cell) -> None:
         super().__init__()
         width = spec.hidden_size
         self.norm1 = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
@@ -85,7 +86,7 @@ class Block(nn.Cell):
 class SelfAttention(nn.Cell):
     """Attention among the tokens that an arrangement puts together."""
 
-    def __init__(self, spec: Any, attend: Attend) -> None:
+    def __init__(self, spec: AdaLNSpec, attend: Attend) -> None:
         super().__init__()
         width = spec.hidden_size
         self.attend, self.num_heads = attend, spec.num_heads
@@ -104,7 +105,7 @@ class SelfAttention(nn.Cell):
 class FinalLayer(nn.Cell):
     """A modulated norm and what each token predicts."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: AdaLNSpec) -> None:
         super().__init__()
         width = spec.hidden_size
         self.norm_final = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
@@ -120,7 +121,7 @@ class FinalLayer(nn.Cell):
 class PatchEmbed(nn.Cell):
     """A convolution within frames whose steps are as long as its kernel, and whose outputs are the tokens."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: AdaLNSpec) -> None:
         super().__init__()
         self.proj = PatchProjection(spec)
 
@@ -132,10 +133,10 @@ class PatchEmbed(nn.Cell):
 class PatchProjection(nn.Cell):
     """Its weights. Patches do not overlap, so one matrix product does it and leaves the tokens in order."""
 
-    def __init__(self, spec: Any) -> None:
+    def __init__(self, spec: AdaLNSpec) -> None:
         super().__init__()
-        self.patch_size = spec.patch_size
-        self.weight = new_parameter(spec.hidden_size, spec.in_channels, spec.patch_size, spec.patch_size)
+        self.patch_size, _ = spec.kernel
+        self.weight = new_parameter(spec.hidden_size, spec.in_channels, *spec.kernel)
         self.bias = new_parameter(spec.hidden_size)
 
     def construct(self, latents: Tensor) -> Tensor:

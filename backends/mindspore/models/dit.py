@@ -18,7 +18,8 @@ from mindspore import Tensor, nn
 from duosora.core.maths.arrangements import spatial_plan, temporal_plan
 from duosora.core.maths.embeddings import counted_embedding, line_embedding, timestep_frequencies
 from duosora.core.maths.skiparse import attention_plan
-from duosora.core.models.dit import TIMESTEP_CHANNELS, DiTSpec
+from duosora.core.models.adaln_single import TIMESTEP_CHANNELS
+from duosora.core.models.dit import DiTSpec
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 

@@ -16,7 +16,8 @@ from mindspore import Tensor, mint, nn
 
 from duosora.core.maths.embeddings import timestep_frequencies
 from duosora.core.maths.skiparse import attention_plan, text_plan, with_mask
-from duosora.core.models.dit_first import TIMESTEP_CHANNELS, DiTFirstSpec, TextAndPatches
+from duosora.core.models.adaln_single import TIMESTEP_CHANNELS
+from duosora.core.models.dit_first import DiTFirstSpec, TextAndPatches
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 

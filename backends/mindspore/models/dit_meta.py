@@ -16,7 +16,8 @@ from mindspore import Tensor, mint, nn
 
 from duosora.core.maths.arrangements import spatial_plan
 from duosora.core.maths.embeddings import timestep_frequencies
-from duosora.core.models.dit_meta import TIMESTEP_CHANNELS, DiTMetaSpec
+from duosora.core.models.adaln_single import TIMESTEP_CHANNELS
+from duosora.core.models.dit_meta import DiTMetaSpec
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
