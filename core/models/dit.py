@@ -11,36 +11,31 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import lcm, prod
+from math import lcm
 from typing import Any, ClassVar
 
 import numpy as np
 
 from ..errors import ConfigError, ShapeError
-from ..layout import Computed, Init, Layout, Normal, Uniform, Weight, WeightList, Zeros
+from ..layout import Computed, Layout, Normal, Weight, WeightList
 from ..maths.embeddings import counted_embedding, line_embedding
 from ..seam.models import Given
 from ..shapes import LatentShape, Patch, TokenGrid
+from .adaln import AdaLNSpec
+from .adaln_single import self_attention, sizes, three_numbers, xavier
 from .config_json import build, count, number, refuse_unknown, take, whole_number
-from .kinds import Costs, Family, Output
+from .kinds import Family
 
-TIMESTEP_CHANNELS = 256
-NUM_MODULATIONS = 6
-"""Shift, scale and gate of the attention, then of the feed-forward."""
-NORM_EPS = 1e-6
-MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_CAPTION_CHANNELS = 640, 256, 65_536, 1024, 65_536
+MOST_BLOCKS, MOST_CHANNELS, MOST_CAPTION_CHANNELS = 640, 1024, 65_536
 MOST_CLASSES, MOST_SIDE, MOST_STEPS = 1_000_000, 4096, 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiTSpec:
+class DiTSpec(AdaLNSpec):
     """What a DiT or Latte of videos is. Fields are the arguments of upstream's classes, and `alternates`."""
 
     family: ClassVar[str] = "dit"
-    further_channels: ClassVar[int] = 0
-    lists_patches: ClassVar[bool] = False
     text_channels: ClassVar[int] = 0
-    most_tokens: ClassVar[int | None] = None
     model_max_length: ClassVar[int] = 1
     """Tokens of the learned null caption, which stands in for a vector."""
 
@@ -48,18 +43,10 @@ class DiTSpec:
     """Whether blocks are spatial and temporal by turns, as those of Latte."""
     input_size: tuple[int, int, int] = (16, 32, 32)
     """Latents along time, height and width that it was trained on."""
-    in_channels: int = 4
     patch_size: tuple[int, int, int] = (1, 2, 2)
     """Latents of a token along time, height and width."""
-    hidden_size: int = 1152
-    """D, the width of the tokens."""
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
     class_dropout_prob: float = 0.1
     """Share of classes or texts that training replaced by none; where it is 0 there is no null class."""
-    learn_sigma: bool = True
-    """Whether there are as many outputs again behind the noise: a range for its variance."""
     num_classes: int = 0
     """0: it reads texts."""
     caption_channels: int = 512
@@ -68,16 +55,11 @@ class DiTSpec:
     """Tokens are not told their frame. Latte's always are."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         title = self.title
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(f"{title}: hidden_size = {self.hidden_size} does not make {self.num_heads} equal heads")
-        if not self.feed_forward_size:
-            raise ConfigError(f"{title}: mlp_ratio = {self.mlp_ratio:g}: hidden_size = {self.hidden_size} needs more")
-        if self.hidden_size % 4:
-            raise ConfigError(f"{title}: hidden_size = {self.hidden_size}: needs a multiple of 4 for the positions")
         if any(size < patch for size, patch in zip(self.input_size, self.patch_size, strict=True)):
             raise ConfigError(
-                f"{title}: input_size = {_sizes(self.input_size)} holds no patch of {_sizes(self.patch_size)}"
+                f"{title}: input_size = {sizes(self.input_size)} holds no patch of {sizes(self.patch_size)}"
             )
         if 0 not in (self.num_classes, self.caption_channels) or self.num_classes == self.caption_channels:
             raise ConfigError(f"{title}: reads classes, or texts of {self.caption_channels} channels, not both")
@@ -110,29 +92,8 @@ class DiTSpec:
         return self.caption_channels
 
     @property
-    def latent_channels(self) -> int:
-        return self.in_channels
-
-    @property
-    def output(self) -> Output:
-        return "mean_and_range" if self.learn_sigma else "mean"
-
-    @property
-    def out_channels(self) -> int:
-        return self.in_channels * (2 if self.learn_sigma else 1)
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
-
-    @property
-    def feed_forward_size(self) -> int:
-        return int(self.hidden_size * self.mlp_ratio)
-
-    @property
-    def patch_outputs(self) -> int:
-        """What a token predicts: out_channels for each of its latents."""
-        return prod(self.patch_size) * self.out_channels
+    def kernel(self) -> tuple[int, ...]:
+        return self.patch_size
 
     @property
     def patch(self) -> Patch:
@@ -151,7 +112,7 @@ class DiTSpec:
         """
         label = given.label
         if label is None or label.ndim != 1 or not len(label) or label.dtype.kind not in "iu":
-            held = "nothing" if label is None else f"{label.dtype} of {_sizes(label.shape)}"
+            held = "nothing" if label is None else f"{label.dtype} of {sizes(label.shape)}"
             raise ShapeError(f"{self.title}: label: needs a whole number for each clip, got {held}")
         is_null = self.is_null(given, len(label))
         if is_null is not None:
@@ -166,7 +127,7 @@ class DiTSpec:
         """Of each clip the vector of its text, (B, caption_channels). Raises: ShapeError where they do not fit."""
         pooled = given.pooled
         if pooled is None or pooled.ndim != 2 or not len(pooled) or pooled.shape[1] != self.caption_channels:
-            held = "nothing" if pooled is None else _sizes(pooled.shape)
+            held = "nothing" if pooled is None else sizes(pooled.shape)
             raise ShapeError(f"{self.title}: pooled: needs vectors of batch x {self.caption_channels}, got {held}")
         return pooled
 
@@ -176,27 +137,19 @@ class DiTSpec:
         if is_null is None or not is_null.any():
             return None
         if is_null.ndim != 1 or batch % len(is_null):
-            raise ShapeError(f"{self.title}: is_null: got {_sizes(is_null.shape)} for a batch of {batch}")
+            raise ShapeError(f"{self.title}: is_null: got {sizes(is_null.shape)} for a batch of {batch}")
         if not self.has_null:
             raise ShapeError(f"{self.title}: is_null: it was trained without a null class, so it cannot be guided")
         return np.tile(is_null, batch // len(is_null))
-
-    def blocks(self) -> tuple[str, ...]:
-        """Names of all blocks in the order of the forward."""
-        return tuple(f"blocks.{i}" for i in range(self.depth))
-
-    def costs(self) -> Costs:
-        """The sizes that memory and traffic follow from."""
-        return Costs(self.depth, self.hidden_size, self.num_heads, self.patch_outputs)
 
     def facts(self) -> list[str]:
         """What `duosora inspect` says of it."""
         kinds = "spatial and temporal blocks by turns" if self.alternates else "blocks"
         reads = f"{self.num_classes} classes" if self.num_classes else f"vectors of texts, {self.caption_channels} wide"
         return [
-            f"{self.depth} {kinds}, {self.num_heads} heads of {self.head_dim}, patch {_sizes(self.patch_size)}, "
+            f"{self.depth} {kinds}, {self.num_heads} heads of {self.head_dim}, patch {sizes(self.patch_size)}, "
             f"{self.in_channels} latent channels",
-            f"{reads}; trained on latents of {_sizes(self.input_size)}",
+            f"{reads}; trained on latents of {sizes(self.input_size)}",
             "objective: not stored in the file; upstream's predict the noise of a diffusion and the range of its "
             "variance",
         ]
@@ -216,18 +169,13 @@ class DiTSpec:
             cls,
             source,
             alternates=alternates,
-            input_size=_triple(rest, source, "input_size", MOST_SIDE, fresh.input_size),
-            in_channels=count(rest, source, "in_channels", MOST_CHANNELS, fresh.in_channels),
-            patch_size=_triple(rest, source, "patch_size", MOST_STEPS, fresh.patch_size),
-            hidden_size=count(rest, source, "hidden_size", MOST_WIDTH, fresh.hidden_size),
-            depth=count(rest, source, "depth", MOST_BLOCKS, fresh.depth),
-            num_heads=count(rest, source, "num_heads", MOST_HEADS, fresh.num_heads),
-            mlp_ratio=number(rest, source, "mlp_ratio", 0.1, 64.0, fresh.mlp_ratio),
+            input_size=three_numbers(rest, source, "input_size", MOST_SIDE, fresh.input_size),
+            patch_size=three_numbers(rest, source, "patch_size", MOST_STEPS, fresh.patch_size),
             class_dropout_prob=number(rest, source, "class_dropout_prob", 0.0, 1.0, fresh.class_dropout_prob),
-            learn_sigma=take(rest, source, "learn_sigma", bool, fresh.learn_sigma),
             num_classes=num_classes,
             caption_channels=0 if num_classes else channels,
             no_temporal_pos_emb=not_told and not alternates,  # which upstream's Latte does not look at
+            **cls.common_fields(rest, source, MOST_CHANNELS, MOST_BLOCKS),
         )
         refuse_unknown(rest, source, tuple(spec.to_config()))
         return spec
@@ -235,22 +183,16 @@ class DiTSpec:
     def to_config(self) -> dict[str, Any]:
         """A config.json of upstream's arguments; upstream has none."""
         channels = {} if self.num_classes else {"caption_channels": self.caption_channels}
-        return {
-            "alternates": self.alternates,
-            "architectures": [self.title],
+        return self.config(
+            alternates=self.alternates,
+            architectures=[self.title],
             **channels,
-            "class_dropout_prob": self.class_dropout_prob,
-            "condition": f"label_{self.num_classes}" if self.num_classes else "text",
-            "depth": self.depth,
-            "hidden_size": self.hidden_size,
-            "in_channels": self.in_channels,
-            "input_size": list(self.input_size),
-            "learn_sigma": self.learn_sigma,
-            "mlp_ratio": self.mlp_ratio,
-            "no_temporal_pos_emb": self.no_temporal_pos_emb,
-            "num_heads": self.num_heads,
-            "patch_size": list(self.patch_size),
-        }
+            class_dropout_prob=self.class_dropout_prob,
+            condition=f"label_{self.num_classes}" if self.num_classes else "text",
+            input_size=list(self.input_size),
+            no_temporal_pos_emb=self.no_temporal_pos_emb,
+            patch_size=list(self.patch_size),
+        )
 
     def layout(self) -> Layout:
         """Every weight of the transformer, under upstream's names."""
@@ -261,26 +203,19 @@ class DiTSpec:
         weights["pos_embed_spatial"] = Weight((1, side**2, width), places, trained=False)
         numbers = Computed((), line_embedding, (frames, width, 1.0))
         weights["pos_embed_temporal"] = Weight((1, frames, width), numbers, trained=False)
-        kernel = (width, self.in_channels, *self.patch_size)
-        weights["x_embedder.proj.weight"] = Weight(kernel, _xavier(width, prod(kernel[1:])))
-        weights["x_embedder.proj.bias"] = Weight((width,), Zeros())
+        self.patch_embedder(weights, "x_embedder.proj")
         if self.num_classes:
             weights["y_embedder.embedding_table.weight"] = Weight((self.table_size, width), Normal(1.0))
         else:
             null_caption = Normal(self.caption_channels**-0.5)
             weights["y_embedder.y_embedding"] = Weight((1, self.caption_channels), null_caption, trained=False)
-            _linear(weights, "y_embedder.y_proj.fc1", width, self.caption_channels, Normal(0.02))
-            _linear(weights, "y_embedder.y_proj.fc2", width, width, Normal(0.02))
-        _linear(weights, "t_embedder.mlp.0", width, TIMESTEP_CHANNELS, Normal(0.02))
-        _linear(weights, "t_embedder.mlp.2", width, width, Normal(0.02))
+            xavier(weights, "y_embedder.y_proj.fc1", width, self.caption_channels, Normal(0.02))
+            xavier(weights, "y_embedder.y_proj.fc2", width, width, Normal(0.02))
+        self.timestep_embedder(weights)
         for name in self.blocks():
-            _linear(weights, f"{name}.attn.qkv", 3 * width, width)
-            _linear(weights, f"{name}.attn.proj", width, width)
-            _linear(weights, f"{name}.mlp.fc1", self.feed_forward_size, width)
-            _linear(weights, f"{name}.mlp.fc2", width, self.feed_forward_size)
-            _linear(weights, f"{name}.adaLN_modulation.1", NUM_MODULATIONS * width, width, Zeros())
-        _linear(weights, "final_layer.linear", self.patch_outputs, width, Zeros())
-        _linear(weights, "final_layer.adaLN_modulation.1", 2 * width, width, Zeros())
+            self_attention(weights, f"{name}.attn", width, head_dim=0)
+            self.block(weights, name)
+        self.last(weights)
         return Layout(f"{self.title}(depth={self.depth}, heads={self.num_heads}x{self.head_dim})", weights)
 
 
@@ -300,30 +235,6 @@ def _classes(condition: str, source: str) -> int:
     if digits == condition or not digits.isascii() or not digits.isdigit() or len(digits) > 9:
         raise ConfigError(f"{source}: condition: needs 'text', or 'label_' and how many classes there are")
     return whole_number(int(digits), source, "condition", MOST_CLASSES)
-
-
-def _linear(weights: WeightList, name: str, outputs: int, inputs: int, init: Init | None = None) -> None:
-    """A linear map that starts as upstream's: Xavier and uniform where nothing else is said, the bias zero."""
-    weights[f"{name}.weight"] = Weight((outputs, inputs), init or _xavier(outputs, inputs))
-    weights[f"{name}.bias"] = Weight((outputs,), Zeros())
-
-
-def _xavier(outputs: int, inputs: int) -> Uniform:
-    return Uniform((6 / (inputs + outputs)) ** 0.5)
-
-
-def _triple(
-    rest: dict[str, Any], source: str, key: str, most: int, default: tuple[int, int, int]
-) -> tuple[int, int, int]:
-    sizes = take(rest, source, key, list, list(default))
-    if len(sizes) != 3:
-        raise ConfigError(f"{source}: {key}: needs three whole numbers, along time, height and width")
-    time, height, width = (whole_number(size, source, key, most) for size in sizes)
-    return time, height, width
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
 
 
 XL_2 = DiTSpec()

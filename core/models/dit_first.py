@@ -16,21 +16,20 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, ShapeError
-from ..layout import Init, Layout, Normal, Uniform, Weight, WeightList, Zeros
+from ..layout import Layout, Normal, WeightList
 from ..maths.embeddings import counted_embedding
 from ..maths.skiparse import valid_tokens
 from ..seam.models import Given
 from ..shapes import LatentShape, Patch, TokenGrid
-from .config_json import build, choice, count, number, refuse_unknown, take
-from .kinds import Costs, Family, Output
+from .adaln import HEADS as PUBLISHED_HEADS
+from .adaln import SIZES, AdaLNSpec
+from .adaln_single import sizes, xavier
+from .config_json import build, choice, count, number, refuse_unknown
+from .kinds import Family
 
-TIMESTEP_CHANNELS = 256
-NUM_MODULATIONS = 6
-"""Shift, scale and gate of the attention, then of the feed-forward."""
-NORM_EPS = 1e-6
-HEADS = {96: 4, 144: 4, 384: 6, 768: 12, 1024: 16, 1152: 16}
+HEADS = PUBLISHED_HEADS | {96: 4, 144: 4}
 """By the width of the tokens, of all presets: weights do not tell."""
-MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_TEXT_CHANNELS = 320, 256, 65_536, 4096, 65_536
+MOST_BLOCKS, MOST_CHANNELS, MOST_TEXT_CHANNELS = 320, 4096, 65_536
 MOST_SIDE, MOST_PLACES = 64, 100_000_000
 WAYS = ("cross-attn", "adaln", "token-concat")
 """To tell the text: states that every block attends to, instead of to the patches; one vector that bends all blocks; or
@@ -38,13 +37,11 @@ states as tokens before the patches."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiTFirstSpec:
+class DiTFirstSpec(AdaLNSpec):
     """What such a model is. Fields are the arguments of upstream's constructor."""
 
     family: ClassVar[str] = "dit_first"
-    further_channels: ClassVar[int] = 0
     lists_patches: ClassVar[bool] = True
-    most_tokens: ClassVar[int | None] = None
 
     model_arch: str = "cross-attn"
     """One of WAYS."""
@@ -53,17 +50,10 @@ class DiTFirstSpec:
     in_channels: int = 3
     """3 for pixels themselves, 4 for latents of SD-VAE, 256 for those of a VQ-VAE."""
     text_embed_dim: int = 512
-    hidden_size: int = 1152
-    """D, the width of the tokens."""
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
     max_num_embeddings: int = 262_144
     """Places that there are; they lie row by row in a square that holds so many."""
     text_dropout_prob: float = 0.1
     """Share of texts that training replaced by zeros."""
-    learn_sigma: bool = True
-    """Whether there are as many outputs again behind the noise: a range for its variance."""
     counts_padding: bool = False
     """Whether places of patches begin behind the padding of a batch's texts where these come first. Upstream counts it,
     and so what it makes of a clip depends on the texts beside it. Not in config.json: golden cases set it."""
@@ -71,12 +61,7 @@ class DiTFirstSpec:
     def __post_init__(self) -> None:
         if self.model_arch not in WAYS:
             raise ConfigError(f"DiT: model_arch = {self.model_arch!r}: there are {', '.join(WAYS)}")
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(f"DiT: hidden_size = {self.hidden_size} makes no {self.num_heads} heads of one width")
-        if self.hidden_size % 4:
-            raise ConfigError(f"DiT: hidden_size = {self.hidden_size}: needs a multiple of 4 for the positions")
-        if not self.feed_forward_size:
-            raise ConfigError(f"DiT: mlp_ratio = {self.mlp_ratio:g}: hidden_size = {self.hidden_size} needs more")
+        super().__post_init__()
 
     @property
     def pools(self) -> bool:
@@ -103,29 +88,8 @@ class DiTFirstSpec:
         return self.text_embed_dim if self.pools else 0
 
     @property
-    def latent_channels(self) -> int:
-        return self.in_channels
-
-    @property
-    def output(self) -> Output:
-        return "mean_and_range" if self.learn_sigma else "mean"
-
-    @property
-    def out_channels(self) -> int:
-        return self.in_channels * (2 if self.learn_sigma else 1)
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
-
-    @property
-    def feed_forward_size(self) -> int:
-        return int(self.hidden_size * self.mlp_ratio)
-
-    @property
-    def patch_outputs(self) -> int:
-        """What a token predicts: out_channels for each of its latents, the channel first."""
-        return self.out_channels * self.patch_size**2
+    def kernel(self) -> tuple[int, ...]:
+        return (self.patch_size, self.patch_size)
 
     @property
     def patch(self) -> Patch:
@@ -176,7 +140,7 @@ class DiTFirstSpec:
         name, text = ("pooled", given.pooled) if self.pools else ("text", given.text)
         wanted = "batch" if self.pools else "batch x tokens"
         if text is None or text.ndim != 3 - self.pools or not text.size or text.shape[-1] != self.text_embed_dim:
-            held = "nothing" if text is None else _sizes(text.shape)
+            held = "nothing" if text is None else sizes(text.shape)
             raise ShapeError(f"DiT: {name}: needs {wanted} x {self.text_embed_dim}, got {held}")
         batch = len(text)
         if given.is_null is not None:
@@ -192,14 +156,6 @@ class DiTFirstSpec:
             if not valid.any(1).all():
                 raise ShapeError("DiT: latent_mask: a clip without any patch")
         return TextAndPatches(text, text_mask, valid)
-
-    def blocks(self) -> tuple[str, ...]:
-        """Names of all blocks in the order of the forward."""
-        return tuple(f"blocks.{i}" for i in range(self.depth))
-
-    def costs(self) -> Costs:
-        """The sizes that memory and traffic follow from; where blocks attend to the text, ranks send less."""
-        return Costs(self.depth, self.hidden_size, self.num_heads, self.patch_outputs)
 
     def facts(self) -> list[str]:
         """What `duosora inspect` says of it."""
@@ -220,15 +176,10 @@ class DiTFirstSpec:
             source,
             model_arch=choice(rest, source, "model_arch", WAYS, fresh.model_arch),
             patch_size=count(rest, source, "patch_size", MOST_SIDE, fresh.patch_size),
-            in_channels=count(rest, source, "in_channels", MOST_CHANNELS, fresh.in_channels),
             text_embed_dim=count(rest, source, "text_embed_dim", MOST_TEXT_CHANNELS, fresh.text_embed_dim),
-            hidden_size=count(rest, source, "hidden_size", MOST_WIDTH, fresh.hidden_size),
-            depth=count(rest, source, "depth", MOST_BLOCKS, fresh.depth),
-            num_heads=count(rest, source, "num_heads", MOST_HEADS, fresh.num_heads),
-            mlp_ratio=number(rest, source, "mlp_ratio", 0.1, 64.0, fresh.mlp_ratio),
             max_num_embeddings=count(rest, source, "max_num_embeddings", MOST_PLACES, fresh.max_num_embeddings),
             text_dropout_prob=number(rest, source, "text_dropout_prob", 0.0, 1.0, fresh.text_dropout_prob),
-            learn_sigma=take(rest, source, "learn_sigma", bool, fresh.learn_sigma),
+            **cls.common_fields(rest, source, MOST_CHANNELS, MOST_BLOCKS),
         )
         refuse_unknown(rest, source, tuple(spec.to_config()))
         return spec
@@ -264,43 +215,31 @@ class DiTFirstSpec:
 
     def to_config(self) -> dict[str, Any]:
         """A config.json of upstream's arguments; upstream has none."""
-        return {
-            "architectures": ["DiTFirst"],
-            "depth": self.depth,
-            "hidden_size": self.hidden_size,
-            "in_channels": self.in_channels,
-            "learn_sigma": self.learn_sigma,
-            "max_num_embeddings": self.max_num_embeddings,
-            "mlp_ratio": self.mlp_ratio,
-            "model_arch": self.model_arch,
-            "num_heads": self.num_heads,
-            "patch_size": self.patch_size,
-            "text_dropout_prob": self.text_dropout_prob,
-            "text_embed_dim": self.text_embed_dim,
-        }
+        return self.config(
+            architectures=["DiTFirst"],
+            max_num_embeddings=self.max_num_embeddings,
+            model_arch=self.model_arch,
+            patch_size=self.patch_size,
+            text_dropout_prob=self.text_dropout_prob,
+            text_embed_dim=self.text_embed_dim,
+        )
 
     def layout(self) -> Layout:
         """Every weight of the transformer, under upstream's names."""
         weights = WeightList()
-        width, kernel = self.hidden_size, (self.in_channels, self.patch_size, self.patch_size)
-        inputs = self.in_channels * self.patch_size**2
-        weights["video_embedder.proj.weight"] = Weight((width, *kernel), _xavier(width, inputs))
-        weights["video_embedder.proj.bias"] = Weight((width,), Zeros())
+        width = self.hidden_size
+        self.patch_embedder(weights, "video_embedder.proj")
         if not self.attends_to_text:
-            _linear(weights, "text_embedder.proj", width, self.text_embed_dim, Normal(0.02))
-        _linear(weights, "t_embedder.mlp.0", width, TIMESTEP_CHANNELS, Normal(0.02))
-        _linear(weights, "t_embedder.mlp.2", width, width, Normal(0.02))
+            xavier(weights, "text_embedder.proj", width, self.text_embed_dim, Normal(0.02))
+        self.timestep_embedder(weights)
         attended = self.text_embed_dim if self.attends_to_text else width
         for name in self.blocks():
-            _linear(weights, f"{name}.attn.to_q", width, width)
-            _linear(weights, f"{name}.attn.to_k", width, attended)
-            _linear(weights, f"{name}.attn.to_v", width, attended)
-            _linear(weights, f"{name}.attn.to_out.0", width, width)
-            _linear(weights, f"{name}.mlp.fc1", self.feed_forward_size, width)
-            _linear(weights, f"{name}.mlp.fc2", width, self.feed_forward_size)
-            _linear(weights, f"{name}.adaLN_modulation.1", NUM_MODULATIONS * width, width, Zeros())
-        _linear(weights, "final_layer.linear", self.patch_outputs, width, Zeros())
-        _linear(weights, "final_layer.adaLN_modulation.1", 2 * width, width, Zeros())
+            xavier(weights, f"{name}.attn.to_q", width, width)
+            xavier(weights, f"{name}.attn.to_k", width, attended)
+            xavier(weights, f"{name}.attn.to_v", width, attended)
+            xavier(weights, f"{name}.attn.to_out.0", width, width)
+            self.block(weights, name)
+        self.last(weights)
         sizes = f"depth={self.depth}, heads={self.num_heads}x{self.head_dim}, patch={self.patch_size}"
         relative = "of model_arch = " + ("adaln or token-concat" if self.attends_to_text else "cross-attn")
         return Layout(f"DiT({self.model_arch}, {sizes})", weights, relatives={TELLS_WAY: relative})
@@ -349,30 +288,11 @@ _TELLING = (
 def _rows(name: str, values: np.ndarray, batch: int, shape: tuple[int, ...]) -> np.ndarray:
     """Values with a row for each of the batch. Raises: ShapeError when they do not fit."""
     if tuple(values.shape[1:]) != tuple(shape) or not len(values) or batch % len(values):
-        raise ShapeError(f"DiT: {name}: got {_sizes(values.shape)} for a batch of {_sizes((batch, *shape))}")
+        raise ShapeError(f"DiT: {name}: got {sizes(values.shape)} for a batch of {sizes((batch, *shape))}")
     return np.tile(values, (batch // len(values), *[1] * len(shape)))
 
 
-def _linear(weights: WeightList, name: str, outputs: int, inputs: int, init: Init | None = None) -> None:
-    """A linear map that starts as upstream's: Xavier and uniform where nothing else is said, the bias zero."""
-    weights[f"{name}.weight"] = Weight((outputs, inputs), init or _xavier(outputs, inputs))
-    weights[f"{name}.bias"] = Weight((outputs,), Zeros())
-
-
-def _xavier(outputs: int, inputs: int) -> Uniform:
-    return Uniform((6 / (inputs + outputs)) ** 0.5)
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
-WIDTHS: Mapping[str, DiTFirstSpec] = {
-    "s": DiTFirstSpec(hidden_size=384, depth=12, num_heads=6),
-    "b": DiTFirstSpec(hidden_size=768, depth=12, num_heads=12),
-    "l": DiTFirstSpec(hidden_size=1024, depth=24, num_heads=16),
-    "xl": DiTFirstSpec(),
-}
+WIDTHS = {name: DiTFirstSpec(**size) for name, size in SIZES.items()}
 TINY = DiTFirstSpec(hidden_size=96, depth=4, num_heads=4, text_embed_dim=64, max_num_embeddings=1024)
 SHAPES = replace(TINY, in_channels=8, hidden_size=144, depth=6)
 """For the latents of the tiny autoencoder, of moving shapes."""

@@ -17,63 +17,46 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..errors import ConfigError, ShapeError
-from ..layout import Computed, Init, Layout, Normal, Uniform, Weight, WeightList, Zeros
+from ..layout import Computed, Layout, Normal, Weight, WeightList
 from ..maths.embeddings import grid_embedding
 from ..seam.models import Given
 from ..shapes import LatentShape, Patch, TokenGrid
-from .config_json import build, choice, count, number, refuse_unknown, take
-from .kinds import Costs, Family, Output
+from .adaln import HEADS as PUBLISHED_HEADS
+from .adaln import SIZES, AdaLNSpec
+from .adaln_single import self_attention, sizes
+from .config_json import build, choice, count, number, refuse_unknown
+from .kinds import Family, Output
 
-TIMESTEP_CHANNELS = 256
-NUM_MODULATIONS = 6
-"""Shift, scale and gate of the attention, then of the feed-forward."""
-NORM_EPS = 1e-6
-HEADS = {96: 4, 384: 6, 768: 12, 1024: 16, 1152: 16}
+HEADS = PUBLISHED_HEADS | {96: 4}
 """By the width of the tokens, of all presets: weights do not tell."""
-MOST_BLOCKS, MOST_HEADS, MOST_WIDTH, MOST_CHANNELS, MOST_CLASSES = 320, 256, 65_536, 1024, 1_000_000
+MOST_BLOCKS, MOST_CHANNELS, MOST_CLASSES = 320, 1024, 1_000_000
 MOST_SIDE, MOST_PATCH = 1024, 64
 """Latents."""
 TRAININGS = ("diffusion", "interpolant")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiTMetaSpec:
+class DiTMetaSpec(AdaLNSpec):
     """What a DiT or SiT of class labels is. Fields are the arguments of upstream's constructors, and `trained_as`."""
 
     family: ClassVar[str] = "dit_meta"
-    further_channels: ClassVar[int] = 0
     pooled_channels: ClassVar[int] = 0
-    lists_patches: ClassVar[bool] = False
     text_channels: ClassVar[int] = 0
-    most_tokens: ClassVar[int | None] = None
 
     input_size: int = 32
     """Side of the square latent."""
     patch_size: int = 2
     """Side of a token, in latents."""
-    in_channels: int = 4
-    hidden_size: int = 1152
-    """D, the width of the tokens."""
-    depth: int = 28
-    num_heads: int = 16
-    mlp_ratio: float = 4.0
     num_classes: int = 1000
     class_dropout_prob: float = 0.1
     """Share of labels that training replaces by the null class, which exists only where this is above 0."""
-    learn_sigma: bool = True
-    """Whether there are as many outputs again behind the prediction."""
     trained_as: str = "diffusion"
     """diffusion: DiT, outputs behind the noise are a range of variances; interpolant: SiT, they mean nothing."""
 
     def __post_init__(self) -> None:
-        if self.hidden_size % self.num_heads:
-            raise ConfigError(f"DiT: hidden_size = {self.hidden_size} makes no {self.num_heads} heads of one width")
-        if self.hidden_size % 4:
-            raise ConfigError(f"DiT: hidden_size = {self.hidden_size}: needs a multiple of 4 for the positions")
+        super().__post_init__()
         if self.input_size % self.patch_size:
             raise ConfigError(f"DiT: input_size = {self.input_size}: patches of {self.patch_size} do not tile it")
-        if not self.feed_forward_size:
-            raise ConfigError(f"DiT: mlp_ratio = {self.mlp_ratio:g}: hidden_size = {self.hidden_size} needs more")
 
     @property
     def given(self) -> frozenset[str]:
@@ -91,31 +74,14 @@ class DiTMetaSpec:
         return self.num_classes + self.has_null
 
     @property
-    def latent_channels(self) -> int:
-        return self.in_channels
-
-    @property
     def output(self) -> Output:
         if not self.learn_sigma:
             return "mean"
         return "mean_and_range" if self.trained_as == "diffusion" else "mean_and_spare"
 
     @property
-    def out_channels(self) -> int:
-        return self.in_channels * (2 if self.learn_sigma else 1)
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
-
-    @property
-    def feed_forward_size(self) -> int:
-        return int(self.hidden_size * self.mlp_ratio)
-
-    @property
-    def patch_outputs(self) -> int:
-        """What a token predicts: out_channels for each of its latents, the channel last."""
-        return self.patch_size**2 * self.out_channels
+    def kernel(self) -> tuple[int, ...]:
+        return (self.patch_size, self.patch_size)
 
     @property
     def patch(self) -> Patch:
@@ -130,7 +96,7 @@ class DiTMetaSpec:
         """The token grid of a latent. Raises: ShapeError for any but pictures of its one size."""
         if latent != self.only_latent:
             raise ShapeError(
-                f"latents of {_sizes(latent)}: this model makes pictures of {self.input_size} x {self.input_size} "
+                f"latents of {sizes(latent)}: this model makes pictures of {self.input_size} x {self.input_size} "
                 "latents, one frame"
             )
         side = self.input_size // self.patch_size
@@ -143,11 +109,11 @@ class DiTMetaSpec:
         """
         label, is_null = given.label, given.is_null
         if label is None or label.ndim != 1 or not len(label) or label.dtype.kind not in "iu":
-            held = "nothing" if label is None else f"{label.dtype} of {_sizes(label.shape)}"
+            held = "nothing" if label is None else f"{label.dtype} of {sizes(label.shape)}"
             raise ShapeError(f"DiT: label: needs a whole number for each picture, got {held}")
         if is_null is not None:
             if is_null.shape != label.shape:
-                raise ShapeError(f"DiT: is_null: got {_sizes(is_null.shape)} for {len(label)} labels")
+                raise ShapeError(f"DiT: is_null: got {sizes(is_null.shape)} for {len(label)} labels")
             if is_null.any() and not self.has_null:
                 raise ShapeError("DiT: is_null: the model was trained without a null class, so it cannot be guided")
             label = np.where(is_null, self.num_classes, label)
@@ -161,14 +127,6 @@ class DiTMetaSpec:
         """What is added to each token for its place, (N, D) float32; files hold it as `pos_embed`."""
         side = self.input_size // self.patch_size
         return grid_embedding(side, side, self.hidden_size, 1.0)
-
-    def blocks(self) -> tuple[str, ...]:
-        """Names of all blocks in the order of the forward."""
-        return tuple(f"blocks.{i}" for i in range(self.depth))
-
-    def costs(self) -> Costs:
-        """The sizes that memory and traffic follow from."""
-        return Costs(self.depth, self.hidden_size, self.num_heads, self.patch_outputs)
 
     def facts(self) -> list[str]:
         """What `duosora inspect` says of it."""
@@ -193,15 +151,10 @@ class DiTMetaSpec:
             source,
             input_size=count(rest, source, "input_size", MOST_SIDE, fresh.input_size),
             patch_size=count(rest, source, "patch_size", MOST_PATCH, fresh.patch_size),
-            in_channels=count(rest, source, "in_channels", MOST_CHANNELS, fresh.in_channels),
-            hidden_size=count(rest, source, "hidden_size", MOST_WIDTH, fresh.hidden_size),
-            depth=count(rest, source, "depth", MOST_BLOCKS, fresh.depth),
-            num_heads=count(rest, source, "num_heads", MOST_HEADS, fresh.num_heads),
-            mlp_ratio=number(rest, source, "mlp_ratio", 0.1, 64.0, fresh.mlp_ratio),
             num_classes=count(rest, source, "num_classes", MOST_CLASSES, fresh.num_classes),
             class_dropout_prob=number(rest, source, "class_dropout_prob", 0.0, 1.0, fresh.class_dropout_prob),
-            learn_sigma=take(rest, source, "learn_sigma", bool, fresh.learn_sigma),
             trained_as=choice(rest, source, "trained_as", TRAININGS, fresh.trained_as),
+            **cls.common_fields(rest, source, MOST_CHANNELS, MOST_BLOCKS),
         )
         refuse_unknown(rest, source, tuple(spec.to_config()))
         return spec
@@ -235,20 +188,14 @@ class DiTMetaSpec:
 
     def to_config(self) -> dict[str, Any]:
         """A config.json for this spec; upstream has none."""
-        return {
-            "architectures": ["DiTMeta"],
-            "class_dropout_prob": self.class_dropout_prob,
-            "depth": self.depth,
-            "hidden_size": self.hidden_size,
-            "in_channels": self.in_channels,
-            "input_size": self.input_size,
-            "learn_sigma": self.learn_sigma,
-            "mlp_ratio": self.mlp_ratio,
-            "num_classes": self.num_classes,
-            "num_heads": self.num_heads,
-            "patch_size": self.patch_size,
-            "trained_as": self.trained_as,
-        }
+        return self.config(
+            architectures=["DiTMeta"],
+            class_dropout_prob=self.class_dropout_prob,
+            input_size=self.input_size,
+            num_classes=self.num_classes,
+            patch_size=self.patch_size,
+            trained_as=self.trained_as,
+        )
 
     def layout(self) -> Layout:
         """Every weight of the transformer, under upstream's names."""
@@ -258,20 +205,13 @@ class DiTMetaSpec:
         weights["pos_embed"] = Weight(
             (1, side**2, width), Computed(table=grid_embedding, arguments=(side, side, width, 1.0))
         )
-        inputs = self.in_channels * patch**2
-        weights["x_embedder.proj.weight"] = Weight((width, self.in_channels, patch, patch), _xavier(width, inputs))
-        weights["x_embedder.proj.bias"] = Weight((width,), Zeros())
-        _linear(weights, "t_embedder.mlp.0", width, TIMESTEP_CHANNELS, Normal(0.02))
-        _linear(weights, "t_embedder.mlp.2", width, width, Normal(0.02))
+        self.patch_embedder(weights, "x_embedder.proj")
+        self.timestep_embedder(weights)
         weights["y_embedder.embedding_table.weight"] = Weight((self.table_size, width), Normal(0.02))
         for name in self.blocks():
-            _linear(weights, f"{name}.attn.qkv", 3 * width, width)
-            _linear(weights, f"{name}.attn.proj", width, width)
-            _linear(weights, f"{name}.mlp.fc1", self.feed_forward_size, width)
-            _linear(weights, f"{name}.mlp.fc2", width, self.feed_forward_size)
-            _linear(weights, f"{name}.adaLN_modulation.1", NUM_MODULATIONS * width, width, Zeros())
-        _linear(weights, "final_layer.linear", self.patch_outputs, width, Zeros())
-        _linear(weights, "final_layer.adaLN_modulation.1", 2 * width, width, Zeros())
+            self_attention(weights, f"{name}.attn", width, head_dim=0)
+            self.block(weights, name)
+        self.last(weights)
         name = "DiT" if self.trained_as == "diffusion" else "SiT"
         return Layout(f"{name}(depth={self.depth}, heads={self.num_heads}x{self.head_dim}, patch={patch})", weights)
 
@@ -283,26 +223,7 @@ _TELLING = (
 """Weights whose shapes tell what a model is."""
 
 
-def _linear(weights: WeightList, name: str, outputs: int, inputs: int, init: Init | None = None) -> None:
-    """A linear map that starts as upstream's: Xavier and uniform where nothing else is said, the bias zero."""
-    weights[f"{name}.weight"] = Weight((outputs, inputs), init or _xavier(outputs, inputs))
-    weights[f"{name}.bias"] = Weight((outputs,), Zeros())
-
-
-def _xavier(outputs: int, inputs: int) -> Uniform:
-    return Uniform((6 / (inputs + outputs)) ** 0.5)
-
-
-def _sizes(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
-
-
-WIDTHS: Mapping[str, DiTMetaSpec] = {
-    "s": DiTMetaSpec(hidden_size=384, depth=12, num_heads=6),
-    "b": DiTMetaSpec(hidden_size=768, depth=12, num_heads=12),
-    "l": DiTMetaSpec(hidden_size=1024, depth=24, num_heads=16),
-    "xl": DiTMetaSpec(),
-}
+WIDTHS = {name: DiTMetaSpec(**size) for name, size in SIZES.items()}
 TINY = DiTMetaSpec(input_size=8, hidden_size=96, depth=4, num_heads=4, num_classes=10)
 DIGITS = replace(TINY, in_channels=3)
 """Of pictures of 8 x 8 pixels in place of latents, for docs/lesson.md."""

@@ -17,7 +17,16 @@ ALONE = ("patch_discriminator", "lpips")
 """Architectures that have no folder of their own, and so no Family: two that judge what others make, and the
 autoencoder of pictures that is a part of those of videos."""
 HELPERS = {
-    "core/models": {"adaln_single", "by_shapes", "config_json", "epoch_folders", "finding", "kinds", "run_folders"},
+    "core/models": {
+        "adaln",
+        "adaln_single",
+        "by_shapes",
+        "config_json",
+        "epoch_folders",
+        "finding",
+        "kinds",
+        "run_folders",
+    },
     "convert/names": {"mindone"},
 }
 """What the rooms of families hold for all of them."""

@@ -14,56 +14,42 @@ from typing import Any, ClassVar
 import numpy as np
 from mindspore import Tensor, mint, nn
 
-from duosora.core.errors import ShapeError
 from duosora.core.maths.embeddings import timestep_frequencies
 from duosora.core.maths.skiparse import attention_plan, text_plan, with_mask
-from duosora.core.models.dit_first import NORM_EPS, NUM_MODULATIONS, TIMESTEP_CHANNELS, DiTFirstSpec, TextAndPatches
+from duosora.core.models.adaln_single import TIMESTEP_CHANNELS
+from duosora.core.models.dit_first import DiTFirstSpec, TextAndPatches
 from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape, TokenGrid
 
-from ..adaln_single import Blocks, FeedForward, ScalarEmbedder, join_heads, modulate, split_heads
+from ..adaln import AdaLNCondition, AdaLNDenoiser, Block, FinalLayer, PatchEmbed
+from ..adaln_single import Blocks, ScalarEmbedder, join_heads, split_heads
 from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text
-from ..denoiser import TokenDenoiser
 from ..layers import (
-    Identity,
-    LayerNorm,
     Linear,
     ModuleList,
     cast,
     cat,
     device_of,
-    linear,
-    new_parameter,
     place,
-    silu,
     take_tokens,
     to_float32,
 )
-from ..operators import addcmul
 
 
-@dataclass(frozen=True, kw_only=True)
-class Condition:
+@dataclass(frozen=True)
+class Condition(AdaLNCondition):
     """What a batch is denoised under and which does not change from step to step."""
 
     along_tokens: ClassVar[Mapping[str, int]] = {"padding": 1, "share": 0}
     """The tensors that have a row for each token, and along which axis."""
 
-    batch: int
-    latent: LatentShape
-    grid: TokenGrid
-    """The patches in one line, behind the tokens of the text where there are some."""
     before: Tensor | None
     """(B, L, D), the text's tokens before the patches; None: there are none."""
-    about: Tensor | None
-    """(B, D), the vector of the text that bends all blocks; None: none does."""
     texts: tuple[AttendedText, ...]
     """What each block attends to, in the order of the forward; (): patches attend to each other."""
     arrangement: Arrangement
     positions: Tensor
     """(B, N, D) or (1, N, D) float32, added to the tokens."""
-    frequencies: Tensor
-    """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
     padding: Tensor | None
     """(B, N, 1) float32, 1 where a token counts for nothing; None: all count."""
     share: Tensor | None
@@ -87,7 +73,7 @@ def create(spec: DiTFirstSpec, attend: Attend) -> DiTFirst:
     return DiTFirst(spec, attend)
 
 
-class DiTFirst(TokenDenoiser):
+class DiTFirst(AdaLNDenoiser):
     """The denoiser; `attend` does all its attention."""
 
     def __init__(self, spec: DiTFirstSpec, attend: Attend) -> None:
@@ -97,7 +83,7 @@ class DiTFirst(TokenDenoiser):
         if not spec.attends_to_text:
             self.text_embedder = TextEmbedder(spec)
         self.t_embedder = ScalarEmbedder(spec.hidden_size)
-        self.blocks: Any = Blocks([Block(spec, attend) for _ in range(spec.depth)])
+        self.blocks: Any = Blocks([Block(spec, Attention(spec, attend)) for _ in range(spec.depth)])
         self.final_layer = FinalLayer(spec)
 
     def condition(self, given: Given, latent: LatentShape) -> Condition:
@@ -119,7 +105,7 @@ class DiTFirst(TokenDenoiser):
         return Condition(
             batch=len(settled.text),
             latent=latent,
-            grid=TokenGrid(1, 1, num_tokens),
+            grid=TokenGrid(1, 1, num_tokens),  # the patches in one line, behind the tokens of the text
             before=before,
             about=about,
             texts=self._texts(settled, is_padding is not None) if spec.attends_to_text else (),
@@ -129,17 +115,6 @@ class DiTFirst(TokenDenoiser):
             padding=None if is_padding is None else place(is_padding[..., None].astype(np.float32), device),
             share=None if is_padding is None else place(np.full((num_tokens, 1), 1 / num_tokens, np.float32), device),
         )
-
-    def check(self, latents: Tensor, condition: Condition) -> None:
-        """Raises: ShapeError when the condition was made for other latents."""
-        made_for = (condition.batch, self.spec.in_channels, *condition.latent)
-        if tuple(latents.shape) != made_for:
-            raise ShapeError(f"latents of {_sizes(latents.shape)} came with a condition for {_sizes(made_for)}")
-
-    def modulate(self, timestep: Tensor, condition: Condition) -> Tensor:
-        """What bends all layers: of a timestep (B,), and the vector of the text where that does, (B, D)."""
-        embedded = self.t_embedder(to_float32(timestep), condition.frequencies)
-        return silu(embedded if condition.about is None else embedded + condition.about)
 
     def embed(self, latents: Tensor, condition: Condition) -> Tensor:
         """Latents (B, C, T, H, W) -> tokens (B, N, D) at their positions."""
@@ -153,10 +128,6 @@ class DiTFirst(TokenDenoiser):
         for i, block in enumerate(self.blocks()):
             x = block(x, modulation, condition, condition.texts[i] if condition.texts else None)
         return x
-
-    def project(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Tokens (B, N, D) after the last block -> what each predicts (B, N, Cout * p * p)."""
-        return self.final_layer(x, modulation)
 
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, Cout * p * p) -> (B, Cout, T, H, W) float32."""
@@ -182,33 +153,6 @@ class DiTFirst(TokenDenoiser):
         return cast(place(text, device_of(like)), like=like)
 
 
-class Block(nn.Cell):
-    """Modulated attention and modulated feed-forward, each added to the tokens."""
-
-    def __init__(self, spec: DiTFirstSpec, attend: Attend) -> None:
-        super().__init__()
-        width = spec.hidden_size
-        self.attends_to_text = spec.attends_to_text
-        self.norm1 = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
-        self.attn = Attention(spec, attend)
-        self.norm2 = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
-        self.mlp = FeedForward(width, spec.feed_forward_size, width)
-        self.adaLN_modulation: Any = ModuleList([Identity(), Linear(width, NUM_MODULATIONS * width)])
-
-    def of_text(self) -> tuple[nn.Cell, ...]:
-        """The layers that make keys and values of the text."""
-        return (self.attn.to_k, self.attn.to_v) if self.attends_to_text else ()
-
-    def construct(self, x: Tensor, modulation: Tensor, condition: Condition, text: AttendedText | None) -> Tensor:
-        """Tokens (B, N, D) and what bends them (B, D) -> tokens. text: attended to instead of the tokens."""
-        table = self.adaLN_modulation[1](modulation).reshape(x.shape[0], NUM_MODULATIONS, -1)
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = (
-            table[:, i : i + 1] for i in range(NUM_MODULATIONS)
-        )
-        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1(x), shift_msa, scale_msa), condition, text))
-        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
-
-
 class Attention(nn.Cell):
     """Attention among all tokens, or of each to the text.
 
@@ -219,11 +163,15 @@ class Attention(nn.Cell):
         super().__init__()
         width = spec.hidden_size
         attended = spec.text_embed_dim if spec.attends_to_text else width
-        self.attend, self.num_heads = attend, spec.num_heads
+        self.attend, self.num_heads, self.attends_to_text = attend, spec.num_heads, spec.attends_to_text
         self.to_q = Linear(width, width)
         self.to_k = Linear(attended, width)
         self.to_v = Linear(attended, width)
         self.to_out: Any = ModuleList([Linear(width, width)])
+
+    def of_text(self) -> tuple[nn.Cell, ...]:
+        """The layers that make keys and values of the text."""
+        return (self.to_k, self.to_v) if self.attends_to_text else ()
 
     def attended(self, text: Tensor, which: TextKeys, mean: Tensor | None) -> AttendedText:
         """Keys and values of texts (B, M, E). mean: (B, 1, E) of all their tokens."""
@@ -231,6 +179,7 @@ class Attention(nn.Cell):
         return AttendedText(keys, values, which, None if mean is None else self.to_v(mean))
 
     def construct(self, x: Tensor, condition: Condition, text: AttendedText | None) -> Tensor:
+        """text: attended to instead of the tokens."""
         q = split_heads(self.to_q(x), self.num_heads)
         if text is None:
             values = self.to_v(x)
@@ -250,51 +199,6 @@ class Attention(nn.Cell):
         return mixed * (1 - padding) + cast(mean, like=mixed) * padding
 
 
-class FinalLayer(nn.Cell):
-    """A modulated norm and what each token predicts."""
-
-    def __init__(self, spec: DiTFirstSpec) -> None:
-        super().__init__()
-        width = spec.hidden_size
-        self.norm_final = LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
-        self.linear = Linear(width, spec.patch_outputs)
-        self.adaLN_modulation: Any = ModuleList([Identity(), Linear(width, 2 * width)])
-
-    def construct(self, x: Tensor, modulation: Tensor) -> Tensor:
-        """Tokens (B, N, D) and what bends them (B, D) -> (B, N, outputs)."""
-        table = self.adaLN_modulation[1](modulation).reshape(x.shape[0], 2, -1)
-        return self.linear(modulate(self.norm_final(x), table[:, :1], table[:, 1:]))
-
-
-class PatchEmbed(nn.Cell):
-    """A convolution whose steps are as long as its kernel, and whose outputs are the tokens."""
-
-    def __init__(self, spec: DiTFirstSpec) -> None:
-        super().__init__()
-        self.proj = PatchProjection(spec)
-
-    def construct(self, latents: Tensor) -> Tensor:
-        """(B, C, T, H, W) -> (B, N, D)."""
-        return self.proj(latents)
-
-
-class PatchProjection(nn.Cell):
-    """Its weights. Patches do not overlap, so one matrix product does it and leaves the tokens in order."""
-
-    def __init__(self, spec: DiTFirstSpec) -> None:
-        super().__init__()
-        self.patch_size = spec.patch_size
-        self.weight = new_parameter(spec.hidden_size, spec.in_channels, spec.patch_size, spec.patch_size)
-        self.bias = new_parameter(spec.hidden_size)
-
-    def construct(self, latents: Tensor) -> Tensor:
-        size = self.patch_size
-        batch, channels, frames, height, width = latents.shape
-        patches = latents.reshape(batch, channels, frames, height // size, size, width // size, size)
-        patches = patches.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, -1, channels * size * size)
-        return linear(patches, self.weight.reshape(self.weight.shape[0], -1), self.bias)
-
-
 class TextEmbedder(nn.Cell):
     """Brings what is said of a text to the model's width."""
 
@@ -305,7 +209,3 @@ class TextEmbedder(nn.Cell):
     def construct(self, text: Tensor) -> Tensor:
         """(B, E) or (B, L, E) -> the same of D."""
         return self.proj(text)
-
-
-def _sizes(shape: Any) -> str:
-    return " x ".join(map(str, shape))
