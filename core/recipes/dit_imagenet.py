@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from .published_diffusion import SAMPLING, TRAINING
 from .recipe import Labels, Recipe
 
 
@@ -26,11 +27,8 @@ RECIPE = Recipe(
     prompts=Labels(),
     suits=is_of_diffusion,
     sampling={
-        "sampler.name": "iddpm",
+        **SAMPLING,
         "sampler.steps": 250,
-        "sampler.objective": "epsilon",
-        "sampler.schedule": "linear",
-        "sampler.zero_terminal_snr": False,
         "sampler.guidance": 4.0,
         "sampler.guidance_channels": 3,
         "video.frames": 1,
@@ -40,21 +38,10 @@ RECIPE = Recipe(
         "condition.max_area": 256 * 256,
     },
     training={
+        **TRAINING,
         "data.frames": 1,
         "data.min_frames": 1,
         "data.fps": 1.0,
-        "data.clean_captions": False,
-        "data.aesthetic_sentences": False,
-        "objective.kind": "epsilon",
-        "objective.schedule": "linear",
-        "objective.zero_terminal_snr": False,
-        "objective.bound": "hybrid",
-        "objective.timesteps.kind": "uniform",
-        "autoencoder.pair_weights": {},
-        "optimizer.eps": 1e-8,
-        "optimizer.weight_decay": 0.0,
         "learning_rate.peak": 1e-4,
-        "ema.decay": 0.9999,
-        "ema.warms_up": False,
     },
 )

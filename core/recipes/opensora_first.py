@@ -5,6 +5,7 @@ Source: sample.py, train.py and scripts/train of hpcaitech Open-Sora before v1.0
 
 from __future__ import annotations
 
+from .published_diffusion import SAMPLING, TRAINING
 from .recipe import Recipe, Texts
 
 WAYS = ("cross_attn", "adaln", "token_concat")
@@ -22,11 +23,8 @@ RECIPE = Recipe(
     },
     prompts=Texts(negative=None, max_tokens=77),
     sampling={
-        "sampler.name": "iddpm",
+        **SAMPLING,
         "sampler.steps": 250,
-        "sampler.objective": "epsilon",
-        "sampler.schedule": "linear",
-        "sampler.zero_terminal_snr": False,
         "sampler.guidance": 4.0,
         "video.frames": 120,
         "video.height": 320,
@@ -35,23 +33,12 @@ RECIPE = Recipe(
         "condition.max_area": 320 * 480,
     },
     training={
+        **TRAINING,
         "data.frames": 120,
         "data.min_frames": 2,
         "data.fps": 15.0,
-        "data.clean_captions": False,
-        "data.aesthetic_sentences": False,
-        "objective.kind": "epsilon",
-        "objective.schedule": "linear",
-        "objective.zero_terminal_snr": False,
-        "objective.bound": "hybrid",
-        "objective.timesteps.kind": "uniform",
         "objective.equal_micro_batches": True,
         "objective.padding_counts": True,
-        "autoencoder.pair_weights": {},
-        "optimizer.eps": 1e-8,
-        "optimizer.weight_decay": 0.0,
         "learning_rate.peak": 1e-4,
-        "ema.decay": 0.9999,
-        "ema.warms_up": False,
     },
 )

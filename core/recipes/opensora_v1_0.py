@@ -9,6 +9,7 @@ from typing import Any
 
 from ..conditioning.references import References
 from .opensora_v1_2_prompts import clean, take_apart
+from .published_diffusion import SAMPLING, TRAINING
 from .recipe import Recipe, Texts
 
 LATENT_SIDE = 8
@@ -41,11 +42,8 @@ RECIPE = Recipe(
     conditioner=References,
     usual_video=usual_video,
     sampling={
-        "sampler.name": "iddpm",
+        **SAMPLING,
         "sampler.steps": 100,
-        "sampler.objective": "epsilon",
-        "sampler.schedule": "linear",
-        "sampler.zero_terminal_snr": False,
         "sampler.guidance": 7.0,
         "sampler.guidance_channels": 3,
         "video.frames": 16,
@@ -55,22 +53,12 @@ RECIPE = Recipe(
         "condition.max_area": 256 * 256,
     },
     training={
+        **TRAINING,
         "data.frames": 16,
         "data.min_frames": 16,
         "data.fps": RATE,
         "data.clean_captions": True,
-        "data.aesthetic_sentences": False,
-        "objective.kind": "epsilon",
-        "objective.schedule": "linear",
-        "objective.zero_terminal_snr": False,
-        "objective.bound": "hybrid",
-        "objective.timesteps.kind": "uniform",
         "objective.equal_micro_batches": True,
-        "autoencoder.pair_weights": {},
-        "optimizer.eps": 1e-8,
-        "optimizer.weight_decay": 0.0,
         "learning_rate.peak": 2e-5,
-        "ema.decay": 0.9999,
-        "ema.warms_up": False,
     },
 )
