@@ -23,13 +23,13 @@ PROMPT, SIZE, STEPS, GUIDANCE, SHIFT = "a red circle moves right over white", Vi
 def main(folder: Path) -> None:
     models = duosora.load("tiny").models
     backend, denoiser = models.backend, models.model("denoiser")
-    texts, mask = models.encode(["", PROMPT]).batch(["", PROMPT])
+    texts = models.encode(["", PROMPT]).given(["", PROMPT])
 
     times = np.linspace(1.0, 0.0, STEPS + 1)  # 1: noise, 0: a video
     times = SHIFT * times / (1.0 + (SHIFT - 1.0) * times)  # more steps where there is much noise
     with backend.inference():
         # What does not change from step to step is computed once.
-        condition = denoiser.condition(Given(text=texts, text_mask=mask), models.sizes(SIZE).latent)
+        condition = denoiser.condition(Given(**texts), models.sizes(SIZE).latent)
         x = backend.asarray(models.noise(SIZE, seed=42)[None])  # (1, C, T, H, W)
         for now, then in pairwise(times):
             told = backend.asarray(np.full(2, 1000 * now, np.float32))

@@ -26,8 +26,7 @@ def main() -> None:
 
     pixels = np.moveaxis(from_uint8(clip), -1, 0)  # (3, T, H, W) in [-1, 1]
     latents = models.encoder(seed=1)(pixels, "latents")[None]  # scaled, as the denoiser sees them
-    states, mask = models.encode([caption]).batch([caption])
-    given = Given(text=states, text_mask=mask)
+    given = Given(**models.encode([caption]).given([caption]))
 
     part = models.parts.denoiser
     trainer = models.backend.train_denoiser(part.spec, part.open(), TrainOptions())
