@@ -148,6 +148,7 @@ def _works_in(spec: Any, latent_frames: int, wanted: int) -> bool:
 
 @pytest.mark.parametrize("name", DENOISERS)
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("backend", TRAINED_ON, indirect=True)
 def test_ranks_that_share_the_tokens_predict_what_one_does(backend: Backend, name: str, size: int) -> None:
     case = DENOISERS[name]
 
