@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from duosora.core import random, samplers
-from duosora.core.layout import FreshWeights
-from duosora.core.models import opensora_t2v, wfvae
+from duosora.core.layout import FreshWeights, GivenWeights
+from duosora.core.models import opensora_t2v, stdit3, t5, wfvae
 from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks
 from duosora.core.pipelines.denoise import Guidance, denoise
 from duosora.core.samplers.schedule import Schedule
@@ -73,6 +73,30 @@ def test_transformer(sparse: bool, latent: tuple[int, int, int]) -> None:
         ours = BACKEND.build(spec, weights)
         condition = ours.condition(Given(text=text.numpy(), text_mask=mask.numpy()), LatentShape(*latent))
         check(found, ours(latents, timestep, condition))
+
+
+def test_spatial_and_temporal_transformer() -> None:
+    fresh = FreshWeights(stdit3.TINY.layout(), 0)
+    spread = {name: random.normal(fresh[name].shape, 0, name) * 0.02 for name in fresh if name != "rope.freqs"}
+    # Many start as zeros.
+    weights = GivenWeights({name: fresh[name] + spread.get(name, 0.0) for name in fresh}, "a test")
+    latents, text = tensor((2, 4, 3, 6, 7), "latents"), tensor((2, 5, 64), "text")
+    mask, timestep = torch.tensor([[1.0] * 5, [1.0] * 3 + [0.0] * 2]), torch.tensor([500.0, 20.0])
+    facts = {"fps": torch.tensor([24.0, 8.0]), "height": torch.full((2,), 48.0), "width": torch.full((2,), 56.0)}
+    model = form("loading").load(form("stdit3").STDiT3, stdit3.TINY, weights)
+    given = Given(text=text.numpy(), text_mask=mask.numpy(), **{name: value.numpy() for name, value in facts.items()})
+    with torch.inference_mode():
+        found = model(latents, timestep, text, mask, **facts)
+        ours = BACKEND.build(stdit3.TINY, weights)
+        check(found, ours(latents, timestep, ours.condition(given, LatentShape(3, 6, 7))))
+
+
+def test_text_encoder() -> None:
+    weights = FreshWeights(t5.TINY.layout(), 0)
+    ids, mask = torch.arange(24).reshape(2, 12), torch.tensor([[1.0] * 12, [1.0] * 7 + [0.0] * 5])
+    model, ours = form("loading").load(form("t5").T5Encoder, t5.TINY, weights), BACKEND.build(t5.TINY, weights)
+    with torch.inference_mode():
+        check(model(ids, mask) * mask[:, :, None], ours(ids, mask) * mask[:, :, None])
 
 
 def test_guided_sampling() -> None:
