@@ -87,6 +87,13 @@ class MindSporeBackend:
     def asarray(self, array: np.ndarray) -> Tensor:
         return to_tensor(array)
 
+    def stage(self, array: np.ndarray) -> Callable[[], Tensor]:
+        return lambda: to_tensor(array)
+
+    def is_finite(self, array: Tensor) -> Callable[[], bool]:
+        found = array.isfinite().all()
+        return lambda: bool(found)
+
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return to_array(array)
 
