@@ -46,6 +46,11 @@ def plain() -> Iterator[None]:
         _is_plain = before
 
 
+def is_plain() -> bool:
+    """Whether this is inside of `plain`."""
+    return _is_plain
+
+
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Widths, padding: _Widths) -> Tensor:
     """A convolution of (B, C, H, W) or (B, C, T, H, W), of clips on a CPU as fast for small inputs as for large ones.
 
