@@ -19,6 +19,7 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
+from duosora.core import cores
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
@@ -59,6 +60,8 @@ def create(device: str = "auto") -> MindSporeBackend:
     here = launched()
     device = own_device(device, here)
     kind, _, number = device.partition(":")
+    if kind == "cpu":
+        cores.keep_one(here.local_rank if here.world > 1 else None)
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
         operators.settle(device)
@@ -88,6 +91,13 @@ class MindSporeBackend:
 
     def asarray(self, array: np.ndarray) -> Tensor:
         return to_tensor(array)
+
+    def stage(self, array: np.ndarray) -> Callable[[], Tensor]:
+        return lambda: to_tensor(array)
+
+    def is_finite(self, array: Tensor) -> Callable[[], bool]:
+        found = array.isfinite().all()
+        return lambda: bool(found)
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return to_array(array)

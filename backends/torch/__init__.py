@@ -71,7 +71,29 @@ class TorchBackend:
         return torch.device(self.device).type == "cpu"
 
     def asarray(self, array: np.ndarray) -> torch.Tensor:
-        return to_tensor(array).to(self.device, copy=True)
+        return self.stage(array)()
+
+    def stage(self, array: np.ndarray) -> Callable[[], torch.Tensor]:
+        tensor = to_tensor(array)
+        if torch.device(self.device).type == "cuda":
+            with torch.cuda.device(self.device):  # a thread begins on the first one
+                tensor = tensor.pin_memory()
+        # The memory is kept until it is copied; without being pinned, a copy is waited for all the same.
+        return lambda: tensor.to(self.device, copy=True, non_blocking=True)
+
+    def is_finite(self, array: torch.Tensor) -> Callable[[], bool]:
+        found = array.isfinite().all()
+        if torch.device(self.device).type != "cuda":
+            return lambda: bool(found)
+        # Without an event of its own the answer would wait for all that was begun after it, too.
+        answer = found.new_empty((), device="cpu", pin_memory=True).copy_(found, non_blocking=True)
+        (copied := torch.cuda.Event()).record()
+
+        def wait() -> bool:
+            copied.synchronize()
+            return bool(answer)
+
+        return wait
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
         return to_array(array)

@@ -149,12 +149,10 @@ class OpenSoraT2V(TokenDenoiser):
         noisy, masked, mask = latents[:, :channels], latents[:, channels : 2 * channels], latents[:, 2 * channels :]
         return self.pos_embed(noisy) + self.pos_embed_masked_hidden_states(masked) + self.pos_embed_mask(mask)
 
-    def transform(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks."""
-        for i, block in enumerate(self.transformer_blocks):
-            rope, arrangement = (condition.cosines, condition.sines), condition.arrangements[i]
-            x = block(x, modulation.blocks, *rope, arrangement, *condition.keys_values[i], condition.text)
-        return x
+    def run_block(self, index: int, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
+        block, text = self.transformer_blocks[index], (*condition.keys_values[index], condition.text)
+        return block(x, modulation.blocks, condition.cosines, condition.sines, condition.arrangements[index], *text)
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, p * p * Cout)."""
