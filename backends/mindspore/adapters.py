@@ -6,29 +6,24 @@ uses that by itself.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from mindspore import Tensor, nn
 
-from duosora.core.errors import ConfigError
 from duosora.core.models.lora import DOWN, UP, Adapter, Adapters, down_shape, up_shape
 
-from .layers import Conv2d, Conv3d, Linear, cast, linear, new_parameter, set_dtype
+from .layers import Linear, cast, linear, new_parameter, set_dtype
 from .precision import MINDSPORE_DTYPES
 
 
 def adapt(model: nn.Cell, adapters: Adapters, dtype: str) -> None:
-    """Put adapters into a model that has no memory for its weights yet; its own weights will have a dtype.
-
-    Raises: ConfigError for a layer that is neither a linear map nor a convolution.
-    """
+    """Put adapters into a model that has no memory for its weights yet; its own weights will have a dtype."""
     set_dtype(model, MINDSPORE_DTYPES[dtype])
     cells = dict(model.cells_and_names())
     for name, adapter in adapters.items():
         layer: Any = cells[name]
-        if type(layer) not in ADAPTED:
-            raise ConfigError(f"LoRA of {name}: it is {type(layer).__name__}, no linear map or convolution")
-        layer.__class__ = ADAPTED[type(layer)]
+        layer.__class__ = AdaptedLinear if type(layer) is Linear else _by_the_sum(type(layer))
         layer.add_adapter(adapter)
 
 
@@ -74,14 +69,6 @@ class AdaptedLinear(Adapted, Linear):
         return linear(x, self.kept, self.bias) + linear(linear(x, down), up)
 
 
-class AdaptedConv2d(Adapted, Conv2d):
-    """A 2-D convolution by the sum of both weights."""
-
-
-class AdaptedConv3d(Adapted, Conv3d):
-    """A 3-D convolution by the sum of both weights."""
-
-
 class Matrix(nn.Cell):
     """A matrix that is a weight of its own."""
 
@@ -90,5 +77,7 @@ class Matrix(nn.Cell):
         self.weight = new_parameter(*shape)
 
 
-ADAPTED: dict[type[Any], type[Any]] = {Linear: AdaptedLinear, Conv2d: AdaptedConv2d, Conv3d: AdaptedConv3d}
-"""By the layers that the models are built from."""
+@cache
+def _by_the_sum(kind: type[Any]) -> type[Any]:
+    """A layer of that kind which uses `weight` by itself, the embedding of patches, with the sum in its place."""
+    return type(f"Adapted{kind.__name__}", (Adapted, kind), {})

@@ -51,7 +51,7 @@ def layers(layout: Layout) -> dict[str, tuple[int, ...]]:
     return {
         name.removesuffix(".weight"): weight.shape
         for name, weight in layout.items()
-        if name.endswith(".weight") and len(weight.shape) > 1 and not (weight.is_table or _is_constant(weight))
+        if name.endswith(".weight") and len(weight.shape) > 1 and not _is_other(weight)
     }
 
 
@@ -112,8 +112,10 @@ def _linear_in(layout: Layout, blocks: Sequence[str]) -> list[str]:
     return [name for name, shape in layers(layout).items() if name.startswith(inside) and len(shape) == 2]
 
 
-def _is_constant(weight: Weight) -> bool:
-    return isinstance(weight.init, Constant)
+def _is_other(weight: Weight) -> bool:
+    """A table, a constant, or a convolution of each channel by itself."""
+    is_by_channel = len(weight.shape) > 2 and weight.shape[1] == 1
+    return weight.is_table or is_by_channel or isinstance(weight.init, Constant)
 
 
 def _unmeant(target: str, layout: Layout, known: Mapping[str, tuple[int, ...]]) -> str:

@@ -72,9 +72,7 @@ def _refuse_unused(settings: TuneSettings) -> None:
 def _refuse_beside(config: TrainConfig) -> None:
     start, kind = config.start, config.tune.kind
     if config.autoencoder is not None:
-        raise ConfigError(
-            f"tune.kind = {kind}: is for denoisers; start.frozen keeps parts of an autoencoder"
-        )
+        raise ConfigError(f"tune.kind = {kind}: is for denoisers; start.frozen keeps parts of an autoencoder")
     if start.frozen:
         raise ConfigError(f"start.frozen: tune.kind = {kind} says what is trained; leave one of them out")
     if kind == "lora" and (start.fresh or start.leave_out or start.allow_missing):
