@@ -304,7 +304,7 @@ class _Unset:
     """A weight's place in a cell, without memory, until the weight is set."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
+        self.shape, self.dtype = shape, mindspore.float32
 
 
 def new_parameter(*shape: int) -> Any:
@@ -320,6 +320,21 @@ def parameter_shapes(model: nn.Cell) -> dict[str, tuple[int, ...]]:
             if isinstance(value, (_Unset, Parameter)):
                 shapes[f"{path}.{name}".lstrip(".")] = tuple(value.shape)
     return shapes
+
+
+def set_dtype(model: nn.Cell, dtype: Any) -> None:
+    """Have a model keep all its parameters in a dtype."""
+    for _, cell in model.cells_and_names():
+        for value in cell.__dict__.values():
+            if isinstance(value, _Unset):
+                value.dtype = dtype
+
+
+def parameter_dtype(model: nn.Cell, name: str) -> Any:
+    """The dtype in which a model keeps a parameter, whether or not its weight has been set."""
+    parent, _, leaf = name.rpartition(".")
+    cell = dict(model.cells_and_names())[parent]
+    return (cell.__dict__.get(leaf) or cell._params[leaf]).dtype
 
 
 def set_parameter(model: nn.Cell, name: str, weight: Tensor) -> None:

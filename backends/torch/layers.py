@@ -138,6 +138,17 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+def set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Have a model keep all its parameters in a dtype."""
+    model.to(dtype)
+
+
+def parameter_dtype(model: nn.Module, name: str) -> torch.dtype:
+    """The dtype in which a model keeps a parameter, whether or not its weight has been set."""
+    parent, _, leaf = name.rpartition(".")
+    return model.get_submodule(parent)._parameters[leaf].dtype  # type: ignore[union-attr]
+
+
 def set_parameter(model: nn.Module, name: str, weight: Tensor) -> None:
     """Put a weight in its place in a model; it gets no gradients until it is told to."""
     parent, _, leaf = name.rpartition(".")
