@@ -113,17 +113,9 @@ class Lora:
         return {layer: Adapter(pair.rank, pair.scale * pair.rank) for layer, pair in self.pairs.items()}
 
 
-def lora_folder(path: Path) -> Path:
-    """What a path means: of a run, or a checkpoint of one, the folder of its adapter; all others themselves.
-
-    Raises: CheckpointError as model_folder.
-    """
-    return model_folder(path).path
-
-
 def is_lora(path: Path) -> bool:
     """Whether a file, a folder, a checkpoint or a run holds LoRA. Raises: CheckpointError for what cannot be read."""
-    place = lora_folder(path)
+    place = model_folder(path).path
     if os.path.isdir(place):
         return any((place / name).exists() for name in (PEFT_CONFIG, f"{DIFFUSERS_STEM}{SUFFIX}"))
     return place.suffix == SUFFIX and place.exists() and looks_like_lora(open_weights(place))
@@ -134,28 +126,26 @@ def open_lora(path: Path) -> Lora:
 
     Raises: CheckpointError when it cannot be read, or holds something else or something beside.
     """
-    place = lora_folder(path)
-    try:
-        reader = open_weights(_file_in(place))
-    except CheckpointError as error:
-        if os.path.isdir(place):
-            raise CheckpointError(
-                f"{place}: holds no LoRA, expected {PEFT_STEM}{SUFFIX} with {PEFT_CONFIG}, {DIFFUSERS_STEM}{SUFFIX} "
-                "or one file of safetensors"
-            ) from error
-        raise
-    folder = place if os.path.isdir(place) else place.parent
-    beside = place if os.path.isdir(place) or place.stem == PEFT_STEM else None
-    config = _config(folder / PEFT_CONFIG) if beside and (folder / PEFT_CONFIG).exists() else None
+    place = lora_file(path)
+    reader = open_weights(place)
+    beside = place.parent / PEFT_CONFIG
+    config = _config(beside) if place.stem == PEFT_STEM and beside.exists() else None
     return _read(reader, config or _in_header(reader), str(path))
 
 
-def _file_in(place: Path) -> Path:
-    """Of a folder, the file of its usual name, where it has it."""
+def lora_file(path: Path) -> Path:
+    """The file that a path means, also of a run or a checkpoint. Raises: CheckpointError when there is none."""
+    place = model_folder(path).path
     if not os.path.isdir(place):
         return place
-    usual = (place / f"{stem}{SUFFIX}" for stem in (PEFT_STEM, DIFFUSERS_STEM))
-    return next((file for file in usual if file.exists()), place)
+    usual = [file for stem in (PEFT_STEM, DIFFUSERS_STEM) if (file := place / f"{stem}{SUFFIX}").exists()]
+    files = usual or sorted(place.glob(f"*{SUFFIX}"))
+    if not usual and (len(files) != 1 or not is_lora(files[0])):
+        raise CheckpointError(
+            f"{path}: holds no LoRA, expected {PEFT_STEM}{SUFFIX} with {PEFT_CONFIG}, {DIFFUSERS_STEM}{SUFFIX}, or one "
+            "file of safetensors"
+        )
+    return files[0]
 
 
 def _read(reader: WeightsReader, config: Mapping[str, Any] | None, source: str) -> Lora:
