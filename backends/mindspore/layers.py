@@ -112,8 +112,9 @@ class Linear(nn.Cell):
         self.weight = new_parameter(outputs, inputs)
         self.bias = new_parameter(outputs) if bias else None
 
-    def construct(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    def construct(self, x: Tensor, activation: str = "") -> Tensor:
+        """activation: as of operators.linear."""
+        return linear(x, self.weight, self.bias, activation)
 
 
 class Embedding(nn.Cell):
@@ -263,10 +264,10 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.reshape(1, -1, 1, 1, 1)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias over the last axis."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "") -> Tensor:
+    """As operators.linear."""
     bias = None if bias is None else _for_product(bias)
-    return product(_for_product(x), _for_product(weight), bias)
+    return product(_for_product(x), _for_product(weight), bias, activation)
 
 
 def gelu_erf(x):

@@ -52,9 +52,12 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Widths,
     return _forms.convolution(x, weight, bias, stride, padding)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias over the last axis."""
-    return _forms.linear(x, weight, bias)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "") -> Tensor:
+    """x @ weight.T + bias over the last axis, and then an activation: "", "gelu_tanh" or "gelu_erf"."""
+    y = _forms.linear(x, weight, bias)
+    if not activation:
+        return y
+    return gelu_tanh(y) if activation == "gelu_tanh" else ops.gelu(y)
 
 
 def nearest(x: Tensor, rows: Tensor) -> Tensor:

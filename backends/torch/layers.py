@@ -37,7 +37,6 @@ Conv2d = nn.Conv2d
 Embedding = nn.Embedding
 GroupNorm = nn.GroupNorm
 LayerNorm = nn.LayerNorm
-Linear = nn.Linear
 ModuleList = nn.ModuleList
 Identity = nn.Identity
 MaxPool2d = nn.MaxPool2d
@@ -52,6 +51,14 @@ HALF_LIMIT = torch.finfo(torch.float16).max - 1000
 def autocast(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """A context in which matrix products and convolutions compute in a dtype; nothing changes for float32."""
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
+
+
+class Linear(nn.Linear):
+    """A matrix product on the last axis, and a bias."""
+
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
+        """activation: as of operators.linear."""
+        return linear(x, self.weight, self.bias, activation)
 
 
 class Conv3d(nn.Conv3d):

@@ -43,7 +43,7 @@ from ..layers import (
     take_tokens,
     to_float32,
 )
-from ..operators import addcmul, gelu_tanh
+from ..operators import addcmul
 
 NORM_OUT_EPS = 1e-6
 """Whatever norm_eps the blocks have."""
@@ -281,10 +281,10 @@ class GELU(nn.Module):
     def __init__(self, spec: OpenSoraT2VSpec) -> None:
         super().__init__()
         self.proj = Linear(spec.hidden_size, spec.feed_forward_inputs)
-        self.activation = gelu_tanh if spec.activation_fn == "gelu-approximate" else gelu_erf
+        self.activation = "gelu_tanh" if spec.activation_fn == "gelu-approximate" else "gelu_erf"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.proj(x))
+        return self.proj(x, self.activation)
 
 
 class GEGLU(nn.Module):
@@ -370,7 +370,7 @@ class CaptionProjection(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         """(B, L, caption_channels) -> (B, L, D)."""
-        return self.linear_2(gelu_tanh(self.linear_1(text)))
+        return self.linear_2(self.linear_1(text, "gelu_tanh"))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
