@@ -6,7 +6,6 @@ uses that by itself.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
@@ -74,7 +73,6 @@ class Matrix(nn.Module):
         self.weight = new_parameter(*shape)
 
 
-@cache
 def _by_the_sum(kind: type[Any]) -> type[Any]:
     """A layer of that kind which uses `weight` by itself, the embedding of patches, with the sum in its place."""
     return type(f"Adapted{kind.__name__}", (Adapted, kind), {})

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 Role = Literal["down", "up", "alpha"]
 Spelling = Literal["peft", "diffusers", "kohya"]
+SPELLINGS: tuple[Spelling, ...] = ("peft", "diffusers", "kohya")
 
 PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX = "base_model.model.", "transformer.", "lora_unet_"
 PREFIXES = (
@@ -144,6 +145,13 @@ def resolve(layer: str, known: Mapping[str, Place]) -> str | None:
             return None
         name = name.removeprefix(prefix)
     return name
+
+
+def bare(layer: str) -> str:
+    """A file's layer without what stands before a model's names."""
+    while prefix := next((each for each in PREFIXES if layer.startswith(each)), ""):
+        layer = layer.removeprefix(prefix)
+    return layer
 
 
 def _without_processor(layer: str) -> str:

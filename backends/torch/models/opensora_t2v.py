@@ -43,7 +43,7 @@ from ..layers import (
     take_tokens,
     to_float32,
 )
-from ..operators import addcmul
+from ..operators import addcmul, in_pieces
 
 NORM_OUT_EPS = 1e-6
 """Whatever norm_eps the blocks have."""
@@ -244,10 +244,14 @@ class SelfAttention(Attention):
     """Attention among tokens at their rotary positions."""
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor, arrangement: Arrangement) -> Tensor:
-        q = rotate(self.split_heads(self.to_q(x)), cosines, sines)
-        k = rotate(self.split_heads(self.to_k(x)), cosines, sines)
-        v = self.split_heads(self.to_v(x))
-        return self.to_out[0](self.join_heads(self.attend.self_attention(q, k, v, arrangement)))
+        # Nobody else holds queries, keys and values, so that each is free as soon as the attention is done with it.
+        mixed = self.attend.self_attention(
+            rotate(self.split_heads(self.to_q(x)), cosines, sines),
+            rotate(self.split_heads(self.to_k(x)), cosines, sines),
+            self.split_heads(self.to_v(x)),
+            arrangement,
+        )
+        return self.to_out[0](self.join_heads(mixed))
 
 
 class CrossAttention(Attention):
@@ -272,7 +276,7 @@ class FeedForward(nn.Module):
         self.net = ModuleList([activation, Identity(), Linear(inner, spec.hidden_size)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
+        return in_pieces(lambda rows: self.net[2](self.net[0](rows)), x)
 
 
 class GELU(nn.Module):
