@@ -7,13 +7,15 @@ from typing import Any
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved
 from ..seam.backend import Backend
+from .cached import Spared
 from .jobs import Job
 
 
-def sidecar_of(job: Job, config: SampleConfig, backend: Backend) -> dict[str, Any]:
-    """That of one video of a run."""
+def sidecar_of(job: Job, config: SampleConfig, backend: Backend, spared: Spared | None = None) -> dict[str, Any]:
+    """That of one video of a run. spared: what its cache left out."""
     from duosora import __version__
 
+    cache = {} if spared is None else {"cache": spared.facts()}
     return {
         "duosora": __version__,
         "versions": backend.versions(),
@@ -23,6 +25,7 @@ def sidecar_of(job: Job, config: SampleConfig, backend: Backend) -> dict[str, An
         "seed": job.seed,
         "frames_height_width": list(job.video),
         "conditions": list(job.prompt.conditions),
+        **cache,
         "config": _config_of(job, config),
     }
 
