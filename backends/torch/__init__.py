@@ -16,6 +16,7 @@ from torch import nn
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
+from duosora.core.models.lora import adapted_layout
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.seam.backend import DTYPES
 from duosora.core.seam.group import Alone, Group
@@ -24,6 +25,7 @@ from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOption
 
 from . import attention as kernels
 from . import operators
+from .adapters import adapt
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .compiling import compile_forward
 from .distributed import groups
@@ -130,8 +132,10 @@ class TorchBackend:
         options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
         model = _empty(spec, attend)
+        if options.adapters:
+            adapt(model, options.adapters, options.dtype)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
-        for name, array in checked_weights(spec.layout(), weights):
+        for name, array in checked_weights(adapted_layout(spec.layout(), options.adapters), weights):
             entrance.fill(name, array)
         return DiffusionTrainStep(entrance, self.device, options, ranks)
 

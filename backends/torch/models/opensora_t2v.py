@@ -43,7 +43,7 @@ from ..layers import (
     take_tokens,
     to_float32,
 )
-from ..operators import addcmul, gelu_tanh
+from ..operators import addcmul, in_pieces
 
 NORM_OUT_EPS = 1e-6
 """Whatever norm_eps the blocks have."""
@@ -250,10 +250,14 @@ class SelfAttention(Attention):
     """Attention among tokens at their rotary positions."""
 
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor, arrangement: Arrangement) -> Tensor:
-        q = rotate(self.split_heads(self.to_q(x)), cosines, sines)
-        k = rotate(self.split_heads(self.to_k(x)), cosines, sines)
-        v = self.split_heads(self.to_v(x))
-        return self.to_out[0](self.join_heads(self.attend.self_attention(q, k, v, arrangement)))
+        # Nobody else holds queries, keys and values, so that each is free as soon as the attention is done with it.
+        mixed = self.attend.self_attention(
+            rotate(self.split_heads(self.to_q(x)), cosines, sines),
+            rotate(self.split_heads(self.to_k(x)), cosines, sines),
+            self.split_heads(self.to_v(x)),
+            arrangement,
+        )
+        return self.to_out[0](self.join_heads(mixed))
 
 
 class CrossAttention(Attention):
@@ -278,7 +282,7 @@ class FeedForward(nn.Module):
         self.net = ModuleList([activation, Identity(), Linear(inner, spec.hidden_size)])
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
+        return in_pieces(lambda rows: self.net[2](self.net[0](rows)), x)
 
 
 class GELU(nn.Module):
@@ -287,10 +291,10 @@ class GELU(nn.Module):
     def __init__(self, spec: OpenSoraT2VSpec) -> None:
         super().__init__()
         self.proj = Linear(spec.hidden_size, spec.feed_forward_inputs)
-        self.activation = gelu_tanh if spec.activation_fn == "gelu-approximate" else gelu_erf
+        self.activation = "gelu_tanh" if spec.activation_fn == "gelu-approximate" else "gelu_erf"
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.activation(self.proj(x))
+        return self.proj(x, self.activation)
 
 
 class GEGLU(nn.Module):
@@ -376,7 +380,7 @@ class CaptionProjection(nn.Module):
 
     def forward(self, text: Tensor) -> Tensor:
         """(B, L, caption_channels) -> (B, L, D)."""
-        return self.linear_2(gelu_tanh(self.linear_1(text)))
+        return self.linear_2(self.linear_1(text, "gelu_tanh"))
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
