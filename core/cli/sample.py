@@ -35,6 +35,9 @@ def sample(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist; they are kept otherwise.")
     ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also sample without sampler.cache, and tell the difference.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
     """Make videos or images from prompts, or from classes.
@@ -57,6 +60,8 @@ def sample(
     for key, value in (("backend.name", backend), ("output.folder", out and str(out)), ("seed", seed)):
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
+    if compare:
+        overrides.append("output.compare=true")
     overrides += lora_override(lora)
     if prompts:
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
@@ -74,3 +79,6 @@ def sample(
 
         for path in files.run(advance):
             say(f"wrote {path}")
+    spared = run.told_of_cache()
+    if spared is not None and run.ranks.is_first:
+        say(spared)

@@ -201,6 +201,12 @@ class TextEncoderSpec(FamilySpec, Protocol):
         """Names of its blocks in their order."""
 
 
+def has_signal(spec: DenoiserSpec) -> bool:
+    """Whether models of a spec say what their first block reads (`signal`), as its `has_signal` says; a family need
+    not."""
+    return bool(getattr(spec, "has_signal", False))
+
+
 def tokens_read(denoiser: DenoiserSpec, encoder: TextEncoderSpec, max_tokens: int) -> int:
     """How many tokens of a text are encoded. max_tokens: of the settings."""
     return min(each for each in (max_tokens, denoiser.most_tokens, encoder.most_tokens) if each is not None)
