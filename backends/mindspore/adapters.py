@@ -12,7 +12,8 @@ from mindspore import Tensor, nn
 
 from duosora.core.models.lora import DOWN, UP, Adapter, Adapters, down_shape, up_shape
 
-from .layers import Linear, cast, linear, new_parameter, set_dtype
+from .layers import Linear, cast, gelu_erf, linear, new_parameter, set_dtype
+from .operators import gelu_tanh
 from .precision import MINDSPORE_DTYPES
 
 
@@ -63,9 +64,13 @@ class Adapted:
 class AdaptedLinear(Adapted, Linear):
     """A linear map; the matrices are applied to its input, so that no second weight of its size comes about."""
 
-    def construct(self, x: Tensor) -> Tensor:
+    def construct(self, x: Tensor, activation: str = "") -> Tensor:
+        """activation: as of operators.linear."""
         down, up = self.matrices(x)
-        return linear(x, self.kept, self.bias) + linear(linear(x, down), up)
+        y = linear(x, self.kept, self.bias) + linear(linear(x, down), up)
+        if not activation:
+            return y
+        return gelu_tanh(y) if activation == "gelu_tanh" else gelu_erf(y)
 
 
 class Matrix(nn.Cell):

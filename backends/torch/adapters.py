@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from duosora.core.models.lora import DOWN, UP, Adapter, Adapters, down_shape, up_shape
 
-from .layers import Linear, cast, linear, new_parameter, set_dtype
+from .layers import Linear, cast, gelu_erf, linear, new_parameter, set_dtype
+from .operators import gelu_tanh
 from .precision import TORCH_DTYPES
 
 
@@ -60,9 +61,13 @@ class Adapted:
 class AdaptedLinear(Adapted, Linear):  # type: ignore[override]
     """A linear map; the matrices are applied to its input, so that no second weight of its size comes about."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
+        """activation: as of operators.linear."""
         down, up = self.matrices(x)
-        return linear(x, self.kept, self.bias) + linear(linear(x, down), up)
+        y = linear(x, self.kept, self.bias) + linear(linear(x, down), up)
+        if not activation:
+            return y
+        return gelu_tanh(y) if activation == "gelu_tanh" else gelu_erf(y)
 
 
 class Matrix(nn.Module):
