@@ -90,6 +90,10 @@ class MindSporeBackend:
     def on_host(self) -> bool:
         return self.device.startswith("cpu")
 
+    @property
+    def slow_dtypes(self) -> tuple[str, ...]:
+        return ()
+
     def asarray(self, array: np.ndarray) -> Tensor:
         return to_tensor(array)
 

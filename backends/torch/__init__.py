@@ -71,6 +71,10 @@ class TorchBackend:
     def on_host(self) -> bool:
         return torch.device(self.device).type == "cpu"
 
+    @property
+    def slow_dtypes(self) -> tuple[str, ...]:
+        return ("fp16",) if self.on_host else ()
+
     def asarray(self, array: np.ndarray) -> torch.Tensor:
         return self.stage(array)()
 

@@ -20,6 +20,7 @@ from .media import MediaSettings
 from .settings import FolderOrPreset, Settings, by_recipe
 
 DType = Literal["fp32", "bf16", "fp16"]
+AttentionKernel = Literal["auto", "sdpa", "math", "onednn", "cudnn", "flash"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
 BackendName = Literal["torch", "mindspore"]
 """Where it may be nothing: the first of them that is installed."""
@@ -82,7 +83,8 @@ class DTypeSettings(Settings):
     """The compute dtype of each part."""
 
     denoiser: DType | None = None
-    """Transformer dtype. Default: bf16 on accelerators, fp32 on CPUs. The published samples used fp16 for all parts."""
+    """Transformer dtype. Default: bf16 on accelerators, fp32 on CPUs. CPUs with AVX512-BF16 or AMX are nearly twice as
+    fast in bf16. The published samples used fp16 for all parts."""
     text_encoder: DType | None = None
     """mT5 dtype. Default: bf16 on accelerators, fp32 on CPUs."""
     vae: DType | None = None
@@ -97,9 +99,11 @@ class BackendSettings(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     dtype: DTypeSettings = DTypeSettings()
-    attention: Literal["auto", "sdpa", "math", "flash"] = "auto"
-    """The attention kernel. math writes the formula out; flash needs fp16 or bf16, and on a GPU the package
-    flash-attn."""
+    allow_slow_dtype: bool = False
+    """Compute in fp16 on a CPU all the same, where torch takes 40 to 100 times as long as in fp32."""
+    attention: AttentionKernel = "auto"
+    """The attention kernel. auto takes the fastest; math writes the formula out; onednn is for CPUs, cudnn for GPUs
+    from the Hopper generation on; flash needs fp16 or bf16, and on a GPU the package flash-attn."""
     compile: bool = False
     """Compile the denoiser (torch.compile, mindspore.jit). The first step of each size takes longer, later steps
     less."""
@@ -371,7 +375,9 @@ class ReconstructConfig(Settings):
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, npu, ... The default auto takes an accelerator if there is one."""
     dtype: DType | None = None
-    """Default: bf16 on accelerators, fp32 on CPUs."""
+    """Default: bf16 on accelerators, fp32 on CPUs. CPUs with AVX512-BF16 or AMX are nearly twice as fast in bf16."""
+    allow_slow_dtype: bool = False
+    """Compute in fp16 on a CPU all the same, where torch takes 40 to 100 times as long as in fp32."""
     frames: Count | None = None
     """Number of frames; a picture is one frame in any case. Default: all, cut to 1 + a multiple of 4."""
     every: Count = 1

@@ -12,7 +12,17 @@ from pydantic import Field, model_validator
 from ..random import SEED_LIMIT
 from .caches import CacheSettings
 from .data import DataSettings
-from .schema import BackendName, Count, DType, ModelSettings, ParallelSettings, Positive, SamplerSettings, VideoSettings
+from .schema import (
+    AttentionKernel,
+    BackendName,
+    Count,
+    DType,
+    ModelSettings,
+    ParallelSettings,
+    Positive,
+    SamplerSettings,
+    VideoSettings,
+)
 from .settings import Settings, by_recipe
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -266,7 +276,9 @@ class ComputeSettings(Settings):
     fp32 on CPUs."""
     frozen_dtype: DType | None = None
     """Dtype of the frozen text encoder and autoencoder. Default: `dtype`."""
-    attention: Literal["auto", "sdpa", "math", "flash"] = "auto"
+    allow_slow_dtype: bool = False
+    """Compute in fp16 on a CPU all the same, where torch takes 40 to 100 times as long as in fp32."""
+    attention: AttentionKernel = "auto"
     """The attention kernel."""
     recompute_every: Whole = 0
     """Recompute the activations of every n-th block in the backward pass instead of storing them (gradient

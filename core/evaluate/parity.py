@@ -149,6 +149,7 @@ class TwinRuns:
 def _on(config: SampleConfig, backend: str, dtype: str) -> SampleConfig:
     for part in DTypeSettings.model_fields:
         config = with_setting(config, f"backend.dtype.{part}", dtype)
+    config = with_setting(config, "backend.allow_slow_dtype", True)
     return with_setting(config, "backend.name", backend)
 
 

@@ -24,7 +24,7 @@ from ..seam.models import Autoencoder
 from ..shapes import VideoShape
 from .autoencode import DecodeOptions, decode_chunks, encode_chunks, latents_of, posterior_noise
 from .clip import Clip, whole_clip
-from .settings import decode_options, default_dtype
+from .settings import chosen_dtype, decode_options
 
 
 def open_clip(
@@ -92,8 +92,9 @@ def open_autoencoder(config: ReconstructConfig) -> LazyAutoencoder:
     """The model as configured, checked and not loaded. Raises: for the backend and the model."""
     backend = backends.get(config.backend, config.device)
     part = open_part("vae", config.vae)
+    dtype = chosen_dtype(backend, config.dtype, "dtype", config.allow_slow_dtype)
     part.check()
-    return LazyAutoencoder(backend, part, config.dtype or default_dtype(backend))
+    return LazyAutoencoder(backend, part, dtype)
 
 
 def prepare(source: Path, config: ReconstructConfig, vae: LazyAutoencoder | None = None) -> ClipReconstruction:

@@ -8,6 +8,7 @@ from typing import Any
 
 from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
+from ..config.training import ComputeSettings
 from ..errors import ConfigError
 from ..io.any_tokenizer import AnyTokenizer, open_tokenizer
 from ..models import FAMILIES
@@ -16,7 +17,7 @@ from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..recipes.recipe import Recipe
 from ..samplers import COGVIDEOX, LINEAR, SQUARED_COSINE, STABLE_DIFFUSION, Sampler
-from ..seam.backend import Backend
+from ..seam.backend import DTYPES, Backend
 from ..shapes import VideoShape
 from .autoencode import DecodeOptions
 from .denoise import Guidance
@@ -154,8 +155,35 @@ def _find_companion(record: RunRecord, kind: str, written: str) -> Path:
 
 
 def default_dtype(backend: Backend) -> str:
-    """The compute dtype where none is set: half precision is what accelerators are fast at, and CPUs are not."""
+    """The compute dtype where none is set: half precision is what accelerators are fast at, and not all CPUs are.
+
+    Those with AVX512-BF16 or AMX are nearly twice as fast in bf16; its rounding has to be asked for.
+    """
     return "fp32" if backend.on_host else "bf16"
+
+
+def chosen_dtype(backend: Backend, dtype: str | None, setting: str, allows_slow: bool) -> str:
+    """The compute dtype of a model: what its setting says, or the default.
+
+    Raises: ConfigError for one that the device is slow in, unless a setting beside it, allow_slow_dtype, asks for it.
+    """
+    if dtype is None:
+        return default_dtype(backend)
+    if dtype in backend.slow_dtypes and not allows_slow:
+        others = " or ".join(name for name in DTYPES if name not in backend.slow_dtypes)
+        group = setting.partition(".")[0]
+        beside = f"{group}.allow_slow_dtype" if group != setting else "allow_slow_dtype"
+        raise ConfigError(
+            f"{setting} = {dtype}: on {backend.device} that is 40 to 100 times slower than fp32; use {others}, or set "
+            f"{beside}=true to have it all the same"
+        )
+    return dtype
+
+
+def compute_dtype(backend: Backend, settings: ComputeSettings) -> str:
+    """The compute dtype of a training run. Raises: as chosen_dtype, of that of its frozen models too."""
+    chosen_dtype(backend, settings.frozen_dtype, "compute.frozen_dtype", settings.allow_slow_dtype)
+    return chosen_dtype(backend, settings.dtype, "compute.dtype", settings.allow_slow_dtype)
 
 
 def decode_options(autoencoder: AutoencoderSpec, chunk: int | None, tile: TileSettings | None) -> DecodeOptions:

@@ -24,7 +24,7 @@ from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
 from .practice import mixed
-from .settings import decode_options, default_dtype, guidance_of, make_sampler, open_parts, pinned
+from .settings import chosen_dtype, decode_options, guidance_of, make_sampler, open_parts, pinned
 from .text_to_video import Precision, TextToVideo
 
 
@@ -150,11 +150,16 @@ def _with_whole_latents(config: SampleConfig, autoencoder: AutoencoderSpec, note
 
 
 def _precision(config: SampleConfig, backend: Backend) -> Precision:
-    options, default = config.backend, default_dtype(backend)
+    options = config.backend
+
+    def of(part: str) -> str:
+        named = getattr(options.dtype, part)
+        return chosen_dtype(backend, named, f"backend.dtype.{part}", options.allow_slow_dtype)
+
     return Precision(
-        denoiser=options.dtype.denoiser or default,
-        text_encoder=options.dtype.text_encoder or default,
-        vae=options.dtype.vae or default,
+        denoiser=of("denoiser"),
+        text_encoder=of("text_encoder"),
+        vae=of("vae"),
         attention=options.attention,
         compile=options.compile,
     )

@@ -41,6 +41,11 @@ class Planned:
     device: str
     on_host: bool
 
+    @property
+    def slow_dtypes(self) -> tuple[str, ...]:
+        """As the backend's."""
+        return ("fp16",) if self.on_host and self.name == "torch" else ()
+
     def check(self, dtype: str, attention: str) -> None:
         """Nothing: the device is not here to be asked."""
 

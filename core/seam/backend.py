@@ -39,6 +39,10 @@ class Backend(Protocol):
     def on_host(self) -> bool:
         """Whether the device is the host's CPU."""
 
+    @property
+    def slow_dtypes(self) -> tuple[str, ...]:
+        """Of DTYPES those that the device computes in tens of times slower than in fp32."""
+
     def asarray(self, array: np.ndarray) -> Array:
         """A tensor on the device, of the array's dtype."""
 

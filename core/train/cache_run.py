@@ -12,7 +12,7 @@ from ..models.kinds import tokens_read
 from ..parallel.agreement import agreed
 from ..parallel.launched import launched
 from ..pipelines.following import trained
-from ..pipelines.settings import default_dtype
+from ..pipelines.settings import compute_dtype
 from ..seam import backend as backends
 from ..seam.ranks import ParallelPlan, Ranks
 from .caching import cache_latents, cache_texts, latent_writer, text_writer
@@ -41,7 +41,7 @@ class _CacheRun:
 
     def _settle(self) -> None:
         self.config = config = trained(self.config).config
-        self.dtype = config.compute.frozen_dtype or config.compute.dtype or default_dtype(self.backend)
+        self.dtype = config.compute.frozen_dtype or compute_dtype(self.backend, config.compute)
         self.backend.check(self.dtype, config.compute.attention)
         self.parts = train_parts(config.model, None, config.seed)
 

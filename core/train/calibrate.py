@@ -25,7 +25,7 @@ from ..maths import gaussian
 from ..models.finding import CONFIG_FILE, open_part
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import MANIFEST
-from ..pipelines.settings import default_dtype
+from ..pipelines.settings import chosen_dtype
 from ..seam import backend as backends
 from .encoders import ClipEncoder
 from .setup.readers import NO_PATCHES
@@ -132,7 +132,7 @@ def calibrate_folder(folder: Path, config: TrainConfig, num_clips: int) -> tuple
             f"{folder}: is part of a checkpoint, which would count as damaged then; calibrate a copy of it"
         )
     part.check()
-    dtype = config.compute.frozen_dtype or default_dtype(backend)
+    dtype = chosen_dtype(backend, config.compute.frozen_dtype, "compute.frozen_dtype", config.compute.allow_slow_dtype)
     encoder = ClipEncoder(backend, part, dtype, config.compute.encode_chunk)
     with ClipLoader(
         open_source(config.data), config.data, config.seed, part.spec.compression, NO_PATCHES, micro_batch=1

@@ -29,7 +29,7 @@ from ..parallel.agreement import agreed, exchange
 from ..parallel.launched import launched, told_once
 from ..pipelines.following import trained as following_model
 from ..pipelines.practice import mixed
-from ..pipelines.settings import default_dtype
+from ..pipelines.settings import compute_dtype
 from ..printable import say
 from ..seam import backend as backends
 from ..seam.ranks import ParallelPlan, Ranks
@@ -86,7 +86,7 @@ class TrainRun:
         resumed = self.config.folder if resume in ("auto", "none") else _checkpoint_path(resume)
         self.followed = following_model(self.config, resumed, self._overrides)
         self.config = config = self.followed.config
-        self.dtype = config.compute.dtype or default_dtype(self.backend)
+        self.dtype = compute_dtype(self.backend, config.compute)
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config.model, config.autoencoder, config.seed)
