@@ -110,7 +110,6 @@ class KernelAttend:
         mixed = results[0] if len(results) == 1 else cat(results, 1)
         if arrangement.silent is not None:
             mixed = mixed.masked_fill(arrangement.silent[:, :, None, None], 0.0)
-        del q, k, v
         return arrangement.restore(mixed)
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:

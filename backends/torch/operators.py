@@ -16,6 +16,8 @@ from torch.nn.functional import pad
 
 _Widths = int | tuple[int, ...]
 """One for all axes, or one for each."""
+_HAS_ONEDNN = torch.backends.mkldnn.is_available()
+"""Asked here, as a compiled graph cannot ask."""
 _GELU = {"gelu_tanh": "tanh", "gelu_erf": "none"}
 """Activations that a linear map may end in: torch's names of the approximations."""
 _ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
@@ -178,4 +180,4 @@ def _suits_onednn(x: Tensor, weight: Tensor, is_activated: bool) -> bool:
 
 def _has_onednn() -> bool:
     # Autocast knows conv3d and would not see the call by its other name.
-    return torch.backends.mkldnn.is_available() and not torch.is_autocast_enabled("cpu")
+    return _HAS_ONEDNN and not torch.is_autocast_enabled("cpu")
