@@ -41,6 +41,22 @@ NEEDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 """By verb, in the order of the command line; the others need nothing."""
 
 
+_KNOWN = (
+    (
+        "torch",
+        "2.9.",
+        "runs 3-D convolutions on GPUs without cuDNN, with up to 17 times the memory; take another version",
+    ),
+)
+"""Packages, beginnings of their versions, and what is wrong with those."""
+
+
+def known_problems(versions: Mapping[str, str]) -> list[str]:
+    """What is wrong with versions of packages that are there, a line each."""
+    held = [(name, versions.get(name, ""), start, wrong) for name, start, wrong in _KNOWN]
+    return [f"{name} {version} {wrong}" for name, version, start, wrong in held if version.startswith(start)]
+
+
 def problems_of_verbs(working: Sequence[str]) -> dict[str, str]:
     """What keeps each verb from working, in a line; "" where nothing does. working: the backends that do."""
     with TemporaryDirectory(prefix="duosora-") as name:

@@ -208,6 +208,7 @@ def _version(package: Package) -> str | None:
 
 def _working(name: str) -> Backend | None:
     """The backend, reported in a line, or None with the reason printed."""
+    from ..checkup import known_problems
     from ..errors import DuosoraError
     from ..printable import one_line, say
     from ..seam.backend import get
@@ -221,6 +222,7 @@ def _working(name: str) -> Backend | None:
     memory = backend.device_memory_bytes()
     size = f", {memory / 2**30:.0f} GiB" if memory else ""
     say(f"backend {name}: {versions}{size}; attention kernels: {', '.join(backend.attention_kernels())}")
+    say(*(f"NOTE: {problem}" for problem in known_problems(backend.versions())))
     return backend
 
 

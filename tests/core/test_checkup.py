@@ -12,7 +12,7 @@ import pytest
 from typer.main import get_command
 
 from duosora.core import checkup
-from duosora.core.checkup import NEEDS, problems_of_verbs
+from duosora.core.checkup import NEEDS, known_problems, problems_of_verbs
 from duosora.core.cli import doctor
 from duosora.core.cli.main import app, main
 from duosora.core.config import shipped
@@ -131,3 +131,9 @@ def test_without_its_own_packages_the_doctor_says_how_to_get_them(
     code, out = run_doctor()
     assert code == 1
     assert "nothing works without lost: pip install -e . in the clone of duosora" in out
+
+
+def test_a_version_with_a_known_problem_is_told() -> None:
+    told = "torch 2.9.1+cu130 runs 3-D convolutions on GPUs without cuDNN, with up to 17 times the memory; take another"
+    assert known_problems({"torch": "2.9.1+cu130", "device": "cuda"}) == [f"{told} version"]
+    assert known_problems({"torch": "2.13.0"}) == known_problems({"mindspore": "2.9.0"}) == []
