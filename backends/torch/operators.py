@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 from torch.nn.functional import pad
 
@@ -72,12 +74,18 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Widths,
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "") -> Tensor:
     """x @ weight.T + bias over the last axis, and then an activation: "", "gelu_tanh" or "gelu_erf".
 
-    On a CPU by oneDNN, where no gradient is kept: GELU is part of the product. In float32 torch would take MKL, which
-    has no AVX512 on AMD's processors and is half as fast there.
+    On a CPU by oneDNN: in float32 torch would take MKL, which has no AVX512 on AMD's processors and is half as fast
+    there. Where no gradient is kept GELU is part of the product.
     """
-    if _suits_onednn(x, weight, bool(activation)):
+    keeps_gradient = torch.is_grad_enabled() and any(
+        tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
+    )
+    if not _suits_onednn(x, weight, bool(activation) and not keeps_gradient):
+        y = functional.linear(x, weight, bias)
+    elif keeps_gradient:
+        y = _OneDNNLinear.apply(x, weight, bias)
+    else:
         return _ONEDNN_LINEAR(x, weight, bias, "gelu" if activation else "none", [], _GELU.get(activation, ""))
-    y = functional.linear(x, weight, bias)
     return functional.gelu(y, approximate=_GELU[activation]) if activation else y
 
 
@@ -166,11 +174,31 @@ def length(tensors: Sequence[Tensor]) -> Tensor:
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(tensors))))
 
 
+class _OneDNNLinear(Function):
+    """oneDNN's linear map with its gradient, in the same products."""
+
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        context.save_for_backward(x, weight)
+        return _ONEDNN_LINEAR(x, weight, bias, "none", [], "")
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: Tensor) -> Any:
+        x, weight = context.saved_tensors
+        of_x, of_weight, of_bias = context.needs_input_grad
+        gradient = gradient.contiguous()
+        rows, x_rows = gradient.reshape(-1, gradient.shape[-1]), x.reshape(-1, x.shape[-1])
+        return (
+            _ONEDNN_LINEAR(gradient, weight.t(), None, "none", [], "") if of_x else None,
+            _ONEDNN_LINEAR(rows.t(), x_rows.t(), None, "none", [], "") if of_weight else None,
+            rows.sum(0) if of_bias else None,
+        )
+
+
 def _suits_onednn(x: Tensor, weight: Tensor, is_activated: bool) -> bool:
-    """Whether oneDNN does a linear map; it keeps nothing for a gradient."""
+    """Whether oneDNN does a linear map."""
     if x.device.type != "cpu" or x.dtype != weight.dtype or _is_plain or _ONEDNN_LINEAR is None:
-        return False
-    if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return False
     if not (x.is_contiguous() and (weight.is_contiguous() or weight.t().is_contiguous())):
         return False  # ten times slower

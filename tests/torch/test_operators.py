@@ -1,5 +1,7 @@
 """Operations that a CPU does in a way of its own."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -44,8 +46,23 @@ def test_onednn_maps_linearly_and_activates_in_one_pass(
         results.append(operators.linear(x, weight, own_shift, activation))
     assert len(calls) == 1
     torch.testing.assert_close(*results, rtol=0, atol=3e-6)
-    assert operators.linear(x, weight.requires_grad_(), own_shift, activation).requires_grad
-    assert len(calls) == 1  # it would keep nothing for the gradient
+
+
+@pytest.mark.parametrize("learns", [(0,), (1,), (2,), (0, 1, 2)], ids=["x", "weight", "bias", "all"])
+def test_onednns_linear_map_has_the_gradients_of_torchs_own(learns: tuple[int, ...]) -> None:
+    draw = torch.Generator().manual_seed(0)
+    tensors = [torch.randn(shape, generator=draw) for shape in ((2, 70, 96), (128, 96), (128,))]
+    way = torch.randn(2, 70, 128, generator=draw)
+    gradients = []
+    for is_plain in (False, True):
+        own = [tensor.clone().requires_grad_(number in learns) for number, tensor in enumerate(tensors)]
+        with operators.plain() if is_plain else nullcontext():
+            mapped = operators.linear(*own, "gelu_tanh")
+        assert ("OneDNN" in str(mapped.grad_fn.next_functions)) != is_plain  # type: ignore[union-attr]
+        (mapped * way).sum().backward()
+        gradients.append([tensor.grad for tensor in own])
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected, rtol=0, atol=2e-4)  # sums of 140 rows of up to 30
 
 
 def test_pieces_of_tokens_give_what_all_give() -> None:
