@@ -28,6 +28,8 @@ _LEAST_PRODUCT = 2**20
 """Multiply-adds from which on its start, 10 microseconds, does not count."""
 _PIECE = 512
 """Tokens."""
+_fuses_bfloat16 = False
+"""Settled: whether oneDNN has bfloat16 here."""
 _is_plain = False
 """Inside of `plain`."""
 
@@ -37,6 +39,8 @@ def settle(device: str) -> None:
 
     TF32's 10-bit products would put fp32 results outside every tolerance.
     """
+    global _fuses_bfloat16
+    _fuses_bfloat16 = device == "cpu" and _has_onednn() and _ONEDNN_LINEAR is not None and _onednn_takes(torch.bfloat16)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
@@ -202,8 +206,17 @@ def _suits_onednn(x: Tensor, weight: Tensor, is_activated: bool) -> bool:
         return False
     if not (x.is_contiguous() and (weight.is_contiguous() or weight.t().is_contiguous())):
         return False  # ten times slower
-    is_faster = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and is_activated)  # else torch takes it as well
+    is_faster = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and is_activated and _fuses_bfloat16)
     return is_faster and x.numel() * weight.shape[0] >= _LEAST_PRODUCT and _has_onednn()
+
+
+def _onednn_takes(dtype: torch.dtype) -> bool:
+    """Whether oneDNN has linear maps of a dtype on this processor; of bfloat16 it needs AVX512."""
+    try:
+        _ONEDNN_LINEAR(torch.zeros(1, 16, dtype=dtype), torch.zeros(16, 16, dtype=dtype), None, "none", [], "")
+    except RuntimeError:
+        return False
+    return True
 
 
 def _has_onednn() -> bool:
