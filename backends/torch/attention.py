@@ -38,7 +38,7 @@ _CUDNN_MIN_CAPABILITY = (9, 0)
 """Older ones do as well with flash-attention 2, which is torch's first choice."""
 _LEAST_SCORES = 2**22
 """Queries times keys times K, from which on it pays to go head by head."""
-_MOST_SCORES = 2**20
+_MOST_SCORES = 2**19
 """Scores that are there at a time, so that they stay in the processor's cache."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]

@@ -37,13 +37,16 @@ class BlockByBlock(nn.Module):
         Raises: ShapeError when the condition was made for other latents.
         """
         tokens, modulation = self.begin(latents, timestep, condition)
-        tokens = _through(self, 0, self.num_blocks, tokens, modulation, condition)
+        for index in range(self.num_blocks):  # here, so that nobody holds on to the tokens before the first block
+            tokens = self.run_block(index, tokens, modulation, condition)
         return self.finish(tokens, modulation, condition)
 
     def run_blocks(self, first: int, end: int, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
         """Tokens (B, N, D) through the blocks of numbers from `first` to before `end`, for calls in parts: compiled
         where the model is."""
-        return _through(self, first, end, tokens, modulation, condition)
+        for index in range(first, end):
+            tokens = self.run_block(index, tokens, modulation, condition)
+        return tokens
 
     def moved(self, tokens: Tensor, before: Tensor) -> Tensor:
         """How far blocks have moved tokens, in float32."""
@@ -102,9 +105,3 @@ class TokenDenoiser(BlockByBlock):
         """(1, 2): there is one rank."""
         sums = [to_float32(now - before).abs().sum(), to_float32(before).abs().sum()]
         return cat([each.reshape(1, 1) for each in sums], 1)
-
-
-def _through(model: Any, first: int, end: int, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
-    for index in range(first, end):
-        tokens = model.run_block(index, tokens, modulation, condition)
-    return tokens

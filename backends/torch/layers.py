@@ -56,6 +56,9 @@ def autocast(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
 class Linear(nn.Linear):
     """A matrix product on the last axis, and a bias."""
 
+    def __init__(self, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, outputs, bias)
+
     def forward(self, x: Tensor, activation: str = "") -> Tensor:
         """activation: as of operators.linear."""
         return linear(x, self.weight, self.bias, activation)
