@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from . import attention, operators
-from .layers import Conv3d
+from .layers import Conv3d, Linear
 from .precision import to_array, to_tensor, to_weight
 
 
@@ -40,7 +40,12 @@ def _operations(device: str, dtype: str) -> dict[str, tuple[Callable[[], Tensor]
     def attend(kernel: str, keys: attention.TextKeys) -> Callable[[], Tensor]:
         return lambda: attention.make_attend(kernel, device, dtype).cross_attention(q, k, v, keys)
 
-    operations = {"conv3d": (convolve, convolve)}
+    rows, mapped = new(1, 512, 64), Linear(64, 64).to(new(1))
+
+    def widen() -> Tensor:
+        return mapped(rows, "gelu_tanh")
+
+    operations = {"conv3d": (convolve, convolve), "linear with GELU": (widen, widen)}
     for kernel in attention.kernels(device):
         if kernel == "math" or (kernel == "flash" and dtype == "fp32"):
             continue
