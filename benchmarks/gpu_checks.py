@@ -9,18 +9,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import cases
 import numpy as np
 
-from duosora.core import random
+from duosora.core import caching, random
 from duosora.core.goldens.suite import find_all, is_implemented, run_case
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models import opensora_t2v, stdit3, t5, wfvae
 from duosora.core.models.lora import ATTENTION, Adapter, adapter_layout, chosen
 from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.group import Alone
 from duosora.core.seam.training import AdamW, TrainOptions
 
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
@@ -35,6 +37,8 @@ T2V = replace(opensora_t2v.TINY, num_layers=3)
 """Its last layer is one of skiparse."""
 LATENT = cases.LatentShape(3, 8, 8)
 EPS = 1e-6
+EAGER = 100.0
+"""A threshold that no change reaches."""
 
 
 class Verdict(NamedTuple):
@@ -96,6 +100,8 @@ def checks(device: str, few: bool) -> dict[str, Check]:
         "training step, LoRA": lambda: (_apart(device, _trained_lora), TRAINING_LIMIT),
         "training step, WFVAE": lambda: (_apart(device, _trained_autoencoder), TRAINING_LIMIT),
     }
+    for kind in caching.KINDS:
+        found[f"cache {kind}"] = lambda kind=kind: (_apart(device, partial(_cached, kind=kind)), FP32_LIMIT)
     if not few:
         found["training step, compiled"] = lambda: (_apart(device, _trained, compile=True), TRAINING_LIMIT)
     for kernel in get("torch", device).attention_kernels():
@@ -128,6 +134,18 @@ def _sampled(backend: Backend) -> np.ndarray:
         latents = case.ours(cases.Place(device=backend.device))()()
         vae = backend.build(wfvae.TINY, FreshWeights(wfvae.TINY.layout(), 0))
         return backend.to_numpy(vae.decode(backend.asarray(latents)))
+
+
+def _cached(backend: Backend, kind: str) -> np.ndarray:
+    """Latents of guided steps of which a cache leaves out some, times the blocks that it computes: both are to agree."""
+    case = _case(T2V, steps=8)
+    with backend.inference():
+        model = backend.build(T2V, _spread_weights(T2V))
+        eager = {"threshold": EAGER} if "threshold" in caching.options(kind) else {}
+        cached = caching.make(kind, eager).over(model, caching.Run(backend, case.steps, Alone()))
+        latents = case.call(backend, cached)()
+    assert 0 < cached.report.blocks < case.steps * model.num_blocks
+    return latents * np.float32(cached.report.blocks)
 
 
 def _called(backend: Backend, spec: Any, **options: Any) -> np.ndarray:
