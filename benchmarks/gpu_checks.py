@@ -137,7 +137,7 @@ def _sampled(backend: Backend) -> np.ndarray:
 
 
 def _cached(backend: Backend, kind: str) -> np.ndarray:
-    """Latents of guided steps of which a cache leaves out some, times the blocks that it computes: both are to agree."""
+    """Latents of guided steps of which a cache leaves out some, times the blocks that it computes: both count."""
     case = _case(T2V, steps=8)
     with backend.inference():
         model = backend.build(T2V, _spread_weights(T2V))
