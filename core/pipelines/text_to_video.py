@@ -86,13 +86,16 @@ class Parts:
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute dtype of each model, of seam.backend.DTYPES; the denoiser's attention and whether it is compiled."""
+    """The compute dtype of each model, of seam.backend.DTYPES, or EIGHT_BITS of the text encoder; the denoiser's
+    attention and whether it is compiled."""
 
     denoiser: str = "fp32"
     text_encoder: str = "fp32"
     vae: str = "fp32"
     attention: str = "auto"
     compile: bool = False
+    streams_text_encoder: bool = False
+    """Whether its layers are read from the file while it encodes, two being in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -207,6 +210,8 @@ class TextToVideo:
             if kind == "denoiser":
                 options = {"attention": self.precision.attention, "compile": self.precision.compile}
                 options["sequence"] = self.ranks.sequence
+            if kind == "text_encoder" and self.precision.streams_text_encoder:
+                options["blocks_on"] = "file"
             self.loaded[kind] = self.backend.build(part.spec, part.open(), dtype, **options)
         return self.loaded[kind]
 
