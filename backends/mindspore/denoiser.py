@@ -7,7 +7,34 @@ from typing import Any
 from mindspore import Tensor, nn
 
 
-class TokenDenoiser(nn.Cell):
+class BlockByBlock(nn.Cell):
+    """A denoiser whose call has three parts: what comes before the blocks, the blocks one by one, what comes after.
+
+    Who leaves out blocks, moves their weights or compiles them goes through the parts; together they are the call.
+    """
+
+    num_blocks: Any
+    """Of all blocks in the order of the forward."""
+    begin: Any
+    """(latents, timestep, condition) -> tokens (B, N, D) before block 0, modulation. Raises: as the forward."""
+    run_block: Any
+    """(index, tokens, modulation, condition) -> tokens behind that block."""
+    finish: Any
+    """(tokens behind the last block, modulation, condition) -> prediction (B, Cout, T, H, W) float32."""
+
+    def construct(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
+        """Latents (B, C, T, H, W), followed by further channels where the spec has some, and timesteps (B,), whole or
+        not -> prediction (B, Cout, T, H, W) float32.
+
+        Raises: ShapeError when the condition was made for other latents.
+        """
+        tokens, modulation = self.begin(latents, timestep, condition)
+        for index in range(self.num_blocks):
+            tokens = self.run_block(index, tokens, modulation, condition)
+        return self.finish(tokens, modulation, condition)
+
+
+class TokenDenoiser(BlockByBlock):
     """A transformer on (B, N, D) tokens, one for each patch of the latents.
 
     `condition` makes what does not change from step to step. Its `grid` are the tokens, and `along_tokens` names the
@@ -29,20 +56,24 @@ class TokenDenoiser(nn.Cell):
     """(timestep (B,), condition) -> modulation."""
     embed: Any
     """(latents, condition) -> tokens (B, N, D)."""
-    transform: Any
-    """(tokens, modulation, condition) -> tokens, through all blocks; each token by itself but for self-attention."""
+    run_block: Any
+    """(index, tokens, modulation, condition) -> tokens, through one of `blocks()`, whose numbers begin at 0; each token
+    by itself but for self-attention."""
     project: Any
     """(tokens, modulation) -> what each predicts (B, N, outputs)."""
     assemble: Any
     """(predictions of all tokens, condition) -> (B, Cout, T, H, W) float32."""
 
-    def construct(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        """Latents (B, C, T, H, W), followed by further channels where the spec has some, and timesteps (B,), whole or
-        not -> prediction (B, Cout, T, H, W) float32.
+    @property
+    def num_blocks(self) -> int:
+        return len(self.spec.blocks())
 
-        Raises: ShapeError when the condition was made for other latents.
-        """
+    def begin(self, latents: Tensor, timestep: Tensor, condition: Any) -> tuple[Tensor, Any]:
+        """Tokens (B, N, D) before the first block, and the modulation of all."""
         self.check(latents, condition)
         modulation = self.modulate(timestep, condition)
-        tokens = self.transform(self.embed(latents, condition), modulation, condition)
+        return self.embed(latents, condition), modulation
+
+    def finish(self, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
+        """Tokens (B, N, D) behind the last block -> prediction (B, Cout, T, H, W) float32."""
         return self.assemble(self.project(tokens, modulation), condition)

@@ -38,7 +38,7 @@ from .layers import (
     take_tokens,
     to_float32,
 )
-from .operators import addcmul, gelu_tanh, pad_end
+from .operators import addcmul, in_pieces, pad_end
 
 Turn = Literal["", "before_norm", "after_norm"]
 AnyCondition = TypeVar("AnyCondition", bound="Condition")
@@ -208,7 +208,7 @@ class FeedForward(nn.Module):
         self.fc2 = Linear(inner, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.fc2(gelu_tanh(self.fc1(x)))
+        return in_pieces(lambda rows: self.fc2(self.fc1(rows, "gelu_tanh")), x)
 
 
 class FinalLayer(nn.Module):

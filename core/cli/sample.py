@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .arguments import lora_override
+
 
 def sample(
     prompts: Annotated[
@@ -24,6 +26,10 @@ def sample(
     backend: Annotated[str | None, typer.Option(help="torch or mindspore; short for --set backend.name=...")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder; short for --set output.folder=...")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="Add LoRA to the denoiser; several times for several."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=...")] = None,
     overwrite: Annotated[
@@ -51,6 +57,7 @@ def sample(
     for key, value in (("backend.name", backend), ("output.folder", out and str(out)), ("seed", seed)):
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
+    overrides += lora_override(lora)
     if prompts:
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
     run = Sampling(load(config, SampleConfig, overrides), overrides=override_paths(overrides))

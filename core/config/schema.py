@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Set
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ..errors import ConfigError
 from ..random import SEED_LIMIT
@@ -33,6 +33,30 @@ Seconds = Annotated[float, Field(gt=0, le=86400)]
 FrameRate = Annotated[float, Field(ge=0.001, le=1000)]
 
 
+def split_lora(text: str) -> tuple[str, float]:
+    """The file and the scale of `FILE:0.8`; 1 where there is no number behind a colon."""
+    file, colon, scale = text.rpartition(":")
+    try:
+        return (file, float(scale)) if colon and file else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+class LoraSettings(Settings):
+    """LoRA that is added to the denoiser; the text FILE:0.8 is short for {file: FILE, scale: 0.8}."""
+
+    file: Path
+    """A safetensors file in the spelling of peft, diffusers, kohya or ComfyUI; a folder of peft or diffusers; or a
+    run's folder or checkpoint."""
+    scale: float = 1.0
+    """How much of it is added; below 0 takes it away."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_text(cls, values: Any) -> Any:
+        return dict(zip(("file", "scale"), split_lora(values), strict=True)) if isinstance(values, str) else values
+
+
 class ModelSettings(Settings):
     """The weights."""
 
@@ -50,6 +74,9 @@ class ModelSettings(Settings):
     vae: Path | None = None
     """Folder of the autoencoder, or a run's folder or checkpoint. Presets bring their own, runs that of their
     training."""
+    lora: tuple[LoraSettings, ...] = ()
+    """LoRA added to the denoiser, each entry {file: FILE, scale: 0.8} or FILE:0.8: a safetensors file in the spelling
+    of peft, diffusers, kohya or ComfyUI, a folder of peft or diffusers, or a run or checkpoint that trained one."""
 
 
 class DTypeSettings(Settings):

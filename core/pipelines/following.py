@@ -7,6 +7,7 @@ A run says what came from where.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -64,6 +65,8 @@ def sampled(config: SampleConfig, overrides: Set[str] = frozenset()) -> Followed
     """
     config = _with_denoiser_of_recipe(config)
     practice = practice_of("denoiser", config.model.denoiser, config.model.recipe)
+    if config.model.lora:  # it may have been taught further words
+        practice = replace(practice, texts=replace(practice.texts, unseen=None))
     said = (*practice.sampling, _only_size(config, practice.recipe), _named_sizes(config, practice.recipe))
     wished = _for_sampler(config, "sampler", wishes(said))
     filled = _with_recipe(fill(config, wished), practice)
