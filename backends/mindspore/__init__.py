@@ -36,7 +36,7 @@ from . import attention as kernels
 from . import operators
 from .adapters import adapt
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
-from .compiling import compile_forward
+from .compiling import compile_blocks, compile_forward
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
@@ -46,6 +46,7 @@ from .forms import compare_forms
 from .layers import cat, parameter_shapes, set_layer, set_parameter
 from .matrices import put
 from .memory import is_out_of_memory as is_out_of_memory
+from .offload import HostedBlocks
 from .precision import to_array, to_tensor, to_weight
 from .streamed_encoder import StreamedEncoder, TableInFile
 from .train_step import DiffusionTrainStep, replay_loss
@@ -133,10 +134,13 @@ class MindSporeBackend:
             return self._streamed(spec, weights, dtype, attend)
         sequence = sequence or Alone()
         _check_compiled(compile, sequence)
-        model = _shared(self._build(spec, weights, dtype, _attend(attend, sequence)), sequence).set_train(False)
-        if compile:
-            compile_forward(model)
-        return model
+        model = (self._hosted if blocks_on == "host" else self._build)(spec, weights, dtype, _attend(attend, sequence))
+        shared = _shared(model, sequence).set_train(False)
+        if compile and blocks_on == "host":
+            compile_blocks(model)
+        elif compile:
+            compile_forward(shared)
+        return shared
 
     def train_denoiser(
         self, spec: Any, weights: Weights, options: TrainOptions, ranks: Ranks | None = None
@@ -207,6 +211,12 @@ class MindSporeBackend:
         in_blocks = [name for block in encoder.of_blocks for name in block]
         self._set_weights(model, checked, computed, of_8, apart={spec.token_table, *in_blocks})
         return encoder
+
+    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
+        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+        blocks = HostedBlocks(model, checked, dtype, self.device)
+        self._set_weights(model, checked, dtype, {}, apart=blocks.names)
+        return model
 
     def _set_weights(
         self,

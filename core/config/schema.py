@@ -105,6 +105,10 @@ class BackendSettings(Settings):
     compile: bool = False
     """Compile the denoiser (torch.compile, mindspore.jit). The first step of each size takes longer, later steps
     less."""
+    offload: Literal["none", "parts", "blocks"] = "none"
+    """What leaves the device to save its memory. parts: one model is loaded at a time, the denoiser makes all latents
+    before the autoencoder decodes any. blocks: the denoiser's blocks lie in the host's memory, and two are on the
+    device at a time, the next being copied while one computes. Text encoders are let go of anyway."""
     text_encoder: Literal["auto", "whole", "stream"] = "auto"
     """Whether the text encoder is loaded whole, or read layer by layer from its file while it encodes, with two layers
     in memory at a time and the same numbers. auto: layer by layer where the whole does not fit into free memory."""

@@ -29,6 +29,8 @@ def _models(settled: SettledRun) -> list[str]:
     how = {kind: getattr(precision, kind) for kind in pipeline.parts.all}
     if precision.streams_text_encoder and "text_encoder" in how:
         how["text_encoder"] += ", layer by layer from its file"
+    if precision.offload == "blocks":
+        how["denoiser"] += ", blocks on the host"
     models = [f"{CALLED[kind]}{part.source} ({how[kind]})" for kind, part in pipeline.parts.all.items()]
     calls = (
         "as many network calls as its error asks for" if sampler.adapts else f"{len(sampler.timesteps)} network calls"

@@ -110,10 +110,15 @@ class Sampling:
         if not batches:
             return
         texts = self._encode([job for batch in batches for job in batch])
-        for batch in batches:
-            video, requests = batch[0].video, [self._request(job) for job in batch]
-            latents = self._looping(video).latents(requests, texts, video, on_step)
-            yield from zip(batch, latents, strict=True)
+        made = (pair for batch in batches for pair in self._latents(batch, texts, on_step))
+        # Else each batch would load the denoiser anew.
+        yield from list(made) if self.pipeline.precision.offload == "parts" else made
+
+    def _latents(
+        self, batch: list[Job], texts: EncodedTexts, on_step: Callable[[Step], None] | None
+    ) -> Iterator[tuple[Job, np.ndarray]]:
+        video, requests = batch[0].video, [self._request(job) for job in batch]
+        yield from zip(batch, self._looping(video).latents(requests, texts, video, on_step), strict=True)
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 of one video."""

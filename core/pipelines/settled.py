@@ -22,7 +22,7 @@ from .fitting import check_channels, check_objective, check_range, check_scale
 from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
-from .placing import streams_text_encoder
+from .placing import check_offload, streams_text_encoder
 from .practice import mixed
 from .settings import decode_options, default_dtype, guidance_of, make_sampler, open_parts, pinned
 from .text_to_video import Precision, TextToVideo
@@ -123,6 +123,7 @@ def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note
         for line in part.notes:
             note(line)
     backend.check(precision.denoiser, precision.attention)
+    check_offload(config.backend, backend, parts.denoiser, precision.denoiser)
     return TextToVideo(backend, parts, precision, ranks=ranks)
 
 
@@ -145,6 +146,7 @@ def _precision(config: SampleConfig, backend: Backend, text_encoder: Part | None
         vae=options.dtype.vae or default,
         attention=options.attention,
         compile=options.compile,
+        offload=options.offload,
         streams_text_encoder=streams_text_encoder(options, backend, text_encoder, of_texts, note),
     )
 

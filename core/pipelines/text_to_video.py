@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -94,6 +94,8 @@ class Precision:
     vae: str = "fp32"
     attention: str = "auto"
     compile: bool = False
+    offload: Literal["none", "parts", "blocks"] = "none"
+    """What leaves the device: models that are not needed at once, or the denoiser's blocks."""
     streams_text_encoder: bool = False
     """Whether its layers are read from the file while it encodes, two being in memory at a time."""
 
@@ -207,9 +209,12 @@ class TextToVideo:
             part: Part = getattr(self.parts, kind)
             dtype = getattr(self.precision, kind)
             options: dict[str, Any] = {}
+            for other in tuple(self.loaded) if self.precision.offload == "parts" else ():
+                self.release(other)
             if kind == "denoiser":
                 options = {"attention": self.precision.attention, "compile": self.precision.compile}
                 options["sequence"] = self.ranks.sequence
+                options["blocks_on"] = "host" if self.precision.offload == "blocks" else "device"
             if kind == "text_encoder" and self.precision.streams_text_encoder:
                 options["blocks_on"] = "file"
             self.loaded[kind] = self.backend.build(part.spec, part.open(), dtype, **options)

@@ -25,9 +25,10 @@ from .training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionB
 
 NAMES = ("torch", "mindspore")
 DTYPES = ("fp32", "bf16", "fp16")
-BlocksOn = Literal["device", "file"]
-"""Where the weights of a model's blocks are between its calls. "file", of a text encoder: they are read anew for each
-call of `encode`, the next block while one computes, and two blocks are in memory at a time."""
+BlocksOn = Literal["device", "host", "file"]
+"""Where the weights of a model's blocks are between its calls. "host", of a denoiser: in the host's memory, from where
+the next is copied to the device while one computes, and two blocks are on the device at a time. "file", of a text
+encoder: they are read anew for each call of `encode`, likewise."""
 _ACCELERATORS = {"cuda": ("NVIDIA GPUs", "torch"), "npu": ("Ascend NPUs", "mindspore")}
 """By the name of their device: what they are, and the backend that they are used with."""
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "ascend": "npu"}

@@ -10,9 +10,11 @@ import pytest
 
 from duosora.core import host_memory
 from duosora.core.config.schema import BackendSettings
+from duosora.core.errors import ConfigError
 from duosora.core.maths.eight_bits import to_eight_bits
 from duosora.core.models.finding import open_part
-from duosora.core.pipelines.placing import streams_text_encoder, weight_bytes
+from duosora.core.pipelines import placing
+from duosora.core.pipelines.placing import block_bytes, check_offload, streams_text_encoder, weight_bytes
 from duosora.core.reading_ahead import read_ahead
 
 MT5 = open_part("text_encoder", "mt5_xxl")
@@ -46,6 +48,35 @@ def test_an_encoder_that_does_not_fit_is_read_layer_by_layer(
 def test_a_model_of_classes_has_no_encoder_to_read() -> None:
     settings, backend = BackendSettings(), SimpleNamespace(free_memory_bytes=lambda: 0)
     assert not streams_text_encoder(settings, backend, None, "fp32", pytest.fail)  # type: ignore[arg-type]
+
+
+T2V = open_part("denoiser", "opensora_plan_v1_3_t2v")
+
+
+def offload(monkeypatch: pytest.MonkeyPatch, free: int | None, on_host: bool = False, **settings: Any) -> None:
+    backend: Any = SimpleNamespace(on_host=on_host, name=settings.pop("name", "torch"))
+    monkeypatch.setattr(placing, "free_host_bytes", lambda: free)
+    check_offload(BackendSettings(**settings), backend, T2V, "bf16")
+
+
+def test_offloading_without_room_on_the_host_is_refused_with_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    needed = block_bytes(T2V, "bf16")
+    assert 0.9 < needed / weight_bytes(T2V, "bf16") < 1
+    offload(monkeypatch, 2 * needed, offload="blocks")
+    offload(monkeypatch, None, offload="blocks")
+    offload(monkeypatch, 0, offload="parts")
+    with pytest.raises(ConfigError, match=rf"needs {needed} bytes .* of the host's memory, and {needed} .* are free"):
+        offload(monkeypatch, needed, offload="blocks")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    with pytest.raises(ConfigError, match=f"needs {8 * needed} bytes"):
+        offload(monkeypatch, 2 * needed, offload="blocks")
+
+
+def test_offloading_that_saves_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="the device is the host's CPU"):
+        offload(monkeypatch, None, on_host=True, offload="blocks")
+    with pytest.raises(ConfigError, match="graphs keep all weights"):
+        offload(monkeypatch, None, name="mindspore", compile=True, offload="blocks")
 
 
 def test_two_are_there_at_a_time_and_the_next_is_made_while_one_is_used() -> None:
