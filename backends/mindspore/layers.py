@@ -322,6 +322,11 @@ def parameter_shapes(model: nn.Cell) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def kernel(layer: Any) -> Tensor:
+    """The weight of a layer that is no linear map, with what is trained beside it."""
+    return layer.weight + layer.added() if hasattr(layer, "added") else layer.weight
+
+
 def set_dtype(model: nn.Cell, dtype: Any) -> None:
     """Have a model keep all its parameters in a dtype."""
     for _, cell in model.cells_and_names():

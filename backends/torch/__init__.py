@@ -38,6 +38,7 @@ from .eight_bits import quantise
 from .forms import compare_forms
 from .layers import parameter_shapes, set_layer, set_parameter
 from .matrices import put
+from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
 from .precision import to_array, to_tensor, to_weight
@@ -240,6 +241,9 @@ class TorchBackend:
         }
         family, _, inner = name.rpartition(".")
         return _models(family).FUNCTIONS[inner] if family else functions[name]
+
+    def operation(self, name: str, sizes: tuple[int, ...], dtype: str) -> Callable[[], None]:
+        return make_operation(name, sizes, self.device, dtype)
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
         with self.inference():

@@ -138,6 +138,11 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+def kernel(layer: Any) -> Tensor:
+    """The weight of a layer that is no linear map, with what is trained beside it."""
+    return layer.weight + layer.added() if hasattr(layer, "added") else layer.weight
+
+
 def set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Have a model keep all its parameters in a dtype."""
     model.to(dtype)
@@ -145,8 +150,7 @@ def set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
 
 def parameter_dtype(model: nn.Module, name: str) -> torch.dtype:
     """The dtype in which a model keeps a parameter, whether or not its weight has been set."""
-    parent, _, leaf = name.rpartition(".")
-    return model.get_submodule(parent)._parameters[leaf].dtype  # type: ignore[union-attr]
+    return model.get_parameter(name).dtype
 
 
 def set_parameter(model: nn.Module, name: str, weight: Tensor) -> None:

@@ -37,7 +37,9 @@ def test_the_first_loss_is_that_of_the_model_itself(backend: Backend, name: str)
     options = with_adapters(case)
     adapted = Run(backend, case, Ranks(), beside(case, options, is_awake=False), options)
     given = batch(case, 0)
-    assert adapted.trainer.evaluate(given, False) == Run(backend, case, Ranks()).trainer.evaluate(given, False)
+    whole = Run(backend, case, Ranks()).trainer.evaluate(given, False)
+    # Not to the bit: without adapters a product and the GELU behind it may be one operation.
+    assert adapted.trainer.evaluate(given, False) == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("name", DENOISERS)

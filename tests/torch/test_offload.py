@@ -74,13 +74,14 @@ def test_each_block_is_copied_once_a_call(backend: Backend, copied: list[int], n
         assert len(copied) == expected
 
 
-def test_blocks_that_are_left_out_are_not_copied(backend: Backend, copied: list[int]) -> None:
+@pytest.mark.parametrize("num_layers", [6, 7])
+def test_blocks_that_are_left_out_are_not_copied(backend: Backend, copied: list[int], num_layers: int) -> None:
     """Whatever is run after whatever: the numbers are those of a model whose blocks are all there."""
-    model, condition, latents, times = built(backend, 6)
-    whole, of_whole, *_ = built(backend, 6, "device")
+    model, condition, latents, times = built(backend, num_layers)
+    whole, of_whole, *_ = built(backend, num_layers, "device")
     with backend.inference():
         tokens, modulation = model.begin(latents, times, condition)
-        for order, most in (([0], 2), ([0], 0), ([0, 4, 5], 3), ([0, 2, 4], 6), ([5, 3, 1], 5)):
+        for order, most in (([0], 2), ([0], 0), ([0, 4, 5], 3), ([0, 2, 4], 6), ([5, 3, 1], 5), ([num_layers - 1], 2)):
             copied.clear()
             got = expected = tokens
             for index in order:

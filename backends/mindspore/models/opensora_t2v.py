@@ -35,6 +35,7 @@ from ..layers import (
     cast,
     device_of,
     gelu_erf,
+    kernel,
     linear,
     new_parameter,
     place,
@@ -153,6 +154,12 @@ class OpenSoraT2V(TokenDenoiser):
         """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
         block, text = self.transformer_blocks[index], (*condition.keys_values[index], condition.text)
         return block(x, modulation.blocks, condition.cosines, condition.sines, condition.arrangements[index], *text)
+
+    def signal(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """What the first block's self-attention reads of tokens (B, N, D)."""
+        block = self.transformer_blocks[0]
+        table = block.scale_shift_table + modulation.blocks.reshape(-1, NUM_MODULATIONS, x.shape[-1])
+        return modulate(block.norm1(x), table[:, :1], table[:, 1:2])
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, p * p * Cout)."""
@@ -318,7 +325,7 @@ class PatchEmbed(nn.Cell):
         patches = latents.reshape(batch, channels, frames, height // side, side, width // side, side)
         patches = patches.permute(0, 2, 3, 5, 1, 4, 6)  # (B, T, H / p, W / p, C, p, p)
         patches = patches.reshape(batch, -1, channels * side * side)
-        return linear(patches, self.proj.weight.reshape(hidden_size, -1), self.proj.bias)
+        return linear(patches, kernel(self.proj).reshape(hidden_size, -1), self.proj.bias)
 
 
 class ConditionEmbed(Sequential):
