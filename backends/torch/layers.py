@@ -159,6 +159,11 @@ def set_parameter(model: nn.Module, name: str, weight: Tensor) -> None:
     model.get_submodule(parent).register_parameter(leaf, nn.Parameter(weight, requires_grad=False))
 
 
+def set_layer(model: nn.Module, path: str, layer: nn.Module) -> None:
+    """Put a layer in the place of another one in a model."""
+    model.set_submodule(path, layer)
+
+
 def device_of(x: Tensor) -> torch.device:
     """The device that a tensor is on."""
     return x.device

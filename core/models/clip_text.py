@@ -73,6 +73,11 @@ class ClipTextSpec:
         """Of each token's state, or of the one vector of a text."""
         return self.projection_dim or self.hidden_size
 
+    @property
+    def token_table(self) -> str:
+        """Name of the weight with a row for each token."""
+        return "text_model.embeddings.token_embedding.weight"
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> ClipTextSpec:
         """Read a transformers config.json of CLIP's text encoder, or of the whole CLIP; other keys are left alone.
@@ -138,7 +143,7 @@ class ClipTextSpec:
         """Every weight of the encoder, under transformers' names."""
         weights = WeightList()
         width, wide = self.hidden_size, self.intermediate_size
-        weights["text_model.embeddings.token_embedding.weight"] = Weight((self.vocab_size, width), Normal(0.02))
+        weights[self.token_table] = Weight((self.vocab_size, width), Normal(0.02))
         positions = Weight((self.max_position_embeddings, width), Normal(0.02))
         weights["text_model.embeddings.position_embedding.weight"] = positions
         for block in self.blocks():

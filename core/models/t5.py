@@ -60,6 +60,11 @@ class T5Spec:
         """Of each token's state, and of their mean."""
         return self.d_model
 
+    @property
+    def token_table(self) -> str:
+        """Name of the weight with a row for each token."""
+        return "shared.weight"
+
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> T5Spec:
         """Read a transformers config.json of (m)T5; keys that do not touch the encoder are left alone.
@@ -119,7 +124,7 @@ class T5Spec:
         """Every weight of the encoder, under transformers' names."""
         weights = WeightList()
         width, inner = self.d_model, self.inner_dim
-        weights["shared.weight"] = Weight((self.vocab_size, width), Normal(1.0))
+        weights[self.token_table] = Weight((self.vocab_size, width), Normal(1.0))
         for i in range(self.num_layers):
             attention, feed_forward = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
             for part, std in (("q", (width * self.d_kv) ** -0.5), ("k", width**-0.5), ("v", width**-0.5)):
@@ -140,7 +145,7 @@ class T5Spec:
         return Layout(
             f"T5 encoder(d_model={width}, num_layers={self.num_layers})",
             weights,
-            aliases={"encoder.embed_tokens.weight": "shared.weight"},
+            aliases={"encoder.embed_tokens.weight": self.token_table},
             ignores=("decoder.", "lm_head."),
         )
 
