@@ -12,7 +12,7 @@ from duosora.core.config.loading import load
 from duosora.core.config.schema import ModelSettings
 from duosora.core.config.training import TrainConfig
 from duosora.core.io.weights import open_weights, save_weights
-from duosora.core.models.finding import open_part, recognise, with_loras
+from duosora.core.models.finding import TINY_FOLDER, open_part, recognise, with_loras
 from duosora.core.models.lora_files import open_lora
 from duosora.core.train.run import TrainRun
 
@@ -93,6 +93,7 @@ def sampled(duosora: Callable, folder: Path, *arguments: object) -> np.ndarray:
     return reader[next(iter(reader))]
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_merged_model(run: Path, duosora: Callable, tmp_path: Path) -> None:
     plain = sampled(duosora, tmp_path / "plain")
     ours = sampled(duosora, tmp_path / "lora", "--lora", f"{run}:0.5")
@@ -148,6 +149,20 @@ def test_a_moved_model_is_told_and_named(run: Path, duosora: Callable, tmp_path:
     assert "is LoRA, not a whole model" in outcome.err
     outcome = duosora("sample", "a cyan ring", "--lora", tmp_path / "alone", "--dry-run")
     assert outcome.code == 0, outcome.err
+
+
+def test_lora_that_was_trained_for_other_weights_is_told(run: Path, duosora: Callable, tmp_path: Path) -> None:
+    duosora("convert", run, "--to", tmp_path / "other")
+    parts = given(*(f"model.{kind}={Path(open_part(kind, 'tiny').open().source)}" for kind in ("vae", "text_encoder")))
+    other = (*parts, "--set", f"model.tokenizer={TINY_FOLDER}", "--set", f"model.denoiser={tmp_path / 'other'}")
+    told = "was trained for other weights (tiny)"
+    for arguments, expected in (
+        ((*other, "--set", "sampler.shift=3"), True),
+        (("--set", "model.denoiser=tiny"), False),
+    ):
+        outcome = duosora("sample", "a red ring", *arguments, "--lora", run, "--dry-run")
+        assert outcome.code == 0, outcome.err
+        assert (told in outcome.out) == expected
 
 
 WRONG = [
