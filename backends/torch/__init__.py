@@ -34,6 +34,7 @@ from .distributed.streaming import RelayStream
 from .distributed.zero import share
 from .forms import compare_forms
 from .layers import parameter_shapes, set_parameter
+from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .precision import to_array, to_tensor, to_weight
 from .train_step import DiffusionTrainStep, replay_loss
@@ -191,6 +192,9 @@ class TorchBackend:
         }
         family, _, inner = name.rpartition(".")
         return _models(family).FUNCTIONS[inner] if family else functions[name]
+
+    def operation(self, name: str, sizes: tuple[int, ...], dtype: str) -> Callable[[], None]:
+        return make_operation(name, sizes, self.device, dtype)
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
         with self.inference():

@@ -128,6 +128,13 @@ class AdaLNSingle(TokenDenoiser):
         of_frames = x.reshape(batch, condition.grid.frames, -1, width) + cast(condition.positions, like=x)
         return of_frames.reshape(x.shape)
 
+    def signal(self, x: Tensor, modulation: Any, condition: Condition) -> Tensor:
+        """What the first block's self-attention reads of tokens (B, N, D)."""
+        block = next(iter(self.blocks()))
+        table = block.scale_shift_table + modulation.blocks  # (B, R, 6, D)
+        shift, scale = (of_tokens(table[:, :, i], modulation.rows) for i in range(2))
+        return modulate(block.norm1(x), shift, scale)
+
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, pt * ph * pw * Cout) -> (B, Cout, T, H, W) float32, padding cut off."""
         return assembled(patches, condition.grid, self.spec.patch_size, condition.latent)

@@ -170,6 +170,8 @@ def _suits_onednn(x: Tensor, weight: Tensor, is_activated: bool) -> bool:
         return False
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return False
+    if not (x.is_contiguous() and (weight.is_contiguous() or weight.t().is_contiguous())):
+        return False  # ten times slower
     is_faster = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and is_activated)  # else torch takes it as well
     return is_faster and x.numel() * weight.shape[0] >= _LEAST_PRODUCT and _has_onednn()
 

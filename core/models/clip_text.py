@@ -17,6 +17,7 @@ from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList, Zeros
 from .config_json import build, choice, count, number, take
 from .kinds import Family
+from .work import Applied, Attention, Work
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 """x * sigmoid(1.702 x), as OpenAI trained; the exact one, as OpenCLIP did."""
@@ -126,6 +127,12 @@ class ClipTextSpec:
     def blocks(self) -> tuple[str, ...]:
         """Names of its blocks in their order."""
         return tuple(f"text_model.encoder.layers.{i}" for i in range(self.num_hidden_layers))
+
+    def work(self, batch: int, tokens: int) -> Work:
+        """Of a call for so many texts of so many tokens."""
+        applied = (Applied(".embeddings.", 0), Applied(_PROJECTION, batch), Applied("", batch * tokens))
+        heads, head_dim = self.num_attention_heads, self.hidden_size // self.num_attention_heads
+        return Work(applied, (Attention(batch, tokens, tokens, heads, head_dim, self.num_hidden_layers),))
 
     def layout(self) -> Layout:
         """Every weight of the encoder, under transformers' names."""

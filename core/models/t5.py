@@ -16,6 +16,7 @@ from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList
 from .config_json import build, choice, count, number, take
 from .kinds import Family
+from .work import Applied, Attention, Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,11 @@ class T5Spec:
     def blocks(self) -> tuple[str, ...]:
         """Names of its blocks in their order."""
         return tuple(f"encoder.block.{i}" for i in range(self.num_layers))
+
+    def work(self, batch: int, tokens: int) -> Work:
+        """Of a call for so many texts of so many tokens."""
+        applied = (Applied("shared.", 0), Applied("relative_attention_bias", 0), Applied("", batch * tokens))
+        return Work(applied, (Attention(batch, tokens, tokens, self.num_heads, self.d_kv, self.num_layers),))
 
     def layout(self) -> Layout:
         """Every weight of the encoder, under transformers' names."""

@@ -133,6 +133,9 @@ class Backend(Protocol):
         gives logits and the running statistics after it. "<family>.<name>" is one of FUNCTIONS in the family's file.
         """
 
+    def operation(self, name: str, sizes: tuple[int, ...], dtype: str) -> Callable[[], None]:
+        """An operation of core.planning.operations on numbers of its own, to be timed: each call does it once."""
+
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
         """Run each operation that is done in a way of its own on this device, and in the plain way too.
 

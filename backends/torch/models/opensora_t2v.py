@@ -155,6 +155,12 @@ class OpenSoraT2V(TokenDenoiser):
         block, text = self.transformer_blocks[index], (*condition.keys_values[index], condition.text)
         return block(x, modulation.blocks, condition.cosines, condition.sines, condition.arrangements[index], *text)
 
+    def signal(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """What the first block's self-attention reads of tokens (B, N, D)."""
+        block = self.transformer_blocks[0]
+        table = block.scale_shift_table + modulation.blocks.reshape(-1, NUM_MODULATIONS, x.shape[-1])
+        return modulate(block.norm1(x), table[:, :1], table[:, 1:2])
+
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, p * p * Cout)."""
         table = self.scale_shift_table + modulation.last[:, None]  # (B, 2, D)

@@ -1,0 +1,163 @@
+"""What a `sample` run needs: text encoder, denoiser and autoencoder one after the other, as the pipeline has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
+from ..models.work import Counted, Work, counted
+from ..parallel import budget
+from ..pipelines.text import ACCELERATOR_BATCH
+from ..seam.ranks import ParallelPlan
+from ..shapes import NUM_COLOURS, LatentShape, VideoShape
+from .constants import FRAME_COPIES
+from .counting import alive_bytes, call_seconds, once_bytes, products_seconds, stream_bytes, weight_bytes
+from .devices import Device
+from .forecast import Forecast, Holding, Phase
+
+TEXT, DENOISER, VAE, RUN = "text encoder", "denoiser", "autoencoder", "run"
+WEIGHTS, ACTIVATIONS, TEXTS, LIBRARIES, FRAMES = "weights", "activations", "texts", "libraries", "frames"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingCase:
+    """All that memory and time of a run follow from."""
+
+    denoiser: DenoiserSpec
+    vae: AutoencoderSpec
+    text_encoder: TextEncoderSpec | None
+    dtypes: Mapping[str, str]
+    """By kind of model."""
+    fresh: frozenset[str] = frozenset()
+    """Kinds whose weights are drawn."""
+    videos: Mapping[VideoShape, int]
+    """How many of each size."""
+    calls: int
+    """Of the denoiser for a clip; those of the halves of guidance are one."""
+    is_guided: bool
+    texts: Sequence[int] = ()
+    """Tokens of each different text."""
+    batch: int = 1
+    """Videos in a call."""
+    clips: int = 1
+    """Of a video."""
+    chunk: int | None = None
+    """Latent frames that are decoded at a time."""
+    tile: int | None = None
+    """Latents of a side that are decoded at a time."""
+    split: ParallelPlan = field(default_factory=ParallelPlan)
+
+    def forecast(self, device: Device) -> Forecast:
+        """On a device, or several alike. Raises: ConfigError for a dtype that it has not."""
+        phases = [self._loading(device)]
+        if self.text_encoder is not None:
+            phases.append(self._encoding(self.text_encoder, device))
+        phases += [self._denoising(device), self._decoding(device)]
+        return Forecast(device, self.split.world, phases, "the run")
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """Specs by kind."""
+        kinds = {"text_encoder": self.text_encoder, "denoiser": self.denoiser, "vae": self.vae}
+        return {kind: spec for kind, spec in kinds.items() if spec is not None}
+
+    def _base(self, device: Device) -> dict[Holding, int]:
+        return {Holding(RUN, LIBRARIES): device.floor}
+
+    def _loading(self, device: Device) -> Phase:
+        seconds, sizes = device.start, {}
+        for kind, spec in self.parts.items():
+            dtype, layout = self.dtypes[kind], spec.layout()
+            rates = device.of(dtype)
+            per_weight = rates.load + (rates.draw if kind in self.fresh else 0)
+            seconds += layout.num_parameters * per_weight
+            sizes[kind] = weight_bytes(layout, dtype)
+        kind = max(sizes, key=lambda each: sizes[each])
+        return Phase("load", {**self._base(device), Holding(_NAMES[kind], WEIGHTS): sizes[kind]}, seconds)
+
+    def _encoding(self, encoder: TextEncoderSpec, device: Device) -> Phase:
+        dtype, layout = self.dtypes["text_encoder"], encoder.layout()
+        batch = 1 if device.on_host else min(ACCELERATOR_BATCH, max(1, len(self.texts)))
+        works = [encoder.work(1, tokens) for tokens in self.texts]
+        seconds = sum(call_seconds(counted(layout, work), device, dtype) for work in works) / self.split.data
+        longest = encoder.work(batch, max(self.texts, default=1))
+        held = {
+            **self._base(device),
+            Holding(TEXT, WEIGHTS): weight_bytes(layout, dtype),
+            Holding(TEXT, ACTIVATIONS): alive_bytes(longest, counted(layout, longest), device, dtype),
+        }
+        return Phase("encode text", held, seconds)
+
+    def _denoising(self, device: Device) -> Phase:
+        dtype, layout, split = self.dtypes["denoiser"], self.denoiser.layout(), self.split
+        held: dict[Holding, int] = {}
+        seconds, moved = 0.0, 0
+        for video, number in self.videos.items():
+            latent = self.vae.compression.latent(video)
+            alone = device.on_host
+            batch = 1 if alone else min(self.batch, number)
+            own = -(-number // split.data)
+            calls = self.calls * self.clips * -(-own // batch)
+            rows = batch * (2 if self.is_guided and split.cfg == 1 else 1)
+            work = self.denoiser.work(latent, rows, max(self.texts, default=1))
+            tally = counted(layout, work)
+            seconds += calls * call_seconds(tally, device, dtype) / split.sequence
+            seconds += self.clips * -(-own // batch) * products_seconds(tally.once, device, dtype)
+            moved += calls * self._moved(latent, rows, dtype)
+            now = self._held_denoising(latent, batch, work, tally, device, dtype)
+            held = max(held, now, key=lambda each: sum(each.values()))
+        return Phase("denoise", {**self._base(device), **held}, seconds + moved / device.link, moved)
+
+    def _held_denoising(
+        self, latent: LatentShape, batch: int, work: Work, tally: Counted, device: Device, dtype: str
+    ) -> dict[Holding, int]:
+        state = 4 * batch * self.denoiser.latent_channels * latent.frames * latent.height * latent.width
+        return {
+            Holding(DENOISER, WEIGHTS): weight_bytes(self.denoiser.layout(), dtype),
+            Holding(DENOISER, TEXTS): once_bytes(tally, dtype),
+            Holding(DENOISER, ACTIVATIONS): alive_bytes(work, tally, device, dtype) // self.split.sequence + 8 * state,
+        }
+
+    def _moved(self, latent: LatentShape, rows: int, dtype: str) -> int:
+        if self.split.sequence == 1:
+            return 0
+        tokens = self.denoiser.grid(latent).num_tokens
+        return budget.call_bytes(self.denoiser.costs(), rows, tokens, self.split.sequence, dtype)
+
+    def _decoding(self, device: Device) -> Phase:
+        dtype, layout = self.dtypes["vae"], self.vae.layout()
+        held: dict[Holding, int] = {}
+        seconds = 0.0
+        team = self.split.cfg * self.split.sequence
+        for video, number in self.videos.items():
+            latent = self.vae.compression.latent(video)
+            whole = counted(layout, self.vae.decoding(latent, 1))
+            seconds += number * self.clips * call_seconds(whole, device, dtype) / (self.split.data * team)
+            now = self._held_decoding(video, latent, device, dtype)
+            held = max(held, now, key=lambda each: sum(each.values()))
+        weights = {
+            Holding(DENOISER, WEIGHTS): weight_bytes(self.denoiser.layout(), self.dtypes["denoiser"]),
+            Holding(VAE, WEIGHTS): weight_bytes(layout, dtype),
+        }
+        return Phase("decode", {**self._base(device), **weights, **held}, seconds)
+
+    def _held_decoding(self, video: VideoShape, latent: LatentShape, device: Device, dtype: str) -> dict[Holding, int]:
+        frames = max(chunk.stop - chunk.start for chunk in self.vae.chunks(latent.frames, self.chunk))
+        is_stream = frames < latent.frames and self.vae.streams_exactly
+        side = self.tile or max(latent.height, latent.width)
+        piece = LatentShape(frames, min(latent.height, side), min(latent.width, side))
+        work = self.vae.decoding(piece, 1, behind=is_stream)
+        tally = counted(self.vae.layout(), work)
+        pixels = NUM_COLOURS * self.vae.compression.video(piece).frames * video.height * video.width
+        held = {
+            Holding(VAE, ACTIVATIONS): alive_bytes(work, tally, device, dtype),
+            Holding(RUN, FRAMES): 4 * FRAME_COPIES * pixels + NUM_COLOURS * video.frames * video.height * video.width,
+        }
+        if is_stream:
+            held[Holding(VAE, "stream")] = stream_bytes(tally.products, dtype)
+        return held
+
+
+_NAMES = {"text_encoder": TEXT, "denoiser": DENOISER, "vae": VAE}
