@@ -131,7 +131,7 @@ TRAINING = {
     "batch_size": 2,
     "checkpoints.every": None,
 }
-AUTOENCODER = {"autoencoder.discriminator_factor": 0, "batch_size": 1}
+AUTOENCODER = {"autoencoder.discriminator_factor": 0, "data.autoencoder": {}, "batch_size": 1}
 CASES: Mapping[str, Case] = {
     "t2v": Case("OpenSoraT2V, WFVAE, 17x256x256, 6 steps", _video(17, 256, 256, 6), T2V),
     "t2v-bf16": Case("the same, 49x256x256", _video(49, 256, 256, 6), T2V, "bf16"),
@@ -161,7 +161,7 @@ CASES: Mapping[str, Case] = {
     "dit_meta-bf16": Case(
         "the same, 4 pictures", _video(1, 256, 256, 30) | LABEL | {"samples_per_prompt": 4}, CLASSES, "bf16"
     ),
-    "t5": Case("a T5 of 170 M weights, 12 prompts", _video(1, 64, 64, 1) | MANY, {**PIXART, "text_encoder": "t5_wide"}),
+    "t5": Case("a T5 of 170 M weights, 12 prompts", _video(1, 64, 64, 2) | MANY, {**PIXART, "text_encoder": "t5_wide"}),
     "train-t2v": Case("training of OpenSoraT2V, 2 steps of 4 clips", TRAINING, T2V, verb="train"),
     "train-stdit3": Case(
         "training of STDiT3, recomputed, the same",

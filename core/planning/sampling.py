@@ -7,13 +7,22 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
-from ..models.work import Counted, Work, counted
+from ..models.work import Counted, Work
 from ..parallel import budget
 from ..pipelines.text import ACCELERATOR_BATCH
 from ..seam.ranks import ParallelPlan
 from ..shapes import NUM_COLOURS, LatentShape, VideoShape
 from .constants import FRAME_COPIES
-from .counting import alive_bytes, call_seconds, once_bytes, products_seconds, stream_bytes, weight_bytes
+from .counting import (
+    alive_bytes,
+    call_seconds,
+    called,
+    layout_of,
+    once_bytes,
+    products_seconds,
+    stream_bytes,
+    weight_bytes,
+)
 from .devices import Device
 from .forecast import Forecast, Holding, Phase
 
@@ -69,7 +78,7 @@ class SamplingCase:
     def _loading(self, device: Device) -> Phase:
         seconds, sizes = device.start, {}
         for kind, spec in self.parts.items():
-            dtype, layout = self.dtypes[kind], spec.layout()
+            dtype, layout = self.dtypes[kind], layout_of(spec)
             rates = device.of(dtype)
             per_weight = rates.load + (rates.draw if kind in self.fresh else 0)
             seconds += layout.num_parameters * per_weight
@@ -78,20 +87,20 @@ class SamplingCase:
         return Phase("load", {**self._base(device), Holding(_NAMES[kind], WEIGHTS): sizes[kind]}, seconds)
 
     def _encoding(self, encoder: TextEncoderSpec, device: Device) -> Phase:
-        dtype, layout = self.dtypes["text_encoder"], encoder.layout()
+        dtype, layout = self.dtypes["text_encoder"], layout_of(encoder)
         batch = 1 if device.on_host else min(ACCELERATOR_BATCH, max(1, len(self.texts)))
-        works = [encoder.work(1, tokens) for tokens in self.texts]
-        seconds = sum(call_seconds(counted(layout, work), device, dtype) for work in works) / self.split.data
-        longest = encoder.work(batch, max(self.texts, default=1))
+        tallies = [called(encoder, "work", 1, tokens)[1] for tokens in self.texts]
+        seconds = sum(call_seconds(tally, device, dtype) for tally in tallies) / self.split.data
+        longest = called(encoder, "work", batch, max(self.texts, default=1))
         held = {
             **self._base(device),
             Holding(TEXT, WEIGHTS): weight_bytes(layout, dtype),
-            Holding(TEXT, ACTIVATIONS): alive_bytes(longest, counted(layout, longest), device, dtype),
+            Holding(TEXT, ACTIVATIONS): alive_bytes(*longest, device, dtype),
         }
         return Phase("encode text", held, seconds)
 
     def _denoising(self, device: Device) -> Phase:
-        dtype, layout, split = self.dtypes["denoiser"], self.denoiser.layout(), self.split
+        dtype, split = self.dtypes["denoiser"], self.split
         held: dict[Holding, int] = {}
         seconds, moved = 0.0, 0
         for video, number in self.videos.items():
@@ -101,8 +110,7 @@ class SamplingCase:
             own = -(-number // split.data)
             calls = self.calls * self.clips * -(-own // batch)
             rows = batch * (2 if self.is_guided and split.cfg == 1 else 1)
-            work = self.denoiser.work(latent, rows, max(self.texts, default=1))
-            tally = counted(layout, work)
+            work, tally = called(self.denoiser, "work", latent, rows, max(self.texts, default=1))
             seconds += calls * call_seconds(tally, device, dtype) / split.sequence
             seconds += self.clips * -(-own // batch) * products_seconds(tally.once, device, dtype)
             moved += calls * self._moved(latent, rows, dtype)
@@ -115,7 +123,7 @@ class SamplingCase:
     ) -> dict[Holding, int]:
         state = 4 * batch * self.denoiser.latent_channels * latent.frames * latent.height * latent.width
         return {
-            Holding(DENOISER, WEIGHTS): weight_bytes(self.denoiser.layout(), dtype),
+            Holding(DENOISER, WEIGHTS): weight_bytes(layout_of(self.denoiser), dtype),
             Holding(DENOISER, TEXTS): once_bytes(tally, dtype),
             Holding(DENOISER, ACTIVATIONS): alive_bytes(work, tally, device, dtype) // self.split.sequence + 8 * state,
         }
@@ -127,18 +135,18 @@ class SamplingCase:
         return budget.call_bytes(self.denoiser.costs(), rows, tokens, self.split.sequence, dtype)
 
     def _decoding(self, device: Device) -> Phase:
-        dtype, layout = self.dtypes["vae"], self.vae.layout()
+        dtype, layout = self.dtypes["vae"], layout_of(self.vae)
         held: dict[Holding, int] = {}
         seconds = 0.0
         team = self.split.cfg * self.split.sequence
         for video, number in self.videos.items():
             latent = self.vae.compression.latent(video)
-            whole = counted(layout, self.vae.decoding(latent, 1))
+            _, whole = called(self.vae, "decoding", latent, 1)
             seconds += number * self.clips * call_seconds(whole, device, dtype) / (self.split.data * team)
             now = self._held_decoding(video, latent, device, dtype)
             held = max(held, now, key=lambda each: sum(each.values()))
         weights = {
-            Holding(DENOISER, WEIGHTS): weight_bytes(self.denoiser.layout(), self.dtypes["denoiser"]),
+            Holding(DENOISER, WEIGHTS): weight_bytes(layout_of(self.denoiser), self.dtypes["denoiser"]),
             Holding(VAE, WEIGHTS): weight_bytes(layout, dtype),
         }
         return Phase("decode", {**self._base(device), **weights, **held}, seconds)
@@ -148,8 +156,7 @@ class SamplingCase:
         is_stream = frames < latent.frames and self.vae.streams_exactly
         side = self.tile or max(latent.height, latent.width)
         piece = LatentShape(frames, min(latent.height, side), min(latent.width, side))
-        work = self.vae.decoding(piece, 1, behind=is_stream)
-        tally = counted(self.vae.layout(), work)
+        work, tally = called(self.vae, "decoding", piece, 1, is_stream)
         pixels = NUM_COLOURS * self.vae.compression.video(piece).frames * video.height * video.width
         held = {
             Holding(VAE, ACTIVATIONS): alive_bytes(work, tally, device, dtype),
