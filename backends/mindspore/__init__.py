@@ -19,9 +19,11 @@ import mindspore
 import numpy as np
 from mindspore import Tensor, nn
 
+from duosora.core import cores
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
+from duosora.core.models.lora import adapted_layout
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.seam.backend import DTYPES
 from duosora.core.seam.group import Alone, Group
@@ -30,6 +32,7 @@ from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOption
 
 from . import attention as kernels
 from . import operators
+from .adapters import adapt
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .compiling import compile_forward
 from .distributed import groups
@@ -58,6 +61,8 @@ def create(device: str = "auto") -> MindSporeBackend:
     here = launched()
     device = own_device(device, here)
     kind, _, number = device.partition(":")
+    if kind == "cpu":
+        cores.keep_one(here.local_rank if here.world > 1 else None)
     try:
         mindspore.set_device(_TARGETS[kind], int(number or 0))
         operators.settle(device)
@@ -87,6 +92,13 @@ class MindSporeBackend:
 
     def asarray(self, array: np.ndarray) -> Tensor:
         return to_tensor(array)
+
+    def stage(self, array: np.ndarray) -> Callable[[], Tensor]:
+        return lambda: to_tensor(array)
+
+    def is_finite(self, array: Tensor) -> Callable[[], bool]:
+        found = array.isfinite().all()
+        return lambda: bool(found)
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return to_array(array)
@@ -124,11 +136,15 @@ class MindSporeBackend:
         self.check(options.dtype, options.attention)
         ranks = ranks or Ranks()
         _check_compiled(options.compile, ranks.sequence)
+        if options.compile and options.adapters:
+            raise ConfigError("compute.compile: MindSpore's graphs know no LoRA in training; leave it out")
         options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
         model = _empty(spec, attend)
+        if options.adapters:
+            adapt(model, options.adapters, options.dtype)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
-        for name, array in checked_weights(spec.layout(), weights):
+        for name, array in checked_weights(adapted_layout(spec.layout(), options.adapters), weights):
             entrance.fill(name, array)
         return DiffusionTrainStep(entrance, self.device, options, ranks)
 

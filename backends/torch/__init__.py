@@ -16,6 +16,7 @@ from torch import nn
 from duosora.core.errors import BackendMissing, ConfigError
 from duosora.core.layout import Weights
 from duosora.core.loading import check_structure, checked_weights
+from duosora.core.models.lora import adapted_layout
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.seam.backend import DTYPES
 from duosora.core.seam.group import Alone, Group
@@ -24,6 +25,7 @@ from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOption
 
 from . import attention as kernels
 from . import operators
+from .adapters import adapt
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
 from .compiling import compile_forward
 from .distributed import groups
@@ -70,7 +72,29 @@ class TorchBackend:
         return torch.device(self.device).type == "cpu"
 
     def asarray(self, array: np.ndarray) -> torch.Tensor:
-        return to_tensor(array).to(self.device, copy=True)
+        return self.stage(array)()
+
+    def stage(self, array: np.ndarray) -> Callable[[], torch.Tensor]:
+        tensor = to_tensor(array)
+        if torch.device(self.device).type == "cuda":
+            with torch.cuda.device(self.device):  # a thread begins on the first one
+                tensor = tensor.pin_memory()
+        # The memory is kept until it is copied; without being pinned, a copy is waited for all the same.
+        return lambda: tensor.to(self.device, copy=True, non_blocking=True)
+
+    def is_finite(self, array: torch.Tensor) -> Callable[[], bool]:
+        found = array.isfinite().all()
+        if torch.device(self.device).type != "cuda":
+            return lambda: bool(found)
+        # Without an event of its own the answer would wait for all that was begun after it, too.
+        answer = found.new_empty((), device="cpu", pin_memory=True).copy_(found, non_blocking=True)
+        (copied := torch.cuda.Event()).record()
+
+        def wait() -> bool:
+            copied.synchronize()
+            return bool(answer)
+
+        return wait
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
         return to_array(array)
@@ -109,8 +133,10 @@ class TorchBackend:
         options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
         model = _empty(spec, attend)
+        if options.adapters:
+            adapt(model, options.adapters, options.dtype)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
-        for name, array in checked_weights(spec.layout(), weights):
+        for name, array in checked_weights(adapted_layout(spec.layout(), options.adapters), weights):
             entrance.fill(name, array)
         return DiffusionTrainStep(entrance, self.device, options, ranks)
 

@@ -37,7 +37,6 @@ Conv2d = nn.Conv2d
 Embedding = nn.Embedding
 GroupNorm = nn.GroupNorm
 LayerNorm = nn.LayerNorm
-Linear = nn.Linear
 ModuleList = nn.ModuleList
 Identity = nn.Identity
 MaxPool2d = nn.MaxPool2d
@@ -52,6 +51,14 @@ HALF_LIMIT = torch.finfo(torch.float16).max - 1000
 def autocast(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
     """A context in which matrix products and convolutions compute in a dtype; nothing changes for float32."""
     return torch.autocast(torch.device(device).type, dtype, enabled=dtype != torch.float32)
+
+
+class Linear(nn.Linear):
+    """A matrix product on the last axis, and a bias."""
+
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
+        """activation: as of operators.linear."""
+        return linear(x, self.weight, self.bias, activation)
 
 
 class Conv3d(nn.Conv3d):
@@ -129,6 +136,21 @@ def new_parameter(*shape: int) -> nn.Parameter:
 def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     """The shape of each parameter by its name, whether or not its weight has been set."""
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+
+
+def kernel(layer: Any) -> Tensor:
+    """The weight of a layer that is no linear map, with what is trained beside it."""
+    return layer.weight + layer.added() if hasattr(layer, "added") else layer.weight
+
+
+def set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
+    """Have a model keep all its parameters in a dtype."""
+    model.to(dtype)
+
+
+def parameter_dtype(model: nn.Module, name: str) -> torch.dtype:
+    """The dtype in which a model keeps a parameter, whether or not its weight has been set."""
+    return model.get_parameter(name).dtype
 
 
 def set_parameter(model: nn.Module, name: str, weight: Tensor) -> None:

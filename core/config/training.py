@@ -40,6 +40,33 @@ class StartSettings(Settings):
     """Name prefixes of weights that are not trained."""
 
 
+class TuneSettings(Settings):
+    """What of a denoiser is trained."""
+
+    choice = "kind"
+
+    kind: Literal["full", "lora", "tensors"] = "full"
+    """full: all of it. lora: two small matrices beside each of some layers, while the model itself stays as it is, in
+    the compute dtype; what is written is small, and `--lora` adds it to the model. tensors: only some of its
+    weights."""
+    targets: tuple[str, ...] | None = None
+    """lora: names of linear maps or convolutions, such as to_q, qkv or attn1.*; all-linear: every linear map inside the
+    blocks. Default: the maps of all attentions. tensors: names of weights, such as scale_shift_table or
+    attn2.*.weight. A name stands for all that end so, and * for anything."""
+    rank: Count | None = None
+    """lora: the inner size of the matrices. Default: 16."""
+    alpha: Positive | None = None
+    """lora: what they add is multiplied by alpha / rank. Default: the rank."""
+    rslora: bool = False
+    """lora: multiply by alpha / sqrt(rank) instead, so that large ranks learn as fast."""
+
+    @classmethod
+    def unused(cls, chosen: str) -> Set[str]:
+        """What a kind has no use for."""
+        of_lora = {"rank", "alpha", "rslora"}
+        return {"full": {"targets", *of_lora}, "tensors": of_lora}.get(chosen, set())
+
+
 class TimestepSettings(Settings):
     """The distribution of training timesteps."""
 
@@ -323,6 +350,7 @@ class TrainConfig(Settings):
     autoencoder: AutoencoderSettings | None = None
     """Train model.vae with these losses instead of model.denoiser."""
     start: StartSettings = StartSettings()
+    tune: TuneSettings = TuneSettings()
     data: DataSettings = DataSettings()
     caches: CacheSettings = CacheSettings()
     max_tokens: Count = by_recipe()

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..cores import every_core
 from .reading import Rated
 from .worker import ArrayFollows, Failed, do
 
@@ -79,12 +80,13 @@ class _Worker:
     def __init__(self, timeout_seconds: float) -> None:
         ours, theirs = Pipe()
         arguments = [json.dumps(sys.path), str(theirs.fileno()), str(os.getpid()), str(timeout_seconds)]
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", BOOT, *arguments],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
-        )
+        with every_core():
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", BOOT, *arguments],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
         theirs.close()
         self.connection: Connection = ours
         self.is_ready = False

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .. import cores
 from ..errors import ConfigError
 from .machines import PORT_AFTER
 from .ports import LAST_PORT, check_free
@@ -132,6 +133,4 @@ def _cluster(launch: Launch, port: int) -> dict[str, object]:
 
 def _num_cores() -> int:
     """That this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return len(cores.allowed()) or os.cpu_count() or 1

@@ -38,6 +38,7 @@ class AdaLNSpec(ABC):
 
     further_channels: ClassVar[int] = 0
     lists_patches: ClassVar[bool] = False
+    has_signal: ClassVar[bool] = True
     most_tokens: ClassVar[int | None] = None
 
     in_channels: int = 4

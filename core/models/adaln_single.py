@@ -44,6 +44,7 @@ class AdaLNSingleSpec:
     further_channels: ClassVar[int] = 0
     pooled_channels: ClassVar[int] = 0
     lists_patches: ClassVar[bool] = False
+    has_signal: ClassVar[bool] = True
 
     hidden_size: int = 1152
     """D, the width of the tokens."""

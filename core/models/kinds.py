@@ -214,6 +214,12 @@ class TextEncoderSpec(FamilySpec, Protocol):
         """Of a call for so many texts of so many tokens."""
 
 
+def has_signal(spec: DenoiserSpec) -> bool:
+    """Whether models of a spec say what their first block reads (`signal`), as its `has_signal` says; a family need
+    not."""
+    return bool(getattr(spec, "has_signal", False))
+
+
 def tokens_read(denoiser: DenoiserSpec, encoder: TextEncoderSpec, max_tokens: int) -> int:
     """How many tokens of a text are encoded. max_tokens: of the settings."""
     return min(each for each in (max_tokens, denoiser.most_tokens, encoder.most_tokens) if each is not None)

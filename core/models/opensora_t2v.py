@@ -42,6 +42,7 @@ class OpenSoraT2VSpec:
     family: ClassVar[str] = "opensora_t2v"
     pooled_channels: ClassVar[int] = 0
     lists_patches: ClassVar[bool] = False
+    has_signal: ClassVar[bool] = True
 
     num_layers: int
     num_attention_heads: int

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -14,9 +15,11 @@ from ..samplers.late_frames import choose, per_frame
 from ..seam.backend import Backend
 from ..seam.group import Group
 from ..seam.models import Array, Denoiser
+from .ahead import done_ahead
 
 NoiseSource = Callable[[int], np.ndarray]
-"""Unit noise (B, C, T, H, W) float32 for the step of network call i."""
+"""Unit noise (B, C, T, H, W) float32 for the step of network call i. It is called on another thread, in the order of
+the steps."""
 
 
 @dataclass(frozen=True)
@@ -67,52 +70,123 @@ def denoise(
     and the second the others; their condition is for those B texts only. strength: (B, T); a frame below 1 keeps what
     is given until the time that its strength is of the way, and of 0 for ever. late_noise: what it is mixed with then.
     What a model predicts beside the latents is cut off, but for the variance where the sampler reads it.
+    A step waits for nothing that the device computes: it draws its noise while the one before it is computed, and
+    whether latents are finite is read a step late.
     Returns the latents (B, C, T, H, W) float32.
-    Raises: NumericsError, naming the step, as soon as latents are no longer finite.
+    Raises: NumericsError, naming the first step whose latents are no longer finite.
     """
+    late = None if strength is None else _LateFrames(backend, sampler, strength)
+    draws = _draws(sampler, late, noise, late_noise or noise)
+    with done_ahead((partial(_stage, backend, *draw) for draw in draws), "noise") as drawn:
+        placed = (place() for place in drawn)
+        return _steps(backend, model, condition, initial, sampler, guidance, placed, channels, on_step, halves, late)
+
+
+def _steps(
+    backend: Backend,
+    model: Denoiser,
+    condition: object,
+    initial: np.ndarray,
+    sampler: Sampler,
+    guidance: Guidance,
+    noise: Iterator[Array],
+    channels: Array | None,
+    on_step: Callable[[Step], None] | None,
+    halves: Group | None,
+    late: _LateFrames | None,
+) -> np.ndarray:
+    """What denoise does. noise: on the device, in the order in which the steps ask for it."""
     is_split = guidance.is_on and halves is not None and halves.size > 1
     copies = 2 if guidance.is_on and not is_split else 1
     latents = backend.asarray(initial) * float(sampler.init_scale)
-    late = None if strength is None else _LateFrames(backend, sampler, strength, late_noise or noise)
     if channels is not None:
         channels = backend.concat([channels] * copies, 0)
+    placed = _placed(backend, sampler.timesteps, copies * len(initial))
+    check = _FiniteCheck(backend, sampler)
     for i, timestep in enumerate(sampler.timesteps):
         if sampler.draws_before and sampler.draws_before[i]:
-            latents = sampler.before(latents, backend.asarray(noise(i)), i)
-        state = latents if late is None else late.enter(latents, i)
+            latents = sampler.before(latents, next(noise), i)
+        state = latents if late is None else late.enter(latents, noise, i)
         scaled = sampler.scale_input(state, i)
         model_input = backend.concat([scaled] * copies, 0)
         if channels is not None:
             model_input = backend.concat([model_input, channels], 1)
-        times = backend.asarray(np.full(model_input.shape[0], timestep, np.float32))
+        if i == len(placed):  # the sampler chose it at the last step
+            placed += _placed(backend, [timestep], copies * len(initial))
         if late is not None and late.changes(i):
             told = late.tells(i)
             condition = model.with_frames(condition, None if told.all() else np.concatenate([told] * copies))
-        output = model(model_input, times, condition)
+        output = model(model_input, placed[i], condition)
         if halves is not None and is_split:
             output = halves.gather(output, 0)
         count = initial.shape[1]
         prediction = output[:, :count]
         prediction = _guided(backend, prediction, guidance) if guidance.is_on else prediction
         variance = output[-len(initial) :, count : 2 * count] if sampler.reads_range else None  # never guided
-        step_noise = backend.asarray(noise(i)) if sampler.draws_noise[i] else None
+        step_noise = next(noise) if sampler.draws_noise[i] else None
         moved = sampler.step(state, prediction, i, step_noise, variance)
         latents = moved if late is None else late.keep(moved, latents, i)
-        if not np.isfinite(backend.to_numpy(latents)).all():
-            raise NumericsError(
-                f"step {i + 1} of {len(sampler.timesteps)} (timestep {timestep:g}): latents hold NaN or infinity; "
-                "set backend.dtype.denoiser=fp32 or bf16, or check the weights with `duosora inspect`"
-            )
+        check.begin(latents, i)
         if on_step:
-            on_step(Step(i, model_input, times, output, latents))
+            on_step(Step(i, model_input, placed[i], output, latents))
+    check.end()
     return backend.to_numpy(latents)
+
+
+def _draws(
+    sampler: Sampler, late: _LateFrames | None, noise: NoiseSource, late_noise: NoiseSource
+) -> Iterator[tuple[NoiseSource, int]]:
+    """The noise of a run in the order in which its steps ask for it: where from, and for which call."""
+    for i in range(len(sampler.timesteps)):  # those that choose their calls on the way draw none
+        if sampler.draws_before and sampler.draws_before[i]:
+            yield noise, i
+        if late is not None and late.starts.draws_noise[i]:
+            yield late_noise, i
+        if sampler.draws_noise[i]:
+            yield noise, i
+
+
+def _stage(backend: Backend, source: NoiseSource, i: int) -> Callable[[], Array]:
+    return backend.stage(source(i))
+
+
+def _placed(backend: Backend, timesteps: Sequence[float], batch: int) -> list[Array]:
+    """Timesteps as the network is told them, (B,) each, on the device."""
+    return [backend.asarray(np.full(batch, timestep, np.float32)) for timestep in timesteps]
+
+
+class _FiniteCheck:
+    """Whether the latents of each step are finite, read when the device works on the next step."""
+
+    def __init__(self, backend: Backend, sampler: Sampler) -> None:
+        self.backend, self.sampler = backend, sampler
+        self.begun: tuple[int, Callable[[], bool]] | None = None
+
+    def begin(self, latents: Array, i: int) -> None:
+        """Let the device check what call i made. Raises: as `end`."""
+        following = i, self.backend.is_finite(latents)
+        self.end()
+        self.begun = following
+        if self.sampler.adapts:  # it has waited for these latents, and cannot choose a step by NaN
+            self.end()
+
+    def end(self) -> None:
+        """Read what was begun. Raises: NumericsError."""
+        if self.begun is None:
+            return
+        (i, is_finite), self.begun = self.begun, None
+        if not is_finite():
+            raise NumericsError(
+                f"step {i + 1} of {len(self.sampler.timesteps)} (timestep {self.sampler.timesteps[i]:g}): latents hold "
+                "NaN or infinity; set backend.dtype.denoiser=fp32 or bf16, or check the weights with `duosora inspect`"
+            )
 
 
 class _LateFrames:
     """Frames that do not move from the first call on: clean ones, and those that start from a reference."""
 
-    def __init__(self, backend: Backend, sampler: Sampler, strength: np.ndarray, noise: NoiseSource) -> None:
-        self.backend, self.sampler, self.noise = backend, sampler, noise
+    def __init__(self, backend: Backend, sampler: Sampler, strength: np.ndarray) -> None:
+        self.backend, self.sampler = backend, sampler
         self.starts = sampler.frame_starts(strength)
 
     def tells(self, i: int) -> np.ndarray:
@@ -124,12 +198,12 @@ class _LateFrames:
         before = self.starts.tells[i - 1] if i else True
         return bool((self.starts.tells[i] != before).any())
 
-    def enter(self, latents: Array, i: int) -> Array:
+    def enter(self, latents: Array, noise: Iterator[Array], i: int) -> Array:
         """The state before call i."""
         if not self.starts.draws_noise[i]:
             return latents
         enters = self.backend.asarray(per_frame(self.starts.enters[i]))
-        return self.sampler.with_noise(latents, self.backend.asarray(self.noise(i)), enters, i)
+        return self.sampler.with_noise(latents, next(noise), enters, i)
 
     def keep(self, moved: Array, before: Array, i: int) -> Array:
         """The state after call i: what moves, and the rest as it was before noise came in."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .. import caching
 from .jobs import Job, by_size
 from .settled import SettledRun
 
@@ -35,7 +36,18 @@ def _models(settled: SettledRun) -> list[str]:
         f"models     {', '.join(models)}",
         f"sampler    {sampler.name}, {settled.config.sampler.steps} steps ({calls}), "
         f"{sampler.objective}, guidance {settled.guidance.scale:g}",
+        *_cache(settled),
     ]
+
+
+def _cache(settled: SettledRun) -> list[str]:
+    """Which one, and with which options."""
+    kind = settled.pipeline.cache
+    if kind is None:
+        return []
+    given = ((name, getattr(kind, name)) for name in caching.options(kind.name))
+    told = ", ".join(f"{name} {value}" for name, value in given if value is not None)
+    return [f"cache      {kind.name}: {told}"]
 
 
 def _videos(settled: SettledRun, jobs: Sequence[Job]) -> list[str]:

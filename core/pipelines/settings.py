@@ -11,7 +11,7 @@ from ..config.schema import ModelSettings, SamplerSettings, TileSettings
 from ..errors import ConfigError
 from ..io.any_tokenizer import AnyTokenizer, open_tokenizer
 from ..models import FAMILIES
-from ..models.finding import TRAINED, Part, open_part
+from ..models.finding import TRAINED, Part, open_part, with_loras
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..recipes.recipe import Recipe
@@ -48,6 +48,7 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     """
     model = with_companions(model)
     denoiser = open_part("denoiser", model.denoiser, seed)  # first: one that is not there needs no companions
+    denoiser = with_loras(denoiser, [(each.file, each.scale) for each in model.lora])
     reads_text = bool(denoiser.spec.given & READ_OF_TEXTS)
     for kind in ("text_encoder", "vae") if reads_text else ("vae",):
         if getattr(model, kind) is None:

@@ -17,6 +17,7 @@ from ..samplers import Sampler
 from ..seam.backend import Backend
 from ..seam.ranks import Ranks
 from ..shapes import VideoShape
+from .cached import cache_of, with_options
 from .denoise import Guidance
 from .fitting import check_channels, check_objective, check_range, check_scale
 from .following import Followed, sampled
@@ -81,6 +82,7 @@ def settle(
     options = decode_options(parts.vae.spec, config.decode.chunk, decode.tile)
     pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
     loops = Loops.of(config.loop, parts.vae.spec.compression)
+    config, pipeline = _with_cache(config, pipeline, note)
     settled = SettledRun(config, followed, pipeline, guidance, loops, _conditioner(followed, pipeline, config))
     # refuses options that do not go together before anything is loaded
     check_range(settled.sampler(), parts.denoiser)
@@ -89,6 +91,18 @@ def settle(
     _check_loops(settled)
     check_objective(config.sampler.name, followed.practice)
     return settled
+
+
+def _with_cache(config: SampleConfig, pipeline: TextToVideo, note: Note) -> tuple[SampleConfig, TextToVideo]:
+    """With the cache that is asked for, and its options filled in. Raises: as cache_of, make_sampler."""
+    settings = config.sampler
+    if config.output.compare and settings.cache is None:
+        raise ConfigError("output.compare = true: there is nothing to compare without sampler.cache; set its kind")
+    sampler = make_sampler(settings)
+    cache = cache_of(settings.cache, sampler, settings.steps, pipeline.parts.denoiser, note)
+    if cache is not None and settings.cache is not None:
+        config = with_setting(config, "sampler.cache", with_options(settings.cache, cache))
+    return config, replace(pipeline, cache=cache)
 
 
 def _without_null(config: SampleConfig, asked: SampleConfig, denoiser: Part, note: Note) -> SampleConfig:

@@ -42,6 +42,15 @@ class Backend(Protocol):
     def asarray(self, array: np.ndarray) -> Array:
         """A tensor on the device, of the array's dtype."""
 
+    def stage(self, array: np.ndarray) -> Callable[[], Array]:
+        """Bring an array to where the device fetches it from, on any thread.
+
+        What it gives does as `asarray`, on the thread of the device's work, and waits for no work of the device.
+        """
+
+    def is_finite(self, array: Array) -> Callable[[], bool]:
+        """Begin to see whether a tensor holds neither NaN nor infinity; the answer waits until that is known."""
+
     def to_numpy(self, array: Array) -> np.ndarray:
         """A numpy copy on the host; half precision comes back as float32."""
 

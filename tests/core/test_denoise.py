@@ -1,14 +1,21 @@
 """The sampling loop with frames that start late, on numpy arrays and a model by a formula."""
 
+import threading
+from collections.abc import Callable
+from time import sleep
 from typing import Any
 
 import numpy as np
 import pytest
 
+from duosora.core.errors import NumericsError
+from duosora.core.pipelines.ahead import done_ahead
 from duosora.core.pipelines.denoise import Guidance, denoise
 from duosora.core.random import normal
 from duosora.core.samplers import LINEAR
+from duosora.core.samplers.ddpm import DDPM
 from duosora.core.samplers.iddpm import IDDPM
+from duosora.core.samplers.interpolant_ode import InterpolantODE
 from duosora.core.samplers.rflow import RFlow
 
 SHAPE = (2, 3, 4, 2, 2)
@@ -19,6 +26,12 @@ class NumpyBackend:
 
     def asarray(self, array: np.ndarray) -> np.ndarray:
         return array
+
+    def stage(self, array: np.ndarray) -> Callable[[], np.ndarray]:
+        return lambda: array
+
+    def is_finite(self, array: np.ndarray) -> Callable[[], bool]:
+        return lambda: bool(np.isfinite(array).all())
 
     to_numpy = asarray
 
@@ -140,3 +153,91 @@ def test_a_learned_variance_is_that_of_the_text_and_never_guided() -> None:
         deviation = np.exp((share * np.log(betas[1]) + (1 - share) * np.log(least)) / 2)
         x = mean + deviation * noise * step
     np.testing.assert_allclose(by_iddpm(Guidance(3.0)), x, rtol=1e-4, atol=1e-5 * np.abs(x).max())
+
+
+class WatchfulBackend(NumpyBackend):
+    """Notes what makes the host wait for the device, and how many calls of the network had been begun by then."""
+
+    def __init__(self) -> None:
+        self.calls, self.waits = 0, []
+        self.spoils = -1
+
+    def __call__(self, latents: np.ndarray, times: np.ndarray, condition: Any) -> np.ndarray:
+        self.calls += 1
+        return 0.5 * latents if self.calls - 1 < self.spoils or self.spoils < 0 else np.nan * latents
+
+    def asarray(self, array: np.ndarray) -> np.ndarray:
+        self.waits.append((self.calls, "asarray"))
+        return array
+
+    def is_finite(self, array: np.ndarray) -> Callable[[], bool]:
+        begun = self.calls
+
+        def answer() -> bool:
+            self.waits.append((self.calls, f"is_finite {begun}"))
+            return bool(np.isfinite(array).all())
+
+        return answer
+
+    def to_numpy(self, array: np.ndarray) -> np.ndarray:
+        self.waits.append((self.calls, "to_numpy"))
+        return array
+
+
+def watched(sampler: Any, spoils: int = -1, draw: Any = None) -> tuple[WatchfulBackend, np.ndarray]:
+    backend = WatchfulBackend()
+    backend.spoils = spoils
+    draw = draw or (lambda i: normal(SHAPE, 2, "noise", step=i))
+    start = normal(SHAPE, 0, "latents")
+    return backend, denoise(backend, backend, None, start, sampler, Guidance(3.0), noise=draw)
+
+
+def test_a_step_waits_for_nothing_that_the_device_computes() -> None:
+    backend, _ = watched(DDPM(4))
+    # The state and the times of all steps are placed before the first; what a step checks is read a step later.
+    late = [(step + 1, f"is_finite {step}") for step in (1, 2, 3)]
+    assert backend.waits == [(0, "asarray")] * 5 + [*late, (4, "is_finite 4"), (4, "to_numpy")]
+
+
+@pytest.mark.parametrize("spoils", range(4))
+def test_the_step_that_spoils_the_latents_is_named_although_it_is_read_late(spoils: int) -> None:
+    with pytest.raises(NumericsError, match=f"step {spoils + 1} of 4"):
+        watched(DDPM(4), spoils)
+
+
+def test_a_sampler_that_chooses_its_calls_is_told_of_latents_that_are_not_finite_at_once() -> None:
+    with pytest.raises(NumericsError, match="step 3 of 4"):
+        watched(InterpolantODE(2, method="dopri5", together=True), 2)
+
+
+def test_noise_is_drawn_on_another_thread_with_the_same_numbers_however_long_it_takes() -> None:
+    drawn_on = set()
+
+    def slowly(i: int) -> np.ndarray:
+        drawn_on.add(threading.current_thread().name)
+        sleep(0.02 if i % 2 else 0.0)
+        return normal(SHAPE, 2, "noise", step=i)
+
+    np.testing.assert_array_equal(watched(DDPM(4), draw=slowly)[1], watched(DDPM(4))[1])
+    assert drawn_on == {"noise_0"}
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("noise")]
+
+
+def test_the_thread_ends_with_the_run_whatever_ends_it() -> None:
+    def fails(i: int) -> np.ndarray:
+        raise OSError("no numbers")
+
+    with pytest.raises(OSError, match="no numbers"):
+        watched(DDPM(4), draw=fails)
+    with pytest.raises(NumericsError):
+        watched(DDPM(4), spoils=1)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("noise")]
+
+
+def test_no_more_than_two_results_wait_for_being_asked_for() -> None:
+    begun = []
+    with done_ahead((lambda i=i: begun.append(i) for i in range(9)), "counting") as results:
+        next(results)
+        sleep(0.05)
+        assert begun == [0, 1, 2]
+    assert len(begun) == 3

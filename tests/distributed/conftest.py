@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from duosora.core.cores import every_core
 from duosora.core.seam.backend import NAMES
 
 sys.path.append(str(Path(__file__).parent))  # for `import ranks`
@@ -24,3 +25,10 @@ def end_ranks() -> Iterator[None]:
     import ranks
 
     ranks.close()
+
+
+@pytest.fixture(autouse=True)
+def every_core_for_ranks() -> Iterator[None]:
+    """Ranks have the cores that this process had before it kept one."""
+    with every_core():
+        yield

@@ -20,7 +20,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "src": (),
     "core": (),
     "convert": (),
-    "benchmarks": (),
+    "benchmarks": ("torch",),
     "backends/__init__.py": (),
     "backends/torch": ("torch",),
     "backends/mindspore": ("mindspore",),
@@ -37,7 +37,7 @@ DISTRIBUTIONS = {
     "yaml": "pyyaml",
 }
 """Of the modules that have another name than the package they come in."""
-OWN = {"duosora"} | {file.stem for file in (ROOT / "tests").rglob("*.py")}
+OWN = {"duosora", "plain"} | {file.stem for room in ("tests", "benchmarks") for file in (ROOT / room).rglob("*.py")}
 
 
 def normal(name: str) -> str:

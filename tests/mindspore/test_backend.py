@@ -23,7 +23,7 @@ import os, sys
 from duosora.core.seam.backend import get
 backend = get("mindspore")
 assert "torch" not in sys.modules
-print(backend.device, os.environ["ONEDNN_MAX_CPU_ISA"])
+print(backend.device, os.environ["ONEDNN_MAX_CPU_ISA"], len(os.sched_getaffinity(0)))
 """
 
 
@@ -32,10 +32,11 @@ def backend() -> Backend:
     return get("mindspore", "cpu")
 
 
-def test_it_starts_without_torch_and_without_a_word() -> None:
+def test_it_starts_on_one_core_without_torch_and_without_a_word() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", "GLOG_v")}
+    environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == "cpu AVX2\n"
+    assert done.stdout == "cpu AVX2 1\n"
     assert done.stderr == ""
 
 

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from mindspore import Tensor, mint, nn
+from mindspore import Tensor, mint
 from mindspore.common import _Function
 
 from duosora.core.maths.parts import Blocks
@@ -23,7 +23,7 @@ from duosora.core.seam.models import Given
 from duosora.core.shapes import LatentShape
 
 from ..attention import Arrangement, Attend, TextKeys
-from ..denoiser import TokenDenoiser
+from ..denoiser import BlockByBlock, TokenDenoiser
 from ..layers import cat
 from ..operators import pad_end
 
@@ -61,7 +61,7 @@ class SequenceAttend:
         return all_to_all(pad_end(x, 1, padding), self.group, 1, 2)
 
 
-class SequenceParallel(nn.Cell):
+class SequenceParallel(BlockByBlock):
     """A denoiser whose tokens are shared by the ranks of a group; it is called like the model itself.
 
     The model is built with a SequenceAttend of the same group.
@@ -83,15 +83,35 @@ class SequenceParallel(nn.Cell):
         names = condition.along_tokens
         return self._own(changed, [name for name in names if getattr(changed, name) is not getattr(condition, name)])
 
-    def construct(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
-        """As TokenDenoiser.construct: whole latents in, whole predictions out, on every rank."""
-        model = self.model
-        model.check(latents, condition)
-        modulation = model.modulate(timestep, condition)
-        x = self._block(model.embed(latents, condition), 1)
-        patches = model.project(model.transform(x, modulation, condition), modulation)
+    @property
+    def num_blocks(self) -> int:
+        return self.model.num_blocks
+
+    def begin(self, latents: Tensor, timestep: Tensor, condition: Any) -> tuple[Tensor, Any]:
+        """As the model's, of whole latents: this rank's block of tokens."""
+        tokens, modulation = self.model.begin(latents, timestep, condition)
+        return self._block(tokens, 1), modulation
+
+    def run_block(self, index: int, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
+        """As the model's, of this rank's tokens."""
+        return self.model.run_block(index, tokens, modulation, condition)
+
+    def finish(self, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
+        """As the model's, of this rank's tokens: the whole prediction, on every rank."""
+        patches = self.model.project(tokens, modulation)
         whole = gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
-        return model.assemble(whole, condition)
+        return self.model.assemble(whole, condition)
+
+    def signal(self, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
+        """As the model's, of this rank's tokens."""
+        return self.model.signal(tokens, modulation, condition)
+
+    def change(self, now: Tensor, before: Tensor, condition: Any) -> Tensor:
+        """As the model's, a row of each rank; padding does not count."""
+        num_own = len(Blocks(condition.grid.num_tokens, self.group.size).own(self.group.index))
+        shown = max(num_own, 1)  # MindSpore has no slices of length 0 that can be counted on
+        sums = self.model.change(now[:, :shown], before[:, :shown], condition)
+        return self.group.gather(sums * float(num_own > 0), 0)
 
     def _own(self, condition: Any, names: Sequence[str]) -> Any:
         """A condition with this rank's block of the named tensors."""

@@ -84,11 +84,9 @@ class DiTMeta(AdaLNDenoiser):
         x = self.x_embedder(cast(latents, like=self.final_layer.linear.weight))
         return x + cast(condition.positions, like=x)
 
-    def transform(self, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks."""
-        for block in self.blocks():
-            x = block(x, modulation, condition.arrangement)
-        return x
+    def run_block(self, index: int, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
+        return self.blocks[index](x, modulation, condition.arrangement)
 
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, p * p * Cout) -> (B, Cout, 1, H, W) float32."""

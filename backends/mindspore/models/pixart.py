@@ -134,13 +134,17 @@ class PixArt(AdaLNSingle):
         of_frames = x.reshape(batch, condition.grid.frames, -1, width) + cast(condition.frames, like=x)
         return of_frames.reshape(x.shape)
 
-    def transform(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks."""
-        for i, block in enumerate(self.blocks()):
-            kept = None if condition.kept is None else condition.kept[:, i]
-            among = condition.whole, condition.grid
-            x = block(x, modulation.blocks, *among, *condition.keys_values[i], condition.text, kept)
-        return x
+    def run_block(self, index: int, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
+        kept = None if condition.kept is None else condition.kept[:, index]
+        among, text = (condition.whole, condition.grid), (*condition.keys_values[index], condition.text)
+        return self.blocks[index](x, modulation.blocks, *among, *text, kept)
+
+    def signal(self, x: Tensor, modulation: Modulation, condition: Any) -> Tensor:
+        """What the first block's self-attention reads of tokens (B, N, D)."""
+        block = self.blocks[0]
+        table = block.scale_shift_table + modulation.blocks
+        return modulate(block.norm1(x), table[:, :1], table[:, 1:2])
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, pt * ph * pw * Cout)."""

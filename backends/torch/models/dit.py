@@ -106,14 +106,12 @@ class DiT(AdaLNDenoiser):
             of_frames = of_frames + cast(condition.frames, like=x)
         return of_frames.reshape(x.shape)
 
-    def transform(self, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks."""
+    def run_block(self, index: int, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
+        if index == SECOND_BLOCK and condition.later is not None:
+            x = x + cast(condition.later, like=x)
         by_turns = condition.arrangements
-        for i, block in enumerate(self.blocks()):
-            if i == SECOND_BLOCK and condition.later is not None:
-                x = x + cast(condition.later, like=x)
-            x = block(x, modulation, by_turns[i % len(by_turns)])
-        return x
+        return self.blocks[index](x, modulation, by_turns[index % len(by_turns)])
 
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, pt * ph * pw * Cout) -> (B, Cout, T, H, W) float32, padding cut off."""

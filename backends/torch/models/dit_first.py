@@ -123,11 +123,10 @@ class DiTFirst(AdaLNDenoiser):
             x = cat([cast(condition.before, like=x), x], 1)
         return x + cast(condition.positions, like=x)
 
-    def transform(self, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks."""
-        for i, block in enumerate(self.blocks()):
-            x = block(x, modulation, condition, condition.texts[i] if condition.texts else None)
-        return x
+    def run_block(self, index: int, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
+        text = condition.texts[index] if condition.texts else None
+        return self.blocks[index](x, modulation, condition, text)
 
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, Cout * p * p) -> (B, Cout, T, H, W) float32."""

@@ -124,15 +124,14 @@ class STDiT(AdaLNSingle):
             rows=condition.rows,
         )
 
-    def transform(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks."""
+    def run_block(self, index: int, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
         bent = modulation.blocks, modulation.rows
         arrangements = condition.spatial, condition.temporal
-        for i, block in enumerate(self.blocks()):
-            kept = None if condition.kept is None else condition.kept[:, i]
-            frames = condition.frame_positions if i == 0 else None
-            x = block(x, *bent, *arrangements, *condition.keys_values[i], condition.text, frames, kept)
-        return x
+        kept = None if condition.kept is None else condition.kept[:, index]
+        frames = condition.frame_positions if index == 0 else None
+        text = *condition.keys_values[index], condition.text
+        return self.blocks[index](x, *bent, *arrangements, *text, frames, kept)
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, pt * ph * pw * Cout)."""

@@ -150,14 +150,12 @@ class STDiT2(AdaLNSingle):
             rows=condition.rows,
         )
 
-    def transform(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks."""
+    def run_block(self, index: int, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
         bent = modulation.blocks, modulation.temporal, modulation.rows
         plans = condition.spatial, condition.temporal, condition.cosines, condition.sines
-        for i, block in enumerate(self.blocks()):
-            kept = None if condition.kept is None else condition.kept[:, i]
-            x = block(x, *bent, *plans, *condition.keys_values[i], condition.text, kept)
-        return x
+        kept = None if condition.kept is None else condition.kept[:, index]
+        return self.blocks[index](x, *bent, *plans, *condition.keys_values[index], condition.text, kept)
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, pt * ph * pw * Cout)."""

@@ -145,15 +145,14 @@ class STDiT3(AdaLNSingle):
             rows=condition.rows,
         )
 
-    def transform(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
-        """Tokens (B, N, D) through all blocks."""
-        bent = modulation.blocks, modulation.rows
-        rope = condition.cosines, condition.sines
-        for i, block in enumerate(self.blocks()):
-            arrangement = condition.temporal if i % 2 else condition.spatial
-            kept = None if condition.kept is None else condition.kept[:, i]
-            x = block(x, *bent, *rope, arrangement, *condition.keys_values[i], condition.text, kept)
-        return x
+    def run_block(self, index: int, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """Tokens (B, N, D) through block `index`, as `blocks` counts them."""
+        pair, is_temporal = divmod(index, 2)
+        block = (self.temporal_blocks if is_temporal else self.spatial_blocks)[pair]
+        arrangement = condition.temporal if is_temporal else condition.spatial
+        bent, rope = (modulation.blocks, modulation.rows), (condition.cosines, condition.sines)
+        kept = None if condition.kept is None else condition.kept[:, index]
+        return block(x, *bent, *rope, arrangement, *condition.keys_values[index], condition.text, kept)
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, pt * ph * pw * Cout)."""

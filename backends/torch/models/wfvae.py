@@ -17,6 +17,7 @@ from duosora.core.models.wfvae import GROUPS, WFVAESpec
 from duosora.core.shapes import NUM_COLOURS
 
 from ..attention import Attend
+from ..causal import convolve_causally
 from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu, to_float32
 from ..posteriors import Encoded, Levels, Reconstruction, draw
 from ..streaming import Stream, whole_clip
@@ -260,7 +261,10 @@ class CausalConv3d(nn.Module):
         padding = kernel // 2 if pads_space else 0
         self.conv = Conv3d(inputs, outputs, kernel, stride, padding=(0, padding, padding))
 
-    def forward(self, x: Tensor, stream: Stream) -> Tensor:
+    def forward(self, x: Tensor, stream: Stream, onto: Tensor | None = None) -> Tensor:
+        """onto: what the result is added to."""
+        if self.kernel == 3 and self.stride == 1:
+            return convolve_causally(self.conv, x, stream.before(self, x, self.kernel), onto)
         return self.conv(stream.extend(self, x, self.kernel, self.stride))
 
 
@@ -306,8 +310,8 @@ class ResnetBlock3D(nn.Module):
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
         hidden = self.conv1(silu(self.norm1(x)), stream)
-        hidden = self.conv2(silu(self.norm2(hidden)), stream)
-        return (self.nin_shortcut(x, stream) if self.has_shortcut else x) + hidden
+        shortcut = self.nin_shortcut(x, stream) if self.has_shortcut else x
+        return self.conv2(silu(self.norm2(hidden)), stream, shortcut)
 
 
 class AttnBlock3DFix(nn.Module):

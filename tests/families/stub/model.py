@@ -57,10 +57,8 @@ class Stub(TokenDenoiser):
         tokens = latents.reshape(*latents.shape[:2], -1).swapaxes(1, 2)
         return self.enter(cast(tokens, like=self.enter.weight))
 
-    def transform(self, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, modulation)
-        return x
+    def run_block(self, index: int, x: Tensor, modulation: Tensor, condition: Condition) -> Tensor:
+        return self.layers[index](x, modulation)
 
     def project(self, x: Tensor, modulation: Tensor) -> Tensor:
         return self.leave(x)
