@@ -12,7 +12,7 @@ from ..parallel import budget
 from ..pipelines.text import ACCELERATOR_BATCH
 from ..seam.ranks import ParallelPlan
 from ..shapes import NUM_COLOURS, LatentShape, VideoShape
-from .constants import FRAME_COPIES
+from .constants import CACHED, FRAME_COPIES, ITEMSIZE
 from .counting import (
     alive_bytes,
     call_seconds,
@@ -50,6 +50,8 @@ class SamplingCase:
     """Tokens of each different text."""
     batch: int = 1
     """Videos in a call."""
+    left_out: float = 0.0
+    """Share of the calls that a cache answers with what it has stored."""
     clips: int = 1
     """Of a video."""
     chunk: int | None = None
@@ -108,7 +110,7 @@ class SamplingCase:
             alone = device.on_host
             batch = 1 if alone else min(self.batch, number)
             own = -(-number // split.data)
-            calls = self.calls * self.clips * -(-own // batch)
+            calls = round(self.calls * (1 - self.left_out)) * self.clips * -(-own // batch)
             rows = batch * (2 if self.is_guided and split.cfg == 1 else 1)
             work, tally = called(self.denoiser, "work", latent, rows, max(self.texts, default=1))
             seconds += calls * call_seconds(tally, device, dtype) / split.sequence
@@ -122,11 +124,23 @@ class SamplingCase:
         self, latent: LatentShape, batch: int, work: Work, tally: Counted, device: Device, dtype: str
     ) -> dict[Holding, int]:
         state = 4 * batch * self.denoiser.latent_channels * latent.frames * latent.height * latent.width
+        stored = (
+            CACHED
+            * self._tokens(latent, batch * (2 if self.is_guided else 1))
+            * self.denoiser.costs().width
+            * ITEMSIZE[dtype]
+            if self.left_out
+            else 0
+        )
         return {
             Holding(DENOISER, WEIGHTS): weight_bytes(layout_of(self.denoiser), dtype),
+            **({Holding(DENOISER, "cache"): stored // self.split.sequence} if stored else {}),
             Holding(DENOISER, TEXTS): once_bytes(tally, dtype),
             Holding(DENOISER, ACTIVATIONS): alive_bytes(work, tally, device, dtype) // self.split.sequence + 8 * state,
         }
+
+    def _tokens(self, latent: LatentShape, rows: int) -> int:
+        return rows * self.denoiser.grid(latent).num_tokens
 
     def _moved(self, latent: LatentShape, rows: int, dtype: str) -> int:
         if self.split.sequence == 1:

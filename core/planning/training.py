@@ -13,7 +13,7 @@ from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..parallel import budget
 from ..seam.ranks import ParallelPlan
 from ..shapes import NUM_COLOURS, LatentShape, VideoShape
-from .constants import BACKWARD, ITEMSIZE, UPDATE_PASSES
+from .constants import BACKWARD, FROZEN_BACKWARD, FROZEN_KEPT, ITEMSIZE, UPDATE_PASSES
 from .counting import alive_bytes, call_seconds, called, kept_bytes, layout_of, products_seconds, weight_bytes
 from .devices import Device
 from .forecast import Forecast, Holding, Phase
@@ -45,6 +45,8 @@ class TrainingCase:
     keeps_average: bool = True
     trained_share: float = 1.0
     """Of the weights, those that are trained."""
+    adapters: int = 0
+    """Numbers in the matrices of LoRA, which alone are trained then; 0: there are none."""
     encodes_texts: bool = True
     encodes_clips: bool = True
     """False: they come from a cache."""
@@ -78,6 +80,10 @@ class TrainingCase:
         return layout_of(self.denoiser or self.vae)
 
     @property
+    def _num_trained(self) -> int:
+        return self.adapters or self._layout.num_parameters
+
+    @property
     def _part(self) -> str:
         return VAE if self.denoiser is None else DENOISER
 
@@ -85,8 +91,10 @@ class TrainingCase:
         layout = self._layout
         blocks = max(1, len(self.denoiser.blocks())) if self.denoiser else 1
         zero = self.zero if self.denoiser else 0
-        state = budget.training_state(layout.num_parameters, self.split.world, zero, "fp32", self.keeps_average, blocks)
+        state = budget.training_state(self._num_trained, self.split.world, zero, "fp32", self.keeps_average, blocks)
         held = {Holding(RUN, LIBRARIES): device.floor}
+        if self.adapters:
+            held[Holding(self._part, "frozen weights")] = weight_bytes(layout, self.dtype)
         held |= {Holding(self._part, what): size for what, size in state._asdict().items() if size}
         for what in ("gradients", "moments"):
             held[Holding(self._part, what)] = int(held[Holding(self._part, what)] * self.trained_share)
@@ -136,7 +144,12 @@ class TrainingCase:
             call_seconds(tally, device, dtype) + products_seconds(tally.once, device, dtype) for tally in tallies
         )
         again = 1 / self.recompute_every if self.recompute_every else 0.0
-        seconds = forward * (1 + BACKWARD + again) * self.own_micro_batches / self.split.sequence
+        seconds = (
+            forward
+            * (1 + (FROZEN_BACKWARD if self.adapters else BACKWARD) + again)
+            * self.own_micro_batches
+            / self.split.sequence
+        )
         moved = self.own_micro_batches * self._moved() + self._exchanged()
         held = self._state(device) | self._casts()
         held[Holding(self._part, ACTIVATIONS)] = sum(map(self._kept, self._calls())) // self.split.sequence
@@ -144,18 +157,19 @@ class TrainingCase:
 
     def _casts(self) -> dict[Holding, int]:
         """Weights in the dtype of the passes."""
-        if self.dtype == "fp32":
+        if self.dtype == "fp32" or self.adapters:
             return {}
         return {Holding(self._part, "casts"): ITEMSIZE[self.dtype] * self._layout.num_parameters}
 
     def _kept(self, call: tuple[Any, ...]) -> int:
         """Bytes that the backward pass wants of a call."""
         tally = called(*call)[1]
-        whole, blocks = kept_bytes(tally, self.dtype), self._blocks()
+        share = FROZEN_KEPT if self.adapters else 1.0
+        whole, blocks = int(share * kept_bytes(tally, self.dtype)), self._blocks()
         if not self.recompute_every or not blocks:
             return whole
         again = blocks[:: self.recompute_every]
-        of_one = kept_bytes(called(*call, only=(again[0],))[1], self.dtype)
+        of_one = int(share * kept_bytes(called(*call, only=(again[0],))[1], self.dtype))
         inputs = sum(product.places * product.inputs for product in list(tally.products)[-1:]) * len(again)
         return max(0, whole - of_one * (len(again) - 1)) + ITEMSIZE["fp32"] * inputs
 
@@ -177,11 +191,11 @@ class TrainingCase:
         if self.split.world == 1:
             return 0
         zero = self.zero if self.denoiser else 0
-        return budget.state_bytes(self._layout.num_parameters, self.split.world, zero, self.own_micro_batches)
+        return budget.state_bytes(self._num_trained, self.split.world, zero, self.own_micro_batches)
 
     def _update(self, device: Device) -> Phase:
         share = self.split.world if self.zero and self.denoiser else 1
-        trained = self._layout.num_parameters * self.trained_share / share
+        trained = self._num_trained * self.trained_share / share
         seconds = UPDATE_PASSES * 4 * trained / device.of("fp32").elementwise
         largest = max((4 * prod(weight.shape) for weight in self._layout.weights.values()), default=0)
         return Phase("update", {**self._state(device), Holding(self._part, ACTIVATIONS): 2 * largest}, seconds)

@@ -278,3 +278,21 @@ def test_the_table_adds_up() -> None:
 )
 def test_times_are_told_as_people_do(seconds: float, text: str) -> None:
     assert seconds_text(seconds) == text
+
+
+def test_lora_needs_states_for_its_own_matrices_only() -> None:
+    device = device_named("gpu-80g", "torch")
+    full, lora = TRAINING.forecast(device), replace(TRAINING, adapters=1_000_000).forecast(device)
+    held = lora.phases[0].held
+    assert held[Holding("denoiser", "frozen weights")] == 2 * T2V.layout().num_parameters
+    assert held[Holding("denoiser", "moments")] == 8_000_000
+    assert lora.peak < full.peak
+    assert lora.seconds < full.seconds
+
+
+def test_what_a_cache_leaves_out_takes_no_time_and_some_memory() -> None:
+    device = device_named("gpu-80g", "torch")
+    plain, cached = SAMPLING.forecast(device), replace(SAMPLING, left_out=0.5).forecast(device)
+    before, after = plain.phases[2], cached.phases[2]
+    assert after.seconds == pytest.approx(before.seconds / 2, rel=0.01)
+    assert after.held[Holding("denoiser", "cache")] > 0
