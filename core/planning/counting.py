@@ -9,7 +9,7 @@ from typing import Any
 from ..layout import Layout
 from ..models.kinds import Spec
 from ..models.work import Counted, Product, Work, counted
-from .constants import ALIVE, CALLS, ITEMSIZE, KEPT, PASSES
+from .constants import ALIVE, CALLS, FIRST, ITEMSIZE, KEPT, PASSES
 from .devices import Device
 
 
@@ -40,6 +40,20 @@ def products_seconds(products: Mapping[Product, int], device: Device, dtype: str
         times * (rates.product(product) + _around(product, device, dtype) + calls * rates.call)
         for product, times in products.items()
     )
+
+
+def first_seconds(tally: Counted, device: Device) -> float:
+    """Of the first call of its shapes, beyond what later ones take."""
+    return FIRST[device.backend][0] * _num_shapes(tally)
+
+
+def first_bytes(tally: Counted, device: Device) -> int:
+    """What stays of the first call."""
+    return FIRST[device.backend][1] * _num_shapes(tally)
+
+
+def _num_shapes(tally: Counted) -> int:
+    return len(tally.products) + len(tally.once) + len(tally.attention)
 
 
 def alive_bytes(work: Work, tally: Counted, device: Device, dtype: str) -> int:

@@ -17,6 +17,8 @@ from .counting import (
     alive_bytes,
     call_seconds,
     called,
+    first_bytes,
+    first_seconds,
     layout_of,
     once_bytes,
     products_seconds,
@@ -74,8 +76,9 @@ class SamplingCase:
         kinds = {"text_encoder": self.text_encoder, "denoiser": self.denoiser, "vae": self.vae}
         return {kind: spec for kind, spec in kinds.items() if spec is not None}
 
-    def _base(self, device: Device) -> dict[Holding, int]:
-        return {Holding(RUN, LIBRARIES): device.floor}
+    def _base(self, device: Device, *tallies: Counted) -> dict[Holding, int]:
+        """tallies: of the models that have been called by then."""
+        return {Holding(RUN, LIBRARIES): device.floor + sum(first_bytes(tally, device) for tally in tallies)}
 
     def _loading(self, device: Device) -> Phase:
         seconds, sizes = device.start, {}
@@ -94,8 +97,9 @@ class SamplingCase:
         tallies = [called(encoder, "work", 1, tokens)[1] for tokens in self.texts]
         seconds = sum(call_seconds(tally, device, dtype) for tally in tallies) / self.split.data
         longest = called(encoder, "work", batch, max(self.texts, default=1))
+        seconds += first_seconds(longest[1], device)
         held = {
-            **self._base(device),
+            **self._base(device, longest[1]),
             Holding(TEXT, WEIGHTS): weight_bytes(layout, dtype),
             Holding(TEXT, ACTIVATIONS): alive_bytes(*longest, device, dtype),
         }
@@ -115,6 +119,7 @@ class SamplingCase:
             work, tally = called(self.denoiser, "work", latent, rows, max(self.texts, default=1))
             seconds += calls * call_seconds(tally, device, dtype) / split.sequence
             seconds += self.clips * -(-own // batch) * products_seconds(tally.once, device, dtype)
+            seconds += first_seconds(tally, device)
             moved += calls * self._moved(latent, rows, dtype)
             now = self._held_denoising(latent, batch, work, tally, device, dtype)
             held = max(held, now, key=lambda each: sum(each.values()))
@@ -157,6 +162,7 @@ class SamplingCase:
             latent = self.vae.compression.latent(video)
             _, whole = called(self.vae, "decoding", latent, 1)
             seconds += number * self.clips * call_seconds(whole, device, dtype) / (self.split.data * team)
+            seconds += first_seconds(whole, device)
             now = self._held_decoding(video, latent, device, dtype)
             held = max(held, now, key=lambda each: sum(each.values()))
         weights = {
