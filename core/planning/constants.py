@@ -18,11 +18,12 @@ FIRST: Mapping[str, tuple[float, int]] = {"torch": (0.004, 0), "mindspore": (0.0
 """Seconds and bytes of each product of a new shape: kernels that are chosen or compiled for it, and kept."""
 ALIVE: Mapping[str, float] = {"torch": 1.0, "mindspore": 1.5}
 """Elements in memory, as many times those that specs say (work.Work.alive)."""
-BACKWARD = 2.0
-"""Time of a backward pass, in forward passes: two products for each."""
+BACKWARD = (2.0, 3.3)
+"""Time of a backward pass of a denoiser, and of an autoencoder, in forward passes: two products for each, and those of
+convolutions are slower than forward."""
 FROZEN_BACKWARD, FROZEN_KEPT = 1.0, 0.75
 """Where the weights stay as they are and LoRA is trained: no product for their gradients, whose input is not kept."""
-KEPT = (1.1, 1.4)
+KEPT = (1.1, 2.6)
 """Elements that a backward pass wants for each that a product, or a convolution, reads and writes."""
 UPDATE_PASSES = 16
 """Times that the weights go through memory in an optimiser step: gradients, two moments, weights, average, and the norm

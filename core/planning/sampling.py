@@ -80,6 +80,15 @@ class SamplingCase:
         """tallies: of the models that have been called by then."""
         return {Holding(RUN, LIBRARIES): device.floor + sum(first_bytes(tally, device) for tally in tallies)}
 
+    def _tallies(self) -> list[Counted]:
+        """Of a call of each model, in the order of the run."""
+        latent = self.vae.compression.latent(next(iter(self.videos)))
+        longest = max(self.texts, default=1)
+        calls: list[tuple[Any, ...]] = [(self.denoiser, "work", latent, 1, longest), (self.vae, "decoding", latent, 1)]
+        if self.text_encoder is not None:
+            calls.insert(0, (self.text_encoder, "work", 1, longest))
+        return [called(*call)[1] for call in calls]
+
     def _loading(self, device: Device) -> Phase:
         seconds, sizes = device.start, {}
         for kind, spec in self.parts.items():
@@ -123,7 +132,9 @@ class SamplingCase:
             moved += calls * self._moved(latent, rows, dtype)
             now = self._held_denoising(latent, batch, work, tally, device, dtype)
             held = max(held, now, key=lambda each: sum(each.values()))
-        return Phase("denoise", {**self._base(device), **held}, seconds + moved / device.link, moved)
+        return Phase(
+            "denoise", {**self._base(device, *self._tallies()[:-1]), **held}, seconds + moved / device.link, moved
+        )
 
     def _held_denoising(
         self, latent: LatentShape, batch: int, work: Work, tally: Counted, device: Device, dtype: str
@@ -169,7 +180,7 @@ class SamplingCase:
             Holding(DENOISER, WEIGHTS): weight_bytes(layout_of(self.denoiser), self.dtypes["denoiser"]),
             Holding(VAE, WEIGHTS): weight_bytes(layout, dtype),
         }
-        return Phase("decode", {**self._base(device), **weights, **held}, seconds)
+        return Phase("decode", {**self._base(device, *self._tallies()), **weights, **held}, seconds)
 
     def _held_decoding(self, video: VideoShape, latent: LatentShape, device: Device, dtype: str) -> dict[Holding, int]:
         frames = max(chunk.stop - chunk.start for chunk in self.vae.chunks(latent.frames, self.chunk))

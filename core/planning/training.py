@@ -146,7 +146,7 @@ class TrainingCase:
         again = 1 / self.recompute_every if self.recompute_every else 0.0
         seconds = (
             forward
-            * (1 + (FROZEN_BACKWARD if self.adapters else BACKWARD) + again)
+            * (1 + (FROZEN_BACKWARD if self.adapters else BACKWARD[self.denoiser is None]) + again)
             * self.own_micro_batches
             / self.split.sequence
         )
