@@ -348,6 +348,12 @@ def set_parameter(model: nn.Cell, name: str, weight: Tensor) -> None:
     setattr(dict(model.cells_and_names())[parent], leaf, Parameter(weight, name=name, requires_grad=False))
 
 
+def set_layer(model: nn.Cell, path: str, layer: nn.Cell) -> None:
+    """Put a layer in the place of another one in a model."""
+    parent, _, leaf = path.rpartition(".")
+    dict(model.cells_and_names())[parent]._cells[leaf] = layer
+
+
 def device_of(x: Tensor) -> str:
     """The device that a tensor is on: MindSpore has one for all."""
     return mindspore.get_context("device_target")

@@ -7,13 +7,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from .denoiser import TokenDenoiser
+
 
 def compile_forward(model: nn.Module) -> None:
-    """Let each block of a denoiser run as a compiled graph, whoever calls it.
+    """Let a denoiser run as compiled graphs, one for each kind of block and combination of shapes."""
+    of_one_rank: Any = getattr(model, "model", model)  # where ranks share the tokens, it is inside
+    compile_blocks(of_one_rank)
+
+
+def compile_blocks(model: TokenDenoiser) -> None:
+    """Let each block run as a compiled graph, whoever calls it.
 
     Blocks of one kind share a graph for each combination of shapes and arrangements, so that 32 of them are compiled
     in the time of one.
     """
-    of_one_rank: Any = getattr(model, "model", model)  # where ranks share the tokens, it is inside
-    for block in of_one_rank.blocks():
+    for block in model.blocks():
         block.forward = torch.compile(block.forward, dynamic=False)

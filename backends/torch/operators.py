@@ -201,7 +201,9 @@ class _OneDNNLinear(Function):
 
 
 def _suits_onednn(x: Tensor, weight: Tensor, is_activated: bool) -> bool:
-    """Whether oneDNN does a linear map."""
+    """Whether oneDNN does a linear map; a compiled graph does not know it."""
+    if torch.compiler.is_compiling():
+        return False
     if x.device.type != "cpu" or x.dtype != weight.dtype or _is_plain or _ONEDNN_LINEAR is None:
         return False
     if not (x.is_contiguous() and (weight.is_contiguous() or weight.t().is_contiguous())):

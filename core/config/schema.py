@@ -19,9 +19,10 @@ from ..seam.ranks import MEET_SECONDS
 from .media import MediaSettings
 from .settings import FolderOrPreset, Settings, by_recipe
 
-DType = Literal["fp32", "bf16", "fp16"]
 AttentionKernel = Literal["auto", "sdpa", "math", "onednn", "cudnn", "flash"]
+DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
+TextDType = Literal["fp32", "bf16", "fp16", "int8"]
 BackendName = Literal["torch", "mindspore"]
 """Where it may be nothing: the first of them that is installed."""
 Reader = Literal["pyav", "decord"]
@@ -85,8 +86,9 @@ class DTypeSettings(Settings):
     denoiser: DType | None = None
     """Transformer dtype. Default: bf16 on accelerators, fp32 on CPUs. CPUs with AVX512-BF16 or AMX are nearly twice as
     fast in bf16. The published samples used fp16 for all parts."""
-    text_encoder: DType | None = None
-    """mT5 dtype. Default: bf16 on accelerators, fp32 on CPUs."""
+    text_encoder: TextDType | None = None
+    """Text encoder dtype. int8 keeps its matrices in 8 bits, a quarter of fp32, and computes in the default. Default:
+    bf16 on accelerators, fp32 on CPUs."""
     vae: DType | None = None
     """Autoencoder dtype. Default: bf16 on accelerators, fp32 on CPUs."""
 
@@ -107,6 +109,13 @@ class BackendSettings(Settings):
     compile: bool = False
     """Compile the denoiser (torch.compile, mindspore.jit). The first step of each size takes longer, later steps
     less."""
+    offload: Literal["none", "parts", "blocks"] = "none"
+    """What leaves the device to save its memory. parts: one model is loaded at a time, the denoiser makes all latents
+    before the autoencoder decodes any. blocks: the denoiser's blocks lie in the host's memory, and two are on the
+    device at a time, the next being copied while one computes. Text encoders are let go of anyway."""
+    text_encoder: Literal["auto", "whole", "stream"] = "auto"
+    """Whether the text encoder is loaded whole, or read layer by layer from its file while it encodes, with two layers
+    in memory at a time and the same numbers. auto: layer by layer where the whole does not fit into free memory."""
 
 
 class ParallelSettings(Settings):

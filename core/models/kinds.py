@@ -207,6 +207,10 @@ class TextEncoderSpec(FamilySpec, Protocol):
     def most_tokens(self) -> int | None:
         """Of a text that it takes; None: any number."""
 
+    @property
+    def token_table(self) -> str:
+        """Name of the weight with a row for each token, of which a text needs few."""
+
     def blocks(self) -> tuple[str, ...]:
         """Names of its blocks in their order."""
 
