@@ -1,11 +1,17 @@
-"""Time and peak memory of the models with fresh weights, each case in a process of its own.
+"""Time and memory of duosora's models, by turns with their plain PyTorch forms.
 
-    python benchmarks/run.py [--backend torch] [--device cpu] [--dtype fp32] [--threads 2] [--repeat 3] [--compile]
-                             [case ...]
+    python benchmarks/run.py [case ...] [--against COMMIT] [--mindspore] [--threads 1] [--repeat 5]
 
-Prints one row of a Markdown table per case: wall time of the first call, which compiles and warms up, the best of the
-repeats after it, and the most memory that the process (on a GPU: the device) held. docs/performance.md records such
-runs with their date.
+Every case runs in several forms: ours, plain (benchmarks/plain), with --against the same case by another commit's
+package, with --mindspore by the MindSpore backend, and cases in bf16 also in fp32. Each form has a process of its own.
+All forms are built first; then they run one after the other, again and again, so that whatever else the machine does
+meets all of them alike. Between the turns the machine's own limits are measured: products of matrices and copies.
+
+On a CPU times are seconds of the processor, over all threads, the least and in brackets the median; elsewhere they are
+wall time. "of the limit" says how much of the least time that counts products and weights alone takes (counted from
+the shapes) the form reaches. Memory is what a call takes beyond the model, inputs included, in MiB; of MindSpore, which
+keeps what it has freed, what the first call takes.
+Prints a Markdown table, as docs/performance.md has them; --json FILE keeps every figure.
 """
 
 from __future__ import annotations
@@ -15,186 +21,227 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from statistics import median
 from typing import Any
 
-import numpy as np
+import cases
+import limits
 
-from duosora.core import random
-from duosora.core.layout import FreshWeights
-from duosora.core.models.opensora_t2v import TINY, OpenSoraT2VSpec
-from duosora.core.models.wfvae import WFVAESpec
-from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks
-from duosora.core.seam.backend import Backend, default_name, get
-from duosora.core.seam.models import Given
-from duosora.core.seam.training import DiffusionBatch, TrainOptions
-from duosora.core.shapes import LatentShape
-from duosora.core.train.objectives import DiffusionObjective
-
-WFVAE_64 = WFVAESpec(
-    base_channels=64,
-    norm_type="layernorm",
-    t_interpolation="trilinear",
-    connect_res_layer_num=2,
-    encoder_energy_flow_hidden_size=64,
-    decoder_energy_flow_hidden_size=64,
-)
-T2V_8_LAYERS = OpenSoraT2VSpec(
-    num_layers=8,
-    num_attention_heads=12,
-    attention_head_dim=96,
-    in_channels=8,
-    out_channels=8,
-    caption_channels=4096,
-)
-T2V_LATENT = LatentShape(6, 32, 32)
-"""6 x 16 x 16 = 1536 tokens."""
-TEXT_TOKENS = 128
-TINY_LATENT = LatentShape(5, 8, 8)
-TINY_TEXT_TOKENS = 12
-
-Case = Callable[[Backend, str, bool], Callable[[], Any]]
-"""On a backend, in a dtype, compiled or not."""
+HERE = Path(__file__).parent
+ROOT = HERE.parent
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+FASTER = {"plain": "plain / ours", "before": "before / ours", "fp32": "fp32 / ours", "mindspore": "MindSpore / ours"}
+"""Headings of the ratios: how many times as long the other form takes."""
+MIB = 2**20
 
 
-def encode(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
-    model = backend.build(WFVAE_64, FreshWeights(WFVAE_64.layout(), 0), dtype)
-    video = backend.asarray(random.normal((1, 3, 17, 128, 128), 0, "video"))
-    return lambda: model.encode(video)
+class Worker:
+    """A process that holds a form."""
+
+    def __init__(self, name: str, order: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+        self.name, self.times, self.told = name, [], {}
+        self.problem = ""
+        self.process = subprocess.Popen(
+            [sys.executable, str(HERE / "worker.py"), json.dumps(order)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**environment},
+            text=True,
+        )
+
+    def ask(self, command: str) -> dict[str, Any]:
+        """Tell it something and wait for the answer."""
+        assert self.process.stdin
+        assert self.process.stdout
+        if self.problem:
+            return {}
+        try:
+            self.process.stdin.write(command + "\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline() or '{"error": "the process ended"}')
+        except (OSError, ValueError) as error:
+            answer = {"error": str(error)}
+        self.problem = answer.pop("error", "")
+        return answer
+
+    def close(self) -> None:
+        assert self.process.stdin
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+    def figures(self, clock: str) -> dict[str, Any]:
+        """What was measured."""
+        if self.problem:
+            return {"form": self.name, "problem": self.problem}
+        seconds = [each[clock] for each in self.times]
+        wall = [each["wall"] for each in self.times]
+        found = {"least": min(seconds), "median": median(seconds), "wall": min(wall), **self.told}
+        return {"form": self.name, **found}
 
 
-def decode(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
-    model = backend.build(WFVAE_64, FreshWeights(WFVAE_64.layout(), 0), dtype)
-    latents = backend.asarray(random.normal((1, 8, 5, 16, 16), 0, "latents"))
-    return lambda: model.decode(latents)
+@contextmanager
+def checkout(commit: str) -> Iterator[Path]:
+    """The files of another commit in a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="duosora-") as folder:
+        archive = Path(folder) / "files.tar"
+        subprocess.run(["git", "archive", "-o", str(archive), commit], cwd=ROOT, check=True)
+        with tarfile.open(archive) as files:
+            files.extractall(Path(folder) / "files", filter="tar")
+        yield Path(folder) / "files"
 
 
-def forward(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
-    model = backend.build(T2V_8_LAYERS, FreshWeights(T2V_8_LAYERS.layout(), 0), dtype, compile=compile)
-    text = random.normal((1, TEXT_TOKENS, 4096), 0, "text")
-    latents = backend.asarray(random.normal((1, 8, *T2V_LATENT), 0, "latents"))
-    timestep = backend.asarray(np.array([500.0], np.float32))
-    condition = model.condition(Given(text=text, text_mask=np.ones((1, TEXT_TOKENS))), T2V_LATENT)
-    return lambda: model(latents, timestep, condition)
+def forms_of(
+    case: cases.Case, options: argparse.Namespace, before: Path | None
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The forms of a case, by name, and what their workers are told beside it."""
+    dtype = options.dtype or case.dtype
+    yield "ours", {"form": "ours", "dtype": dtype}
+    if not options.no_plain:
+        yield "plain", {"form": "plain", "dtype": dtype}
+    if dtype != "fp32" and not options.dtype:
+        yield "fp32", {"form": "ours", "dtype": "fp32"}
+    if before:
+        yield "before", {"form": "ours", "dtype": dtype, "source": str(before / "src")}
+    if options.mindspore and dtype == "fp32":
+        yield "mindspore", {"form": "ours", "dtype": dtype, "backend": "mindspore"}
 
 
-def guided_step(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
-    model = backend.build(TINY, FreshWeights(TINY.layout(), 0), dtype, compile=compile)
-    text = random.normal((2, TINY_TEXT_TOKENS, TINY.caption_channels), 0, "text")
-    latents = backend.asarray(random.normal((2, TINY.in_channels, *TINY_LATENT), 0, "latents"))
-    timesteps = backend.asarray(np.full(2, 500.0, np.float32))
-    condition = model.condition(Given(text=text), TINY_LATENT)
-    return lambda: model(latents, timesteps, condition)
+def measure(name: str, case: cases.Case, options: argparse.Namespace, before: Path | None) -> dict[str, Any]:
+    """All forms of a case by turns, and the machine's limits between them."""
+    environment = os.environ | dict.fromkeys(THREADS, str(options.threads))
+    common = {"case": name, "backend": options.backend, "device": options.device, "compile": options.compile}
+    common |= {"settings": dict(setting.split("=", 1) for setting in options.set), "tiny": options.tiny}
+    dtype = options.dtype or case.dtype
+    with ExitStack() as stack:
+        workers = []
+        for form, order in forms_of(case, options, before):
+            source = order.pop("source", str(ROOT / "src"))
+            worker = Worker(form, {**common, **order}, {**environment, "PYTHONPATH": source})
+            stack.callback(worker.close)
+            worker.told = worker.ask("prepare")
+            workers.append(worker)
+        probe = limits.Probe(options.device, (dtype,), 64 if options.tiny else None)
+        clock = limits.clock_of(options.device)
+        for turn in range(options.repeat):
+            probe.measure(clock)
+            for worker in workers if turn % 2 == 0 else reversed(workers):
+                answer = worker.ask("run")
+                if answer:
+                    worker.times.append(answer)
+    figures = [worker.figures("cpu" if options.device == "cpu" else "wall") for worker in workers]
+    sized = cases.shrunk(case) if options.tiny else case
+    found = probe.limits()
+    least = found.seconds(sized.work(dtype), dtype)
+    return {"case": name, "title": case.title, "dtype": dtype, "forms": figures, "limit": least, "limits": found}
 
 
-def train_step(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
-    options = TrainOptions(dtype=dtype, compile=compile)
-    trainer = backend.train_denoiser(TINY, FreshWeights(TINY.layout(), 0), options)
-    shape = (2, TINY.in_channels, *TINY_LATENT)
-    batch = DiffusionBatch(
-        latents=random.normal(shape, 0, "latents"),
-        noise=random.normal(shape, 0, "noise"),
-        given=Given(text=random.normal((2, TINY_TEXT_TOKENS, TINY.caption_channels), 0, "text")),
-        **DiffusionObjective().draw(0, (0, 1), 0)._asdict(),
-    )
-
-    def run() -> None:
-        trainer.step([batch], lr=1e-4, ema_decay=0.99)
-
-    return run
-
-
-def streamed(num_frames: int, side: int = 64) -> Case:
-    def case(backend: Backend, dtype: str, compile: bool) -> Callable[[], Any]:
-        model = backend.build(WFVAE_64, FreshWeights(WFVAE_64.layout(), 0), dtype)
-        latents = random.normal((1, 8, 1 + (num_frames - 1) // 4, side // 8, side // 8), 0, "latents")
-
-        def run() -> None:
-            for _ in decode_chunks(backend, model, WFVAE_64, latents, DecodeOptions(chunk=2)):
-                pass
-
-        return run
-
-    return case
+def table(results: Iterable[dict[str, Any]], forms: list[str]) -> Iterator[str]:
+    """The rows of a Markdown table, each as soon as its case is measured."""
+    others = [form for form in forms if form != "ours"]
+    heads = ["case", *(f"{form} s" for form in forms), *(FASTER[form] for form in others), "ours of the limit"]
+    heads += [f"{form} MiB" for form in forms]
+    yield row(heads)
+    yield row(["---"] * len(heads))
+    for result in results:
+        found = {each["form"]: each for each in result["forms"]}
+        ours = found["ours"]
+        cells = [result["title"], *(_seconds(found.get(form)) for form in forms)]
+        cells += [_ratio(found.get(form), ours) for form in others]
+        cells.append("" if "problem" in ours else f"{result['limit'] / ours['least']:.0%}")
+        cells += [_mib(found.get(form)) for form in forms]
+        yield row(cells)
 
 
-CASES: dict[str, tuple[str, Case]] = {
-    "tiny-step": ("tiny OpenSoraT2V, a guided step, 80 tokens", guided_step),
-    "tiny-train": ("tiny OpenSoraT2V, a training step of two clips of 80 tokens", train_step),
-    "wfvae-encode": ("WFVAE base 64, encode 17x128x128", encode),
-    "wfvae-decode": ("WFVAE base 64, decode 17x128x128", decode),
-    "t2v-forward": ("OpenSoraT2V 8 layers, 12x96, 1536 tokens, 128 text tokens", forward),
-    "stream-17": ("WFVAE base 64, streamed decode of 17x64x64, chunk 2", streamed(17)),
-    "stream-65": ("WFVAE base 64, streamed decode of 65x64x64, chunk 2", streamed(65)),
-    "stream-257": ("WFVAE base 64, streamed decode of 257x64x64, chunk 2", streamed(257)),
-}
+def row(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
-def measure(name: str, backend_name: str, device: str, dtype: str, repeat: int, compile: bool) -> dict[str, Any]:
-    """Run one case in this process."""
-    backend = get(backend_name, device)
-    case = CASES[name][1]
-    with nullcontext() if case is train_step else backend.inference():
-        run = case(backend, dtype, compile)
-        loaded = _memory_bytes("VmRSS")
-        seconds = []
-        for _ in range(repeat + 1):
-            start = time.perf_counter()
-            result = run()
-            if result is not None:
-                backend.to_numpy(result)
-            seconds.append(time.perf_counter() - start)
-    peak = backend.peak_memory_bytes() or _memory_bytes("VmHWM")
-    return {
-        "first": seconds[0],
-        "seconds": min(seconds[1:]),
-        "peak": peak,
-        "loaded": loaded,
-        "versions": backend.versions(),
-    }
+def _seconds(found: Mapping[str, Any] | None) -> str:
+    if found is None or "problem" in found:
+        return "" if found is None else f"failed: {found['problem']}"
+    return f"{_number(found['least'])} ({_number(found['median'])})"
 
 
-def _memory_bytes(entry: str) -> int:
-    """VmRSS (now) or VmHWM (at most) of this process; not ru_maxrss, which starts at that of the parent."""
-    with open("/proc/self/status") as file:
-        lines = dict(line.split(":", 1) for line in file)
-    return int(lines[entry].split()[0]) * 1024
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
+
+
+def _ratio(other: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> str:
+    if other is None or "problem" in other or "problem" in ours:
+        return ""
+    return f"{other['least'] / ours['least']:.2f}"
+
+
+def _mib(found: Mapping[str, Any] | None) -> str:
+    return "" if found is None or "problem" in found else _number(found["beyond"] / MIB)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("cases", nargs="*", help=f"some of {', '.join(cases.CASES)}; by default the shorter ones")
+    parser.add_argument("--backend", default="torch", help="of ours")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="", help="fp32, bf16 or fp16 for all cases; by default each has its own")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--repeat", type=int, default=5, help="turns")
+    parser.add_argument("--against", default="", metavar="COMMIT", help="another commit by turns: before and after")
+    parser.add_argument("--mindspore", action="store_true", help="the MindSpore backend by turns")
+    parser.add_argument("--no-plain", action="store_true", help="without the plain forms")
+    parser.add_argument("--compile", action="store_true", help="denoisers as compiled graphs, the plain ones too")
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a further argument of build")
+    parser.add_argument("--json", type=Path, help="keep all figures in this file, a line for each case")
+    parser.add_argument("--tiny", action="store_true", help="at sizes that take no time: tests this program only")
+    options = parser.parse_args()
+    if unknown := [name for name in options.cases if name not in cases.CASES]:
+        parser.error(f"unknown case {unknown[0]!r}: there are {', '.join(cases.CASES)}")
+    return options
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("cases", nargs="*", default=list(CASES), help=f"some of {', '.join(CASES)}")
-    parser.add_argument("--backend", default=default_name())
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="fp32")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--compile", action="store_true", help="the denoiser as a compiled graph")
-    parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args()
-    if options.in_process:
-        settings = (options.backend, options.device, options.dtype, options.repeat, options.compile)
-        print(json.dumps(measure(options.cases[0], *settings)))
-        return
-    environment = os.environ | {"OMP_NUM_THREADS": str(options.threads)}
-    print("| case | dtype | first s | seconds | peak MiB | before the run MiB |\n| --- | --- | --- | --- | --- | --- |")
-    for name in options.cases:
-        arguments = [name, "--backend", options.backend, "--device", options.device, "--dtype", options.dtype]
-        arguments += ["--repeat", str(options.repeat), "--in-process", *(["--compile"] if options.compile else [])]
-        done = subprocess.run(
-            [sys.executable, __file__, *arguments], env=environment, stdout=subprocess.PIPE, text=True, check=True
-        )
-        figures = json.loads(done.stdout.splitlines()[-1])
-        peak, loaded = figures["peak"] / 2**20, figures["loaded"] / 2**20
-        times = f"{figures['first']:.3f} | {figures['seconds']:.3f}"
-        print(f"| {CASES[name][0]} | {options.dtype} | {times} | {peak:.0f} | {loaded:.0f} |", flush=True)
-    print(
-        "\n"
-        + ", ".join(f"{key} {value}" for key, value in figures["versions"].items())
-        + f", {options.threads} threads"
-    )
+    options = parse()
+    chosen = dict(cases.named(options.cases))
+    os.environ |= dict.fromkeys(THREADS, str(options.threads))
+    if options.device == "cpu":
+        import torch
+
+        torch.set_num_threads(options.threads)  # for the limits, which are measured here
+    with ExitStack() as stack:
+        before = stack.enter_context(checkout(options.against)) if options.against else None
+        forms = list(dict.fromkeys(form for case in chosen.values() for form, _ in forms_of(case, options, before)))
+        seen: list[dict[str, Any]] = []
+
+        def results() -> Iterator[dict[str, Any]]:
+            for name, case in chosen.items():
+                seen.append(measure(name, case, options, before))
+                if options.json:
+                    with options.json.open("a") as file:
+                        print(json.dumps({**seen[-1], "limits": seen[-1]["limits"]._asdict()}), file=file)
+                yield seen[-1]
+
+        for line in table(results(), forms):
+            print(line, flush=True)
+    print("\n" + "; ".join(dict.fromkeys(about(options, seen))))
+    if any("problem" in form for result in seen for form in result["forms"]):
+        sys.exit(1)
+
+
+def about(options: argparse.Namespace, seen: list[dict[str, Any]]) -> Iterator[str]:
+    """What the figures are of."""
+    yield f"{options.threads} thread{'s' if options.threads > 1 else ''}, {options.repeat} turns, {options.device}"
+    rates: dict[str, float] = {}
+    for result in seen:
+        for dtype, rate in result["limits"].matmul.items():
+            rates[dtype] = max(rate, rates.get(dtype, 0.0))
+    yield limits.Limits(rates, max(result["limits"].copy for result in seen)).text()
 
 
 if __name__ == "__main__":

@@ -129,13 +129,15 @@ class Weight:
     grows_from: str | None = None
     """The weight of the same shape that it is copied from when training starts from a smaller model, which lacks it."""
 
+    trained: bool = True
+    """False for what files hold beside the weights and training leaves as it is (a learned null caption)."""
+    is_table: bool = False
+    """Whether its rows are looked up by number; else a matrix is that of a linear map."""
+
     @property
     def starts_as_zeros(self) -> bool:
         """Whether it is all zeros in a fresh model."""
         return isinstance(self.init, Zeros) or (isinstance(self.init, Constant) and self.init.is_zero)
-
-    trained: bool = True
-    """False for what files hold beside the weights and training leaves as it is (a learned null caption)."""
 
 
 @dataclass(frozen=True)

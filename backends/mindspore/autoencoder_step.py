@@ -90,7 +90,7 @@ class AutoencoderTrainStep:
         self.dtype = MINDSPORE_DTYPES[options.dtype]
         self.pairs = frozenset(name for name, weight in losses.pair_weights.items() if weight)
         unreached = self.spec.unreached(bool(losses.pixel_weight), self.pairs)
-        trainable = make_trainable(model, (*options.frozen, *unreached))
+        trainable = make_trainable(model, replace(options, frozen=(*options.frozen, *unreached)).trains)
         recompute(blocks_of(model), options.recompute_every)
         self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
         self.measures = None if self.spec.num_codes is None else Measures(model, self.ranks, losses.restart_below)
@@ -102,7 +102,7 @@ class AutoencoderTrainStep:
                     f"start.frozen: the adversarial loss is weighed at {self.spec.last_layer}; train it as well"
                 )
             decay = replace(options.optimizer, weight_decay=losses.discriminator_weight_decay)
-            learns = make_trainable(discriminator, statistics)
+            learns = make_trainable(discriminator, TrainOptions(frozen=statistics).trains)
             limit = losses.discriminator_max_grad_norm
             self.discriminator = Discriminator(
                 discriminator,

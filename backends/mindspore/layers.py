@@ -112,8 +112,9 @@ class Linear(nn.Cell):
         self.weight = new_parameter(outputs, inputs)
         self.bias = new_parameter(outputs) if bias else None
 
-    def construct(self, x: Tensor) -> Tensor:
-        return linear(x, self.weight, self.bias)
+    def construct(self, x: Tensor, activation: str = "") -> Tensor:
+        """activation: as of operators.linear."""
+        return linear(x, self.weight, self.bias, activation)
 
 
 class Embedding(nn.Cell):
@@ -263,10 +264,10 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.reshape(1, -1, 1, 1, 1)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias over the last axis."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "") -> Tensor:
+    """As operators.linear."""
     bias = None if bias is None else _for_product(bias)
-    return product(_for_product(x), _for_product(weight), bias)
+    return product(_for_product(x), _for_product(weight), bias, activation)
 
 
 def gelu_erf(x):
@@ -308,7 +309,7 @@ class _Unset:
     """A weight's place in a cell, without memory, until the weight is set."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
-        self.shape = shape
+        self.shape, self.dtype = shape, mindspore.float32
 
 
 def new_parameter(*shape: int) -> Any:
@@ -326,10 +327,36 @@ def parameter_shapes(model: nn.Cell) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def kernel(layer: Any) -> Tensor:
+    """The weight of a layer that is no linear map, with what is trained beside it."""
+    return layer.weight + layer.added() if hasattr(layer, "added") else layer.weight
+
+
+def set_dtype(model: nn.Cell, dtype: Any) -> None:
+    """Have a model keep all its parameters in a dtype."""
+    for _, cell in model.cells_and_names():
+        for value in cell.__dict__.values():
+            if isinstance(value, _Unset):
+                value.dtype = dtype
+
+
+def parameter_dtype(model: nn.Cell, name: str) -> Any:
+    """The dtype in which a model keeps a parameter, whether or not its weight has been set."""
+    parent, _, leaf = name.rpartition(".")
+    cell = dict(model.cells_and_names())[parent]
+    return (cell.__dict__.get(leaf) or cell._params[leaf]).dtype
+
+
 def set_parameter(model: nn.Cell, name: str, weight: Tensor) -> None:
     """Put a weight in its place in a model; it gets no gradients until it is told to."""
     parent, _, leaf = name.rpartition(".")
     setattr(dict(model.cells_and_names())[parent], leaf, Parameter(weight, name=name, requires_grad=False))
+
+
+def set_layer(model: nn.Cell, path: str, layer: nn.Cell) -> None:
+    """Put a layer in the place of another one in a model."""
+    parent, _, leaf = path.rpartition(".")
+    dict(model.cells_and_names())[parent]._cells[leaf] = layer
 
 
 def device_of(x: Tensor) -> str:

@@ -57,9 +57,12 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Widths,
     return _forms.convolution(x, weight, bias, stride, padding)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T + bias over the last axis."""
-    return _forms.linear(x, weight, bias)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "") -> Tensor:
+    """x @ weight.T + bias over the last axis, and then an activation: "", "gelu_tanh" or "gelu_erf"."""
+    y = _forms.linear(x, weight, bias)
+    if not activation:
+        return y
+    return gelu_tanh(y) if activation == "gelu_tanh" else ops.gelu(y)
 
 
 def nearest(x: Tensor, rows: Tensor) -> Tensor:
@@ -89,6 +92,14 @@ def softmax(scores: Tensor) -> Tensor:
         # On a CPU, once MindSpore 2.10 has computed a gradient over single scores, those of all later calls are wrong.
         return ops.ones_like(scores)
     return mint.nn.functional.softmax(scores, -1)
+
+
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A function of each token by itself, (B, N, D) -> (B, N, E).
+
+    Of all at once: joining pieces would be a copy here.
+    """
+    return function(x)
 
 
 def exchange(x: Tensor) -> Tensor:

@@ -283,11 +283,11 @@ def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[
     return open_weights(file if file.exists() else folder / f"{name}{INDEX_SUFFIX}"), rest
 
 
-def make_trainable(model: nn.Cell, frozen: tuple[str, ...]) -> dict[str, Parameter]:
-    """Ask for gradients of all parameters but those whose names begin as one of `frozen`; return these by name."""
+def make_trainable(model: nn.Cell, trains: Callable[[str], bool]) -> dict[str, Parameter]:
+    """Ask for gradients of the parameters whose names are to be trained; return these by name."""
     trainable = {}
     for name, parameter in model.parameters_and_names():
-        if not name.startswith(frozen):
+        if trains(name):
             parameter.requires_grad = True
             trainable[name] = parameter
     return trainable

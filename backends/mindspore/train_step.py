@@ -33,12 +33,12 @@ class DiffusionTrainStep:
 
     def __init__(self, entrance: Entrance, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
         """entrance: to the denoiser, as all ranks share its training. ranks: that train together."""
-        self.device, self.ranks = device, ranks or Ranks()
+        self.device, self.options, self.ranks = device, options, ranks or Ranks()
         self._entrance, self.model = entrance, entrance.model
         self.network: Any = entrance.network
         """Called like a denoiser."""
         self.dtype = MINDSPORE_DTYPES[options.dtype]
-        trainable = make_trainable(self.model, options.frozen)
+        trainable = make_trainable(self.model, options.trains)
         recompute(self.model.blocks(), options.recompute_every)
         entrance.settle()
         if options.compile:
@@ -102,7 +102,10 @@ class DiffusionTrainStep:
         Of many ranks each gets the whole tensors that it is to write; they call together.
         """
         shards, ranks = self.optimization.shards, self.ranks
-        present = shards.own(dict(self.model.parameters_and_names()))
+        parameters = dict(self.model.parameters_and_names())
+        if self.options.adapters:
+            parameters = {name: value for name, value in parameters.items() if self.options.trains(name)}
+        present = shards.own(parameters)
         average = present | self.optimization.shadows if self.keeps_ema else {}
         weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
         saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, Shard(ranks.rank, ranks.world.size))

@@ -87,7 +87,7 @@ class AutoencoderTrainStep:
         self.dtype = TORCH_DTYPES[options.dtype]
         self.pairs = frozenset(name for name, weight in losses.pair_weights.items() if weight)
         unreached = self.spec.unreached(bool(losses.pixel_weight), self.pairs)
-        trainable = make_trainable(model, (*options.frozen, *unreached))
+        trainable = make_trainable(model, replace(options, frozen=(*options.frozen, *unreached)).trains)
         recompute(blocks_of(model), options.recompute_every)
         self._reconstruct = torch.compile(model.reconstruct) if options.compile else model.reconstruct
         self.optimization = self._optimization(trainable, options, options.max_grad_norm, options.keeps_ema)
@@ -100,7 +100,7 @@ class AutoencoderTrainStep:
                     f"start.frozen: the adversarial loss is weighed at {self.spec.last_layer}; train it as well"
                 )
             decay = replace(options.optimizer, weight_decay=losses.discriminator_weight_decay)
-            learns = make_trainable(discriminator, statistics)
+            learns = make_trainable(discriminator, TrainOptions(frozen=statistics).trains)
             limit = losses.discriminator_max_grad_norm
             self.discriminator = Discriminator(
                 discriminator,

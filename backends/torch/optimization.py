@@ -290,11 +290,11 @@ def load_state(folder: Path, name: str) -> tuple[Mapping[str, np.ndarray], dict[
     return open_weights(file if file.exists() else folder / f"{name}{INDEX_SUFFIX}"), rest
 
 
-def make_trainable(model: nn.Module, frozen: tuple[str, ...]) -> dict[str, nn.Parameter]:
-    """Ask for gradients of all parameters but those whose names begin as one of `frozen`; return these by name."""
+def make_trainable(model: nn.Module, trains: Callable[[str], bool]) -> dict[str, nn.Parameter]:
+    """Ask for gradients of the parameters whose names are to be trained; return these by name."""
     trainable = {}
     for name, parameter in model.named_parameters():
-        if not name.startswith(frozen):
+        if trains(name):
             parameter.requires_grad_()
             trainable[name] = parameter
     return trainable

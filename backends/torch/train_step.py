@@ -32,12 +32,12 @@ class DiffusionTrainStep:
 
     def __init__(self, entrance: Entrance, device: str, options: TrainOptions, ranks: Ranks | None = None) -> None:
         """entrance: to the denoiser, as all ranks share its training. ranks: that train together."""
-        self.device, self.ranks = device, ranks or Ranks()
+        self.device, self.options, self.ranks = device, options, ranks or Ranks()
         self._entrance, self.model = entrance, entrance.model
         self.network: Any = entrance.network
         """Called like a denoiser."""
         self.dtype = TORCH_DTYPES[options.dtype]
-        trainable = make_trainable(self.model, options.frozen)
+        trainable = make_trainable(self.model, options.trains)
         recompute(self.model.blocks(), options.recompute_every)
         entrance.settle()
         self._forward: Any = torch.compile(self.network) if options.compile else self.network
@@ -99,7 +99,10 @@ class DiffusionTrainStep:
         Of many ranks each gets the whole tensors that it is to write; they call together.
         """
         shards, ranks = self.optimization.shards, self.ranks
-        present: dict[str, Tensor] = dict(shards.own(dict(self.model.named_parameters())))
+        parameters = dict(self.model.named_parameters())
+        if self.options.adapters:
+            parameters = {name: value for name, value in parameters.items() if self.options.trains(name)}
+        present: dict[str, Tensor] = dict(shards.own(parameters))
         average = present | self.optimization.shadows if self.keeps_ema else {}
         weights, averages = Tensors(shards.written(present)), Tensors(shards.written(average))
         saved = SavedStep(weights, averages, {STATE: self.optimization.state()}, Shard(ranks.rank, ranks.world.size))

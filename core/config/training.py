@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ..errors import ConfigError
 from ..random import SEED_LIMIT
 from .caches import CacheSettings
 from .data import DataSettings
@@ -38,6 +39,33 @@ class StartSettings(Settings):
     becomes an inpaint model. Off: every weight must be there."""
     frozen: tuple[str, ...] = ()
     """Name prefixes of weights that are not trained."""
+
+
+class TuneSettings(Settings):
+    """What of a denoiser is trained."""
+
+    choice = "kind"
+
+    kind: Literal["full", "lora", "tensors"] = "full"
+    """full: all of it. lora: two small matrices beside each of some layers, while the model itself stays as it is, in
+    the compute dtype; what is written is small, and `--lora` adds it to the model. tensors: only some of its
+    weights."""
+    targets: tuple[str, ...] | None = None
+    """lora: names of linear maps or convolutions, such as to_q, qkv or attn1.*; all-linear: every linear map inside the
+    blocks. Default: the maps of all attentions. tensors: names of weights, such as scale_shift_table or
+    attn2.*.weight. A name stands for all that end so, and * for anything."""
+    rank: Count | None = None
+    """lora: the inner size of the matrices. Default: 16."""
+    alpha: Positive | None = None
+    """lora: what they add is multiplied by alpha / rank. Default: the rank."""
+    rslora: bool = False
+    """lora: multiply by alpha / sqrt(rank) instead, so that large ranks learn as fast."""
+
+    @classmethod
+    def unused(cls, chosen: str) -> Set[str]:
+        """What a kind has no use for."""
+        of_lora = {"rank", "alpha", "rslora"}
+        return {"full": {"targets", *of_lora}, "tensors": of_lora}.get(chosen, set())
 
 
 class TimestepSettings(Settings):
@@ -323,6 +351,7 @@ class TrainConfig(Settings):
     autoencoder: AutoencoderSettings | None = None
     """Train model.vae with these losses instead of model.denoiser."""
     start: StartSettings = StartSettings()
+    tune: TuneSettings = TuneSettings()
     data: DataSettings = DataSettings()
     caches: CacheSettings = CacheSettings()
     max_tokens: Count = by_recipe()
@@ -351,3 +380,15 @@ class TrainConfig(Settings):
     """Also log to TensorBoard. auto: if it is installed."""
     folder: Path = Path("runs/train")
     """The folder of the run."""
+
+    @classmethod
+    def written_out(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`lora: {...}` is short for `tune: {kind: lora, ...}`."""
+        if "lora" not in values:
+            return values
+        short, rest = values["lora"], {name: value for name, value in values.items() if name != "lora"}
+        if rest.get("tune"):
+            raise ConfigError("lora is short for tune with kind: lora; leave out one of them")
+        if not isinstance(short, dict | None):
+            raise ConfigError("lora: expected settings inside it, such as rank, alpha and targets")
+        return rest | {"tune": {"kind": "lora", **(short or {})}}

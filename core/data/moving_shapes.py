@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -31,6 +31,9 @@ COLOURS = {
     "orange": (245, 135, 25),
 }
 """RGB; a clip's own colour is up to COLOUR_JITTER off in each channel."""
+LATER_COLOURS = {"cyan": (40, 205, 215)}
+"""Those that the tiny models were not trained on, for what is trained afterwards."""
+PALETTE = COLOURS | LATER_COLOURS
 BACKGROUNDS = {"white": (243, 243, 243), "black": (12, 12, 12), "gray": (128, 128, 128), "pink": (248, 175, 195)}
 COLOUR_JITTER, BACKGROUND_JITTER = 10, 6
 SIZES = {"small": (10.5, 11.5), "big": (16.0, 17.5)}
@@ -120,9 +123,9 @@ def any_look(draw: np.random.Generator) -> Look:
     return Look(*(usual if keep else other for keep, usual, other in zip(is_usual, USUAL_LOOK, rest, strict=True)))
 
 
-def scenes() -> Iterator[Scene]:
-    """Every combination."""
-    for parts in itertools.product(SIZES, COLOURS, SHAPES, DIRECTIONS, BACKGROUNDS):
+def scenes(colours: Sequence[str] = ()) -> Iterator[Scene]:
+    """Every combination; colours: of these, by default the usual ones. One that is named twice comes twice."""
+    for parts in itertools.product(SIZES, colours or COLOURS, SHAPES, DIRECTIONS, BACKGROUNDS):
         yield Scene(*parts)
 
 
@@ -156,10 +159,11 @@ def as_scored_caption(text: str) -> str:
     return (as_caption(text[:end]) + text[end:].rstrip()).strip()
 
 
-def unseen_words(text: str) -> list[str]:
-    """The words of a sentence that no caption has, in lower case; of one without words all of it."""
+def unseen_words(text: str, later: Sequence[str] = ()) -> list[str]:
+    """The words of a sentence that no caption has, in lower case; of one without words all of it. later: colours beside
+    the usual ones."""
     found = _WORD.findall(as_caption(text))
-    return [word for word in found or text.split() if word not in words()]
+    return [word for word in found or text.split() if word not in words() and word not in later]
 
 
 def is_held_out(scene: Scene) -> bool:
@@ -172,19 +176,19 @@ def size_within(frames: int | None, height: int | None, width: int | None) -> Vi
     return VideoShape(min(frames or FRAMES, FRAMES), min(height or SIDE, SIDE), min(width or SIDE, SIDE))
 
 
-def training_scenes() -> list[Scene]:
+def training_scenes(colours: Sequence[str] = ()) -> list[Scene]:
     """The combinations that are trained on."""
-    return [scene for scene in scenes() if not is_held_out(scene)]
+    return [scene for scene in scenes(colours) if not is_held_out(scene)]
 
 
-def held_out_scenes() -> list[Scene]:
+def held_out_scenes(colours: Sequence[str] = ()) -> list[Scene]:
     """The combinations that are never trained on."""
-    return [scene for scene in scenes() if is_held_out(scene)]
+    return [scene for scene in scenes(colours) if is_held_out(scene)]
 
 
 def render(scene: Scene, draw: np.random.Generator, look: Look = USUAL_LOOK) -> np.ndarray:
     """One clip of a scene, uint8 (FRAMES, SIDE, SIDE, 3); `draw` says its exact colours, size and path."""
-    colour = COLOURS[scene.colour] + draw.uniform(-COLOUR_JITTER, COLOUR_JITTER, 3)
+    colour = PALETTE[scene.colour] + draw.uniform(-COLOUR_JITTER, COLOUR_JITTER, 3)
     background = BACKGROUNDS[scene.background] + draw.uniform(-BACKGROUND_JITTER, BACKGROUND_JITTER, 3)
     radius = draw.uniform(*SIZES[scene.size])
     places = np.arange(0.5, SIDE, dtype=np.float32)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .moving_shapes import BACKGROUNDS, BAR_HEIGHT, COLOURS, RING_HOLE, SIZES, Scene
+from .moving_shapes import BACKGROUNDS, BAR_HEIGHT, PALETTE, RING_HOLE, SIZES, Scene
 
 BORDER = 2
 VISIBLE = 40.0
@@ -61,11 +61,11 @@ def judge(clip: np.ndarray) -> Observation:
     areas = masks.sum(axis=(1, 2))
     visible = masks[areas >= LEAST_AREA]
     if not len(visible):
-        return Observation("nothing", _nearest(colour, COLOURS), "nothing", "still", name, False)
+        return Observation("nothing", _nearest(colour, PALETTE), "nothing", "still", name, False)
     shape = _shape(visible)
     radius = float(np.sqrt(np.median(areas) / AREA_OF_RADIUS[shape]))
     size = "small" if radius < SIZE_LIMIT else "big"
-    return Observation(size, _nearest(colour, COLOURS), shape, _direction(masks, areas), name, _is_whole(masks, areas))
+    return Observation(size, _nearest(colour, PALETTE), shape, _direction(masks, areas), name, _is_whole(masks, areas))
 
 
 @dataclass

@@ -140,14 +140,21 @@ class MovingShapes:
 
     bad: Sequence[BadRow] = ()
 
-    def __init__(self, is_held_out: bool = False, num_clips: int | None = None, scores: bool = False) -> None:
+    def __init__(
+        self,
+        is_held_out: bool = False,
+        num_clips: int | None = None,
+        scores: bool = False,
+        colours: Sequence[str] = (),
+    ) -> None:
         """is_held_out: the scenes that are never trained on, for validation.
 
         num_clips: so many clips that stay the same; None: one of each scene, drawn anew in every epoch. scores: clips
-        differ in frame rate, motion and sharpness, and captions name the scores.
+        differ in frame rate, motion and sharpness, and captions name the scores. colours: of core.data.moving_shapes,
+        the usual ones by default.
         """
         self.opener = MovingShapesOpener(num_clips is not None, scores)
-        self._scenes = moving_shapes.held_out_scenes() if is_held_out else moving_shapes.training_scenes()
+        self._scenes = (moving_shapes.held_out_scenes if is_held_out else moving_shapes.training_scenes)(colours)
         self._num_clips = len(self._scenes) if num_clips is None else num_clips
 
     def __len__(self) -> int:
@@ -196,7 +203,8 @@ def open_source(settings: DataSettings, is_held_out: bool = False) -> RecordSour
     Raises: ConfigError when no file is named; MediaError and CheckpointError when what is named cannot be read.
     """
     if settings.kind == "moving_shapes":
-        return MovingShapes(is_held_out, None if is_held_out else settings.drawn_clips, settings.scores)
+        clips = None if is_held_out else settings.drawn_clips
+        return MovingShapes(is_held_out, clips, settings.scores, settings.colours)
     if not settings.files:
         raise ConfigError("data.files: name the annotations or folders to train on")
     if settings.kind == "class_folders":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Sequence, Set
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +10,11 @@ from PIL import Image, ImageDraw
 
 from .. import random
 from ..config.schema import SampleConfig
-from ..data.moving_shapes import Scene, caption, held_out_scenes
+from ..data.moving_shapes import PALETTE, Scene, caption, held_out_scenes
 from ..errors import ConfigError
 from ..io.prompts import Prompt
 from ..pipelines.sample import Sampling
+from ..printable import short_name
 
 PROMPT_SEED = 0
 """Of the choice of scenes and sentences, so that every judgement is about the same prompts."""
@@ -29,13 +30,20 @@ class Asked(NamedTuple):
     prompt: str
 
 
-def held_out_prompts(count: int) -> list[Asked]:
-    """Scenes that are never trained on, each with one sentence. Raises: ConfigError when there are not so many."""
-    scenes = held_out_scenes()
-    if count > len(scenes):
+def held_out_prompts(count: int, colours: Sequence[str] = ()) -> list[Asked]:
+    """Scenes that are never trained on, each with one sentence.
+
+    colours: of core.data.moving_shapes; their few scenes come again, with other sentences. By default all usual ones.
+    Raises: ConfigError for a colour that is none of these; without colours when there are not so many scenes.
+    """
+    if unknown := [colour for colour in colours if colour not in PALETTE]:
+        raise ConfigError(f"--colour {short_name(unknown[0])}: there are {', '.join(PALETTE)}")
+    scenes = held_out_scenes(tuple(dict.fromkeys(colours)))
+    if count > len(scenes) and not colours:
         raise ConfigError(f"{count} prompts: there are {len(scenes)} held-out scenes")
     draw = random.stream(PROMPT_SEED, "judged scenes")
-    chosen = [scenes[place] for place in draw.permutation(len(scenes))[:count]]
+    order = draw.permutation(len(scenes))
+    chosen = [scenes[order[number % len(scenes)]] for number in range(count)]
     return [Asked(scene, caption(scene, draw)) for scene in chosen]
 
 

@@ -94,6 +94,15 @@ class WeightsReader(Mapping[str, np.ndarray]):
         entry = self._entries[name][1]
         return self.read_bytes(name, 0, entry.nbytes).view(entry.dtype).reshape(entry.shape)
 
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Some neighbours along a tensor's first axis. Raises: as for the whole; IndexError for others than it has."""
+        entry = self._entries[name][1]
+        if not 0 <= start <= stop <= entry.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {entry.shape[0]} of tensor '{short_name(name)}'")
+        shape = (stop - start, *entry.shape[1:])
+        row = prod(entry.shape[1:]) * entry.dtype.itemsize
+        return self.read_bytes(name, start * row, (stop - start) * row).view(entry.dtype).reshape(shape)
+
     def read_bytes(self, name: str, start: int, count: int) -> np.ndarray:
         """A part of a tensor's bytes, uint8. Raises: as for the whole."""
         path, entry = self._entries[name]
@@ -231,14 +240,20 @@ class Shard:
         return f"{stem}{SUFFIX}" if self.count == 1 else f"{stem}-{self.index + 1:05d}-of-{self.count:05d}{SUFFIX}"
 
 
-def save_shard(folder: Path, tensors: Mapping[str, np.ndarray], shard: Shard, stem: str = STEMS[0]) -> None:
+def save_shard(
+    folder: Path,
+    tensors: Mapping[str, np.ndarray],
+    shard: Shard,
+    stem: str = STEMS[0],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
     """Write one's tensors of a model whose other shards others write; `index_shards` then makes it whole.
 
     A shard without tensors has no file, but for the first. Files that exist are replaced.
     Raises: as save_weights.
     """
     if len(tensors) or shard.index == 0:
-        save_weights(folder / shard.file(stem), tensors, overwrite=True)
+        save_weights(folder / shard.file(stem), tensors, metadata, overwrite=True)
 
 
 def index_shards(folder: Path, count: int, stem: str = STEMS[0]) -> None:
@@ -260,6 +275,16 @@ def index_shards(folder: Path, count: int, stem: str = STEMS[0]) -> None:
         shards[name] = {tensor: (entry.shape, entry.dtype) for tensor, entry in entries.items()}
     with atomic_write(folder / f"{stem}{INDEX_SUFFIX}", overwrite=True, error=CheckpointError) as temporary:
         temporary.write_text(_index_text(shards), encoding="utf-8")
+
+
+def join_shards(folder: Path, count: int, stem: str) -> None:
+    """Make one file of all shards that `save_shard` wrote, for readers that know no index. Raises: as index_shards."""
+    files = [file for index in range(count) if (file := folder / Shard(index, count).file(stem)).is_file()]
+    readers = [open_file(file) for file in files]
+    held = {name: reader[name] for reader in readers for name in reader}
+    save_weights(folder / f"{stem}{SUFFIX}", held, readers[0].metadata, overwrite=True)
+    for file in files:
+        file.unlink()
 
 
 def is_finite(array: np.ndarray) -> bool:

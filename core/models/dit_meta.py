@@ -207,7 +207,7 @@ class DiTMetaSpec(AdaLNSpec):
         )
         self.patch_embedder(weights, "x_embedder.proj")
         self.timestep_embedder(weights)
-        weights["y_embedder.embedding_table.weight"] = Weight((self.table_size, width), Normal(0.02))
+        weights["y_embedder.embedding_table.weight"] = Weight((self.table_size, width), Normal(0.02), is_table=True)
         for name in self.blocks():
             self_attention(weights, f"{name}.attn", width, head_dim=0)
             self.block(weights, name)

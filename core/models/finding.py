@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -21,7 +21,9 @@ from ..printable import short_name
 from . import FAMILIES
 from .by_shapes import seen_by_shapes
 from .kinds import Family
-from .run_folders import model_folder
+from .lora_files import PEFT_CONFIG, is_lora, open_lora
+from .lora_merging import MergedWeights, Used
+from .run_folders import RunRecord, model_folder, record_of
 
 CONFIG_FILE = "config.json"
 MAX_CONFIG_BYTES = 1_000_000
@@ -45,6 +47,10 @@ class Part:
     open: Callable[[], Weights]
     notes: tuple[str, ...] = ()
     """What to tell of how it was found, a line each."""
+    base: Part | None = None
+    """The model without `loras`, where it has some."""
+    loras: tuple[Used, ...] = ()
+    """What is added to its weights."""
 
     @property
     def layout(self) -> Layout:
@@ -93,6 +99,8 @@ def recognise(folder: Path) -> Part:
     Raises: as open_part does.
     """
     folder, notes = model_folder(folder)
+    if os.path.isdir(folder) and (folder / PEFT_CONFIG).exists():
+        return _adapted(folder, notes)
     file = folder / CONFIG_FILE if os.path.isdir(folder) else folder.parent / CONFIG_FILE
     if not file.exists() and (part := _seen(folder, notes)) is not None:
         return part
@@ -100,6 +108,62 @@ def recognise(folder: Path) -> Part:
     family = family_of(config, str(file))
     spec = family.spec.from_config(config, str(file))
     return Part(family, spec, str(folder), False, lambda: _weights_in(folder, spec), notes)
+
+
+def with_loras(part: Part, used: Sequence[tuple[Path, float]]) -> Part:
+    """A model with LoRA added, each file times its scale.
+
+    Raises: CheckpointError as open_lora; LayoutError for a LoRA of another model.
+    """
+    if not used:
+        return part
+    layout = part.layout
+    loras = (*part.loras, *(Used(open_lora(path).fitted(layout), scale) for path, scale in used))
+    base = part.base or part
+    return replace(part, base=base, loras=loras, open=lambda: MergedWeights(base.open(), layout, loras))
+
+
+def weights_in(folder: Path) -> Weights:
+    """The weights that a path means; of a run that trained LoRA, those of its model with that added.
+
+    Raises: as recognise and open_weights.
+    """
+    folder = model_folder(folder).path
+    return recognise(folder).open() if is_lora(folder) else open_weights(folder)
+
+
+def _adapted(folder: Path, notes: tuple[str, ...]) -> Part:
+    """The model that a run's LoRA is for, with that added. Raises: CheckpointError when nobody knows it."""
+    record = record_of(folder)
+    if record is None:
+        raise CheckpointError(
+            f"{folder}: is LoRA, not a whole model, and no run says for which one; name that as model.denoiser and "
+            "this one with --lora"
+        )
+    return replace(with_loras(_base_of(record), [(folder, 1.0)]), source=str(folder), notes=notes)
+
+
+def _base_of(record: RunRecord) -> Part:
+    """The model that a run adapts, LoRA that it began with added. Raises: CheckpointError when it is no more there."""
+    name, seed, begun = record.text("model.denoiser") or "tiny", record.setting("seed"), record.text("start.weights")
+    is_preset = any(name in family.presets for family in FAMILIES)
+    base = open_part("denoiser", name if is_preset else str(_still_there(record, name)), seed or 0)
+    if begun is not None:
+        start = _still_there(record, begun)
+        base = replace(base, open=lambda: weights_in(start), is_fresh=False, base=None, loras=())
+    others = record.setting("model.lora") or ()
+    return with_loras(base, [(_still_there(record, each["file"]), float(each["scale"])) for each in others])
+
+
+def _still_there(record: RunRecord, written: str) -> Path:
+    found = record.find(written)
+    if found is None:
+        places = ", ".join(map(str, record.places(written)))
+        raise CheckpointError(
+            f"{record.checkpoint}: is LoRA for {written}, which is not there ({places}); put it back, or name the "
+            "model as model.denoiser and this run with --lora"
+        )
+    return found
 
 
 def _weights_in(folder: Path, spec: Any) -> Weights:

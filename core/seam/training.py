@@ -5,7 +5,7 @@ All randomness is in the batch, drawn by core; a backend's step is a function of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -140,6 +140,11 @@ class TrainOptions:
     """Activations of every n-th block are computed again instead of kept; 1: all blocks, 0: none."""
     frozen: tuple[str, ...] = ()
     """Beginnings of the names of weights that stay as they are."""
+    only: Set[str] | None = None
+    """Names of the weights that alone are trained; None: all but the frozen ones."""
+    adapters: Mapping[str, Any] = field(default_factory=dict)
+    """Of a denoiser, by its layers, the core.models.lora.Adapter that is trained beside each, with `only` their
+    weights; the model's own are kept in the dtype of the passes, and `Saved.weights` are those of the adapters."""
     compile: bool = False
     """Compile the model (torch.compile, ms.jit)."""
     zero: int = 2
@@ -147,6 +152,10 @@ class TrainOptions:
     parameters too. Rajbhandari et al. 2020, arXiv:1910.02054."""
     engine: str = "fully_shard"
     """Who splits it on torch: fully_shard or deepspeed, which has 2 here."""
+
+    def trains(self, name: str) -> bool:
+        """Whether a weight is trained."""
+        return not name.startswith(self.frozen) and (self.only is None or name in self.only)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,5 +236,5 @@ class TrainStep(Protocol, Generic[Batch]):
     def load(self, folder: Path) -> None:
         """Restore what `save` wrote there. Raises: CheckpointError when it does not fit the model."""
 
-    def load_average(self, weights: Mapping[str, np.ndarray]) -> None:
+    def load_average(self, weights: Weights) -> None:
         """Overwrite the average of the weights, under the layout's names."""

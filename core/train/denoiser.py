@@ -23,7 +23,7 @@ from ..shapes import LatentShape, VideoShape
 from .feeding import Fed, Feeding
 from .held_out import HeldOut
 from .inputs import DiffusionInputs
-from .model_folders import write_models
+from .model_folders import Adapting, write_adapters, write_models
 from .objectives import DrawsNoise
 
 
@@ -52,11 +52,12 @@ class DenoiserTask:
         showing: Showing | None = None,
         ranks: Ranks | None = None,
         fixed: FixedTimes | None = None,
+        adapting: Adapting | None = None,
     ) -> None:
         """inputs: nothing for a rank that leads no team. ranks: that train together. fixed: the timesteps that held-out
-        clips are measured at; None: drawn as in training."""
+        clips are measured at; None: drawn as in training. adapting: what of LoRA is trained, not the whole model."""
         self.spec, self.trainer, self.inputs, self.held_out, self.showing = spec, trainer, inputs, held_out, showing
-        self.ranks, self.fixed = ranks or Ranks(), fixed
+        self.ranks, self.fixed, self.adapting = ranks or Ranks(), fixed, adapting
 
     def prepare(self, clips: Sequence[ClipBatch]) -> None:
         """Have at hand what machines make once for all their ranks."""
@@ -117,6 +118,9 @@ class DenoiserTask:
 
     def write_models(self, saved: Saved, folder: Path, shard: Shard) -> None:
         """Write a rank's part of `model` and `model_ema`, in the hub's form."""
+        if self.adapting is not None:
+            write_adapters(folder, self.adapting, saved, self.trainer.keeps_ema, shard)
+            return
         write_models(folder, self.spec.to_config(), saved, self.trainer.keeps_ema, shard)
 
     def _losses(self, name: str, held_out: HeldOut, fed: Fed, use_ema: bool) -> dict[str, float]:

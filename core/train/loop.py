@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from ..data.batch import ClipBatch
 from ..errors import CheckpointError, DuosoraError
 from ..io.files import read_json
-from ..io.weights import Shard, open_weights
+from ..io.weights import Shard
 from ..models.run_folders import AVERAGE, STATE
 from ..parallel.agreement import agreed
 from ..printable import say
@@ -35,6 +35,7 @@ from .feeding import Fed, Feeding
 from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
+from .model_folders import saved_weights
 from .saving import Saving
 
 
@@ -162,7 +163,7 @@ class Loop:
         assert found.path is not None
         self.task.trainer.load(found.path)
         if self.task.trainer.keeps_ema:
-            self.task.trainer.load_average(open_weights(found.path / AVERAGE))
+            self.task.trainer.load_average(saved_weights(found.path / AVERAGE))
         state = read_state(found.path)
         self.guard.load_state(state["guard"])
         self.step = self._saved_step = int(state["step"])

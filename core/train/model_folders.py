@@ -3,16 +3,69 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..io.weights import Shard, save_shard
+from ..io.weights import SUFFIX, Shard, open_weights, save_shard
+from ..layout import GivenWeights, Weights
 from ..models.finding import CONFIG_FILE
+from ..models.lora import Adapters
+from ..models.lora_files import PEFT_CONFIG, PEFT_STEM, base_header, peft_config, write_peft_config
+from ..models.lora_names import PEFT_PREFIX
 from ..models.run_folders import AVERAGE, MODEL
 from ..seam.training import Saved
+
+
+@dataclass(frozen=True)
+class Adapting:
+    """What a run of LoRA writes in the place of a model."""
+
+    adapters: Adapters
+    base: Mapping[str, Any]
+    """What it says of the model that it is for: `source`, and `fingerprint`."""
+
+
+def write_adapters(folder: Path, adapting: Adapting, saved: Saved, keeps_ema: bool, shard: Shard) -> None:
+    """The same of the weights of adapters, in the form of peft's folders."""
+    for name in (MODEL, AVERAGE) if keeps_ema else (MODEL,):
+        place, weights = folder / name, saved.weights(use_ema=name == AVERAGE)
+        save_shard(place, _InPeft(weights), shard, PEFT_STEM, base_header(adapting.base))
+        if shard.index == 0:
+            write_peft_config(place / PEFT_CONFIG, peft_config(adapting.adapters, adapting.base.get("source")))
+
+
+def saved_weights(folder: Path) -> Weights:
+    """What either has written, under the names of training. Raises: CheckpointError."""
+    if not (folder / PEFT_CONFIG).exists():
+        return open_weights(folder)
+    reader = open_weights(folder / f"{PEFT_STEM}{SUFFIX}")
+    return GivenWeights({name.removeprefix(PEFT_PREFIX): reader[name] for name in reader}, str(folder))
+
+
+class _InPeft(Mapping[str, np.ndarray]):
+    """Weights of adapters under peft's names."""
+
+    def __init__(self, weights: Mapping[str, np.ndarray]) -> None:
+        self._weights: Any = weights
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._weights[name.removeprefix(PEFT_PREFIX)]
+
+    def __iter__(self) -> Iterator[str]:
+        return (f"{PEFT_PREFIX}{name}" for name in self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._weights.shape(name.removeprefix(PEFT_PREFIX))
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return self._weights.dtype(name.removeprefix(PEFT_PREFIX))
 
 
 def write_models(folder: Path, config: Mapping[str, Any], saved: Saved, keeps_ema: bool, shard: Shard) -> None:

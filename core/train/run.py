@@ -15,13 +15,16 @@ from ..config.data import DataSettings
 from ..config.settings import resolved, with_setting
 from ..config.training import LearningRateSettings, TrainConfig
 from ..data.fetching import ReadingCounts, joined
+from ..data.fingerprints import weights_fingerprint
 from ..data.labels import class_table
 from ..errors import CheckpointError, ConfigError
 from ..io.files import atomic_write
 from ..io.paths import given_path
-from ..io.weights import open_weights
 from ..layout import FreshWeights
 from ..loading import check_headers
+from ..models.finding import Part, weights_in
+from ..models.lora import adapted_layout, adapter_layout
+from ..models.lora_merging import MergedWeights
 from ..models.run_folders import MODEL, RUN_CONFIG, model_folder
 from ..parallel.agreement import agreed, exchange
 from ..parallel.launched import launched, told_once
@@ -41,15 +44,19 @@ from .guard import Guard
 from .learning_rate import LearningRate
 from .logs import StepLog
 from .loop import Loop, RunEnd, Timetable, read_state
+from .model_folders import saved_weights
 from .origins import origins
 from .saving import not_shared
 from .setup.denoiser import check_denoiser, check_pictures
 from .setup.parts import train_parts
 from .setup.task import make_task
-from .start import Start, check_frozen, check_meaning, start_from
+from .start import BesideWeights, Start, check_frozen, check_meaning, start_from
 from .summary import describe_processes, describe_training
+from .tuning import tuning_of
 
 LOCK = ".lock"
+OF_ADAPTED = "model.denoiser"
+"""The origin of a run that is the model it adapts."""
 
 
 class TrainRun:
@@ -84,6 +91,7 @@ class TrainRun:
         self.backend.check(self.dtype, config.compute.attention)
         _refuse_missing_files(config.data)
         self.parts = train_parts(config.model, config.autoencoder, config.seed)
+        self.tuning = tuning_of(config, self.parts.trained)
         if config.autoencoder is None:
             check_denoiser(config, self.parts.trained)
             if self.ranks.is_first:
@@ -107,6 +115,7 @@ class TrainRun:
             f"attention {config.compute.attention}",
             f"training   {trained.family.title} of {trained.layout.num_parameters:,} parameters ({trained.source})",
             *self.start.report,
+            *self.tuning.told(trained.layout),
             *describe_training(config, parts),
             *self.followed.lines,
             *describe_processes(config, self.ranks.plan),
@@ -167,7 +176,11 @@ class TrainRun:
 
     @cached_property
     def _origins(self) -> dict[str, str]:
-        return origins(self.config, self.parts)
+        found = origins(self.config, self.parts)
+        is_read = self.config.start.weights is not None or not self.parts.trained.is_fresh
+        if self.tuning.adapters and is_read:
+            found[OF_ADAPTED] = weights_fingerprint(self.parts.trained.spec, self._adapted.weights)
+        return found
 
     def _identity(self, counts: Mapping[str, int], say: Callable[[str], None]) -> dict[str, Any]:
         """What a checkpoint says of its run. counts: of the data. Raises: ConfigError when a resumed run has others."""
@@ -231,7 +244,7 @@ class TrainRun:
 
     def _checked_start(self) -> Start:
         start = self._start()
-        check_headers(self.parts.trained.layout, start.weights)
+        check_headers(adapted_layout(self.parts.trained.layout, self.tuning.adapters), start.weights)
         return start
 
     def _start(self) -> Start:
@@ -239,21 +252,48 @@ class TrainRun:
         check_frozen(trained.layout, settings.frozen)
         if self.config.autoencoder is not None:
             check_reached(self.config.autoencoder, trained, settings.frozen)
-        if self.found.path is not None:
-            return Start(open_weights(self.found.path / MODEL), ())
+        saved = None if self.found.path is None else saved_weights(self.found.path / MODEL)
+        if not self.tuning.adapters:
+            return self._begin() if saved is None else Start(saved, ())
+        begun, seed = self._adapted, self.config.seed
+        adapters = saved or FreshWeights(adapter_layout(trained.layout, self.tuning.adapters), seed)
+        base = {"source": self._adapted_source, "fingerprint": self._origins.get(OF_ADAPTED)}
+        return begun._replace(weights=BesideWeights(begun.weights, adapters), base=base)
+
+    @cached_property
+    def _adapted(self) -> Start:
+        """The model that LoRA is trained for."""
+        return self._begin()
+
+    @property
+    def _adapted_source(self) -> str:
+        return str(self.config.start.weights or self.parts.trained.source)
+
+    def _begin(self) -> Start:
+        """The weights of a run that goes on from no checkpoint; with LoRA, of the model that it adapts."""
+        settings, trained = self.config.start, self.parts.trained
+        if settings.fresh and trained.loras:
+            raise ConfigError("start.fresh and model.lora exclude each other: LoRA is for trained weights")
         if settings.weights is None:
             if settings.leave_out or settings.allow_missing:
                 raise ConfigError("start.leave_out and start.allow_missing need start.weights")
-            if settings.fresh or trained.is_fresh:
+            if settings.fresh:
                 return Start(FreshWeights(trained.layout, self.config.seed), ("weights    freshly drawn",))
-            return Start(trained.open(), (f"weights    all from {trained.source}",))
+            report = "weights    freshly drawn" if trained.is_fresh else f"weights    all from {trained.source}"
+            return Start(trained.open(), (report, *_added(trained)))
         if settings.fresh:
             raise ConfigError("start.fresh and start.weights exclude each other")
         folder, notes = model_folder(settings.weights)
         check_meaning(trained, folder)
-        file = open_weights(folder)
+        file = weights_in(folder)
         start = start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
-        return Start(start.weights, start.report, notes)
+        weights = MergedWeights(start.weights, trained.layout, trained.loras) if trained.loras else start.weights
+        return Start(weights, (*start.report, *_added(trained)), notes)
+
+
+def _added(part: Part) -> list[str]:
+    """What of LoRA is added to the weights that a run begins with."""
+    return [f"           {used.scale:g} x {used.lora.source} added" for used in part.loras]
 
 
 def _checkpoint_path(text: str) -> Path:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..io.weights import Shard, index_shards
+from ..io.weights import Shard, index_shards, join_shards
+from ..models.lora_files import PEFT_STEM
 from ..parallel.agreement import exchange
 from ..seam.ranks import Ranks
 from .checkpoints import Checkpoints, Entry, entries
@@ -91,8 +92,11 @@ class Saving:
         with self.checkpoints.naming(step):
             ending = Shard(0, len(parts)).file("")
             for file in sorted(folder.rglob(f"*{ending}")):
-                index_shards(file.parent, len(parts), file.name.removesuffix(ending))
-        known = {name: entry for part in parts for name, entry in part.items()}
+                stem = file.name.removesuffix(ending)
+                # peft reads one file, and adapters are small.
+                (join_shards if stem == PEFT_STEM else index_shards)(file.parent, len(parts), stem)
+        held = {name: entry for part in parts for name, entry in part.items()}
+        known = {name: entry for name, entry in held.items() if (folder / name).exists()}
         self.checkpoints.complete(step, folder, known)
 
 

@@ -3,12 +3,14 @@ of itself."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from family_cases import BATCH, DenoiserCase, awake
+from family_cases import BATCH, DENOISERS, DenoiserCase, awake
 
-from duosora.core.layout import GivenWeights, Weights
+from duosora.core.layout import FreshWeights, GivenWeights, Weights
+from duosora.core.models.lora import ALL_LINEAR, Adapter, adapter_layout, chosen
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend
 from duosora.core.seam.models import Given
@@ -17,6 +19,8 @@ from duosora.core.seam.training import AdamW, DiffusionBatch, StepReport, TrainO
 from duosora.core.train.objectives import DiffusionObjective
 
 LR, DECAY, MICRO_BATCHES = 1e-2, 0.9, 2
+TARGETS = (ALL_LINEAR, "*embed*.proj")
+"""Of LoRA: all that the families have between them, convolutions of patches among them."""
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-2), max_grad_norm=0.5)
 """An eps so large that no step is made of rounding alone, as where a key's bias changes nothing."""
 
@@ -52,12 +56,45 @@ def _own(spec: Any) -> GivenWeights:
     return GivenWeights({name: held[name].copy() for name in held}, held.source)
 
 
+def with_adapters(case: DenoiserCase, targets: tuple[str, ...] = TARGETS) -> TrainOptions:
+    """The options of training LoRA beside some layers of a case's model."""
+    layout = case.spec.layout()
+    adapters = dict.fromkeys(chosen(layout, case.spec.blocks(), targets), Adapter(3, 6.0))
+    return replace(OPTIONS, adapters=adapters, only=frozenset(adapter_layout(layout, adapters)))
+
+
+def beside(case: DenoiserCase, options: TrainOptions, is_awake: bool = True) -> GivenWeights:
+    """The weights of a case's model and of its adapters; is_awake: B is not zero, as after some steps."""
+    layout = adapter_layout(case.spec.layout(), options.adapters)
+    fresh, own = FreshWeights(layout, 0), _own(case.spec)
+    drawn = {name: fresh[name] + is_awake * np.float32(0.1) * normal(fresh.shape(name), 4, name) for name in fresh}
+    return GivenWeights({**own, **drawn}, own.source)
+
+
+LORA = "lora-"
+"""Before the name of a case: not its model is trained."""
+
+
+def lora_run(backend: Backend, name: str, ranks: Ranks) -> Run:
+    """LoRA of a case in training."""
+    case = DENOISERS[name.removeprefix(LORA)]
+    options = with_adapters(case)
+    return Run(backend, case, ranks, beside(case, options), options)
+
+
 class Run:
     """A denoiser in training, on one process or as one rank of several."""
 
-    def __init__(self, backend: Backend, case: DenoiserCase, ranks: Ranks, weights: Weights | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        case: DenoiserCase,
+        ranks: Ranks,
+        weights: Weights | None = None,
+        options: TrainOptions = OPTIONS,
+    ) -> None:
         self.case, self.ranks = case, ranks
-        self.trainer: Any = backend.train_denoiser(case.spec, weights or _own(case.spec), OPTIONS, ranks)
+        self.trainer: Any = backend.train_denoiser(case.spec, weights or _own(case.spec), options, ranks)
 
     def step(self, number: int) -> StepReport:
         """The step of that number, of which each data rank has its share."""

@@ -24,7 +24,7 @@ from duosora.core.seam.group import Group
 from duosora.core.seam.training import TrainOptions
 
 from ..denoiser import TokenDenoiser
-from ..layers import parameter_shapes, set_parameter
+from ..layers import parameter_dtype, parameter_shapes, set_parameter
 from ..operators import length, pad_end, sum_of_squares
 from ..precision import to_array, to_weight
 
@@ -163,7 +163,8 @@ class Entrance:
 
     def fill(self, name: str, array: np.ndarray) -> None:
         """Set a weight."""
-        set_parameter(self.model, name, to_weight(array, self.device, "fp32"))
+        weight = to_weight(array, self.device, "fp32").astype(parameter_dtype(self.model, name))
+        set_parameter(self.model, name, weight)
 
     def settle(self) -> None:
         """Once before the first call, when it is known which weights learn: fix how all lies on the ranks, `shards`."""

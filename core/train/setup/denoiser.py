@@ -22,9 +22,11 @@ from ...seam.ranks import Ranks
 from ..denoiser import DenoiserTask, FixedTimes, Showing
 from ..encoders import CaptionEncoder
 from ..inputs import DiffusionInputs, InputOptions
+from ..model_folders import Adapting
 from ..objectives import DrawsNoise
 from ..start import Start
 from ..stored import open_latent_cache, open_text_cache
+from ..tuning import tuning_of
 from .frozen import clip_encoder, text_encoder
 from .objective import check_bound, frame_masks, make_objective
 from .options import train_options
@@ -84,8 +86,11 @@ def denoiser_task(
     showing = _showing(config, backend, parts, ranks, learned_null)
     objective = make_objective(config.objective, config.batch_size * config.accumulate)
     inputs = agreed(ranks.world, lambda: _inputs(config, objective, backend, parts, dtype, ranks))
-    frozen = (*config.start.frozen, *parts.trained.layout.frozen)
-    options = train_options(config.compute, config.optimizer, config.parallel, dtype, config.ema is not None, frozen)
+    tuning = tuning_of(config, parts.trained)
+    frozen = () if tuning.adapters else (*config.start.frozen, *parts.trained.layout.frozen)
+    options = train_options(
+        config.compute, config.optimizer, config.parallel, dtype, config.ema is not None, frozen, tuning
+    )
     trainer = agreed(ranks.world, lambda: backend.train_denoiser(spec, start.weights, options, ranks))
     readers = Readers(
         seed=config.seed,
@@ -111,7 +116,8 @@ def denoiser_task(
     )
     times = config.validation.timesteps
     fixed = None if times is None else FixedTimes(objective, times)
-    return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks, fixed), loader
+    adapting = Adapting(tuning.adapters, start.base) if tuning.adapters else None
+    return DenoiserTask(spec, trainer, inputs, held_out, showing, ranks, fixed, adapting), loader
 
 
 def _showing(config: TrainConfig, backend: Backend, parts: TrainParts, ranks: Ranks, null: bool) -> Showing | None:

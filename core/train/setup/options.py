@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...config.training import ComputeSettings, OptimizerSettings, TrainingParallelSettings
 from ...seam.training import AdamW, TrainOptions
+from ..tuning import Tuning
 
 
 def train_options(
@@ -13,8 +14,9 @@ def train_options(
     dtype: str,
     keeps_ema: bool,
     frozen: tuple[str, ...] = (),
+    tuning: Tuning | None = None,
 ) -> TrainOptions:
-    """dtype: of the run. frozen: beginnings of the names of weights that stay as they are."""
+    """dtype: of the run. frozen: beginnings of the names of weights that stay as they are. tuning: of a denoiser."""
     return TrainOptions(
         dtype=dtype,
         attention=compute.attention,
@@ -24,6 +26,8 @@ def train_options(
         keeps_ema=keeps_ema,
         recompute_every=compute.recompute_every,
         frozen=frozen,
+        only=None if tuning is None else tuning.only,
+        adapters={} if tuning is None else tuning.adapters,
         compile=compute.compile,
         zero=parallel.zero,
         engine=parallel.engine,
