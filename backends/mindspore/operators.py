@@ -47,6 +47,11 @@ def plain() -> Iterator[None]:
         _forms = before
 
 
+def is_plain() -> bool:
+    """Whether operations are done as on any device."""
+    return _forms is _ON_HOST
+
+
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Widths, padding: _Widths) -> Tensor:
     """A convolution of (B, C, H, W) or (B, C, T, H, W)."""
     return _forms.convolution(x, weight, bias, stride, padding)

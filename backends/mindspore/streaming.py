@@ -33,16 +33,22 @@ class Stream:
         self.is_last = is_last
         self._has_started = True
 
+    def before(self, layer: Hashable, frames: Tensor, kernel: int) -> Tensor | None:
+        """The frames in front of new ones (B, C, T, H, W) that a causal filter of `kernel` frames needs, at least two.
+
+        None at the start of the clip, where copies of its first frame stand for them.
+        """
+        ahead = self._in_front(layer, frames, kernel, stride=1)
+        return None if self.is_first else ahead[0]
+
     def extend(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> Tensor:
         """New frames (B, C, T, H, W) with those in front that a causal filter of `kernel` frames needs.
 
         At the start of the clip these are copies of its first frame, later the frames that the filter, moving by
         `stride`, has not gone past.
         """
-        before = [frames[:, :, :1]] * (kernel - 1) if self.is_first else self.take(layer)
-        extended = cat([*before, frames], 2) if before else frames
-        self.keep(layer, extended, *self._unspent(layer, extended.shape[2], kernel, stride))
-        return extended
+        ahead = self._in_front(layer, frames, kernel, stride)
+        return cat([*ahead, frames], 2) if ahead else frames
 
     def double(self, layer: Hashable, frames: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
         """The clip's frame 0 as it is, then two frames for each later one: (B, C, T, H, W) -> (B, C, 2T - 1, H, W).
@@ -73,6 +79,17 @@ class Stream:
         stop = 2 * num_window if self.is_last else 2 * num_window - 1
         doubled = interpolate(window)[:, :, start:stop]
         return cat([frames[:, :, :1], doubled], 2) if self.is_first else doubled
+
+    def _in_front(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> list[Tensor]:
+        """What lies in front of new frames, in pieces; keeps what will lie in front of the next ones."""
+        ahead = [frames[:, :, :1]] * (kernel - 1) if self.is_first else self.take(layer)
+        num_ahead = sum(piece.shape[2] for piece in ahead)
+        start, stop = self._unspent(layer, num_ahead + frames.shape[2], kernel, stride)
+        if start < num_ahead:
+            self.keep(layer, cat([*ahead, frames[:, :, : stop - num_ahead]], 2), start, stop)
+        else:
+            self.keep(layer, frames, start - num_ahead, stop - num_ahead)
+        return ahead
 
     def _unspent(self, layer: Hashable, num_frames: int, kernel: int, stride: int) -> tuple[int, int]:
         """From where to where a filter will need its `num_frames` input frames again."""

@@ -259,7 +259,8 @@ class TorchBackend:
 
         def noter(name: str) -> Any:
             def note(module: nn.Module, inputs: Any, output: Any) -> None:
-                outputs[name] = output
+                # What follows may write its result over it.
+                outputs[name] = output.clone() if isinstance(output, torch.Tensor) else output
 
             return note
 

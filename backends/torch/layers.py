@@ -118,6 +118,11 @@ def gelu_erf(x):
     return gelu(x)
 
 
+def silu_over(x: Tensor) -> Tensor:
+    """SiLU of a tensor that nothing else reads, in its memory where no gradient will need it."""
+    return silu(x, inplace=not (torch.is_grad_enabled() and x.requires_grad))
+
+
 def submodules(module: nn.Module) -> Iterator[nn.Module]:
     """A module and all that are inside it."""
     return module.modules()

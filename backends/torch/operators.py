@@ -57,7 +57,7 @@ def plain() -> Iterator[None]:
 
 
 def is_plain() -> bool:
-    """Whether this is inside of `plain`."""
+    """Whether operations are done as on any device."""
     return _is_plain
 
 

@@ -38,7 +38,7 @@ class Stream:
 
         None at the start of the clip, where copies of its first frame stand for them.
         """
-        ahead = self._ahead(layer, frames, kernel, stride=1)
+        ahead = self._in_front(layer, frames, kernel, stride=1)
         return None if self.is_first else ahead[0]
 
     def extend(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> Tensor:
@@ -47,7 +47,7 @@ class Stream:
         At the start of the clip these are copies of its first frame, later the frames that the filter, moving by
         `stride`, has not gone past.
         """
-        ahead = self._ahead(layer, frames, kernel, stride)
+        ahead = self._in_front(layer, frames, kernel, stride)
         return cat([*ahead, frames], 2) if ahead else frames
 
     def double(self, layer: Hashable, frames: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
@@ -80,7 +80,7 @@ class Stream:
         doubled = interpolate(window)[:, :, start:stop]
         return cat([frames[:, :, :1], doubled], 2) if self.is_first else doubled
 
-    def _ahead(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> list[Tensor]:
+    def _in_front(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> list[Tensor]:
         """What lies in front of new frames, in pieces; keeps what will lie in front of the next ones."""
         ahead = [frames[:, :, :1]] * (kernel - 1) if self.is_first else self.take(layer)
         num_ahead = sum(piece.shape[2] for piece in ahead)

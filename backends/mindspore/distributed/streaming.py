@@ -31,16 +31,6 @@ class RelayStream(Stream):
         super().advance(is_last)
         self.is_first = self.is_first and self.group.index == 0
 
-    def extend(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> Tensor:
-        """As Stream.extend; decoders have no strides in time."""
-        assert stride == 1, "only a decoder runs on several ranks"
-        if kernel == 1:
-            return frames
-        before = self._relay(layer, frames, kernel - 1)
-        if self.is_first:
-            before = [frames[:, :, :1]] * (kernel - 1)
-        return cat([*before, frames], 2)
-
     def double(self, layer: Hashable, frames: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
         """As Stream.double."""
         return self.double_after(frames, self._relay(layer, frames, 1), interpolate)
@@ -54,6 +44,14 @@ class RelayStream(Stream):
             return frames
         before = self._relay(layer, frames, self._ahead[layer])
         return cat([*before, frames], 2)[:, :, :num_frames]
+
+    def _in_front(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> list[Tensor]:
+        """As Stream._in_front; decoders have no strides in time."""
+        assert stride == 1, "only a decoder runs on several ranks"
+        if kernel == 1:
+            return []
+        before = self._relay(layer, frames, kernel - 1)
+        return [frames[:, :, :1]] * (kernel - 1) if self.is_first else before
 
     def _relay(self, layer: Hashable, frames: Tensor, count: int) -> list[Tensor]:
         """Hand on a chunk's last frames; returns those of the chunk before, none for the clip's first."""

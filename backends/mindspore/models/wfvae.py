@@ -17,7 +17,8 @@ from duosora.core.models.wfvae import GROUPS, WFVAESpec
 from duosora.core.shapes import NUM_COLOURS
 
 from ..attention import Attend
-from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu, to_float32
+from ..causal import convolve_causally
+from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu_over, to_float32
 from ..posteriors import Encoded, Levels, Reconstruction, draw
 from ..streaming import Stream, whole_clip
 from ..upstream_tiling import UpstreamTiling
@@ -141,7 +142,7 @@ class Encoder(nn.Cell):
         x = self.down2(x, stream)
         x = cat([x, self.connect_l2(l2_bands, stream)], 1)
         x = self.mid(x, stream)
-        return self.conv_out(silu(self.norm_out(x)), stream), (l1_bands, l2_bands)
+        return self.conv_out(silu_over(self.norm_out(x)), stream), (l1_bands, l2_bands)
 
 
 class Decoder(nn.Cell):
@@ -195,7 +196,7 @@ class Decoder(nn.Cell):
         # The synthesis runs ahead of the trunk, which in a stream waits at each doubling of frames for the next one.
         l1_bands = add_to_colours(l1_bands, stream.align(self.inverse_wavelet_transform_l2, l2, l1_bands.shape[2]))
         l1 = self.inverse_wavelet_transform_l1(l1_bands, stream)
-        x = silu(self.norm_out(self.layer(self.up1(x[:, : -self.flow], stream), stream)))
+        x = silu_over(self.norm_out(self.layer(self.up1(x[:, : -self.flow], stream), stream)))
         l1 = stream.align(self.inverse_wavelet_transform_l1, l1, x.shape[2])
         return x, l1, (l1_bands, l2_bands)
 
@@ -262,7 +263,10 @@ class CausalConv3d(nn.Cell):
         padding = kernel // 2 if pads_space else 0
         self.conv = Conv3d(inputs, outputs, kernel, stride, padding=(0, padding, padding))
 
-    def construct(self, x: Tensor, stream: Stream) -> Tensor:
+    def construct(self, x: Tensor, stream: Stream, onto: Tensor | None = None) -> Tensor:
+        """onto: what the result is added to."""
+        if self.kernel == 3 and self.stride == 1:
+            return convolve_causally(self.conv, x, stream.before(self, x, self.kernel), onto)
         return self.conv(stream.extend(self, x, self.kernel, self.stride))
 
 
@@ -288,8 +292,8 @@ class ResnetBlock2D(nn.Cell):
 
     def construct(self, x: Tensor, stream: Stream) -> Tensor:
         frames = fold_frames(x)
-        hidden = self.conv1(silu(self.norm1(frames)))
-        hidden = self.conv2(silu(self.norm2(hidden)))
+        hidden = self.conv1(silu_over(self.norm1(frames)))
+        hidden = self.conv2(silu_over(self.norm2(hidden)))
         return unfold_frames(frames + hidden, x.shape[0])
 
 
@@ -307,9 +311,9 @@ class ResnetBlock3D(nn.Cell):
         self.has_shortcut = inputs != outputs
 
     def construct(self, x: Tensor, stream: Stream) -> Tensor:
-        hidden = self.conv1(silu(self.norm1(x)), stream)
-        hidden = self.conv2(silu(self.norm2(hidden)), stream)
-        return (self.nin_shortcut(x, stream) if self.has_shortcut else x) + hidden
+        hidden = self.conv1(silu_over(self.norm1(x)), stream)
+        hidden = silu_over(self.norm2(hidden))  # under the same name, so that what is done with is let go
+        return self.conv2(hidden, stream, self.nin_shortcut(x, stream) if self.has_shortcut else x)
 
 
 class AttnBlock3DFix(nn.Cell):

@@ -45,8 +45,8 @@ class RelayStream(Stream):
         before = self._relay(layer, frames, self._ahead[layer])
         return cat([*before, frames], 2)[:, :, :num_frames]
 
-    def _ahead(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> list[Tensor]:
-        """As Stream._ahead; decoders have no strides in time."""
+    def _in_front(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> list[Tensor]:
+        """As Stream._in_front; decoders have no strides in time."""
         assert stride == 1, "only a decoder runs on several ranks"
         if kernel == 1:
             return []

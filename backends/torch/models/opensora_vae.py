@@ -19,7 +19,8 @@ from duosora.core.models.sd_vae import PictureVAESpec
 from duosora.core.shapes import VideoShape
 
 from ..attention import Attend
-from ..layers import Conv3d, GroupNorm, Identity, ModuleList, cast, cat, silu, to_float32
+from ..causal import convolve_causally
+from ..layers import Conv3d, GroupNorm, Identity, ModuleList, cast, cat, silu_over, to_float32
 from ..operators import pad_start
 from ..posteriors import Encoded, Levels, Reconstruction, draw
 from ..streaming import Stream
@@ -187,7 +188,7 @@ class TemporalEncoder(nn.Module):
             x = apply_all(level, x)
             if i < len(self.conv_blocks):
                 x = self.conv_blocks[i](x)
-        return self.conv2(silu(self.norm1(apply_all(self.res_blocks, x))))
+        return self.conv2(silu_over(self.norm1(apply_all(self.res_blocks, x))))
 
 
 class TemporalDecoder(nn.Module):
@@ -220,7 +221,7 @@ class TemporalDecoder(nn.Module):
             x = apply_all(self.block_res_blocks[i], x)
             if i > 0 and self.spec.temporal_downsample[i - 1]:
                 x = channels_to_frames(self.conv_blocks[i - 1](x))
-        return self.conv_out(silu(self.norm1(x)))
+        return self.conv_out(silu_over(self.norm1(x)))
 
 
 class TemporalResnet(nn.Module):
@@ -237,9 +238,8 @@ class TemporalResnet(nn.Module):
         self.has_shortcut = inputs != outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.conv1(silu(self.norm1(x)))
-        hidden = self.conv2(silu(self.norm2(hidden)))
-        return (self.conv3(x) if self.has_shortcut else x) + hidden
+        hidden = self.conv1(silu_over(self.norm1(x)))
+        return self.conv2(silu_over(self.norm2(hidden)), self.conv3(x) if self.has_shortcut else x)
 
 
 class PaddedConv3d(nn.Module):
@@ -248,10 +248,14 @@ class PaddedConv3d(nn.Module):
     def __init__(self, inputs: int, outputs: int, kernel: int = 3, stride: int = 1, bias: bool = True) -> None:
         super().__init__()
         self.before = max(0, kernel - stride)
+        self.is_of_neighbours = kernel == 3 and stride == 1
         padding = (0, kernel // 2, kernel // 2)
         self.conv = Conv3d(inputs, outputs, kernel, (stride, 1, 1), padding=padding, bias=bias)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """onto: what the result is added to."""
+        if self.is_of_neighbours:
+            return convolve_causally(self.conv, x, x[:, :, :0], onto)
         return self.conv(pad_start(x, 2, self.before))
 
 

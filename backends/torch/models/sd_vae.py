@@ -15,7 +15,7 @@ from duosora.core.models.sd_vae import EPS, FRAMES_AT_A_TIME, PictureVAESpec, SD
 from duosora.core.shapes import NUM_COLOURS
 
 from ..attention import Attend
-from ..layers import Conv2d, GroupNorm, Linear, ModuleList, silu
+from ..layers import Conv2d, GroupNorm, Linear, ModuleList, silu_over
 from ..posteriors import Encoded, Reconstruction, draw
 from ..streaming import Stream
 from ..video import by_frames, double_picture, pad_right_and_bottom, position_attention
@@ -111,7 +111,7 @@ class PictureEncoder(nn.Module):
         x = self.conv_in(x)
         for level in self.down_blocks:
             x = level(x)
-        return self.conv_out(silu(self.conv_norm_out(self.mid_block(x))))
+        return self.conv_out(silu_over(self.conv_norm_out(self.mid_block(x))))
 
 
 class PictureDecoder(nn.Module):
@@ -135,7 +135,7 @@ class PictureDecoder(nn.Module):
         x = self.mid_block(self.conv_in(x))
         for level in self.up_blocks:
             x = level(x)
-        return self.conv_out(silu(self.conv_norm_out(x)))
+        return self.conv_out(silu_over(self.conv_norm_out(x)))
 
 
 class DownLevel(nn.Module):
@@ -196,8 +196,8 @@ class PictureResnet(nn.Module):
         self.has_shortcut = inputs != outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        hidden = self.conv1(silu(self.norm1(x)))
-        hidden = self.conv2(silu(self.norm2(hidden)))
+        hidden = self.conv1(silu_over(self.norm1(x)))
+        hidden = self.conv2(silu_over(self.norm2(hidden)))
         return (self.conv_shortcut(x) if self.has_shortcut else x) + hidden
 
 
