@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ TRAINING = {
     "batch_size": 2,
     "checkpoints.every": None,
 }
-AUTOENCODER = {"autoencoder.discriminator_factor": 0, "batch_size": 1}
+AUTOENCODER = {"autoencoder.discriminator_factor": 0, "data.autoencoder": {}, "batch_size": 1}
 CASES: Mapping[str, Case] = {
     "t2v": Case("OpenSoraT2V, WFVAE, 17x256x256, 6 steps", _video(17, 256, 256, 6), T2V),
     "t2v-bf16": Case("the same, 49x256x256", _video(49, 256, 256, 6), T2V, "bf16"),
@@ -161,7 +162,7 @@ CASES: Mapping[str, Case] = {
     "dit_meta-bf16": Case(
         "the same, 4 pictures", _video(1, 256, 256, 30) | LABEL | {"samples_per_prompt": 4}, CLASSES, "bf16"
     ),
-    "t5": Case("a T5 of 170 M weights, 12 prompts", _video(1, 64, 64, 1) | MANY, {**PIXART, "text_encoder": "t5_wide"}),
+    "t5": Case("a T5 of 170 M weights, 12 prompts", _video(1, 64, 64, 2) | MANY, {**PIXART, "text_encoder": "t5_wide"}),
     "train-t2v": Case("training of OpenSoraT2V, 2 steps of 4 clips", TRAINING, T2V, verb="train"),
     "train-stdit3": Case(
         "training of STDiT3, recomputed, the same",
@@ -225,18 +226,7 @@ def measure(case: Case, folder: Path) -> dict[str, Any]:
     forecast = planned().forecast(this_device(case.backend, "cpu"))
     planning = time.perf_counter() - started
     seconds, memory, seen = run()
-    phases = {
-        phase.name: [phase.seconds, phase.peak, {f"{of.part} {of.what}": size for of, size in phase.held.items()}]
-        for phase in forecast.phases
-    }
-    return {
-        "planned": [forecast.peak, forecast.seconds],
-        "measured": [memory, seconds],
-        "phases": phases,
-        "seen": seen,
-        "planning": planning,
-        "device": forecast.device.source,
-    }
+    return {**told(forecast), "measured": [memory, seconds], "seen": seen, "planning": planning}
 
 
 Seen = dict[str, tuple[float, int]]
@@ -299,6 +289,7 @@ def main() -> None:
     parser.add_argument("cases", nargs="*", default=list(CASES), help=f"some of {', '.join(CASES)}")
     parser.add_argument("--parts", action="store_true", help="also what was planned and seen of each phase")
     parser.add_argument("--keep", type=Path, help="add the figures of each case to this file, a line of JSON each")
+    parser.add_argument("--again", type=Path, help="plan anew what such a file has measured, and compare")
     parser.add_argument("--in-process", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.in_process:
@@ -306,23 +297,59 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for spec in {each for case in options.cases for each in CASES[case].models.values()}:
+        kept = [json.loads(line) for line in options.again.read_text().splitlines()] if options.again else []
+        names = [figures["case"] for figures in kept] or options.cases
+        for spec in {each for case in names for each in CASES[case].models.values()}:
             write_model(SPECS[spec], folder / spec)
-        report(options.cases, folder, options.parts, options.keep)
+        found = (planned_anew(each, folder) for each in kept) if kept else map(partial(run_alone, folder), names)
+        report(found, options.parts, options.keep)
 
 
-def report(names: list[str], folder: Path, shows_parts: bool, keep: Path | None) -> None:
+def run_alone(folder: Path, name: str) -> dict[str, Any]:
+    """The figures of a case, of a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    command = [sys.executable, __file__, name, "--in-process", str(folder)]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    return {"case": name, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def planned_anew(figures: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """What was measured with what is planned by now."""
+    from duosora.core.config.loading import load, override_paths
+    from duosora.core.config.schema import SampleConfig
+    from duosora.core.config.training import TrainConfig
+    from duosora.core.planning.unstarted import plan_sampling, plan_training
+
+    case = CASES[figures["case"]]
+    overrides = overrides_of(case, folder)
+    if case.verb == "sample":
+        config, paths = load(None, SampleConfig, overrides), override_paths(overrides)
+        planned, device, _ = plan_sampling(config, paths, "cpu", None)
+        return figures | told(planned.forecast(device))
+    overrides.append(f"folder={folder / 'run'}")
+    training = load(None, TrainConfig, overrides)
+    step, device, _ = plan_training(training, override_paths(overrides), "cpu", None)
+    return figures | told(step.forecast(device))
+
+
+def told(forecast: Any) -> dict[str, Any]:
+    """A forecast as plain numbers."""
+    phases = {
+        phase.name: [phase.seconds, phase.peak, {f"{of.part} {of.what}": size for of, size in phase.held.items()}]
+        for phase in forecast.phases
+    }
+    return {"planned": [forecast.peak, forecast.seconds], "phases": phases, "device": forecast.device.source}
+
+
+def report(found: Iterable[dict[str, Any]], shows_parts: bool, keep: Path | None) -> None:
     print("| case | backend, dtype | planned MiB | measured | off | planned s | measured | off |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     worst: dict[str, tuple[float, str]] = {"memory": (0.0, ""), "time": (0.0, "")}
-    for name in names:
-        command = [sys.executable, __file__, name, "--in-process", str(folder)]
-        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-        figures = json.loads(done.stdout.splitlines()[-1])
+    for figures in found:
+        name = figures["case"]
         if keep is not None:
             with keep.open("a") as file:
-                file.write(json.dumps({"case": name, **figures}) + "\n")
+                file.write(json.dumps(figures) + "\n")
         (memory, seconds), (held, took) = figures["planned"], figures["measured"]
         off = {"memory": memory / held - 1, "time": seconds / took - 1}
         worst = {kind: max(worst[kind], (abs(off[kind]), name)) for kind in worst}
@@ -339,8 +366,8 @@ def report(names: list[str], folder: Path, shows_parts: bool, keep: Path | None)
                 print(f"    {phase}: {planned:.3f} s, {peak / 2**20:.1f} MiB ({parts})")
             for phase, (seen, peak) in figures["seen"].items():
                 print(f"    seen {phase}: {seen:.3f} s, {peak / 2**20:.1f} MiB")
-    told = (f"{kind} {error:.0%} ({name})" for kind, (error, name) in worst.items())
-    print(f"\nWorst: {', '.join(told)}.")
+    errors = (f"{kind} {error:.0%} ({name})" for kind, (error, name) in worst.items())
+    print(f"\nWorst: {', '.join(errors)}.")
     print(f"Rates: {figures['device']}.")
 
 

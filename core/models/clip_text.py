@@ -24,6 +24,8 @@ ACTIVATIONS = ("quick_gelu", "gelu")
 LARGEST_ID = 2
 """As eos_token_id: the end token is where the largest id is. Configs that were published before transformers looked for
 the id have this number, whatever their end token is."""
+ALIVE = 3.8
+"""Work.alive of a call."""
 HEAD_DIM = 64
 """Of all published models."""
 _PROJECTING = "CLIPTextModelWithProjection"
@@ -137,7 +139,7 @@ class ClipTextSpec:
         """Of a call for so many texts of so many tokens."""
         applied = (Applied(".embeddings.", 0), Applied(_PROJECTION, batch), Applied("", batch * tokens))
         heads, head_dim = self.num_attention_heads, self.hidden_size // self.num_attention_heads
-        return Work(applied, (Attention(batch, tokens, tokens, heads, head_dim, self.num_hidden_layers),))
+        return Work(applied, (Attention(batch, tokens, tokens, heads, head_dim, self.num_hidden_layers),), ALIVE)
 
     def layout(self) -> Layout:
         """Every weight of the encoder, under transformers' names."""

@@ -18,6 +18,9 @@ from .config_json import build, choice, count, number, take
 from .kinds import Family
 from .work import Applied, Attention, Work
 
+ALIVE = 4.0
+"""Work.alive of a call."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class T5Spec:
@@ -118,7 +121,7 @@ class T5Spec:
     def work(self, batch: int, tokens: int) -> Work:
         """Of a call for so many texts of so many tokens."""
         applied = (Applied("shared.", 0), Applied("relative_attention_bias", 0), Applied("", batch * tokens))
-        return Work(applied, (Attention(batch, tokens, tokens, self.num_heads, self.d_kv, self.num_layers),))
+        return Work(applied, (Attention(batch, tokens, tokens, self.num_heads, self.d_kv, self.num_layers),), ALIVE)
 
     def layout(self) -> Layout:
         """Every weight of the encoder, under transformers' names."""

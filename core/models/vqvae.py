@@ -20,6 +20,8 @@ from .config_json import build, count, numbers, refuse_unknown, take, whole_numb
 from .kinds import DIGITS, Family, Share
 from .work import Applied, Attention, Work
 
+ENCODING_ALIVE, ALIVE = 7.2, 5.0
+"""Work.alive of the encoder and of the decoder."""
 KERNEL = 4
 """Sides of the convolutions that change the size."""
 HEADS = 2
@@ -114,7 +116,7 @@ class VQVAESpec:
         behind = [prod(prod(each) for each in self.strides[i + 1 :]) for i in range(len(self.strides))]
         convs = (Applied(f"encoder.convs.{i}.", places * each) for i, each in enumerate(behind))
         applied = (*convs, Applied("encoder.", places), Applied("pre_vq_conv.", places))
-        return Work(applied, self._attention(latent, batch))
+        return Work(applied, self._attention(latent, batch), ENCODING_ALIVE)
 
     def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
         """Of the decoder, likewise; a transposed convolution is applied at the places of its input, which is padded."""
@@ -125,7 +127,7 @@ class VQVAESpec:
             sides = tuple(side * stride for side, stride in zip(sides, strides, strict=True))
         places = batch * prod(latent)
         applied = (*convs, Applied("decoder.", places), Applied("post_vq_conv.", places))
-        return Work(applied, self._attention(latent, batch))
+        return Work(applied, self._attention(latent, batch), ALIVE)
 
     def _attention(self, latent: LatentShape, batch: int) -> tuple[Attention, ...]:
         head_dim, places = self.n_hiddens // HEADS, batch * prod(latent)

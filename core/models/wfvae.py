@@ -21,6 +21,8 @@ from .config_json import build, choice, count, numbers, refuse_unknown, take
 from .kinds import DIGITS, Family, Share
 from .work import Applied, Attention, Work
 
+ALIVE = 3.6
+"""Work.alive of both halves."""
 GROUPS = 32
 MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
 DEFAULT_SCALE = 0.18215
@@ -154,7 +156,7 @@ class WFVAESpec:
             Applied(".connect_l1.", *middle),
             Applied("", *deep),
         )
-        return Work(applied, self._attention(latent, batch))
+        return Work(applied, self._attention(latent, batch), ALIVE)
 
     def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
         """Of the decoder, likewise."""
@@ -170,7 +172,7 @@ class WFVAESpec:
             *(Applied(part, *shallow) for part in (".up1.", ".layer.", ".conv_out.")),
             Applied("", *deep),
         )
-        return Work(applied, self._attention(latent, batch))
+        return Work(applied, self._attention(latent, batch), ALIVE)
 
     def _levels(self, latent: LatentShape, batch: int, behind: bool = False) -> list[tuple[int, bool, int, int]]:
         """Of latents, of level 2 and of level 1: places, not once, all together, frames."""

@@ -78,7 +78,7 @@ class Work:
     attention: Sequence[Attention] = ()
     alive: float = 2.4
     """Elements in memory at the widest place without gradients, weights aside: for each that the widest product reads
-    and writes. benchmarks/plan.py measures it."""
+    and writes. tests/torch/test_planning.py measures it."""
 
 
 class Counted(NamedTuple):

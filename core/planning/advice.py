@@ -1,4 +1,4 @@
-"""What to change when a run does not fit: each choice is counted, and those that fit are named, the fastest first."""
+"""What to change when a run does not fit: each choice is counted, and those that fit are named, the cheapest first."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import DuosoraError
 from ..seam.ranks import make_plan
 from .devices import Device
+from .forecast import Forecast
 from .sampling import SamplingCase
 from .training import TrainingCase
 
@@ -25,26 +26,28 @@ Change = tuple[str, Mapping[str, Any]]
 
 
 def advice(case: Case, device: Device) -> list[str]:
-    """What fits instead, in order of its time: one change, or where none is enough two."""
+    """What fits instead, in order of its cost: one change, or where none is enough two."""
     now = case.forecast(device)
     if now.fits is not False:
         return []
     single = list(_sampling(case, device) if isinstance(case, SamplingCase) else _training(case, device))
     found = _fitting(case, device, single) or _fitting(case, device, list(_pairs(single)))
-    return [f"{name} fits{_times(seconds / now.seconds)}" for seconds, name in sorted(found)[:MOST]]
+    return [f"{name} fits{_times(forecast.seconds / now.seconds)}" for name, forecast in found[:MOST]]
 
 
-def _fitting(case: Case, device: Device, changes: Sequence[Change]) -> list[tuple[float, str]]:
-    """Of changes those with which it fits, each with its seconds."""
-    found = []
+def _fitting(case: Case, device: Device, changes: Sequence[Change]) -> list[tuple[str, Forecast]]:
+    """Of changes those with which it fits, by their cost: seconds of all devices. Of those that change the same, the
+    cheapest; where they cost as much, the one that was named first."""
+    found: dict[frozenset[str], tuple[float, str, Forecast]] = {}
     for name, change in changes:
         try:
             forecast = replace(case, **change).forecast(device)
         except DuosoraError:
             continue  # a size or a dtype that cannot be
-        if forecast.fits:
-            found.append((forecast.seconds, name))
-    return found
+        cost, fields = forecast.seconds * forecast.devices, frozenset(change)
+        if forecast.fits and (fields not in found or cost < (1 - TIMES) * found[fields][0]):
+            found[fields] = cost, name, forecast
+    return [(name, forecast) for _, name, forecast in sorted(found.values(), key=lambda each: each[0])]
 
 
 def _pairs(changes: Sequence[Change]) -> Iterator[Change]:

@@ -19,12 +19,14 @@ from ..errors import BackendMissing, ConfigError, DuosoraError
 from ..io.files import atomic_write, read_json
 from ..io.weights import open_weights
 from ..layout import FreshWeights
-from ..models.t5 import TINY, T5Spec
+from ..models import opensora_t2v, t5, wfvae
 from ..seam import backend as backends
 from ..seam.backend import DTYPES, Backend
+from ..seam.models import Given
+from ..shapes import LatentShape
 from .constants import ITEMSIZE
 from .here import framework_version, num_threads, processor, resident_bytes
-from .operations import ELEMENTS, FEW, FIRST, OPERATIONS, Operation
+from .operations import ELEMENTS, FEW, OPERATIONS, Operation
 from .rates import Measured, Table
 
 FILE = "calibration.json"
@@ -32,7 +34,7 @@ VERSION = 1
 """Of the file; others are measured anew."""
 SECONDS = 0.12
 """That each operation is repeated for, its shortest time counting."""
-LOADED = T5Spec(vocab_size=4096, d_model=512, d_kv=64, d_ff=1024, num_layers=2, num_heads=8)
+LOADED = t5.T5Spec(vocab_size=4096, d_model=512, d_kv=64, d_ff=1024, num_layers=2, num_heads=8)
 """A model that is written, read and placed to measure loading."""
 ON_HOST = ("fp32", "bf16")
 """fp16 is no dtype for a CPU."""
@@ -50,8 +52,8 @@ class Calibration:
     """Of the framework."""
     date: str
     floor: int
-    """Bytes that the process grew by over the first calls, of very small ones: code that is paged in, pools and caches
-    of the libraries."""
+    """Bytes that the process grew by over the first calls, of very small models: code that is paged in, pools and
+    caches of the libraries."""
     start: float
     """Seconds that these first calls took."""
     dtypes: Mapping[str, Measured]
@@ -127,10 +129,21 @@ def measure(name: str, device: str) -> Calibration:
 
 
 def _first_calls(backend: Backend) -> None:
-    """What every run does before it computes at length: build a model, and call each kind of operation once."""
-    backend.build(TINY, FreshWeights(TINY.layout(), 0))
-    for name, sizes in FIRST:
-        backend.operation(name, sizes, "fp32")()
+    """What every run does before it computes at length: build models of each kind, and call them once."""
+
+    def fresh(spec: Any) -> Any:
+        return backend.build(spec, FreshWeights(spec.layout(), 0))
+
+    with backend.inference():
+        ids = backend.asarray(np.ones((1, 4), np.int64))
+        backend.to_numpy(fresh(t5.TINY)(ids, ids))
+        denoiser, latent = fresh(opensora_t2v.TINY), LatentShape(2, 8, 8)
+        text = np.ones((2, 4, opensora_t2v.TINY.caption_channels), np.float32)
+        condition = denoiser.condition(Given(text=text), latent)
+        noise = np.ones((2, opensora_t2v.TINY.latent_channels, *latent), np.float32)
+        times = backend.asarray(np.ones(2, np.float32))
+        backend.to_numpy(denoiser(backend.asarray(noise), times, condition))
+        backend.to_numpy(fresh(wfvae.PRESETS["tiny"]).decode(backend.asarray(noise[:1])))
 
 
 def _clock(backend: Backend) -> Callable[[], float]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
+from ..caching import CacheKind
 from ..config.training import TrainConfig
 from ..data.sources import fitted
 from ..layout import Layout
+from ..models.lora import adapter_layout
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..pipelines.following import EXAMPLE
 from ..pipelines.jobs import Job, by_size
@@ -16,11 +18,14 @@ from ..recipes import named
 from ..seam.ranks import ParallelPlan
 from ..shapes import Patch, VideoShape
 from ..train.setup.parts import TrainParts
+from ..train.tuning import Tuning, tuning_of
 from .sampling import SamplingCase
 from .training import TrainingCase
 
 MOST_TEXTS = 1000
 """That are tokenised to plan; of more, the others are taken to be alike."""
+CACHED_SHARE = 0.8
+"""Guessed: of the calls that a cache may leave out, those that it does, as most hardly differ."""
 ADAPTIVE_CALLS = 50
 """Guessed of samplers that take as many as their error asks for."""
 
@@ -40,11 +45,19 @@ def sampling_case(settled: SettledRun, jobs: Sequence[Job]) -> SamplingCase:
         is_guided=settled.guidance.is_on,
         texts=_texts(settled, jobs),
         batch=settled.config.batch_size,
+        left_out=0.0 if pipeline.cache is None else _left_out(pipeline.cache, len(sampler.timesteps)),
         clips=settled.loops.count,
         chunk=options.chunk,
         tile=None if options.tiles is None else options.tiles.size,
         split=pipeline.ranks.plan,
     )
+
+
+def _left_out(cache: CacheKind, calls: int) -> float:
+    """The share of calls that leave out blocks: of those that may, what a cache is guessed to find alike."""
+    free = max(0, calls - max(1, cache.warmup) - cache.keep_last)
+    row = cache.most_reused or getattr(cache, "interval", 2) - 1
+    return CACHED_SHARE * free / max(1, calls) * row / (row + 1)
 
 
 def _texts(settled: SettledRun, jobs: Sequence[Job]) -> tuple[int, ...]:
@@ -70,7 +83,12 @@ def training_case(config: TrainConfig, parts: TrainParts, dtype: str, split: Par
     video, batch = _largest(config, parts)
     layout = parts.trained.layout
     frozen = (*config.start.frozen, *layout.frozen, *layout.untrained)
-    left = sum(_size(layout, name) for name in layout.weights if frozen and name.startswith(frozen))
+    tuning = tuning_of(config, parts.trained) if config.autoencoder is None else Tuning()
+    left = sum(
+        _size(layout, name)
+        for name in layout.weights
+        if (frozen and name.startswith(frozen)) or (tuning.only and not tuning.adapters and name not in tuning.only)
+    )
     judged = config.autoencoder is not None and config.autoencoder.discriminator_factor > 0
     return TrainingCase(
         denoiser=denoiser,
@@ -85,6 +103,7 @@ def training_case(config: TrainConfig, parts: TrainParts, dtype: str, split: Par
         zero=config.parallel.zero,
         recompute_every=config.compute.recompute_every,
         keeps_average=config.ema is not None,
+        adapters=adapter_layout(layout, tuning.adapters).num_parameters if tuning.adapters else 0,
         trained_share=1 - left / max(1, layout.num_parameters),
         encodes_texts=config.caches.text is None,
         encodes_clips=config.caches.latents is None and config.data.kind != "features",

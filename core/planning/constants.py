@@ -14,15 +14,22 @@ PASSES: Mapping[str, tuple[float, float]] = {"torch": (1.5, 2.5), "mindspore": (
 activations, gates, padding, reordering. By backend."""
 CALLS: Mapping[str, float] = {"torch": 6.0, "mindspore": 7.0}
 """Operations around each product, whatever its size."""
+FIRST: Mapping[str, tuple[float, int]] = {"torch": (0.004, 0), "mindspore": (0.006, 400_000)}
+"""Seconds and bytes of each product of a new shape: kernels that are chosen or compiled for it, and kept."""
 ALIVE: Mapping[str, float] = {"torch": 1.0, "mindspore": 1.5}
 """Elements in memory, as many times those that specs say (work.Work.alive)."""
-BACKWARD = 2.0
-"""Time of a backward pass, in forward passes: two products for each."""
-KEPT = (1.1, 1.4)
+BACKWARD = (2.0, 3.3)
+"""Time of a backward pass of a denoiser, and of an autoencoder, in forward passes: two products for each, and those of
+convolutions are slower than forward."""
+FROZEN_BACKWARD, FROZEN_KEPT = 1.0, 0.75
+"""Where the weights stay as they are and LoRA is trained: no product for their gradients, whose input is not kept."""
+KEPT = (1.1, 2.6)
 """Elements that a backward pass wants for each that a product, or a convolution, reads and writes."""
 UPDATE_PASSES = 16
 """Times that the weights go through memory in an optimiser step: gradients, two moments, weights, average, and the norm
 that clips them."""
+CACHED = 2
+"""Tensors as large as the tokens that a cache stores: what the first block added, and what the others did."""
 FRAME_COPIES = 3
 """Of decoded frames in float32: the tensor, its copy on the host, and the frames as bytes with what makes them."""
 CONTEXT_BYTES = 600 << 20

@@ -10,13 +10,13 @@ from pathlib import Path
 
 
 def processor() -> str:
-    """Its name, and how many cores this process may use."""
+    """Its name, and how many cores there are."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8", "replace"), re.M)
     except OSError:
         found = None
     name = found.group(1).strip() if found else platform.processor() or platform.machine()
-    return f"{name}, {num_cores()} cores"
+    return f"{name}, {os.cpu_count()} cores"
 
 
 def num_cores() -> int:

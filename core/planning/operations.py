@@ -83,11 +83,3 @@ OPERATIONS: Sequence[Operation] = [
     *(Operation("convolution_3d", sizes) for sizes in CLIPS),
 ]
 """Those whose rates are a table."""
-FIRST: Sequence[Operation] = [
-    Operation("product", (64, 64, 64)),
-    Operation("attention", (1, 16, 2, 32)),
-    Operation("convolution_2d", (16, 16, 1, 16)),
-    Operation("convolution_3d", (16, 16, 2, 16)),
-    Operation("elementwise", (64, 64)),
-]
-"""What a process grows by when it calls each for the first time is its floor."""

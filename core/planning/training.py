@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import prod
+from typing import Any
 
 from ..layout import Layout
 from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
 from ..models.patch_discriminator import PatchDiscriminatorSpec
-from ..models.work import Counted, Work, counted
 from ..parallel import budget
 from ..seam.ranks import ParallelPlan
 from ..shapes import NUM_COLOURS, LatentShape, VideoShape
-from .constants import BACKWARD, ITEMSIZE, UPDATE_PASSES
-from .counting import alive_bytes, call_seconds, kept_bytes, products_seconds, weight_bytes
+from .constants import BACKWARD, FROZEN_BACKWARD, FROZEN_KEPT, ITEMSIZE, UPDATE_PASSES
+from .counting import alive_bytes, call_seconds, called, kept_bytes, layout_of, products_seconds, weight_bytes
 from .devices import Device
 from .forecast import Forecast, Holding, Phase
 from .sampling import ACTIVATIONS, DENOISER, LIBRARIES, RUN, TEXT, VAE, WEIGHTS
@@ -45,6 +45,8 @@ class TrainingCase:
     keeps_average: bool = True
     trained_share: float = 1.0
     """Of the weights, those that are trained."""
+    adapters: int = 0
+    """Numbers in the matrices of LoRA, which alone are trained then; 0: there are none."""
     encodes_texts: bool = True
     encodes_clips: bool = True
     """False: they come from a cache."""
@@ -75,7 +77,11 @@ class TrainingCase:
 
     @property
     def _layout(self) -> Layout:
-        return (self.denoiser or self.vae).layout()
+        return layout_of(self.denoiser or self.vae)
+
+    @property
+    def _num_trained(self) -> int:
+        return self.adapters or self._layout.num_parameters
 
     @property
     def _part(self) -> str:
@@ -85,13 +91,15 @@ class TrainingCase:
         layout = self._layout
         blocks = max(1, len(self.denoiser.blocks())) if self.denoiser else 1
         zero = self.zero if self.denoiser else 0
-        state = budget.training_state(layout.num_parameters, self.split.world, zero, "fp32", self.keeps_average, blocks)
+        state = budget.training_state(self._num_trained, self.split.world, zero, "fp32", self.keeps_average, blocks)
         held = {Holding(RUN, LIBRARIES): device.floor}
+        if self.adapters:
+            held[Holding(self._part, "frozen weights")] = weight_bytes(layout, self.dtype)
         held |= {Holding(self._part, what): size for what, size in state._asdict().items() if size}
         for what in ("gradients", "moments"):
             held[Holding(self._part, what)] = int(held[Holding(self._part, what)] * self.trained_share)
         if self.discriminator is not None:
-            judge = 4 * self.discriminator.layout().num_parameters
+            judge = 4 * layout_of(self.discriminator).num_parameters
             held |= {Holding(DISCRIMINATOR, WEIGHTS): judge, Holding(DISCRIMINATOR, "gradients"): judge}
             held[Holding(DISCRIMINATOR, "moments")] = 2 * judge
         return held | self._frozen()
@@ -100,65 +108,68 @@ class TrainingCase:
         """Of the models that stay as they are, and in memory."""
         held = {}
         if self.denoiser is not None and self.encodes_clips:
-            held[Holding(VAE, WEIGHTS)] = weight_bytes(self.vae.layout(), self.frozen_dtype)
+            held[Holding(VAE, WEIGHTS)] = weight_bytes(layout_of(self.vae), self.frozen_dtype)
         if self.text_encoder is not None and self.encodes_texts:
-            held[Holding(TEXT, WEIGHTS)] = weight_bytes(self.text_encoder.layout(), self.frozen_dtype)
+            held[Holding(TEXT, WEIGHTS)] = weight_bytes(layout_of(self.text_encoder), self.frozen_dtype)
         return held
 
     def _encoding(self, denoiser: DenoiserSpec, device: Device) -> Phase:
         dtype, clips = self.frozen_dtype, self.batch * self.own_micro_batches
         seconds, held = 0.0, self._state(device)
         if self.text_encoder is not None and self.encodes_texts:
-            work = self.text_encoder.work(1, self.text)
-            tally = counted(self.text_encoder.layout(), work)
+            work, tally = called(self.text_encoder, "work", 1, self.text)
             seconds += clips * call_seconds(tally, device, dtype)
             held[Holding(TEXT, ACTIVATIONS)] = alive_bytes(work, tally, device, dtype)
         if self.encodes_clips:
             latent = self.latent
-            seconds += clips * call_seconds(counted(self.vae.layout(), self.vae.encoding(latent, 1)), device, dtype)
+            seconds += clips * call_seconds(called(self.vae, "encoding", latent, 1)[1], device, dtype)
             frames = min(self.encode_chunk or latent.frames, latent.frames)
-            piece = self.vae.encoding(latent._replace(frames=frames), 1)
-            tally = counted(self.vae.layout(), piece)
+            work, tally = called(self.vae, "encoding", latent._replace(frames=frames), 1)
             pixels = 4 * NUM_COLOURS * self.video.frames * self.video.height * self.video.width
-            held[Holding(VAE, ACTIVATIONS)] = alive_bytes(piece, tally, device, dtype) + 2 * pixels
+            held[Holding(VAE, ACTIVATIONS)] = alive_bytes(work, tally, device, dtype) + 2 * pixels
         return Phase("encode", held, seconds)
 
-    def _works(self, batch: int) -> list[tuple[Layout, Work, Counted]]:
-        """Of all calls of a micro-batch that have gradients."""
+    def _calls(self) -> list[tuple[Any, ...]]:
+        """Of a micro-batch with gradients: what `called` takes."""
         if self.denoiser is not None:
-            works = [(self.denoiser.layout(), self.denoiser.work(self.latent, batch, self.text))]
-        else:
-            layout = self.vae.layout()
-            works = [(layout, self.vae.encoding(self.latent, batch)), (layout, self.vae.decoding(self.latent, batch))]
-            if self.discriminator is not None:
-                works.append((self.discriminator.layout(), self.discriminator.work(self.video, 2 * batch)))
-        return [(layout, work, counted(layout, work)) for layout, work in works]
+            return [(self.denoiser, "work", self.latent, self.batch, self.text)]
+        calls: list[tuple[Any, ...]] = [(self.vae, half, self.latent, self.batch) for half in ("encoding", "decoding")]
+        if self.discriminator is not None:
+            calls.append((self.discriminator, "work", self.video, 2 * self.batch))
+        return calls
 
     def _passes(self, device: Device) -> Phase:
-        dtype, works = self.dtype, self._works(self.batch)
+        dtype, tallies = self.dtype, [called(*call)[1] for call in self._calls()]
         forward = sum(
-            call_seconds(tally, device, dtype) + products_seconds(tally.once, device, dtype) for _, _, tally in works
+            call_seconds(tally, device, dtype) + products_seconds(tally.once, device, dtype) for tally in tallies
         )
         again = 1 / self.recompute_every if self.recompute_every else 0.0
-        seconds = forward * (1 + BACKWARD + again) * self.own_micro_batches / self.split.sequence
+        seconds = (
+            forward
+            * (1 + (FROZEN_BACKWARD if self.adapters else BACKWARD[self.denoiser is None]) + again)
+            * self.own_micro_batches
+            / self.split.sequence
+        )
         moved = self.own_micro_batches * self._moved() + self._exchanged()
         held = self._state(device) | self._casts()
-        held[Holding(self._part, ACTIVATIONS)] = sum(self._kept(*each) for each in works) // self.split.sequence
+        held[Holding(self._part, ACTIVATIONS)] = sum(map(self._kept, self._calls())) // self.split.sequence
         return Phase("forward and backward", held, seconds + moved / device.link, moved)
 
     def _casts(self) -> dict[Holding, int]:
         """Weights in the dtype of the passes."""
-        if self.dtype == "fp32":
+        if self.dtype == "fp32" or self.adapters:
             return {}
         return {Holding(self._part, "casts"): ITEMSIZE[self.dtype] * self._layout.num_parameters}
 
-    def _kept(self, layout: Layout, work: Work, tally: Counted) -> int:
-        whole = kept_bytes(tally, self.dtype)
-        blocks = self._blocks()
+    def _kept(self, call: tuple[Any, ...]) -> int:
+        """Bytes that the backward pass wants of a call."""
+        tally = called(*call)[1]
+        share = FROZEN_KEPT if self.adapters else 1.0
+        whole, blocks = int(share * kept_bytes(tally, self.dtype)), self._blocks()
         if not self.recompute_every or not blocks:
             return whole
         again = blocks[:: self.recompute_every]
-        of_one = kept_bytes(counted(layout, work, only=again[:1]), self.dtype)
+        of_one = int(share * kept_bytes(called(*call, only=(again[0],))[1], self.dtype))
         inputs = sum(product.places * product.inputs for product in list(tally.products)[-1:]) * len(again)
         return max(0, whole - of_one * (len(again) - 1)) + ITEMSIZE["fp32"] * inputs
 
@@ -180,11 +191,11 @@ class TrainingCase:
         if self.split.world == 1:
             return 0
         zero = self.zero if self.denoiser else 0
-        return budget.state_bytes(self._layout.num_parameters, self.split.world, zero, self.own_micro_batches)
+        return budget.state_bytes(self._num_trained, self.split.world, zero, self.own_micro_batches)
 
     def _update(self, device: Device) -> Phase:
         share = self.split.world if self.zero and self.denoiser else 1
-        trained = self._layout.num_parameters * self.trained_share / share
+        trained = self._num_trained * self.trained_share / share
         seconds = UPDATE_PASSES * 4 * trained / device.of("fp32").elementwise
         largest = max((4 * prod(weight.shape) for weight in self._layout.weights.values()), default=0)
         return Phase("update", {**self._state(device), Holding(self._part, ACTIVATIONS): 2 * largest}, seconds)
@@ -192,7 +203,8 @@ class TrainingCase:
     def _held_out(self, device: Device) -> Phase:
         """Of one micro-batch."""
         held, seconds = self._state(device), 0.0
-        for _, work, tally in self._works(self.batch):
+        for call in self._calls():
+            work, tally = called(*call)
             seconds += call_seconds(tally, device, self.dtype) / self.split.sequence
             held[Holding(self._part, ACTIVATIONS)] = alive_bytes(work, tally, device, self.dtype) // self.split.sequence
         return Phase("held-out", held, seconds)

@@ -12,7 +12,7 @@ from duosora.core.config.loading import load
 from duosora.core.config.schema import ModelSettings
 from duosora.core.config.training import TrainConfig
 from duosora.core.io.weights import open_weights, save_weights
-from duosora.core.models.finding import open_part, recognise, with_loras
+from duosora.core.models.finding import TINY_FOLDER, open_part, recognise, with_loras
 from duosora.core.models.lora_files import open_lora
 from duosora.core.train.run import TrainRun
 
@@ -93,6 +93,7 @@ def sampled(duosora: Callable, folder: Path, *arguments: object) -> np.ndarray:
     return reader[next(iter(reader))]
 
 
+@pytest.mark.slow
 def test_samples_are_those_of_the_merged_model(run: Path, duosora: Callable, tmp_path: Path) -> None:
     plain = sampled(duosora, tmp_path / "plain")
     ours = sampled(duosora, tmp_path / "lora", "--lora", f"{run}:0.5")
@@ -150,10 +151,29 @@ def test_a_moved_model_is_told_and_named(run: Path, duosora: Callable, tmp_path:
     assert outcome.code == 0, outcome.err
 
 
+def test_lora_that_was_trained_for_other_weights_is_told(run: Path, duosora: Callable, tmp_path: Path) -> None:
+    duosora("convert", run, "--to", tmp_path / "other")
+    parts = given(*(f"model.{kind}={Path(open_part(kind, 'tiny').open().source)}" for kind in ("vae", "text_encoder")))
+    other = (*parts, "--set", f"model.tokenizer={TINY_FOLDER}", "--set", f"model.denoiser={tmp_path / 'other'}")
+    told = "was trained for other weights (tiny)"
+    for arguments, expected in (
+        ((*other, "--set", "sampler.shift=3"), True),
+        (("--set", "model.denoiser=tiny"), False),
+    ):
+        outcome = duosora("sample", "a red ring", *arguments, "--lora", run, "--dry-run")
+        assert outcome.code == 0, outcome.err
+        assert (told in outcome.out) == expected
+
+
 WRONG = [
     (("tune.kind=lora", "tune.targets=[to_qq]"), "tune.targets: to_qq means no layer"),
     (("tune.kind=lora", "tune.targets=[]"), "tune.targets: names no layer"),
     (("tune.kind=lora", "tune.rank=0"), "expected at least 1, got 0"),
+    (("lora.rank=0",), "expected at least 1, got 0"),
+    (("lora.rank=4", "tune.kind=tensors"), "leave out one of them"),
+    (("lora=4",), "expected settings inside it"),
+    (("lora.targets=[to_qq]",), "tune.targets: to_qq means no layer"),
+    (("start.fresh=true", "model.lora=[nowhere]"), "nowhere: there is no such file"),
     (("tune.kind=tensors",), "needs the names of the weights"),
     (("tune.kind=tensors", "tune.targets=[nothing]"), "means no weight"),
     (("tune.rank=4",), "tune.kind = full has no use for it"),
@@ -186,6 +206,15 @@ def test_lora_of_another_model_is_told_before_anything_is_written(duosora: Calla
         assert "rank 4, 64x64, and the model's is 144x144" in outcome.err
         assert outcome.err.count("\n") == 1
         assert not (tmp_path / "out").exists()
+
+
+def test_training_goes_on_from_a_model_with_lora(run: Path, duosora: Callable, tmp_path: Path) -> None:
+    settings = (f"model.lora=[{run}:2]", "lora.rank=2", "learning_rate.peak=1e-12", "max_steps=1")
+    outcome = duosora("train", *given(*TINY, *settings), "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    assert f"2 x {run}" in outcome.out
+    twice = with_loras(open_part("denoiser", "tiny"), [(run, 2.0)]).open()
+    np.testing.assert_allclose(recognise(tmp_path / "run").open()[QUERY], twice[QUERY], atol=1e-6)
 
 
 def test_only_named_tensors_are_trained(duosora: Callable, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.dit_meta import DiTMetaSpec
 from duosora.core.models.finding import open_part, with_loras
 from duosora.core.models.lora import ALL_LINEAR, ATTENTION, Adapter, chosen, product
-from duosora.core.models.lora_files import Lora, Pair, open_lora, peft_config, save_lora
+from duosora.core.models.lora_files import Lora, Matrices, open_lora, peft_config, save_lora
 from duosora.core.models.lora_merging import MergedWeights, Used, extracted
 from duosora.core.models.lora_names import SPELLINGS
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
@@ -27,8 +27,8 @@ WIDTH = 144
 QUERY = "transformer_blocks.0.attn1.to_q"
 
 
-def pair(name: str, outputs: int = WIDTH, inputs: int = WIDTH, rank: int = 3, scale: float = 0.5) -> Pair:
-    return Pair(normal((rank, inputs), 1, f"{name} down"), normal((outputs, rank), 1, f"{name} up"), scale)
+def pair(name: str, outputs: int = WIDTH, inputs: int = WIDTH, rank: int = 3, scale: float = 0.5) -> Matrices:
+    return Matrices(normal((rank, inputs), 1, f"{name} down"), normal((outputs, rank), 1, f"{name} up"), scale)
 
 
 def tensors(layer: str, down: str, up: str, rank: int = 3, **more: np.ndarray) -> dict[str, np.ndarray]:
@@ -45,7 +45,7 @@ def test_the_example_in_numbers(tmp_path: Path) -> None:
     down, up = np.array([[1.0, -1.0]], np.float32), np.array([[0.5], [2.0]], np.float32)
     matrix = np.array([[1, 2], [3, 4]], np.float32)
     for scale, expected in ((1.0, [[1.25, 1.75], [4, 3]]), (0.8, [[1.2, 1.8], [3.8, 3.2]])):
-        total = matrix + np.float32(scale) * Pair(down, up, 0.5).delta()
+        total = matrix + np.float32(scale) * Matrices(down, up, 0.5).delta()
         np.testing.assert_allclose(total, expected, rtol=1e-6)
     assert Adapter(16, 32.0).scale == 2
     assert Adapter(16, 32.0, stabilised=True).scale == 8
@@ -177,7 +177,7 @@ def test_parts_are_joined_for_a_model_that_has_them_in_one(tmp_path: Path) -> No
 def some_lora() -> Lora:
     layers = (QUERY, "transformer_blocks.3.ff.net.0.proj")
     pairs = {layers[0]: pair("a", rank=2, scale=0.25), layers[1]: pair("b", outputs=4 * WIDTH, scale=1.5)}
-    conv = Pair(normal((2, 8, 2, 2), 1, "down"), normal((WIDTH, 2, 1, 1), 1, "up"), 2.0)
+    conv = Matrices(normal((2, 8, 2, 2), 1, "down"), normal((WIDTH, 2, 1, 1), 1, "up"), 2.0)
     return Lora("made here", "peft", pairs | {"pos_embed.proj": conv})
 
 
@@ -282,7 +282,7 @@ def test_what_was_added_is_taken_out_again() -> None:
                            caption_channels=16)  # fmt: skip
     layout = spec.layout()
     before = FreshWeights(layout, 0)
-    conv = Pair(normal((2, 4, 2, 2), 1, "down"), normal((24, 2, 1, 1), 1, "up"), 1)
+    conv = Matrices(normal((2, 4, 2, 2), 1, "down"), normal((24, 2, 1, 1), 1, "up"), 1)
     queries = pair("a", 24, 24, scale=1.0)
     lora = Lora("made", "peft", {"transformer_blocks.0.attn1.to_q": queries, "pos_embed.proj": conv})
     after = dict(MergedWeights(before, layout, [Used(lora, 1.0)]))
