@@ -35,7 +35,8 @@ def drop(layer: Any) -> None:
 def table_of(matrix: Matrix, dtype: str, device: str) -> Any:
     """A table of vectors, taken by number. dtype: of what it gives."""
     rows, width = matrix.numbers.shape
-    table: Any = Embedding(rows, width, device="meta")
+    with torch.device("meta"):
+        table: Any = Embedding(rows, width)
     if matrix.scales is not None:
         table = Embedding8(rows, width, dtype, device)
     put(table, matrix, device)
