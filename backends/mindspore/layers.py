@@ -356,7 +356,7 @@ def set_parameter(model: nn.Cell, name: str, weight: Tensor) -> None:
 def set_layer(model: nn.Cell, path: str, layer: nn.Cell) -> None:
     """Put a layer in the place of another one in a model."""
     parent, _, leaf = path.rpartition(".")
-    dict(model.cells_and_names())[parent]._cells[leaf] = layer
+    setattr(dict(model.cells_and_names())[parent], leaf, layer)
 
 
 def device_of(x: Tensor) -> str:

@@ -1,5 +1,6 @@
 """Models that leave the device: which blocks are copied when, and which model is loaded at which time."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import duosora
 from duosora.backends.torch import offload
 from duosora.core.errors import ConfigError
 from duosora.core.layout import FreshWeights
+from duosora.core.models.finding import open_part
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend, get
@@ -147,3 +149,19 @@ def test_an_encoder_read_layer_by_layer_makes_the_same_video() -> None:
 def test_offloading_to_the_same_memory_is_refused() -> None:
     with pytest.raises(ConfigError, match="backend.offload = blocks: the device is the host's CPU"):
         duosora.load("tiny", backend="torch", device="cpu", settings={"offload": "blocks"})
+
+
+def test_blocks_that_a_cache_leaves_out_stay_on_the_host(monkeypatch: pytest.MonkeyPatch, copied: list[int]) -> None:
+    """On a CPU a run refuses blocks on the host, so the pipeline is told here."""
+
+    def latents(way: Any) -> np.ndarray:
+        cache = {"sampler.cache.kind": "taylor", "sampler.cache.interval": 2, "sampler.cache.warmup": 1}
+        pipe = duosora.load("tiny", backend="torch", device="cpu", settings=FAST | cache | {"steps": 6})
+        monkeypatch.setattr(pipe.models, "precision", replace(pipe.models.precision, offload=way))
+        return pipe(PROMPTS[0], seed=0).latents
+
+    expected = latents("none")
+    assert copied == []
+    np.testing.assert_array_equal(latents("blocks"), expected)
+    blocks = len(open_part("denoiser", "tiny").spec.blocks())
+    assert 0 < len(copied) < 5 * blocks  # of six steps three or four are computed
