@@ -91,6 +91,11 @@ class Device:
     """Where the figures are from, for a person."""
     is_guess: bool
 
+    @property
+    def kind(self) -> str:
+        """What constants go by: the backend on a CPU, or that it is an accelerator."""
+        return self.backend if self.on_host else "accelerator"
+
     def of(self, dtype: str) -> Rates:
         """The rates in a dtype. Raises: ConfigError for one that the device has not."""
         if dtype not in self.rates:

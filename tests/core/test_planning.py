@@ -296,3 +296,9 @@ def test_what_a_cache_leaves_out_takes_no_time_and_some_memory() -> None:
     before, after = plain.phases[2], cached.phases[2]
     assert after.seconds == pytest.approx(before.seconds / 2, rel=0.01)
     assert after.held[Holding("denoiser", "cache")] > 0
+
+
+def test_what_is_timed_is_a_grid() -> None:
+    for name in {operation.name for operation in OPERATIONS}:
+        places = {operation.place for operation in OPERATIONS if operation.name == name}
+        assert places == {(count, width) for count, _ in places for _, width in places}, name

@@ -85,7 +85,12 @@ def test_products_are_those_that_torch_counts(spec: Any) -> None:
                 call()
             tally = counted(spec.layout(), work)
             flop = sum(product.flop * times for product, times in tally.products.items())
-            assert flop == pytest.approx(counter.get_total_flops(), rel=0.02), name
+            torchs = sum(
+                count
+                for operation, count in counter.get_flop_counts()["Global"].items()
+                if "attention" not in str(operation)
+            )
+            assert flop == pytest.approx(torchs, rel=0.02), name
 
 
 class Alive(TorchDispatchMode):
