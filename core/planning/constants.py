@@ -1,7 +1,7 @@
 """What counting cannot tell and a calibration does not measure: found by benchmarks/plan.py, which finds them again.
 
-`python benchmarks/plan.py --parts` prints for each of its cases what the layers around the products take, by phase;
-the figures here are what brings these nearest to what was measured. docs/planning.md says when and on what.
+`python benchmarks/plan.py --keep FILE --parts` measures 20 runs, `--again FILE` plans them anew with other constants, and
+these brought the plans nearest to what was measured. docs/planning.md has the table, and says when and on what.
 """
 
 from __future__ import annotations
@@ -9,7 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 ITEMSIZE: Mapping[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
-PASSES: Mapping[str, tuple[float, float]] = {"torch": (14.5, 26.0), "mindspore": (10.0, 16.0), "accelerator": (2.5, 4.0)}
+PASSES: Mapping[str, tuple[float, float]] = {
+    "torch": (14.5, 26.0),
+    "mindspore": (10.0, 16.0),
+    "accelerator": (2.5, 4.0),
+}
 """How often elements that a product, or a convolution, reads and writes go through memory once more: norms,
 activations, gates, padding, reordering. By backend on a CPU, where they take several times what a sum takes; and on
 accelerators, by reading."""
