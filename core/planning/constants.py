@@ -1,7 +1,7 @@
 """What counting cannot tell and a calibration does not measure: found by benchmarks/plan.py, which finds them again.
 
-`python benchmarks/plan.py --keep FILE --parts` measures 20 runs, `--again FILE` plans them anew with other constants, and
-these brought the plans nearest to what was measured. docs/planning.md has the table, and says when and on what.
+`python benchmarks/plan.py --keep FILE` measures 20 runs and `--again FILE` plans them anew with other constants; these
+brought the plans nearest to what was measured. docs/planning.md has the table, and says when and on what.
 """
 
 from __future__ import annotations
