@@ -13,7 +13,7 @@ Point = tuple[float, float, float]
 """How many (rows, keys, places), how wide, and the rate there."""
 
 
-class Rates(Protocol):
+class DeviceRates(Protocol):
     """What times follow from; seconds, FLOP and bytes."""
 
     def product(self, product: Product) -> float:
@@ -41,7 +41,7 @@ class Rates(Protocol):
 
 @dataclass(frozen=True)
 class Table:
-    """Rates at a grid of points; between them logarithms are interpolated, outside the nearest counts."""
+    """DeviceRates at a grid of points; between them logarithms are interpolated, outside the nearest counts."""
 
     points: Sequence[Point]
 
@@ -56,8 +56,8 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Rates of a calibration."""
+class MeasuredRates:
+    """DeviceRates of a calibration."""
 
     tables: Mapping[str, Table]
     """By names of operations."""
@@ -81,7 +81,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Guessed:
+class GuessedRates:
     """Shares of a device's limits, in one dtype."""
 
     flop: float

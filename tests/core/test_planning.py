@@ -20,7 +20,7 @@ from duosora.core.planning.devices import SHEETS, device_named, this_device
 from duosora.core.planning.forecast import Holding
 from duosora.core.planning.here import processor
 from duosora.core.planning.operations import OPERATIONS
-from duosora.core.planning.rates import Measured, Table
+from duosora.core.planning.rates import MeasuredRates, Table
 from duosora.core.planning.sampling import SamplingCase
 from duosora.core.planning.telling import rows, seconds_text, short_lines, size_text
 from duosora.core.planning.training import TrainingCase
@@ -63,7 +63,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def figures(**changes: Any) -> calibration.Calibration:
     names = {operation.name for operation in OPERATIONS}
-    rates = Measured(dict.fromkeys(names, Table(((1.0, 1.0, 1e9),))), 1e9, 1e-6, 1e-9, 1e-9)
+    rates = MeasuredRates(dict.fromkeys(names, Table(((1.0, 1.0, 1e9),))), 1e9, 1e-6, 1e-9, 1e-9)
     known = calibration.Calibration(processor(), "torch", "cpu", 2, "1.0", "2026-01-01", 1 << 20, 0.5, {"fp32": rates})
     return replace(known, **changes)
 

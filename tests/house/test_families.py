@@ -25,6 +25,7 @@ HELPERS = {
         "epoch_folders",
         "finding",
         "kinds",
+        "work",
         "run_folders",
     },
     "convert/names": {"mindone"},
