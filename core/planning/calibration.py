@@ -27,7 +27,7 @@ from ..shapes import LatentShape
 from .constants import ITEMSIZE
 from .here import framework_version, num_threads, processor, resident_bytes
 from .operations import ELEMENTS, FEW, OPERATIONS, Operation
-from .rates import MeasuredRates, Table
+from .rates import MeasuredRates, RateTable
 
 FILE = "calibration.json"
 VERSION = 1
@@ -166,7 +166,7 @@ def _rates(backend: Backend, dtype: str) -> MeasuredRates:
     read_and_written = 4 * many.work * ITEMSIZE[dtype] / ITEMSIZE["fp32"]  # three operands and the result
     load, draw = _loading(backend, dtype, clock)
     return MeasuredRates(
-        {name: Table(points) for name, points in tables.items()}, read_and_written / passing, call, load, draw
+        {name: RateTable(points) for name, points in tables.items()}, read_and_written / passing, call, load, draw
     )
 
 
@@ -231,7 +231,7 @@ def _calibration(entry: Mapping[str, Any]) -> Calibration:
 
 
 def _measured(rates: Mapping[str, Any]) -> MeasuredRates:
-    tables = {name: Table(tuple(_points(rates["tables"][name]))) for name in {each.name for each in OPERATIONS}}
+    tables = {name: RateTable(tuple(_points(rates["tables"][name]))) for name in {each.name for each in OPERATIONS}}
     figures = {name: _positive(rates[name]) for name in ("elementwise", "call", "load", "draw")}
     return MeasuredRates(tables, **figures)
 

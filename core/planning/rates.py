@@ -40,7 +40,7 @@ class DeviceRates(Protocol):
 
 
 @dataclass(frozen=True)
-class Table:
+class RateTable:
     """DeviceRates at a grid of points; between them logarithms are interpolated, outside the nearest counts."""
 
     points: Sequence[Point]
@@ -59,7 +59,7 @@ class Table:
 class MeasuredRates:
     """DeviceRates of a calibration."""
 
-    tables: Mapping[str, Table]
+    tables: Mapping[str, RateTable]
     """By names of operations."""
     elementwise: float
     call: float
