@@ -163,17 +163,15 @@ CASES: Mapping[str, Case] = {
         "the same, 4 pictures", _video(1, 256, 256, 30) | LABEL | {"samples_per_prompt": 4}, CLASSES, "bf16"
     ),
     "t5": Case("a T5 of 170 M weights, 12 prompts", _video(1, 64, 64, 2) | MANY, {**PIXART, "text_encoder": "t5_wide"}),
-    "train-t2v": Case("training of OpenSoraT2V, 2 steps of 4 clips", TRAINING, T2V, verb="train"),
+    "train-t2v": Case("training of OpenSoraT2V, a step of 2 clips, 17x128x128", TRAINING, T2V, verb="train"),
     "train-stdit3": Case(
-        "training of STDiT3, recomputed, the same",
+        "the same of STDiT3, recomputed",
         TRAINING | {"compute.recompute_every": 1},
         STDIT3,
         "bf16",
         verb="train",
     ),
-    "train-wfvae": Case(
-        "training of WFVAE, 2 steps of 2 clips", TRAINING | AUTOENCODER, {"vae": "wfvae"}, verb="train"
-    ),
+    "train-wfvae": Case("the same of WFVAE, 1 clip", TRAINING | AUTOENCODER, {"vae": "wfvae"}, verb="train"),
     "ms-tiny": Case("the tiny model as it comes, 10 steps", {"sampler.steps": 10}, {}, backend="mindspore"),
     "ms-dit_meta": Case(
         "DiT of classes, SDVAE, 1x256x256, 10 steps", _video(1, 256, 256, 10) | LABEL, CLASSES, backend="mindspore"

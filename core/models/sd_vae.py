@@ -21,7 +21,7 @@ from .kinds import DIGITS, Family, Share
 from .work import Applied, Attention, Work
 
 MOST_CHANNELS, MOST_LEVELS, MOST_BLOCKS = 4096, 8, 16
-ALIVE = 3.0
+ALIVE = 2.7
 """Work.alive of both halves."""
 FRAMES_AT_A_TIME = 4
 """Of a video; the attention in the middle keeps the square of a frame's latents for each."""

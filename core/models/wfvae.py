@@ -21,8 +21,8 @@ from .config_json import build, choice, count, numbers, refuse_unknown, take
 from .kinds import DIGITS, Family, Share
 from .work import Applied, Attention, Work
 
-ALIVE = 3.6
-"""Work.alive of both halves."""
+ALIVE, STREAM_ALIVE = 3.8, 7.5
+"""Work.alive of both halves, and of a chunk of a stream, which holds frames that wait for the next one."""
 GROUPS = 32
 MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
 DEFAULT_SCALE = 0.18215
@@ -172,7 +172,7 @@ class WFVAESpec:
             *(Applied(part, *shallow) for part in (".up1.", ".layer.", ".conv_out.")),
             Applied("", *deep),
         )
-        return Work(applied, self._attention(latent, batch), ALIVE)
+        return Work(applied, self._attention(latent, batch), STREAM_ALIVE if behind else ALIVE)
 
     def _levels(self, latent: LatentShape, batch: int, behind: bool = False) -> list[tuple[int, bool, int, int]]:
         """Of latents, of level 2 and of level 1: places, not once, all together, frames."""

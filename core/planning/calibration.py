@@ -1,4 +1,4 @@
-"""Rates of this machine, measured once for each backend and dtype and kept in the user's cache folder."""
+"""DeviceRates of this machine, measured once for each backend and dtype and kept in the user's cache folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from ..errors import BackendMissing, ConfigError, DuosoraError
 from ..io.files import atomic_write, read_json
 from ..io.weights import open_weights
 from ..layout import FreshWeights
-from ..models import opensora_t2v, t5, wfvae
+from ..models.finding import open_part
 from ..seam import backend as backends
 from ..seam.backend import DTYPES, Backend
 from ..seam.models import Given
@@ -27,15 +27,17 @@ from ..shapes import LatentShape
 from .constants import ITEMSIZE
 from .here import framework_version, num_threads, processor, resident_bytes
 from .operations import ELEMENTS, FEW, OPERATIONS, Operation
-from .rates import Measured, Table
+from .rates import MeasuredRates, RateTable
 
 FILE = "calibration.json"
 VERSION = 1
 """Of the file; others are measured anew."""
+TINY = "tiny"
+"""The presets that first calls are made of."""
 SECONDS = 0.12
 """That each operation is repeated for, its shortest time counting."""
-LOADED = t5.T5Spec(vocab_size=4096, d_model=512, d_kv=64, d_ff=1024, num_layers=2, num_heads=8)
-"""A model that is written, read and placed to measure loading."""
+LOADED = {"vocab_size": 32_768, "d_model": 512, "d_kv": 64, "d_ff": 1024, "num_layers": 2, "num_heads": 8}
+"""Sizes of the text encoder that is written, read and placed to measure loading."""
 ON_HOST = ("fp32", "bf16")
 """fp16 is no dtype for a CPU."""
 
@@ -56,7 +58,7 @@ class Calibration:
     caches of the libraries."""
     start: float
     """Seconds that these first calls took."""
-    dtypes: Mapping[str, Measured]
+    dtypes: Mapping[str, MeasuredRates]
     memory: int | None = None
     """Bytes of the device, where it is not the host's."""
 
@@ -117,7 +119,7 @@ def measure(name: str, device: str) -> Calibration:
     before, start = resident_bytes(), _clock(backend)()
     _first_calls(backend)
     floor, seconds = max(0, resident_bytes() - before), _clock(backend)() - start
-    dtypes: dict[str, Measured] = {}
+    dtypes: dict[str, MeasuredRates] = {}
     for dtype in ON_HOST if backend.on_host else DTYPES:
         with suppress(RuntimeError, TypeError, ValueError, DuosoraError):  # a dtype that the device has not
             dtypes[dtype] = _rates(backend, dtype)
@@ -135,15 +137,16 @@ def _first_calls(backend: Backend) -> None:
         return backend.build(spec, FreshWeights(spec.layout(), 0))
 
     with backend.inference():
+        encoder, spec, vae = (open_part(kind, TINY).spec for kind in ("text_encoder", "denoiser", "vae"))
         ids = backend.asarray(np.ones((1, 4), np.int64))
-        backend.to_numpy(fresh(t5.TINY)(ids, ids))
-        denoiser, latent = fresh(opensora_t2v.TINY), LatentShape(2, 8, 8)
-        text = np.ones((2, 4, opensora_t2v.TINY.caption_channels), np.float32)
+        backend.to_numpy(fresh(encoder)(ids, ids))
+        denoiser, latent = fresh(spec), LatentShape(2, 8, 8)
+        text = np.ones((2, 4, spec.text_channels), np.float32)
         condition = denoiser.condition(Given(text=text), latent)
-        noise = np.ones((2, opensora_t2v.TINY.latent_channels, *latent), np.float32)
+        noise = np.ones((2, spec.latent_channels, *latent), np.float32)
         times = backend.asarray(np.ones(2, np.float32))
         backend.to_numpy(denoiser(backend.asarray(noise), times, condition))
-        backend.to_numpy(fresh(wfvae.PRESETS["tiny"]).decode(backend.asarray(noise[:1])))
+        backend.to_numpy(fresh(vae).decode(backend.asarray(noise[:1])))
 
 
 def _clock(backend: Backend) -> Callable[[], float]:
@@ -151,7 +154,7 @@ def _clock(backend: Backend) -> Callable[[], float]:
     return time.process_time if backend.on_host and num_threads() == 1 else time.perf_counter
 
 
-def _rates(backend: Backend, dtype: str) -> Measured:
+def _rates(backend: Backend, dtype: str) -> MeasuredRates:
     clock = _clock(backend)
     tables: dict[str, list[tuple[float, float, float]]] = {}
     for operation in OPERATIONS:
@@ -162,8 +165,8 @@ def _rates(backend: Backend, dtype: str) -> Measured:
     passing = _shortest(backend.operation(many.name, many.sizes, dtype), clock)
     read_and_written = 4 * many.work * ITEMSIZE[dtype] / ITEMSIZE["fp32"]  # three operands and the result
     load, draw = _loading(backend, dtype, clock)
-    return Measured(
-        {name: Table(points) for name, points in tables.items()}, read_and_written / passing, call, load, draw
+    return MeasuredRates(
+        {name: RateTable(points) for name, points in tables.items()}, read_and_written / passing, call, load, draw
     )
 
 
@@ -184,14 +187,15 @@ def _loading(backend: Backend, dtype: str, clock: Callable[[], float]) -> tuple[
     """Seconds for each weight that is loaded from a file, and drawn."""
     from safetensors.numpy import save_file
 
-    layout = LOADED.layout()
+    spec = replace(open_part("text_encoder", TINY).spec, **LOADED)
+    layout = spec.layout()
     start = clock()
     weights = {name: np.ascontiguousarray(array) for name, array in FreshWeights(layout, 0).items()}
     draw = (clock() - start) / layout.num_parameters
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "model.safetensors"
         save_file(weights, file)
-        seconds = _shortest(lambda: backend.build(LOADED, open_weights(file), dtype), clock)
+        seconds = _shortest(lambda: backend.build(spec, open_weights(file), dtype), clock)
         return seconds / layout.num_parameters, draw
 
 
@@ -226,10 +230,10 @@ def _calibration(entry: Mapping[str, Any]) -> Calibration:
     return Calibration(**texts, threads=threads, floor=floor, start=start, dtypes=dtypes, memory=memory)
 
 
-def _measured(rates: Mapping[str, Any]) -> Measured:
-    tables = {name: Table(tuple(_points(rates["tables"][name]))) for name in {each.name for each in OPERATIONS}}
+def _measured(rates: Mapping[str, Any]) -> MeasuredRates:
+    tables = {name: RateTable(tuple(_points(rates["tables"][name]))) for name in {each.name for each in OPERATIONS}}
     figures = {name: _positive(rates[name]) for name in ("elementwise", "call", "load", "draw")}
-    return Measured(tables, **figures)
+    return MeasuredRates(tables, **figures)
 
 
 def _points(written: Any) -> Iterator[tuple[float, float, float]]:

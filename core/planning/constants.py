@@ -1,7 +1,7 @@
 """What counting cannot tell and a calibration does not measure: found by benchmarks/plan.py, which finds them again.
 
-`python benchmarks/plan.py --parts` prints for each of its cases what the layers around the products take, by phase;
-the figures here are what brings these nearest to what was measured. docs/planning.md says when and on what.
+`python benchmarks/plan.py --keep FILE` measures 20 runs and `--again FILE` plans them anew with other constants; these
+brought the plans nearest to what was measured. docs/planning.md has the table, and says when and on what.
 """
 
 from __future__ import annotations
@@ -9,18 +9,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 ITEMSIZE: Mapping[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
-PASSES: Mapping[str, tuple[float, float]] = {"torch": (1.5, 2.5), "mindspore": (3.0, 6.0)}
+PASSES: Mapping[str, tuple[float, float]] = {
+    "torch": (14.5, 26.0),
+    "mindspore": (10.0, 16.0),
+    "accelerator": (2.5, 4.0),
+}
 """How often elements that a product, or a convolution, reads and writes go through memory once more: norms,
-activations, gates, padding, reordering. By backend."""
-CALLS: Mapping[str, float] = {"torch": 6.0, "mindspore": 7.0}
-"""Operations around each product, whatever its size."""
-FIRST: Mapping[str, tuple[float, int]] = {"torch": (0.004, 0), "mindspore": (0.006, 400_000)}
+activations, gates, padding, reordering. By backend on a CPU, where they take several times what a sum takes; and on
+accelerators, by reading."""
+WEIGHT_PASSES: Mapping[str, float] = {"torch": 7.0, "mindspore": 7.0, "accelerator": 1.0}
+"""What reading a weight out of memory takes, in passes of what is computed element by element and lies in a cache: it
+counts where few rows are multiplied, as in text encoders."""
+CALLS: Mapping[str, float] = {"torch": 22.0, "mindspore": 7.0, "accelerator": 8.0}
+"""Operations around each product, whatever its size, in the time of the shortest."""
+FIRST: Mapping[str, tuple[float, int]] = {
+    "torch": (0.003, 0),
+    "mindspore": (0.006, 400_000),
+    "accelerator": (0.01, 0),
+}
 """Seconds and bytes of each product of a new shape: kernels that are chosen or compiled for it, and kept."""
-ALIVE: Mapping[str, float] = {"torch": 1.0, "mindspore": 1.5}
+ALIVE: Mapping[str, float] = {"torch": 1.0, "mindspore": 1.0, "accelerator": 1.0}
 """Elements in memory, as many times those that specs say (work.Work.alive)."""
-BACKWARD = (2.0, 3.3)
-"""Time of a backward pass of a denoiser, and of an autoencoder, in forward passes: two products for each, and those of
-convolutions are slower than forward."""
+BACKWARD = (2.4, 3.3)
+"""Time of a backward pass of a denoiser, and of an autoencoder, in forward passes: two products for each, some
+of which are slower than forward."""
 FROZEN_BACKWARD, FROZEN_KEPT = 1.0, 0.75
 """Where the weights stay as they are and LoRA is trained: no product for their gradients, whose input is not kept."""
 KEPT = (1.1, 2.6)

@@ -9,7 +9,7 @@ from typing import Any
 from ..layout import Layout
 from ..models.kinds import Spec
 from ..models.work import Counted, Product, Work, counted
-from .constants import ALIVE, CALLS, FIRST, ITEMSIZE, KEPT, PASSES
+from .constants import ALIVE, CALLS, FIRST, ITEMSIZE, KEPT, PASSES, WEIGHT_PASSES
 from .devices import Device
 
 
@@ -28,28 +28,29 @@ def called(spec: Spec, name: str, *sizes: Any, only: tuple[str, ...] = ()) -> tu
 def call_seconds(tally: Counted, device: Device, dtype: str) -> float:
     """Of a call without gradients, what is done once aside."""
     rates = device.of(dtype)
-    calls = CALLS[device.backend] * rates.call
+    calls = CALLS[device.kind] * rates.call
     attention = sum(rates.attention(each) + each.times * calls for each in tally.attention)
     return products_seconds(tally.products, device, dtype) + attention
 
 
 def products_seconds(products: Mapping[Product, int], device: Device, dtype: str) -> float:
     """Of products with what is around them."""
-    rates, calls = device.of(dtype), CALLS[device.backend]
+    rates, calls = device.of(dtype), CALLS[device.kind]
     return sum(
-        times * (rates.product(product) + _around(product, device, dtype) + calls * rates.call)
+        times * (max(rates.product(product), _read(product, device, dtype)) + _around(product, device, dtype))
+        + times * calls * rates.call
         for product, times in products.items()
     )
 
 
 def first_seconds(tally: Counted, device: Device) -> float:
     """Of the first call of its shapes, beyond what later ones take."""
-    return FIRST[device.backend][0] * _num_shapes(tally)
+    return FIRST[device.kind][0] * _num_shapes(tally)
 
 
 def first_bytes(tally: Counted, device: Device) -> int:
     """What stays of the first call."""
-    return FIRST[device.backend][1] * _num_shapes(tally)
+    return FIRST[device.kind][1] * _num_shapes(tally)
 
 
 def _num_shapes(tally: Counted) -> int:
@@ -59,7 +60,7 @@ def _num_shapes(tally: Counted) -> int:
 def alive_bytes(work: Work, tally: Counted, device: Device, dtype: str) -> int:
     """At the widest moment of a call without gradients, weights aside."""
     widest = max((_elements(product, product.together) for product in (*tally.products, *tally.once)), default=0)
-    return int(work.alive * ALIVE[device.backend] * widest * ITEMSIZE[dtype])
+    return int(work.alive * ALIVE[device.kind] * widest * ITEMSIZE[dtype])
 
 
 def once_bytes(tally: Counted, dtype: str) -> int:
@@ -86,9 +87,15 @@ def weight_bytes(layout: Layout, dtype: str) -> int:
     return layout.num_parameters * ITEMSIZE[dtype]
 
 
+def _read(product: Product, device: Device, dtype: str) -> float:
+    """Seconds to bring the weights of a product out of memory."""
+    size = product.inputs * product.kernel * product.outputs * ITEMSIZE[dtype]
+    return WEIGHT_PASSES[device.kind] * size / device.of(dtype).elementwise
+
+
 def _around(product: Product, device: Device, dtype: str) -> float:
     """Seconds of norms, activations, gates and copies beside a product."""
-    passes = PASSES[device.backend][product.kernel > 1]
+    passes = PASSES[device.kind][product.kernel > 1]
     return passes * _elements(product, product.places) * ITEMSIZE[dtype] / device.of(dtype).elementwise
 
 

@@ -30,7 +30,7 @@ from .constants import (
     OF_PRODUCTS,
 )
 from .here import free_bytes, num_threads
-from .rates import Guessed, Rates
+from .rates import DeviceRates, GuessedRates
 
 GIB = 1 << 30
 
@@ -81,7 +81,7 @@ class Device:
     """Of them, those that the libraries take."""
     start: float
     """Seconds of the first calls, whatever the run."""
-    rates: Mapping[str, Rates]
+    rates: Mapping[str, DeviceRates]
     """By dtype; others than these the device has not."""
     link: float
     """Bytes a second to a neighbour."""
@@ -91,7 +91,12 @@ class Device:
     """Where the figures are from, for a person."""
     is_guess: bool
 
-    def of(self, dtype: str) -> Rates:
+    @property
+    def kind(self) -> str:
+        """What constants go by: the backend on a CPU, or that it is an accelerator."""
+        return self.backend if self.on_host else "accelerator"
+
+    def of(self, dtype: str) -> DeviceRates:
         """The rates in a dtype. Raises: ConfigError for one that the device has not."""
         if dtype not in self.rates:
             raise ConfigError(
@@ -129,7 +134,7 @@ def this_device(backend: str, device: str, memory: int | None = None) -> Device:
 
 
 def _of_host(backend: str, found: Calibration | None, note: str) -> Device:
-    rates: Mapping[str, Rates] = found.dtypes if found else _host_rates()
+    rates: Mapping[str, DeviceRates] = found.dtypes if found else _host_rates()
     source = "; ".join(filter(None, (found.describe() if found else "guessed", note)))
     floor, start = (found.floor, found.start) if found else (HOST_FLOOR, HOST_START)
     title = f"this CPU with {num_threads()} threads"
@@ -149,10 +154,10 @@ def _of_host(backend: str, found: Calibration | None, note: str) -> Device:
     )
 
 
-def _host_rates() -> dict[str, Rates]:
+def _host_rates() -> dict[str, DeviceRates]:
     threads = num_threads()
     return {
-        dtype: Guessed(threads * flop, HOST_ELEMENTWISE, HOST_CALL, HOST_LOAD, DRAW, OF_ATTENTION)
+        dtype: GuessedRates(threads * flop, HOST_ELEMENTWISE, HOST_CALL, HOST_LOAD, DRAW, OF_ATTENTION)
         for dtype, flop in HOST_FLOP.items()
     }
 
@@ -185,10 +190,10 @@ def _of_sheet(name: str, sheet: Sheet, source: str, memory: int | None = None) -
     )
 
 
-def _sheet_rates(sheet: Sheet, tflop: float) -> Rates:
+def _sheet_rates(sheet: Sheet, tflop: float) -> DeviceRates:
     copies = sheet.copies * 1e9 * OF_COPIES
     flop = tflop * 1e12 * OF_PRODUCTS
-    return Guessed(flop, copies, ACCELERATOR_CALL, ACCELERATOR_LOAD, DRAW, OF_ATTENTION / OF_PRODUCTS)
+    return GuessedRates(flop, copies, ACCELERATOR_CALL, ACCELERATOR_LOAD, DRAW, OF_ATTENTION / OF_PRODUCTS)
 
 
 def _nearest(memory: int | None) -> str:

@@ -46,33 +46,14 @@ class Operation(NamedTuple):
         return 2 * inputs * outputs * kernel * frames * side**2
 
 
-PRODUCTS: Sequence[Sizes] = [
-    (rows, width, width) for rows, width in ((32, 96), (32, 384), (32, 1152), (1024, 96), (1024, 384), (1024, 1152))
-]
+PRODUCTS: Sequence[Sizes] = [(rows, width, width) for rows in (32, 1024) for width in (96, 384, 1152)]
 ATTENTION: Sequence[Sizes] = [
-    (512, 8, 4, 32),
-    (512, 8, 4, 96),
-    (1, 1024, 4, 32),
-    (1, 1024, 4, 96),
-    (16, 128, 4, 32),
-    (16, 128, 4, 96),
+    (groups, tokens, 4, head_dim) for groups, tokens in ((512, 8), (16, 128), (1, 1024)) for head_dim in (32, 96)
 ]
 PICTURES: Sequence[Sizes] = [
-    (8, 8, 4, 128),
-    (32, 32, 4, 64),
-    (128, 128, 1, 64),
-    (8, 8, 1, 16),
-    (32, 32, 1, 16),
-    (128, 128, 1, 16),
+    (width, width, frames, side) for frames, side in ((1, 16), (4, 64)) for width in (8, 32, 128)
 ]
-CLIPS: Sequence[Sizes] = [
-    (8, 8, 4, 64),
-    (32, 32, 4, 48),
-    (128, 128, 4, 24),
-    (8, 8, 2, 12),
-    (32, 32, 2, 12),
-    (128, 128, 2, 12),
-]
+CLIPS: Sequence[Sizes] = [(width, width, frames, side) for frames, side in ((2, 12), (4, 40)) for width in (8, 32, 128)]
 ELEMENTS = (4_000_000,)
 FEW = (16,)
 """So few that only the call itself takes time."""

@@ -13,7 +13,7 @@ Point = tuple[float, float, float]
 """How many (rows, keys, places), how wide, and the rate there."""
 
 
-class Rates(Protocol):
+class DeviceRates(Protocol):
     """What times follow from; seconds, FLOP and bytes."""
 
     def product(self, product: Product) -> float:
@@ -40,8 +40,8 @@ class Rates(Protocol):
 
 
 @dataclass(frozen=True)
-class Table:
-    """Rates at a grid of points; between them logarithms are interpolated, outside the nearest counts."""
+class RateTable:
+    """DeviceRates at a grid of points; between them logarithms are interpolated, outside the nearest counts."""
 
     points: Sequence[Point]
 
@@ -56,10 +56,10 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """Rates of a calibration."""
+class MeasuredRates:
+    """DeviceRates of a calibration."""
 
-    tables: Mapping[str, Table]
+    tables: Mapping[str, RateTable]
     """By names of operations."""
     elementwise: float
     call: float
@@ -81,7 +81,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Guessed:
+class GuessedRates:
     """Shares of a device's limits, in one dtype."""
 
     flop: float

@@ -9,10 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.core.test_planning import figures
 
 from duosora.core.planning import calibrating
-from duosora.core.planning.calibration import keep
+from duosora.core.planning.calibration import Calibration, keep
+from duosora.core.planning.here import processor
+from duosora.core.planning.operations import OPERATIONS
+from duosora.core.planning.rates import MeasuredRates, RateTable
+
+
+def figures(backend: str = "torch") -> Calibration:
+    names = {operation.name for operation in OPERATIONS}
+    rates = MeasuredRates(dict.fromkeys(names, RateTable(((1.0, 1.0, 1e9),))), 1e9, 1e-6, 1e-9, 1e-9)
+    return Calibration(processor(), backend, "cpu", 2, "1.0", "2026-01-01", 1 << 20, 0.5, {"fp32": rates})
 
 
 @pytest.fixture(autouse=True)

@@ -20,7 +20,7 @@ from duosora.core.planning.devices import SHEETS, device_named, this_device
 from duosora.core.planning.forecast import Holding
 from duosora.core.planning.here import processor
 from duosora.core.planning.operations import OPERATIONS
-from duosora.core.planning.rates import Measured, Table
+from duosora.core.planning.rates import MeasuredRates, RateTable
 from duosora.core.planning.sampling import SamplingCase
 from duosora.core.planning.telling import rows, seconds_text, short_lines, size_text
 from duosora.core.planning.training import TrainingCase
@@ -63,7 +63,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def figures(**changes: Any) -> calibration.Calibration:
     names = {operation.name for operation in OPERATIONS}
-    rates = Measured(dict.fromkeys(names, Table(((1.0, 1.0, 1e9),))), 1e9, 1e-6, 1e-9, 1e-9)
+    rates = MeasuredRates(dict.fromkeys(names, RateTable(((1.0, 1.0, 1e9),))), 1e9, 1e-6, 1e-9, 1e-9)
     known = calibration.Calibration(processor(), "torch", "cpu", 2, "1.0", "2026-01-01", 1 << 20, 0.5, {"fp32": rates})
     return replace(known, **changes)
 
@@ -259,7 +259,7 @@ def test_what_is_different_by_now_is_said(home: Path, monkeypatch: pytest.Monkey
 
 
 def test_rates_are_interpolated_by_logarithms() -> None:
-    table = Table([(1, 1, 1.0), (1, 4, 4.0), (16, 1, 16.0), (16, 4, 64.0)])
+    table = RateTable([(1, 1, 1.0), (1, 4, 4.0), (16, 1, 16.0), (16, 4, 64.0)])
     assert table.at(4, 2) == pytest.approx(8)
     assert table.at(100, 100) == table.at(16, 4) == 64
     assert table.at(0.1, 0.1) == 1
@@ -296,3 +296,9 @@ def test_what_a_cache_leaves_out_takes_no_time_and_some_memory() -> None:
     before, after = plain.phases[2], cached.phases[2]
     assert after.seconds == pytest.approx(before.seconds / 2, rel=0.01)
     assert after.held[Holding("denoiser", "cache")] > 0
+
+
+def test_what_is_timed_is_a_grid() -> None:
+    for name in {operation.name for operation in OPERATIONS}:
+        places = {operation.place for operation in OPERATIONS if operation.name == name}
+        assert places == {(count, width) for count, _ in places for _, width in places}, name

@@ -34,10 +34,21 @@ EXPLAINED = re.compile(r"words\s+in\s+CAPITALS\s+stand\s+for\s+what\s+you\s+put\
 PUBLISHED = {"models", *(f"models/{name}" for name in ("any93x640x640", "any93x640x640_i2v", "mt5-xxl", "vae"))}
 WRITING = ("--out", "-o", "--json", "--report", "--picture", "--markdown", "--to", "caches.text", "caches.latents")
 """Options and settings whose value is a file or folder that the line makes."""
-OF_WORDS = ("--backend", "--metrics", "--dtype", "--reference", "--other", "-k", "--resume", "--spelling", "--colour")
+OF_WORDS = (
+    "--on",
+    "--backend",
+    "--metrics",
+    "--dtype",
+    "--reference",
+    "--other",
+    "-k",
+    "--resume",
+    "--spelling",
+    "--colour",
+)
 """Options whose value is a word and no file."""
 SETTINGS = {setting.path for schema in SCHEMAS.values() for setting in list_settings(schema)}
-GROUPS = {"cache", "data"}
+GROUPS = {"cache", "data", "plan"}
 
 
 def commands(text: str) -> list[list[str]]:
@@ -58,7 +69,7 @@ def verbs_of(words: list[str]) -> Iterator[list[str]]:
 def misused(words: list[str]) -> str | None:
     """What is wrong with the options of a verb; nothing is run."""
     command = get_command(app)
-    names = words[:2] if words[0] in GROUPS else words[:1]
+    names = words[:2] if words[0] in GROUPS and not words[1].startswith("-") else words[:1]
     try:
         for name in names:
             command = command.commands[name]

@@ -30,6 +30,7 @@ HELPERS = {
         "lora_merging",
         "lora_names",
         "run_folders",
+        "work",
     },
     "convert/names": {"mindone"},
 }
