@@ -174,7 +174,8 @@ def _suits_onednn(x: Tensor, weight: Tensor, is_activated: bool) -> bool:
         return False
     if not (x.is_contiguous() and (weight.is_contiguous() or weight.t().is_contiguous())):
         return False  # ten times slower
-    is_faster = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and is_activated)  # else torch takes it as well
+    is_fused_bf16 = x.dtype == torch.bfloat16 and is_activated  # without activation torch takes it as well
+    is_faster = x.dtype == torch.float32 or (is_fused_bf16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return is_faster and x.numel() * weight.shape[0] >= _LEAST_PRODUCT and _has_onednn()
 
 
