@@ -17,6 +17,7 @@ import cases
 import numpy as np
 
 from duosora.core import caching, random
+from duosora.core.errors import ConfigError
 from duosora.core.goldens.suite import find_all, is_implemented, run_case
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models import opensora_t2v, stdit3, t5, wfvae
@@ -87,30 +88,40 @@ def checked(checks: dict[str, Check]) -> Iterator[Verdict]:
 
 def checks(device: str, few: bool) -> dict[str, Check]:
     """By what they are of. few: without the one that a CPU compiles for a minute."""
+
+    def check(limit: float, compute: Callable[..., Any], **options: Any) -> Check:
+        return lambda: (_apart(device, compute, **options), limit)
+
     found: dict[str, Check] = {
-        "guided sampling": lambda: (_apart(device, _sampled), FP32_LIMIT),
-        "STDiT3": lambda: (_apart(device, _stdit3), FP32_LIMIT),
-        "T5 encoder": lambda: (_apart(device, _encoded), FP32_LIMIT),
-        "WFVAE, whole and streamed": lambda: (_apart(device, _decoded), FP32_LIMIT),
-        "compiled": lambda: (_apart(device, _predicted_by_one_block, compile=True), FP32_LIMIT),
-        "T2V in bf16": lambda: (_apart(device, _predicted, dtype="bf16"), BF16_LIMIT),
-        "WFVAE in bf16": lambda: (_apart(device, _decoded, dtype="bf16"), VAE_BF16_LIMIT),
-        "training step": lambda: (_apart(device, _trained), TRAINING_LIMIT),
-        "training step, recomputing": lambda: (_apart(device, _trained, recompute_every=1), TRAINING_LIMIT),
-        "training step, LoRA": lambda: (_apart(device, _trained_lora), TRAINING_LIMIT),
-        "training step, WFVAE": lambda: (_apart(device, _trained_autoencoder), TRAINING_LIMIT),
+        "guided sampling": check(FP32_LIMIT, _sampled),
+        "STDiT3": check(FP32_LIMIT, _stdit3),
+        "T5 encoder": check(FP32_LIMIT, _encoded),
+        "WFVAE, whole and streamed": check(FP32_LIMIT, _decoded),
+        "compiled": check(FP32_LIMIT, _predicted_by_one_block, compile=True),
+        "T2V in bf16": check(BF16_LIMIT, _predicted, dtype="bf16"),
+        "WFVAE in bf16": check(VAE_BF16_LIMIT, _decoded, dtype="bf16"),
+        "training step": check(TRAINING_LIMIT, _trained),
+        "training step, recomputing": check(TRAINING_LIMIT, _trained, recompute_every=1),
+        "training step, LoRA": check(TRAINING_LIMIT, _trained_lora),
+        "training step, WFVAE": check(TRAINING_LIMIT, _trained_autoencoder),
     }
     for kind in caching.KINDS:
-        found[f"cache {kind}"] = lambda kind=kind: (_apart(device, partial(_cached, kind=kind)), FP32_LIMIT)
+        found[f"cache {kind}"] = check(FP32_LIMIT, partial(_cached, kind=kind))
     if not few:
-        found["training step, compiled"] = lambda: (_apart(device, _trained, compile=True), TRAINING_LIMIT)
-    for kernel in get("torch", device).attention_kernels():
-        dtype, limit = ("bf16", BF16_LIMIT) if kernel == "flash" else ("fp32", FP32_LIMIT)
-        found[f"attention = {kernel}"] = lambda kernel=kernel, dtype=dtype, limit=limit: (
-            _apart(device, _predicted, dtype=dtype, attention=kernel),
-            limit,
-        )
+        found["training step, compiled"] = check(TRAINING_LIMIT, _trained, compile=True)
+    backend = get("torch", device)
+    for kernel in backend.attention_kernels():
+        dtype, limit = ("fp32", FP32_LIMIT) if _takes_fp32(backend, kernel) else ("bf16", BF16_LIMIT)
+        found[f"attention {kernel}"] = check(limit, _predicted, dtype=dtype, attention=kernel)
     return found
+
+
+def _takes_fp32(backend: Any, kernel: str) -> bool:
+    try:
+        backend.check("fp32", kernel)
+    except ConfigError:
+        return False
+    return True
 
 
 def _apart(device: str, compute: Callable[..., Any], **options: Any) -> float:

@@ -124,7 +124,9 @@ class Session:
 
     def _by_turns(self, case: cases.Case, forms: tuple[str, ...]) -> list[Measured]:
         found = {form: Measured(form) for form in forms}
-        runs = {form: run for form in forms if (run := self._attempt(found[form], partial(self._built, case, form)))}
+        runs = {
+            form: run for form in forms if (run := self._attempt(found[form], partial(self._built, case, found[form])))
+        }
         for turn in range(2 if self.tiny else TURNS):
             self.probe.measure(time.perf_counter)
             for form in list(runs) if turn % 2 == 0 else reversed(list(runs)):
@@ -148,14 +150,20 @@ class Session:
             measured.problem = f"{type(error).__name__}: {error}".splitlines()[0][:100]
             return None
 
-    def _built(self, case: cases.Case, form: str) -> cases.Run:
-        place = cases.Place(device=self.device, dtype=case.dtype, weights=cases.tiled_weights, **FORMS[form])
+    def _built(self, case: cases.Case, measured: Measured) -> cases.Run:
+        """Built and warmed up; what is held then is the model, in training with the optimiser's state."""
+        before = self._held()
+        place = cases.Place(device=self.device, dtype=case.dtype, weights=cases.tiled_weights, **FORMS[measured.form])
         with self._inference(case):
-            setup = case.plain(place) if form.startswith("plain") else case.ours(place)
-            run = setup()
+            run = (case.plain(place) if measured.form == "plain" else case.ours(place))()
             run()
         limits.settle(self.device)
+        measured.model = self._held() - before
         return run
+
+    def _held(self) -> int:
+        """Bytes of the device's tensors; nobody counts those of a CPU."""
+        return torch.cuda.memory_allocated() if self.device.startswith("cuda") else 0
 
     def _timed(self, case: cases.Case, run: cases.Run) -> float:
         with self._inference(case):
@@ -169,7 +177,7 @@ class Session:
         if not self.device.startswith("cuda"):
             return 0
         torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = self._held()
         self._timed(case, run)
         return torch.cuda.max_memory_allocated() - before
 
@@ -204,8 +212,13 @@ def table(session: Session) -> Iterator[str]:
                 continue
             seconds = min(each.seconds)
             ratio = f"{min(plain.seconds) / seconds:.2f}" if plain and plain.seconds else ""
-            model = case.weight_bytes(case.dtype) / GIB
-            cells += [f"{seconds:.3g}", ratio, f"{least / seconds:.0%}", f"{model:.2f}", f"{each.beyond / GIB:.2f}"]
+            cells += [
+                f"{seconds:.3g}",
+                ratio,
+                f"{least / seconds:.0%}",
+                f"{each.model / GIB:.2f}",
+                f"{each.beyond / GIB:.2f}",
+            ]
             yield "| " + " | ".join(cells) + " |"
 
 

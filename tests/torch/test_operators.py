@@ -104,3 +104,14 @@ def test_a_compiled_graph_maps_linearly_by_what_its_compiler_knows() -> None:
         torch.compile(operators.linear, backend=noted)(x, weight, None, "gelu_tanh")
     assert graphs
     assert "mkldnn" not in "".join(graphs)
+
+
+@pytest.mark.parametrize("activation", ["", "gelu_tanh"])
+def test_bf16_is_mapped_by_processors_that_onednn_has_no_bf16_for(activation: str) -> None:
+    """As the one that the tests keep oneDNN to (conftest.py)."""
+    draw = torch.Generator().manual_seed(0)
+    x, weight = (torch.randn(shape, generator=draw, dtype=torch.bfloat16) for shape in ((2, 512, 96), (128, 96)))
+    with torch.inference_mode():
+        found = operators.linear(x, weight, None, activation)
+        expected = operators.linear(x.float(), weight.float(), None, activation)
+    torch.testing.assert_close(found.float(), expected, rtol=2e-2, atol=2e-1)
