@@ -38,7 +38,7 @@ class Form:
 
     def __init__(self, case: Any, form: str, place: Any) -> None:
         self.place, self.is_ours = place, form != "plain"
-        self.trains = "Training" in type(case).__name__
+        self.trains = case.trains
         before = memory("VmRSS")
         with self.inference():
             self.setup = case.ours(place) if self.is_ours else case.plain(place)

@@ -20,7 +20,7 @@ from duosora.core.shapes import LatentShape, TokenGrid
 from .adaln_single import FeedForward, join_heads, modulate, split_heads
 from .attention import Arrangement, Attend
 from .denoiser import TokenDenoiser
-from .layers import Identity, LayerNorm, Linear, ModuleList, linear, new_parameter, silu, to_float32
+from .layers import Identity, LayerNorm, Linear, ModuleList, kernel, linear, new_parameter, silu, to_float32
 from .operators import addcmul
 
 
@@ -151,7 +151,7 @@ class PatchProjection(nn.Cell):
         batch, channels, frames, height, width = latents.shape
         patches = latents.reshape(batch, channels, frames, height // size, size, width // size, size)
         patches = patches.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, -1, channels * size * size)
-        return linear(patches, self.weight.reshape(self.weight.shape[0], -1), self.bias)
+        return linear(patches, kernel(self).reshape(self.weight.shape[0], -1), self.bias)
 
 
 def _sizes(shape: Any) -> str:

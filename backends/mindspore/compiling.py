@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 from duosora.core.apart import call_apart
 from duosora.core.errors import ConfigError
 
-from .denoiser import BlockByBlock
+from .denoiser import BlockByBlock, TokenDenoiser
 
 _FIRST_TO_COMPILE = (2, 10)
 
@@ -32,6 +32,14 @@ def compile_forward(model: nn.Cell) -> None:
     if isinstance(model, BlockByBlock):
         parts: Any = model
         parts.run_blocks = _Graphs(parts.run_blocks)
+
+
+def compile_blocks(model: TokenDenoiser) -> None:
+    """The same for each block by itself, of a model that does more between its blocks than compute.
+
+    Raises: ConfigError, as a graph keeps the weights that it was traced with.
+    """
+    raise ConfigError("backend.compile: MindSpore's graphs keep all weights on the device; drop it or backend.offload")
 
 
 class _Graphs:

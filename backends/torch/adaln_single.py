@@ -30,6 +30,7 @@ from .layers import (
     RMSNorm,
     cast,
     device_of,
+    kernel,
     linear,
     new_parameter,
     place,
@@ -268,7 +269,7 @@ class PatchProjection(nn.Module):
         patches = latents.reshape(batch, channels, t // time, time, h // height, height, w // width, width)
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7)  # (B, T / pt, H / ph, W / pw, C, pt, ph, pw)
         patches = patches.reshape(batch, -1, channels * time * height * width)
-        return linear(patches, self.weight.reshape(self.weight.shape[0], -1), self.bias)
+        return linear(patches, kernel(self).reshape(self.weight.shape[0], -1), self.bias)
 
 
 class ScalarEmbedder(nn.Module):

@@ -247,12 +247,14 @@ def _onednn(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
         return sdpa(q, k, v, keep)
     mixed = q.new_empty(q.shape)
     rows = max(1, _MOST_SCORES // num_keys)
-    for sample, head, start in product(range(batch), range(heads), range(0, num_queries, rows)):
-        part = slice(start, start + rows)
-        scores = linear(q[sample, part, head] * width**-0.5, k[sample, :, head])
-        if keep is not None:
-            scores.masked_fill_(~keep[sample, min(head, keep.shape[1] - 1)], -torch.inf)
-        mixed[sample, part, head] = linear(softmax(scores), v[sample, :, head].t())
+    for sample, head in product(range(batch), range(heads)):
+        keys, values = k[sample, :, head].contiguous(), v[sample, :, head].contiguous()  # oneDNN is slow on others
+        for start in range(0, num_queries, rows):
+            part = slice(start, start + rows)
+            scores = linear(q[sample, part, head] * width**-0.5, keys)
+            if keep is not None:
+                scores.masked_fill_(~keep[sample, min(head, keep.shape[1] - 1)], -torch.inf)
+            mixed[sample, part, head] = linear(softmax(scores), values.t())
     return mixed
 
 

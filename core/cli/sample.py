@@ -54,6 +54,8 @@ def sample(
     from ..pipelines.denoise import Step
     from ..pipelines.sample import Sampling
     from ..pipelines.sample_files import SampleFiles
+    from ..planning.cases import sampling_case
+    from ..planning.starting import tell_forecast
     from ..printable import say
 
     overrides = list(settings or [])
@@ -69,6 +71,7 @@ def sample(
     files = SampleFiles(run, overwrite)
     if run.ranks.is_first:
         say(*run.plan())
+        tell_forecast(lambda: sampling_case(run.settled, run.jobs), run.backend)
     if dry_run:
         return
     is_quiet = not run.ranks.is_first

@@ -21,6 +21,7 @@ from .settings import FolderOrPreset, Settings, by_recipe
 
 DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
+TextDType = Literal["fp32", "bf16", "fp16", "int8"]
 BackendName = Literal["torch", "mindspore"]
 """Where it may be nothing: the first of them that is installed."""
 Reader = Literal["pyav", "decord"]
@@ -83,8 +84,9 @@ class DTypeSettings(Settings):
 
     denoiser: DType | None = None
     """Transformer dtype. Default: bf16 on accelerators, fp32 on CPUs. The published samples used fp16 for all parts."""
-    text_encoder: DType | None = None
-    """mT5 dtype. Default: bf16 on accelerators, fp32 on CPUs."""
+    text_encoder: TextDType | None = None
+    """Text encoder dtype. int8 keeps its matrices in 8 bits, a quarter of fp32, and computes in the default. Default:
+    bf16 on accelerators, fp32 on CPUs."""
     vae: DType | None = None
     """Autoencoder dtype. Default: bf16 on accelerators, fp32 on CPUs."""
 
@@ -103,6 +105,13 @@ class BackendSettings(Settings):
     compile: bool = False
     """Compile the denoiser (torch.compile, mindspore.jit). The first step of each size takes longer, later steps
     less."""
+    offload: Literal["none", "parts", "blocks"] = "none"
+    """What leaves the device to save its memory. parts: one model is loaded at a time, the denoiser makes all latents
+    before the autoencoder decodes any. blocks: the denoiser's blocks lie in the host's memory, and two are on the
+    device at a time, the next being copied while one computes. Text encoders are let go of anyway."""
+    text_encoder: Literal["auto", "whole", "stream"] = "auto"
+    """Whether the text encoder is loaded whole, or read layer by layer from its file while it encodes, with two layers
+    in memory at a time and the same numbers. auto: layer by layer where the whole does not fit into free memory."""
 
 
 class ParallelSettings(Settings):
@@ -167,7 +176,7 @@ class SamplerSettings(Settings):
         return {"objective", "path", "schedule", "zero_terminal_snr", "spacing", "shift"} - useful
 
 
-class CacheSettings(Settings):
+class BlockCacheSettings(Settings):
     """Leaving out blocks in steps that hardly differ from earlier ones. Faster, and the video is another one, more or
     less: `duosora sample --compare` tells how much."""
 
@@ -205,7 +214,7 @@ class CacheSettings(Settings):
 class CachedSamplerSettings(SamplerSettings):
     """The sampler, its noise schedule and what it leaves out."""
 
-    cache: CacheSettings | None = None
+    cache: BlockCacheSettings | None = None
     """Default: every step is computed."""
 
 

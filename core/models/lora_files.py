@@ -25,7 +25,7 @@ from .lora import Adapter, layers, product
 from .lora_names import (
     DIFFUSERS_PREFIX,
     TEXT_ENCODERS,
-    Place,
+    Meant,
     Spelling,
     bare,
     looks_like_lora,
@@ -48,7 +48,7 @@ _FIXED = {"use_dora": "DoRA", "modules_to_save": "whole layers beside LoRA", "la
 """Settings of peft that make more of a file than LoRA, and what."""
 
 
-class Pair(NamedTuple):
+class Matrices(NamedTuple):
     """The two matrices of a layer, in float32."""
 
     down: np.ndarray
@@ -70,7 +70,7 @@ class Lora:
 
     source: str
     spelling: Spelling
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, Matrices]
     """By layers: as the file spells them, or, behind `fitted`, as the model does."""
     base: Mapping[str, Any] = field(default_factory=dict)
     """What the file says of the model that it was made for: `source`, and `fingerprint`."""
@@ -85,8 +85,8 @@ class Lora:
         meant = {layer: resolve(layer, known) for layer in self.pairs}
         if unknown := [layer for layer, name in meant.items() if name is None]:
             raise LayoutError(_unknown(self.source, unknown, len(meant), layout, shapes))
-        fitted: dict[str, Pair] = {}
-        parts: dict[str, dict[int, Pair]] = {}
+        fitted: dict[str, Matrices] = {}
+        parts: dict[str, dict[int, Matrices]] = {}
         problems = []
         for layer, name in meant.items():
             place, pair = known[str(name)], self.pairs[layer]
@@ -114,7 +114,7 @@ class Lora:
 
     def renamed(self, known: Iterable[str]) -> Lora:
         """The same by known layers, which are all of its own; shapes are not compared."""
-        named = {layer: resolve(layer, {name: Place((name,)) for name in known}) for layer in self.pairs}
+        named = {layer: resolve(layer, {name: Meant((name,)) for name in known}) for layer in self.pairs}
         return Lora(
             self.source, self.spelling, {str(named[layer]): pair for layer, pair in self.pairs.items()}, self.base
         )
@@ -182,7 +182,7 @@ def _read(reader: WeightsReader, config: Mapping[str, Any] | None, source: str) 
 
 def _pair(
     reader: WeightsReader, layer: str, held: Mapping[str, str], config: Mapping[str, Any] | None, source: str
-) -> Pair:
+) -> Matrices:
     down, up = (_matrix(reader, held[role], source) for role in ("down", "up"))
     rank = down.shape[0] if down.ndim > 1 else 0
     if up.ndim != down.ndim or not rank or up.shape[1] != rank or up[0, 0].size != 1:
@@ -190,8 +190,8 @@ def _pair(
             f"{source}: {short_name(layer)}: matrices of {_x(down.shape)} and {_x(up.shape)} are no pair of a rank"
         )
     if "alpha" in held:
-        return Pair(down, up, float(reader[held["alpha"]].astype(np.float32).reshape(-1)[0]) / rank)
-    return Pair(down, up, 1.0 if config is None else _scale(config, layer, rank, source))
+        return Matrices(down, up, float(reader[held["alpha"]].astype(np.float32).reshape(-1)[0]) / rank)
+    return Matrices(down, up, 1.0 if config is None else _scale(config, layer, rank, source))
 
 
 def _matrix(reader: WeightsReader, name: str, source: str) -> np.ndarray:
@@ -262,7 +262,7 @@ def _unknown(source: str, unknown: list[str], count: int, layout: Layout, shapes
     return f"{source} does not fit {layout.model}: {what}{some_names(list(shapes))}"
 
 
-def _misfit(place: Place, pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _misfit(place: Meant, pair: Matrices, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """How a pair does not fit the layers that it is for; nothing where it does."""
     wanted = [shapes[name] for name in place.layers]
     outputs = sum(shape[0] for shape in wanted)
@@ -275,7 +275,7 @@ def _misfit(place: Place, pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> 
     )
 
 
-def _cut(place: Place, pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Pair]]:
+def _cut(place: Meant, pair: Matrices, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Matrices]]:
     """The pair of each layer: rows of B, and the same A for all."""
     start = 0
     for name in place.layers:
@@ -283,10 +283,10 @@ def _cut(place: Place, pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> Ite
         down = pair.down.reshape(pair.rank, *shape[1:])
         up = pair.up[start : start + shape[0]].reshape(shape[0], pair.rank, *(1 for _ in shape[2:]))
         start += shape[0]
-        yield name, Pair(down, up, pair.scale)
+        yield name, Matrices(down, up, pair.scale)
 
 
-def _joined(parts: Mapping[int, Pair], shape: tuple[int, ...]) -> Pair | None:
+def _joined(parts: Mapping[int, Matrices], shape: tuple[int, ...]) -> Matrices | None:
     """One pair of several that are for parts of a map: their A under each other, their B along a diagonal.
 
     None where they do not fit. A part that the file lacks adds nothing.
@@ -301,7 +301,7 @@ def _joined(parts: Mapping[int, Pair], shape: tuple[int, ...]) -> Pair | None:
     for number, pair in sorted(parts.items()):
         up[number * count : (number + 1) * count, column : column + pair.rank] = pair.up * np.float32(pair.scale)
         column += pair.rank
-    return Pair(np.concatenate([pair.down for _, pair in sorted(parts.items())]), up, 1.0)
+    return Matrices(np.concatenate([pair.down for _, pair in sorted(parts.items())]), up, 1.0)
 
 
 def _squeezed(shape: tuple[int, ...]) -> list[int]:

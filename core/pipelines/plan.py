@@ -27,7 +27,12 @@ def plan_of(settled: SettledRun, jobs: Sequence[Job], notes: Sequence[str]) -> l
 def _models(settled: SettledRun) -> list[str]:
     pipeline, sampler = settled.pipeline, settled.sampler()
     backend, precision = pipeline.backend, pipeline.precision
-    models = [f"{CALLED[kind]}{part.source} ({getattr(precision, kind)})" for kind, part in pipeline.parts.all.items()]
+    how = {kind: getattr(precision, kind) for kind in pipeline.parts.all}
+    if precision.streams_text_encoder and "text_encoder" in how:
+        how["text_encoder"] += ", layer by layer from its file"
+    if precision.offload == "blocks":
+        how["denoiser"] += ", blocks on the host"
+    models = [f"{CALLED[kind]}{part.source} ({how[kind]})" for kind, part in pipeline.parts.all.items()]
     calls = (
         "as many network calls as its error asks for" if sampler.adapts else f"{len(sampler.timesteps)} network calls"
     )

@@ -116,18 +116,24 @@ class Sampling:
         if not batches:
             return
         texts = self._encode([job for batch in batches for job in batch])
-        for batch in batches:
-            video, requests = batch[0].video, [self._request(job) for job in batch]
-            looping, spared = self._looping(video), [Spared() for _ in batch]
-            asked = requests, texts, video, on_step
-            latents = looping.latents(*asked, on_cached=partial(_note, spared))
-            if self.config.output.compare:
-                whole = replace(looping, pipeline=replace(self.pipeline, cache=None))
-                for each, made in zip(spared, whole.latents(*asked), strict=True):
-                    each.whole = made
-            if self.pipeline.cache is not None:
-                self._spared |= {job.name: each for job, each in zip(batch, spared, strict=True)}
-            yield from zip(batch, latents, strict=True)
+        made = (pair for batch in batches for pair in self._latents(batch, texts, on_step))
+        # Else each batch would load the denoiser anew.
+        yield from list(made) if self.pipeline.precision.offload == "parts" else made
+
+    def _latents(
+        self, batch: list[Job], texts: EncodedTexts, on_step: Callable[[Step], None] | None
+    ) -> Iterator[tuple[Job, np.ndarray]]:
+        video, requests = batch[0].video, [self._request(job) for job in batch]
+        looping, spared = self._looping(video), [Spared() for _ in batch]
+        asked = requests, texts, video, on_step
+        latents = looping.latents(*asked, on_cached=partial(_note, spared))
+        if self.config.output.compare:
+            whole = replace(looping, pipeline=replace(self.pipeline, cache=None))
+            for each, made in zip(spared, whole.latents(*asked), strict=True):
+                each.whole = made
+        if self.pipeline.cache is not None:
+            self._spared |= {job.name: each for job, each in zip(batch, spared, strict=True)}
+        yield from zip(batch, latents, strict=True)
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 of one video."""

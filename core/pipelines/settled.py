@@ -23,6 +23,7 @@ from .fitting import check_channels, check_objective, check_range, check_scale
 from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
+from .placing import check_offload, streams_text_encoder
 from .practice import mixed
 from .settings import decode_options, default_dtype, guidance_of, make_sampler, open_parts, pinned
 from .text_to_video import Precision, TextToVideo
@@ -126,8 +127,8 @@ def _without_null(config: SampleConfig, asked: SampleConfig, denoiser: Part, not
 def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note: Note) -> TextToVideo:
     """The models of the settings, checked and not loaded."""
     config = followed.config
-    parts, precision = open_parts(config.model), _precision(config, backend)
-    found = parts.all
+    parts = open_parts(config.model)
+    precision, found = _precision(config, backend, parts.text_encoder, note), parts.all
     for line in mixed(followed.practice.recipe, found):
         note(line)
     check_scale(config.model, followed.practice.recipe, parts.denoiser, parts.vae)
@@ -136,6 +137,7 @@ def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note
         for line in part.notes:
             note(line)
     backend.check(precision.denoiser, precision.attention)
+    check_offload(config.backend, backend, parts.denoiser, precision.denoiser)
     return TextToVideo(backend, parts, precision, ranks=ranks)
 
 
@@ -149,14 +151,17 @@ def _with_whole_latents(config: SampleConfig, autoencoder: AutoencoderSpec, note
     return with_setting(config, "video.frames", frames)
 
 
-def _precision(config: SampleConfig, backend: Backend) -> Precision:
+def _precision(config: SampleConfig, backend: Backend, text_encoder: Part | None, note: Note) -> Precision:
     options, default = config.backend, default_dtype(backend)
+    of_texts = options.dtype.text_encoder or default
     return Precision(
         denoiser=options.dtype.denoiser or default,
-        text_encoder=options.dtype.text_encoder or default,
+        text_encoder=of_texts,
         vae=options.dtype.vae or default,
         attention=options.attention,
         compile=options.compile,
+        offload=options.offload,
+        streams_text_encoder=streams_text_encoder(options, backend, text_encoder, of_texts, note),
     )
 
 

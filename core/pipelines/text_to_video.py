@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from .. import random
-from ..caching import CacheKind, CacheReport, Run
+from ..caching import CachedRun, CacheKind, CacheReport
 from ..conditioning.base import ClipState, Encode
 from ..conditioning.clip_facts import facts_for
 from ..errors import ConfigError
@@ -91,13 +91,18 @@ class Parts:
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute dtype of each model, of seam.backend.DTYPES; the denoiser's attention and whether it is compiled."""
+    """The compute dtype of each model, of seam.backend.DTYPES, or EIGHT_BITS of the text encoder; the denoiser's
+    attention and whether it is compiled."""
 
     denoiser: str = "fp32"
     text_encoder: str = "fp32"
     vae: str = "fp32"
     attention: str = "auto"
     compile: bool = False
+    offload: Literal["none", "parts", "blocks"] = "none"
+    """What leaves the device: models that are not needed at once, or the denoiser's blocks."""
+    streams_text_encoder: bool = False
+    """Whether its layers are read from the file while it encodes, two being in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -219,9 +224,14 @@ class TextToVideo:
             part: Part = getattr(self.parts, kind)
             dtype = getattr(self.precision, kind)
             options: dict[str, Any] = {}
+            for other in tuple(self.loaded) if self.precision.offload == "parts" else ():
+                self.release(other)
             if kind == "denoiser":
                 options = {"attention": self.precision.attention, "compile": self.precision.compile}
                 options["sequence"] = self.ranks.sequence
+                options["blocks_on"] = "host" if self.precision.offload == "blocks" else "device"
+            if kind == "text_encoder" and self.precision.streams_text_encoder:
+                options["blocks_on"] = "file"
             self.loaded[kind] = self.backend.build(part.spec, part.open(), dtype, **options)
         return self.loaded[kind]
 
@@ -244,7 +254,7 @@ class TextToVideo:
         on_step: Callable[[Step], None] | None,
     ) -> tuple[np.ndarray, CacheReport | None]:
         latent, model = self.sizes(video).latent, self.model("denoiser")
-        run = Run(self.backend, len(sampler.timesteps), self.ranks.cfg if guidance.is_on else Alone())
+        run = CachedRun(self.backend, len(sampler.timesteps), self.ranks.cfg if guidance.is_on else Alone())
         cached = None if self.cache is None else self.cache.over(model, run)
 
         def draw(purpose: str, step: int) -> np.ndarray:

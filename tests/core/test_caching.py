@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from duosora.core import caching, recipes
-from duosora.core.caching import CacheKind, CacheReport, Run
+from duosora.core.caching import CachedRun, CacheKind, CacheReport
 from duosora.core.caching.base import Course, relative
 from duosora.core.caching.first_block import FirstBlock
 from duosora.core.caching.taylor import Taylor, differences, predicted
@@ -129,7 +129,7 @@ class Numpy:
 
 
 def called(kind: CacheKind, calls: int, conditions: list[Any], shape: tuple[int, ...] = (1, 1, 1)) -> Any:
-    denoiser = kind.over(Model(), Run(Numpy(), calls, Alone()))  # type: ignore[arg-type]
+    denoiser = kind.over(Model(), CachedRun(Numpy(), calls, Alone()))  # type: ignore[arg-type]
     made = []
     for call in range(calls):
         latents = np.full(shape, 10.0 + call)
@@ -152,7 +152,7 @@ def test_another_condition_or_size_begins_anew(kind: CacheKind) -> None:
     assert report.whole == [True, True, False, kind.name == "taylor"]
     _, report = called(kind, 6, [one, one, one, other])
     assert report.whole[3:] == [True, True, False]
-    denoiser = kind.over(Model(), Run(Numpy(), 9, Alone()))  # type: ignore[arg-type]
+    denoiser = kind.over(Model(), CachedRun(Numpy(), 9, Alone()))  # type: ignore[arg-type]
     for size in (1, 1, 1, 2, 2, 2):
         denoiser(np.ones((1, size, 1)), np.zeros((1, size, 1)), one)
     assert denoiser.report.whole == [True, True, False, True, True, False]

@@ -11,7 +11,7 @@ from family_cases import BATCH, DENOISERS, awake
 from thread_tensors import on_ranks
 
 from duosora.core import caching
-from duosora.core.caching import CacheReport, Run
+from duosora.core.caching import CachedRun, CacheReport
 from duosora.core.random import normal
 from duosora.core.seam.backend import NAMES, Backend, get
 from duosora.core.seam.group import Alone, Group
@@ -59,7 +59,7 @@ def course(
     made = []
     with backend.inference():
         condition = model.condition(_part(case.given(spec, size), own), size)
-        run = Run(backend, CALLS, halves)
+        run = CachedRun(backend, CALLS, halves)
         called: Any = model if kind is None else caching.make(kind, options or KINDS[kind]).over(model, run)
         for call in range(CALLS):
             share = 1 - 0.7 * call / CALLS

@@ -70,3 +70,20 @@ def test_padding_goes_behind_an_axis() -> None:
     assert padded[:, :3].eq(1).all()
     assert padded[:, 3:].eq(0).all()
     assert operators.pad_end(x, 1, 0) is x
+
+
+@pytest.mark.slow
+def test_a_compiled_graph_maps_linearly_by_what_its_compiler_knows() -> None:
+    """Inductor stops at oneDNN's map unless it is one of its own making."""
+    graphs: list[str] = []
+
+    def noted(module: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> torch.fx.GraphModule:
+        graphs.append(module.code)
+        return module
+
+    x, weight = torch.ones(2, 70, 96), torch.ones(128, 96)
+    with torch.inference_mode():
+        operators.linear(x, weight, None, "gelu_tanh")
+        torch.compile(operators.linear, backend=noted)(x, weight, None, "gelu_tanh")
+    assert graphs
+    assert "mkldnn" not in "".join(graphs)

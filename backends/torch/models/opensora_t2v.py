@@ -35,6 +35,7 @@ from ..layers import (
     cast,
     device_of,
     gelu_erf,
+    kernel,
     linear,
     new_parameter,
     place,
@@ -324,7 +325,7 @@ class PatchEmbed(nn.Module):
         patches = latents.reshape(batch, channels, frames, height // side, side, width // side, side)
         patches = patches.permute(0, 2, 3, 5, 1, 4, 6)  # (B, T, H / p, W / p, C, p, p)
         patches = patches.reshape(batch, -1, channels * side * side)
-        return linear(patches, self.proj.weight.reshape(hidden_size, -1), self.proj.bias)
+        return linear(patches, kernel(self.proj).reshape(hidden_size, -1), self.proj.bias)
 
 
 class ConditionEmbed(Sequential):
