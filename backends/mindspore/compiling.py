@@ -12,7 +12,7 @@ from mindspore import Tensor, nn
 from duosora.core.apart import call_apart
 from duosora.core.errors import ConfigError
 
-from .denoiser import TokenDenoiser
+from .denoiser import BlockByBlock, TokenDenoiser
 
 _FIRST_TO_COMPILE = (2, 10)
 
@@ -20,6 +20,7 @@ _FIRST_TO_COMPILE = (2, 10)
 def compile_forward(model: nn.Cell) -> None:
     """Let a model's `construct` run as compiled graphs, one for each combination of shapes.
 
+    So do the blocks that a call in parts runs together; what is decided between the parts stays outside.
     Raises: ConfigError for a MindSpore whose tracing is not to be trusted.
     """
     if tuple(map(int, mindspore.__version__.split(".")[:2])) < _FIRST_TO_COMPILE:
@@ -28,6 +29,9 @@ def compile_forward(model: nn.Cell) -> None:
             "which takes numbers of one shape for another's while it traces; leave it out"
         )
     model.construct = _Graphs(model.construct)
+    if isinstance(model, BlockByBlock):
+        parts: Any = model
+        parts.run_blocks = _Graphs(parts.run_blocks)
 
 
 def compile_blocks(model: TokenDenoiser) -> None:

@@ -11,13 +11,13 @@ from dataclasses import fields
 from typing import Any
 
 from ..errors import ConfigError
-from .base import CachedDenoiser, CacheKind, Run
+from .base import CachedDenoiser, CachedRun, CacheKind
 from .first_block import FirstBlock
 from .report import CacheReport
 from .taylor import Taylor
 from .teacache import TeaCache
 
-__all__ = ["KINDS", "CacheKind", "CacheReport", "CachedDenoiser", "Run", "make", "options"]
+__all__ = ["KINDS", "CacheKind", "CacheReport", "CachedDenoiser", "CachedRun", "make", "options"]
 
 KINDS: Mapping[str, type[CacheKind]] = {kind.name: kind for kind in (FirstBlock, TeaCache, Taylor)}
 

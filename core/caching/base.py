@@ -36,7 +36,7 @@ class CacheKind(ABC):
     """Calls in a row that may leave out blocks; None: any number."""
 
     @abstractmethod
-    def over(self, model: Any, run: Run) -> CachedDenoiser:
+    def over(self, model: Any, run: CachedRun) -> CachedDenoiser:
         """A denoiser for one run, of a BlockByBlock."""
 
     def lacks(self, spec: DenoiserSpec) -> str | None:
@@ -49,7 +49,7 @@ class CacheKind(ABC):
 
 
 @dataclass(frozen=True)
-class Run:
+class CachedRun:
     """What a cache has to know of the run that it is for."""
 
     backend: Backend
@@ -88,7 +88,7 @@ class Course:
 class CachedDenoiser(ABC):
     """A denoiser for one run; it is called like the model itself."""
 
-    def __init__(self, kind: CacheKind, model: Any, run: Run) -> None:
+    def __init__(self, kind: CacheKind, model: Any, run: CachedRun) -> None:
         self.model, self._run, self.report = model, run, CacheReport()
         self.course = Course(kind, run.num_calls)
         self._made_for: tuple[Condition, tuple[int, ...]] | None = None

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..models.kinds import DenoiserSpec
 from ..seam.models import Array, Condition
-from .base import CachedDenoiser, CacheKind, Run
+from .base import CachedDenoiser, CachedRun, CacheKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +22,7 @@ class FirstBlock(CacheKind):
     """Of the change since the call that was computed last, up to which the others are left out."""
     most_reused: int | None = 2
 
-    def over(self, model: Any, run: Run) -> CachedDenoiser:
+    def over(self, model: Any, run: CachedRun) -> CachedDenoiser:
         return FirstBlockDenoiser(self, model, run)
 
     def lacks(self, spec: DenoiserSpec) -> str | None:
@@ -39,7 +39,7 @@ class FirstBlock(CacheKind):
 class FirstBlockDenoiser(CachedDenoiser):
     """Stores how the first block, and how the others, moved the tokens in the call that was computed last."""
 
-    def __init__(self, kind: FirstBlock, model: Any, run: Run) -> None:
+    def __init__(self, kind: FirstBlock, model: Any, run: CachedRun) -> None:
         super().__init__(kind, model, run)
         self.kind = kind
         self._first: Array = None

@@ -13,7 +13,7 @@ from math import factorial
 from typing import Any, ClassVar
 
 from ..seam.models import Array, Condition
-from .base import CachedDenoiser, CacheKind, Run
+from .base import CachedDenoiser, CachedRun, CacheKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class Taylor(CacheKind):
     order: int = 1
     """Of the prediction; 0 repeats what was computed last."""
 
-    def over(self, model: Any, run: Run) -> CachedDenoiser:
+    def over(self, model: Any, run: CachedRun) -> CachedDenoiser:
         return TaylorDenoiser(self, model, run)
 
     def computes_all(self, num_calls: int) -> bool:
@@ -57,7 +57,7 @@ def predicted(factors: Sequence[Array], distance: int) -> Array:
 class TaylorDenoiser(CachedDenoiser):
     """Stores how all blocks moved the tokens in the last computed call, and the differences of it."""
 
-    def __init__(self, kind: Taylor, model: Any, run: Run) -> None:
+    def __init__(self, kind: Taylor, model: Any, run: CachedRun) -> None:
         super().__init__(kind, model, run)
         self.kind = kind
         self._factors: list[Array] = []

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from ..models.kinds import DenoiserSpec, has_signal
 from ..seam.models import Array, Condition
-from .base import CachedDenoiser, CacheKind, Run
+from .base import CachedDenoiser, CachedRun, CacheKind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class TeaCache(CacheKind):
     """Of the expected change of the output by that of what the first block reads, the highest power first."""
     most_reused: int | None = 2
 
-    def over(self, model: Any, run: Run) -> CachedDenoiser:
+    def over(self, model: Any, run: CachedRun) -> CachedDenoiser:
         return TeaCacheDenoiser(self, model, run)
 
     def lacks(self, spec: DenoiserSpec) -> str | None:
@@ -61,7 +61,7 @@ class Sum:
 class TeaCacheDenoiser(CachedDenoiser):
     """Stores what the first block read in the last call, and how all moved the tokens in the last computed one."""
 
-    def __init__(self, kind: TeaCache, model: Any, run: Run) -> None:
+    def __init__(self, kind: TeaCache, model: Any, run: CachedRun) -> None:
         super().__init__(kind, model, run)
         self.sum = Sum(kind)
         self._signal: Array = None

@@ -180,7 +180,7 @@ class SamplerSettings(Settings):
         return {"objective", "path", "schedule", "zero_terminal_snr", "spacing", "shift"} - useful
 
 
-class CacheSettings(Settings):
+class BlockCacheSettings(Settings):
     """Leaving out blocks in steps that hardly differ from earlier ones. Faster, and the video is another one, more or
     less: `duosora sample --compare` tells how much."""
 
@@ -218,7 +218,7 @@ class CacheSettings(Settings):
 class CachedSamplerSettings(SamplerSettings):
     """The sampler, its noise schedule and what it leaves out."""
 
-    cache: CacheSettings | None = None
+    cache: BlockCacheSettings | None = None
     """Default: every step is computed."""
 
 

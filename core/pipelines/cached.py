@@ -11,7 +11,7 @@ import numpy as np
 from .. import caching
 from ..caching import CacheKind, CacheReport
 from ..conditioning.base import Note
-from ..config.schema import CacheSettings
+from ..config.schema import BlockCacheSettings
 from ..errors import ConfigError
 from ..maths.metrics import finite_psnr, psnr
 from ..models.finding import Part
@@ -19,7 +19,7 @@ from ..samplers import Sampler
 
 
 def cache_of(
-    settings: CacheSettings | None, sampler: Sampler, steps: int, denoiser: Part, note: Note
+    settings: BlockCacheSettings | None, sampler: Sampler, steps: int, denoiser: Part, note: Note
 ) -> CacheKind | None:
     """What the settings ask for; None: that every call is computed. note: is told where it comes to the same.
 
@@ -42,7 +42,7 @@ def cache_of(
     return kind
 
 
-def with_options(settings: CacheSettings, kind: CacheKind) -> CacheSettings:
+def with_options(settings: BlockCacheSettings, kind: CacheKind) -> BlockCacheSettings:
     """With the values that the kind has where nobody has set any."""
     return settings.model_copy(update={name: getattr(kind, name) for name in caching.options(kind.name)})
 

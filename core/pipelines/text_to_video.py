@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from .. import random
-from ..caching import CacheKind, CacheReport, Run
+from ..caching import CachedRun, CacheKind, CacheReport
 from ..conditioning.base import ClipState, Encode
 from ..conditioning.clip_facts import facts_for
 from ..errors import ConfigError
@@ -254,7 +254,7 @@ class TextToVideo:
         on_step: Callable[[Step], None] | None,
     ) -> tuple[np.ndarray, CacheReport | None]:
         latent, model = self.sizes(video).latent, self.model("denoiser")
-        run = Run(self.backend, len(sampler.timesteps), self.ranks.cfg if guidance.is_on else Alone())
+        run = CachedRun(self.backend, len(sampler.timesteps), self.ranks.cfg if guidance.is_on else Alone())
         cached = None if self.cache is None else self.cache.over(model, run)
 
         def draw(purpose: str, step: int) -> np.ndarray:
