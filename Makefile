@@ -3,6 +3,7 @@
 # make tiny   train the tiny models of core/models/tiny from nothing, into runs/tiny; goes on where it was ended
 # make tiny_v1_2   the same for those of core/models/tiny_v1_2, with the networks of Open-Sora 1.2, into runs/tiny_v1_2
 # make tiny_first   train the first release's network on moving shapes, once for each way to tell the text, and judge them
+# make tiny_lora  teach the tiny model a colour that it does not know, by LoRA, and judge it by that and by the others
 # make lesson train a diffusion transformer on handwritten digits, twice, and judge what it draws (docs/lesson.md); with
 #             fewer training steps and pictures of a class: make lesson STEPS=500 EACH=10
 # make test   lint, types, import rules and every test: what CI runs; about seventeen minutes on two cores
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 SETUP_FILES := pyproject.toml constraints.txt setup.py
 
-.PHONY: demo tiny tiny_v1_2 tiny_first lesson test quick lint parity clean
+.PHONY: demo tiny tiny_v1_2 tiny_first tiny_lora lesson test quick lint parity clean
 
 demo: $(VENV)/installed-$(BACKEND)
 	$(BIN)/duosora sample --backend $(BACKEND) --config configs/sample/tiny.yaml --overwrite --out outputs/demo
@@ -71,6 +72,13 @@ runs/tiny_first/%.json: $(VENV)/installed-torch
 	$(BIN)/duosora cache latents --config configs/train/tiny_first.yaml
 	$(BIN)/duosora train --config configs/train/tiny_first.yaml --set model.denoiser=tiny_first_$* --out runs/tiny_first/$*
 	$(BIN)/duosora judge --set model.denoiser=runs/tiny_first/$* --json $@ --picture runs/tiny_first/$*.png
+
+tiny_lora: export OMP_NUM_THREADS := 1
+tiny_lora: $(VENV)/installed-torch
+	$(BIN)/duosora cache latents --config configs/train/tiny_lora.yaml
+	$(BIN)/duosora train --config configs/train/tiny_lora.yaml
+	$(BIN)/duosora judge --lora runs/tiny_lora --colour cyan --json runs/tiny_lora/cyan.json --picture runs/tiny_lora/cyan.png
+	$(BIN)/duosora judge --lora runs/tiny_lora --json runs/tiny_lora/others.json --picture runs/tiny_lora/others.png
 
 lesson: export OMP_NUM_THREADS := 1
 lesson: $(VENV)/installed-lesson runs/lesson/digits

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from duosora.core import random, samplers
-from duosora.core.layout import FreshWeights
+from duosora.core.layout import Constant, FreshWeights, Layout, Weights
 from duosora.core.models import opensora_t2v, stdit3, t5, wfvae
 from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks
 from duosora.core.pipelines.denoise import Guidance, denoise
@@ -53,6 +53,44 @@ OPTIMIZER_PASSES = 10
 average read, compared and written."""
 
 
+def fresh_weights(spec: Any) -> Weights:
+    """As training starts with."""
+    return FreshWeights(spec.layout(), 0)
+
+
+def tiled_weights(spec: Any) -> Weights:
+    """The same few numbers again and again, for models of billions, whose fresh weights take minutes to draw."""
+    return TiledWeights(spec.layout())
+
+
+class TiledWeights(Mapping[str, np.ndarray]):
+    """Of a layout: constants as they are, norms as ones, biases as zeros, all else small enough to keep numbers so."""
+
+    source = "tiled weights"
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.pool = layout, random.normal((1 << 20,), 0, "tiled weights")
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        weight = self.layout[name]
+        if isinstance(weight.init, Constant) or len(weight.shape) < 2:
+            return self.layout.fresh_weight(name, 0)
+        spread = np.float32(prod(weight.shape[1:]) ** -0.5)
+        return np.resize(self.pool, weight.shape) * spread
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.layout)
+
+    def __len__(self) -> int:
+        return len(self.layout)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self.layout[name].shape
+
+    def dtype(self, name: str) -> np.dtype[Any]:
+        return np.dtype(np.float32)
+
+
 @dataclass(frozen=True)
 class Place:
     """Where and how a form runs."""
@@ -63,6 +101,8 @@ class Place:
     compile: bool = False
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Further arguments of Backend.build."""
+    weights: Callable[[Any], Weights] = fresh_weights
+    """Of a spec."""
 
     def connect(self) -> Backend:
         from duosora.core.seam.backend import get
@@ -88,6 +128,8 @@ class Work(NamedTuple):
 class Case:
     """One row of a table."""
 
+    trains: ClassVar[bool] = False
+
     title: str
     spec: Any
     dtype: str = "fp32"
@@ -103,9 +145,6 @@ class Case:
     def work(self, dtype: str) -> Work:
         """Counted from the shapes."""
         raise NotImplementedError
-
-    def weights(self) -> FreshWeights:
-        return FreshWeights(self.spec.layout(), 0)
 
     def weight_bytes(self, dtype: str) -> float:
         return self.spec.layout().num_parameters * (4.0 if dtype == "fp32" else 2.0)
@@ -124,18 +163,19 @@ class Denoising(Case):
 
     def ours(self, place: Place) -> Setup:
         backend = place.connect()
-        model = backend.build(self.spec, self.weights(), place.dtype, compile=place.compile, **place.settings)
+        model = backend.build(self.spec, place.weights(self.spec), place.dtype, compile=place.compile, **place.settings)
 
-        def setup() -> Run:
-            given = Given(text=self.text(), text_mask=np.ones((self.rows, self.text_tokens)), **self.facts())
-            if self.steps:
-                return lambda: self._guided(backend, model, given)
-            condition = model.condition(given, self.latent)
-            latents = backend.asarray(self.latents())
-            times = backend.asarray(np.full(self.rows, 500.0, np.float32))
-            return lambda: model(latents, times, condition)
+        return lambda: self.call(backend, model)
 
-        return setup
+    def call(self, backend: Backend, model: Any) -> Run:
+        """What is timed, of a model that is built."""
+        given = Given(text=self.text(), text_mask=np.ones((self.rows, self.text_tokens)), **self.facts())
+        if self.steps:
+            return lambda: self._guided(backend, model, given)
+        condition = model.condition(given, self.latent)
+        latents = backend.asarray(self.latents())
+        times = backend.asarray(np.full(self.rows, 500.0, np.float32))
+        return lambda: model(latents, times, condition)
 
     def _guided(self, backend: Backend, model: Any, given: Given) -> Any:
         condition = model.condition(given, self.latent)
@@ -172,7 +212,7 @@ class Denoising(Case):
         """The plain form with its weights, ready for inference."""
         from plain.loading import load
 
-        model = load(self.plain_class(), self.spec, self.weights(), place.device, place.torch_dtype())
+        model = load(self.plain_class(), self.spec, place.weights(self.spec), place.device, place.torch_dtype())
         if place.compile:
             model.compile(dynamic=False)
         return model
@@ -239,14 +279,21 @@ OF_TEXT = ("caption_projection", "attn2.to_k", "attn2.to_v", "y_embedder.y_proj"
 class DenoiserTraining(Denoising):
     """A training step of a denoiser; recomputes: all blocks' activations, instead of keeping them."""
 
+    trains = True
+
     recomputes: bool = False
 
     def ours(self, place: Place) -> Setup:
         backend = place.connect()
         options = TrainOptions(dtype=place.dtype, compile=place.compile, recompute_every=int(self.recomputes))
-        trainer = backend.train_denoiser(self.spec, self.weights(), options)
+        trainer = backend.train_denoiser(self.spec, place.weights(self.spec), options)
+        batch = self.training_batch()
+        return lambda: lambda: trainer.step([batch], LEARNING_RATE, DECAY).loss
+
+    def training_batch(self) -> DiffusionBatch:
+        """What ours is told; it learns to predict v."""
         alpha = self.alpha()
-        batch = DiffusionBatch(
+        return DiffusionBatch(
             latents=self.latents(),
             noise=self.noise(),
             timesteps=np.full(self.rows, 500.0),
@@ -257,7 +304,6 @@ class DenoiserTraining(Denoising):
             weights=np.ones(self.rows),
             given=Given(text=self.text(), **self.facts()),
         )
-        return lambda: lambda: trainer.step([batch], LEARNING_RATE, DECAY).loss
 
     def plain(self, place: Place) -> Setup:
         import torch
@@ -310,7 +356,7 @@ class Autoencoding(Case):
 
     def ours(self, place: Place) -> Setup:
         backend = place.connect()
-        model = backend.build(self.spec, self.weights(), place.dtype, **place.settings)
+        model = backend.build(self.spec, place.weights(self.spec), place.dtype, **place.settings)
 
         def stream(latents: np.ndarray) -> None:
             for _ in decode_chunks(backend, model, self.spec, latents, DecodeOptions(chunk=2)):
@@ -332,7 +378,7 @@ class Autoencoding(Case):
         from plain.loading import load
         from plain.wfvae import WFVAE
 
-        model = load(WFVAE, self.spec, self.weights(), place.device, place.torch_dtype())
+        model = load(WFVAE, self.spec, place.weights(self.spec), place.device, place.torch_dtype())
 
         def setup() -> Run:
             array = self.video() if self.way == "encode" else self.latents()
@@ -366,12 +412,18 @@ class Autoencoding(Case):
 class AutoencoderTraining(Autoencoding):
     """A training step of an autoencoder: absolute errors and the KL divergence, no discriminator."""
 
+    trains = True
+
     def ours(self, place: Place) -> Setup:
         backend = place.connect()
         options = TrainOptions(dtype=place.dtype, compile=place.compile)
-        trainer = backend.train_autoencoder(self.spec, self.weights(), AutoencoderLosses(), options)
-        batch = AutoencoderBatch(self.video(), {"latent": self.noise()}, "generator", adversarial=False)
+        trainer = backend.train_autoencoder(self.spec, place.weights(self.spec), AutoencoderLosses(), options)
+        batch = self.training_batch()
         return lambda: lambda: trainer.step([batch], LEARNING_RATE, DECAY).loss
+
+    def training_batch(self) -> AutoencoderBatch:
+        """What ours is told."""
+        return AutoencoderBatch(self.video(), {"latent": self.noise()}, "generator", adversarial=False)
 
     def plain(self, place: Place) -> Setup:
         import torch
@@ -379,7 +431,7 @@ class AutoencoderTraining(Autoencoding):
         from plain.loading import load
         from plain.wfvae import WFVAE
 
-        trainer = training.Trainer(load(WFVAE, self.spec, self.weights(), place.device), LEARNING_RATE)
+        trainer = training.Trainer(load(WFVAE, self.spec, place.weights(self.spec), place.device), LEARNING_RATE)
         video, noise = (torch.from_numpy(each).to(place.device) for each in (self.video(), self.noise()))
         narrow = place.dtype != "fp32"
 
@@ -414,7 +466,7 @@ class TextEncoding(Case):
 
     def ours(self, place: Place) -> Setup:
         backend = place.connect()
-        model = backend.build(self.spec, self.weights(), place.dtype, **place.settings)
+        model = backend.build(self.spec, place.weights(self.spec), place.dtype, **place.settings)
         # As core.pipelines.text does.
         ids, mask = self.ids()[:, : self.real], self.mask()[:, : self.real]
         return lambda: lambda: model(backend.asarray(ids), backend.asarray(mask))
@@ -424,7 +476,7 @@ class TextEncoding(Case):
         from plain.loading import load
         from plain.t5 import T5Encoder
 
-        model = load(T5Encoder, self.spec, self.weights(), place.device, place.torch_dtype())
+        model = load(T5Encoder, self.spec, place.weights(self.spec), place.device, place.torch_dtype())
         ids, mask = (torch.from_numpy(each).to(place.device) for each in (self.ids(), self.mask()))
         return lambda: lambda: model(ids, mask)
 

@@ -1,6 +1,6 @@
 """Time and memory of duosora's models, by turns with their plain PyTorch forms.
 
-    python benchmarks/run.py [case ...] [--against COMMIT] [--mindspore] [--threads 1] [--repeat 7]
+    python benchmarks/run.py [case ...] [--against COMMIT] [--mindspore] [--threads 1] [--repeat 5]
 
 Every case runs in several forms: ours, plain (benchmarks/plain), with --against the same case by another commit's
 package, with --mindspore by the MindSpore backend, and cases in bf16 also in fp32. Each form has a process of its own.
@@ -9,7 +9,8 @@ meets all of them alike. Between the turns the machine's own limits are measured
 
 On a CPU times are seconds of the processor, over all threads, the least and in brackets the median; elsewhere they are
 wall time. "of the limit" says how much of the least time that counts products and weights alone takes (counted from
-the shapes) the form reaches. Memory is what a call takes beyond the model, inputs included, in MiB.
+the shapes) the form reaches. Memory is what a call takes beyond the model, inputs included, in MiB; of MindSpore, which
+keeps what it has freed, what the first call takes.
 Prints a Markdown table, as docs/performance.md has them; --json FILE keeps every figure.
 """
 
@@ -170,8 +171,8 @@ def _seconds(found: Mapping[str, Any] | None) -> str:
     return f"{_number(found['least'])} ({_number(found['median'])})"
 
 
-def _number(seconds: float) -> str:
-    return f"{seconds:.3g}" if seconds < 100 else f"{seconds:.0f}"
+def _number(value: float) -> str:
+    return f"{value:.3g}" if value < 100 else f"{value:.0f}"
 
 
 def _ratio(other: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> str:
@@ -181,7 +182,7 @@ def _ratio(other: Mapping[str, Any] | None, ours: Mapping[str, Any]) -> str:
 
 
 def _mib(found: Mapping[str, Any] | None) -> str:
-    return "" if found is None or "problem" in found else f"{found['beyond'] / MIB:.0f}"
+    return "" if found is None or "problem" in found else _number(found["beyond"] / MIB)
 
 
 def parse() -> argparse.Namespace:
@@ -191,7 +192,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dtype", default="", help="fp32, bf16 or fp16 for all cases; by default each has its own")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=7, help="turns")
+    parser.add_argument("--repeat", type=int, default=5, help="turns")
     parser.add_argument("--against", default="", metavar="COMMIT", help="another commit by turns: before and after")
     parser.add_argument("--mindspore", action="store_true", help="the MindSpore backend by turns")
     parser.add_argument("--no-plain", action="store_true", help="without the plain forms")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections import Counter
@@ -23,6 +24,7 @@ from ..core.models.epoch_folders import AVERAGES
 from ..core.models.run_folders import AVERAGE, model_folder
 from ..core.printable import one_line, short_name
 from ..core.progress import byte_progress
+from . import lora
 from .begun import Begun
 from .configs import FoundConfig, families_of, find_config
 from .matching import Origin, Renaming
@@ -53,6 +55,17 @@ _ASIDE_LETTERS = 500
 
 def convert(request: Conversion) -> list[str]:
     """Convert and read the result again. Raises: as core.converting.Converter says."""
+    if lora.is_merging(request):
+        part, told = lora.merged(request)
+        content = json.dumps(part.spec.to_config(), indent=1).encode()
+        found = FoundConfig(part.spec, content)
+        merged = lora.Merged(part, DTYPES[request.dtype])
+        told.append(f"  writes: {request.target}, {len(merged)} tensors, {_size(merged.nbytes)}")
+        return _written(request, merged, STEMS[0], found, told)
+    if request.minus is not None or request.rank is not None:
+        return lora.extract(request)
+    if request.spelling is not None:
+        return lora.respell(request)
     if request.model is not None and request.model not in MODELS:
         raise ConfigError(f"--model {request.model}: there are {', '.join(MODELS)}")
     source, ema, notes = _meant(request)
@@ -65,6 +78,17 @@ def convert(request: Conversion) -> list[str]:
     tensors = _whole(named, names, config)
     refuse_unsound(opened.weights, made)
     lines = [*notes, *_told(opened), *_planned(made, tensors, request, config)]
+    stem = STEMS[0] if names is None else names.stem
+    return _written(request, tensors, stem, config, lines)
+
+
+def _written(
+    request: Conversion, tensors: Named | Begun | lora.Merged, stem: str, config: FoundConfig, lines: list[str]
+) -> list[str]:
+    """Write tensors with sums and a config.json, and read them again; what there is to say.
+
+    lines: what was to be said before.
+    """
     if is_file_name(request.target):
         refuse_existing(request.target, request.overwrite, CheckpointError)
     else:
@@ -72,7 +96,6 @@ def convert(request: Conversion) -> list[str]:
     _check_room(request.target, tensors.nbytes)
     if request.dry_run:
         return [*lines, "dry run: nothing was written"]
-    stem = STEMS[0] if names is None else names.stem
     sums = sums_file(request.target, stem)
     with byte_progress(tensors.nbytes, "writing") as tell:
         summed = Summed(tensors, tell)

@@ -16,6 +16,7 @@ import numpy as np
 from ..core.errors import CheckpointError
 from ..core.io.files import atomic_write, read_text
 from .begun import Begun
+from .lora import Merged
 from .naming import Named
 from .readers.stored import CHUNK_BYTES, TensorSource
 from .writers import is_file_name
@@ -31,7 +32,7 @@ _ENTRY_BYTES = 2048
 class Summed:
     """Named tensors that are hashed by a second thread while they are written."""
 
-    def __init__(self, tensors: Named | Begun, tell: Callable[[int], object]) -> None:
+    def __init__(self, tensors: Named | Begun | Merged, tell: Callable[[int], object]) -> None:
         self._tensors, self._tell = tensors, tell
         self.sums: dict[str, str] = {}
 
@@ -92,7 +93,7 @@ def sums_file(target: Path, stem: str) -> Path:
     return Path(f"{target}{SUMS_SUFFIX}") if is_file_name(target) else target / f"{stem}{SUMS_SUFFIX}"
 
 
-def save_sums(path: Path, tensors: Named | Begun, sums: Mapping[str, str]) -> None:
+def save_sums(path: Path, tensors: Named | Begun | Merged, sums: Mapping[str, str]) -> None:
     """Write sums beside weights that are complete."""
     table = {
         name: {"dtype": str(tensors.dtype(name)), "shape": list(tensors.shape(name)), "sha256": sums[name]}

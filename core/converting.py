@@ -33,6 +33,14 @@ class Conversion:
     """What stands before the names; None compares with the names of the models."""
     config: str | None = None
     """The model's config.json or preset, where none lies beside the source; None takes what the shapes tell."""
+    loras: tuple[tuple[Path, float], ...] = ()
+    """LoRA that is merged into the denoiser of `source`, with scales."""
+    spelling: str | None = None
+    """`source` is LoRA, to be written as peft, diffusers or kohya spell it."""
+    minus: str | None = None
+    """A folder or preset: the LoRA that makes `source` of it is written."""
+    rank: int | None = None
+    """Of that one; None: 16."""
     overwrite: bool = False
     dry_run: bool = False
     """Say what would be written, and write nothing."""

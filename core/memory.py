@@ -16,7 +16,8 @@ from .seam.backend import NAMES
 
 _SAMPLING = (
     "smaller video.height, video.width, video.frames or batch_size; decode.chunk=1 or decode.tile; "
-    "backend.dtype.denoiser=bf16 on an accelerator; parallel.sequence on several devices"
+    "backend.dtype.denoiser=bf16 on an accelerator; backend.offload=blocks there, or parts; "
+    "backend.text_encoder=stream; parallel.sequence on several devices"
 )
 _TRAINING = (
     "a smaller batch_size, with accumulate as many times larger; smaller or shorter clips; compute.recompute_every=1; "

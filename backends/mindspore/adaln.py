@@ -20,7 +20,7 @@ from duosora.core.shapes import LatentShape, TokenGrid
 from .adaln_single import FeedForward, join_heads, modulate, split_heads
 from .attention import Arrangement, Attend
 from .denoiser import TokenDenoiser
-from .layers import Identity, LayerNorm, Linear, ModuleList, linear, new_parameter, silu, to_float32
+from .layers import Identity, LayerNorm, Linear, ModuleList, kernel, linear, new_parameter, silu, to_float32
 from .operators import addcmul
 
 
@@ -40,6 +40,7 @@ class AdaLNCondition:
 class AdaLNDenoiser(TokenDenoiser):
     """What such a denoiser has in common with others; the rest of it is its own."""
 
+    blocks: Any
     t_embedder: Any
     final_layer: Any
 
@@ -53,6 +54,12 @@ class AdaLNDenoiser(TokenDenoiser):
         """What bends all layers: of a timestep (B,), and the class or text where that does, (B, D)."""
         embedded = self.t_embedder(to_float32(timestep), condition.frequencies)
         return silu(embedded if condition.about is None else embedded + condition.about)
+
+    def signal(self, x: Tensor, modulation: Tensor, condition: Any) -> Tensor:
+        """What the first block's attention reads of tokens (B, N, D)."""
+        block = next(iter(self.blocks()))
+        shift, scale = block.adaLN_modulation[1](modulation).reshape(x.shape[0], 1, -1).chunk(NUM_MODULATIONS, -1)[:2]
+        return modulate(block.norm1(x), shift, scale)
 
     def project(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, outputs)."""
@@ -144,7 +151,7 @@ class PatchProjection(nn.Cell):
         batch, channels, frames, height, width = latents.shape
         patches = latents.reshape(batch, channels, frames, height // size, size, width // size, size)
         patches = patches.permute(0, 2, 3, 5, 1, 4, 6).reshape(batch, -1, channels * size * size)
-        return linear(patches, self.weight.reshape(self.weight.shape[0], -1), self.bias)
+        return linear(patches, kernel(self).reshape(self.weight.shape[0], -1), self.bias)
 
 
 def _sizes(shape: Any) -> str:

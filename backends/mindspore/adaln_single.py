@@ -30,6 +30,7 @@ from .layers import (
     RMSNorm,
     cast,
     device_of,
+    kernel,
     linear,
     new_parameter,
     place,
@@ -38,7 +39,7 @@ from .layers import (
     take_tokens,
     to_float32,
 )
-from .operators import addcmul, pad_end
+from .operators import addcmul, in_pieces, pad_end
 
 Turn = Literal["", "before_norm", "after_norm"]
 AnyCondition = TypeVar("AnyCondition", bound="Condition")
@@ -127,6 +128,13 @@ class AdaLNSingle(TokenDenoiser):
         of_frames = x.reshape(batch, condition.grid.frames, -1, width) + cast(condition.positions, like=x)
         return of_frames.reshape(x.shape)
 
+    def signal(self, x: Tensor, modulation: Any, condition: Condition) -> Tensor:
+        """What the first block's self-attention reads of tokens (B, N, D)."""
+        block = next(iter(self.blocks()))
+        table = block.scale_shift_table + modulation.blocks  # (B, R, 6, D)
+        shift, scale = (of_tokens(table[:, :, i], modulation.rows) for i in range(2))
+        return modulate(block.norm1(x), shift, scale)
+
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, pt * ph * pw * Cout) -> (B, Cout, T, H, W) float32, padding cut off."""
         return assembled(patches, condition.grid, self.spec.patch_size, condition.latent)
@@ -208,7 +216,7 @@ class FeedForward(nn.Cell):
         self.fc2 = Linear(inner, outputs)
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.fc2(self.fc1(x, "gelu_tanh"))
+        return in_pieces(lambda rows: self.fc2(self.fc1(rows, "gelu_tanh")), x)
 
 
 class FinalLayer(nn.Cell):
@@ -261,7 +269,7 @@ class PatchProjection(nn.Cell):
         patches = latents.reshape(batch, channels, t // time, time, h // height, height, w // width, width)
         patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7)  # (B, T / pt, H / ph, W / pw, C, pt, ph, pw)
         patches = patches.reshape(batch, -1, channels * time * height * width)
-        return linear(patches, self.weight.reshape(self.weight.shape[0], -1), self.bias)
+        return linear(patches, kernel(self).reshape(self.weight.shape[0], -1), self.bias)
 
 
 class ScalarEmbedder(nn.Cell):

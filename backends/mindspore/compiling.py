@@ -12,6 +12,8 @@ from mindspore import Tensor, nn
 from duosora.core.apart import call_apart
 from duosora.core.errors import ConfigError
 
+from .denoiser import TokenDenoiser
+
 _FIRST_TO_COMPILE = (2, 10)
 
 
@@ -26,6 +28,14 @@ def compile_forward(model: nn.Cell) -> None:
             "which takes numbers of one shape for another's while it traces; leave it out"
         )
     model.construct = _Graphs(model.construct)
+
+
+def compile_blocks(model: TokenDenoiser) -> None:
+    """The same for each block by itself, of a model that does more between its blocks than compute.
+
+    Raises: ConfigError, as a graph keeps the weights that it was traced with.
+    """
+    raise ConfigError("backend.compile: MindSpore's graphs keep all weights on the device; drop it or backend.offload")
 
 
 class _Graphs:

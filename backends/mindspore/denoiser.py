@@ -6,6 +6,8 @@ from typing import Any
 
 from mindspore import Tensor, nn
 
+from .layers import cast, cat, to_float32
+
 
 class BlockByBlock(nn.Cell):
     """A denoiser whose call has three parts: what comes before the blocks, the blocks one by one, what comes after.
@@ -21,6 +23,12 @@ class BlockByBlock(nn.Cell):
     """(index, tokens, modulation, condition) -> tokens behind that block."""
     finish: Any
     """(tokens behind the last block, modulation, condition) -> prediction (B, Cout, T, H, W) float32."""
+    signal: Any
+    """(tokens before block 0, modulation, condition) -> what block 0 reads of them, modulated; of families whose spec
+    `has_signal`."""
+    change: Any
+    """(what each token has now (B, N, D), what it had before, condition) -> (ranks, 2) float32: of the tokens of each
+    rank that shares them, the sum of the sizes of all differences and that of what was before."""
 
     def construct(self, latents: Tensor, timestep: Tensor, condition: Any) -> Tensor:
         """Latents (B, C, T, H, W), followed by further channels where the spec has some, and timesteps (B,), whole or
@@ -29,9 +37,21 @@ class BlockByBlock(nn.Cell):
         Raises: ShapeError when the condition was made for other latents.
         """
         tokens, modulation = self.begin(latents, timestep, condition)
-        for index in range(self.num_blocks):
-            tokens = self.run_block(index, tokens, modulation, condition)
+        tokens = _through(self, 0, self.num_blocks, tokens, modulation, condition)
         return self.finish(tokens, modulation, condition)
+
+    def run_blocks(self, first: int, end: int, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
+        """Tokens (B, N, D) through the blocks of numbers from `first` to before `end`, for calls in parts: compiled
+        where the model is."""
+        return _through(self, first, end, tokens, modulation, condition)
+
+    def moved(self, tokens: Tensor, before: Tensor) -> Tensor:
+        """How far blocks have moved tokens, in float32."""
+        return to_float32(tokens) - to_float32(before)
+
+    def move(self, tokens: Tensor, way: Tensor) -> Tensor:
+        """Tokens moved by what `moved` gave."""
+        return cast(to_float32(tokens) + way, like=tokens)
 
 
 class TokenDenoiser(BlockByBlock):
@@ -77,3 +97,14 @@ class TokenDenoiser(BlockByBlock):
     def finish(self, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
         """Tokens (B, N, D) behind the last block -> prediction (B, Cout, T, H, W) float32."""
         return self.assemble(self.project(tokens, modulation), condition)
+
+    def change(self, now: Tensor, before: Tensor, condition: Any) -> Tensor:
+        """(1, 2): there is one rank."""
+        sums = [to_float32(now - before).abs().sum(), to_float32(before).abs().sum()]
+        return cat([each.reshape(1, 1) for each in sums], 1)
+
+
+def _through(model: Any, first: int, end: int, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
+    for index in range(first, end):
+        tokens = model.run_block(index, tokens, modulation, condition)
+    return tokens

@@ -322,6 +322,11 @@ def parameter_shapes(model: nn.Cell) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def kernel(layer: Any) -> Tensor:
+    """The weight of a layer that is no linear map, with what is trained beside it."""
+    return layer.weight + layer.added() if hasattr(layer, "added") else layer.weight
+
+
 def set_dtype(model: nn.Cell, dtype: Any) -> None:
     """Have a model keep all its parameters in a dtype."""
     for _, cell in model.cells_and_names():
@@ -341,6 +346,12 @@ def set_parameter(model: nn.Cell, name: str, weight: Tensor) -> None:
     """Put a weight in its place in a model; it gets no gradients until it is told to."""
     parent, _, leaf = name.rpartition(".")
     setattr(dict(model.cells_and_names())[parent], leaf, Parameter(weight, name=name, requires_grad=False))
+
+
+def set_layer(model: nn.Cell, path: str, layer: nn.Cell) -> None:
+    """Put a layer in the place of another one in a model."""
+    parent, _, leaf = path.rpartition(".")
+    dict(model.cells_and_names())[parent]._cells[leaf] = layer
 
 
 def device_of(x: Tensor) -> str:

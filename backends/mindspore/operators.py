@@ -104,6 +104,14 @@ def softmax(scores: Tensor) -> Tensor:
     return mint.nn.functional.softmax(scores, -1)
 
 
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A function of each token by itself, (B, N, D) -> (B, N, E).
+
+    Of all at once: joining pieces would be a copy here.
+    """
+    return function(x)
+
+
 def exchange(x: Tensor) -> Tensor:
     """(B, N, A, K) -> (B, A, N, K)."""
     return _forms.exchange(x)

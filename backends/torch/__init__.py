@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -14,11 +14,13 @@ import torch
 from torch import nn
 
 from duosora.core.errors import BackendMissing, ConfigError
+from duosora.core.host_memory import free_host_bytes
 from duosora.core.layout import Weights
-from duosora.core.loading import check_structure, checked_weights
+from duosora.core.loading import CheckedWeights, check_structure, checked_weights
+from duosora.core.maths.eight_bits import EIGHT_BITS
 from duosora.core.models.lora import adapted_layout
 from duosora.core.parallel.launched import launched, own_device
-from duosora.core.seam.backend import DTYPES
+from duosora.core.seam.backend import DTYPES, BlocksOn, compute_dtype
 from duosora.core.seam.group import Alone, Group
 from duosora.core.seam.ranks import MEET_SECONDS, ParallelPlan, Ranks
 from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOptions
@@ -27,15 +29,20 @@ from . import attention as kernels
 from . import operators
 from .adapters import adapt
 from .autoencoder_step import AutoencoderTrainStep, judge_in_training
-from .compiling import compile_forward
+from .compiling import compile_blocks, compile_forward
 from .distributed import groups
 from .distributed.sequence_parallel import SequenceAttend, SequenceParallel
 from .distributed.streaming import RelayStream
 from .distributed.zero import share
+from .eight_bits import quantise
 from .forms import compare_forms
-from .layers import parameter_shapes, set_parameter
+from .layers import parameter_shapes, set_layer, set_parameter
+from .matrices import put
+from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
+from .offload import HostedBlocks
 from .precision import to_array, to_tensor, to_weight
+from .streamed_encoder import StreamedEncoder, TableInFile
 from .train_step import DiffusionTrainStep, replay_loss
 
 
@@ -115,14 +122,21 @@ class TorchBackend:
         attention: str = "auto",
         compile: bool = False,
         sequence: Group | None = None,
-    ) -> nn.Module:
-        self.check(dtype, attention)
-        attend = kernels.make_attend(attention, self.device, dtype)
+        blocks_on: BlocksOn = "device",
+    ) -> Any:
+        computed = compute_dtype(dtype, self.on_host)
+        self.check(computed, attention)
+        attend = kernels.make_attend(attention, self.device, computed)
+        if blocks_on == "file":
+            return self._streamed(spec, weights, dtype, attend)
         sequence = sequence or Alone()
-        model = _shared(self._build(spec, weights, dtype, _attend(attend, sequence)), sequence).eval()
-        if compile:
-            compile_forward(model)
-        return model
+        model = (self._hosted if blocks_on == "host" else self._build)(spec, weights, dtype, _attend(attend, sequence))
+        shared = _shared(model, sequence).eval()
+        if compile and blocks_on == "host":
+            compile_blocks(model)
+        elif compile:
+            compile_forward(shared)
+        return shared
 
     def train_denoiser(
         self, spec: Any, weights: Weights, options: TrainOptions, ranks: Ranks | None = None
@@ -171,10 +185,46 @@ class TorchBackend:
         kernels.make_attend(attention, self.device, dtype)
 
     def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model = _empty(spec, attend)
-        for name, array in checked_weights(spec.layout(), weights):
-            set_parameter(model, name, to_weight(array, self.device, dtype))
+        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+        computed = compute_dtype(dtype, self.on_host)
+        tables = [spec.token_table] if dtype == EIGHT_BITS else []
+        of_8 = quantise(model, tables, computed, self.device) if dtype == EIGHT_BITS else {}
+        self._set_weights(model, checked, computed, of_8)
         return model
+
+    def _streamed(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> StreamedEncoder:
+        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+        computed = compute_dtype(dtype, self.on_host)
+        of_8 = quantise(model, [], computed, self.device) if dtype == EIGHT_BITS else {}
+        table = TableInFile(spec.token_table, checked, dtype, computed, self.device)
+        set_layer(model, spec.token_table.removesuffix(".weight"), table)
+        encoder = StreamedEncoder(model.eval(), checked, dtype, self.device)
+        in_blocks = [name for block in encoder.of_blocks for name in block]
+        self._set_weights(model, checked, computed, of_8, apart={spec.token_table, *in_blocks})
+        return encoder
+
+    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
+        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+        blocks = HostedBlocks(model, checked, dtype, self.device)
+        self._set_weights(model, checked, dtype, {}, apart=blocks.names)
+        return model
+
+    def _set_weights(
+        self,
+        model: Any,
+        checked: CheckedWeights,
+        dtype: str,
+        of_8: Mapping[str, Any],
+        apart: Container[str] = (),
+    ) -> None:
+        """Set all weights of a model but those apart; of_8: layers of 8 bits by the names of their weights."""
+        for name in checked.names():
+            if name in apart:
+                continue
+            if name in of_8:
+                put(of_8[name], checked.matrix(name, EIGHT_BITS), self.device)
+            else:
+                set_parameter(model, name, to_weight(checked.whole(name), self.device, dtype))
 
     def structure(self, spec: Any) -> Mapping[str, tuple[int, ...]]:
         with torch.device("meta"):
@@ -191,6 +241,9 @@ class TorchBackend:
         }
         family, _, inner = name.rpartition(".")
         return _models(family).FUNCTIONS[inner] if family else functions[name]
+
+    def operation(self, name: str, sizes: tuple[int, ...], dtype: str) -> Callable[[], None]:
+        return make_operation(name, sizes, self.device, dtype)
 
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
         with self.inference():
@@ -222,6 +275,12 @@ class TorchBackend:
         if torch.device(self.device).type != "cuda":
             return None
         return int(torch.cuda.get_device_properties(self.device).total_memory)
+
+    def free_memory_bytes(self) -> int | None:
+        if torch.device(self.device).type != "cuda":
+            return free_host_bytes() if self.on_host else None
+        kept = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int(torch.cuda.mem_get_info(self.device)[0] + kept)
 
     def peak_memory_bytes(self) -> int | None:
         if torch.device(self.device).type != "cuda":

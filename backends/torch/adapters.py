@@ -1,19 +1,19 @@
 """LoRA in training: two small matrices beside linear maps and convolutions (core.models.lora).
 
-The models know nothing of it: a layer becomes one that adds to its result, and whose `weight` is the sum for whoever
-uses that by itself.
+The models know nothing of it: a linear map becomes one that adds to its result. Of other layers, the embeddings of
+patches, `layers.kernel` is the sum of both weights.
 """
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 from torch import Tensor, nn
 
 from duosora.core.models.lora import DOWN, UP, Adapter, Adapters, down_shape, up_shape
 
-from .layers import Linear, cast, linear, new_parameter, set_dtype
+from .layers import Linear, cast, gelu_erf, linear, new_parameter, set_dtype
+from .operators import gelu_tanh
 from .precision import TORCH_DTYPES
 
 
@@ -22,35 +22,29 @@ def adapt(model: nn.Module, adapters: Adapters, dtype: str) -> None:
     set_dtype(model, TORCH_DTYPES[dtype])
     for name, adapter in adapters.items():
         layer: Any = model.get_submodule(name)
-        layer.__class__ = AdaptedLinear if type(layer) is Linear else _by_the_sum(type(layer))
+        layer.__class__ = AdaptedLinear if type(layer) is Linear else _adapted(type(layer))
         layer.add_adapter(adapter)
 
 
 class Adapted:
     """What the adapted layers share."""
 
-    _parameters: Any
+    weight: Any
 
     def add_adapter(self, adapter: Adapter) -> None:
         """Make the two matrices, without memory."""
-        shape = tuple(self.kept.shape)
+        shape = tuple(self.weight.shape)
         self.scale = adapter.scale
-        with self.kept.device:  # the meta device, as the model
+        with self.weight.device:  # the meta device, as the model
             setattr(self, DOWN, Matrix(down_shape(shape, adapter.rank)))
             setattr(self, UP, Matrix(up_shape(shape, adapter.rank)))
 
-    @property
-    def kept(self) -> Tensor:
-        """The layer's own weight."""
-        return self._parameters["weight"]
-
-    @property
-    def weight(self) -> Tensor:
-        """The sum of that and what the matrices add."""
-        down, up = self.matrices(self.kept)
+    def added(self) -> Tensor:
+        """What they add to the layer's weight."""
+        down, up = self.matrices(self.weight)
         rank = down.shape[0]
-        added = linear(up.reshape(-1, rank), down.reshape(rank, -1).T)
-        return self.kept + cast(added, like=self.kept).reshape(self.kept.shape)
+        product = linear(up.reshape(-1, rank), down.reshape(rank, -1).T)
+        return cast(product, like=self.weight).reshape(self.weight.shape)
 
     def matrices(self, like: Tensor) -> tuple[Tensor, Tensor]:
         """A, and B times the scale, in another tensor's dtype."""
@@ -58,12 +52,16 @@ class Adapted:
         return cast(down, like=like), cast(up * self.scale, like=like)
 
 
-class AdaptedLinear(Adapted, Linear):  # type: ignore[override]
+class AdaptedLinear(Adapted, Linear):
     """A linear map; the matrices are applied to its input, so that no second weight of its size comes about."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: str = "") -> Tensor:
+        """activation: as of operators.linear."""
         down, up = self.matrices(x)
-        return linear(x, self.kept, self.bias) + linear(linear(x, down), up)
+        y = linear(x, self.weight, self.bias) + linear(linear(x, down), up)
+        if not activation:
+            return y
+        return gelu_tanh(y) if activation == "gelu_tanh" else gelu_erf(y)
 
 
 class Matrix(nn.Module):
@@ -74,7 +72,6 @@ class Matrix(nn.Module):
         self.weight = new_parameter(*shape)
 
 
-@cache
-def _by_the_sum(kind: type[Any]) -> type[Any]:
-    """A layer of that kind which uses `weight` by itself, the embedding of patches, with the sum in its place."""
+def _adapted(kind: type[Any]) -> type[Any]:
+    """A layer of that kind that computes by its `layers.kernel`, with an adapter."""
     return type(f"Adapted{kind.__name__}", (Adapted, kind), {})

@@ -9,10 +9,13 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
+from itertools import product
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, cat
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
 from duosora.core.errors import ConfigError
@@ -21,15 +24,22 @@ from duosora.core.maths.rope import NUM_PARTS
 from duosora.core.maths.skiparse import AttentionPlan, Run, TextPlan
 
 from .layers import place
-from .operators import addcmul, exchange, expand, reorder, softmax, swap_halves
+from .operators import exchange, linear, reorder, softmax, swap_halves
 
-KERNELS = ("sdpa", "math", "flash")
-"""torch's own fused attention, the default; the formula written out, in float32; flash-attn's, for GPUs."""
+KERNELS = ("sdpa", "math", "onednn", "cudnn", "flash")
+"""torch's own fused attention; the formula written out, in float32; products by oneDNN, the default on CPUs; sdpa with
+cuDNN's before all others, the default on GPUs from the Hopper generation on; flash-attn's, for GPUs."""
 FLASH_MAX_HEAD_DIM = 256
 MOST_HEADS = 65_535
 MOST_SAMPLES = 65_535
 """Of one call of a kernel: CUDA's grids have no more blocks along their second and third axes."""
 _FLASH_MIN_CAPABILITY = (8, 0)
+_CUDNN_MIN_CAPABILITY = (9, 0)
+"""Older ones do as well with flash-attention 2, which is torch's first choice."""
+_LEAST_SCORES = 2**22
+"""Queries times keys times K, from which on it pays to go head by head."""
+_MOST_SCORES = 2**20
+"""Scores that are there at a time, so that they stay in the processor's cache."""
 
 Kernel = Callable[[Tensor, Tensor, Tensor, "Tensor | None"], Tensor]
 """q (B, N, A, K), k and v (B, M, A, K), keep (B, 1 or A, 1, M) booleans or None -> (B, N, A, K)."""
@@ -92,11 +102,15 @@ class KernelAttend:
         self.kernel = kernel
 
     def self_attention(self, q: Tensor, k: Tensor, v: Tensor, arrangement: Arrangement) -> Tensor:
-        q, k, v = arrangement.arrange(q), arrangement.arrange(k), arrangement.arrange(v)
+        # One after the other, so that what a caller has let go of is free before the next is made.
+        q = arrangement.arrange(q)
+        k = arrangement.arrange(k)
+        v = arrangement.arrange(v)
         results = [self._attend_in_run(run, q, k, v, arrangement.keep) for run in arrangement.runs]
         mixed = results[0] if len(results) == 1 else cat(results, 1)
         if arrangement.silent is not None:
             mixed = mixed.masked_fill(arrangement.silent[:, :, None, None], 0.0)
+        del q, k, v
         return arrangement.restore(mixed)
 
     def cross_attention(self, q: Tensor, k: Tensor, v: Tensor, text: TextKeys) -> Tensor:
@@ -156,25 +170,23 @@ def make_attend(name: str, device: str, dtype: str) -> Attend:
     Raises: ConfigError for an unknown name and for a device or dtype that the kernel is not made for; PackageMissing
     when its package is not installed or does not load.
     """
-    if name in ("auto", "sdpa"):
-        return KernelAttend(sdpa)
-    if name == "math":
-        return KernelAttend(math)
-    if name != "flash":
+    if name == "auto":
+        name = _default(device, dtype)
+    if name not in KERNELS:
         raise ConfigError(f"attention = {name!r}: needs one of auto, {', '.join(KERNELS)}")
-    if not _fits_flash(device):
-        raise ConfigError(
-            f"attention = 'flash' needs an NVIDIA GPU of the Ampere generation or newer, not {device!r}; use 'sdpa'"
-        )
-    if dtype not in ("fp16", "bf16"):
-        raise ConfigError(f"attention = 'flash' computes in fp16 or bf16, not {dtype}; use 'sdpa' or another dtype")
-    return FlashAttend(_FlashKernel())
+    if name in _NEEDS and not _fits(name, device):
+        raise ConfigError(f"attention = {name!r} needs {_NEEDS[name]}, not {device!r}; use 'sdpa'")
+    if name in ("cudnn", "flash") and dtype not in ("fp16", "bf16"):
+        raise ConfigError(f"attention = {name!r} computes in fp16 or bf16, not {dtype}; use 'sdpa' or another dtype")
+    if name == "flash":
+        return FlashAttend(_FlashKernel())
+    return KernelAttend({"sdpa": sdpa, "math": math, "onednn": _onednn, "cudnn": _cudnn}[name])
 
 
 def kernels(device: str) -> tuple[str, ...]:
     """The kernels that work on a device."""
-    has_flash = importlib.util.find_spec("flash_attn") is not None and _fits_flash(device)
-    return tuple(name for name in KERNELS if name != "flash" or has_flash)
+    is_there = importlib.util.find_spec("flash_attn") or importlib.util.find_spec("flash_attn_interface")
+    return tuple(name for name in KERNELS if _fits(name, device) and (name != "flash" or is_there))
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
@@ -203,7 +215,8 @@ def rotate(x: Tensor, cosines: Tensor, sines: Tensor, parts: int = NUM_PARTS) ->
 
     parts: of a head, in each of which the halves are exchanged; K / 2 for tables whose pairs are neighbours.
     """
-    turned = addcmul(x * expand(cosines[:, None], x.shape), swap_halves(x, parts), sines[:, None])
+    # In place in what is new here.
+    turned = (x * cosines[:, None]).addcmul_(swap_halves(x, parts), sines[:, None])
     return turned.to(x.dtype)
 
 
@@ -221,6 +234,37 @@ def place_text(plan: TextPlan, num_keys: int, device: torch.device) -> TextKeys:
     return TextKeys(plan.lengths, (torch.arange(num_keys, device=device) < lengths[:, None])[:, None, None])
 
 
+def _onednn(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """softmax(q k^T / sqrt(K)) v head by head, with products by oneDNN.
+
+    On processors by AMD torch's own takes MKL for them, twice as slow in float32, and gains nothing by bfloat16. It
+    does short sequences, and keeps what gradients need.
+    """
+    batch, num_queries, heads, width = q.shape
+    num_keys = k.shape[1]
+    keeps_gradient = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
+    if keeps_gradient or torch.compiler.is_compiling() or num_queries * num_keys * width < _LEAST_SCORES:
+        return sdpa(q, k, v, keep)
+    mixed = q.new_empty(q.shape)
+    rows = max(1, _MOST_SCORES // num_keys)
+    for sample, head in product(range(batch), range(heads)):
+        keys, values = k[sample, :, head].contiguous(), v[sample, :, head].contiguous()  # oneDNN is slow on others
+        for start in range(0, num_queries, rows):
+            part = slice(start, start + rows)
+            scores = linear(q[sample, part, head] * width**-0.5, keys)
+            if keep is not None:
+                scores.masked_fill_(~keep[sample, min(head, keep.shape[1] - 1)], -torch.inf)
+            mixed[sample, part, head] = linear(softmax(scores), values.t())
+    return mixed
+
+
+def _cudnn(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
+    """As `sdpa`, with cuDNN's kernel wherever it does: with masks, too, which rule out flash attention."""
+    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
+    with sdpa_kernel(order, set_priority=True):
+        return sdpa(q, k, v, keep)
+
+
 class _FlashKernel:
     """flash-attn's kernel; where there is a mask, which it has no way for, torch's."""
 
@@ -235,12 +279,36 @@ class _FlashKernel:
         return self.function(q, k, v) if keep is None else sdpa(q, k, v, keep)
 
 
-def _fits_flash(device: str) -> bool:
-    is_cuda = torch.device(device).type == "cuda" and torch.version.cuda is not None
-    return is_cuda and torch.cuda.get_device_capability(device) >= _FLASH_MIN_CAPABILITY
+_NEEDS = {
+    "onednn": "a CPU, and torch with oneDNN",
+    "cudnn": "an NVIDIA GPU of the Hopper generation or newer",
+    "flash": "an NVIDIA GPU of the Ampere generation or newer",
+}
+"""What kernels that are not for all devices are for."""
+
+
+def _fits(name: str, device: str) -> bool:
+    """Whether a device has what a kernel needs."""
+    kind = torch.device(device).type
+    if name == "onednn":
+        return kind == "cpu" and torch.backends.mkldnn.is_available()
+    least = {"cudnn": _CUDNN_MIN_CAPABILITY, "flash": _FLASH_MIN_CAPABILITY}.get(name)
+    if least is None:
+        return True
+    is_nvidia = kind == "cuda" and torch.version.cuda is not None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= least
+
+
+def _default(device: str, dtype: str) -> str:
+    """The kernel that "auto" stands for."""
+    if _fits("onednn", device):
+        return "onednn"
+    return "cudnn" if dtype != "fp32" and _fits("cudnn", device) else "sdpa"
 
 
 def _flash_function() -> Any:
+    if importlib.util.find_spec("flash_attn_interface") is not None:  # flash-attention 3, which is a package of its own
+        return import_module("flash_attn_interface").flash_attn_func
     with needs_extra("flash-attn", "attention = 'flash'", "use 'sdpa'"):
         from flash_attn import flash_attn_func
     return flash_attn_func

@@ -22,7 +22,6 @@ from .precision import to_tensor
 __all__ = [
     "Conv2d",
     "Conv3d",
-    "Embedding",
     "GroupNorm",
     "LayerNorm",
     "Linear",
@@ -34,7 +33,6 @@ __all__ = [
 ]
 
 Conv2d = nn.Conv2d
-Embedding = nn.Embedding
 GroupNorm = nn.GroupNorm
 LayerNorm = nn.LayerNorm
 ModuleList = nn.ModuleList
@@ -59,6 +57,20 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, activation: str = "") -> Tensor:
         """activation: as of operators.linear."""
         return linear(x, self.weight, self.bias, activation)
+
+
+class Embedding(nn.Module):
+    """A table of vectors, taken by number.
+
+    torch's own draws its weights where it is made; on the meta device that loads sympy, in a second and 70 MiB.
+    """
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = new_parameter(rows, width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return functional.embedding(ids, self.weight)
 
 
 class Conv3d(nn.Conv3d):
@@ -138,6 +150,11 @@ def parameter_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
     return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
 
 
+def kernel(layer: Any) -> Tensor:
+    """The weight of a layer that is no linear map, with what is trained beside it."""
+    return layer.weight + layer.added() if hasattr(layer, "added") else layer.weight
+
+
 def set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
     """Have a model keep all its parameters in a dtype."""
     model.to(dtype)
@@ -145,14 +162,18 @@ def set_dtype(model: nn.Module, dtype: torch.dtype) -> None:
 
 def parameter_dtype(model: nn.Module, name: str) -> torch.dtype:
     """The dtype in which a model keeps a parameter, whether or not its weight has been set."""
-    parent, _, leaf = name.rpartition(".")
-    return model.get_submodule(parent)._parameters[leaf].dtype  # type: ignore[union-attr]
+    return model.get_parameter(name).dtype
 
 
 def set_parameter(model: nn.Module, name: str, weight: Tensor) -> None:
     """Put a weight in its place in a model; it gets no gradients until it is told to."""
     parent, _, leaf = name.rpartition(".")
     model.get_submodule(parent).register_parameter(leaf, nn.Parameter(weight, requires_grad=False))
+
+
+def set_layer(model: nn.Module, path: str, layer: nn.Module) -> None:
+    """Put a layer in the place of another one in a model."""
+    model.set_submodule(path, layer)
 
 
 def device_of(x: Tensor) -> torch.device:

@@ -5,7 +5,7 @@ Here most are torch's own; MindSpore does them in one way on a CPU and in anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,8 @@ _ONEDNN_LINEAR: Any = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """oneDNN's x @ weight.T + bias, with GELU in the same pass; None where torch is built without it."""
 _LEAST_PRODUCT = 2**20
 """Multiply-adds from which on its start, 10 microseconds, does not count."""
+_PIECE = 512
+"""Tokens."""
 _is_plain = False
 """Inside of `plain`."""
 
@@ -108,6 +110,24 @@ def softmax(scores: Tensor) -> Tensor:
     return scores.softmax(-1)
 
 
+def in_pieces(function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """A function of each token by itself, (B, N, D) -> (B, N, E).
+
+    On a CPU, where no gradient is kept, of some tokens at a time: what is wide inside of it takes less memory, and no
+    more time.
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    keeps_whole = x.device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+    if keeps_whole or len(rows) <= _PIECE or _is_plain:
+        return function(x)
+    first = function(rows[:_PIECE])
+    y = first.new_empty(len(rows), first.shape[-1])
+    y[:_PIECE] = first
+    for start in range(_PIECE, len(rows), _PIECE):
+        y[start : start + _PIECE] = function(rows[start : start + _PIECE])
+    return y.reshape(*x.shape[:-1], -1)
+
+
 def exchange(x: Tensor) -> Tensor:
     """(B, N, A, K) -> (B, A, N, K)."""
     return x.swapaxes(1, 2)
@@ -150,11 +170,15 @@ def length(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _suits_onednn(x: Tensor, weight: Tensor, is_activated: bool) -> bool:
-    """Whether oneDNN does a linear map; it keeps nothing for a gradient."""
+    """Whether oneDNN does a linear map; it keeps nothing for a gradient, and a compiled graph does not know it."""
+    if torch.compiler.is_compiling():
+        return False
     if x.device.type != "cpu" or x.dtype != weight.dtype or _is_plain or _ONEDNN_LINEAR is None:
         return False
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return False
+    if not (x.is_contiguous() and (weight.is_contiguous() or weight.t().is_contiguous())):
+        return False  # ten times slower
     is_faster = x.dtype == torch.float32 or (x.dtype == torch.bfloat16 and is_activated)  # else torch takes it as well
     return is_faster and x.numel() * weight.shape[0] >= _LEAST_PRODUCT and _has_onednn()
 

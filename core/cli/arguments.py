@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -22,6 +23,11 @@ def read_paths(app: typer.Typer) -> None:
     for group in app.registered_groups:
         if group.typer_instance is not None:
             read_paths(group.typer_instance)
+
+
+def lora_override(files: Sequence[str] | None) -> list[str]:
+    """The values of --lora as a `--set`; nothing where there are none."""
+    return [f"model.lora={json.dumps(list(files))}"] if files else []
 
 
 def refuse_other_encodings(arguments: Sequence[str]) -> None:

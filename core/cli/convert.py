@@ -48,6 +48,17 @@ def convert(
         str | None,
         typer.Option(help="The model's config.json, or a preset. Found beside SOURCE or by shapes when left out."),
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="Merge LoRA into SOURCE, a denoiser; several times for several."),
+    ] = None,
+    spelling: Annotated[
+        str | None, typer.Option(help="SOURCE is LoRA: write it as peft, diffusers or kohya spell it.")
+    ] = None,
+    minus: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Write the LoRA that makes SOURCE of this folder or preset.")
+    ] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Of that LoRA; 16 when left out.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written and leave.")] = False,
     verify: Annotated[
@@ -59,7 +70,9 @@ def convert(
     The result is read again and compared; a sum for each tensor stays beside it.
     """
     from .. import converting
+    from ..config.schema import split_lora
     from ..errors import ConfigError
+    from ..io.paths import given_path
     from ..printable import say
 
     if verify == (to is not None):
@@ -78,6 +91,10 @@ def convert(
             key=key,
             strip=strip,
             config=config,
+            loras=tuple((given_path(file), scale) for file, scale in map(split_lora, lora or ())),
+            spelling=spelling,
+            minus=minus,
+            rank=rank,
             overwrite=overwrite,
             dry_run=dry_run,
         )

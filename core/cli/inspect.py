@@ -23,14 +23,16 @@ def inspect(
 ) -> None:
     """Say what a file or folder holds.
 
-    Which model it is, its objective, shapes, dtypes and size, and what is missing or should not be there.
+    Which model or LoRA it is, its objective, shapes, dtypes and size, and what is missing or should not be there.
 
     Exit code 1 when the weights do not fit the model.
     """
     from ..errors import CheckpointError
     from ..models.epoch_folders import epoch_folder
+    from ..models.lora_files import is_lora
     from ..models.run_folders import model_folder
     from ..printable import say
+    from .inspect_lora import describe
 
     if not os.path.exists(path):  # unlike Path.exists, no error where the way there is closed
         lines = [*_recipe(str(path)), *_presets(str(path))]
@@ -48,6 +50,12 @@ def inspect(
             f"{path}: a training run's; where a model is asked for, it means {meant}",
         )
         path = meant.parent
+    if is_lora(meant):
+        lines, is_fitting = describe(meant, tensors)
+        say(*lines)
+        if not is_fitting:
+            raise typer.Exit(1)
+        return
     places = _folders_in(path) if theirs is None else [place for place in (theirs.model, theirs.average) if place]
     fits = [_inspect_one(place, tensors) for place in places]
     if not all(fits):

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .arguments import lora_override
+
 PROMPTS = 64
 
 
@@ -23,7 +25,14 @@ def judge(
         typer.Option("--set", "-s", metavar="KEY=VALUE", help="Change one setting: --set model.denoiser=FOLDER"),
     ] = None,
     backend: Annotated[str | None, typer.Option(help="torch or mindspore; short for --set backend.name=...")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="Add LoRA to the denoiser; several times for several."),
+    ] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help=f"How many held-out prompts, or {PROMPTS}.")] = None,
+    colour: Annotated[
+        list[str] | None, typer.Option(help="Only scenes of this colour; several times for several, such as cyan.")
+    ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also write frames of all videos into this PNG.")] = None,
     report: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,
 ) -> None:
@@ -41,8 +50,9 @@ def judge(
             refuse_unwritable(output, overwrite=True)
     if folder is None:
         overrides = [*(settings or []), *([] if backend is None else [f"backend.name={json.dumps(backend)}"])]
-        content = _judge_shapes(config, overrides, prompts or PROMPTS, picture)
-    elif any((config, settings, backend, prompts, picture)):
+        overrides += lora_override(lora)
+        content = _judge_shapes(config, overrides, prompts or PROMPTS, colour or [], picture)
+    elif any((config, settings, backend, lora, prompts, colour, picture)):
         raise ConfigError(f"judge {folder}: nothing is sampled, so of the options only --json has a use")
     else:
         content = _judge_digits(folder)
@@ -50,7 +60,9 @@ def judge(
         _write(report, content)
 
 
-def _judge_shapes(config: Path | None, overrides: list[str], prompts: int, picture: Path | None) -> dict[str, Any]:
+def _judge_shapes(
+    config: Path | None, overrides: list[str], prompts: int, colours: list[str], picture: Path | None
+) -> dict[str, Any]:
     from tqdm import tqdm
 
     from ..config.loading import load, override_paths
@@ -63,7 +75,7 @@ def _judge_shapes(config: Path | None, overrides: list[str], prompts: int, pictu
 
     if picture is not None:
         image_format(picture)
-    asked = held_out_prompts(prompts)
+    asked = held_out_prompts(prompts, colours)
     run = judging_run(load(config, SampleConfig, overrides), asked, override_paths(overrides))
     say(*run.plan())
     with tqdm(total=run.num_steps, desc="steps", unit="step", dynamic_ncols=True, disable=None) as bar:

@@ -24,6 +24,7 @@ from duosora.core.cli.inspect import inspect
 from duosora.core.cli.judge import judge
 from duosora.core.cli.launch import launch
 from duosora.core.cli.parity import parity
+from duosora.core.cli.plan import plan
 from duosora.core.cli.plot import plot
 from duosora.core.cli.reconstruct import reconstruct
 from duosora.core.cli.sample import sample
@@ -60,6 +61,7 @@ app.command()(reconstruct)
 app.command()(evaluate)
 app.command()(train)
 app.command(context_settings={"allow_interspersed_args": False})(launch)
+app.add_typer(plan)
 app.add_typer(cache)
 app.command()(plot)
 app.command()(calibrate)

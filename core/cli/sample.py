@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .arguments import lora_override
+
 
 def sample(
     prompts: Annotated[
@@ -25,9 +27,16 @@ def sample(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Output folder; short for --set output.folder=...")
     ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="Add LoRA to the denoiser; several times for several."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=...")] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace outputs that exist; they are kept otherwise.")
+    ] = False,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also sample without sampler.cache, and tell the difference.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
 ) -> None:
@@ -45,18 +54,24 @@ def sample(
     from ..pipelines.denoise import Step
     from ..pipelines.sample import Sampling
     from ..pipelines.sample_files import SampleFiles
+    from ..planning.cases import sampling_case
+    from ..planning.starting import tell_forecast
     from ..printable import say
 
     overrides = list(settings or [])
     for key, value in (("backend.name", backend), ("output.folder", out and str(out)), ("seed", seed)):
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
+    if compare:
+        overrides.append("output.compare=true")
+    overrides += lora_override(lora)
     if prompts:
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
     run = Sampling(load(config, SampleConfig, overrides), overrides=override_paths(overrides))
     files = SampleFiles(run, overwrite)
     if run.ranks.is_first:
         say(*run.plan())
+        tell_forecast(lambda: sampling_case(run.settled, run.jobs), run.backend)
     if dry_run:
         return
     is_quiet = not run.ranks.is_first
@@ -67,3 +82,6 @@ def sample(
 
         for path in files.run(advance):
             say(f"wrote {path}")
+    spared = run.told_of_cache()
+    if spared is not None and run.ranks.is_first:
+        say(spared)

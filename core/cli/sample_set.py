@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from .arguments import lora_override
+
 
 def sample_set(
     prompts: Annotated[
@@ -28,6 +30,10 @@ def sample_set(
     ] = None,
     backend: Annotated[str | None, typer.Option(help="torch or mindspore; short for --set backend.name=...")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Folder of the pictures.")] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE[:SCALE]", help="Add LoRA to the denoiser; several times for several."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Short for --set seed=...")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an archive that exists.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan and stop.")] = False,
@@ -50,6 +56,7 @@ def sample_set(
     for key, value in (("backend.name", backend), ("output.folder", out and str(out)), ("seed", seed)):
         if value is not None:
             overrides.append(f"{key}={json.dumps(value)}")
+    overrides += lora_override(lora)
     if prompts:
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
     run = SampleSet(load(config, SampleConfig, overrides), count, order, archive, overwrite, override_paths(overrides))

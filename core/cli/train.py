@@ -37,6 +37,8 @@ def train(
     from ..config.loading import load, override_paths
     from ..config.training import TrainConfig
     from ..parallel.launched import told_once
+    from ..planning.cases import training_case
+    from ..planning.starting import tell_forecast
     from ..printable import say
     from ..seam.training import StepReport
     from ..train.run import TrainRun
@@ -52,6 +54,7 @@ def train(
     plan = run.plan()
     if is_first:
         say(*plan)
+        tell_forecast(lambda: training_case(run.config, run.parts, run.dtype, run.ranks.plan), run.backend)
     if dry_run:
         return
     is_quiet = None if is_first else True

@@ -59,6 +59,10 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
 def _checked(values: Any, schema: type[Schema], given: list[tuple[Keys, str]], place: str) -> Schema:
     """The settings that these values are. Raises: ConfigError for all that is wrong."""
     try:
+        values = schema.written_out(values)
+    except ConfigError as error:
+        raise ConfigError(f"{place}: {error}") from error
+    try:
         return read(schema, values)
     except ValidationError as error:
         raise ConfigError(describe_problems(place, given, schema, values, error)) from error

@@ -21,6 +21,7 @@ from .settings import FolderOrPreset, Settings, by_recipe
 
 DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
+TextDType = Literal["fp32", "bf16", "fp16", "int8"]
 BackendName = Literal["torch", "mindspore"]
 """Where it may be nothing: the first of them that is installed."""
 Reader = Literal["pyav", "decord"]
@@ -83,8 +84,9 @@ class DTypeSettings(Settings):
 
     denoiser: DType | None = None
     """Transformer dtype. Default: bf16 on accelerators, fp32 on CPUs. The published samples used fp16 for all parts."""
-    text_encoder: DType | None = None
-    """mT5 dtype. Default: bf16 on accelerators, fp32 on CPUs."""
+    text_encoder: TextDType | None = None
+    """Text encoder dtype. int8 keeps its matrices in 8 bits, a quarter of fp32, and computes in the default. Default:
+    bf16 on accelerators, fp32 on CPUs."""
     vae: DType | None = None
     """Autoencoder dtype. Default: bf16 on accelerators, fp32 on CPUs."""
 
@@ -103,6 +105,13 @@ class BackendSettings(Settings):
     compile: bool = False
     """Compile the denoiser (torch.compile, mindspore.jit). The first step of each size takes longer, later steps
     less."""
+    offload: Literal["none", "parts", "blocks"] = "none"
+    """What leaves the device to save its memory. parts: one model is loaded at a time, the denoiser makes all latents
+    before the autoencoder decodes any. blocks: the denoiser's blocks lie in the host's memory, and two are on the
+    device at a time, the next being copied while one computes. Text encoders are let go of anyway."""
+    text_encoder: Literal["auto", "whole", "stream"] = "auto"
+    """Whether the text encoder is loaded whole, or read layer by layer from its file while it encodes, with two layers
+    in memory at a time and the same numbers. auto: layer by layer where the whole does not fit into free memory."""
 
 
 class ParallelSettings(Settings):
@@ -165,6 +174,48 @@ class SamplerSettings(Settings):
         except ConfigError:
             return frozenset()
         return {"objective", "path", "schedule", "zero_terminal_snr", "spacing", "shift"} - useful
+
+
+class CacheSettings(Settings):
+    """Leaving out blocks in steps that hardly differ from earlier ones. Faster, and the video is another one, more or
+    less: `duosora sample --compare` tells how much."""
+
+    choice = "kind"
+
+    kind: Literal["first_block", "teacache", "taylor"]
+    """first_block looks at what the first block does, teacache at what it reads; taylor computes every so many steps
+    and predicts the others."""
+    threshold: Annotated[float, Field(ge=0)] | None = None
+    """first_block, teacache: steps that changed more are computed; 0 leaves nothing out. Default: 0.25 (first_block),
+    0.15 (teacache)."""
+    polynomial: Annotated[tuple[float, ...], Field(min_length=1)] | None = by_recipe()
+    """teacache: the expected change of the output by that of what the first block reads, coefficients with the highest
+    power first. null: they are equal."""
+    interval: Count | None = None
+    """taylor: every so many steps are computed; 1 leaves nothing out. Default: 3."""
+    order: Annotated[int, Field(ge=0, le=4)] | None = None
+    """taylor: of the prediction; 0 repeats the last computed step. Default: 1."""
+    warmup: Count | None = None
+    """Steps at the start that are computed in any case. Default: 3."""
+    keep_last: Annotated[int, Field(ge=0)] | None = None
+    """Steps at the end that are computed in any case. Default: 0."""
+    most_reused: Count | None = None
+    """Steps in a row that may leave out blocks. Default: 2; any number with taylor, whose interval says it."""
+
+    @classmethod
+    def unused(cls, chosen: str) -> Set[str]:
+        """What a kind has no use for."""
+        from .. import caching  # it loads numpy
+
+        useful = caching.options(chosen) if chosen in caching.KINDS else cls.model_fields
+        return cls.model_fields.keys() - {"kind", *useful}
+
+
+class CachedSamplerSettings(SamplerSettings):
+    """The sampler, its noise schedule and what it leaves out."""
+
+    cache: CacheSettings | None = None
+    """Default: every step is computed."""
 
 
 class VideoSettings(Settings):
@@ -290,6 +341,8 @@ class OutputSettings(Settings):
     """x264 quality: 0 is lossless, 18 looks lossless, 51 is worst."""
     save_latents: bool = False
     """Also write the latents as safetensors."""
+    compare: bool = False
+    """With sampler.cache: also make each video without it, and tell how much they differ."""
     grid: Annotated[int, Field(ge=0)] | None = None
     """Also write all pictures of a run as one, so many in a row; 0: do not. Default: 4 for models that read classes,
     else 0."""
@@ -300,7 +353,7 @@ class SampleConfig(Settings):
 
     model: ModelSettings = ModelSettings()
     backend: BackendSettings = BackendSettings()
-    sampler: SamplerSettings = SamplerSettings()
+    sampler: CachedSamplerSettings = CachedSamplerSettings()
     video: VideoSettings = VideoSettings()
     prompts: PromptSettings = PromptSettings()
     decode: DecodeSettings = DecodeSettings()

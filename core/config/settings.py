@@ -47,6 +47,11 @@ class Settings(BaseModel):
         """The settings that have no use where `choice` has this value."""
         return frozenset()
 
+    @classmethod
+    def written_out(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Values that a person wrote, without the short forms that a schema has. Raises: ConfigError."""
+        return values
+
     @field_validator("*", mode="after")
     @classmethod
     def _read_paths(cls, value: Any) -> Any:

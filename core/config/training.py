@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from ..errors import ConfigError
 from ..random import SEED_LIMIT
 from .caches import CacheSettings
 from .data import DataSettings
@@ -379,3 +380,15 @@ class TrainConfig(Settings):
     """Also log to TensorBoard. auto: if it is installed."""
     folder: Path = Path("runs/train")
     """The folder of the run."""
+
+    @classmethod
+    def written_out(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """`lora: {...}` is short for `tune: {kind: lora, ...}`."""
+        if "lora" not in values:
+            return values
+        short, rest = values["lora"], {name: value for name, value in values.items() if name != "lora"}
+        if rest.get("tune"):
+            raise ConfigError("lora is short for tune with kind: lora; leave out one of them")
+        if not isinstance(short, dict | None):
+            raise ConfigError("lora: expected settings inside it, such as rank, alpha and targets")
+        return rest | {"tune": {"kind": "lora", **(short or {})}}

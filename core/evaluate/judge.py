@@ -31,15 +31,19 @@ class Asked(NamedTuple):
 
 
 def held_out_prompts(count: int, colours: Sequence[str] = ()) -> list[Asked]:
-    """Scenes that are never trained on, each with one sentence. colours: of core.data.moving_shapes, by default the
-    usual ones. Raises: ConfigError for one that is none of these, and when there are not so many scenes."""
+    """Scenes that are never trained on, each with one sentence.
+
+    colours: of core.data.moving_shapes; their few scenes come again, with other sentences. By default all usual ones.
+    Raises: ConfigError for a colour that is none of these; without colours when there are not so many scenes.
+    """
     if unknown := [colour for colour in colours if colour not in PALETTE]:
         raise ConfigError(f"--colour {short_name(unknown[0])}: there are {', '.join(PALETTE)}")
     scenes = held_out_scenes(tuple(dict.fromkeys(colours)))
-    if count > len(scenes):
+    if count > len(scenes) and not colours:
         raise ConfigError(f"{count} prompts: there are {len(scenes)} held-out scenes")
     draw = random.stream(PROMPT_SEED, "judged scenes")
-    chosen = [scenes[place] for place in draw.permutation(len(scenes))[:count]]
+    order = draw.permutation(len(scenes))
+    chosen = [scenes[order[number % len(scenes)]] for number in range(count)]
     return [Asked(scene, caption(scene, draw)) for scene in chosen]
 
 

@@ -94,6 +94,15 @@ class WeightsReader(Mapping[str, np.ndarray]):
         entry = self._entries[name][1]
         return self.read_bytes(name, 0, entry.nbytes).view(entry.dtype).reshape(entry.shape)
 
+    def read_rows(self, name: str, start: int, stop: int) -> np.ndarray:
+        """Some neighbours along a tensor's first axis. Raises: as for the whole; IndexError for others than it has."""
+        entry = self._entries[name][1]
+        if not 0 <= start <= stop <= entry.shape[0]:
+            raise IndexError(f"rows {start} to {stop} of {entry.shape[0]} of tensor '{short_name(name)}'")
+        shape = (stop - start, *entry.shape[1:])
+        row = prod(entry.shape[1:]) * entry.dtype.itemsize
+        return self.read_bytes(name, start * row, (stop - start) * row).view(entry.dtype).reshape(shape)
+
     def read_bytes(self, name: str, start: int, count: int) -> np.ndarray:
         """A part of a tensor's bytes, uint8. Raises: as for the whole."""
         path, entry = self._entries[name]

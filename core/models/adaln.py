@@ -14,9 +14,11 @@ from typing import Any, ClassVar
 
 from ..errors import ConfigError
 from ..layout import Normal, Weight, WeightList, Zeros
+from ..shapes import LatentShape, TokenGrid
 from .adaln_single import NUM_MODULATIONS, embedder, xavier
 from .config_json import count, number, take
 from .kinds import Costs, Output
+from .work import Applied, Attention, Work
 
 MOST_HEADS, MOST_WIDTH = 256, 65_536
 SIZES: Mapping[str, Mapping[str, Any]] = {
@@ -36,6 +38,7 @@ class AdaLNSpec(ABC):
 
     further_channels: ClassVar[int] = 0
     lists_patches: ClassVar[bool] = False
+    has_signal: ClassVar[bool] = True
     most_tokens: ClassVar[int | None] = None
 
     in_channels: int = 4
@@ -103,6 +106,39 @@ class AdaLNSpec(ABC):
     def costs(self) -> Costs:
         """The sizes that memory and traffic follow from."""
         return Costs(self.depth, self.hidden_size, self.num_heads, self.patch_outputs)
+
+    def work(self, latent: LatentShape, batch: int, text: int) -> Work:
+        """Of a call for so many clips, with so many tokens of text each."""
+        tokens = batch * self.num_joined(latent, text)
+        applied = (
+            Applied("x_embedder.", tokens),
+            Applied("video_embedder.", tokens),
+            Applied("embedding_table", 0),
+            Applied("y_embedding", 0),
+            Applied("y_embedder.", batch, once=True),
+            *self.applied_to_text(batch, text),
+            Applied("_embedder.", batch),
+            Applied("adaLN_modulation", batch),
+            Applied("", tokens),
+        )
+        return Work(applied, self.attention(latent, batch, text))
+
+    def num_joined(self, latent: LatentShape, text: int) -> int:
+        """Tokens of a clip in a block."""
+        return self.grid(latent).num_tokens
+
+    def applied_to_text(self, batch: int, text: int) -> tuple[Applied, ...]:
+        """What is applied to texts of so many tokens, or to their vectors."""
+        return ()
+
+    def attention(self, latent: LatentShape, batch: int, text: int) -> tuple[Attention, ...]:
+        """Of a call. Where nothing else is said: among all tokens of a clip."""
+        tokens = self.num_joined(latent, text)
+        return (Attention(batch, tokens, tokens, self.num_heads, self.head_dim, self.depth),)
+
+    @abstractmethod
+    def grid(self, latent: LatentShape) -> TokenGrid:
+        """The tokens of latents."""
 
     def patch_embedder(self, weights: WeightList, name: str) -> None:
         """What makes the tokens."""

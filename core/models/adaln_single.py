@@ -20,6 +20,7 @@ from ..seam.models import Given
 from ..shapes import LatentShape, Patch, TokenGrid
 from .config_json import count, number, take, whole_number
 from .kinds import Output
+from .work import Applied, Attention, Work
 
 TIMESTEP_CHANNELS = 256
 NUM_MODULATIONS = 6
@@ -43,6 +44,7 @@ class AdaLNSingleSpec:
     further_channels: ClassVar[int] = 0
     pooled_channels: ClassVar[int] = 0
     lists_patches: ClassVar[bool] = False
+    has_signal: ClassVar[bool] = True
 
     hidden_size: int = 1152
     """D, the width of the tokens."""
@@ -129,6 +131,31 @@ class AdaLNSingleSpec:
     def blocks(self) -> tuple[str, ...]:
         """Names of all blocks in the order of the forward."""
         return tuple(f"blocks.{i}" for i in range(self.depth))
+
+    def work(self, latent: LatentShape, batch: int, text: int) -> Work:
+        """Of a call for so many clips, with so many tokens of text each."""
+        grid = self.grid(latent)
+        tokens, texts = batch * grid.num_tokens, batch * text
+        applied = (
+            Applied("x_embedder.", tokens),
+            Applied("y_embedding", 0),
+            Applied("y_embedder.", texts, once=True),
+            Applied(".kv_linear.", texts, once=True),
+            Applied("_embedder.", batch),
+            Applied("t_block", batch),
+            Applied("", tokens),
+        )
+        cross = Attention(batch, grid.num_tokens, text, self.num_heads, self.head_dim, len(self.blocks()))
+        return Work(applied, (*self.self_attention(grid, batch), cross))
+
+    def self_attention(self, grid: TokenGrid, batch: int) -> tuple[Attention, ...]:
+        """Of a call. Where nothing else is said: among the tokens of each frame, and of each place in all frames."""
+        frames, places = grid.frames, grid.height * grid.width
+        heads = (self.num_heads, self.head_dim)
+        return (
+            Attention(batch * frames, places, places, *heads, times=self.depth),
+            Attention(batch * places, frames, frames, *heads, times=self.depth),
+        )
 
     def settled_text(self, given: Given, latent: LatentShape) -> SettledText:
         """The texts that are given for latents of a shape, and what has a row for each of them.

@@ -17,12 +17,15 @@ from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList, Zeros
 from .config_json import build, choice, count, number, take
 from .kinds import Family
+from .work import Applied, Attention, Work
 
 ACTIVATIONS = ("quick_gelu", "gelu")
 """x * sigmoid(1.702 x), as OpenAI trained; the exact one, as OpenCLIP did."""
 LARGEST_ID = 2
 """As eos_token_id: the end token is where the largest id is. Configs that were published before transformers looked for
 the id have this number, whatever their end token is."""
+ALIVE = 3.8
+"""Work.alive of a call."""
 HEAD_DIM = 64
 """Of all published models."""
 _PROJECTING = "CLIPTextModelWithProjection"
@@ -71,6 +74,11 @@ class ClipTextSpec:
     def channels(self) -> int:
         """Of each token's state, or of the one vector of a text."""
         return self.projection_dim or self.hidden_size
+
+    @property
+    def token_table(self) -> str:
+        """Name of the weight with a row for each token."""
+        return "text_model.embeddings.token_embedding.weight"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> ClipTextSpec:
@@ -127,11 +135,17 @@ class ClipTextSpec:
         """Names of its blocks in their order."""
         return tuple(f"text_model.encoder.layers.{i}" for i in range(self.num_hidden_layers))
 
+    def work(self, batch: int, tokens: int) -> Work:
+        """Of a call for so many texts of so many tokens."""
+        applied = (Applied(".embeddings.", 0), Applied(_PROJECTION, batch), Applied("", batch * tokens))
+        heads, head_dim = self.num_attention_heads, self.hidden_size // self.num_attention_heads
+        return Work(applied, (Attention(batch, tokens, tokens, heads, head_dim, self.num_hidden_layers),), ALIVE)
+
     def layout(self) -> Layout:
         """Every weight of the encoder, under transformers' names."""
         weights = WeightList()
         width, wide = self.hidden_size, self.intermediate_size
-        weights["text_model.embeddings.token_embedding.weight"] = Weight((self.vocab_size, width), Normal(0.02))
+        weights[self.token_table] = Weight((self.vocab_size, width), Normal(0.02))
         positions = Weight((self.max_position_embeddings, width), Normal(0.02))
         weights["text_model.embeddings.position_embedding.weight"] = positions
         for block in self.blocks():

@@ -25,6 +25,7 @@ from .adaln import AdaLNSpec
 from .adaln_single import self_attention, sizes, three_numbers, xavier
 from .config_json import build, count, number, refuse_unknown, take, whole_number
 from .kinds import Family
+from .work import Attention
 
 MOST_BLOCKS, MOST_CHANNELS, MOST_CAPTION_CHANNELS = 640, 1024, 65_536
 MOST_CLASSES, MOST_SIDE, MOST_STEPS = 1_000_000, 4096, 64
@@ -141,6 +142,17 @@ class DiTSpec(AdaLNSpec):
         if not self.has_null:
             raise ShapeError(f"{self.title}: is_null: it was trained without a null class, so it cannot be guided")
         return np.tile(is_null, batch // len(is_null))
+
+    def attention(self, latent: LatentShape, batch: int, text: int) -> tuple[Attention, ...]:
+        """Of a call: among all tokens, or by turns within frames and through them."""
+        if not self.alternates:
+            return super().attention(latent, batch, text)
+        grid, heads = self.grid(latent), (self.num_heads, self.head_dim)
+        places, spatial = grid.height * grid.width, -(-self.depth // 2)
+        return (
+            Attention(batch * grid.frames, places, places, *heads, times=spatial),
+            Attention(batch * places, grid.frames, grid.frames, *heads, times=self.depth - spatial),
+        )
 
     def facts(self) -> list[str]:
         """What `duosora inspect` says of it."""

@@ -26,6 +26,7 @@ from .adaln import SIZES, AdaLNSpec
 from .adaln_single import sizes, xavier
 from .config_json import build, choice, count, number, refuse_unknown
 from .kinds import Family
+from .work import Applied, Attention
 
 HEADS = PUBLISHED_HEADS | {96: 4, 144: 4}
 """By the width of the tokens, of all presets: weights do not tell."""
@@ -105,6 +106,22 @@ class DiTFirstSpec(AdaLNSpec):
         grid = self.patch.tokens(latent)
         self.check_places(grid.num_tokens)
         return grid
+
+    def num_joined(self, latent: LatentShape, text: int) -> int:
+        """Tokens of a clip in a block: those of the text come first where nothing attends to it."""
+        own = self.grid(latent).num_tokens
+        return own if self.pools or self.attends_to_text else own + text
+
+    def applied_to_text(self, batch: int, text: int) -> tuple[Applied, ...]:
+        """Keys and values, where blocks attend to the text, else what makes tokens or a vector of it."""
+        parts = (".attn.to_k.", ".attn.to_v.") if self.attends_to_text else ("text_embedder.",)
+        return tuple(Applied(part, batch if self.pools else batch * text, once=True) for part in parts)
+
+    def attention(self, latent: LatentShape, batch: int, text: int) -> tuple[Attention, ...]:
+        """Of a call: to the text, or among all tokens."""
+        tokens = self.num_joined(latent, text)
+        keys = text if self.attends_to_text else tokens
+        return (Attention(batch, tokens, keys, self.num_heads, self.head_dim, self.depth),)
 
     def check_places(self, num_tokens: int) -> None:
         """Raises: ShapeError where there are more tokens than places (where upstream moves all of them, quirk 17)."""

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 from ..layout import Layout
 from ..maths.tiling import Chunk
 from ..shapes import Compression, LatentShape, Patch, TokenGrid, VideoShape
+from .work import Work
 
 Kind = Literal["denoiser", "text_encoder", "vae"]
 """The part that a model has in a pipeline."""
@@ -122,6 +123,9 @@ class DenoiserSpec(FamilySpec, Protocol):
 
     def costs(self) -> Costs: ...
 
+    def work(self, latent: LatentShape, batch: int, text: int) -> Work:
+        """Of a call for so many clips, with so many tokens of text each."""
+
 
 class AutoencoderSpec(FamilySpec, Protocol):
     """Pixels to latents and back. Latents are scaled for a denoiser as (latents - shift) * scale."""
@@ -163,6 +167,12 @@ class AutoencoderSpec(FamilySpec, Protocol):
     def pixel_chunks(self, wanted: int) -> Iterator[int]:
         """How many frames are encoded together, without end. wanted and Raises: as `chunks`."""
 
+    def encoding(self, latent: LatentShape, batch: int) -> Work:
+        """Of the encoder for so many clips that have such latents."""
+
+    def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
+        """Of the decoder, likewise. behind: the latents are a chunk behind others of a stream."""
+
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of its blocks in their order, by half: "encoder" and "decoder"."""
 
@@ -197,8 +207,21 @@ class TextEncoderSpec(FamilySpec, Protocol):
     def most_tokens(self) -> int | None:
         """Of a text that it takes; None: any number."""
 
+    @property
+    def token_table(self) -> str:
+        """Name of the weight with a row for each token, of which a text needs few."""
+
     def blocks(self) -> tuple[str, ...]:
         """Names of its blocks in their order."""
+
+    def work(self, batch: int, tokens: int) -> Work:
+        """Of a call for so many texts of so many tokens."""
+
+
+def has_signal(spec: DenoiserSpec) -> bool:
+    """Whether models of a spec say what their first block reads (`signal`), as its `has_signal` says; a family need
+    not."""
+    return bool(getattr(spec, "has_signal", False))
 
 
 def tokens_read(denoiser: DenoiserSpec, encoder: TextEncoderSpec, max_tokens: int) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from math import sqrt
 from pathlib import Path
@@ -16,17 +16,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError, LayoutError
+from ..errors import CheckpointError, ConfigError, LayoutError
 from ..io.files import atomic_write, read_json, refuse_existing
-from ..io.weights import SUFFIX, WeightsReader, is_finite, is_float, open_weights, save_weights
+from ..io.weights import FOREIGN_SUFFIXES, SUFFIX, WeightsReader, is_finite, is_float, open_weights, save_weights
 from ..layout import Layout, some_names
 from ..printable import short_name
 from .lora import Adapter, layers, product
 from .lora_names import (
     DIFFUSERS_PREFIX,
     TEXT_ENCODERS,
-    Place,
+    Meant,
     Spelling,
+    bare,
     looks_like_lora,
     other_kind,
     places,
@@ -38,7 +39,7 @@ from .lora_names import (
 from .run_folders import model_folder
 
 PEFT_STEM, PEFT_CONFIG = "adapter_model", "adapter_config.json"
-DIFFUSERS_STEM = "pytorch_lora_weights"
+DIFFUSERS_STEM, KOHYA_STEM = "pytorch_lora_weights", "lora"
 DIFFUSERS_METADATA = "lora_adapter_metadata"
 """In the header of newer files of diffusers: ranks and alphas, as peft's config has them."""
 BASE = "duosora_base"
@@ -47,7 +48,7 @@ _FIXED = {"use_dora": "DoRA", "modules_to_save": "whole layers beside LoRA", "la
 """Settings of peft that make more of a file than LoRA, and what."""
 
 
-class Pair(NamedTuple):
+class Matrices(NamedTuple):
     """The two matrices of a layer, in float32."""
 
     down: np.ndarray
@@ -69,7 +70,7 @@ class Lora:
 
     source: str
     spelling: Spelling
-    pairs: Mapping[str, Pair]
+    pairs: Mapping[str, Matrices]
     """By layers: as the file spells them, or, behind `fitted`, as the model does."""
     base: Mapping[str, Any] = field(default_factory=dict)
     """What the file says of the model that it was made for: `source`, and `fingerprint`."""
@@ -84,8 +85,8 @@ class Lora:
         meant = {layer: resolve(layer, known) for layer in self.pairs}
         if unknown := [layer for layer, name in meant.items() if name is None]:
             raise LayoutError(_unknown(self.source, unknown, len(meant), layout, shapes))
-        fitted: dict[str, Pair] = {}
-        parts: dict[str, dict[int, Pair]] = {}
+        fitted: dict[str, Matrices] = {}
+        parts: dict[str, dict[int, Matrices]] = {}
         problems = []
         for layer, name in meant.items():
             place, pair = known[str(name)], self.pairs[layer]
@@ -107,23 +108,26 @@ class Lora:
             raise LayoutError(f"{self.source} does not fit {layout.model}: {'; '.join(problems[:2])}{more}")
         return Lora(self.source, self.spelling, fitted, self.base)
 
+    def bare(self) -> Lora:
+        """The same by the names that its layers have behind the spelling's prefix; kohya's need a model's names."""
+        return Lora(self.source, self.spelling, {bare(layer): pair for layer, pair in self.pairs.items()}, self.base)
+
+    def renamed(self, known: Iterable[str]) -> Lora:
+        """The same by known layers, which are all of its own; shapes are not compared."""
+        named = {layer: resolve(layer, {name: Meant((name,)) for name in known}) for layer in self.pairs}
+        return Lora(
+            self.source, self.spelling, {str(named[layer]): pair for layer, pair in self.pairs.items()}, self.base
+        )
+
     @property
     def adapters(self) -> dict[str, Adapter]:
         """Ranks and alphas by layer."""
         return {layer: Adapter(pair.rank, pair.scale * pair.rank) for layer, pair in self.pairs.items()}
 
 
-def lora_folder(path: Path) -> Path:
-    """What a path means: of a run, or a checkpoint of one, the folder of its adapter; all others themselves.
-
-    Raises: CheckpointError as model_folder.
-    """
-    return model_folder(path).path
-
-
 def is_lora(path: Path) -> bool:
     """Whether a file, a folder, a checkpoint or a run holds LoRA. Raises: CheckpointError for what cannot be read."""
-    place = lora_folder(path)
+    place = model_folder(path).path
     if os.path.isdir(place):
         return any((place / name).exists() for name in (PEFT_CONFIG, f"{DIFFUSERS_STEM}{SUFFIX}"))
     return place.suffix == SUFFIX and place.exists() and looks_like_lora(open_weights(place))
@@ -134,28 +138,26 @@ def open_lora(path: Path) -> Lora:
 
     Raises: CheckpointError when it cannot be read, or holds something else or something beside.
     """
-    place = lora_folder(path)
-    try:
-        reader = open_weights(_file_in(place))
-    except CheckpointError as error:
-        if os.path.isdir(place):
-            raise CheckpointError(
-                f"{place}: holds no LoRA, expected {PEFT_STEM}{SUFFIX} with {PEFT_CONFIG}, {DIFFUSERS_STEM}{SUFFIX} "
-                "or one file of safetensors"
-            ) from error
-        raise
-    folder = place if os.path.isdir(place) else place.parent
-    beside = place if os.path.isdir(place) or place.stem == PEFT_STEM else None
-    config = _config(folder / PEFT_CONFIG) if beside and (folder / PEFT_CONFIG).exists() else None
+    place = lora_file(path)
+    reader = open_weights(place)
+    beside = place.parent / PEFT_CONFIG
+    config = _config(beside) if place.stem == PEFT_STEM and beside.exists() else None
     return _read(reader, config or _in_header(reader), str(path))
 
 
-def _file_in(place: Path) -> Path:
-    """Of a folder, the file of its usual name, where it has it."""
+def lora_file(path: Path) -> Path:
+    """The file that a path means, also of a run or a checkpoint. Raises: CheckpointError when there is none."""
+    place = model_folder(path).path
     if not os.path.isdir(place):
         return place
-    usual = (place / f"{stem}{SUFFIX}" for stem in (PEFT_STEM, DIFFUSERS_STEM))
-    return next((file for file in usual if file.exists()), place)
+    usual = [file for stem in (PEFT_STEM, DIFFUSERS_STEM) if (file := place / f"{stem}{SUFFIX}").exists()]
+    files = usual or sorted(place.glob(f"*{SUFFIX}"))
+    if not usual and (len(files) != 1 or not is_lora(files[0])):
+        raise CheckpointError(
+            f"{path}: holds no LoRA, expected {PEFT_STEM}{SUFFIX} with {PEFT_CONFIG}, {DIFFUSERS_STEM}{SUFFIX}, or one "
+            "file of safetensors"
+        )
+    return files[0]
 
 
 def _read(reader: WeightsReader, config: Mapping[str, Any] | None, source: str) -> Lora:
@@ -180,7 +182,7 @@ def _read(reader: WeightsReader, config: Mapping[str, Any] | None, source: str) 
 
 def _pair(
     reader: WeightsReader, layer: str, held: Mapping[str, str], config: Mapping[str, Any] | None, source: str
-) -> Pair:
+) -> Matrices:
     down, up = (_matrix(reader, held[role], source) for role in ("down", "up"))
     rank = down.shape[0] if down.ndim > 1 else 0
     if up.ndim != down.ndim or not rank or up.shape[1] != rank or up[0, 0].size != 1:
@@ -188,8 +190,8 @@ def _pair(
             f"{source}: {short_name(layer)}: matrices of {_x(down.shape)} and {_x(up.shape)} are no pair of a rank"
         )
     if "alpha" in held:
-        return Pair(down, up, float(reader[held["alpha"]].astype(np.float32).reshape(-1)[0]) / rank)
-    return Pair(down, up, 1.0 if config is None else _scale(config, layer, rank, source))
+        return Matrices(down, up, float(reader[held["alpha"]].astype(np.float32).reshape(-1)[0]) / rank)
+    return Matrices(down, up, 1.0 if config is None else _scale(config, layer, rank, source))
 
 
 def _matrix(reader: WeightsReader, name: str, source: str) -> np.ndarray:
@@ -260,7 +262,7 @@ def _unknown(source: str, unknown: list[str], count: int, layout: Layout, shapes
     return f"{source} does not fit {layout.model}: {what}{some_names(list(shapes))}"
 
 
-def _misfit(place: Place, pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> str:
+def _misfit(place: Meant, pair: Matrices, shapes: Mapping[str, tuple[int, ...]]) -> str:
     """How a pair does not fit the layers that it is for; nothing where it does."""
     wanted = [shapes[name] for name in place.layers]
     outputs = sum(shape[0] for shape in wanted)
@@ -273,7 +275,7 @@ def _misfit(place: Place, pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> 
     )
 
 
-def _cut(place: Place, pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Pair]]:
+def _cut(place: Meant, pair: Matrices, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Matrices]]:
     """The pair of each layer: rows of B, and the same A for all."""
     start = 0
     for name in place.layers:
@@ -281,10 +283,10 @@ def _cut(place: Place, pair: Pair, shapes: Mapping[str, tuple[int, ...]]) -> Ite
         down = pair.down.reshape(pair.rank, *shape[1:])
         up = pair.up[start : start + shape[0]].reshape(shape[0], pair.rank, *(1 for _ in shape[2:]))
         start += shape[0]
-        yield name, Pair(down, up, pair.scale)
+        yield name, Matrices(down, up, pair.scale)
 
 
-def _joined(parts: Mapping[int, Pair], shape: tuple[int, ...]) -> Pair | None:
+def _joined(parts: Mapping[int, Matrices], shape: tuple[int, ...]) -> Matrices | None:
     """One pair of several that are for parts of a map: their A under each other, their B along a diagonal.
 
     None where they do not fit. A part that the file lacks adds nothing.
@@ -299,7 +301,7 @@ def _joined(parts: Mapping[int, Pair], shape: tuple[int, ...]) -> Pair | None:
     for number, pair in sorted(parts.items()):
         up[number * count : (number + 1) * count, column : column + pair.rank] = pair.up * np.float32(pair.scale)
         column += pair.rank
-    return Pair(np.concatenate([pair.down for _, pair in sorted(parts.items())]), up, 1.0)
+    return Matrices(np.concatenate([pair.down for _, pair in sorted(parts.items())]), up, 1.0)
 
 
 def _squeezed(shape: tuple[int, ...]) -> list[int]:
@@ -347,7 +349,7 @@ def save_lora(target: Path, lora: Lora, spelling: Spelling, dtype: np.dtype[Any]
     """Write a fitted LoRA: peft's as a folder, the others as a file or in a folder under their usual name.
 
     diffusers has no place for alphas that all its versions read, so B is multiplied with the scales there.
-    Raises: CheckpointError as save_weights.
+    Raises: CheckpointError as save_weights; ConfigError as written_file.
     """
     header, tensors = base_header(lora.base), {}
     for layer, pair in lora.pairs.items():
@@ -363,15 +365,28 @@ def save_lora(target: Path, lora: Lora, spelling: Spelling, dtype: np.dtype[Any]
             "ss_network_dim": str(_usual(each.rank for each in adapters)),
             "ss_network_alpha": str(_usual(each.alpha for each in adapters)),
         }
-    is_file = target.suffix == SUFFIX
-    stem = {"peft": PEFT_STEM, "diffusers": DIFFUSERS_STEM, "kohya": "kohya_lora"}[spelling]
-    file = target if is_file else target / f"{stem}{SUFFIX}"
+    file = written_file(target, spelling)
     config = file.parent / PEFT_CONFIG
     for path in (file, config) if spelling == "peft" else (file,):
         refuse_existing(path, overwrite, CheckpointError)
     save_weights(file, tensors, header, overwrite=overwrite)
     if spelling == "peft":
         write_peft_config(config, peft_config(lora.adapters, lora.base.get("source")))
+
+
+def written_file(target: Path, spelling: Spelling) -> Path:
+    """The file that save_lora writes: the target, or in a folder that of the spelling's usual name.
+
+    Raises: ConfigError for a target of another format, and for one that is no folder where peft needs one.
+    """
+    if target.suffix != SUFFIX:
+        if target.suffix in FOREIGN_SUFFIXES:
+            raise ConfigError(f"--to {target}: LoRA is written as safetensors; name a folder, or a file {SUFFIX}")
+        stem = {"peft": PEFT_STEM, "diffusers": DIFFUSERS_STEM, "kohya": KOHYA_STEM}[spelling]
+        return target / f"{stem}{SUFFIX}"
+    if spelling == "peft" and target.stem != PEFT_STEM:
+        raise ConfigError(f"--to {target}: peft reads a folder of {PEFT_STEM}{SUFFIX} and {PEFT_CONFIG}; name a folder")
+    return target
 
 
 def write_peft_config(file: Path, config: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from ..errors import LayoutError
 from ..io.weights import is_float
 from ..layout import Layout, Weights
 from .lora import layers
-from .lora_files import Lora, Pair
+from .lora_files import Lora, Matrices
 
 
 class Used(NamedTuple):
@@ -55,7 +55,7 @@ class MergedWeights(Mapping[str, np.ndarray]):
         own = self._weights.dtype(name)
         return np.dtype(np.float32) if self._deltas(name) and is_float(own) else own
 
-    def _deltas(self, name: str) -> list[tuple[Pair, float]]:
+    def _deltas(self, name: str) -> list[tuple[Matrices, float]]:
         layer = self._aliases.get(name, name).removesuffix(".weight")
         return [(each.lora.pairs[layer], each.scale) for each in self._used if each.scale and layer in each.lora.pairs]
 
@@ -80,7 +80,7 @@ def extracted(
     """
     both = (before, after)
     held = [layout.check({name: weights.shape(name) for name in weights}, weights.source) for weights in both]
-    pairs: dict[str, Pair] = {}
+    pairs: dict[str, Matrices] = {}
     total = kept = 0.0
     elsewhere = []
     adapted = layers(layout)
@@ -103,7 +103,7 @@ def extracted(
     return Extracted(Lora(after.source, "peft", pairs), kept / total, tuple(elsewhere))
 
 
-def _nearest(delta: np.ndarray, rank: int) -> tuple[Pair, float, float]:
+def _nearest(delta: np.ndarray, rank: int) -> tuple[Matrices, float, float]:
     """The pair of a rank nearest to a change, and the squares that it has of all."""
     matrix = delta.reshape(delta.shape[0], -1)
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
@@ -112,4 +112,4 @@ def _nearest(delta: np.ndarray, rank: int) -> tuple[Pair, float, float]:
     down = (root[:, None] * right[:rank]).reshape(rank, *delta.shape[1:])
     up = (left[:, :rank] * root).reshape(delta.shape[0], rank, *(1 for _ in delta.shape[2:]))
     squares = values.astype(np.float64) ** 2
-    return Pair(down, up, 1.0), float(squares[:rank].sum()), float(squares.sum())
+    return Matrices(down, up, 1.0), float(squares[:rank].sum()), float(squares.sum())

@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 Role = Literal["down", "up", "alpha"]
 Spelling = Literal["peft", "diffusers", "kohya"]
+SPELLINGS: tuple[Spelling, ...] = ("peft", "diffusers", "kohya")
 
 PEFT_PREFIX, DIFFUSERS_PREFIX, KOHYA_PREFIX = "base_model.model.", "transformer.", "lora_unet_"
 PREFIXES = (
@@ -61,7 +62,7 @@ class Spelled(NamedTuple):
     role: Role
 
 
-class Place(NamedTuple):
+class Meant(NamedTuple):
     """Where in a model the matrices of a file's layer belong."""
 
     layers: tuple[str, ...]
@@ -110,32 +111,32 @@ def respelled(layer: str, role: Role, spelling: Spelling) -> str:
     return f"{prefix}{layer}.{'lora_A' if role == 'down' else 'lora_B'}.weight"
 
 
-def places(known: Iterable[str]) -> dict[str, Place]:
+def places(known: Iterable[str]) -> dict[str, Meant]:
     """Every name under which a file may hold what belongs to a model's layers: their own, those of the parts of a map
     that the model has in one, and those of such a map where the model has its parts."""
     known = list(known)
     own = set(known)
-    found = {name: Place((name,)) for name in known}
+    found = {name: Meant((name,)) for name in known}
     for name in known:
         parent, _, last = name.rpartition(".")
         for number, names in enumerate(FUSED.get(last, ())):
             for part in names:
-                found.setdefault(_below(parent, part), Place((name,), number))
+                found.setdefault(_below(parent, part), Meant((name,), number))
         for fused, parts in FUSED.items():
             siblings = tuple(next((_below(parent, each) for each in names if _below(parent, each) in own), "")
                              for names in parts)  # fmt: skip
             if all(siblings) and name == siblings[0]:
-                found.setdefault(_below(parent, fused), Place(siblings))
+                found.setdefault(_below(parent, fused), Meant(siblings))
     return found
 
 
-def resolve(layer: str, known: Mapping[str, Place]) -> str | None:
+def resolve(layer: str, known: Mapping[str, Meant]) -> str | None:
     """Of `places`, the one that a file's layer means; None where none does, or several are spelled so."""
     for prefix in KOHYA_PREFIXES:
         if layer.startswith(prefix):
             rest = layer.removeprefix(prefix)
             meant = [name for name in known if name.replace(".", "_") == rest]
-            own = [name for name in meant if known[name] == Place((name,))] or meant
+            own = [name for name in meant if known[name] == Meant((name,))] or meant
             return own[0] if len(own) == 1 else None
     name = layer
     while name not in known:
@@ -144,6 +145,13 @@ def resolve(layer: str, known: Mapping[str, Place]) -> str | None:
             return None
         name = name.removeprefix(prefix)
     return name
+
+
+def bare(layer: str) -> str:
+    """A file's layer without what stands before a model's names."""
+    while prefix := next((each for each in PREFIXES if layer.startswith(each)), ""):
+        layer = layer.removeprefix(prefix)
+    return layer
 
 
 def _without_processor(layer: str) -> str:

@@ -21,6 +21,7 @@ from ..seam.models import Given
 from ..shapes import LatentShape, Patch, TokenGrid
 from .config_json import build, choice, count, number, refuse_unknown, take, whole_number
 from .kinds import Costs, Family, Output
+from .work import Applied, Attention, Work
 
 TIMESTEP_CHANNELS = 256
 NUM_MODULATIONS = 6
@@ -41,6 +42,7 @@ class OpenSoraT2VSpec:
     family: ClassVar[str] = "opensora_t2v"
     pooled_channels: ClassVar[int] = 0
     lists_patches: ClassVar[bool] = False
+    has_signal: ClassVar[bool] = True
 
     num_layers: int
     num_attention_heads: int
@@ -139,6 +141,25 @@ class OpenSoraT2VSpec:
         """The sizes that memory and traffic follow from."""
         outputs = self.patch_size_t * self.patch_size**2 * self.out_channels
         return Costs(self.num_layers, self.hidden_size, self.num_attention_heads, outputs)
+
+    def work(self, latent: LatentShape, batch: int, text: int) -> Work:
+        """Of a call for so many clips, with so many tokens of text each."""
+        tokens, heads = self.grid(latent).num_tokens, (self.num_attention_heads, self.attention_head_dim)
+        applied = (
+            Applied("caption_projection.", batch * text, once=True),
+            Applied(".attn2.to_k.", batch * text, once=True),
+            Applied(".attn2.to_v.", batch * text, once=True),
+            Applied("adaln_single.", batch),
+            Applied("", batch * tokens),
+        )
+        num_sparse = sum(self.skiparse_kind(layer) is not None for layer in range(self.num_layers))
+        parts = -(-tokens // self.sparse_n)
+        attention = (
+            Attention(batch, tokens, tokens, *heads, times=self.num_layers - num_sparse),
+            Attention(batch * self.sparse_n, parts, parts, *heads, times=num_sparse),
+            Attention(batch, tokens, text, *heads, times=self.num_layers),
+        )
+        return Work(applied, attention)
 
     @property
     def feed_forward_inputs(self) -> int:

@@ -15,11 +15,14 @@ from typing import Any, ClassVar
 from ..errors import ConfigError
 from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
-from ..shapes import Grouped, VideoShape
+from ..shapes import Grouped, LatentShape, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
 from .kinds import DIGITS, Family, Share
 from .sd_vae import FRESH_LOG_VARIANCE, PictureVAESpec
+from .work import Applied, Work
 
+ALIVE = 3.3
+"""Work.alive of both halves."""
 SPATIAL_FACTOR = 0.18215
 """Latents of frames times this are what the temporal autoencoder sees: that of SD 1, though the frames' is SDXL's."""
 MOST_CHANNELS, MOST_LEVELS, MOST_BLOCKS, MOST_FRAMES = 4096, 8, 16, 10_000
@@ -200,6 +203,38 @@ class OpenSoraVAESpec:
             size = self.compression.latent_frames
             raise ConfigError(f"chunk = {wanted}: this autoencoder works in groups of {size} latent frames or more")
         return groups
+
+    def encoding(self, latent: LatentShape, batch: int) -> Work:
+        """Of the encoder for so many clips that have such latents."""
+        return self._half_work("encoder", latent, batch)
+
+    def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
+        """Of the decoder, likewise."""
+        return self._half_work("decoder", latent, batch)
+
+    def _half_work(self, half: str, latent: LatentShape, batch: int) -> Work:
+        """Of one half of both autoencoders: frames by pictures, their latents by groups."""
+        temporal, frames = self.temporal, self.compression.video(latent).frames
+        spatial = self.spatial.half_work(half, batch * frames, latent, self.micro_batch_size, f"{_SPATIAL}.")
+        area, size = batch * latent.height * latent.width, self.micro_frame_size
+        in_group = -(-size // temporal.time) if size else latent.frames
+
+        def places(halvings: int) -> tuple[int, bool, int, int]:
+            """At so many frames of latents as a power of 2."""
+            count = latent.frames * 2**halvings
+            return count * area, False, min(in_group, latent.frames) * 2**halvings * area, count
+
+        halved = temporal.temporal_downsample
+        left = [sum(halved[i:]) for i in range(len(halved) + 1)]  # halvings behind each level
+        inner = f"{_TEMPORAL}.{half}."
+        levels = [Applied(f"{inner}block_res_blocks.{i}.", *places(each)) for i, each in enumerate(left)]
+        if half == "encoder":
+            levels += [Applied(f"{inner}conv_blocks.{i}.", *places(left[i + 1])) for i in range(len(halved))]
+            ends = [Applied(f"{inner}conv_in.", *places(left[0])), Applied(f"{_TEMPORAL}.quant_conv.", *places(0))]
+        else:
+            levels += [Applied(f"{inner}conv_blocks.{i}.", *places(left[i + 1])) for i in range(len(halved))]
+            ends = [Applied(f"{inner}conv_out.", *places(left[0])), Applied(f"{_TEMPORAL}.post_quant", *places(0))]
+        return Work((*levels, *ends, Applied(inner, *places(0)), *spatial.applied), spatial.attention, ALIVE)
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""

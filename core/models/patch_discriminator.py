@@ -8,10 +8,12 @@ weights have these names behind "discriminator.".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import ClassVar, NamedTuple
 
 from ..layout import Layout, Normal, Ones, Weight, WeightList, Zeros
-from ..shapes import NUM_COLOURS
+from ..shapes import NUM_COLOURS, VideoShape
+from .work import Applied, Work
 
 STD = 0.02
 """Of fresh weights of convolutions and norms."""
@@ -48,6 +50,17 @@ class PatchDiscriminatorSpec:
     def statistics(self) -> tuple[str, ...]:
         """Names of what the norms measure instead of learning it by gradients."""
         return tuple(name for name in self.layout() if ".running_" in name)
+
+    def work(self, video: VideoShape, batch: int) -> Work:
+        """Of a call for so many clips."""
+        frames, height, width = video
+        applied = [Applied("main.0.", batch * prod(video))]
+        for number, stage in enumerate(self.stages, start=1):
+            frames, height, width = (
+                -(-side // step) for side, step in zip((frames, height, width), stage.stride, strict=True)
+            )
+            applied.append(Applied(f"main.{3 * number - 1}.", batch * frames * height * width))
+        return Work((*applied, Applied("", batch * frames * height * width)))
 
     def layout(self) -> Layout:
         """Every weight under upstream's names, the norms' running statistics included."""

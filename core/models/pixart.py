@@ -33,6 +33,7 @@ from .adaln_single import (
 )
 from .config_json import build, choice, count, number, refuse_unknown, take, whole_number
 from .kinds import Costs, Family
+from .work import Attention
 
 COMPRESSED_NORM_EPS = 1e-5
 MOST_SIDE, MOST_FACTOR = 4096, 64
@@ -142,6 +143,19 @@ class PixArtSpec(AdaLNSingleSpec):
     def costs(self) -> Costs:
         """The sizes that memory and traffic follow from."""
         return Costs(self.depth, self.hidden_size, self.num_heads, self.patch_outputs)
+
+    def self_attention(self, grid: TokenGrid, batch: int) -> tuple[Attention, ...]:
+        """Among all tokens of a clip, in some blocks to fewer keys."""
+        tokens = grid.num_tokens
+        return tuple(
+            Attention(batch, tokens, self._keys(i, tokens), self.num_heads, self.head_dim) for i in range(self.depth)
+        )
+
+    def _keys(self, block: int, tokens: int) -> int:
+        held = self.compression(block)
+        if held is None:
+            return tokens
+        return -(-tokens // (held.factor if held.sampling == "uniform_every" else held.factor**2))
 
     def facts(self) -> list[str]:
         """What `duosora inspect` says of it."""

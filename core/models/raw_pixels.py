@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 from ..errors import ConfigError
 from ..layout import Layout
 from ..maths.tiling import Chunk, temporal_chunks
-from ..shapes import NUM_COLOURS, Even, VideoShape
+from ..shapes import NUM_COLOURS, Even, LatentShape, VideoShape
 from .config_json import build, number, numbers, refuse_unknown
 from .kinds import DIGITS, Family, Share
+from .work import Work
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +81,14 @@ class RawPixelsSpec:
     def pixel_chunks(self, wanted: int) -> Iterator[int]:
         """How many frames are encoded together, without end."""
         yield from repeat(wanted)
+
+    def encoding(self, latent: LatentShape, batch: int) -> Work:
+        """Nothing."""
+        return Work(())
+
+    def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
+        """Nothing."""
+        return Work(())
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """It has none."""

@@ -15,11 +15,14 @@ from typing import Any, ClassVar, Self
 from ..errors import ConfigError
 from ..layout import Layout, WeightList
 from ..maths.tiling import Chunk, temporal_chunks
-from ..shapes import NUM_COLOURS, Grouped, VideoShape
+from ..shapes import NUM_COLOURS, Grouped, LatentShape, VideoShape
 from .config_json import build, choice, count, number, numbers, refuse_unknown, take, whole_number
 from .kinds import DIGITS, Family, Share
+from .work import Applied, Attention, Work
 
 MOST_CHANNELS, MOST_LEVELS, MOST_BLOCKS = 4096, 8, 16
+ALIVE = 3.0
+"""Work.alive of both halves."""
 FRAMES_AT_A_TIME = 4
 """Of a video; the attention in the middle keeps the square of a frame's latents for each."""
 DEFAULT_SCALE = 0.18215
@@ -94,6 +97,27 @@ class PictureVAESpec:
         """Add every weight to a list, under diffusers' names behind a prefix."""
         _Writer(self, weights, prefix).autoencoder()
 
+    def half_work(self, half: str, frames: int, latent: LatentShape, at_a_time: int | None, prefix: str = "") -> Work:
+        """Of one half, "encoder" or "decoder", for so many pictures that have such latents, some at a time."""
+        last, area = len(self.block_out_channels) - 1, latent.height * latent.width
+        together = min(at_a_time or frames, frames)
+
+        def places(level: int) -> tuple[int, bool, int]:
+            """At so many times the sides of latents as a power of 2."""
+            return frames * area * 4**level, False, together * area * 4**level
+
+        inner = f"{prefix}{half}."
+        if half == "encoder":
+            levels = [Applied(f"{inner}down_blocks.{i}.downsamplers.", *places(last - i - 1)) for i in range(last)]
+            levels += [Applied(f"{inner}down_blocks.{i}.", *places(last - i)) for i in range(last + 1)]
+            levels += [Applied(f"{inner}conv_in.", *places(last)), Applied(f"{prefix}quant_conv.", *places(0))]
+        else:
+            levels = [Applied(f"{inner}up_blocks.{i}.upsamplers.", *places(i + 1)) for i in range(last)]
+            levels += [Applied(f"{inner}up_blocks.{i}.", *places(i)) for i in range(last + 1)]
+            levels += [Applied(f"{inner}conv_out.", *places(last)), Applied(f"{prefix}post_quant_conv.", *places(0))]
+        applied = (*levels, Applied(inner, *places(0)))
+        return Work(applied, (Attention(frames, area, area, 1, self.block_out_channels[-1]),), ALIVE)
+
     def blocks_below(self, prefix: str) -> dict[str, tuple[str, ...]]:
         """Names of the blocks of both halves behind a prefix, in the order in which they work."""
         levels = range(len(self.block_out_channels))
@@ -164,6 +188,14 @@ class SDVAESpec(PictureVAESpec):
     def pixel_chunks(self, wanted: int) -> Iterator[int]:
         """How many frames are encoded together, without end."""
         yield from repeat(wanted)
+
+    def encoding(self, latent: LatentShape, batch: int) -> Work:
+        """Of the encoder for so many clips that have such latents."""
+        return self.half_work("encoder", batch * latent.frames, latent, FRAMES_AT_A_TIME)
+
+    def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
+        """Of the decoder, likewise."""
+        return self.half_work("decoder", batch * latent.frames, latent, FRAMES_AT_A_TIME)
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""

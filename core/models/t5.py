@@ -16,6 +16,10 @@ from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList
 from .config_json import build, choice, count, number, take
 from .kinds import Family
+from .work import Applied, Attention, Work
+
+ALIVE = 4.0
+"""Work.alive of a call."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +62,11 @@ class T5Spec:
     def channels(self) -> int:
         """Of each token's state, and of their mean."""
         return self.d_model
+
+    @property
+    def token_table(self) -> str:
+        """Name of the weight with a row for each token."""
+        return "shared.weight"
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: str = "config.json") -> T5Spec:
@@ -109,11 +118,16 @@ class T5Spec:
         """Names of its blocks in their order."""
         return tuple(f"encoder.block.{i}" for i in range(self.num_layers))
 
+    def work(self, batch: int, tokens: int) -> Work:
+        """Of a call for so many texts of so many tokens."""
+        applied = (Applied("shared.", 0), Applied("relative_attention_bias", 0), Applied("", batch * tokens))
+        return Work(applied, (Attention(batch, tokens, tokens, self.num_heads, self.d_kv, self.num_layers),), ALIVE)
+
     def layout(self) -> Layout:
         """Every weight of the encoder, under transformers' names."""
         weights = WeightList()
         width, inner = self.d_model, self.inner_dim
-        weights["shared.weight"] = Weight((self.vocab_size, width), Normal(1.0))
+        weights[self.token_table] = Weight((self.vocab_size, width), Normal(1.0))
         for i in range(self.num_layers):
             attention, feed_forward = f"encoder.block.{i}.layer.0", f"encoder.block.{i}.layer.1"
             for part, std in (("q", (width * self.d_kv) ** -0.5), ("k", width**-0.5), ("v", width**-0.5)):
@@ -134,7 +148,7 @@ class T5Spec:
         return Layout(
             f"T5 encoder(d_model={width}, num_layers={self.num_layers})",
             weights,
-            aliases={"encoder.embed_tokens.weight": "shared.weight"},
+            aliases={"encoder.embed_tokens.weight": self.token_table},
             ignores=("decoder.", "lm_head."),
         )
 

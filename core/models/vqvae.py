@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import log2
+from math import log2, prod
 from typing import Any, ClassVar
 
 from ..errors import ConfigError
 from ..layout import Layout, Normal, Ones, Weight, WeightList, Zeros
 from ..maths.tiling import Chunk, temporal_chunks
-from ..shapes import NUM_COLOURS, Even, VideoShape
+from ..shapes import NUM_COLOURS, Even, LatentShape, VideoShape
 from .config_json import build, count, numbers, refuse_unknown, take, whole_number
 from .kinds import DIGITS, Family, Share
+from .work import Applied, Attention, Work
 
+ENCODING_ALIVE, ALIVE = 7.2, 5.0
+"""Work.alive of the encoder and of the decoder."""
+KERNEL = 4
+"""Sides of the convolutions that change the size."""
 HEADS = 2
 """Of the attention along each axis."""
 MOST_CHANNELS, MOST_CODES, MOST_LAYERS, MOST_STRIDE = 4096, 65_536, 64, 64
@@ -104,6 +109,29 @@ class VQVAESpec:
     def pixel_chunks(self, wanted: int) -> Iterator[int]:
         """Raises: ConfigError."""
         raise ConfigError(_IN_ONE_PIECE.format(wanted))
+
+    def encoding(self, latent: LatentShape, batch: int) -> Work:
+        """Of the encoder for so many clips that have such latents."""
+        places = batch * prod(latent)
+        behind = [prod(prod(each) for each in self.strides[i + 1 :]) for i in range(len(self.strides))]
+        convs = (Applied(f"encoder.convs.{i}.", places * each) for i, each in enumerate(behind))
+        applied = (*convs, Applied("encoder.", places), Applied("pre_vq_conv.", places))
+        return Work(applied, self._attention(latent, batch), ENCODING_ALIVE)
+
+    def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
+        """Of the decoder, likewise; a transposed convolution is applied at the places of its input, which is padded."""
+        convs, sides = [], tuple(latent)
+        for i, strides in enumerate(self.strides):
+            padded = (side + KERNEL - stride for side, stride in zip(sides, strides, strict=True))
+            convs.append(Applied(f"decoder.convts.{i}.", batch * prod(padded)))
+            sides = tuple(side * stride for side, stride in zip(sides, strides, strict=True))
+        places = batch * prod(latent)
+        applied = (*convs, Applied("decoder.", places), Applied("post_vq_conv.", places))
+        return Work(applied, self._attention(latent, batch), ALIVE)
+
+    def _attention(self, latent: LatentShape, batch: int) -> tuple[Attention, ...]:
+        head_dim, places = self.n_hiddens // HEADS, batch * prod(latent)
+        return tuple(Attention(places // each, each, each, HEADS, head_dim, self.n_res_layers) for each in latent)
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of blocks of both halves in the order in which they work; none has a norm, whose statistics would count

@@ -16,10 +16,13 @@ from ..errors import ConfigError
 from ..layout import Constant, Layout, Weight, WeightList
 from ..maths.haar import BANDS_2D, BANDS_3D, taps_2d, taps_3d
 from ..maths.tiling import Chunk, pixel_chunks, temporal_chunks
-from ..shapes import NUM_COLOURS, Causal, VideoShape
+from ..shapes import NUM_COLOURS, Causal, LatentShape, VideoShape
 from .config_json import build, choice, count, numbers, refuse_unknown, take
 from .kinds import DIGITS, Family, Share
+from .work import Applied, Attention, Work
 
+ALIVE = 3.6
+"""Work.alive of both halves."""
 GROUPS = 32
 MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
 DEFAULT_SCALE = 0.18215
@@ -138,6 +141,51 @@ class WFVAESpec:
                 f"chunk: a WFVAE with norm_type = {self.norm_type} needs the clip in one piece, its norms look at all "
                 "frames at once; leave chunk out"
             )
+
+    def encoding(self, latent: LatentShape, batch: int) -> Work:
+        """Of the encoder for so many clips that have such latents."""
+        deep, middle, shallow = self._levels(latent, batch)
+        last = self.encoder_num_resblocks + 1
+        applied = (
+            Applied("wavelet", 0),
+            Applied("decoder.", 0),
+            Applied(f".down1.{last}.", *middle),
+            Applied(f".down2.{last}.", *deep),
+            Applied(".down1.", *shallow),
+            Applied(".down2.", *middle),
+            Applied(".connect_l1.", *middle),
+            Applied("", *deep),
+        )
+        return Work(applied, self._attention(latent, batch), ALIVE)
+
+    def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
+        """Of the decoder, likewise."""
+        deep, middle, shallow = self._levels(latent, batch, behind)
+        doubling = self.decoder_num_resblocks
+        applied = (
+            Applied("wavelet", 0),
+            Applied("encoder.", 0),
+            *(Applied(f".up2.{i}.", *deep) for i in range(doubling)),
+            *(Applied(f".up1.{i}.", *middle) for i in range(doubling)),
+            Applied(".up2.", *middle),
+            Applied(".connect_l1.", *middle),
+            *(Applied(part, *shallow) for part in (".up1.", ".layer.", ".conv_out.")),
+            Applied("", *deep),
+        )
+        return Work(applied, self._attention(latent, batch), ALIVE)
+
+    def _levels(self, latent: LatentShape, batch: int, behind: bool = False) -> list[tuple[int, bool, int, int]]:
+        """Of latents, of level 2 and of level 1: places, not once, all together, frames."""
+        alone = 0 if behind else 1  # the first frame stays one
+        frames = [latent.frames, 2 * latent.frames - alone]
+        frames.append(2 * frames[1] - alone if self.temporal_level_1 else frames[1])
+        area = batch * latent.height * latent.width
+        return [(each * area * 4**level, False, 0, each) for level, each in enumerate(frames)]
+
+    def _attention(self, latent: LatentShape, batch: int) -> tuple[Attention, ...]:
+        places = latent.height * latent.width
+        groups = batch * latent.frames if self.use_attention else 0
+        return (Attention(groups, places, places, 1, 4 * self.base_channels),)
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""

@@ -7,12 +7,13 @@ A run says what came from where.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from .. import recipes, samplers
 from ..config.data import DataSettings
-from ..config.filling import RECIPE, RUN, Filling, Said, fill, lacking, origins, value_at, wishes
+from ..config.filling import RECIPE, RUN, Filling, Said, fill, lacking, origins, unused, value_at, wishes
 from ..config.schema import SampleConfig, SamplerSettings
 from ..config.settings import Settings, with_setting
 from ..config.training import ObjectiveSettings, TrainConfig
@@ -64,8 +65,10 @@ def sampled(config: SampleConfig, overrides: Set[str] = frozenset()) -> Followed
     """
     config = _with_denoiser_of_recipe(config)
     practice = practice_of("denoiser", config.model.denoiser, config.model.recipe)
+    if config.model.lora:  # it may have been taught further words
+        practice = replace(practice, texts=replace(practice.texts, unseen=None))
     said = (*practice.sampling, _only_size(config, practice.recipe), _named_sizes(config, practice.recipe))
-    wished = _for_sampler(config, "sampler", wishes(said))
+    wished = _for_cache(config, _for_sampler(config, "sampler", wishes(said)))
     filled = _with_recipe(fill(config, wished), practice)
     if missing := lacking(filled):
         if filled.sampler.name is not None:
@@ -229,6 +232,12 @@ def _for_sampler(config: Settings, group: str, wished: Mapping[str, Filling]) ->
         if path.rpartition(".")[0] != group
         or (path.rpartition(".")[2] not in useless and _takes(sampler, path, wish.value))
     }
+
+
+def _for_cache(config: SampleConfig, wished: Mapping[str, Filling]) -> dict[str, Filling]:
+    """Without the settings that a cache of the run's kind has no use for."""
+    useless = {f"sampler.cache.{name}" for name in unused(config.sampler.cache or Settings())}
+    return {path: wish for path, wish in wished.items() if path not in useless}
 
 
 def _takes(sampler: type[samplers.Sampler], path: str, value: Any) -> bool:

@@ -20,7 +20,7 @@ from ..samplers import Sampler
 from ..shapes import Compression, Grouped, VideoShape, group_of
 from .denoise import Guidance, Step
 from .text import EncodedTexts
-from .text_to_video import TextToVideo, VideoRequest
+from .text_to_video import OnCached, TextToVideo, VideoRequest
 
 
 @dataclass(frozen=True)
@@ -120,6 +120,7 @@ class Looping:
         video: VideoShape,
         on_step: Callable[[Step], None] | None = None,
         on_clip: Callable[[SampledClip], None] | None = None,
+        on_cached: OnCached | None = None,
     ) -> np.ndarray:
         """Latents (B, C, loops * t, h, w) of some videos, their clips one behind the other.
 
@@ -132,7 +133,8 @@ class Looping:
                 self._carry_over(videos, clips[-1], video, loop)
             states = [self._state(each, video, loop) for each in videos]
             wishes = [self._wish(each.request, state, loop) for each, state in zip(videos, states, strict=True)]
-            clips.append(self.pipeline.denoise(wishes, texts, video, self.new_sampler, self.guidance, on_step))
+            how = self.new_sampler, self.guidance, on_step, on_cached
+            clips.append(self.pipeline.denoise(wishes, texts, video, *how))
             if on_clip:
                 placements = [each.placed.placements for each in videos]
                 references = [list(each.prepared) for each in videos]

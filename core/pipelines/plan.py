@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .. import caching
 from .jobs import Job, by_size
 from .settled import SettledRun
 
@@ -26,7 +27,12 @@ def plan_of(settled: SettledRun, jobs: Sequence[Job], notes: Sequence[str]) -> l
 def _models(settled: SettledRun) -> list[str]:
     pipeline, sampler = settled.pipeline, settled.sampler()
     backend, precision = pipeline.backend, pipeline.precision
-    models = [f"{CALLED[kind]}{part.source} ({getattr(precision, kind)})" for kind, part in pipeline.parts.all.items()]
+    how = {kind: getattr(precision, kind) for kind in pipeline.parts.all}
+    if precision.streams_text_encoder and "text_encoder" in how:
+        how["text_encoder"] += ", layer by layer from its file"
+    if precision.offload == "blocks":
+        how["denoiser"] += ", blocks on the host"
+    models = [f"{CALLED[kind]}{part.source} ({how[kind]})" for kind, part in pipeline.parts.all.items()]
     calls = (
         "as many network calls as its error asks for" if sampler.adapts else f"{len(sampler.timesteps)} network calls"
     )
@@ -35,7 +41,18 @@ def _models(settled: SettledRun) -> list[str]:
         f"models     {', '.join(models)}",
         f"sampler    {sampler.name}, {settled.config.sampler.steps} steps ({calls}), "
         f"{sampler.objective}, guidance {settled.guidance.scale:g}",
+        *_cache(settled),
     ]
+
+
+def _cache(settled: SettledRun) -> list[str]:
+    """Which one, and with which options."""
+    kind = settled.pipeline.cache
+    if kind is None:
+        return []
+    given = ((name, getattr(kind, name)) for name in caching.options(kind.name))
+    told = ", ".join(f"{name} {value}" for name, value in given if value is not None)
+    return [f"cache      {kind.name}: {told}"]
 
 
 def _videos(settled: SettledRun, jobs: Sequence[Job]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,8 +199,9 @@ def texts_of(record: RunRecord, before: Texts) -> Texts:
     if isinstance(before, Labels):
         return replace(before, names=record.classes or before.names)
     if record.text("data.kind") == "moving_shapes":
-        return replace(before, clean=moving_shapes.as_caption, unseen=moving_shapes.unseen_words)
-    if before.unseen is moving_shapes.unseen_words:
+        seen = partial(moving_shapes.unseen_words, later=tuple(record.setting("data.colours") or ()))
+        return replace(before, clean=moving_shapes.as_caption, unseen=seen)
+    if before.unseen is not None:
         return replace(before, clean=as_written, unseen=None)
     return before
 

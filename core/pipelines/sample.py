@@ -6,23 +6,26 @@ What is made is known here, and nothing of files: core.pipelines.sample_files wr
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence, Set
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ..caching import CacheReport
 from ..config.schema import SampleConfig
 from ..config.settings import with_setting
 from ..errors import NumericsError
 from ..io.prompts import Prompt, read_prompts
 from ..maths.pixels import to_uint8
-from ..parallel.agreement import agreed
+from ..parallel.agreement import agreed, exchange
 from ..parallel.launched import launched, told_once
 from ..progress import progress
 from ..seam import backend as backends
 from ..seam.ranks import make_plan
 from ..shapes import VideoShape
+from .cached import Spared, told
 from .denoise import Step
 from .jobs import Job, JobPlanner, batches_of
 from .looping import LoopedRequest, Looping
@@ -57,6 +60,8 @@ class Sampling:
         self._notes: dict[str, None] = {}
         """What of the files is left alone, and what contradicts the model: each line once, in order."""
         self._keeps_text_encoder = keeps_text_encoder
+        self._spared: dict[str, Spared] = {}
+        """By the name of a job, where there is a cache."""
         if models is not None:
             self.backend, self.ranks = models.backend, models.ranks
         else:
@@ -87,7 +92,8 @@ class Sampling:
         if sampler.adapts:
             return None
         runs = sum(map(len, batches)) if self.backend.on_host or sampler.runs_alone else len(batches)
-        return runs * len(sampler.timesteps) * self.settled.loops.count
+        again = 2 if self.config.output.compare else 1
+        return runs * again * len(sampler.timesteps) * self.settled.loops.count
 
     def plan(self) -> list[str]:
         """What the run is about to do, a line per subject."""
@@ -110,10 +116,24 @@ class Sampling:
         if not batches:
             return
         texts = self._encode([job for batch in batches for job in batch])
-        for batch in batches:
-            video, requests = batch[0].video, [self._request(job) for job in batch]
-            latents = self._looping(video).latents(requests, texts, video, on_step)
-            yield from zip(batch, latents, strict=True)
+        made = (pair for batch in batches for pair in self._latents(batch, texts, on_step))
+        # Else each batch would load the denoiser anew.
+        yield from list(made) if self.pipeline.precision.offload == "parts" else made
+
+    def _latents(
+        self, batch: list[Job], texts: EncodedTexts, on_step: Callable[[Step], None] | None
+    ) -> Iterator[tuple[Job, np.ndarray]]:
+        video, requests = batch[0].video, [self._request(job) for job in batch]
+        looping, spared = self._looping(video), [Spared() for _ in batch]
+        asked = requests, texts, video, on_step
+        latents = looping.latents(*asked, on_cached=partial(_note, spared))
+        if self.config.output.compare:
+            whole = replace(looping, pipeline=replace(self.pipeline, cache=None))
+            for each, made in zip(spared, whole.latents(*asked), strict=True):
+                each.whole = made
+        if self.pipeline.cache is not None:
+            self._spared |= {job.name: each for job, each in zip(batch, spared, strict=True)}
+        yield from zip(batch, latents, strict=True)
 
     def frames(self, job: Job, latent: np.ndarray) -> np.ndarray:
         """Frames (T, H, W, 3) uint8 of one video."""
@@ -121,8 +141,12 @@ class Sampling:
 
     def decoded(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
         """Frames (H, W, 3) uint8 of one video, as they are decoded."""
-        for chunk in self.pixels(job, latent):
-            yield from to_uint8(chunk)[0]
+        spared = self._spared.get(job.name)
+        if spared is None or spared.whole is None:
+            yield from self._decoded(job, latent)
+            return
+        others = list(self._decoded(job, spared.whole))
+        yield from spared.compared(self._decoded(job, latent), others)
 
     def pixels(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
         """The same as the autoencoder gives them, (1, 3, t, H, W). Raises: NumericsError for what is not finite."""
@@ -135,7 +159,19 @@ class Sampling:
 
     def sidecar(self, job: Job) -> dict[str, Any]:
         """Everything that is needed to make a video again."""
-        return sidecar_of(job, self.config, self.backend)
+        return sidecar_of(job, self.config, self.backend, self._spared.get(job.name))
+
+    def told_of_cache(self) -> str | None:
+        """What the cache left out of all videos that are made, of all processes, which call this together; None: there
+        is none."""
+        if self.pipeline.cache is None:
+            return None
+        own = [each.facts() for each in self._spared.values() if self.ranks.leads_team]
+        return told([facts for of_rank in exchange(self.ranks.world, lambda: own) for facts in of_rank])
+
+    def _decoded(self, job: Job, latent: np.ndarray) -> Iterator[np.ndarray]:
+        for chunk in self.pixels(job, latent):
+            yield from to_uint8(chunk)[0]
 
     def _encode(self, jobs: list[Job]) -> EncodedTexts:
         texts = self.pipeline.encode([text for job in jobs for text in (*job.texts, job.negative) if text is not None])
@@ -159,3 +195,8 @@ class Sampling:
 
     def _request(self, job: Job) -> LoopedRequest:
         return LoopedRequest(job.texts, job.negative, job.seed, self.config.video.fps, job.placed)
+
+
+def _note(spared: Sequence[Spared], number: int, report: CacheReport) -> None:
+    """Count what a run left out of one of some videos."""
+    spared[number].report.add(report)

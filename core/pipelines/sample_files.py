@@ -62,6 +62,8 @@ class SampleFiles:
         sampling = self.sampling
         for job, latent in sampling.latents(on_step):
             frames = sampling.decoded(job, latent)
+            if self.options.compare:
+                frames = iter(list(frames))  # all of them, for the sidecar tells of it
             if sampling.ranks.leads_team:
                 path, fps = self.path(job), sampling.config.video.file_rate
                 write_sample(path, frames, fps, latent, sampling.sidecar(job), self.options, self.overwrite)

@@ -8,12 +8,14 @@ from typing import Any
 
 from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
+from ..data.fingerprints import model_fingerprint
 from ..errors import ConfigError
 from ..io.any_tokenizer import AnyTokenizer, open_tokenizer
 from ..models import FAMILIES
 from ..models.finding import TRAINED, Part, open_part, with_loras
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
+from ..printable import short_name
 from ..recipes.recipe import Recipe
 from ..samplers import COGVIDEOX, LINEAR, SQUARED_COSINE, STABLE_DIFFUSION, Sampler
 from ..seam.backend import Backend
@@ -48,7 +50,7 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     """
     model = with_companions(model)
     denoiser = open_part("denoiser", model.denoiser, seed)  # first: one that is not there needs no companions
-    denoiser = with_loras(denoiser, [(each.file, each.scale) for each in model.lora])
+    denoiser = _told(with_loras(denoiser, [(each.file, each.scale) for each in model.lora]))
     reads_text = bool(denoiser.spec.given & READ_OF_TEXTS)
     for kind in ("text_encoder", "vae") if reads_text else ("vae",):
         if getattr(model, kind) is None:
@@ -65,6 +67,17 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     )
     parts.check_latents()
     return parts
+
+
+def _told(denoiser: Part) -> Part:
+    """With a note where LoRA says that it was trained for another model of this kind."""
+    if len(denoiser.loras) != 1 or denoiser.base is None or denoiser.base.is_fresh:
+        return denoiser  # of several, the later ones may have been trained for the model with the first
+    made_for, source = denoiser.loras[0].lora.base, denoiser.loras[0].lora.source
+    if made_for.get("fingerprint") in (None, model_fingerprint(denoiser.base)):
+        return denoiser
+    line = f"{source}: was trained for other weights ({short_name(str(made_for.get('source')))})"
+    return replace(denoiser, notes=(*denoiser.notes, line))
 
 
 def _open_texts(model: ModelSettings, denoiser: Part, needs_weights: bool) -> tuple[Part, AnyTokenizer]:

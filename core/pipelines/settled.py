@@ -17,11 +17,13 @@ from ..samplers import Sampler
 from ..seam.backend import Backend
 from ..seam.ranks import Ranks
 from ..shapes import VideoShape
+from .cached import cache_of, with_options
 from .denoise import Guidance
 from .fitting import check_channels, check_objective, check_range, check_scale
 from .following import Followed, sampled
 from .jobs import need_late_frames
 from .looping import Loops
+from .placing import check_offload, streams_text_encoder
 from .practice import mixed
 from .settings import decode_options, default_dtype, guidance_of, make_sampler, open_parts, pinned
 from .text_to_video import Precision, TextToVideo
@@ -81,6 +83,7 @@ def settle(
     options = decode_options(parts.vae.spec, config.decode.chunk, decode.tile)
     pipeline = replace(found, max_tokens=config.prompts.max_tokens, decode_options=options)
     loops = Loops.of(config.loop, parts.vae.spec.compression)
+    config, pipeline = _with_cache(config, pipeline, note)
     settled = SettledRun(config, followed, pipeline, guidance, loops, _conditioner(followed, pipeline, config))
     # refuses options that do not go together before anything is loaded
     check_range(settled.sampler(), parts.denoiser)
@@ -89,6 +92,18 @@ def settle(
     _check_loops(settled)
     check_objective(config.sampler.name, followed.practice)
     return settled
+
+
+def _with_cache(config: SampleConfig, pipeline: TextToVideo, note: Note) -> tuple[SampleConfig, TextToVideo]:
+    """With the cache that is asked for, and its options filled in. Raises: as cache_of, make_sampler."""
+    settings = config.sampler
+    if config.output.compare and settings.cache is None:
+        raise ConfigError("output.compare = true: there is nothing to compare without sampler.cache; set its kind")
+    sampler = make_sampler(settings)
+    cache = cache_of(settings.cache, sampler, settings.steps, pipeline.parts.denoiser, note)
+    if cache is not None and settings.cache is not None:
+        config = with_setting(config, "sampler.cache", with_options(settings.cache, cache))
+    return config, replace(pipeline, cache=cache)
 
 
 def _without_null(config: SampleConfig, asked: SampleConfig, denoiser: Part, note: Note) -> SampleConfig:
@@ -112,8 +127,8 @@ def _without_null(config: SampleConfig, asked: SampleConfig, denoiser: Part, not
 def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note: Note) -> TextToVideo:
     """The models of the settings, checked and not loaded."""
     config = followed.config
-    parts, precision = open_parts(config.model), _precision(config, backend)
-    found = parts.all
+    parts = open_parts(config.model)
+    precision, found = _precision(config, backend, parts.text_encoder, note), parts.all
     for line in mixed(followed.practice.recipe, found):
         note(line)
     check_scale(config.model, followed.practice.recipe, parts.denoiser, parts.vae)
@@ -122,6 +137,7 @@ def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note
         for line in part.notes:
             note(line)
     backend.check(precision.denoiser, precision.attention)
+    check_offload(config.backend, backend, parts.denoiser, precision.denoiser)
     return TextToVideo(backend, parts, precision, ranks=ranks)
 
 
@@ -135,14 +151,17 @@ def _with_whole_latents(config: SampleConfig, autoencoder: AutoencoderSpec, note
     return with_setting(config, "video.frames", frames)
 
 
-def _precision(config: SampleConfig, backend: Backend) -> Precision:
+def _precision(config: SampleConfig, backend: Backend, text_encoder: Part | None, note: Note) -> Precision:
     options, default = config.backend, default_dtype(backend)
+    of_texts = options.dtype.text_encoder or default
     return Precision(
         denoiser=options.dtype.denoiser or default,
-        text_encoder=options.dtype.text_encoder or default,
+        text_encoder=of_texts,
         vae=options.dtype.vae or default,
         attention=options.attention,
         compile=options.compile,
+        offload=options.offload,
+        streams_text_encoder=streams_text_encoder(options, backend, text_encoder, of_texts, note),
     )
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved
+from ..io.files import sha256
+from ..models.lora_files import lora_file
 from ..seam.backend import Backend
+from .cached import Spared
 from .jobs import Job
 
 
-def sidecar_of(job: Job, config: SampleConfig, backend: Backend) -> dict[str, Any]:
-    """That of one video of a run."""
+def sidecar_of(job: Job, config: SampleConfig, backend: Backend, spared: Spared | None = None) -> dict[str, Any]:
+    """That of one video of a run. spared: what its cache left out."""
     from duosora import __version__
 
+    cache = {} if spared is None else {"cache": spared.facts()}
     return {
         "duosora": __version__,
         "versions": backend.versions(),
@@ -23,8 +28,15 @@ def sidecar_of(job: Job, config: SampleConfig, backend: Backend) -> dict[str, An
         "seed": job.seed,
         "frames_height_width": list(job.video),
         "conditions": list(job.prompt.conditions),
+        **cache,
+        "lora": [{**resolved(each), "sha256": _sha256(each.file)} for each in config.model.lora],
         "config": _config_of(job, config),
     }
+
+
+def _sha256(path: Path) -> str:
+    """Of the file that a path of LoRA means."""
+    return sha256(lora_file(path))
 
 
 def _config_of(job: Job, config: SampleConfig) -> dict[str, Any]:

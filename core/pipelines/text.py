@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from ..io.any_tokenizer import AnyTokenizer
 from ..progress import progress
 from ..seam.backend import Backend
-from ..seam.models import TextEncoder
+from ..seam.models import Array, TextEncoder
 
 ACCELERATOR_BATCH = 8
 """Texts encoded at a time; one by one on a CPU, where sums are rounded differently in another batch."""
@@ -80,12 +80,18 @@ def encode_texts(
     states: dict[str, np.ndarray] = {}
     # Neighbours in length share a batch, so little of it is padding.
     by_length = np.argsort(lengths, kind="stable")
-    with backend.inference():
-        starts = range(0, len(unique), batch_size)
-        for start in starts if quiet else progress(starts, "encoding prompts", "batch"):
-            rows = by_length[start : start + batch_size]
+    batches = [by_length[start : start + batch_size] for start in range(0, len(unique), batch_size)]
+
+    def cut() -> Iterator[tuple[Array, Array]]:
+        for rows in batches:
             longest = int(lengths[rows].max())
-            output = encoder(backend.asarray(ids[rows, :longest]), backend.asarray(mask[rows, :longest]))
+            yield backend.asarray(ids[rows, :longest]), backend.asarray(mask[rows, :longest])
+
+    with backend.inference():
+        outputs = encoder.encode(cut())
+        if not quiet:
+            outputs = progress(outputs, "encoding prompts", "batch", len(batches))
+        for rows, output in zip(batches, outputs, strict=True):
             for row, values in zip(rows, backend.to_numpy(output), strict=True):
                 states[unique[row]] = (values if values.ndim == 1 else values[: lengths[row]]).copy()
     return EncodedTexts(states, {text: cut for text, cut in zip(unique, dropped, strict=True) if cut})

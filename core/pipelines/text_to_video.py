@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from .. import random
+from ..caching import CacheKind, CacheReport, Run
 from ..conditioning.base import ClipState, Encode
 from ..conditioning.clip_facts import facts_for
 from ..errors import ConfigError
@@ -22,12 +23,16 @@ from ..models.kinds import tokens_read
 from ..parallel.messages import pack, unpack
 from ..samplers import Sampler
 from ..seam.backend import Backend
+from ..seam.group import Alone
 from ..seam.models import Given, Model
 from ..seam.ranks import Ranks
 from ..shapes import LatentShape, TokenGrid, VideoShape, takes
 from .autoencode import DecodeOptions, Draw, decode_chunks, encode_latents, posterior_noise, unscale_latents
 from .denoise import Guidance, Step, denoise
 from .text import ClassNumbers, EncodedTexts, encode_texts
+
+OnCached = Callable[[int, CacheReport], None]
+"""Is told the number of a request in its batch, and what the cache left out of a run for it."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,18 @@ class Parts:
 
 @dataclass(frozen=True)
 class Precision:
-    """The compute dtype of each model, of seam.backend.DTYPES; the denoiser's attention and whether it is compiled."""
+    """The compute dtype of each model, of seam.backend.DTYPES, or EIGHT_BITS of the text encoder; the denoiser's
+    attention and whether it is compiled."""
 
     denoiser: str = "fp32"
     text_encoder: str = "fp32"
     vae: str = "fp32"
     attention: str = "auto"
     compile: bool = False
+    offload: Literal["none", "parts", "blocks"] = "none"
+    """What leaves the device: models that are not needed at once, or the denoiser's blocks."""
+    streams_text_encoder: bool = False
+    """Whether its layers are read from the file while it encodes, two being in memory at a time."""
 
 
 @dataclass(frozen=True)
@@ -119,6 +129,8 @@ class TextToVideo:
     ranks: Ranks = field(default_factory=Ranks)
     draw: Draw = random.normal
     """Where all unit noise comes from."""
+    cache: CacheKind | None = None
+    """How network calls leave out blocks; None: none does."""
     loaded: dict[str, Model] = field(default_factory=dict, repr=False)
     """By kind; copies with other options share them."""
 
@@ -161,17 +173,25 @@ class TextToVideo:
         new_sampler: Callable[[], Sampler],
         guidance: Guidance,
         on_step: Callable[[Step], None] | None = None,
+        on_cached: OnCached | None = None,
     ) -> np.ndarray:
         """Latents (B, C, T, H, W) float32 of a batch of requests.
 
         On a CPU the requests are run one after the other: it gains nothing from a batch, whose other rounding
         guidance would amplify from step to step, and so a video does not depend, in any bit, on what it is made
-        together with. So are those of a sampler whose steps depend on the whole batch.
+        together with. So are those of a sampler whose steps depend on the whole batch. A cache decides for all
+        requests that are run together.
         Raises: NumericsError when a step gives NaN or infinity.
         """
         size = 1 if self.backend.on_host or new_sampler().runs_alone else len(requests)
-        batches = [requests[start : start + size] for start in range(0, len(requests), size)]
-        runs = [self._denoise_together(batch, texts, video, new_sampler(), guidance, on_step) for batch in batches]
+        runs = []
+        for start in range(0, len(requests), size):
+            batch = requests[start : start + size]
+            latents, report = self._denoise_together(batch, texts, video, new_sampler(), guidance, on_step)
+            runs.append(latents)
+            if on_cached is not None and report is not None:
+                for number in range(start, start + len(batch)):
+                    on_cached(number, report)
         return np.concatenate(runs)
 
     def noise(self, video: VideoShape, seed: int, loop: int = 0) -> np.ndarray:
@@ -204,9 +224,14 @@ class TextToVideo:
             part: Part = getattr(self.parts, kind)
             dtype = getattr(self.precision, kind)
             options: dict[str, Any] = {}
+            for other in tuple(self.loaded) if self.precision.offload == "parts" else ():
+                self.release(other)
             if kind == "denoiser":
                 options = {"attention": self.precision.attention, "compile": self.precision.compile}
                 options["sequence"] = self.ranks.sequence
+                options["blocks_on"] = "host" if self.precision.offload == "blocks" else "device"
+            if kind == "text_encoder" and self.precision.streams_text_encoder:
+                options["blocks_on"] = "file"
             self.loaded[kind] = self.backend.build(part.spec, part.open(), dtype, **options)
         return self.loaded[kind]
 
@@ -227,8 +252,10 @@ class TextToVideo:
         sampler: Sampler,
         guidance: Guidance,
         on_step: Callable[[Step], None] | None,
-    ) -> np.ndarray:
+    ) -> tuple[np.ndarray, CacheReport | None]:
         latent, model = self.sizes(video).latent, self.model("denoiser")
+        run = Run(self.backend, len(sampler.timesteps), self.ranks.cfg if guidance.is_on else Alone())
+        cached = None if self.cache is None else self.cache.over(model, run)
 
         def draw(purpose: str, step: int) -> np.ndarray:
             drawn = (self._drawn(video, request.seed, purpose, request.loop, step) for request in requests)
@@ -238,9 +265,9 @@ class TextToVideo:
             condition = model.condition(self._given(requests, texts, video, guidance), latent)
             states = [request.state or ClipState(self.noise(video, request.seed, request.loop)) for request in requests]
             channels = [state.channels for state in states if state.channels is not None]
-            return denoise(
+            made = denoise(
                 self.backend,
-                model,
+                cached or model,
                 condition,
                 np.stack([state.latents for state in states]),
                 sampler,
@@ -252,6 +279,7 @@ class TextToVideo:
                 strength=_strength(states),
                 late_noise=lambda i: draw("late noise", i),
             )
+        return made, None if cached is None else cached.report
 
     def _given(
         self, requests: Sequence[VideoRequest], texts: EncodedTexts, video: VideoShape, guidance: Guidance

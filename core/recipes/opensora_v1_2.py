@@ -10,6 +10,9 @@ from .opensora_v1_2_prompts import PromptScores, clean, take_apart
 from .opensora_v1_2_sizes import SIZES
 from .recipe import Recipe, Texts
 
+TEACACHE = [2.17546007e02, -1.18329252e02, 2.68662585e01, -4.59364272e-02, 4.84426240e-02]
+"""As Liu et al. 2024, arXiv:2411.19108, fitted it to this model."""
+
 RECIPE = Recipe(
     name="opensora_v1_2",
     title="Open-Sora 1.2",
@@ -25,6 +28,7 @@ RECIPE = Recipe(
         "sampler.name": "rflow",
         "sampler.steps": 30,
         "sampler.guidance": 7.0,
+        "sampler.cache.polynomial": TEACACHE,
         "prompts.aesthetic": 6.5,
         "video.frames": 51,
         "video.height": 240,

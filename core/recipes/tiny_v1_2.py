@@ -45,6 +45,7 @@ RECIPE: Recipe = replace(
         **OPEN_SORA.sampling,
         "sampler.steps": 50,  # so small a size bends the times to the data, and few steps would see the noise
         "sampler.guidance": 3.0,
+        "sampler.cache.polynomial": None,  # the published one was fitted to the large model
         "prompts.aesthetic": moving_shapes.USUAL_LOOK.aesthetic,
         "prompts.motion": moving_shapes.USUAL_LOOK.motion,
         "video.frames": _FRAMES,

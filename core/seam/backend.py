@@ -9,13 +9,14 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from ..errors import BackendMissing
 from ..extras import WHERE, install_command, needs_extra
 from ..layout import Weights
+from ..maths.eight_bits import EIGHT_BITS
 from ..printable import short_name
 from .group import Group
 from .models import Array, Model
@@ -24,6 +25,10 @@ from .training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionB
 
 NAMES = ("torch", "mindspore")
 DTYPES = ("fp32", "bf16", "fp16")
+BlocksOn = Literal["device", "host", "file"]
+"""Where the weights of a model's blocks are between its calls. "host", of a denoiser: in the host's memory, from where
+the next is copied to the device while one computes, and two blocks are on the device at a time. "file", of a text
+encoder: they are read anew for each call of `encode`, likewise."""
 _ACCELERATORS = {"cuda": ("NVIDIA GPUs", "torch"), "npu": ("Ascend NPUs", "mindspore")}
 """By the name of their device: what they are, and the backend that they are used with."""
 _OTHER_NAMES = {"gpu": "cuda", "nvidia": "cuda", "ascend": "npu"}
@@ -75,13 +80,16 @@ class Backend(Protocol):
         attention: str = "auto",
         compile: bool = False,
         sequence: Group | None = None,
+        blocks_on: BlocksOn = "device",
     ) -> Model:
         """The model of a spec with its weights on the device, ready for inference.
 
-        weights are checked against the spec's layout, and the model's own parameters too. dtype is one of DTYPES;
+        weights are checked against the spec's layout, and the model's own parameters too. dtype is one of DTYPES, or
+        EIGHT_BITS for a text encoder, which then computes in the `compute_dtype` of that;
         attention names the kernel, one of `attention_kernels()`, or "auto". compile: calls of the model run as a
         compiled graph, which is made at the first call with each combination of shapes. sequence: ranks that share the
-        tokens of a denoiser; all of them make the same calls and get the same predictions.
+        tokens of a denoiser; all of them make the same calls and get the same predictions. blocks_on: where the weights
+        of its blocks are until they compute.
         Raises: LayoutError, CheckpointError (bad tensors), ConfigError (a kernel or dtype the device lacks).
         """
 
@@ -133,6 +141,9 @@ class Backend(Protocol):
         gives logits and the running statistics after it. "<family>.<name>" is one of FUNCTIONS in the family's file.
         """
 
+    def operation(self, name: str, sizes: tuple[int, ...], dtype: str) -> Callable[[], None]:
+        """An operation of core.planning.operations on numbers of its own, to be timed: each call does it once."""
+
     def compare_forms(self, dtype: str) -> Iterator[tuple[str, float]]:
         """Run each operation that is done in a way of its own on this device, and in the plain way too.
 
@@ -148,11 +159,19 @@ class Backend(Protocol):
     def device_memory_bytes(self) -> int | None:
         """Memory of the device, None where it is the host's."""
 
+    def free_memory_bytes(self) -> int | None:
+        """Memory of the device that may be taken now, of the host's where it is that; None where nobody says."""
+
     def peak_memory_bytes(self) -> int | None:
         """Most device memory in use since the backend was made, None where it is the host's."""
 
     def versions(self) -> dict[str, str]:
         """What `duosora doctor` and sidecar files say of the framework and device."""
+
+
+def compute_dtype(dtype: str, on_host: bool) -> str:
+    """Of DTYPES, what a model computes in whose weights have a dtype, or EIGHT_BITS."""
+    return dtype if dtype != EIGHT_BITS else "fp32" if on_host else "bf16"
 
 
 def get(name: str | None = None, device: str = "auto") -> Backend:

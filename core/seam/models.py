@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -114,3 +114,7 @@ class TextEncoder(Protocol):
 
     def __call__(self, ids: Array, mask: Array) -> Array:
         """Ids (B, L) and mask (B, L), above 0 where a token counts -> states (B, L, D) float32."""
+
+    def encode(self, texts: Iterable[tuple[Array, Array]]) -> Iterator[Array]:
+        """What the call gives of each of some batches, ids and mask. An encoder that reads its weights from the file
+        reads them once for all."""

@@ -22,8 +22,9 @@ from ..io.files import atomic_write
 from ..io.paths import given_path
 from ..layout import FreshWeights
 from ..loading import check_headers
-from ..models.finding import weights_in
+from ..models.finding import Part, weights_in
 from ..models.lora import adapted_layout, adapter_layout
+from ..models.lora_merging import MergedWeights
 from ..models.run_folders import MODEL, RUN_CONFIG, model_folder
 from ..parallel.agreement import agreed, exchange
 from ..parallel.launched import launched, told_once
@@ -271,19 +272,28 @@ class TrainRun:
     def _begin(self) -> Start:
         """The weights of a run that goes on from no checkpoint; with LoRA, of the model that it adapts."""
         settings, trained = self.config.start, self.parts.trained
+        if settings.fresh and trained.loras:
+            raise ConfigError("start.fresh and model.lora exclude each other: LoRA is for trained weights")
         if settings.weights is None:
             if settings.leave_out or settings.allow_missing:
                 raise ConfigError("start.leave_out and start.allow_missing need start.weights")
-            if settings.fresh or trained.is_fresh:
+            if settings.fresh:
                 return Start(FreshWeights(trained.layout, self.config.seed), ("weights    freshly drawn",))
-            return Start(trained.open(), (f"weights    all from {trained.source}",))
+            report = "weights    freshly drawn" if trained.is_fresh else f"weights    all from {trained.source}"
+            return Start(trained.open(), (report, *_added(trained)))
         if settings.fresh:
             raise ConfigError("start.fresh and start.weights exclude each other")
         folder, notes = model_folder(settings.weights)
         check_meaning(trained, folder)
         file = weights_in(folder)
         start = start_from(trained.layout, file, self.config.seed, settings.leave_out, settings.allow_missing)
-        return Start(start.weights, start.report, notes)
+        weights = MergedWeights(start.weights, trained.layout, trained.loras) if trained.loras else start.weights
+        return Start(weights, (*start.report, *_added(trained)), notes)
+
+
+def _added(part: Part) -> list[str]:
+    """What of LoRA is added to the weights that a run begins with."""
+    return [f"           {used.scale:g} x {used.lora.source} added" for used in part.loras]
 
 
 def _checkpoint_path(text: str) -> Path:

@@ -236,6 +236,24 @@ def test_a_checkpoint_is_written_in_parts_and_read_as_one(tmp_path: Path, in_bac
             np.testing.assert_array_equal(weights[name], value)
 
 
+def test_adapters_that_ranks_write_in_parts_are_one_file_which_peft_reads(tmp_path: Path) -> None:
+    def write(folder: Path, shard: Shard) -> None:
+        held = {name: TENSORS[name] for name in list(TENSORS)[shard.index :: shard.count]}
+        save_shard(folder / "model", held, shard, "adapter_model", {"format": "pt"})
+
+    def work(ranks: Ranks) -> None:
+        Saving(Checkpoints(tmp_path), ranks, False).save(1, write)
+
+    thread_ranks.run(ParallelPlan(3), work)
+    path = tmp_path / "checkpoint-1"
+    assert problem_of(path) is None
+    assert [file.name for file in (path / "model").iterdir()] == ["adapter_model.safetensors"]
+    assert set(json.loads((path / "manifest.json").read_text())["files"]) == {"model/adapter_model.safetensors"}
+    weights = open_weights(path / "model" / "adapter_model.safetensors")
+    assert weights.metadata == {"format": "pt"}
+    assert all(weights[name].tobytes() == value.tobytes() for name, value in TENSORS.items())
+
+
 @pytest.mark.parametrize("in_background", [False, True])
 def test_a_rank_that_cannot_write_its_part_ends_all_and_leaves_the_last_checkpoint(
     tmp_path: Path, in_background: bool

@@ -37,6 +37,15 @@ def draw(number: int) -> np.random.Generator:
     return random.stream(3, "test clip", number)
 
 
+def test_a_later_colour_is_seen_and_is_a_word_for_those_who_learned_it() -> None:
+    scene = RED_CIRCLE._replace(colour="cyan")
+    assert judge(render(scene, draw(0))).agrees(scene)["colour"]
+    assert judge(render(RED_CIRCLE, draw(0))).colour == "red"
+    assert scene not in list(scenes())
+    assert unseen_words("a cyan circle") == ["cyan"]
+    assert unseen_words("a cyan circle", later=("cyan",)) == []
+
+
 def test_a_clip_is_a_function_of_its_scene_and_draw() -> None:
     clip = render(RED_CIRCLE, draw(0))
     assert clip.shape == (FRAMES, SIDE, SIDE, 3)

@@ -5,7 +5,7 @@ import pytest
 
 from duosora.core.config.data import DataSettings, StrideSettings
 from duosora.core.data.loader import ClipLoader
-from duosora.core.data.sources import open_source
+from duosora.core.data.sources import RecordSource, open_source
 from duosora.core.shapes import Causal, Compression, Even, Patch
 
 COMPRESSION, PATCH = Causal(time=4, space=8), Patch(1, 1)
@@ -31,6 +31,21 @@ def test_a_fixed_number_of_clips_comes_again_unchanged() -> None:
     assert len(found) == 4
     for first, second in found.values():
         np.testing.assert_array_equal(first, second)
+
+
+def test_colours_say_which_scenes_there_are_and_how_often() -> None:
+    usual = {open_source(DataSettings(kind="moving_shapes")).record(number).name.split()[1] for number in range(500)}
+    assert "cyan" not in usual
+    source = open_source(DataSettings(kind="moving_shapes", colours=("cyan", "cyan", "red")))
+    names = [source.record(number).name.split()[1] for number in range(len(source))]
+    assert names.count("cyan") == 2 * len({name for name in scene_names(source) if "cyan" in name})
+    assert set(names) == {"cyan", "red"}
+    held_out = open_source(DataSettings(kind="moving_shapes", colours=("cyan",)), is_held_out=True)
+    assert not scene_names(source) & scene_names(held_out)
+
+
+def scene_names(source: RecordSource) -> set[str]:
+    return {" ".join(source.record(number).name.split()[:-1]) for number in range(len(source))}
 
 
 def test_fixed_clips_of_one_scene_differ() -> None:

@@ -1,5 +1,5 @@
 """The denoiser of every family learns on two ranks what it learns on one, whether they share the samples, the
-optimiser's state and the gradients (ZeRO-2), or the tokens."""
+optimiser's state and the gradients (ZeRO-2), or the tokens; and so does LoRA of some."""
 
 import json
 import sys
@@ -20,6 +20,7 @@ from family_cases import DENOISERS
 pytestmark = pytest.mark.processes
 TOLERANCE = 1e-5
 STATE = "optimizer.safetensors"
+CASES = (*DENOISERS, "lora-opensora_t2v-tiny", "lora-stdit3-stdit3_tiny")
 BACKENDS = [pytest.param(name, marks=[pytest.mark.slow] * (name != "torch")) for name in NAMES]
 
 
@@ -31,13 +32,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     def folder(name: str) -> Path:
         folder = tmp_path_factory.mktemp(name)
         for world, sequence in ((1, 1), (2, 1), (2, 2)):
-            ranks.run("train_families.py", name, world, folder, sequence, *DENOISERS)
+            ranks.run("train_families.py", name, world, folder, sequence, *CASES)
         return folder
 
     return folder
 
 
-@pytest.mark.parametrize("case", DENOISERS)
+@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("plan", ["2x1", "1x2"], ids=["samples", "tokens"])
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_two_ranks_learn_what_one_does(backend: str, plan: str, case: str, trained: Callable[[str], Path]) -> None:

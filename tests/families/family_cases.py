@@ -19,7 +19,7 @@ from duosora.core.errors import ShapeError
 from duosora.core.layout import Constant, FreshWeights, GivenWeights
 from duosora.core.models.kinds import Family
 from duosora.core.random import normal
-from duosora.core.seam.backend import Backend, get
+from duosora.core.seam.backend import Backend, BlocksOn, get
 from duosora.core.seam.group import Group
 from duosora.core.seam.models import Array, Given, Model
 from duosora.core.shapes import LatentShape
@@ -173,14 +173,16 @@ def awake(spec: Any) -> GivenWeights:
     return GivenWeights(arrays, f"weights of {layout.model}")
 
 
-def outputs(case: Case, backend: str, spec: Any = None, group: Group | None = None) -> dict[str, np.ndarray]:
+def outputs(
+    case: Case, backend: str, spec: Any = None, group: Group | None = None, blocks_on: BlocksOn = "device"
+) -> dict[str, np.ndarray]:
     """What the case's model, or that of another spec of its family, gives on a backend.
 
     group: ranks that share its tokens.
     """
     spec = spec or case.spec
     framework = get(backend, "cpu")
-    model = framework.build(spec, awake(spec), sequence=group)
+    model = framework.build(spec, awake(spec), sequence=group, blocks_on=blocks_on)
     with framework.inference():
         results = {size: case.call(framework, model, spec, size) for size in case.sizes or (None,)}
         return {

@@ -24,7 +24,7 @@ from duosora.core.models.finding import family_of, recognise
 from duosora.core.models.kinds import Family
 from duosora.core.pipelines.autoencode import DecodeOptions, decode_chunks, encode_chunks
 from duosora.core.random import normal
-from duosora.core.seam.backend import NAMES, Backend, get
+from duosora.core.seam.backend import NAMES, Backend, BlocksOn, get
 from duosora.core.seam.ranks import Ranks
 
 OUTPUTS = 2e-5
@@ -155,6 +155,28 @@ def test_ranks_that_share_the_tokens_predict_what_one_does(backend: Backend, nam
     for got in on_ranks(size, backend, lambda group: outputs(case, backend.name, group=group)):
         for what, expected in own_outputs(name, backend.name).items():
             near(got[what], expected, what)
+
+
+APART: dict[str, BlocksOn] = {"denoiser": "host", "text_encoder": "file"}
+"""Where the blocks of a kind can be."""
+
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.family.kind in APART])
+@pytest.mark.parametrize("backend", TRAINED_ON, indirect=True)
+def test_blocks_that_come_when_they_are_needed_give_the_same_bits(backend: Backend, name: str) -> None:
+    case = CASES[name]
+    got = outputs(case, backend.name, blocks_on=APART[case.family.kind])
+    for what, expected in own_outputs(name, backend.name).items():
+        np.testing.assert_array_equal(got[what], expected)
+
+
+def test_ranks_that_share_the_tokens_each_have_blocks_on_the_host() -> None:
+    case, backend = DENOISERS["opensora_t2v-tiny"], get("torch", "cpu")
+    whole = on_ranks(2, backend, lambda group: outputs(case, "torch", group=group))
+    apart = on_ranks(2, backend, lambda group: outputs(case, "torch", group=group, blocks_on="host"))
+    for got, expected in zip(apart, whole, strict=True):
+        for what, values in expected.items():
+            np.testing.assert_array_equal(got[what], values)
 
 
 @of_presets

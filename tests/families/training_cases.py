@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from family_cases import BATCH, DenoiserCase, awake
+from family_cases import BATCH, DENOISERS, DenoiserCase, awake
 
 from duosora.core.layout import FreshWeights, GivenWeights, Weights
 from duosora.core.models.lora import ALL_LINEAR, Adapter, adapter_layout, chosen
@@ -69,6 +69,17 @@ def beside(case: DenoiserCase, options: TrainOptions, is_awake: bool = True) -> 
     fresh, own = FreshWeights(layout, 0), _own(case.spec)
     drawn = {name: fresh[name] + is_awake * np.float32(0.1) * normal(fresh.shape(name), 4, name) for name in fresh}
     return GivenWeights({**own, **drawn}, own.source)
+
+
+LORA = "lora-"
+"""Before the name of a case: not its model is trained."""
+
+
+def lora_run(backend: Backend, name: str, ranks: Ranks) -> Run:
+    """LoRA of a case in training."""
+    case = DENOISERS[name.removeprefix(LORA)]
+    options = with_adapters(case)
+    return Run(backend, case, ranks, beside(case, options), options)
 
 
 class Run:

@@ -15,6 +15,7 @@ import yaml
 from typer.main import get_command
 
 from duosora.core.cli.main import app
+from duosora.core.config.schema import split_lora
 from duosora.core.config.settings import list_settings
 from duosora.core.config.shipped import shipped_names
 from duosora.core.config.verbs import SCHEMAS
@@ -33,7 +34,7 @@ EXPLAINED = re.compile(r"words\s+in\s+CAPITALS\s+stand\s+for\s+what\s+you\s+put\
 PUBLISHED = {"models", *(f"models/{name}" for name in ("any93x640x640", "any93x640x640_i2v", "mt5-xxl", "vae"))}
 WRITING = ("--out", "-o", "--json", "--report", "--picture", "--markdown", "--to", "caches.text", "caches.latents")
 """Options and settings whose value is a file or folder that the line makes."""
-OF_WORDS = ("--backend", "--metrics", "--dtype", "--reference", "--other", "-k", "--resume")
+OF_WORDS = ("--backend", "--metrics", "--dtype", "--reference", "--other", "-k", "--resume", "--spelling", "--colour")
 """Options whose value is a word and no file."""
 SETTINGS = {setting.path for schema in SCHEMAS.values() for setting in list_settings(schema)}
 GROUPS = {"cache", "data"}
@@ -82,6 +83,7 @@ def files_of(words: list[str]) -> Iterator[tuple[str, bool]]:
         looks_like_one = "/" in value or key.startswith("caches.") or not word.count("=")
         if key in OF_WORDS or not looks_like_one or " " in value or re.fullmatch(r"[\d.]+|\w+=\S*", value):
             continue
+        value = split_lora(value)[0] if key == "--lora" else value
         yield value.strip("[]"), key in WRITING or (not words[0].startswith("duosora") and value.startswith("runs/"))
 
 
@@ -139,6 +141,7 @@ def test_the_documents_hold_commands() -> None:
         ("duosora sample 'a dog' --steps 3", "No such option: --steps"),
         ("duosora sample 'a dog' --set steps=3", "no settings: ['steps']"),
         ("duosora sample 'a dog' --set model.vae=vae/mine", "vae/mine is not there"),
+        ("duosora sample 'a dog' --lora runs/mine:0.8", "runs/mine is not there"),
     ],
 )
 def test_what_does_not_run_as_written_is_seen(line: str, words: str) -> None:

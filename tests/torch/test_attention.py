@@ -132,7 +132,7 @@ def flash_attend(monkeypatch: pytest.MonkeyPatch) -> FlashAttend:
     package = ModuleType("flash_attn")
     vars(package)["flash_attn_func"] = flash_of_numpy
     monkeypatch.setitem(sys.modules, "flash_attn", package)
-    monkeypatch.setattr(attention, "_fits_flash", lambda device: True)
+    monkeypatch.setattr(attention, "_fits", lambda name, device: True)
     attend = make_attend("flash", "cuda", "bf16")
     assert isinstance(attend, FlashAttend)
     return attend
@@ -163,13 +163,13 @@ def test_flash_refuses_wide_heads(flash_attend: FlashAttend) -> None:
 
 
 def test_flash_refuses_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_fits_flash", lambda device: True)
+    monkeypatch.setattr(attention, "_fits", lambda name, device: True)
     with pytest.raises(ConfigError, match="'flash' computes in fp16 or bf16, not fp32"):
         make_attend("flash", "cuda", "fp32")
 
 
 def test_flash_that_does_not_load_is_named_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_fits_flash", lambda device: True)
+    monkeypatch.setattr(attention, "_fits", lambda name, device: True)
     monkeypatch.setitem(sys.modules, "flash_attn", None)
     with pytest.raises(
         PackageMissing,
@@ -181,11 +181,68 @@ def test_flash_that_does_not_load_is_named_with_the_way_out(monkeypatch: pytest.
 def test_flash_refuses_the_cpu() -> None:
     with pytest.raises(ConfigError, match=r"'flash' needs an NVIDIA GPU .* not 'cpu'; use 'sdpa'"):
         make_attend("flash", "cpu", "bf16")
-    assert attention.kernels("cpu") == ("sdpa", "math")
+    assert attention.kernels("cpu") == ("sdpa", "math", "onednn")
+
+
+@pytest.mark.parametrize(
+    ("name", "device", "dtype", "told"),
+    [
+        (
+            "cudnn",
+            "cpu",
+            "bf16",
+            "'cudnn' needs an NVIDIA GPU of the Hopper generation or newer, not 'cpu'; use 'sdpa'",
+        ),
+        ("onednn", "meta", "fp32", "'onednn' needs a CPU, and torch with oneDNN, not 'meta'; use 'sdpa'"),
+    ],
+)
+def test_a_kernel_that_the_device_lacks_is_refused(name: str, device: str, dtype: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        make_attend(name, device, dtype)
+
+
+@pytest.mark.parametrize(
+    ("capability", "dtype", "expected"),
+    [((9, 0), "bf16", "_cudnn"), ((10, 0), "fp16", "_cudnn"), ((9, 0), "fp32", "sdpa"), ((8, 0), "bf16", "sdpa")],
+)
+def test_a_gpu_gets_the_kernel_that_is_fastest_there(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], dtype: str, expected: str
+) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    attend = make_attend("auto", "cuda", dtype)
+    assert isinstance(attend, KernelAttend)
+    assert attend.kernel.__name__ == expected
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_by_onednn_gives_what_torchs_own_gives(
+    monkeypatch: pytest.MonkeyPatch, masked: bool, dtype: torch.dtype
+) -> None:
+    monkeypatch.setattr(attention, "_LEAST_SCORES", 0)
+    monkeypatch.setattr(attention, "_MOST_SCORES", 3 * 45)  # so that queries come in several parts
+    attend = make_attend("auto", "cpu", "fp32")
+    q, k, v = (x.to(dtype) for x in qkv(100, 45))
+    keep = torch.rand(2, HEADS, 1, 45, generator=torch.Generator().manual_seed(0)) < 0.6 if masked else None
+    with torch.no_grad():
+        got = attend.kernel(q, k, v, keep)  # type: ignore[attr-defined]
+    expected = attention.math(q.float(), k.float(), v.float(), keep)
+    # In bf16 scores of up to 4 are rounded to 9 bits, as their shares are.
+    torch.testing.assert_close(got.float(), expected, rtol=0, atol=2e-6 if dtype == torch.float32 else 3e-2)
+
+
+def test_attention_by_onednn_leaves_what_needs_a_gradient_to_torchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_LEAST_SCORES", 0)
+    q, k, v = (x.requires_grad_() for x in qkv(20))
+    make_attend("onednn", "cpu", "fp32").cross_attention(
+        q, k, v, place_text(text_plan(None, 20), 20, CPU)
+    ).sum().backward()
+    assert q.grad is not None
 
 
 def test_an_unknown_kernel_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="attention = 'flsh': needs one of auto, sdpa, math, flash"):
+    with pytest.raises(ConfigError, match="attention = 'flsh': needs one of auto, sdpa, math, onednn, cudnn, flash"):
         make_attend("flsh", "cpu", "fp32")
 
 

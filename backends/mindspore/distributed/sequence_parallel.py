@@ -102,6 +102,17 @@ class SequenceParallel(BlockByBlock):
         whole = gather(patches, self.group, 1)[:, : condition.grid.num_tokens]
         return self.model.assemble(whole, condition)
 
+    def signal(self, tokens: Tensor, modulation: Any, condition: Any) -> Tensor:
+        """As the model's, of this rank's tokens."""
+        return self.model.signal(tokens, modulation, condition)
+
+    def change(self, now: Tensor, before: Tensor, condition: Any) -> Tensor:
+        """As the model's, a row of each rank; padding does not count."""
+        num_own = len(Blocks(condition.grid.num_tokens, self.group.size).own(self.group.index))
+        shown = max(num_own, 1)  # MindSpore has no slices of length 0 that can be counted on
+        sums = self.model.change(now[:, :shown], before[:, :shown], condition)
+        return self.group.gather(sums * float(num_own > 0), 0)
+
     def _own(self, condition: Any, names: Sequence[str]) -> Any:
         """A condition with this rank's block of the named tensors."""
         whole = {name: getattr(condition, name) for name in names}

@@ -7,6 +7,9 @@ Source: Radford et al. 2021 (arXiv:2103.00020).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 from mindspore import Tensor, nn
 
@@ -28,6 +31,7 @@ from ..layers import (
     take_tokens,
     to_float32,
 )
+from ..text_encoder import TextEncoder
 
 
 def create(spec: ClipTextSpec, attend: Attend) -> ClipTextEncoder:
@@ -43,8 +47,11 @@ def quick_gelu(x):
 ACTIVATIONS = {"quick_gelu": quick_gelu, "gelu": gelu_erf}
 
 
-class ClipTextEncoder(nn.Cell):
-    """The encoder: token ids to states, or to one vector for a text."""
+class ClipTextEncoder(TextEncoder):
+    """The encoder: token ids to states, or to one vector for a text.
+
+    A token sees those before it only, so padding behind a text changes none of the text's states.
+    """
 
     def __init__(self, spec: ClipTextSpec) -> None:
         super().__init__()
@@ -53,13 +60,23 @@ class ClipTextEncoder(nn.Cell):
         if spec.projection_dim:
             self.text_projection = Linear(spec.hidden_size, spec.projection_dim, bias=False)
 
-    def construct(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids (B, L) and mask (B, L), above 0 where a token counts -> states (B, L, D), or (B, D), float32.
+    def blocks(self) -> Iterator[Any]:
+        """All blocks in the order of the forward."""
+        return iter(self.text_model.encoder.layers)
 
-        A token sees those before it only, so padding behind a text changes none of the text's states.
-        Raises: ShapeError when there are more tokens than positions.
-        """
-        states = self.text_model(ids, mask)
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids (B, L) -> tokens (B, L, D). Raises: ShapeError when there are more tokens than positions."""
+        return self.text_model.embeddings(ids)
+
+    def bias(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Lowest where a token comes later or does not count: (B, 1, L, L)."""
+        table = np.tril(np.ones((x.shape[1], x.shape[1]), np.float32))
+        causal = cast(place(table, device_of(x)), like=x)[None, None]  # (1, 1, L, L)
+        return lower_where_zero(lower_where_zero(causal * 0, causal), mask[:, None, None])
+
+    def finish(self, x: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Tokens after the last block -> states (B, L, D), or of each text one vector (B, D), float32."""
+        states = self.text_model.final_layer_norm(x)
         if not self.spec.pooled:
             return to_float32(states)
         ends = ids if self.spec.eos_token_id == LARGEST_ID else ids == self.spec.eos_token_id
@@ -75,13 +92,6 @@ class TextTransformer(nn.Cell):
         self.embeddings = Embeddings(spec)
         self.encoder = Encoder(spec)
         self.final_layer_norm = LayerNorm(spec.hidden_size, eps=spec.layer_norm_eps)
-
-    def construct(self, ids: Tensor, mask: Tensor) -> Tensor:
-        x = self.embeddings(ids)
-        table = np.tril(np.ones((ids.shape[1], ids.shape[1]), np.float32))
-        causal = cast(place(table, device_of(x)), like=x)[None, None]  # (1, 1, L, L)
-        bias = lower_where_zero(lower_where_zero(causal * 0, causal), mask[:, None, None])  # (B, 1, L, L)
-        return self.final_layer_norm(self.encoder(x, bias))
 
 
 class Embeddings(nn.Cell):
@@ -106,11 +116,6 @@ class Encoder(nn.Cell):
     def __init__(self, spec: ClipTextSpec) -> None:
         super().__init__()
         self.layers = ModuleList([Layer(spec) for _ in range(spec.num_hidden_layers)])
-
-    def construct(self, x: Tensor, bias: Tensor) -> Tensor:
-        for layer in self.layers:
-            x = layer(x, bias)
-        return x
 
 
 class Layer(nn.Cell):

@@ -35,6 +35,7 @@ from ..layers import (
     cast,
     device_of,
     gelu_erf,
+    kernel,
     linear,
     new_parameter,
     place,
@@ -43,7 +44,7 @@ from ..layers import (
     take_tokens,
     to_float32,
 )
-from ..operators import addcmul
+from ..operators import addcmul, in_pieces
 
 NORM_OUT_EPS = 1e-6
 """Whatever norm_eps the blocks have."""
@@ -154,6 +155,12 @@ class OpenSoraT2V(TokenDenoiser):
         block, text = self.transformer_blocks[index], (*condition.keys_values[index], condition.text)
         return block(x, modulation.blocks, condition.cosines, condition.sines, condition.arrangements[index], *text)
 
+    def signal(self, x: Tensor, modulation: Modulation, condition: Condition) -> Tensor:
+        """What the first block's self-attention reads of tokens (B, N, D)."""
+        block = self.transformer_blocks[0]
+        table = block.scale_shift_table + modulation.blocks.reshape(-1, NUM_MODULATIONS, x.shape[-1])
+        return modulate(block.norm1(x), table[:, :1], table[:, 1:2])
+
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, p * p * Cout)."""
         table = self.scale_shift_table + modulation.last.unsqueeze(1)  # (B, 2, D)
@@ -244,10 +251,14 @@ class SelfAttention(Attention):
     """Attention among tokens at their rotary positions."""
 
     def construct(self, x: Tensor, cosines: Tensor, sines: Tensor, arrangement: Arrangement) -> Tensor:
-        q = rotate(self.split_heads(self.to_q(x)), cosines, sines)
-        k = rotate(self.split_heads(self.to_k(x)), cosines, sines)
-        v = self.split_heads(self.to_v(x))
-        return self.to_out[0](self.join_heads(self.attend.self_attention(q, k, v, arrangement)))
+        # Nobody else holds queries, keys and values, so that each is free as soon as the attention is done with it.
+        mixed = self.attend.self_attention(
+            rotate(self.split_heads(self.to_q(x)), cosines, sines),
+            rotate(self.split_heads(self.to_k(x)), cosines, sines),
+            self.split_heads(self.to_v(x)),
+            arrangement,
+        )
+        return self.to_out[0](self.join_heads(mixed))
 
 
 class CrossAttention(Attention):
@@ -272,7 +283,7 @@ class FeedForward(nn.Cell):
         self.net = ModuleList([activation, Identity(), Linear(inner, spec.hidden_size)])
 
     def construct(self, x: Tensor) -> Tensor:
-        return self.net[2](self.net[0](x))
+        return in_pieces(lambda rows: self.net[2](self.net[0](rows)), x)
 
 
 class GELU(nn.Cell):
@@ -314,7 +325,7 @@ class PatchEmbed(nn.Cell):
         patches = latents.reshape(batch, channels, frames, height // side, side, width // side, side)
         patches = patches.permute(0, 2, 3, 5, 1, 4, 6)  # (B, T, H / p, W / p, C, p, p)
         patches = patches.reshape(batch, -1, channels * side * side)
-        return linear(patches, self.proj.weight.reshape(hidden_size, -1), self.proj.bias)
+        return linear(patches, kernel(self.proj).reshape(hidden_size, -1), self.proj.bias)
 
 
 class ConditionEmbed(Sequential):

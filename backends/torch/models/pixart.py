@@ -140,6 +140,12 @@ class PixArt(AdaLNSingle):
         among, text = (condition.whole, condition.grid), (*condition.keys_values[index], condition.text)
         return self.blocks[index](x, modulation.blocks, *among, *text, kept)
 
+    def signal(self, x: Tensor, modulation: Modulation, condition: Any) -> Tensor:
+        """What the first block's self-attention reads of tokens (B, N, D)."""
+        block = self.blocks[0]
+        table = block.scale_shift_table + modulation.blocks
+        return modulate(block.norm1(x), table[:, :1], table[:, 1:2])
+
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, pt * ph * pw * Cout)."""
         return self.final_layer(x, modulation.last, None)

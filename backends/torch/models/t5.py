@@ -7,6 +7,7 @@ Source: Raffel et al. 2020 (arXiv:1910.10683), Xue et al. 2021 (arXiv:2010.11934
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ from ..layers import (
     to_float32,
 )
 from ..operators import gelu_tanh
+from ..text_encoder import TextEncoder
 
 
 def create(spec: T5Spec, attend: Attend) -> T5Encoder:
@@ -34,8 +36,12 @@ def create(spec: T5Spec, attend: Attend) -> T5Encoder:
     return T5Encoder(spec)
 
 
-class T5Encoder(nn.Module):
-    """The encoder: token ids to text states."""
+class T5Encoder(TextEncoder):
+    """The encoder: token ids to text states, or where the spec says `pooled` to the mean of those of each text.
+
+    States of padding are computed too. Positions are relative and padding is masked, so a batch may be cut to its
+    longest text without changing the states of real tokens.
+    """
 
     def __init__(self, spec: T5Spec) -> None:
         super().__init__()
@@ -43,14 +49,22 @@ class T5Encoder(nn.Module):
         self.shared = Embedding(spec.vocab_size, spec.d_model)
         self.encoder = Stack(spec)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Ids (B, L) and mask (B, L), above 0 where a token counts -> states (B, L, d_model) float32, or where
-        the spec says `pooled` the mean (B, d_model) of those that count.
+    def blocks(self) -> Iterator[Any]:
+        """All blocks in the order of the forward."""
+        return iter(self.encoder.block)
 
-        States of padding are computed too. Positions are relative and padding is masked, so a batch may be cut to its
-        longest text without changing the states of real tokens.
-        """
-        states = to_float32(self.encoder(self.shared(ids), mask))
+    def embed(self, ids: Tensor) -> Tensor:
+        """Ids (B, L) -> tokens (B, L, d_model)."""
+        return self.shared(ids)
+
+    def bias(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Of the distances between tokens, and lowest where a token does not count: (B, A, L, L)."""
+        bias = self.encoder.block[0].layer[0].SelfAttention.relative_bias(x.shape[1])
+        return lower_where_zero(bias, mask[:, None, None])
+
+    def finish(self, x: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """Tokens after the last block -> states (B, L, d_model) float32, or their mean (B, d_model)."""
+        states = to_float32(self.encoder.final_layer_norm(x))
         if not self.spec.pooled:
             return states
         counts = to_float32(mask > 0)[:, :, None]
@@ -64,14 +78,6 @@ class Stack(nn.Module):
         super().__init__()
         self.block: Any = ModuleList([Block(spec, has_relative_bias=i == 0) for i in range(spec.num_layers)])
         self.final_layer_norm = RMSNorm(spec.d_model, eps=spec.layer_norm_epsilon)
-
-    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """Embedded tokens (B, L, d_model) and mask (B, L) -> states."""
-        bias = self.block[0].layer[0].SelfAttention.relative_bias(x.shape[1])
-        bias = lower_where_zero(bias, mask[:, None, None])  # (B, A, L, L)
-        for block in self.block:
-            x = block(x, bias)
-        return self.final_layer_norm(x)
 
 
 class Block(nn.Module):

@@ -1,6 +1,6 @@
 """Trains the denoiser of each family on the ranks that were started, or on one process: BACKEND FOLDER SEQUENCE CASE...
 
-Writes FOLDER/<case>-on-<data>x<sequence>/: what the steps reported, and the saved state.
+A case may be LoRA of one. Writes FOLDER/<case>-on-<data>x<sequence>/: what the steps reported, and the saved state.
 """
 
 import json
@@ -15,7 +15,7 @@ from duosora.core.seam.ranks import make_plan
 
 sys.path.append(str(Path(__file__).parents[2] / "families"))
 from family_cases import DENOISERS
-from training_cases import Run
+from training_cases import LORA, Run, lora_run
 
 STEPS = 3
 
@@ -25,7 +25,7 @@ def main(backend_name: str, folder: str, sequence: str, *cases: str) -> None:
     ranks = backend.connect(make_plan(launched().world, int(sequence)))
     for case in cases:
         place = Path(folder) / f"{case}-on-{ranks.plan.data}x{ranks.plan.sequence}"
-        run = Run(backend, DENOISERS[case], ranks)
+        run = lora_run(backend, case, ranks) if case.startswith(LORA) else Run(backend, DENOISERS[case], ranks)
         reports = [run.step(number) for number in range(STEPS)]
         save(run.trainer, ranks, place)
         if ranks.is_first:

@@ -10,6 +10,7 @@ from ..layout import Layout, WeightList
 from ..shapes import LatentShape, Patch, TokenGrid
 from .config_json import build, count, refuse_unknown
 from .kinds import Costs, Family
+from .work import Applied, Work
 
 NUM_LAYERS = 3
 
@@ -52,6 +53,10 @@ class StubSpec:
 
     def costs(self) -> Costs:
         return Costs(NUM_LAYERS, self.stub_width, 1, self.latent_channels)
+
+    def work(self, latent: LatentShape, batch: int, text: int) -> Work:
+        tokens = batch * self.grid(latent).num_tokens
+        return Work((Applied("read.", batch * text, once=True), Applied("clock.", batch), Applied("", tokens)))
 
     def layout(self) -> Layout:
         weights, width = WeightList(), self.stub_width

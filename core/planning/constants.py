@@ -1,0 +1,51 @@
+"""What counting cannot tell and a calibration does not measure: found by benchmarks/plan.py, which finds them again.
+
+`python benchmarks/plan.py --parts` prints for each of its cases what the layers around the products take, by phase;
+the figures here are what brings these nearest to what was measured. docs/planning.md says when and on what.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+ITEMSIZE: Mapping[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+PASSES: Mapping[str, tuple[float, float]] = {"torch": (1.5, 2.5), "mindspore": (3.0, 6.0)}
+"""How often elements that a product, or a convolution, reads and writes go through memory once more: norms,
+activations, gates, padding, reordering. By backend."""
+CALLS: Mapping[str, float] = {"torch": 6.0, "mindspore": 7.0}
+"""Operations around each product, whatever its size."""
+FIRST: Mapping[str, tuple[float, int]] = {"torch": (0.004, 0), "mindspore": (0.006, 400_000)}
+"""Seconds and bytes of each product of a new shape: kernels that are chosen or compiled for it, and kept."""
+ALIVE: Mapping[str, float] = {"torch": 1.0, "mindspore": 1.5}
+"""Elements in memory, as many times those that specs say (work.Work.alive)."""
+BACKWARD = (2.0, 3.3)
+"""Time of a backward pass of a denoiser, and of an autoencoder, in forward passes: two products for each, and those of
+convolutions are slower than forward."""
+FROZEN_BACKWARD, FROZEN_KEPT = 1.0, 0.75
+"""Where the weights stay as they are and LoRA is trained: no product for their gradients, whose input is not kept."""
+KEPT = (1.1, 2.6)
+"""Elements that a backward pass wants for each that a product, or a convolution, reads and writes."""
+UPDATE_PASSES = 16
+"""Times that the weights go through memory in an optimiser step: gradients, two moments, weights, average, and the norm
+that clips them."""
+CACHED = 2
+"""Tensors as large as the tokens that a cache stores: what the first block added, and what the others did."""
+FRAME_COPIES = 3
+"""Of decoded frames in float32: the tensor, its copy on the host, and the frames as bytes with what makes them."""
+CONTEXT_BYTES = 600 << 20
+"""That a GPU's or an NPU's runtime takes for itself before the first tensor."""
+OF_PRODUCTS, OF_ATTENTION, OF_COPIES, OF_LINKS = 0.65, 0.5, 0.75, 0.7
+"""Shares of what data sheets say that are reached, as guessed where nothing was measured."""
+ACCELERATOR_CALL = 6e-6
+"""Seconds to launch an operation there."""
+ACCELERATOR_LOAD = 2e-9
+"""Seconds for each weight that is read from a disk and placed there."""
+ACCELERATOR_START, HOST_START = 3.0, 1.2
+"""Seconds of the first calls there, and on a host that nobody has measured."""
+DRAW = 9e-9
+"""Seconds for each weight that is drawn anew."""
+HOST_FLOP: Mapping[str, float] = {"fp32": 40e9, "bf16": 60e9, "fp16": 1e9}
+HOST_ELEMENTWISE, HOST_CALL, HOST_LOAD = 10e9, 5e-6, 4e-9
+"""Of one core that nobody has measured: FLOP and bytes a second, seconds for a call and for a weight."""
+HOST_FLOOR = 150 << 20
+"""Bytes that a process grows by over its first calls, where nobody has measured it."""

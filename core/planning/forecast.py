@@ -1,0 +1,65 @@
+"""A run's phases with what they hold, how long they take and what they send."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .devices import Device
+
+
+class Holding(NamedTuple):
+    """Something that stands in memory."""
+
+    part: str
+    """text encoder, denoiser, autoencoder, or run."""
+    what: str
+    """weights, gradients, moments, average, activations, ..."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a run, of one device."""
+
+    name: str
+    held: Mapping[Holding, int]
+    """Bytes at its widest moment."""
+    seconds: float
+    moved: int = 0
+    """Bytes sent to other devices."""
+    hosted: int = 0
+    """Bytes to and from the host."""
+
+    @property
+    def peak(self) -> int:
+        return sum(self.held.values())
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """All phases of a run, or for training of a step."""
+
+    device: Device
+    devices: int
+    phases: Sequence[Phase]
+    unit: str
+    """What the seconds are of."""
+
+    @property
+    def widest(self) -> Phase:
+        """The phase that needs the most memory."""
+        return max(self.phases, key=lambda phase: phase.peak)
+
+    @property
+    def peak(self) -> int:
+        return self.widest.peak
+
+    @property
+    def seconds(self) -> float:
+        return sum(phase.seconds for phase in self.phases)
+
+    @property
+    def fits(self) -> bool | None:
+        """None: nobody knows how much there is."""
+        return None if self.device.memory is None else self.peak <= self.device.memory

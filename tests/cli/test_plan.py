@@ -1,0 +1,88 @@
+"""`duosora plan`, and what sample and train say of it when they start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tests.core.test_planning import figures
+
+from duosora.core.planning import calibrating
+from duosora.core.planning.calibration import keep
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """No figures of this machine."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "duosora" / "calibration.json"
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["sample"], ["autoencoder activations", "guessed; this machine has not been measured"]),
+        (["sample", "a dog", "--config", "sample/tiny", "--set", "video.frames=5"], ["denoise", "decode"]),
+        (["sample", "--set", "model.denoiser=opensora_plan_v1_3_t2v", "--on", "gpu-24g"], ["GeForce", "tokeniser"]),
+        (["sample", "--set", "model.denoiser=dit_xl_2", "--on", "gpu-40g"], ["A100", "denoiser weights"]),
+        (["train", "--config", "train/opensora_plan_v1_3_t2v_stage3", "--on", "ascend-910b"], ["stands in for it"]),
+        (["train", "--config", "train/opensora_v1_2_stage1", "--on", "gpu-24g"], ["warning: it does not fit: "]),
+        (["train", "--config", "train/wfvae_stage1"], ["discriminator"]),
+    ],
+)
+def test_a_run_is_planned_without_its_models(duosora: Callable, words: list[str], expected: list[str]) -> None:
+    outcome = duosora("plan", *words)
+    assert (outcome.code, outcome.err) == (0, "")
+    assert all(text in outcome.out for text in expected), outcome.out
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["sample", "--on", "gpu-1t"], "--on gpu-1t: there are cpu, gpu-24g"),
+        (["sample", "--on", "none.yaml"], "none.yaml: there is no such file"),
+        (["sample", "--devices", "3", "--set", "parallel.sequence=2"], "parallel.sequence = 2: does not divide 3"),
+        (["sample", "--set", "video.frames=6"], "num_frames = 6"),
+        (["--calibrate", "sample"], "--calibrate measures the machine and plans nothing"),
+    ],
+)
+def test_what_cannot_be_planned_is_one_line(duosora: Callable, words: list[str], told: str) -> None:
+    outcome = duosora("plan", *words)
+    assert outcome.code == 2
+    assert told in outcome.err
+    assert outcome.err.count("\n") == 1
+
+
+def test_planning_loads_no_framework() -> None:
+    script = (
+        "import sys; sys.argv = ['duosora', 'plan', 'sample']\n"
+        "from duosora.core.cli.main import main\n"
+        "try: main()\n"
+        "finally: assert not {'torch', 'mindspore'} & set(sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True).returncode == 0
+
+
+def test_every_installed_backend_is_measured_by_itself(
+    duosora: Callable, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(calibrating, "available", lambda: ("torch", "mindspore"))
+    monkeypatch.setattr(calibrating, "_alone", lambda name, device: figures(backend=name))
+    outcome = duosora("plan", "--calibrate")
+    assert outcome.code == 0
+    assert [entry["backend"] for entry in json.loads(home.read_text())["entries"]] == ["torch", "mindspore"]
+
+
+def test_figures_that_are_there_are_used(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    keep(figures())
+    assert "measured 2026-01-01 with torch 1.0" in duosora("plan", "sample", "--backend", "torch").out
+
+
+def test_a_run_says_its_plan_when_it_starts(duosora: Callable, tmp_path: Path) -> None:
+    outcome = duosora("sample", "a dog", "--dry-run", "--out", tmp_path / "out", "--set", "backend.device=cpu")
+    assert [line.split()[0] for line in outcome.err.splitlines()] == ["memory", "time"]
