@@ -332,7 +332,7 @@ class _Patches:
         in_rows = outputs < _FEW_CHANNELS
         results = []
         for _, patches in self._parts(rows):
-            total = None
+            total: Any = None
             for time, weight in enumerate(weights):
                 read = self._frames(patches, time)
                 part = _PRODUCT(read, weight) if in_rows else _PRODUCT(weight, read)
