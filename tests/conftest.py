@@ -10,7 +10,6 @@ import pytest
 
 # Read when MindSpore is loaded, which a test file may do before the backend does; see duosora.backends.mindspore. Else
 # it warns into the output of whichever test comes first.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 os.environ.setdefault("GLOG_v", "3")
 
 SHARE_RANKS = {

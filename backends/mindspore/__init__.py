@@ -10,9 +10,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-# Both are read once, when MindSpore is loaded. With AVX-512 oneDNN takes its reference convolutions for MindSpore's
-# memory order, 40 times slower; and of its log only errors concern anyone.
-os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
+# Read once, when MindSpore is loaded: of its log only errors concern anyone.
 os.environ.setdefault("GLOG_v", "3")
 
 import mindspore

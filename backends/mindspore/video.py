@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mindspore import Tensor, mint, nn, ops
+from mindspore import Tensor, mint, ops
 from mindspore.mint import cat
 
 from duosora.core.maths.haar import TAP_2D, TAP_3D
 
 from .layers import cast, to_float32
-from .operators import softmax
+from .operators import exchange, softmax
 
 
 def channels_innermost(x: Tensor) -> Tensor:
@@ -21,12 +21,13 @@ def channels_innermost(x: Tensor) -> Tensor:
 def fold_frames(x: Tensor) -> Tensor:
     """(B, C, T, H, W) -> (B * T, C, H, W)."""
     batch, channels, frames, height, width = x.shape
-    return x.permute(0, 2, 1, 3, 4).reshape(batch * frames, channels, height, width)
+    return exchange(x.reshape(batch, channels, frames, height * width)).reshape(-1, channels, height, width)
 
 
 def unfold_frames(x: Tensor, batch: int) -> Tensor:
     """(B * T, C, H, W) -> (B, C, T, H, W)."""
-    return x.reshape(batch, -1, *x.shape[1:]).permute(0, 2, 1, 3, 4)
+    frames, (channels, height, width) = x.shape[0] // batch, x.shape[1:]
+    return exchange(x.reshape(batch, frames, channels, height * width)).reshape(batch, channels, frames, height, width)
 
 
 def by_frames(function: Callable[[Tensor], Tensor], x: Tensor, at_a_time: int | None, weight: Tensor) -> Tensor:
@@ -41,11 +42,6 @@ def by_frames(function: Callable[[Tensor], Tensor], x: Tensor, at_a_time: int | 
         for start in range(0, frames.shape[0], size)
     ]
     return unfold_frames(cat(parts, 0), x.shape[0])
-
-
-def norm_over_channels(norm: nn.Cell, x: Tensor) -> Tensor:
-    """A norm of the last axis applied to the channels of (B, C, ...)."""
-    return norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 def unit_channels(x: Tensor, eps: float) -> Tensor:

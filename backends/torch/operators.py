@@ -93,6 +93,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: st
     return functional.gelu(y, approximate=_GELU[activation]) if activation else y
 
 
+def channel_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Layer norm over the channels of each position of (B, C, ...)."""
+    return functional.layer_norm(x.movedim(1, -1), weight.shape, weight, bias, eps).movedim(-1, 1)
+
+
 def nearest(x: Tensor, rows: Tensor) -> Tensor:
     """The number of the row (K, C) nearest to each vector (N, C), of equals the first: (N,)."""
     products = functional.linear(x, rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, cat, nn
+from torch import Tensor, cat
 from torch.nn import functional
 
 from duosora.core.maths.haar import TAP_2D, TAP_3D
@@ -41,11 +41,6 @@ def by_frames(function: Callable[[Tensor], Tensor], x: Tensor, at_a_time: int | 
         for start in range(0, frames.shape[0], size)
     ]
     return unfold_frames(cat(parts, 0), x.shape[0])
-
-
-def norm_over_channels(norm: nn.Module, x: Tensor) -> Tensor:
-    """A norm of the last axis applied to the channels of (B, C, ...)."""
-    return norm(x.movedim(1, -1)).movedim(-1, 1)
 
 
 def unit_channels(x: Tensor, eps: float) -> Tensor:

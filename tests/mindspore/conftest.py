@@ -51,7 +51,7 @@ def flash_attention_score(
 
 
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any = 1, padding: Any = 0) -> Tensor:
-    return _convolution(ops.Conv2D, x, weight, bias, stride, padding)
+    return _convolution(x, weight, bias, stride, padding)
 
 
 def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any = 1, padding: Any = 0) -> Tensor:
@@ -60,7 +60,7 @@ def conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any = 1, padd
     for axis in (0, 1):
         rest = (x.shape[2 + axis] + 2 * paddings[axis] - kernel[axis]) % strides[axis]
         assert rest <= paddings[axis], f"axis {axis}: crop the input, {rest} of it would be left over"
-    return _convolution(ops.Conv3D, x, weight, bias, stride, padding)
+    return _convolution(x, weight, bias, stride, padding)
 
 
 @pytest.fixture
@@ -78,14 +78,12 @@ def ascend(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert kept, "the test has settled on the forms for a CPU"
 
 
-def _convolution(operator: Any, x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
+def _convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: Any, padding: Any) -> Tensor:
     assert x.dtype == weight.dtype
     kernel = weight.shape[2:]
     strides, paddings = _each(stride, len(kernel)), _each(padding, len(kernel))
     assert all(width < size for width, size in zip(paddings, kernel, strict=True))
-    pads = tuple(width for width in paddings for _ in range(2))
-    y = operator(weight.shape[0], tuple(kernel), pad_mode="pad", pad=pads, stride=strides)(x, weight)
-    return y if bias is None else y + bias.reshape(1, -1, *(1,) * len(kernel))
+    return operators._ON_HOST.convolution(x, weight, bias, strides, paddings)
 
 
 def _each(value: Any, count: int) -> tuple[int, ...]:

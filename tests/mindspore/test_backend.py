@@ -23,7 +23,7 @@ import os, sys
 from duosora.core.seam.backend import get
 backend = get("mindspore")
 assert "torch" not in sys.modules
-print(backend.device, os.environ["ONEDNN_MAX_CPU_ISA"], len(os.sched_getaffinity(0)))
+print(backend.device, len(os.sched_getaffinity(0)))
 """
 
 
@@ -33,10 +33,10 @@ def backend() -> Backend:
 
 
 def test_it_starts_on_one_core_without_torch_and_without_a_word() -> None:
-    environment = {name: value for name, value in os.environ.items() if name not in ("ONEDNN_MAX_CPU_ISA", "GLOG_v")}
+    environment = {name: value for name, value in os.environ.items() if name != "GLOG_v"}
     environment["OMP_NUM_THREADS"] = "1"
     done = subprocess.run([sys.executable, "-c", IMPORT], capture_output=True, text=True, check=True, env=environment)
-    assert done.stdout == "cpu AVX2 1\n"
+    assert done.stdout == "cpu 1\n"
     assert done.stderr == ""
 
 

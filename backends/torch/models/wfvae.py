@@ -19,6 +19,7 @@ from duosora.core.shapes import NUM_COLOURS
 from ..attention import Attend
 from ..causal import convolve_causally
 from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu_over, to_float32
+from ..operators import channel_norm
 from ..posteriors import Encoded, Levels, Reconstruction, draw
 from ..streaming import Stream, whole_clip
 from ..upstream_tiling import UpstreamTiling
@@ -34,7 +35,6 @@ from ..video import (
     haar_analysis_3d,
     haar_synthesis_2d,
     haar_synthesis_3d,
-    norm_over_channels,
     pad_right_and_bottom,
     unfold_frames,
 )
@@ -248,7 +248,7 @@ class ChannelLayerNorm(nn.Module):
         self.norm = LayerNorm(channels, eps=EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        return norm_over_channels(self.norm, x)
+        return channel_norm(x, self.norm.weight, self.norm.bias, EPS)
 
 
 class CausalConv3d(nn.Module):
