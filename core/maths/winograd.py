@@ -33,7 +33,7 @@ class Products:
     """(P,): how much of a bias each product is given, so that each result has it once."""
 
 
-class Window(NamedTuple):
+class FilterWindow(NamedTuple):
     """Results start .. stop - 1 and what they are made of."""
 
     start: int
@@ -48,7 +48,7 @@ class Window(NamedTuple):
 
 
 @lru_cache(maxsize=256)
-def windows(length: int, num_before: int, largest: int) -> tuple[Window, ...]:
+def windows(length: int, num_before: int, largest: int) -> tuple[FilterWindow, ...]:
     """What a causal filter's results for `length` inputs are made of.
 
     num_before: inputs that are known in front of them, zeros in front of those; FIRST: copies of the first input.
@@ -69,7 +69,7 @@ def _sizes(length: int, num_before: int, largest: int) -> list[int]:
     return sizes
 
 
-def _window(start: int, size: int, num_before: int) -> Window:
+def _window(start: int, size: int, num_before: int) -> FilterWindow:
     mixing, products = _ways(size)
     front = max(0, num_before)
     first = max(0, start - NUM_TAPS + 1)
@@ -81,10 +81,10 @@ def _window(start: int, size: int, num_before: int) -> Window:
             before[:, place] += column
     if num_before == FIRST and start + size == 1:
         once = Products(np.ones((1, NUM_TAPS)), np.ones((1, 1)), np.ones(1))
-        return Window(0, 1, 0, np.ones((1, 1)), before[:1], once)
+        return FilterWindow(0, 1, 0, np.ones((1, 1)), before[:1], once)
     used = inputs.any(1) | before.any(1)
     kept = Products(products.taps[used], products.results[:, used], _shares(products.results[:, used]))
-    return Window(start, start + size, first, inputs[used], before[used], products if used.all() else kept)
+    return FilterWindow(start, start + size, first, inputs[used], before[used], products if used.all() else kept)
 
 
 @lru_cache
