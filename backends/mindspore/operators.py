@@ -224,7 +224,7 @@ def _channels_first(x: Tensor) -> Tensor:
     """(B, C, P) -> (C, B, P), or the other way round."""
     if 1 in x.shape[:2]:
         return x.reshape(x.shape[1], x.shape[0], x.shape[2])
-    return _exchange_on_host(x.unsqueeze(0))[0]
+    return _exchange_on_host(x.unsqueeze(0)).reshape(x.shape[1], x.shape[0], x.shape[2])
 
 
 @lru_cache(maxsize=256)
@@ -273,7 +273,7 @@ class _Convolution(nn.Cell):
     def bprop(self, x: Tensor, weight: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
         outputs, inputs = weight.shape[:2]
         turned = _transpose(weight.reshape(outputs, -1)).reshape(inputs, self.of_outputs.num_times, -1)
-        weights = [turned[:, time].reshape(inputs, -1) for time in range(turned.shape[1])]  # (C, kh * kw * O)
+        weights = [part.reshape(inputs, -1) for part in ops.split(turned, 1, 1)]  # (C, kh * kw * O)
         of_x, of_weight = [], None
         for rows, drows in zip(self._rows(x, self.of_outputs), self._rows(dout, self.of_inputs), strict=True):
             of_x.append(self.of_inputs.product(drows, weights))
@@ -287,7 +287,7 @@ class _Convolution(nn.Cell):
         if self.of_outputs.of_pictures:
             clips = [_channels_first(x.reshape(*x.shape[:2], -1))]
         else:
-            clips = [x[i] for i in range(x.shape[0])]
+            clips = [clip.reshape(x.shape[1:]) for clip in ops.split(x, 1)]  # an index fails in a gradient of gradients
         return [patches.rows(clip) for clip in clips]
 
     def _batch(self, clips: list[Tensor], batch: int, sizes: Sequence[int]) -> Tensor:
