@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 from ..errors import DuosoraError
@@ -14,10 +13,10 @@ from .telling import short_lines
 
 
 def tell_forecast(case: Callable[[], Case], backend: Backend) -> None:
-    """Say on stderr what a run will need; nothing where that cannot be counted, which keeps no run from starting."""
+    """Say what a run will need; nothing where that cannot be counted, which keeps no run from starting."""
     try:
         device = this_device(backend.name, backend.device, backend.device_memory_bytes())
         planned = case()
-        say(*short_lines(planned.forecast(device), advice(planned, device)), file=sys.stderr)
+        say(*short_lines(planned.forecast(device), advice(planned, device)))
     except DuosoraError:
         return

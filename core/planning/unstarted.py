@@ -40,6 +40,11 @@ class Planned:
     name: str
     device: str
     on_host: bool
+    memory: int | None
+
+    def free_memory_bytes(self) -> int | None:
+        """As the backend's: all that the device has for a run."""
+        return self.memory
 
     @property
     def slow_dtypes(self) -> tuple[str, ...]:
@@ -58,7 +63,7 @@ def plan_sampling(
     Raises: DuosoraError as the run would.
     """
     device = device_named(on, _backend(config.backend.name))
-    backend: Any = Planned(device.backend, device.name, device.on_host)
+    backend: Any = Planned(device.backend, device.name, device.on_host, device.memory)
     parallel = config.parallel
     split = make_plan(devices or parallel.sequence * (2 if parallel.cfg else 1), parallel.sequence, parallel.cfg)
     notes: dict[str, None] = {}
@@ -81,7 +86,7 @@ def plan_training(
 ) -> tuple[TrainingCase, Device, list[str]]:
     """A step of a `train` run, likewise."""
     device = device_named(on, _backend(config.compute.name))
-    backend: Any = Planned(device.backend, device.name, device.on_host)
+    backend: Any = Planned(device.backend, device.name, device.on_host, device.memory)
     split = split_ranks(config, devices or config.parallel.sequence)
     notes: dict[str, None] = {}
 

@@ -93,4 +93,4 @@ def test_figures_that_are_there_are_used(duosora: Callable, monkeypatch: pytest.
 
 def test_a_run_says_its_plan_when_it_starts(duosora: Callable, tmp_path: Path) -> None:
     outcome = duosora("sample", "a dog", "--dry-run", "--out", tmp_path / "out", "--set", "backend.device=cpu")
-    assert [line.split()[0] for line in outcome.err.splitlines()] == ["memory", "time"]
+    assert [line.split()[0] for line in outcome.out.splitlines()][-2:] == ["memory", "time"]

@@ -95,7 +95,7 @@ def test_a_plan_says_which_names_of_sizes_were_asked_for(duosora: Callable, tmp_
     options = ("-s", "model.denoiser=stdit3_tiny", "-s", "model.text_encoder=tiny", "-s", "model.vae=opensora_vae_tiny")
     options = (*options, "-s", "video.aspect_ratio=1:1", "-s", "prompts.motion=5", "--out", tmp_path, "--dry-run")
     out = duosora("sample", "a star", "--config", tmp_path / "a.yaml", *options).out
-    assert "recipe     opensora_v1_2: sampler name rflow, steps 30, guidance 7.0; video frames 102, height 192" in out
+    assert "recipe     opensora_v1_2: sampler name rflow, steps 30, guidance 7.0, cache null; video frames 102, " in out
     assert 'file       video resolution "144p", length "4s"\n' in out
     assert '--set      video aspect_ratio "1:1"; prompts motion 5.0\n' in out
 

@@ -55,9 +55,9 @@ def difference(one: Path, many: Path) -> float:
 
 @pytest.fixture(scope="session")
 def alone(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with what one process makes of all prompts."""
+    """A folder with what one process makes of all prompts, with the threads of a rank: sums follow their number."""
     folder = tmp_path_factory.mktemp(name)
-    on_one(name, folder, PROMPTS)
+    on_many(name, 1, folder, PROMPTS)
     return folder
 
 
