@@ -153,7 +153,7 @@ def _cached(backend: Backend, kind: str) -> np.ndarray:
     with backend.inference():
         model = backend.build(T2V, _spread_weights(T2V))
         eager = {"threshold": EAGER} if "threshold" in caching.options(kind) else {}
-        cached = caching.make(kind, eager).over(model, caching.Run(backend, case.steps, Alone()))
+        cached = caching.make(kind, eager).over(model, caching.CachedRun(backend, case.steps, Alone()))
         latents = case.call(backend, cached)()
     assert 0 < cached.report.blocks < case.steps * model.num_blocks
     return latents * np.float32(cached.report.blocks)

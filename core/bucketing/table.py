@@ -104,6 +104,10 @@ class BucketTable:
         """The size of a bucket's clips."""
         return VideoShape(bucket.frames, *self.sizes.resolution(bucket.resolution).sizes[bucket.ratio])
 
+    def takes(self, bucket: Bucket) -> bool:
+        """Whether clips are ever put into a bucket; some are there only to be passed through."""
+        return self.entries[bucket.resolution][bucket.frames].batch_size is not None
+
     def batch_size(self, bucket: Bucket) -> int:
         """Clips in a batch of a bucket that `assign` gave."""
         size = self.entries[bucket.resolution][bucket.frames].batch_size

@@ -124,7 +124,7 @@ def _largest(config: TrainConfig, parts: TrainParts) -> tuple[VideoShape, int]:
     data = fitted(config.data, vae.compression)
     if data.buckets is not None:
         table = named(config.model.recipe).buckets(data.buckets)
-        sized = [(table.video(bucket), table.batch_size(bucket)) for bucket in table.buckets]
+        sized = [(table.video(bucket), table.batch_size(bucket)) for bucket in table.buckets if table.takes(bucket)]
         return max(sized, key=lambda each: prod(vae.compression.latent(each[0])) * each[1])
     if data.max_area is None:
         return VideoShape(data.frames, data.height or 0, data.width or 0), config.batch_size

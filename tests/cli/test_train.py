@@ -54,7 +54,8 @@ def test_the_plan_of_a_published_stage_names_sizes_objective_and_folder(
     denoiser = ["frozen"] if "wfvae" not in file.stem else []
     mixed = ["NOTE", "NOTE"] if denoiser else []  # the text encoder and the autoencoder are the tiny model's
     expected = ["backend", "training", "weights", "data", "clips", *denoiser, "objective", "steps", "optimiser"]
-    assert subjects == [*expected, "folder", "recipe", "file", "--set", *mixed]
+    assert subjects[: subjects.index("memory")] == [*expected, "folder", "recipe", "file", "--set", *mixed]
+    assert "time" in subjects
     assert not list(tmp_path.iterdir())
 
 

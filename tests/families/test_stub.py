@@ -83,4 +83,5 @@ def test_it_is_tested_as_soon_as_it_is_listed(house: Path) -> None:
     assert every - passed == {
         "test_a_reconstruction_is_what_decoding_makes_of_encoding",
         "test_chunks_give_what_one_piece_gives_or_are_refused",
-    }, "autoencoders only"
+        "test_ranks_that_share_the_tokens_each_have_blocks_on_the_host",
+    }, "autoencoders, and one denoiser for all"

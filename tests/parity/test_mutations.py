@@ -96,7 +96,7 @@ FAULTS = {
         "t2v/skiparse_32layers",
     ),
     "GELU by the error function": Fault(
-        f"{TORCH}/operators.py", 'functional.gelu(x, approximate="tanh")', "functional.gelu(x)", "t2v/full_attn"
+        f"{TORCH}/operators.py", '{"gelu_tanh": "tanh"', '{"gelu_tanh": "none"', "t2v/full_attn"
     ),
     "norm before cross-attention": Fault(
         f"{TORCH}/models/opensora_t2v.py", "self.attn2(x, keys", "self.attn2(self.norm2(x), keys", "t2v/full_attn"

@@ -27,7 +27,7 @@ def test_recomputed_activations_are_not_kept() -> None:
     counts = {}
     for every in (0, 1, 2):
         blocks = nn.Sequential(*(nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 8)) for _ in range(4)))
-        make_trainable(blocks, ())
+        make_trainable(blocks, lambda name: True)
         recompute(blocks, every)
         kept = []
         with torch.autograd.graph.saved_tensors_hooks(lambda x, kept=kept: (kept.append(x.numel()), x)[1], lambda x: x):
@@ -96,7 +96,7 @@ def test_all_ranks_lower_the_scale_of_the_loss_when_one_has_to(seen_elsewhere: b
         def any(self, flag: bool) -> bool:
             return flag or seen_elsewhere
 
-    parameters = make_trainable(nn.Linear(2, 2), ())
+    parameters = make_trainable(nn.Linear(2, 2), lambda name: True)
     optimization = Optimization(
         parameters, AdamW(), device="cpu", scales_loss=True, max_grad_norm=None, shards=Replicas(Others())
     )

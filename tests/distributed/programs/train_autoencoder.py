@@ -49,7 +49,7 @@ STATES = {
     "opensora_vae": ("optimizer",),
     "vqvae": ("optimizer",),
 }
-LR, DECAY, STEPS, MICRO_BATCHES = 1e-3, 0.9, 6, 4
+LR, DECAY, STEPS, MICRO_BATCHES = 1e-4, 0.9, 6, 4
 
 
 def batch(number: int, update: str) -> AutoencoderBatch:
