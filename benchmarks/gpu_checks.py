@@ -21,7 +21,7 @@ from duosora.core.errors import ConfigError
 from duosora.core.goldens.suite import find_all, is_implemented, run_case
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models import opensora_t2v, stdit3, t5, wfvae
-from duosora.core.models.lora import ATTENTION, Adapter, adapter_layout, chosen
+from duosora.core.models.lora.adapter import ATTENTION, Adapter, adapter_layout, chosen
 from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.group import Alone
 from duosora.core.seam.training import AdamW, TrainOptions

@@ -16,9 +16,9 @@ from ..core.errors import CheckpointError, ConfigError
 from ..core.io.files import refuse_existing
 from ..core.layout import Layout
 from ..core.models.finding import Part, open_part, with_loras
-from ..core.models.lora_files import Lora, is_lora, open_lora, save_lora, written_file
-from ..core.models.lora_merging import extracted
-from ..core.models.lora_names import SPELLINGS, Spelling
+from ..core.models.lora.files import Lora, is_lora, open_lora, save_lora, written_file
+from ..core.models.lora.merging import extracted
+from ..core.models.lora.names import SPELLINGS, Spelling
 from ..core.models.run_folders import model_folder, record_of
 from ..core.printable import one_line, short_name
 from ..core.progress import progress

@@ -23,7 +23,7 @@ from duosora.core.host_memory import free_host_bytes
 from duosora.core.layout import Weights
 from duosora.core.loading import CheckedWeights, check_structure, checked_weights
 from duosora.core.maths.eight_bits import EIGHT_BITS
-from duosora.core.models.lora import adapted_layout
+from duosora.core.models.lora.adapter import adapted_layout
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.seam.backend import DTYPES, BlocksOn, compute_dtype
 from duosora.core.seam.group import Alone, Group

@@ -1,4 +1,4 @@
-"""LoRA in training: two small matrices beside linear maps and convolutions (core.models.lora).
+"""LoRA in training: two small matrices beside linear maps and convolutions (core.models.lora.adapter).
 
 The models know nothing of it: a linear map becomes one that adds to its result. Of other layers, the embeddings of
 patches, `layers.kernel` is the sum of both weights.
@@ -10,7 +10,7 @@ from typing import Any
 
 from mindspore import Tensor, nn
 
-from duosora.core.models.lora import DOWN, UP, Adapter, Adapters, down_shape, up_shape
+from duosora.core.models.lora.adapter import DOWN, UP, Adapter, Adapters, down_shape, up_shape
 
 from .layers import Linear, cast, gelu_erf, linear, new_parameter, set_dtype
 from .operators import gelu_tanh

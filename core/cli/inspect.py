@@ -29,7 +29,7 @@ def inspect(
     """
     from ..errors import CheckpointError
     from ..models.epoch_folders import epoch_folder
-    from ..models.lora_files import is_lora
+    from ..models.lora.files import is_lora
     from ..models.run_folders import model_folder
     from ..printable import say
     from .inspect_lora import describe

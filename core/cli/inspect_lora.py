@@ -15,7 +15,7 @@ def describe(path: Path, list_tensors: bool) -> tuple[list[str], bool]:
     """
     from ..errors import DuosoraError
     from ..models.finding import recognise
-    from ..models.lora_files import lora_file, open_lora
+    from ..models.lora.files import lora_file, open_lora
     from ..models.run_folders import record_of
     from ..printable import one_line, short_name
 

@@ -19,10 +19,10 @@ from ..seam.ranks import MEET_SECONDS
 from .media import MediaSettings
 from .settings import FolderOrPreset, Settings, by_recipe
 
-AttentionKernel = Literal["auto", "sdpa", "math", "onednn", "cudnn", "flash"]
 DType = Literal["fp32", "bf16", "fp16"]
 """Where it may be nothing: bf16 on an accelerator, fp32 on a CPU."""
 TextDType = Literal["fp32", "bf16", "fp16", "int8"]
+AttentionKernel = Literal["auto", "sdpa", "math", "onednn", "cudnn", "flash"]
 BackendName = Literal["torch", "mindspore"]
 """Where it may be nothing: the first of them that is installed."""
 Reader = Literal["pyav", "decord"]

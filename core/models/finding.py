@@ -21,8 +21,8 @@ from ..printable import short_name
 from . import FAMILIES
 from .by_shapes import seen_by_shapes
 from .kinds import Family
-from .lora_files import PEFT_CONFIG, is_lora, open_lora
-from .lora_merging import MergedWeights, Used
+from .lora.files import PEFT_CONFIG, is_lora, open_lora
+from .lora.merging import MergedWeights, Used
 from .run_folders import RunRecord, model_folder, record_of
 
 CONFIG_FILE = "config.json"

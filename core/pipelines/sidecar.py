@@ -8,7 +8,7 @@ from typing import Any
 from ..config.schema import SampleConfig, SamplingParallelSettings
 from ..config.settings import resolved
 from ..io.files import sha256
-from ..models.lora_files import lora_file
+from ..models.lora.files import lora_file
 from ..seam.backend import Backend
 from .cached import Spared
 from .jobs import Job

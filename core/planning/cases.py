@@ -9,7 +9,7 @@ from ..caching import CacheKind
 from ..config.training import TrainConfig
 from ..data.sources import fitted
 from ..layout import Layout
-from ..models.lora import adapter_layout
+from ..models.lora.adapter import adapter_layout
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..pipelines.following import EXAMPLE
 from ..pipelines.jobs import Job, by_size

@@ -9,6 +9,7 @@ from typing import Any
 
 from ..config.loading import read_values
 from ..errors import ConfigError
+from ..host_memory import free_host_bytes
 from ..printable import short_name
 from ..seam.backend import DTYPES
 from .calibration import Calibration, calibrated
@@ -29,7 +30,7 @@ from .constants import (
     OF_LINKS,
     OF_PRODUCTS,
 )
-from .here import free_bytes, num_threads
+from .here import num_threads
 from .rates import DeviceRates, GuessedRates
 
 GIB = 1 << 30
@@ -143,7 +144,7 @@ def _of_host(backend: str, found: Calibration | None, note: str) -> Device:
         title,
         backend,
         True,
-        free_bytes(),
+        free_host_bytes(),
         floor,
         start,
         rates,

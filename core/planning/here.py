@@ -30,15 +30,6 @@ def num_threads() -> int:
     return int(told) if told.isdigit() and int(told) else num_cores()
 
 
-def free_bytes() -> int | None:
-    """Of the host's memory; None where the system does not say."""
-    try:
-        found = re.search(r"^MemAvailable:\s*(\d+) kB$", Path("/proc/meminfo").read_text(), re.M)
-    except OSError:
-        return None
-    return int(found.group(1)) * 1024 if found else None
-
-
 def resident_bytes(most: bool = False) -> int:
     """Of this process now, or at most since `reset_most`."""
     entry = "VmHWM" if most else "VmRSS"

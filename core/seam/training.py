@@ -143,7 +143,7 @@ class TrainOptions:
     only: Set[str] | None = None
     """Names of the weights that alone are trained; None: all but the frozen ones."""
     adapters: Mapping[str, Any] = field(default_factory=dict)
-    """Of a denoiser, by its layers, the core.models.lora.Adapter that is trained beside each, with `only` their
+    """Of a denoiser, by its layers, the core.models.lora.adapter.Adapter that is trained beside each, with `only` their
     weights; the model's own are kept in the dtype of the passes, and `Saved.weights` are those of the adapters."""
     compile: bool = False
     """Compile the model (torch.compile, ms.jit)."""

@@ -13,9 +13,9 @@ import numpy as np
 from ..io.weights import SUFFIX, Shard, open_weights, save_shard
 from ..layout import GivenWeights, Weights
 from ..models.finding import CONFIG_FILE
-from ..models.lora import Adapters
-from ..models.lora_files import PEFT_CONFIG, PEFT_STEM, base_header, peft_config, write_peft_config
-from ..models.lora_names import PEFT_PREFIX
+from ..models.lora.adapter import Adapters
+from ..models.lora.files import PEFT_CONFIG, PEFT_STEM, base_header, peft_config, write_peft_config
+from ..models.lora.names import PEFT_PREFIX
 from ..models.run_folders import AVERAGE, MODEL
 from ..seam.training import Saved
 

@@ -23,8 +23,8 @@ from ..io.paths import given_path
 from ..layout import FreshWeights
 from ..loading import check_headers
 from ..models.finding import Part, weights_in
-from ..models.lora import adapted_layout, adapter_layout
-from ..models.lora_merging import MergedWeights
+from ..models.lora.adapter import adapted_layout, adapter_layout
+from ..models.lora.merging import MergedWeights
 from ..models.run_folders import MODEL, RUN_CONFIG, model_folder
 from ..parallel.agreement import agreed, exchange
 from ..parallel.launched import launched, told_once

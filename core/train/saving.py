@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import CheckpointError
 from ..io.weights import Shard, index_shards, join_shards
-from ..models.lora_files import PEFT_STEM
+from ..models.lora.files import PEFT_STEM
 from ..parallel.agreement import exchange
 from ..seam.ranks import Ranks
 from .checkpoints import Checkpoints, Entry, entries

@@ -11,7 +11,7 @@ from ..config.training import TrainConfig, TuneSettings
 from ..errors import ConfigError
 from ..layout import Constant, Layout
 from ..models.finding import Part
-from ..models.lora import ATTENTION, MOST_NEAR, Adapter, Adapters, adapter_layout, chosen, ends_as
+from ..models.lora.adapter import ATTENTION, MOST_NEAR, Adapter, Adapters, adapter_layout, chosen, ends_as
 from ..printable import short_name
 
 RANK = 16

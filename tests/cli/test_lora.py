@@ -13,7 +13,7 @@ from duosora.core.config.schema import ModelSettings
 from duosora.core.config.training import TrainConfig
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.models.finding import TINY_FOLDER, open_part, recognise, with_loras
-from duosora.core.models.lora_files import open_lora
+from duosora.core.models.lora.files import open_lora
 from duosora.core.train.run import TrainRun
 
 TINY = ("data.kind=moving_shapes", "data.workers=0", "tensorboard=off", "data.drawn_clips=4", "checkpoints.every=2",

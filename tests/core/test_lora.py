@@ -14,10 +14,10 @@ from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.dit_meta import DiTMetaSpec
 from duosora.core.models.finding import open_part, with_loras
-from duosora.core.models.lora import ALL_LINEAR, ATTENTION, Adapter, chosen, product
-from duosora.core.models.lora_files import Lora, Matrices, open_lora, peft_config, save_lora
-from duosora.core.models.lora_merging import MergedWeights, Used, extracted
-from duosora.core.models.lora_names import SPELLINGS
+from duosora.core.models.lora.adapter import ALL_LINEAR, ATTENTION, Adapter, chosen, product
+from duosora.core.models.lora.files import Lora, Matrices, open_lora, peft_config, save_lora
+from duosora.core.models.lora.merging import MergedWeights, Used, extracted
+from duosora.core.models.lora.names import SPELLINGS
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.stdit3 import STDiT3Spec
 from duosora.core.random import normal

@@ -9,7 +9,7 @@ from family_cases import DENOISERS
 from training_cases import LR, OPTIONS, Run, batch, beside, with_adapters
 
 from duosora.core.layout import GivenWeights
-from duosora.core.models.lora import DOWN, UP, product
+from duosora.core.models.lora.adapter import DOWN, UP, product
 from duosora.core.seam.backend import NAMES, Backend, get
 from duosora.core.seam.ranks import Ranks
 

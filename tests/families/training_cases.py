@@ -10,7 +10,7 @@ import numpy as np
 from family_cases import BATCH, DENOISERS, DenoiserCase, awake
 
 from duosora.core.layout import FreshWeights, GivenWeights, Weights
-from duosora.core.models.lora import ALL_LINEAR, Adapter, adapter_layout, chosen
+from duosora.core.models.lora.adapter import ALL_LINEAR, Adapter, adapter_layout, chosen
 from duosora.core.random import normal
 from duosora.core.seam.backend import Backend
 from duosora.core.seam.models import Given

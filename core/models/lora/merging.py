@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import LayoutError
-from ..io.weights import is_float
-from ..layout import Layout, Weights
-from .lora import layers
-from .lora_files import Lora, Matrices
+from ...errors import LayoutError
+from ...io.weights import is_float
+from ...layout import Layout, Weights
+from .adapter import layers
+from .files import Lora, Matrices
 
 
 class Used(NamedTuple):

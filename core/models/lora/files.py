@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import CheckpointError, ConfigError, LayoutError
-from ..io.files import atomic_write, read_json, refuse_existing
-from ..io.weights import FOREIGN_SUFFIXES, SUFFIX, WeightsReader, is_finite, is_float, open_weights, save_weights
-from ..layout import Layout, some_names
-from ..printable import short_name
-from .lora import Adapter, layers, product
-from .lora_names import (
+from ...errors import CheckpointError, ConfigError, LayoutError
+from ...io.files import atomic_write, read_json, refuse_existing
+from ...io.weights import FOREIGN_SUFFIXES, SUFFIX, WeightsReader, is_finite, is_float, open_weights, save_weights
+from ...layout import Layout, some_names
+from ...printable import short_name
+from ..run_folders import model_folder
+from .adapter import Adapter, layers, product
+from .names import (
     DIFFUSERS_PREFIX,
     TEXT_ENCODERS,
     Meant,
@@ -36,7 +37,6 @@ from .lora_names import (
     spelled,
     spelling_of,
 )
-from .run_folders import model_folder
 
 PEFT_STEM, PEFT_CONFIG = "adapter_model", "adapter_config.json"
 DIFFUSERS_STEM, KOHYA_STEM = "pytorch_lora_weights", "lora"

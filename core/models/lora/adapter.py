@@ -16,9 +16,9 @@ from math import prod, sqrt
 
 import numpy as np
 
-from ..errors import ConfigError
-from ..layout import Constant, Layout, Uniform, Weight, Zeros, some_names
-from ..printable import short_name
+from ...errors import ConfigError
+from ...layout import Constant, Layout, Uniform, Weight, Zeros, some_names
+from ...printable import short_name
 
 DOWN, UP = "lora_A", "lora_B"
 """Names of the two matrices, below that of their layer."""
