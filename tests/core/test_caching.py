@@ -158,6 +158,19 @@ def test_another_condition_or_size_begins_anew(kind: CacheKind) -> None:
     assert denoiser.report.whole == [True, True, False, True, True, False]
 
 
+def test_nothing_of_another_condition_is_left_in_a_prediction() -> None:
+    class Pushed(Model):
+        def run_blocks(self, first: int, end: int, x: np.ndarray, time: np.ndarray, condition: Any) -> np.ndarray:
+            return x + condition * (end - first)
+
+    denoiser = Taylor(warmup=1, interval=4).over(Pushed(), CachedRun(Numpy(), 9, Alone()))  # type: ignore[arg-type]
+    still = np.zeros((1, 1, 1))
+    one, other = np.full(still.shape, 1.0), np.full(still.shape, 100.0)
+    made = [denoiser(still, still, condition).item() for condition in (one, one, other, other)]
+    assert denoiser.report.whole == [True, False, True, False]
+    assert made == [2.0, 2.0, 200.0, 200.0]
+
+
 def test_a_report_counts_blocks_and_calls_of_all_runs() -> None:
     _, report = called(FirstBlock(threshold=1.0, warmup=1, most_reused=None), 4, [object()])
     assert (report.blocks, report.blocks_without, report.ratio) == (5, 8, 1.6)
