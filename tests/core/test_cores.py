@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,13 @@ with cores.every_core():
 own = os.sched_getaffinity(0)
 print(json.dumps([len(own), told[0], child, cores.allowed() == given, sorted(given).index(min(own))]))
 """
+
+
+@pytest.fixture(autouse=True)
+def all_cores() -> Iterator[None]:
+    """All cores for the test and its children: MindSpore may have made this process keep one long ago."""
+    with cores.every_core():
+        yield
 
 
 def kept(*place: int, **environment: str) -> list[int]:
