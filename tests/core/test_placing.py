@@ -14,7 +14,7 @@ from duosora.core.errors import ConfigError
 from duosora.core.maths.eight_bits import to_eight_bits
 from duosora.core.models.finding import open_part
 from duosora.core.pipelines import placing
-from duosora.core.pipelines.placing import block_bytes, check_offload, streams_text_encoder, weight_bytes
+from duosora.core.pipelines.placing import block_bytes, check_offload, check_room, streams_text_encoder, weight_bytes
 from duosora.core.reading_ahead import read_ahead
 
 MT5 = open_part("text_encoder", "mt5_xxl")
@@ -56,7 +56,8 @@ T2V = open_part("denoiser", "opensora_plan_v1_3_t2v")
 def offload(monkeypatch: pytest.MonkeyPatch, free: int | None, on_host: bool = False, **settings: Any) -> None:
     backend: Any = SimpleNamespace(on_host=on_host, name=settings.pop("name", "torch"))
     monkeypatch.setattr(placing, "free_host_bytes", lambda: free)
-    check_offload(BackendSettings(**settings), backend, T2V, "bf16")
+    check_offload(BackendSettings(**settings), backend)
+    check_room(BackendSettings(**settings), T2V, "bf16")
 
 
 def test_offloading_without_room_on_the_host_is_refused_with_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
