@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..caching import CacheKind
 from ..layout import Layout
 from ..models.lora.adapter import adapter_layout
+from ..models.lpips import LPIPSSpec
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..pipelines.following import EXAMPLE
 from ..pipelines.jobs import Job, by_size
@@ -40,6 +41,8 @@ def sampling_case(settled: SettledRun, jobs: Sequence[Job]) -> SamplingCase:
         vae=parts.vae.spec,
         text_encoder=None if parts.text_encoder is None else parts.text_encoder.spec,
         dtypes={kind: getattr(precision, kind) for kind in parts.all},
+        offload=precision.offload,
+        streams_text_encoder=precision.streams_text_encoder,
         fresh=frozenset(kind for kind, part in parts.all.items() if part.is_fresh),
         videos={video: len(alike) for video, alike in by_size(jobs).items()},
         calls=ADAPTIVE_CALLS if sampler.adapts else len(sampler.timesteps),
@@ -93,6 +96,7 @@ def training_case(config: TrainConfig, parts: TrainParts, dtype: str, split: Par
         if (frozen and name.startswith(frozen)) or (tuning.only and not tuning.adapters and name not in tuning.only)
     )
     judged = config.autoencoder is not None and config.autoencoder.discriminator_factor > 0
+    looked_at = config.autoencoder is not None and config.autoencoder.perceptual_weight > 0
     return TrainingCase(
         denoiser=denoiser,
         vae=vae,
@@ -113,6 +117,7 @@ def training_case(config: TrainConfig, parts: TrainParts, dtype: str, split: Par
         encode_chunk=config.compute.encode_chunk,
         held_out=config.validation.every is not None,
         discriminator=PatchDiscriminatorSpec() if judged else None,
+        perceptual=LPIPSSpec("vgg16") if looked_at else None,
         split=split,
     )
 
