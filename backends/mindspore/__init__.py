@@ -43,7 +43,7 @@ from .distributed.streaming import RelayStream
 from .distributed.zero import share
 from .eight_bits import quantise
 from .forms import compare_forms
-from .layers import cat, parameter_shapes, set_layer, set_parameter
+from .layers import cat, pack, parameter_shapes, set_layer, set_parameter
 from .matrices import TableInFile, drop, linear_layers, put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
@@ -203,6 +203,7 @@ class MindSporeBackend:
         tables = [spec.token_table] if dtype == EIGHT_BITS else []
         of_8 = quantise(model, tables, computed, self.device) if dtype == EIGHT_BITS else {}
         self._set_weights(model, checked, computed, of_8)
+        pack(model)
         return model
 
     def _streamed(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> StreamedEncoder:
