@@ -19,7 +19,7 @@ from duosora.core.host_memory import free_host_bytes
 from duosora.core.layout import Weights
 from duosora.core.loading import CheckedWeights, check_structure, checked_weights
 from duosora.core.maths.eight_bits import EIGHT_BITS
-from duosora.core.models.lora.adapter import adapted_layout
+from duosora.core.models.lora.adapter import NO_ADAPTERS, Adapters, adapted_layout
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.seam.backend import DTYPES, BlocksOn, compute_dtype
 from duosora.core.seam.group import Alone, Group
@@ -128,6 +128,7 @@ class TorchBackend:
         compile: bool = False,
         sequence: Group | None = None,
         blocks_on: BlocksOn = "device",
+        adapters: Adapters | None = None,
     ) -> Any:
         computed = compute_dtype(dtype, self.on_host)
         self.check(computed, attention)
@@ -135,7 +136,8 @@ class TorchBackend:
         if blocks_on == "file":
             return self._streamed(spec, weights, dtype, attend)
         sequence = sequence or Alone()
-        model = (self._hosted if blocks_on == "host" else self._build)(spec, weights, dtype, _attend(attend, sequence))
+        build = self._hosted if blocks_on == "host" else self._build
+        model = build(spec, weights, dtype, _attend(attend, sequence), adapters or {})
         shared = _shared(model, sequence).eval()
         if compile and blocks_on == "host":
             compile_blocks(model)
@@ -150,9 +152,7 @@ class TorchBackend:
         ranks = ranks or Ranks()
         options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
-        model = _empty(spec, attend)
-        if options.adapters:
-            adapt(model, options.adapters, options.dtype)
+        model = _adapted(spec, attend, options.adapters, options.dtype)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
         for name, array in checked_weights(adapted_layout(spec.layout(), options.adapters), weights):
             entrance.fill(name, array)
@@ -189,9 +189,12 @@ class TorchBackend:
             raise ConfigError(f"dtype = {dtype!r}: needs one of {', '.join(DTYPES)}")
         kernels.make_attend(attention, self.device, dtype)
 
-    def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+    def _build(
+        self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters = NO_ADAPTERS
+    ) -> Any:
         computed = compute_dtype(dtype, self.on_host)
+        model = _adapted(spec, attend, adapters, computed)
+        checked = CheckedWeights(adapted_layout(spec.layout(), adapters), weights)
         tables = [spec.token_table] if dtype == EIGHT_BITS else []
         of_8 = quantise(model, tables, computed, self.device) if dtype == EIGHT_BITS else {}
         self._set_weights(model, checked, computed, of_8)
@@ -210,8 +213,9 @@ class TorchBackend:
         read, put_here = partial(checked.matrix, dtype=dtype), partial(put, device=self.device)
         return StreamedEncoder(model.eval(), layers, read, put_here, drop)
 
-    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters) -> Any:
+        model = _adapted(spec, attend, adapters, dtype)
+        checked = CheckedWeights(adapted_layout(spec.layout(), adapters), weights)
         blocks = HostedBlocks(model, checked, dtype, self.device)
         self._set_weights(model, checked, dtype, {}, apart=blocks.names)
         return model
@@ -317,6 +321,14 @@ def _empty(spec: Any, attend: kernels.Attend) -> Any:
     with torch.device("meta"):
         model = _model(spec, attend)
     check_structure(spec.layout(), parameter_shapes(model))
+    return model
+
+
+def _adapted(spec: Any, attend: kernels.Attend, adapters: Adapters, dtype: str) -> Any:
+    """The same with adapters, if there are some; its own weights will have a dtype then."""
+    model = _empty(spec, attend)
+    if adapters:
+        adapt(model, adapters, dtype)
     return model
 
 

@@ -87,6 +87,7 @@ class Backend(Protocol):
         compile: bool = False,
         sequence: Group | None = None,
         blocks_on: BlocksOn = "device",
+        adapters: Mapping[str, Any] | None = None,
     ) -> Model:
         """The model of a spec with its weights on the device, ready for inference.
 
@@ -95,7 +96,8 @@ class Backend(Protocol):
         attention names the kernel, one of `attention_kernels()`, or "auto". compile: calls of the model run as a
         compiled graph, which is made at the first call with each combination of shapes. sequence: ranks that share the
         tokens of a denoiser; all of them make the same calls and get the same predictions. blocks_on: where the weights
-        of its blocks are until they compute.
+        of its blocks are until they compute. adapters: by layers of a denoiser, the core.models.lora.adapter.Adapter
+        that is beside each; `weights` holds their matrices too.
         Raises: LayoutError, CheckpointError (bad tensors), ConfigError (a kernel or dtype the device lacks).
         """
 
