@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -18,12 +19,13 @@ from duosora.core.host_memory import free_host_bytes
 from duosora.core.layout import Weights
 from duosora.core.loading import CheckedWeights, check_structure, checked_weights
 from duosora.core.maths.eight_bits import EIGHT_BITS
-from duosora.core.models.lora.adapter import adapted_layout
+from duosora.core.models.lora.adapter import NO_ADAPTERS, Adapters, adapted_layout
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.seam.backend import DTYPES, BlocksOn, compute_dtype
 from duosora.core.seam.group import Alone, Group
 from duosora.core.seam.ranks import MEET_SECONDS, ParallelPlan, Ranks
 from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOptions
+from duosora.core.streamed_encoder import StreamedEncoder
 
 from . import attention as kernels
 from . import operators
@@ -37,12 +39,11 @@ from .distributed.zero import share
 from .eight_bits import quantise
 from .forms import compare_forms
 from .layers import pack, parameter_shapes, set_layer, set_parameter
-from .matrices import put
+from .matrices import TableInFile, drop, linear_layers, put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
 from .precision import to_array, to_tensor, to_weight
-from .streamed_encoder import StreamedEncoder, TableInFile
 from .train_step import DiffusionTrainStep, replay_loss
 
 
@@ -127,6 +128,7 @@ class TorchBackend:
         compile: bool = False,
         sequence: Group | None = None,
         blocks_on: BlocksOn = "device",
+        adapters: Adapters | None = None,
     ) -> Any:
         computed = compute_dtype(dtype, self.on_host)
         self.check(computed, attention)
@@ -134,7 +136,8 @@ class TorchBackend:
         if blocks_on == "file":
             return self._streamed(spec, weights, dtype, attend)
         sequence = sequence or Alone()
-        model = (self._hosted if blocks_on == "host" else self._build)(spec, weights, dtype, _attend(attend, sequence))
+        build = self._hosted if blocks_on == "host" else self._build
+        model = build(spec, weights, dtype, _attend(attend, sequence), adapters or {})
         shared = _shared(model, sequence).eval()
         if compile and blocks_on == "host":
             compile_blocks(model)
@@ -149,9 +152,7 @@ class TorchBackend:
         ranks = ranks or Ranks()
         options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
-        model = _empty(spec, attend)
-        if options.adapters:
-            adapt(model, options.adapters, options.dtype)
+        model = _adapted(spec, attend, options.adapters, options.dtype)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
         for name, array in checked_weights(adapted_layout(spec.layout(), options.adapters), weights):
             entrance.fill(name, array)
@@ -188,9 +189,12 @@ class TorchBackend:
             raise ConfigError(f"dtype = {dtype!r}: needs one of {', '.join(DTYPES)}")
         kernels.make_attend(attention, self.device, dtype)
 
-    def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+    def _build(
+        self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters = NO_ADAPTERS
+    ) -> Any:
         computed = compute_dtype(dtype, self.on_host)
+        model = _adapted(spec, attend, adapters, computed)
+        checked = CheckedWeights(adapted_layout(spec.layout(), adapters), weights)
         tables = [spec.token_table] if dtype == EIGHT_BITS else []
         of_8 = quantise(model, tables, computed, self.device) if dtype == EIGHT_BITS else {}
         self._set_weights(model, checked, computed, of_8)
@@ -203,13 +207,15 @@ class TorchBackend:
         of_8 = quantise(model, [], computed, self.device) if dtype == EIGHT_BITS else {}
         table = TableInFile(spec.token_table, checked, dtype, computed, self.device)
         set_layer(model, spec.token_table.removesuffix(".weight"), table)
-        encoder = StreamedEncoder(model.eval(), checked, dtype, self.device)
-        in_blocks = [name for block in encoder.of_blocks for name in block]
+        layers = [linear_layers(model, name) for name in spec.blocks()]
+        in_blocks = [name for block in layers for name in block]
         self._set_weights(model, checked, computed, of_8, apart={spec.token_table, *in_blocks})
-        return encoder
+        read, put_here = partial(checked.matrix, dtype=dtype), partial(put, device=self.device)
+        return StreamedEncoder(model.eval(), layers, read, put_here, drop)
 
-    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters) -> Any:
+        model = _adapted(spec, attend, adapters, dtype)
+        checked = CheckedWeights(adapted_layout(spec.layout(), adapters), weights)
         blocks = HostedBlocks(model, checked, dtype, self.device)
         self._set_weights(model, checked, dtype, {}, apart=blocks.names)
         return model
@@ -315,6 +321,14 @@ def _empty(spec: Any, attend: kernels.Attend) -> Any:
     with torch.device("meta"):
         model = _model(spec, attend)
     check_structure(spec.layout(), parameter_shapes(model))
+    return model
+
+
+def _adapted(spec: Any, attend: kernels.Attend, adapters: Adapters, dtype: str) -> Any:
+    """The same with adapters, if there are some; its own weights will have a dtype then."""
+    model = _empty(spec, attend)
+    if adapters:
+        adapt(model, adapters, dtype)
     return model
 
 

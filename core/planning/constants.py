@@ -37,6 +37,9 @@ FROZEN_BACKWARD, FROZEN_KEPT = 1.0, 0.75
 """Where the weights stay as they are and LoRA is trained: no product for their gradients, whose input is not kept."""
 KEPT = (1.1, 2.6)
 """Elements that a backward pass wants for each that a product, or a convolution, reads and writes."""
+FROZEN_CONVOLUTION_KEPT = 0.35
+"""Of what a trained convolution keeps, for one of LPIPS, whose activation is a ReLU that stores no more than its
+result."""
 UPDATE_PASSES = 16
 """Times that the weights go through memory in an optimiser step: gradients, two moments, weights, average, and the norm
 that clips them."""

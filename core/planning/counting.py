@@ -82,11 +82,6 @@ def kept_bytes(tally: Counted, dtype: str) -> int:
     return int(ITEMSIZE[dtype] * kept)
 
 
-def weight_bytes(layout: Layout, dtype: str) -> int:
-    """Of a model that is loaded."""
-    return layout.num_parameters * ITEMSIZE[dtype]
-
-
 def _read(product: Product, device: Device, dtype: str) -> float:
     """Seconds to bring the weights of a product out of memory."""
     size = product.inputs * product.kernel * product.outputs * ITEMSIZE[dtype]

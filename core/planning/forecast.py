@@ -30,6 +30,8 @@ class Phase:
     """Bytes sent to other devices."""
     hosted: int = 0
     """Bytes to and from the host."""
+    on_host: int = 0
+    """Bytes that stand in the host's memory for the device."""
 
     @property
     def peak(self) -> int:
@@ -54,6 +56,11 @@ class Forecast:
     @property
     def peak(self) -> int:
         return self.widest.peak
+
+    @property
+    def on_host(self) -> int:
+        """Bytes that the host has to have for each device."""
+        return max(phase.on_host for phase in self.phases)
 
     @property
     def seconds(self) -> float:

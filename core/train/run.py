@@ -24,6 +24,7 @@ from ..layout import FreshWeights
 from ..loading import check_headers
 from ..models.finding import Part, weights_in
 from ..models.lora.adapter import adapted_layout, adapter_layout
+from ..models.lora.applying import BesideWeights
 from ..models.lora.merging import MergedWeights
 from ..models.run_folders import MODEL, RUN_CONFIG, model_folder
 from ..parallel.agreement import agreed, exchange
@@ -50,7 +51,7 @@ from .saving import not_shared
 from .setup.denoiser import check_denoiser, check_pictures
 from .setup.parts import train_parts
 from .setup.task import make_task
-from .start import BesideWeights, Start, check_frozen, check_meaning, start_from
+from .start import Start, check_frozen, check_meaning, start_from
 from .summary import describe_processes, describe_training
 from .tuning import tuning_of
 
