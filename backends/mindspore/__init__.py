@@ -46,7 +46,7 @@ from .matrices import put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
-from .precision import to_array, to_tensor, to_weight
+from .precision import read_late, to_array, to_tensor, to_weight
 from .streamed_encoder import StreamedEncoder, TableInFile
 from .train_step import DiffusionTrainStep, replay_loss
 
@@ -105,8 +105,8 @@ class MindSporeBackend:
         return lambda: to_tensor(array)
 
     def is_finite(self, array: Tensor) -> Callable[[], bool]:
-        found = array.isfinite().all()
-        return lambda: bool(found)
+        found = read_late(array.isfinite().all())
+        return lambda: bool(found())
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return to_array(array)
