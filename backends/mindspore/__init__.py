@@ -24,7 +24,7 @@ from duosora.core.host_memory import free_host_bytes
 from duosora.core.layout import Weights
 from duosora.core.loading import CheckedWeights, check_structure, checked_weights
 from duosora.core.maths.eight_bits import EIGHT_BITS
-from duosora.core.models.lora.adapter import adapted_layout
+from duosora.core.models.lora.adapter import NO_ADAPTERS, Adapters, adapted_layout
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.seam.backend import DTYPES, BlocksOn, compute_dtype
 from duosora.core.seam.group import Alone, Group
@@ -43,12 +43,12 @@ from .distributed.streaming import RelayStream
 from .distributed.zero import share
 from .eight_bits import quantise
 from .forms import compare_forms
-from .layers import cat, parameter_shapes, set_layer, set_parameter
+from .layers import cat, pack, parameter_shapes, set_layer, set_parameter
 from .matrices import TableInFile, drop, linear_layers, put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
-from .precision import to_array, to_tensor, to_weight
+from .precision import read_late, to_array, to_tensor, to_weight
 from .train_step import DiffusionTrainStep, replay_loss
 
 _TARGETS = {"cpu": "CPU", "npu": "Ascend"}
@@ -106,8 +106,8 @@ class MindSporeBackend:
         return lambda: to_tensor(array)
 
     def is_finite(self, array: Tensor) -> Callable[[], bool]:
-        found = array.isfinite().all()
-        return lambda: bool(found)
+        found = read_late(array.isfinite().all())
+        return lambda: bool(found())
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return to_array(array)
@@ -130,6 +130,7 @@ class MindSporeBackend:
         compile: bool = False,
         sequence: Group | None = None,
         blocks_on: BlocksOn = "device",
+        adapters: Adapters | None = None,
     ) -> Any:
         computed = compute_dtype(dtype, self.on_host)
         self.check(computed, attention)
@@ -138,7 +139,13 @@ class MindSporeBackend:
             return self._streamed(spec, weights, dtype, attend)
         sequence = sequence or Alone()
         _check_compiled(compile, sequence)
-        model = (self._hosted if blocks_on == "host" else self._build)(spec, weights, dtype, _attend(attend, sequence))
+        if compile and adapters:
+            raise ConfigError(
+                "model.lora_mode = applied: MindSpore's graphs know no LoRA beside the weights; leave out "
+                "backend.compile, or take merged"
+            )
+        build = self._hosted if blocks_on == "host" else self._build
+        model = build(spec, weights, dtype, _attend(attend, sequence), adapters or {})
         shared = _shared(model, sequence).set_train(False)
         if compile and blocks_on == "host":
             compile_blocks(model)
@@ -156,9 +163,7 @@ class MindSporeBackend:
             raise ConfigError("compute.compile: MindSpore's graphs know no LoRA in training; leave it out")
         options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
-        model = _empty(spec, attend)
-        if options.adapters:
-            adapt(model, options.adapters, options.dtype)
+        model = _adapted(spec, attend, options.adapters, options.dtype)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
         for name, array in checked_weights(adapted_layout(spec.layout(), options.adapters), weights):
             entrance.fill(name, array)
@@ -197,12 +202,16 @@ class MindSporeBackend:
             raise ConfigError("dtype = 'bf16': MindSpore computes in it on Ascend only; use fp32 or fp16 on a CPU")
         kernels.make_attend(attention, self.device, dtype)
 
-    def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+    def _build(
+        self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters = NO_ADAPTERS
+    ) -> Any:
         computed = compute_dtype(dtype, self.on_host)
+        model = _adapted(spec, attend, adapters, computed)
+        checked = CheckedWeights(adapted_layout(spec.layout(), adapters), weights)
         tables = [spec.token_table] if dtype == EIGHT_BITS else []
         of_8 = quantise(model, tables, computed, self.device) if dtype == EIGHT_BITS else {}
         self._set_weights(model, checked, computed, of_8)
+        pack(model)
         return model
 
     def _streamed(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> StreamedEncoder:
@@ -217,8 +226,9 @@ class MindSporeBackend:
         read, put_here = partial(checked.matrix, dtype=dtype), partial(put, device=self.device)
         return StreamedEncoder(model.set_train(False), layers, read, put_here, drop)
 
-    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters) -> Any:
+        model = _adapted(spec, attend, adapters, dtype)
+        checked = CheckedWeights(adapted_layout(spec.layout(), adapters), weights)
         blocks = HostedBlocks(model, checked, dtype, self.device)
         self._set_weights(model, checked, dtype, {}, apart=blocks.names)
         return model
@@ -323,6 +333,14 @@ def _empty(spec: Any, attend: kernels.Attend) -> Any:
 def _check_compiled(compile: bool, sequence: Group) -> None:
     if compile and sequence.size > 1:
         raise ConfigError("compile = true: MindSpore's graphs share no tokens; drop it or set parallel.sequence: 1")
+
+
+def _adapted(spec: Any, attend: kernels.Attend, adapters: Adapters, dtype: str) -> Any:
+    """The same with adapters, if there are some; its own weights will have a dtype then."""
+    model = _empty(spec, attend)
+    if adapters:
+        adapt(model, adapters, dtype)
+    return model
 
 
 def _model(spec: Any, attend: kernels.Attend) -> nn.Cell:

@@ -19,7 +19,7 @@ from duosora.core.host_memory import free_host_bytes
 from duosora.core.layout import Weights
 from duosora.core.loading import CheckedWeights, check_structure, checked_weights
 from duosora.core.maths.eight_bits import EIGHT_BITS
-from duosora.core.models.lora.adapter import adapted_layout
+from duosora.core.models.lora.adapter import NO_ADAPTERS, Adapters, adapted_layout
 from duosora.core.parallel.launched import launched, own_device
 from duosora.core.seam.backend import DTYPES, BlocksOn, compute_dtype
 from duosora.core.seam.group import Alone, Group
@@ -38,12 +38,12 @@ from .distributed.streaming import RelayStream
 from .distributed.zero import share
 from .eight_bits import quantise
 from .forms import compare_forms
-from .layers import parameter_shapes, set_layer, set_parameter
+from .layers import pack, parameter_shapes, set_layer, set_parameter
 from .matrices import TableInFile, drop, linear_layers, put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
-from .precision import to_array, to_tensor, to_weight
+from .precision import read_late, to_array, to_tensor, to_weight
 from .train_step import DiffusionTrainStep, replay_loss
 
 
@@ -94,18 +94,8 @@ class TorchBackend:
         return lambda: tensor.to(self.device, copy=True, non_blocking=True)
 
     def is_finite(self, array: torch.Tensor) -> Callable[[], bool]:
-        found = array.isfinite().all()
-        if torch.device(self.device).type != "cuda":
-            return lambda: bool(found)
-        # Without an event of its own the answer would wait for all that was begun after it, too.
-        answer = found.new_empty((), device="cpu", pin_memory=True).copy_(found, non_blocking=True)
-        (copied := torch.cuda.Event()).record()
-
-        def wait() -> bool:
-            copied.synchronize()
-            return bool(answer)
-
-        return wait
+        found = read_late(array.isfinite().all())
+        return lambda: bool(found())
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
         return to_array(array)
@@ -128,6 +118,7 @@ class TorchBackend:
         compile: bool = False,
         sequence: Group | None = None,
         blocks_on: BlocksOn = "device",
+        adapters: Adapters | None = None,
     ) -> Any:
         computed = compute_dtype(dtype, self.on_host)
         self.check(computed, attention)
@@ -135,7 +126,8 @@ class TorchBackend:
         if blocks_on == "file":
             return self._streamed(spec, weights, dtype, attend)
         sequence = sequence or Alone()
-        model = (self._hosted if blocks_on == "host" else self._build)(spec, weights, dtype, _attend(attend, sequence))
+        build = self._hosted if blocks_on == "host" else self._build
+        model = build(spec, weights, dtype, _attend(attend, sequence), adapters or {})
         shared = _shared(model, sequence).eval()
         if compile and blocks_on == "host":
             compile_blocks(model)
@@ -150,9 +142,7 @@ class TorchBackend:
         ranks = ranks or Ranks()
         options = replace(options, frozen=(*options.frozen, *spec.layout().untrained))
         attend = _attend(kernels.make_attend(options.attention, self.device, options.dtype), ranks.sequence)
-        model = _empty(spec, attend)
-        if options.adapters:
-            adapt(model, options.adapters, options.dtype)
+        model = _adapted(spec, attend, options.adapters, options.dtype)
         entrance = share(model, _shared(model, ranks.sequence), options, ranks.world, self.device)
         for name, array in checked_weights(adapted_layout(spec.layout(), options.adapters), weights):
             entrance.fill(name, array)
@@ -189,12 +179,16 @@ class TorchBackend:
             raise ConfigError(f"dtype = {dtype!r}: needs one of {', '.join(DTYPES)}")
         kernels.make_attend(attention, self.device, dtype)
 
-    def _build(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+    def _build(
+        self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters = NO_ADAPTERS
+    ) -> Any:
         computed = compute_dtype(dtype, self.on_host)
+        model = _adapted(spec, attend, adapters, computed)
+        checked = CheckedWeights(adapted_layout(spec.layout(), adapters), weights)
         tables = [spec.token_table] if dtype == EIGHT_BITS else []
         of_8 = quantise(model, tables, computed, self.device) if dtype == EIGHT_BITS else {}
         self._set_weights(model, checked, computed, of_8)
+        pack(model)
         return model
 
     def _streamed(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> StreamedEncoder:
@@ -209,8 +203,9 @@ class TorchBackend:
         read, put_here = partial(checked.matrix, dtype=dtype), partial(put, device=self.device)
         return StreamedEncoder(model.eval(), layers, read, put_here, drop)
 
-    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> Any:
-        model, checked = _empty(spec, attend), CheckedWeights(spec.layout(), weights)
+    def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters) -> Any:
+        model = _adapted(spec, attend, adapters, dtype)
+        checked = CheckedWeights(adapted_layout(spec.layout(), adapters), weights)
         blocks = HostedBlocks(model, checked, dtype, self.device)
         self._set_weights(model, checked, dtype, {}, apart=blocks.names)
         return model
@@ -316,6 +311,14 @@ def _empty(spec: Any, attend: kernels.Attend) -> Any:
     with torch.device("meta"):
         model = _model(spec, attend)
     check_structure(spec.layout(), parameter_shapes(model))
+    return model
+
+
+def _adapted(spec: Any, attend: kernels.Attend, adapters: Adapters, dtype: str) -> Any:
+    """The same with adapters, if there are some; its own weights will have a dtype then."""
+    model = _empty(spec, attend)
+    if adapters:
+        adapt(model, adapters, dtype)
     return model
 
 

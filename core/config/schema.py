@@ -78,6 +78,9 @@ class ModelSettings(Settings):
     lora: tuple[LoraSettings, ...] = ()
     """LoRA added to the denoiser, each entry {file: FILE, scale: 0.8} or FILE:0.8: a safetensors file in the spelling
     of peft, diffusers, kohya or ComfyUI, a folder of peft or diffusers, or a run or checkpoint that trained one."""
+    lora_mode: Literal["merged", "applied"] = "merged"
+    """merged: add LoRA to the weights once, while they are loaded; steps take no longer. applied: leave the weights as
+    they are, and add to the results of their layers in every step. Training merges always."""
 
 
 class DTypeSettings(Settings):

@@ -200,7 +200,8 @@ def _denoiser(run: Sampling) -> Outputs:
     pipeline, job = run.pipeline, run.jobs[0]
     part, precision = pipeline.parts.denoiser, pipeline.precision
     # Built anew, because nothing can be noted inside of a compiled one.
-    model = run.backend.build(part.spec, part.open(), precision.denoiser, precision.attention)
+    kernel, adapters = precision.attention, part.adapters
+    model = run.backend.build(part.spec, part.open(), precision.denoiser, kernel, adapters=adapters)
     spec: DenoiserSpec = part.spec
     latent = pipeline.sizes(job.video).latent
     noisy = random.normal((1, spec.latent_channels + spec.further_channels, *latent), job.seed, "parity latents")

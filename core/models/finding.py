@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from ..printable import short_name
 from . import FAMILIES
 from .by_shapes import seen_by_shapes
 from .kinds import Family
+from .lora.adapter import Adapters, adapted_layout
+from .lora.applying import BesideWeights, applied
 from .lora.files import PEFT_CONFIG, is_lora, open_lora
 from .lora.merging import MergedWeights, Used
 from .run_folders import RunRecord, model_folder, record_of
@@ -51,9 +53,12 @@ class Part:
     """The model without `loras`, where it has some."""
     loras: tuple[Used, ...] = ()
     """What is added to its weights."""
+    adapters: Adapters = field(default_factory=dict)
+    """Of `loras` that are not added to the weights, but stay beside them in what `open` gives."""
 
     @property
     def layout(self) -> Layout:
+        """Of the model alone."""
         return self.spec.layout()
 
     def check(self) -> None:
@@ -64,7 +69,7 @@ class Part:
         """
         if self.is_fresh:
             return
-        weights, layout = self.open(), self.layout
+        weights, layout = self.open(), adapted_layout(self.layout, self.adapters)
         check_zeros(layout, weights, check_headers(layout, weights))
 
 
@@ -121,6 +126,15 @@ def with_loras(part: Part, used: Sequence[tuple[Path, float]]) -> Part:
     loras = (*part.loras, *(Used(open_lora(path).fitted(layout), scale) for path, scale in used))
     base = part.base or part
     return replace(part, base=base, loras=loras, open=lambda: MergedWeights(base.open(), layout, loras))
+
+
+def beside(part: Part) -> Part:
+    """A model whose LoRA is not added to its weights: they stay as they are on the disk."""
+    base = part.base
+    if base is None:
+        return part
+    adapters, weights = applied(part.layout, part.loras)
+    return replace(part, adapters=adapters, open=lambda: BesideWeights(base.open(), weights))
 
 
 def weights_in(folder: Path) -> Weights:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
-from ..config.training import ComputeSettings
 from ..data.fingerprints import model_fingerprint
 from ..errors import ConfigError
 from ..io.any_tokenizer import AnyTokenizer, open_tokenizer
 from ..models import FAMILIES
-from ..models.finding import TRAINED, Part, open_part, with_loras
+from ..models.finding import TRAINED, Part, beside, open_part, with_loras
 from ..models.kinds import AutoencoderSpec
 from ..models.run_folders import RunRecord, model_folder, record_of
 from ..printable import short_name
@@ -25,6 +24,9 @@ from .autoencode import DecodeOptions
 from .denoise import Guidance
 from .text_to_video import Parts
 from .tiled import SpatialTiles
+
+if TYPE_CHECKING:  # else `duosora sample` would wait for the settings of training to be imported
+    from ..config.training import ComputeSettings
 
 SCHEDULES = {
     "linear": LINEAR,
@@ -52,6 +54,8 @@ def open_parts(model: ModelSettings, seed: int = 0, needs_text_weights: bool = F
     model = with_companions(model)
     denoiser = open_part("denoiser", model.denoiser, seed)  # first: one that is not there needs no companions
     denoiser = _told(with_loras(denoiser, [(each.file, each.scale) for each in model.lora]))
+    if model.lora_mode == "applied":
+        denoiser = beside(denoiser)
     reads_text = bool(denoiser.spec.given & READ_OF_TEXTS)
     for kind in ("text_encoder", "vae") if reads_text else ("vae",):
         if getattr(model, kind) is None:

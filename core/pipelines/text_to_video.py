@@ -230,6 +230,7 @@ class TextToVideo:
                 options = {"attention": self.precision.attention, "compile": self.precision.compile}
                 options["sequence"] = self.ranks.sequence
                 options["blocks_on"] = "host" if self.precision.offload == "blocks" else "device"
+                options["adapters"] = part.adapters
             if kind == "text_encoder" and self.precision.streams_text_encoder:
                 options["blocks_on"] = "file"
             self.loaded[kind] = self.backend.build(part.spec, part.open(), dtype, **options)

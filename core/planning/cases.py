@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 from ..caching import CacheKind
-from ..config.training import TrainConfig
-from ..data.sources import fitted
 from ..layout import Layout
 from ..models.lora.adapter import adapter_layout
 from ..models.lpips import LPIPSSpec
@@ -18,10 +17,12 @@ from ..pipelines.settled import SettledRun
 from ..recipes import named
 from ..seam.ranks import ParallelPlan
 from ..shapes import Patch, VideoShape
-from ..train.setup.parts import TrainParts
-from ..train.tuning import Tuning, tuning_of
 from .sampling import SamplingCase
 from .training import TrainingCase
+
+if TYPE_CHECKING:  # else `duosora sample` would wait for all that trains to be imported
+    from ..config.training import TrainConfig
+    from ..train.setup.parts import TrainParts
 
 MOST_TEXTS = 1000
 """That are tokenised to plan; of more, the others are taken to be alike."""
@@ -81,6 +82,8 @@ CAPTION_TOKENS = 120
 
 def training_case(config: TrainConfig, parts: TrainParts, dtype: str, split: ParallelPlan) -> TrainingCase:
     """What a step of a `train` run needs, for its largest clips. dtype: that it computes in."""
+    from ..train.tuning import Tuning, tuning_of
+
     denoiser = None if config.autoencoder is not None else parts.trained.spec
     vae = (parts.vae or parts.trained).spec
     video, batch = _largest(config, parts)
@@ -125,6 +128,8 @@ def _size(layout: Layout, name: str) -> int:
 
 def _largest(config: TrainConfig, parts: TrainParts) -> tuple[VideoShape, int]:
     """The clips of a micro-batch that need the most, and how many they are."""
+    from ..data.sources import fitted
+
     vae = (parts.vae or parts.trained).spec
     data = fitted(config.data, vae.compression)
     if data.buckets is not None:

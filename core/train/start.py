@@ -62,29 +62,6 @@ def leaves_some(layout: Layout, frozen: tuple[str, ...]) -> bool:
     return any(not name.startswith(kept) for name, weight in layout.items() if not isinstance(weight.init, Constant))
 
 
-class BesideWeights(Mapping[str, np.ndarray]):
-    """The weights of a model and those of its adapters."""
-
-    def __init__(self, model: Weights, adapters: Weights) -> None:
-        self._held = {name: weights for weights in (model, adapters) for name in weights}
-        self.source = model.source
-
-    def __getitem__(self, name: str) -> np.ndarray:
-        return self._held[name][name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._held)
-
-    def __len__(self) -> int:
-        return len(self._held)
-
-    def shape(self, name: str) -> tuple[int, ...]:
-        return self._held[name].shape(name)
-
-    def dtype(self, name: str) -> np.dtype[Any]:
-        return self._held[name].dtype(name)
-
-
 class MixedWeights(Mapping[str, np.ndarray]):
     """Some weights of a layout from a file, the others freshly drawn."""
 

@@ -98,6 +98,8 @@ def test_samples_are_those_of_the_merged_model(run: Path, duosora: Callable, tmp
     plain = sampled(duosora, tmp_path / "plain")
     ours = sampled(duosora, tmp_path / "lora", "--lora", f"{run}:0.5")
     assert np.abs(ours - plain).max() > 0
+    beside = ("--lora", f"{run}:0.5", *given("model.lora_mode=applied"))
+    np.testing.assert_allclose(sampled(duosora, tmp_path / "beside", *beside), ours, rtol=0, atol=1e-4)
     outcome = duosora("convert", "tiny", "--lora", f"{run}:0.5", "--to", tmp_path / "merged")
     assert outcome.code == 0, outcome.err
     merged, added = open_weights(tmp_path / "merged"), with_loras(open_part("denoiser", "tiny"), [(run, 0.5)]).open()

@@ -9,18 +9,21 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from duosora.core.config.schema import ModelSettings
 from duosora.core.errors import CheckpointError, ConfigError, LayoutError
 from duosora.core.io.weights import open_weights, save_weights
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.dit_meta import DiTMetaSpec
-from duosora.core.models.finding import open_part, with_loras
-from duosora.core.models.lora.adapter import ALL_LINEAR, ATTENTION, Adapter, chosen, product
+from duosora.core.models.finding import beside, open_part, with_loras
+from duosora.core.models.lora.adapter import ALL_LINEAR, ATTENTION, DOWN, UP, Adapter, chosen, product
 from duosora.core.models.lora.files import Lora, Matrices, open_lora, peft_config, save_lora
 from duosora.core.models.lora.merging import MergedWeights, Used, extracted
 from duosora.core.models.lora.names import SPELLINGS
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.models.stdit3 import STDiT3Spec
+from duosora.core.pipelines.settings import open_parts
 from duosora.core.random import normal
+from duosora.core.train.setup.parts import train_parts
 
 TINY = open_part("denoiser", "tiny")
 WIDTH = 144
@@ -264,6 +267,32 @@ def test_several_are_added_in_any_order(tmp_path: Path) -> None:
     np.testing.assert_allclose(sums[0], expected, atol=1e-5)
     untouched = with_loras(TINY, [(one, 0.0)]).open()
     assert all(untouched[each].tobytes() == own[each].tobytes() for each in own)
+
+
+def test_beside_a_model_several_are_one_of_their_ranks_together(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    save_lora(one, some_lora(), "peft", np.dtype(np.float32))
+    save_lora(other, Lora("b", "kohya", {QUERY: pair("c")}), "kohya", np.dtype(np.float32))
+    merged = with_loras(TINY, [(one, 0.8), (other, -0.5)])
+    part, own = beside(merged), TINY.open()
+    part.check()
+    held, sums = part.open(), merged.open()
+    assert all(held[name].tobytes() == own[name].tobytes() for name in own)
+    for layer, adapter in part.adapters.items():
+        added = product(*(held[f"{layer}.{matrix}.weight"] for matrix in (DOWN, UP)))
+        np.testing.assert_allclose(own[f"{layer}.weight"] + added, sums[f"{layer}.weight"], atol=1e-5)
+        assert adapter.scale == 1
+    assert set(part.adapters) == set(some_lora().pairs)
+    assert part.adapters[QUERY].rank == some_lora().pairs[QUERY].rank + pair("c").rank
+    assert beside(TINY) is TINY
+
+
+def test_training_adds_lora_to_the_weights_in_any_case(tmp_path: Path) -> None:
+    save_lora(tmp_path, some_lora(), "peft", np.dtype(np.float32))
+    settings = {"denoiser": "tiny", "lora": [str(tmp_path)], "lora_mode": "applied"}
+    model = ModelSettings.model_validate_json(json.dumps(settings))
+    assert open_parts(model).denoiser.adapters
+    assert not train_parts(model, None, 0).trained.adapters
 
 
 def test_sums_are_made_in_float32_and_not_in_the_files_dtype() -> None:

@@ -44,6 +44,7 @@ class Adapter:
 
 Adapters = Mapping[str, Adapter]
 """By the names of their layers."""
+NO_ADAPTERS: Adapters = {}
 
 
 def layers(layout: Layout) -> dict[str, tuple[int, ...]]:

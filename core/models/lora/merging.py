@@ -24,14 +24,18 @@ class Used(NamedTuple):
     scale: float
 
 
+def in_order(used: Sequence[Used]) -> list[Used]:
+    """In one order, so that a sum is the same bit for bit whatever the order they are named in."""
+    return sorted(used, key=lambda each: (each.lora.source, each.scale))
+
+
 class MergedWeights(Mapping[str, np.ndarray]):
     """A model's weights with LoRA added; those that change are float32. One is in memory at a time."""
 
     def __init__(self, weights: Weights, layout: Layout, used: Sequence[Used]) -> None:
         self._weights, self.source = weights, weights.source
         self._aliases = layout.aliases
-        # In one order, so that the sum is the same bit for bit whatever the order they are named in.
-        self._used = sorted(used, key=lambda each: (each.lora.source, each.scale))
+        self._used = in_order(used)
 
     def __getitem__(self, name: str) -> np.ndarray:
         deltas = self._deltas(name)

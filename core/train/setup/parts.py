@@ -38,7 +38,8 @@ def train_parts(model: ModelSettings, autoencoder: AutoencoderSettings | None, s
     if autoencoder is not None:
         trained = open_part("vae", str(model.vae or "tiny"), seed)
         return TrainParts(trained, None, None, None, _perceptual(autoencoder))
-    parts = open_parts(model, seed, needs_text_weights=True)
+    merging = model.model_copy(update={"lora_mode": "merged"})
+    parts = open_parts(merging, seed, needs_text_weights=True)
     return TrainParts(parts.denoiser, parts.text_encoder, parts.vae, parts.tokenizer)
 
 
