@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from .layers import Conv3d, cat
-from .operators import pad_start
+from .operators import in_memory_order, pad_start
 
 NUM_BEFORE = 2
 """Frames that a kernel of three looks back at."""
@@ -17,7 +17,7 @@ def convolve_causally(conv: Conv3d, frames: Tensor, before: Tensor | None, onto:
     before: (B, C, 0 to 2, H, W), the frames in front, zeros in front of those; None: copies of the first frame.
     """
     result = conv(_extended(frames, before))
-    return result if onto is None else onto + result
+    return result if onto is None else in_memory_order(ops.add, onto, result)
 
 
 def _extended(frames: Tensor, before: Tensor | None) -> Tensor:

@@ -6,17 +6,16 @@ not run on a CPU; `weight` and `bias` let one layout serve both backends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, mint, nn, ops
-from mindspore.mint import cat
 from mindspore.mint.nn.functional import silu
 
-from .operators import convolution
+from .operators import convolution, in_memory_order
 from .operators import linear as product
 from .precision import to_tensor
 
@@ -293,6 +292,14 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.reshape(1, -1, 1, 1, 1)
 
 
+def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Tensors behind one another along an axis; where they are (B, C, ...), in the last one's memory order."""
+    if tensors[-1].ndim < 4 or tensors[-1].is_contiguous():
+        return mint.cat(tensors, axis)
+    inner = {0: 0, 1: tensors[-1].ndim - 1}.get(axis, axis - 1)
+    return in_memory_order(lambda *parts: mint.cat(parts, inner), *tensors)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "") -> Tensor:
     """As operators.linear."""
     bias = None if bias is None else _for_product(bias)
@@ -306,7 +313,7 @@ def gelu_erf(x):
 
 def silu_over(x: Tensor) -> Tensor:
     """SiLU of a tensor that nothing else reads."""
-    return silu(x)
+    return in_memory_order(silu, x)
 
 
 def submodules(module: nn.Cell) -> Iterator[nn.Cell]:
