@@ -48,7 +48,7 @@ from .matrices import TableInFile, drop, linear_layers, put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
-from .precision import to_array, to_tensor, to_weight
+from .precision import read_late, to_array, to_tensor, to_weight
 from .train_step import DiffusionTrainStep, replay_loss
 
 _TARGETS = {"cpu": "CPU", "npu": "Ascend"}
@@ -106,8 +106,8 @@ class MindSporeBackend:
         return lambda: to_tensor(array)
 
     def is_finite(self, array: Tensor) -> Callable[[], bool]:
-        found = array.isfinite().all()
-        return lambda: bool(found)
+        found = read_late(array.isfinite().all())
+        return lambda: bool(found())
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return to_array(array)

@@ -43,7 +43,7 @@ from .matrices import TableInFile, drop, linear_layers, put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
-from .precision import to_array, to_tensor, to_weight
+from .precision import read_late, to_array, to_tensor, to_weight
 from .train_step import DiffusionTrainStep, replay_loss
 
 
@@ -94,18 +94,8 @@ class TorchBackend:
         return lambda: tensor.to(self.device, copy=True, non_blocking=True)
 
     def is_finite(self, array: torch.Tensor) -> Callable[[], bool]:
-        found = array.isfinite().all()
-        if torch.device(self.device).type != "cuda":
-            return lambda: bool(found)
-        # Without an event of its own the answer would wait for all that was begun after it, too.
-        answer = found.new_empty((), device="cpu", pin_memory=True).copy_(found, non_blocking=True)
-        (copied := torch.cuda.Event()).record()
-
-        def wait() -> bool:
-            copied.synchronize()
-            return bool(answer)
-
-        return wait
+        found = read_late(array.isfinite().all())
+        return lambda: bool(found())
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
         return to_array(array)

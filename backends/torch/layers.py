@@ -229,8 +229,11 @@ def device_of(x: Tensor) -> torch.device:
 
 
 def place(table: np.ndarray, device: torch.device) -> Tensor:
-    """A table of core as a tensor on a device."""
-    return to_tensor(table).to(device)
+    """A copy of a table of core on a device, for which the host does not wait."""
+    tensor = to_tensor(table)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, copy=True, non_blocking=True)
 
 
 def take_tokens(x: Tensor, index: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class CacheKind(ABC):
     """A cache with its options, of which those without a default of the kind's own are here."""
 
     name: ClassVar[str]
-    warmup: int = 3
+    warmup: int
     """Network calls at the start that are computed; at least one."""
     keep_last: int = 0
     """Calls at the end that are computed."""

@@ -18,8 +18,9 @@ class FirstBlock(CacheKind):
     """A call that leaves out blocks costs the first one."""
 
     name: ClassVar[str] = "first_block"
-    threshold: float = 0.25
+    threshold: float = 0.5
     """Of the change since the call that was computed last, up to which the others are left out."""
+    warmup: int = 4
     most_reused: int | None = 2
 
     def over(self, model: Any, run: CachedRun) -> CachedDenoiser:

@@ -25,6 +25,7 @@ class Taylor(CacheKind):
     """Behind warmup every so many calls are computed, warmup + 1 the first of them, calls counted from 0."""
     order: int = 1
     """Of the prediction; 0 repeats what was computed last."""
+    warmup: int = 6
 
     def over(self, model: Any, run: CachedRun) -> CachedDenoiser:
         return TaylorDenoiser(self, model, run)

@@ -18,10 +18,11 @@ class TeaCache(CacheKind):
     """A call that leaves out blocks costs none."""
 
     name: ClassVar[str] = "teacache"
-    threshold: float = 0.15
+    threshold: float = 0.25
     """Below which the sum of expected changes since the last computed call stays."""
     polynomial: tuple[float, ...] = (1.0, 0.0)
     """Of the expected change of the output by that of what the first block reads, the highest power first."""
+    warmup: int = 5
     most_reused: int | None = 2
 
     def over(self, model: Any, run: CachedRun) -> CachedDenoiser:

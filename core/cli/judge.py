@@ -31,7 +31,7 @@ def judge(
     ] = None,
     prompts: Annotated[int | None, typer.Option(min=1, help=f"How many held-out prompts, or {PROMPTS}.")] = None,
     colour: Annotated[
-        list[str] | None, typer.Option(help="Only scenes of this colour; several times for several, such as cyan.")
+        list[str] | None, typer.Option(help="Only scenes of this colour; several times for several, such as teal.")
     ] = None,
     picture: Annotated[Path | None, typer.Option(help="Also write frames of all videos into this PNG.")] = None,
     report: Annotated[Path | None, typer.Option("--json", help="Also write everything to this file.")] = None,

@@ -18,7 +18,7 @@ from .settings import Settings, by_recipe
 
 Weight = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
-ShapeColour = Literal["red", "green", "blue", "yellow", "purple", "orange", "cyan"]
+ShapeColour = Literal["red", "green", "blue", "yellow", "purple", "orange", "cyan", "teal"]
 
 
 class ImageMaskWeights(Settings):
@@ -110,8 +110,8 @@ class DataSettings(Settings):
     """moving_shapes: clips differ in frame rate, motion and sharpness of the outline, and captions end with scores of
     the last two, as those of Open-Sora 1.2 do."""
     colours: tuple[ShapeColour, ...] = ()
-    """moving_shapes: colours of the shapes; one that stands there twice is seen twice as often. cyan is one that the
-    tiny models were not trained on. Default: all others."""
+    """moving_shapes: colours of the shapes; one that stands there twice is seen twice as often. The tiny
+    models were trained on all but cyan and teal. Default: all but these."""
     files: tuple[Path, ...] = ()
     """Annotations (upstream's .txt lists, .json, .jsonl, .ndjson, .csv, .tsv, .parquet), or folders, whose videos have
     no captions."""

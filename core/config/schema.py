@@ -193,8 +193,8 @@ class BlockCacheSettings(Settings):
     """first_block looks at what the first block does, teacache at what it reads; taylor computes every so many steps
     and predicts the others."""
     threshold: Annotated[float, Field(ge=0)] | None = None
-    """first_block, teacache: steps that changed more are computed; 0 leaves nothing out. Default: 0.25 (first_block),
-    0.15 (teacache)."""
+    """first_block, teacache: steps that changed more are computed; 0 leaves nothing out. Default: 0.5 (first_block),
+    0.25 (teacache)."""
     polynomial: Annotated[tuple[float, ...], Field(min_length=1)] | None = by_recipe()
     """teacache: the expected change of the output by that of what the first block reads, coefficients with the highest
     power first. null: they are equal."""
@@ -203,7 +203,7 @@ class BlockCacheSettings(Settings):
     order: Annotated[int, Field(ge=0, le=4)] | None = None
     """taylor: of the prediction; 0 repeats the last computed step. Default: 1."""
     warmup: Count | None = None
-    """Steps at the start that are computed in any case. Default: 3."""
+    """Steps at the start that are computed in any case. Default: 4 (first_block), 5 (teacache), 6 (taylor)."""
     keep_last: Annotated[int, Field(ge=0)] | None = None
     """Steps at the end that are computed in any case. Default: 0."""
     most_reused: Count | None = None

@@ -31,7 +31,7 @@ COLOURS = {
     "orange": (245, 135, 25),
 }
 """RGB; a clip's own colour is up to COLOUR_JITTER off in each channel."""
-LATER_COLOURS = {"cyan": (40, 205, 215)}
+LATER_COLOURS = {"cyan": (40, 205, 215), "teal": (20, 130, 130)}
 """Those that the tiny models were not trained on, for what is trained afterwards."""
 PALETTE = COLOURS | LATER_COLOURS
 BACKGROUNDS = {"white": (243, 243, 243), "black": (12, 12, 12), "gray": (128, 128, 128), "pink": (248, 175, 195)}

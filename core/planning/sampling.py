@@ -18,19 +18,19 @@ from .counting import (
     alive_bytes,
     call_seconds,
     called,
-    first_bytes,
     first_seconds,
+    kernel_bytes,
     layout_of,
     once_bytes,
     products_seconds,
     stream_bytes,
 )
 from .devices import Device
-from .forecast import Forecast, Holding, Phase
+from .forecast import ACTIVATIONS, RUN, STREAM, Forecast, Holding, Phase, with_slack
 from .placed import HeldWeights, hosted, streamed_bytes, whole_bytes, widened_bytes, widening_seconds
 
-TEXT, DENOISER, VAE, RUN = "text encoder", "denoiser", "autoencoder", "run"
-WEIGHTS, ACTIVATIONS, TEXTS, LIBRARIES, FRAMES = "weights", "activations", "texts", "libraries", "frames"
+TEXT, DENOISER, VAE = "text encoder", "denoiser", "autoencoder"
+WEIGHTS, TEXTS, LIBRARIES, FRAMES = "weights", "texts", "libraries", "frames"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ class SamplingCase:
         if self.text_encoder is not None:
             phases.append(self._encoding(self.text_encoder, device))
         phases += [self._denoising(device), self._decoding(device)]
-        return Forecast(device, self.split.world, phases, "the run")
+        return Forecast(device, self.split.world, with_slack(phases, device), "the run")
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -80,18 +80,21 @@ class SamplingCase:
         kinds = {"text_encoder": self.text_encoder, "denoiser": self.denoiser, "vae": self.vae}
         return {kind: spec for kind, spec in kinds.items() if spec is not None}
 
-    def _base(self, device: Device, *tallies: Counted) -> dict[Holding, int]:
-        """tallies: of the models that have been called by then."""
-        return {Holding(RUN, LIBRARIES): device.floor + sum(first_bytes(tally, device) for tally in tallies)}
-
-    def _tallies(self) -> list[Counted]:
-        """Of a call of each model, in the order of the run."""
+    def _base(self, device: Device, *kinds: str) -> dict[Holding, int]:
+        """kinds: of the models that have been called by then."""
         latent = self.vae.compression.latent(next(iter(self.videos)))
         longest = max(self.texts, default=1)
-        calls: list[tuple[Any, ...]] = [(self.denoiser, "work", latent, 1, longest), (self.vae, "decoding", latent, 1)]
-        if self.text_encoder is not None:
-            calls.insert(0, (self.text_encoder, "work", 1, longest))
-        return [called(*call)[1] for call in calls]
+        calls: dict[str, tuple[Any, ...]] = {
+            "text_encoder": (self.text_encoder, "work", 1, longest),
+            "denoiser": (self.denoiser, "work", latent, 1, longest),
+            "vae": (self.vae, "decoding", latent, 1),
+        }
+        kernels = sum(
+            kernel_bytes(called(*calls[kind])[1], device, compute_dtype(self.dtypes[kind], device.on_host))
+            for kind in kinds
+            if kind in self.parts
+        )
+        return {Holding(RUN, LIBRARIES): device.floor + kernels}
 
     def _weights(self, kind: str, device: Device) -> HeldWeights:
         """Of a model while it computes."""
@@ -131,7 +134,7 @@ class SamplingCase:
         longest = called(encoder, "work", batch, max(self.texts, default=1))
         states = ITEMSIZE[computed] * encoder.channels * sum(self.texts) if self.streams_text_encoder else 0
         held = {
-            **self._base(device, longest[1]),
+            **self._base(device, "text_encoder"),
             Holding(TEXT, WEIGHTS): self._weights("text_encoder", device).device,
             Holding(TEXT, ACTIVATIONS): alive_bytes(*longest, device, computed)
             + states
@@ -165,7 +168,7 @@ class SamplingCase:
             held = max(held, now, key=lambda each: sum(each.values()))
         return Phase(
             "denoise",
-            {**self._base(device, *self._tallies()[:-1]), **held},
+            {**self._base(device, "text_encoder", "denoiser"), **held},
             seconds + moved / device.link,
             moved,
             num_copies * copied,
@@ -214,7 +217,7 @@ class SamplingCase:
             held = max(held, now, key=lambda each: sum(each.values()))
         stay = ("vae",) if self.offload == "parts" else ("denoiser", "vae")
         weights = {Holding(_NAMES[kind], WEIGHTS): self._weights(kind, device).device for kind in stay}
-        base = self._base(device, *self._tallies())
+        base = self._base(device, "text_encoder", "denoiser", "vae")
         return Phase("decode", {**base, **weights, **held}, seconds, on_host=self._hosted(device))
 
     def _held_decoding(self, video: VideoShape, latent: LatentShape, device: Device, dtype: str) -> dict[Holding, int]:
@@ -229,7 +232,7 @@ class SamplingCase:
             Holding(RUN, FRAMES): 4 * FRAME_COPIES * pixels + NUM_COLOURS * video.frames * video.height * video.width,
         }
         if is_stream:
-            held[Holding(VAE, "stream")] = stream_bytes(tally.products, dtype)
+            held[Holding(VAE, STREAM)] = stream_bytes(tally.products, dtype)
         return held
 
 

@@ -16,11 +16,11 @@ from ..parallel import budget
 from ..seam.ranks import ParallelPlan
 from ..shapes import NUM_COLOURS, LatentShape, VideoShape
 from .constants import BACKWARD, FROZEN_BACKWARD, FROZEN_CONVOLUTION_KEPT, FROZEN_KEPT, ITEMSIZE, UPDATE_PASSES
-from .counting import alive_bytes, call_seconds, called, kept_bytes, layout_of, products_seconds
+from .counting import alive_bytes, call_seconds, called, kept_bytes, kernel_bytes, layout_of, products_seconds
 from .devices import Device
-from .forecast import Forecast, Holding, Phase
+from .forecast import ACTIVATIONS, RUN, Forecast, Holding, Phase, with_slack
 from .placed import whole_bytes
-from .sampling import ACTIVATIONS, DENOISER, LIBRARIES, RUN, TEXT, VAE, WEIGHTS
+from .sampling import DENOISER, LIBRARIES, TEXT, VAE, WEIGHTS
 
 DISCRIMINATOR, PERCEPTUAL = "discriminator", "LPIPS"
 
@@ -67,7 +67,7 @@ class TrainingCase:
         phases += [self._passes(device), self._update(device)]
         if self.held_out:
             phases.append(self._held_out(device))
-        return Forecast(device, self.split.world, phases, "a step")
+        return Forecast(device, self.split.world, with_slack(phases, device), "a step")
 
     @property
     def latent(self) -> LatentShape:
@@ -96,7 +96,8 @@ class TrainingCase:
         blocks = max(1, len(self.denoiser.blocks())) if self.denoiser else 1
         zero = self.zero if self.denoiser else 0
         state = budget.training_state(self._num_trained, self.split.world, zero, "fp32", self.keeps_average, blocks)
-        held = {Holding(RUN, LIBRARIES): device.floor}
+        kernels = sum(kernel_bytes(called(*call)[1], device, self.dtype) for call in self._calls())
+        held = {Holding(RUN, LIBRARIES): device.floor + 2 * kernels}  # forward and backward
         if self.adapters:
             held[Holding(self._part, "frozen weights")] = whole_bytes(layout, self.dtype, device)
         held |= {Holding(self._part, what): size for what, size in state._asdict().items() if size}

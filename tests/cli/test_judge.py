@@ -45,8 +45,8 @@ def test_scenes_of_another_colour_are_judged_by_itself_and_come_again() -> None:
     asked = held_out_prompts(30, ["cyan"])
     assert {each.scene.colour for each in asked} == {"cyan"}
     assert len({each.scene for each in asked}) < len({each.prompt for each in asked}) < 31
-    with pytest.raises(ConfigError, match="--colour teal: there are red, "):
-        held_out_prompts(3, ["teal"])
+    with pytest.raises(ConfigError, match="--colour brown: there are red, "):
+        held_out_prompts(3, ["brown"])
 
 
 def test_digits_that_were_sampled_are_judged_by_a_classifier(duosora: Callable, tmp_path: Path) -> None:

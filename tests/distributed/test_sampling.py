@@ -3,6 +3,7 @@ are shared, and each video is written once."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,6 +74,30 @@ def test_halves_of_guidance_and_tokens_are_shared(name: str, alone: Path, tmp_pa
     assert difference(alone, tmp_path) <= TOLERANCE
     sidecar = next(iter(tmp_path.glob("*.json")))
     assert json.loads(sidecar.read_text())["config"]["parallel"] == SamplingParallelSettings().model_dump()
+
+
+@pytest.mark.parametrize("kind", ["first_block", "teacache"])
+def test_ranks_leave_out_the_same_blocks_as_one_does(name: str, kind: str, tmp_path: Path) -> None:
+    cached = ("sampler.steps=8", f"sampler.cache={{kind: {kind}, threshold: 0.3, warmup: 2}}")
+    one = tmp_path / "one"
+    on_many(name, 1, one, PROMPTS[:1], *cached)
+    expected = left_out(one)
+    assert expected["blocks"] < expected["blocks_without"]
+    for split in ("parallel.sequence=2", "parallel.cfg=true"):
+        many = tmp_path / split
+        on_many(name, 2, many, PROMPTS[:1], *cached, split)
+        found = left_out(many)
+        assert found["calls"] == expected["calls"], split
+        for change, value in expected["changes"].items():
+            assert found["changes"][change] == pytest.approx(value, rel=1e-4)
+        assert difference(one, many) <= TOLERANCE
+
+
+def left_out(folder: Path) -> dict[str, Any]:
+    """What the sidecar of a folder's only video says of the cache."""
+    (sidecar,) = folder.glob("*.json")
+    found: dict[str, Any] = json.loads(sidecar.read_text())["cache"]
+    return found
 
 
 def test_a_model_that_reads_masks_and_a_null_caption_is_shared(name: str, tmp_path: Path) -> None:
