@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, mint, nn, ops
 from mindspore.mint.nn.functional import silu
 
-from .operators import convolution, in_memory_order
+from .operators import addcmul, convolution, in_memory_order, is_plain
 from .operators import linear as product
 from .precision import to_tensor
 
@@ -163,10 +163,20 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.weight = new_parameter(width) if elementwise_affine else Tensor(np.ones(width, np.float32))
         self.bias = new_parameter(width) if elementwise_affine else Tensor(np.zeros(width, np.float32))
+        self.is_affine = elementwise_affine
         self.normalise = ops.LayerNorm(-1, -1, eps)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.normalise(x, cast(self.weight, like=x), cast(self.bias, like=x))[0]
+    def construct(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D); bent, x * (1 + scale) + shift, by what broadcasts over them.
+
+        One sample's modulation is the norm's own factor and offset, where no gradients are asked for: those of a factor
+        are sums over tokens, in no fixed order on a CPU.
+        """
+        if shift is None or scale is None:
+            return self.normalise(x, cast(self.weight, like=x), cast(self.bias, like=x))[0]
+        if shift.size == x.shape[-1] and not self.is_affine and not is_plain():
+            return self.normalise(x, (1 + scale).reshape(-1), shift.reshape(-1))[0]
+        return addcmul(shift, self.construct(x), 1 + scale)
 
 
 class RMSNorm(nn.Cell):

@@ -1,4 +1,4 @@
-"""Convolutions as products of gathered patches or of mixtures, and norms of channels, against torch's."""
+"""Convolutions as products of gathered patches or of mixtures, and norms, against torch's and the plain form."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -10,6 +10,7 @@ import torch
 from mindspore import Tensor
 
 from duosora.backends.mindspore import operators
+from duosora.backends.mindspore.layers import LayerNorm
 from duosora.core import random
 from duosora.core.layout import FreshWeights
 from duosora.core.models import wfvae
@@ -138,3 +139,15 @@ def agree(ours: Callable[..., Tensor], plain: Callable[..., torch.Tensor], *shap
         assert tensor.grad is not None
         wanted = tensor.grad.numpy()
         np.testing.assert_allclose(gradient.asnumpy(), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max() + 3e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_modulated_norm_is_the_plain_one(batch: int) -> None:
+    backend = get("mindspore", "cpu")
+    draw = np.random.default_rng(0)
+    x, shift, scale = (Tensor(draw.standard_normal((batch, n, 24), np.float32)) for n in (5, 1, 1))
+    norm = LayerNorm(24, eps=1e-6, elementwise_affine=False)
+    expected = (norm(x) * (1 + scale) + shift).asnumpy()
+    np.testing.assert_allclose(norm(x, shift, scale).asnumpy(), expected, rtol=0, atol=2e-6)
+    with backend.inference():
+        np.testing.assert_allclose(norm(x, shift, scale).asnumpy(), expected, rtol=0, atol=2e-6)
