@@ -11,7 +11,11 @@ from duosora.core.caching.base import Course, relative
 from duosora.core.caching.first_block import FirstBlock
 from duosora.core.caching.taylor import Taylor, differences, predicted
 from duosora.core.caching.teacache import Sum, TeaCache
+from duosora.core.config.schema import BlockCacheSettings
 from duosora.core.errors import ConfigError
+from duosora.core.models.finding import open_part
+from duosora.core.pipelines.cached import cache_of
+from duosora.core.samplers import create
 from duosora.core.seam.group import Alone
 
 OPEN_SORA = tuple(recipes.named("opensora_v1_2").sampling["sampler.cache.polynomial"])
@@ -181,6 +185,18 @@ def test_a_report_counts_blocks_and_calls_of_all_runs() -> None:
     assert total.facts()["calls"] == "x...x..."
     assert total.facts()["changes"]["max"] == max(report.changes)
     assert CacheReport().facts()["changes"] == {}
+
+
+@pytest.mark.parametrize("name", ["heun", "pndm", "kdpm2_ancestral", "interpolant_ode"])
+def test_samplers_of_several_calls_a_step_are_refused(name: str) -> None:
+    settings, told = BlockCacheSettings(kind="taylor"), []
+    with pytest.raises(ConfigError, match=rf"the sampler {name} (calls the network more than once|chooses its)"):
+        cache_of(settings, create(name, 10), 10, open_part("denoiser", "tiny"), told.append)
+    assert cache_of(settings, create("flow_euler", 10), 10, open_part("denoiser", "tiny"), told.append) == Taylor()
+    assert told == []
+    cache_of(settings, create("flow_euler", 6), 6, open_part("denoiser", "tiny"), told.append)
+    assert told == ["sampler.cache: with these options all 6 network calls are computed, so it has no effect"]
+    assert cache_of(None, create(name, 10), 10, open_part("denoiser", "tiny"), told.append) is None
 
 
 def test_a_kind_refuses_options_of_others() -> None:
