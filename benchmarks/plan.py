@@ -56,6 +56,7 @@ SPECS: Mapping[str, Any] = {
     "stdit3": replace(stdit3.TINY, **WIDE, caption_channels=512, in_channels=8),
     "stdit2": replace(stdit2.TINY, **WIDE, caption_channels=512),
     "stdit": replace(stdit.TINY, **WIDE, caption_channels=512, input_size=(8, 16, 16)),
+    "stdit_24": replace(stdit.TINY, **WIDE, caption_channels=512, input_size=(8, 24, 16)),
     "pixart": replace(pixart.TINY, **WIDE, caption_channels=512, input_size=(1, 32, 32)),
     "latte": replace(dit.TINY, **WIDE, alternates=True, num_classes=10, caption_channels=0),
     "dit": replace(dit.TINY, **WIDE, caption_channels=256),
@@ -107,6 +108,8 @@ class Case:
     dtype: str = "fp32"
     backend: str = "torch"
     verb: str = "sample"
+    fitted: bool = True
+    """Whether constants were fitted to it."""
 
 
 def _video(frames: int, height: int, width: int, steps: int) -> dict[str, Any]:
@@ -120,6 +123,7 @@ CLASSES = {"denoiser": "dit_meta", "vae": "sdvae"}
 PATCHES = {"denoiser": "dit_first", "text_encoder": "clip", "vae": "vqvae"}
 LABEL = {"prompts.sources": ["3"]}
 MANY = {"prompts.sources": [f"{PROMPT} {number}" for number in range(12)]}
+INT8 = {"backend.dtype.text_encoder": "int8"}
 TRAINING = {
     "data.files": [str(ROOT / "tests" / "media" / "clips.json")],
     "data.min_bucket_batches": 0,
@@ -176,6 +180,58 @@ CASES: Mapping[str, Case] = {
     "ms-dit_meta": Case(
         "DiT of classes, SDVAE, 1x256x256, 10 steps", _video(1, 256, 256, 10) | LABEL, CLASSES, backend="mindspore"
     ),
+    "new-t2v": Case("OpenSoraT2V, WFVAE, 29x160x224, 5 steps", _video(29, 160, 224, 5), T2V, fitted=False),
+    "new-stdit3": Case(
+        "STDiT3, OpenSoraVAE, 17x160x96, 12 steps", _video(17, 160, 96, 12), STDIT3, "bf16", fitted=False
+    ),
+    "new-pixart": Case("PixArt, SDVAE, 1x384x640, 8 steps", _video(1, 384, 640, 8), PIXART, "bf16", fitted=False),
+    "new-stdit": Case(
+        "STDiT, SDVAE, 16x192x128, 6 steps",
+        _video(16, 192, 128, 6),
+        {**PIXART, "denoiser": "stdit_24"},
+        fitted=False,
+    ),
+    "new-latte": Case(
+        "Latte of classes, SDVAE, 8x192x192, 8 steps",
+        _video(8, 192, 192, 8) | LABEL,
+        {"denoiser": "latte", "vae": "sdvae"},
+        "bf16",
+        fitted=False,
+    ),
+    "new-int8": Case(
+        "a T5 of 170 M weights in int8, 12 prompts",
+        _video(1, 64, 64, 2) | MANY | INT8,
+        {**PIXART, "text_encoder": "t5_wide"},
+        fitted=False,
+    ),
+    "new-stream": Case(
+        "the same in fp32, layer by layer",
+        _video(1, 64, 64, 2) | MANY | {"backend.text_encoder": "stream"},
+        {**PIXART, "text_encoder": "t5_wide"},
+        fitted=False,
+    ),
+    "new-parts": Case(
+        "DiT of videos, CLIP, SDVAE, 4x192x192, 8 steps, parts apart",
+        _video(4, 192, 192, 8) | {"backend.offload": "parts"},
+        {"denoiser": "dit", "text_encoder": "clip", "vae": "sdvae"},
+        fitted=False,
+    ),
+    "new-train": Case(
+        "training of OpenSoraT2V, a step of 1 clip, 9x160x160",
+        TRAINING | {"data.frames": 9, "data.height": 160, "data.width": 160, "batch_size": 1},
+        T2V,
+        "bf16",
+        verb="train",
+        fitted=False,
+    ),
+    "new-lora": Case(
+        "LoRA of rank 16 for it, 2 clips, 17x128x128",
+        TRAINING | {"tune.kind": "lora", "tune.rank": 16},
+        T2V,
+        verb="train",
+        fitted=False,
+    ),
+    "new-ms": Case("the tiny model, 33x96x96, 5 steps", _video(33, 96, 96, 5), {}, backend="mindspore", fitted=False),
 }
 
 

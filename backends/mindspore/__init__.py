@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +30,7 @@ from duosora.core.seam.backend import DTYPES, BlocksOn, compute_dtype
 from duosora.core.seam.group import Alone, Group
 from duosora.core.seam.ranks import MEET_SECONDS, ParallelPlan, Ranks
 from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOptions
+from duosora.core.streamed_encoder import StreamedEncoder
 
 from . import attention as kernels
 from . import operators
@@ -41,13 +43,12 @@ from .distributed.streaming import RelayStream
 from .distributed.zero import share
 from .eight_bits import quantise
 from .forms import compare_forms
-from .layers import cat, parameter_shapes, set_layer, set_parameter
-from .matrices import put
+from .layers import cat, pack, parameter_shapes, set_layer, set_parameter
+from .matrices import TableInFile, drop, linear_layers, put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
-from .precision import to_array, to_tensor, to_weight
-from .streamed_encoder import StreamedEncoder, TableInFile
+from .precision import read_late, to_array, to_tensor, to_weight
 from .train_step import DiffusionTrainStep, replay_loss
 
 _TARGETS = {"cpu": "CPU", "npu": "Ascend"}
@@ -105,8 +106,8 @@ class MindSporeBackend:
         return lambda: to_tensor(array)
 
     def is_finite(self, array: Tensor) -> Callable[[], bool]:
-        found = array.isfinite().all()
-        return lambda: bool(found)
+        found = read_late(array.isfinite().all())
+        return lambda: bool(found())
 
     def to_numpy(self, array: Tensor) -> np.ndarray:
         return to_array(array)
@@ -210,6 +211,7 @@ class MindSporeBackend:
         tables = [spec.token_table] if dtype == EIGHT_BITS else []
         of_8 = quantise(model, tables, computed, self.device) if dtype == EIGHT_BITS else {}
         self._set_weights(model, checked, computed, of_8)
+        pack(model)
         return model
 
     def _streamed(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> StreamedEncoder:
@@ -218,10 +220,11 @@ class MindSporeBackend:
         of_8 = quantise(model, [], computed, self.device) if dtype == EIGHT_BITS else {}
         table = TableInFile(spec.token_table, checked, dtype, computed, self.device)
         set_layer(model, spec.token_table.removesuffix(".weight"), table)
-        encoder = StreamedEncoder(model.set_train(False), checked, dtype, self.device)
-        in_blocks = [name for block in encoder.of_blocks for name in block]
+        layers = [linear_layers(model, name) for name in spec.blocks()]
+        in_blocks = [name for block in layers for name in block]
         self._set_weights(model, checked, computed, of_8, apart={spec.token_table, *in_blocks})
-        return encoder
+        read, put_here = partial(checked.matrix, dtype=dtype), partial(put, device=self.device)
+        return StreamedEncoder(model.set_train(False), layers, read, put_here, drop)
 
     def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters) -> Any:
         model = _adapted(spec, attend, adapters, dtype)

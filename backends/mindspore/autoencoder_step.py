@@ -22,7 +22,7 @@ from duosora.core.io.weights import Shard
 from duosora.core.models.kinds import Share
 from duosora.core.parallel.micro_batches import joined
 from duosora.core.seam.ranks import Ranks
-from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
+from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, Limit, StepReport, TrainOptions
 
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
@@ -116,7 +116,7 @@ class AutoencoderTrainStep:
         batches: Sequence[AutoencoderBatch],
         lr: float,
         ema_decay: float | None = None,
-        reject_above: float = float("inf"),
+        reject_above: Limit = float("inf"),
     ) -> StepReport:
         """One optimiser step over micro-batches of one kind, whose gradients are averaged; as many on every rank."""
         updated = batches[0].update
@@ -125,7 +125,6 @@ class AutoencoderTrainStep:
         if updated == "discriminator":
             learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
         self._ask_for_gradients(updated)
-        parts: dict[str, float] = {}
         # Ranks of one team have the same micro-batches, so it is the mean over all ranks.
         share = len(batches) * self.ranks.world.size
         statistics = self.discriminator and self.discriminator.statistics
@@ -135,7 +134,7 @@ class AutoencoderTrainStep:
             loss, terms = loss_of(batch)
             return loss / share, {"loss": loss, **terms}
 
-        def gradients() -> float:
+        def gradients() -> dict[str, float]:
             reports = []
             if statistics:
                 statistics.begin()
@@ -149,13 +148,12 @@ class AutoencoderTrainStep:
                 statistics.exchange(len(batches))
             measured = measures.exchange() if measures else {}
             of_all = joined(self.ranks, np.array([list(report.values()) for report in reports]))
-            parts.update({name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])} | measured)
-            return parts["loss"]
+            return {name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])} | measured
 
-        loss, update = learning.take(gradients, lr, decay, reject_above)
-        if measures and not update.applied:
+        report = learning.take(gradients, lr, decay, reject_above, updated)
+        if measures and not report.applied:
             measures.undo()
-        return StepReport(loss, update.grad_norm, update.applied, parts, updated)
+        return report
 
     def evaluate(self, batch: AutoencoderBatch, use_ema: bool) -> float:
         """The generator's loss without its adversarial part, nothing changed."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from mindspore import Tensor, nn
 
-from duosora.core.loading import IN_NUMPY, Matrix
+from duosora.core.loading import IN_NUMPY, CheckedWeights, Matrix
 
 from .eight_bits import Embedding8, Linear8
-from .layers import Embedding, Linear, new_parameter
-from .precision import to_weight
+from .layers import Embedding, Linear, device_of, new_parameter, place
+from .precision import to_array, to_weight
 
 
 def linear_layers(model: nn.Cell, block: str) -> dict[str, Any]:
@@ -44,3 +45,18 @@ def table_of(matrix: Matrix, dtype: str, device: str) -> Any:
         table = Embedding8(rows, width, dtype, device)
     put(table, matrix, device)
     return table
+
+
+class TableInFile(nn.Cell):
+    """A table of vectors, taken by number, of which only the rows of the texts at hand are read."""
+
+    def __init__(self, name: str, weights: CheckedWeights, dtype: str, computed: str, device: str) -> None:
+        """dtype: of the table, or EIGHT_BITS. computed: of what it gives."""
+        super().__init__()
+        self.name, self.weights, self.dtype = name, weights, dtype
+        self.options = (computed, device)
+
+    def construct(self, ids: Tensor) -> Tensor:
+        numbers, places = np.unique(to_array(ids), return_inverse=True)
+        table = table_of(self.weights.few_rows(self.name, numbers.tolist(), self.dtype), *self.options)
+        return table(place(places.reshape(ids.shape), device_of(ids)))

@@ -25,7 +25,7 @@ from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.io.files import atomic_write, read_json
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
 from duosora.core.seam.group import Alone
-from duosora.core.seam.training import AdamW
+from duosora.core.seam.training import AdamW, Limit, StepReport
 
 from .distributed.zero import Replicas, Shards
 from .precision import to_array, to_weight
@@ -86,20 +86,23 @@ class Optimization:
 
     def take(
         self,
-        gradients: Callable[[], float],
+        gradients: Callable[[], Mapping[str, float]],
         lr: float,
         ema_decay: float | None,
-        reject_above: float,
-    ) -> tuple[float, Update]:
-        """An optimiser step. gradients: adds those of its micro-batches with `backward` and returns their mean loss.
+        reject_above: Limit,
+        updated: str = "model",
+    ) -> StepReport:
+        """An optimiser step. gradients: adds those of its micro-batches with `backward` and returns the terms of their
+        losses by name, "loss" the whole.
 
         In fp16 the step is computed again, with a lower scale of the loss, as long as that is what it fails by.
         """
         while True:
-            loss = gradients()
-            update = self.update(lr, ema_decay, reject_above, bool(np.isfinite(loss)))
+            terms = gradients()
+            limit = reject_above() if callable(reject_above) else reject_above
+            update = self.update(lr, ema_decay, limit, bool(np.isfinite(terms["loss"])))
             if not update.loss_scale_was_too_high:
-                return loss, update
+                return StepReport(terms["loss"], update.grad_norm, update.applied, dict(terms), updated)
 
     def backward(self, loss: Callable[[], tuple[Tensor, Mapping[str, Tensor]]]) -> Mapping[str, Tensor]:
         """Call what gives a loss, and further results by name; add the loss's gradients, and return the results.
@@ -120,7 +123,7 @@ class Optimization:
         self._gradients = [one + other for one, other in zip(held, new, strict=True)] if held else new
         return results
 
-    def update(self, lr: float, ema_decay: float | None, reject_above: float, is_finite: bool = True) -> Update:
+    def update(self, lr: float, ema_decay: float | None, reject_above: float, is_finite: bool) -> Update:
         """Step along the gradients and forget them; with a norm that is not finite, or too large, only forget them."""
         gradients, self._gradients = self._gradients, []
         scale = self.scaler.get_scale()

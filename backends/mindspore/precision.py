@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import mindspore
 import ml_dtypes
 import numpy as np
@@ -27,3 +29,8 @@ def to_array(tensor: Tensor) -> np.ndarray:
     if tensor.dtype in (mindspore.bfloat16, mindspore.float16):
         tensor = tensor.astype(mindspore.float32)
     return tensor.asnumpy().copy()
+
+
+def read_late(tensor: Tensor) -> Callable[[], np.ndarray]:
+    """Begin to read a tensor; the answer waits until it is there."""
+    return lambda: to_array(tensor)

@@ -15,7 +15,7 @@ from mindspore import Tensor, nn
 from duosora.core.io.weights import Shard
 from duosora.core.parallel.micro_batches import joined, weights
 from duosora.core.seam.ranks import Ranks
-from duosora.core.seam.training import DiffusionBatch, StepReport, TrainOptions
+from duosora.core.seam.training import DiffusionBatch, Limit, StepReport, TrainOptions
 from duosora.core.shapes import LatentShape
 
 from .compiling import compile_forward
@@ -59,7 +59,7 @@ class DiffusionTrainStep:
         batches: Sequence[DiffusionBatch],
         lr: float,
         ema_decay: float | None = None,
-        reject_above: float = float("inf"),
+        reject_above: Limit = float("inf"),
     ) -> StepReport:
         """One optimiser step over micro-batches, as many on every rank: down their mean loss."""
         self.model.set_train()
@@ -70,14 +70,13 @@ class DiffusionTrainStep:
             loss = self._loss(batch) * share
             return loss / count, {"loss": loss}
 
-        def gradients() -> float:
+        def gradients() -> dict[str, float]:
             parts = [partial(part, *each) for each in zip(batches, shares, strict=True)]
             with self._autocast():  # the backward pass too, in which blocks are computed again
                 losses = [float(self.optimization.backward(each)["loss"]) for each in parts]
-            return float(np.mean(joined(self.ranks, np.array(losses))))
+            return {"loss": float(np.mean(joined(self.ranks, np.array(losses))))}
 
-        loss, update = self.optimization.take(gradients, lr, ema_decay, reject_above)
-        return StepReport(loss, update.grad_norm, update.applied, {"loss": loss})
+        return self.optimization.take(gradients, lr, ema_decay, reject_above)
 
     def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
         """The loss of this team's batch, nothing changed; all ranks call together."""

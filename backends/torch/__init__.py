@@ -6,6 +6,7 @@ import gc
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -24,6 +25,7 @@ from duosora.core.seam.backend import DTYPES, BlocksOn, compute_dtype
 from duosora.core.seam.group import Alone, Group
 from duosora.core.seam.ranks import MEET_SECONDS, ParallelPlan, Ranks
 from duosora.core.seam.training import AutoencoderLosses, Companion, TrainOptions
+from duosora.core.streamed_encoder import StreamedEncoder
 
 from . import attention as kernels
 from . import operators
@@ -36,13 +38,12 @@ from .distributed.streaming import RelayStream
 from .distributed.zero import share
 from .eight_bits import quantise
 from .forms import compare_forms
-from .layers import parameter_shapes, set_layer, set_parameter
-from .matrices import put
+from .layers import pack, parameter_shapes, set_layer, set_parameter
+from .matrices import TableInFile, drop, linear_layers, put
 from .measuring import make_operation
 from .memory import is_out_of_memory as is_out_of_memory
 from .offload import HostedBlocks
-from .precision import to_array, to_tensor, to_weight
-from .streamed_encoder import StreamedEncoder, TableInFile
+from .precision import read_late, to_array, to_tensor, to_weight
 from .train_step import DiffusionTrainStep, replay_loss
 
 
@@ -93,18 +94,8 @@ class TorchBackend:
         return lambda: tensor.to(self.device, copy=True, non_blocking=True)
 
     def is_finite(self, array: torch.Tensor) -> Callable[[], bool]:
-        found = array.isfinite().all()
-        if torch.device(self.device).type != "cuda":
-            return lambda: bool(found)
-        # Without an event of its own the answer would wait for all that was begun after it, too.
-        answer = found.new_empty((), device="cpu", pin_memory=True).copy_(found, non_blocking=True)
-        (copied := torch.cuda.Event()).record()
-
-        def wait() -> bool:
-            copied.synchronize()
-            return bool(answer)
-
-        return wait
+        found = read_late(array.isfinite().all())
+        return lambda: bool(found())
 
     def to_numpy(self, array: torch.Tensor) -> np.ndarray:
         return to_array(array)
@@ -197,6 +188,7 @@ class TorchBackend:
         tables = [spec.token_table] if dtype == EIGHT_BITS else []
         of_8 = quantise(model, tables, computed, self.device) if dtype == EIGHT_BITS else {}
         self._set_weights(model, checked, computed, of_8)
+        pack(model)
         return model
 
     def _streamed(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend) -> StreamedEncoder:
@@ -205,10 +197,11 @@ class TorchBackend:
         of_8 = quantise(model, [], computed, self.device) if dtype == EIGHT_BITS else {}
         table = TableInFile(spec.token_table, checked, dtype, computed, self.device)
         set_layer(model, spec.token_table.removesuffix(".weight"), table)
-        encoder = StreamedEncoder(model.eval(), checked, dtype, self.device)
-        in_blocks = [name for block in encoder.of_blocks for name in block]
+        layers = [linear_layers(model, name) for name in spec.blocks()]
+        in_blocks = [name for block in layers for name in block]
         self._set_weights(model, checked, computed, of_8, apart={spec.token_table, *in_blocks})
-        return encoder
+        read, put_here = partial(checked.matrix, dtype=dtype), partial(put, device=self.device)
+        return StreamedEncoder(model.eval(), layers, read, put_here, drop)
 
     def _hosted(self, spec: Any, weights: Weights, dtype: str, attend: kernels.Attend, adapters: Adapters) -> Any:
         model = _adapted(spec, attend, adapters, dtype)

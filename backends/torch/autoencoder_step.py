@@ -20,13 +20,13 @@ from torch.nn import functional
 from duosora.core.errors import ConfigError
 from duosora.core.io.weights import Shard
 from duosora.core.models.kinds import Share
-from duosora.core.parallel.micro_batches import joined
+from duosora.core.parallel.micro_batches import joined_there
 from duosora.core.seam.ranks import Ranks
-from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, StepReport, TrainOptions
+from duosora.core.seam.training import AutoencoderBatch, AutoencoderLosses, LateReport, Limit, TrainOptions
 
 from .distributed.statistics import SharedStatistics
 from .distributed.zero import Replicas
-from .layers import autocast
+from .layers import autocast, place
 from .measures import Measures
 from .models.patch_discriminator import PatchDiscriminator
 from .optimization import (
@@ -114,8 +114,8 @@ class AutoencoderTrainStep:
         batches: Sequence[AutoencoderBatch],
         lr: float,
         ema_decay: float | None = None,
-        reject_above: float = float("inf"),
-    ) -> StepReport:
+        reject_above: Limit = float("inf"),
+    ) -> LateReport:
         """One optimiser step over micro-batches of one kind, whose gradients are averaged; as many on every rank."""
         updated = batches[0].update
         learning, decay = self.optimization, ema_decay
@@ -123,14 +123,14 @@ class AutoencoderTrainStep:
         if updated == "discriminator":
             learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
         self._ask_for_gradients(updated)
-        parts: dict[str, float] = {}
+        measured: dict[str, float] = {}
         # Ranks of one team have the same micro-batches, so it is the mean over all ranks.
         share = len(batches) * self.ranks.world.size
         statistics = self.discriminator and self.discriminator.statistics
         measures = self.measures if updated != "discriminator" else None
 
-        def gradients() -> float:
-            reports = []
+        def gradients() -> dict[str, Tensor]:
+            rows = []
             if statistics:
                 statistics.begin()
             if measures:
@@ -138,18 +138,20 @@ class AutoencoderTrainStep:
             for batch in batches:
                 loss, terms = loss_of(batch)
                 learning.backward(loss / share)
-                reports.append({name: float(term) for name, term in {"loss": loss.detach(), **terms}.items()})
+                terms = {"loss": loss.detach(), **terms}
+                rows.append(torch.stack(list(terms.values())))
             if statistics:
                 statistics.exchange(len(batches))
-            measured = measures.exchange() if measures else {}
-            of_all = joined(self.ranks, np.array([list(report.values()) for report in reports]))
-            parts.update({name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])} | measured)
-            return parts["loss"]
+            if measures:
+                measured.update(measures.exchange())
+            return dict(zip(terms, joined_there(self.ranks, torch.stack(rows)).unbind(1), strict=True))
 
-        loss, update = learning.take(gradients, lr, decay, reject_above)
-        if measures and not update.applied:
-            measures.undo()
-        return StepReport(loss, update.grad_norm, update.applied, parts, updated)
+        report = learning.take(gradients, lr, decay, reject_above, updated)
+        if measures:  # which the host makes, and so has waited
+            report.parts.update(measured)
+            if not report.applied:
+                measures.undo()
+        return report
 
     def evaluate(self, batch: AutoencoderBatch, use_ema: bool) -> float:
         """The generator's loss without its adversarial part, nothing changed."""
@@ -288,7 +290,7 @@ class AutoencoderTrainStep:
         """
         loss = -self._judged(pixels).mean()
         if not self.losses.discriminator_factor or not torch.is_grad_enabled():
-            return loss, torch.ones(())
+            return loss, loss.new_ones(())
         last = self._judge().last_layer
         pull = torch.autograd.grad(nll, last, retain_graph=True)[0].norm()
         theirs = torch.autograd.grad(loss, last, retain_graph=True)[0].norm()
@@ -330,7 +332,7 @@ class AutoencoderTrainStep:
         )
 
     def _place(self, array: np.ndarray) -> Tensor:
-        return to_tensor(array).to(self.device, copy=True)
+        return place(array, torch.device(self.device))
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

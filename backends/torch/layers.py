@@ -44,6 +44,9 @@ Sequential = nn.Sequential
 
 # transformers' margin below the largest number of fp16.
 HALF_LIMIT = torch.finfo(torch.float16).max - 1000
+_FEW_NUMBERS = 2**16
+"""Of the tokens, up to which a CPU does several maps in one product: it saves starts, which do not count for more, and
+costs memory, as the results are held together."""
 
 
 def autocast(device: str, dtype: torch.dtype) -> AbstractContextManager[Any]:
@@ -60,6 +63,35 @@ class Linear(nn.Linear):
     def forward(self, x: Tensor, activation: str = "") -> Tensor:
         """activation: as of operators.linear."""
         return linear(x, self.weight, self.bias, activation)
+
+
+class Together(nn.Module):
+    """A module of which some linear maps read the same tokens.
+
+    Once they are packed, their weights lie one behind another under their own names, and one product does them all.
+    """
+
+    together: tuple[str, ...] = ()
+    """The maps' names; all have as many outputs."""
+    _packed: tuple[Tensor, Tensor | None] | None = None
+    """Weight and bias of all of them; None: each map computes by itself."""
+
+    def pack(self) -> None:
+        """Pack the maps, whose weights are set and stay as they are; adapted ones are left alone."""
+        maps = [getattr(self, name) for name in self.together]
+        if maps and all(type(each) is Linear for each in maps):
+            self._packed = _pack(maps, "weight"), None if maps[0].bias is None else _pack(maps, "bias")
+
+    def products(self, x: Tensor) -> Iterator[Tensor]:
+        """What the maps make of tokens (B, N, D), in their order.
+
+        Those that compute by themselves do so when they are asked for: a result is free as soon as it is used.
+        """
+        maps = [getattr(self, name) for name in self.together]
+        keeps_apart = x.device.type == "cpu" and x.numel() > _FEW_NUMBERS
+        if self._packed is None or keeps_apart or any(each.weight.requires_grad for each in maps):
+            return (each(x) for each in maps)
+        return iter(linear(x, *self._packed).chunk(len(maps), -1))
 
 
 class Embedding(nn.Module):
@@ -184,14 +216,24 @@ def set_layer(model: nn.Module, path: str, layer: nn.Module) -> None:
     model.set_submodule(path, layer)
 
 
+def pack(model: nn.Module) -> None:
+    """Pack the linear maps of a model that read the same tokens, for use without gradients."""
+    for module in model.modules():
+        if isinstance(module, Together):
+            module.pack()
+
+
 def device_of(x: Tensor) -> torch.device:
     """The device that a tensor is on."""
     return x.device
 
 
 def place(table: np.ndarray, device: torch.device) -> Tensor:
-    """A table of core as a tensor on a device."""
-    return to_tensor(table).to(device)
+    """A copy of a table of core on a device, for which the host does not wait."""
+    tensor = to_tensor(table)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, copy=True, non_blocking=True)
 
 
 def take_tokens(x: Tensor, index: Tensor) -> Tensor:
@@ -218,3 +260,12 @@ def lower_where_zero(bias: Tensor, mask: Tensor) -> Tensor:
 def clamp_to_dtype(x: Tensor) -> Tensor:
     """A tensor whose values are kept finite in fp16; other dtypes have room enough."""
     return x.clamp(-HALF_LIMIT, HALF_LIMIT) if x.dtype == torch.float16 else x
+
+
+def _pack(layers: list[Any], name: str) -> Tensor:
+    """One tensor with the parameters of a name of all layers, which become its parts."""
+    parts = [getattr(layer, name) for layer in layers]
+    whole = cat([part.detach() for part in parts])
+    for layer, part in zip(layers, whole.split([len(part) for part in parts]), strict=True):
+        setattr(layer, name, nn.Parameter(part, requires_grad=False))
+    return whole

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from duosora.core.loading import Matrix
+from duosora.core.loading import CheckedWeights, Matrix
 
 from .eight_bits import Embedding8, Linear8
-from .layers import Embedding, Linear
-from .precision import to_weight
+from .layers import Embedding, Linear, device_of, place
+from .precision import to_array, to_weight
 
 
 def linear_layers(model: nn.Module, block: str) -> dict[str, Any]:
@@ -41,3 +42,18 @@ def table_of(matrix: Matrix, dtype: str, device: str) -> Any:
         table = Embedding8(rows, width, dtype, device)
     put(table, matrix, device)
     return table
+
+
+class TableInFile(nn.Module):
+    """A table of vectors, taken by number, of which only the rows of the texts at hand are read."""
+
+    def __init__(self, name: str, weights: CheckedWeights, dtype: str, computed: str, device: str) -> None:
+        """dtype: of the table, or EIGHT_BITS. computed: of what it gives."""
+        super().__init__()
+        self.name, self.weights, self.dtype = name, weights, dtype
+        self.options = (computed, device)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        numbers, places = np.unique(to_array(ids), return_inverse=True)
+        table = table_of(self.weights.few_rows(self.name, numbers.tolist(), self.dtype), *self.options)
+        return table(place(places.reshape(ids.shape), device_of(ids)))

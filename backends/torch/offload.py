@@ -52,8 +52,6 @@ class HostedBlocks:
         """Which block is in each place."""
         self._aside = _Aside(device)
         self._hosted = [self._host(layers, self._places[index % 2]) for index, layers in enumerate(inner)]
-        for layer, _ in self._texts:
-            drop(layer)
         model.run_block, model.condition = self.run_block, self.condition
 
     def condition(self, given: Any, latent: Any) -> Any:

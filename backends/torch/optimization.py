@@ -23,10 +23,10 @@ from duosora.core.extras import needs_extra
 from duosora.core.io.files import atomic_write, read_json
 from duosora.core.io.weights import INDEX_SUFFIX, SUFFIX, Shard, open_weights, save_shard
 from duosora.core.seam.group import Alone
-from duosora.core.seam.training import AdamW
+from duosora.core.seam.training import AdamW, LateReport, Limit, StepReport
 
 from .distributed.zero import Replicas, Shards
-from .precision import to_array, to_tensor, to_weight
+from .precision import read_late, to_array, to_tensor, to_weight
 
 OTHER_OPTIMIZERS = {
     "adamw_8bit": ("bitsandbytes.optim", "AdamW8bit", "optimizers"),
@@ -38,10 +38,10 @@ PLACEHOLDER_RATE = 1.0
 
 
 class Update(NamedTuple):
-    """What became of one optimiser step."""
+    """What became of one optimiser step; numbers of the device, which nobody has waited for."""
 
-    grad_norm: float
-    applied: bool
+    grad_norm: Tensor
+    applied: Tensor
     loss_scale_was_too_high: bool = False
     """fp16: only the scaled gradients were not finite; the scale is lower now."""
 
@@ -73,47 +73,64 @@ class Optimization:
         """What of them this rank's optimiser works on."""
         self.shadows = {key: value.detach().clone() for key, value in self.parameters.items()} if keeps_ema else {}
         self.max_grad_norm = max_grad_norm
-        self.optimizer = _optimizer(name, list(self.parameters.values()), optimizer)
+        self.optimizer: Any = _optimizer(name, list(self.parameters.values()), optimizer)
+        self._decides = name == "adamw"
+        """Whether the optimiser leaves a step out when a number on the device tells it to."""
         self.scaler = torch.amp.GradScaler(torch.device(device).type, enabled=scales_loss)
 
     def take(
         self,
-        gradients: Callable[[], float],
+        gradients: Callable[[], Mapping[str, Tensor]],
         lr: float,
         ema_decay: float | None,
-        reject_above: float,
-    ) -> tuple[float, Update]:
-        """An optimiser step. gradients: adds those of its micro-batches with `backward` and returns their mean loss.
+        reject_above: Limit,
+        updated: str = "model",
+    ) -> LateReport:
+        """An optimiser step. gradients: adds those of its micro-batches with `backward` and returns the terms of their
+        losses (N,) by name, "loss" the whole.
 
         In fp16 the step is computed again, with a lower scale of the loss, as long as that is what it fails by.
         """
         while True:
-            loss = gradients()
-            update = self.update(lr, ema_decay, reject_above, bool(np.isfinite(loss)))
+            terms = gradients()
+            limit = reject_above() if callable(reject_above) else reject_above
+            update = self.update(lr, ema_decay, limit, terms["loss"].isfinite().all())
             if not update.loss_scale_was_too_high:
-                return loss, update
+                return _report(terms, update, updated)
 
     def backward(self, loss: Tensor) -> None:
         """Add the loss's gradients."""
         self.scaler.scale(loss).backward()
 
-    def update(self, lr: float, ema_decay: float | None, reject_above: float, is_finite: bool = True) -> Update:
-        """Step along the gradients and forget them; with a norm that is not finite, or too large, only forget them."""
+    def update(self, lr: float, ema_decay: float | None, reject_above: float, is_finite: Tensor) -> Update:
+        """Step along the gradients and forget them; with a norm that is not finite, or too large, only forget them.
+
+        The device decides that by itself, and nobody waits for it but a loss scale and optimisers of libraries.
+        """
         gradients = self._collect()
         self.scaler.unscale_(self.optimizer)
         norm = self._clip(gradients)
-        applied = is_finite and bool(np.isfinite(norm)) and norm <= reject_above
-        if applied:
-            for group in self.optimizer.param_groups:
-                group["lr"] = lr
-            self.scaler.step(self.optimizer)
-            self.shards.spread(self.parameters, self._whole)
-            if ema_decay is not None:
-                self._average(ema_decay)
-        too_high = is_finite and not np.isfinite(norm) and self.scaler.get_scale() > LOWEST_LOSS_SCALE
+        applied = is_finite & norm.isfinite() & (norm <= reject_above)
+        too_high = self.scaler.is_enabled() and self._is_scale_too_high(is_finite, norm)
+        self._step(lr, applied)
+        self.shards.spread(self.parameters, self._whole)
+        if ema_decay is not None:
+            self._average(ema_decay, applied)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
         return Update(norm, applied, too_high)
+
+    def _step(self, lr: float, applied: Tensor) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr
+        if self._decides:
+            self.optimizer.found_inf = (~applied).float()
+        elif not bool(applied):
+            return
+        self.optimizer.step()
+
+    def _is_scale_too_high(self, is_finite: Tensor, norm: Tensor) -> bool:
+        return bool(is_finite & ~norm.isfinite()) and self.scaler.get_scale() > LOWEST_LOSS_SCALE
 
     def _collect(self) -> list[Tensor]:
         """Add up the gradients of all ranks and give the optimiser its part of them."""
@@ -128,12 +145,12 @@ class Optimization:
             max(gradients, key=Tensor.numel).fill_(torch.inf)
         return gradients
 
-    def _clip(self, gradients: list[Tensor]) -> float:
+    def _clip(self, gradients: list[Tensor]) -> Tensor:
         """Shorten gradients whose global norm is above the limit, as nn.utils.clip_grad_norm_ does; the norm before."""
         norm = self.shards.norm(gradients)
         if self.max_grad_norm is not None:
             torch._foreach_mul_(gradients, (self.max_grad_norm / (norm + _SAFE_NORM)).clamp(max=1.0))
-        return float(norm)
+        return norm
 
     @contextmanager
     def averaged(self, use_ema: bool) -> Iterator[None]:
@@ -189,7 +206,7 @@ class Optimization:
             states.setdefault(name, {})[key] = to_weight(part, whole.device)
         for key, values in rest["numbers"].items():
             for name, value in values.items():
-                states.setdefault(name, {})[key] = torch.tensor(value) if isinstance(value, float) else value
+                states.setdefault(name, {})[key] = self._number(name, value) if isinstance(value, float) else value
         unknown = states.keys() - self.parameters.keys()
         if unknown or (states and len(states) != len(self.parameters)):
             raise CheckpointError(f"{source}: holds the state of {len(states)} weights, not of {len(self.parameters)}")
@@ -208,9 +225,32 @@ class Optimization:
                 tensor.copy_(to_tensor(self.shards.cut(name, weights[name])))
         self.shards.spread(self.parameters, self._whole)
 
-    def _average(self, decay: float) -> None:
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.shadows.values()), list(self.parameters.values()), 1.0 - decay)
+    def _number(self, name: str, value: float) -> Tensor:
+        """A number of a parameter's state, where its optimiser looks for it."""
+        return torch.tensor(value, device=self.parameters[name].device if self._decides else None)
+
+    @torch.no_grad()
+    def _average(self, decay: float, applied: Tensor) -> None:
+        shadows, parameters = list(self.shadows.values()), [each.detach() for each in self.parameters.values()]
+        if decay >= 0.5:
+            # shadow - (1 - decay) * (shadow - parameter): what torch's SGD does in one pass with decay towards 0, away
+            # from the parameters as gradients; of all that works on many tensors it alone can leave them as they are.
+            torch._fused_sgd_(
+                shadows,
+                parameters,
+                [],
+                weight_decay=1.0,
+                momentum=0.0,
+                lr=1.0 - decay,
+                dampening=0.0,
+                nesterov=False,
+                maximize=True,
+                is_first_step=False,
+                found_inf=(~applied).float(),
+            )
+            return
+        for shadow, parameter in zip(shadows, parameters, strict=True):  # at the start of a run; exact for a copy
+            shadow.copy_(torch.where(applied, torch.lerp(shadow, parameter, 1.0 - decay), shadow))
 
     def _swap(self) -> None:
         # Values, not tensors: others may look at the parameters' memory.
@@ -317,13 +357,27 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 def _optimizer(name: str, parameters: list[nn.Parameter], options: AdamW) -> torch.optim.Optimizer:
     settings: dict[str, Any] = {"betas": options.betas, "eps": options.eps, "weight_decay": options.weight_decay}
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=PLACEHOLDER_RATE, **settings)
+        return torch.optim.AdamW(parameters, lr=PLACEHOLDER_RATE, fused=True, **settings)
     if name not in OTHER_OPTIMIZERS:
         raise ConfigError(f"optimizer.name = {name!r}: needs one of adamw, {', '.join(OTHER_OPTIMIZERS)}")
     module, kind, extra = OTHER_OPTIMIZERS[name]
     with needs_extra(extra, f"optimizer.name = {name!r}", "use adamw"):
         optimizer = getattr(importlib.import_module(module), kind)
     return optimizer(parameters, lr=PLACEHOLDER_RATE, **settings)
+
+
+def _report(terms: Mapping[str, Tensor], update: Update, updated: str) -> LateReport:
+    """What a step did, for which nobody waits before it is looked at; terms are means over all micro-batches."""
+    rows = torch.stack(list(terms.values()))  # (terms, N)
+    read = read_late(torch.cat([rows.reshape(-1), torch.stack([update.grad_norm, update.applied.float()])]))
+
+    def report() -> StepReport:
+        *figures, norm, applied = read().astype(np.float64)
+        means = np.reshape(figures, rows.shape).mean(1).tolist()
+        parts = dict(zip(terms, means, strict=True))
+        return StepReport(parts["loss"], float(norm), bool(applied), parts, updated)
+
+    return LateReport(report, is_late=rows.device.type != "cpu")
 
 
 def _numbers_of(group: Mapping[str, Any]) -> dict[str, float]:

@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from duosora.core.io.weights import Shard
-from duosora.core.parallel.micro_batches import joined, weights
+from duosora.core.parallel.micro_batches import joined_there, weights
 from duosora.core.seam.ranks import Ranks
-from duosora.core.seam.training import DiffusionBatch, StepReport, TrainOptions
+from duosora.core.seam.training import DiffusionBatch, LateReport, Limit, TrainOptions
 from duosora.core.shapes import LatentShape
 
 from .distributed.zero import Entrance, Replicas
-from .layers import autocast
+from .layers import autocast, place
 from .optimization import Optimization, SavedStep, Tensors, load_state, make_trainable, recompute
 from .precision import TORCH_DTYPES, to_array, to_tensor
 from .variational_bound import bound_terms, column
@@ -57,24 +57,23 @@ class DiffusionTrainStep:
         batches: Sequence[DiffusionBatch],
         lr: float,
         ema_decay: float | None = None,
-        reject_above: float = float("inf"),
-    ) -> StepReport:
+        reject_above: Limit = float("inf"),
+    ) -> LateReport:
         """One optimiser step over micro-batches, as many on every rank: down their mean loss."""
         self.model.train()
         count = len(batches) * self.ranks.data.size
         shares = weights(self.ranks, [batch.size for batch in batches]).tolist()
 
-        def gradients() -> float:
+        def gradients() -> dict[str, Tensor]:
             losses = []
             for number, (batch, share) in enumerate(zip(batches, shares, strict=True), 1):
                 self._entrance.is_last = number == len(batches)
                 loss = self._loss(batch) * share
                 self.optimization.backward(loss / count)
-                losses.append(float(loss.detach()))
-            return float(np.mean(joined(self.ranks, np.array(losses))))
+                losses.append(loss.detach())
+            return {"loss": joined_there(self.ranks, torch.stack(losses))}
 
-        loss, update = self.optimization.take(gradients, lr, ema_decay, reject_above)
-        return StepReport(loss, update.grad_norm, update.applied, {"loss": loss})
+        return self.optimization.take(gradients, lr, ema_decay, reject_above)
 
     def evaluate(self, batch: DiffusionBatch, use_ema: bool) -> float:
         """The loss of this team's batch, nothing changed; all ranks call together."""
@@ -136,7 +135,7 @@ class DiffusionTrainStep:
         return None if batch.condition is None else self._place(batch.condition)
 
     def _place(self, array: np.ndarray) -> Tensor:
-        return to_tensor(array).to(self.device, copy=True)
+        return place(array, torch.device(self.device))
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.dtype)
@@ -163,7 +162,7 @@ def diffusion_loss(batch: DiffusionBatch, prediction: Tensor, latents: Tensor, n
         errors = errors + bound_terms(batch, difference, variance, latents)
     if batch.mask is None:
         return errors.mean()
-    mask = to_tensor(batch.mask).to(errors)[:, None]  # (B, 1, T, H, W)
+    mask = place(batch.mask, errors.device).to(errors)[:, None]  # (B, 1, T, H, W)
     if batch.padding_counts:
         return (errors * mask).mean()
     return (errors * mask).sum() / (mask.sum() * errors.shape[1])

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from duosora.core.seam.training import DiffusionBatch
 
-from .precision import to_tensor
+from .layers import place
 
 LEAST_PROBABILITY = 1e-12
 EDGE = 0.999
@@ -22,7 +22,7 @@ EDGE = 0.999
 
 def column(values: np.ndarray, like: Tensor) -> Tensor:
     """Numbers of the samples (B,) or of their frames (B, T) as (B, 1, 1 or T, 1, 1) float32."""
-    return to_tensor(values.astype(np.float32)).to(like.device).reshape(len(values), 1, -1, *[1] * (like.ndim - 3))
+    return place(values.astype(np.float32), like.device).reshape(len(values), 1, -1, *[1] * (like.ndim - 3))
 
 
 def bound_terms(batch: DiffusionBatch, errors: Tensor, variance: Tensor | None, latents: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ Overrides = Annotated[
 Backend = Annotated[str | None, typer.Option(help="torch or mindspore; the framework that it is planned for.")]
 On = Annotated[
     str,
-    typer.Option("--on", help="cpu, gpu-24g, gpu-40g, gpu-80g, gpu-141g, ascend-910b, or NAME.yaml of another."),
+    typer.Option("--on", help="cpu, gpu-24g, gpu-40g, gpu-80g, gpu-141g, ascend-910b, ..., or NAME.yaml of another."),
 ]
 Devices = Annotated[int | None, typer.Option("--devices", min=1, help="Devices that share the run.")]
 

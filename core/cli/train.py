@@ -40,7 +40,7 @@ def train(
     from ..planning.cases import training_case
     from ..planning.starting import tell_forecast
     from ..printable import say
-    from ..seam.training import StepReport
+    from ..seam.training import Report
     from ..train.run import TrainRun
 
     overrides = list(settings or [])
@@ -67,7 +67,7 @@ def train(
         disable=is_quiet,
     ) as bar:
 
-        def advance(step: int, report: StepReport) -> None:
+        def advance(step: int, report: Report) -> None:
             bar.set_postfix(loss=f"{report.loss:.4g}", refresh=False)
             bar.update()
 

@@ -19,7 +19,6 @@ from .beside import found_beside
 from .problems import Keys, describe_problems, place_of, shown
 from .settings import Settings, group_in, read
 from .shipped import settings_file
-from .verbs import refuse_other_verbs
 from .yaml12 import parse_yaml
 
 log = logging.getLogger("duosora")
@@ -38,7 +37,10 @@ def load(path: str | os.PathLike[str] | None, schema: type[Schema], overrides: S
     if path is not None:
         file = settings_file(Path(path))
         values = read_values(file)
-        refuse_other_verbs(file, values.keys(), schema)
+        if values.keys() - schema.model_fields.keys():
+            from .verbs import refuse_other_verbs  # not at the top: the settings of all verbs take long to import
+
+            refuse_other_verbs(file, values.keys(), schema)
         values = found_beside(values, schema, file.parent)
     given: list[tuple[Keys, str]] = []
     changes = [(override, *_read_override(override)) for override in overrides]

@@ -191,37 +191,41 @@ def _metadata(path: Path, described: Any) -> dict[str, str]:
 
 def _entry(path: Path, name: str, described: Any, start: int) -> Entry:
     """One line of the table, checked by itself."""
-    where = f"{path}: tensor '{short_name(name)}'"
+
+    def wrong(why: str) -> CheckpointError:
+        return CheckpointError(f"{path}: tensor '{short_name(name)}': {why}")
+
     if not isinstance(described, dict) or set(described) != {"dtype", "shape", "data_offsets"}:
-        raise CheckpointError(f"{where}: its header entry must have dtype, shape and data_offsets and nothing else")
+        raise wrong("its header entry must have dtype, shape and data_offsets and nothing else")
     code, shape, offsets = described["dtype"], described["shape"], described["data_offsets"]
     dtype = DTYPES.get(code) if isinstance(code, str) else None
     if dtype is None:
-        raise CheckpointError(f"{where}: unknown dtype {_shown(code)}; known are {', '.join(DTYPES)}")
+        raise wrong(f"unknown dtype {_shown(code)}; known are {', '.join(DTYPES)}")
     if not _are_sizes(shape) or not is_possible(shape, dtype):
-        raise CheckpointError(f"{where}: impossible shape {_shown(shape)}")
+        raise wrong(f"impossible shape {_shown(shape)}")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        raise CheckpointError(f"{where}: data_offsets must be two byte counts, not {_shown(offsets)}")
+        raise wrong(f"data_offsets must be two byte counts, not {_shown(offsets)}")
     entry = Entry(tuple(shape), dtype, start + offsets[0])
     if offsets[1] - offsets[0] != entry.nbytes:
-        raise CheckpointError(
-            f"{where}: shape {shape} of {code} takes {entry.nbytes} bytes, "
-            f"but data_offsets {offsets} span {offsets[1] - offsets[0]}"
+        raise wrong(
+            f"shape {shape} of {code} takes {entry.nbytes} bytes, but data_offsets {offsets} span "
+            f"{offsets[1] - offsets[0]}"
         )
     return entry
 
 
 def _check_cover(path: Path, entries: Mapping[str, Entry], start: int, size: int) -> None:
     """The tensors must fill the rest of the file without holes, overlaps or a remainder."""
-    position, before = start, "the header"
+    position, before = start, None
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].offset, item[1].nbytes)):
         if entry.offset != position:
             what = "overlaps with" if entry.offset < position else "leaves a hole after"
+            other = "the header" if before is None else f"tensor '{short_name(before)}'"
             raise CheckpointError(
-                f"{path}: tensor '{short_name(name)}' {what} {before}; the header is wrong, download or convert "
+                f"{path}: tensor '{short_name(name)}' {what} {other}; the header is wrong, download or convert "
                 "the file again"
             )
-        position, before = entry.offset + entry.nbytes, f"tensor '{short_name(name)}'"
+        position, before = entry.offset + entry.nbytes, name
     if position > size:
         raise CheckpointError(
             f"{path}: is cut off: {position} bytes are announced, {size} are there; copy or download it again"

@@ -18,6 +18,7 @@ from ..errors import CheckpointError, ShapeError
 from ..io.weights import WeightsReader, open_joined_weights
 from ..layout import Layout, Normal, Ones, Weight, Zeros
 from ..loading import check_headers, check_zeros
+from .work import Applied, Work
 
 SHIFT = (-0.030, -0.088, -0.188)
 SCALE = (0.458, 0.448, 0.450)
@@ -94,6 +95,21 @@ class LPIPSSpec:
                 f"{height}x{width}"
             )
 
+    def work(self, height: int, width: int, pictures: int) -> Work:
+        """Of a call that looks at so many pictures."""
+        applied: list[Applied] = []
+        number = 0
+        for level, stage in enumerate(self.stages):
+            if stage.pool:
+                height, width, number = _less(height, stage.pool), _less(width, stage.pool), number + 1
+            for convolution in stage.convolutions:
+                reach = 2 * convolution.padding - convolution.kernel
+                height, width = ((side + reach) // convolution.stride + 1 for side in (height, width))
+                applied.append(Applied(f"features.{number}.", pictures * height * width))
+                number += 2
+            applied.append(Applied(f"lin{level}.", pictures * height * width // 2))
+        return Work(applied)
+
     def layout(self) -> Layout:
         """Every weight, under its published name.
 
@@ -111,6 +127,11 @@ class LPIPSSpec:
         for level, stage in enumerate(self.stages):
             weights[f"lin{level}.model.1.weight"] = Weight((1, stage.convolutions[-1].channels, 1, 1), Ones())
         return Layout(f"LPIPS({self.backbone})", weights, ignores=("classifier.",))
+
+
+def _less(side: int, pool: int) -> int:
+    """After max-pooling."""
+    return (side - pool) // POOL_STRIDE + 1
 
 
 def open_lpips(folder: Path) -> tuple[LPIPSSpec, WeightsReader]:

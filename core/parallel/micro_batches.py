@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,14 @@ def joined(ranks: Ranks, own: np.ndarray) -> np.ndarray:
     shares = ranks.world.share(own.tobytes())
     of_data = [np.frombuffer(shares[team[0]], own.dtype).reshape(own.shape) for team in ranks.plan.teams()]
     return np.stack(of_data, 1).reshape(len(of_data) * len(own), *own.shape[1:])
+
+
+def joined_there(ranks: Ranks, own: Any) -> Any:
+    """As `joined`, of a tensor (n, ...) that stays on the device, so that nobody waits for it."""
+    if ranks.world.size == 1:
+        return own
+    of_data = ranks.world.gather(own[None], 0)[:: ranks.team.size]
+    return of_data.swapaxes(0, 1).reshape(-1, *own.shape[1:])
 
 
 def weights(ranks: Ranks, sizes: Sequence[float]) -> np.ndarray:

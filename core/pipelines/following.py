@@ -9,14 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from .. import recipes, samplers
-from ..config.data import DataSettings
 from ..config.filling import RECIPE, RUN, Filling, Said, fill, lacking, origins, unused, value_at, wishes
 from ..config.schema import SampleConfig, SamplerSettings
 from ..config.settings import Settings, with_setting
-from ..config.training import ObjectiveSettings, TrainConfig
 from ..data.selection import check_bucketed
 from ..errors import CheckpointError, ConfigError
 from ..models.finding import open_part
@@ -26,6 +24,9 @@ from ..recipes.recipe import Recipe, ScoreWords
 from .fitting import check_objective
 from .practice import AUTO, Practice, facts_of, practice_of, texts_of
 from .settings import with_companions
+
+if TYPE_CHECKING:  # else `duosora sample` would wait for the settings of training to be imported
+    from ..config.training import TrainConfig
 
 Config = TypeVar("Config", bound=Settings)
 OF_DENOISERS = ("objective.", "show.", "max_tokens", "validation.timesteps")
@@ -249,7 +250,7 @@ def _for_objective(config: TrainConfig, wished: Mapping[str, Filling]) -> dict[s
     if config.autoencoder is not None:
         return {path: wish for path, wish in wished.items() if not path.startswith(OF_DENOISERS)}
     kind = config.objective.kind or (wished["objective.kind"].value if "objective.kind" in wished else None)
-    useless = {f"objective.{name}" for name in ObjectiveSettings.unused(kind)} if isinstance(kind, str) else set()
+    useless = {f"objective.{name}" for name in config.objective.unused(kind)} if isinstance(kind, str) else set()
     return {path: wish for path, wish in wished.items() if path not in useless}
 
 
@@ -268,7 +269,7 @@ def _for_data(config: TrainConfig, wished: Mapping[str, Filling]) -> dict[str, F
     }
     both = {**wished, **{f"validation.{path}": wish for path, wish in of_data.items()}}
     useless = {
-        f"{group}.{name}" for group, is_so in is_in_buckets.items() if is_so for name in DataSettings.unused(None)
+        f"{group}.{name}" for group, is_so in is_in_buckets.items() if is_so for name in config.data.unused(None)
     }
     return {path: wish for path, wish in both.items() if path not in useless}
 

@@ -29,8 +29,8 @@ def block_bytes(part: Part, dtype: str) -> int:
     return IN_NUMPY[dtype].itemsize * sum(prod(shape) for shape in shapes if len(shape) == 2)
 
 
-def check_offload(settings: BackendSettings, backend: Backend, part: Part, dtype: str) -> None:
-    """Raises: ConfigError where offloading saves nothing, cannot be, or the host has no room."""
+def check_offload(settings: BackendSettings, backend: Backend) -> None:
+    """Raises: ConfigError where offloading saves nothing, or cannot be."""
     if settings.offload != "blocks":
         return
     if backend.on_host:
@@ -42,6 +42,12 @@ def check_offload(settings: BackendSettings, backend: Backend, part: Part, dtype
             "backend.offload = blocks: MindSpore's compiled graphs keep all weights on the device; drop it or "
             "backend.compile"
         )
+
+
+def check_room(settings: BackendSettings, part: Part, dtype: str) -> None:
+    """Raises: ConfigError where this host has no room for what offloading moves to it."""
+    if settings.offload != "blocks":
+        return
     told = os.environ.get("LOCAL_WORLD_SIZE", "")
     processes = int(told) if told.isdecimal() else 1
     needed, free = processes * block_bytes(part, dtype), free_host_bytes()

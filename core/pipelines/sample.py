@@ -29,6 +29,7 @@ from .cached import Spared, told
 from .denoise import Step
 from .jobs import Job, JobPlanner, batches_of
 from .looping import LoopedRequest, Looping
+from .placing import check_room
 from .plan import plan_of
 from .settled import settle
 from .sidecar import sidecar_of
@@ -78,6 +79,8 @@ class Sampling:
     ) -> None:
         settled = settle(config, overrides, self.backend, self.ranks, self._note, models)
         self.settled, self.config, self.pipeline = settled, settled.config, settled.pipeline
+        if models is None:
+            check_room(self.config.backend, self.pipeline.parts.denoiser, self.pipeline.precision.denoiser)
         denoiser, vae = self.pipeline.parts.denoiser.spec, self.pipeline.parts.vae.spec
         planner = JobPlanner(self.config, settled.followed.practice, settled.conditioner, denoiser, self._note)
         self.jobs = planner.jobs(read_prompts(config.prompts.sources, self._note) if prompts is None else prompts)

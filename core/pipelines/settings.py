@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import recipes, samplers
 from ..config.schema import ModelSettings, SamplerSettings, TileSettings
-from ..config.training import ComputeSettings
 from ..data.fingerprints import model_fingerprint
 from ..errors import ConfigError
 from ..io.any_tokenizer import AnyTokenizer, open_tokenizer
@@ -25,6 +24,9 @@ from .autoencode import DecodeOptions
 from .denoise import Guidance
 from .text_to_video import Parts
 from .tiled import SpatialTiles
+
+if TYPE_CHECKING:  # else `duosora sample` would wait for the settings of training to be imported
+    from ..config.training import ComputeSettings
 
 SCHEDULES = {
     "linear": LINEAR,

@@ -137,7 +137,7 @@ def _find(followed: Followed[SampleConfig], backend: Backend, ranks: Ranks, note
         for line in part.notes:
             note(line)
     backend.check(precision.denoiser, precision.attention)
-    check_offload(config.backend, backend, parts.denoiser, precision.denoiser)
+    check_offload(config.backend, backend)
     return TextToVideo(backend, parts, precision, ranks=ranks)
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import DuosoraError
+from ..maths.eight_bits import EIGHT_BITS
 from ..seam.ranks import make_plan
 from .devices import Device
 from .forecast import Forecast
@@ -64,6 +65,13 @@ def _sampling(case: SamplingCase, device: Device) -> Iterator[Change]:
         for chunk in (2, 1):
             if case.chunk is None or chunk < case.chunk:
                 yield f"decode.chunk={chunk}", {"chunk": chunk}
+    if case.text_encoder is not None and not case.streams_text_encoder:
+        yield "backend.text_encoder=stream", {"streams_text_encoder": True}
+    if case.text_encoder is not None and case.dtypes["text_encoder"] != EIGHT_BITS:
+        yield f"backend.dtype.text_encoder={EIGHT_BITS}", {"dtypes": {**case.dtypes, "text_encoder": EIGHT_BITS}}
+    if case.offload == "none":
+        for offload in ("parts",) if device.on_host else ("parts", "blocks"):
+            yield f"backend.offload={offload}", {"offload": offload}
     if case.tile is None:
         yield "decode.tile.size=256", {"tile": 256 // case.vae.compression.space}
     if case.batch > 1 and not device.on_host:

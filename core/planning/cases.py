@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 from ..caching import CacheKind
-from ..config.training import TrainConfig
-from ..data.sources import fitted
 from ..layout import Layout
 from ..models.lora.adapter import adapter_layout
+from ..models.lpips import LPIPSSpec
 from ..models.patch_discriminator import PatchDiscriminatorSpec
 from ..pipelines.following import EXAMPLE
 from ..pipelines.jobs import Job, by_size
@@ -17,10 +17,12 @@ from ..pipelines.settled import SettledRun
 from ..recipes import named
 from ..seam.ranks import ParallelPlan
 from ..shapes import Patch, VideoShape
-from ..train.setup.parts import TrainParts
-from ..train.tuning import Tuning, tuning_of
 from .sampling import SamplingCase
 from .training import TrainingCase
+
+if TYPE_CHECKING:  # else `duosora sample` would wait for all that trains to be imported
+    from ..config.training import TrainConfig
+    from ..train.setup.parts import TrainParts
 
 MOST_TEXTS = 1000
 """That are tokenised to plan; of more, the others are taken to be alike."""
@@ -39,6 +41,8 @@ def sampling_case(settled: SettledRun, jobs: Sequence[Job]) -> SamplingCase:
         vae=parts.vae.spec,
         text_encoder=None if parts.text_encoder is None else parts.text_encoder.spec,
         dtypes={kind: getattr(precision, kind) for kind in parts.all},
+        offload=precision.offload,
+        streams_text_encoder=precision.streams_text_encoder,
         fresh=frozenset(kind for kind, part in parts.all.items() if part.is_fresh),
         videos={video: len(alike) for video, alike in by_size(jobs).items()},
         calls=ADAPTIVE_CALLS if sampler.adapts else len(sampler.timesteps),
@@ -78,6 +82,8 @@ CAPTION_TOKENS = 120
 
 def training_case(config: TrainConfig, parts: TrainParts, dtype: str, split: ParallelPlan) -> TrainingCase:
     """What a step of a `train` run needs, for its largest clips. dtype: that it computes in."""
+    from ..train.tuning import Tuning, tuning_of
+
     denoiser = None if config.autoencoder is not None else parts.trained.spec
     vae = (parts.vae or parts.trained).spec
     video, batch = _largest(config, parts)
@@ -90,6 +96,7 @@ def training_case(config: TrainConfig, parts: TrainParts, dtype: str, split: Par
         if (frozen and name.startswith(frozen)) or (tuning.only and not tuning.adapters and name not in tuning.only)
     )
     judged = config.autoencoder is not None and config.autoencoder.discriminator_factor > 0
+    looked_at = config.autoencoder is not None and config.autoencoder.perceptual_weight > 0
     return TrainingCase(
         denoiser=denoiser,
         vae=vae,
@@ -110,6 +117,7 @@ def training_case(config: TrainConfig, parts: TrainParts, dtype: str, split: Par
         encode_chunk=config.compute.encode_chunk,
         held_out=config.validation.every is not None,
         discriminator=PatchDiscriminatorSpec() if judged else None,
+        perceptual=LPIPSSpec("vgg16") if looked_at else None,
         split=split,
     )
 
@@ -120,6 +128,8 @@ def _size(layout: Layout, name: str) -> int:
 
 def _largest(config: TrainConfig, parts: TrainParts) -> tuple[VideoShape, int]:
     """The clips of a micro-batch that need the most, and how many they are."""
+    from ..data.sources import fitted
+
     vae = (parts.vae or parts.trained).spec
     data = fitted(config.data, vae.compression)
     if data.buckets is not None:

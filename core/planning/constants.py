@@ -22,14 +22,22 @@ WEIGHT_PASSES: Mapping[str, float] = {"torch": 7.0, "mindspore": 7.0, "accelerat
 counts where few rows are multiplied, as in text encoders."""
 CALLS: Mapping[str, float] = {"torch": 22.0, "mindspore": 7.0, "accelerator": 8.0}
 """Operations around each product, whatever its size, in the time of the shortest."""
-FIRST: Mapping[str, tuple[float, int]] = {
-    "torch": (0.003, 0),
-    "mindspore": (0.006, 400_000),
-    "accelerator": (0.01, 0),
+FIRST: Mapping[str, float] = {"torch": 0.003, "mindspore": 0.006, "accelerator": 0.01}
+"""Seconds of each product of a new shape: kernels that are chosen or compiled for it."""
+KERNELS: Mapping[str, Mapping[str, int]] = {
+    "torch": {"fp32": 100_000, "bf16": 1_000_000},
+    "mindspore": {"fp32": 400_000, "bf16": 400_000},
+    "accelerator": {},
 }
-"""Seconds and bytes of each product of a new shape: kernels that are chosen or compiled for it, and kept."""
-ALIVE: Mapping[str, float] = {"torch": 1.0, "mindspore": 1.0, "accelerator": 1.0}
-"""Elements in memory, as many times those that specs say (work.Work.alive)."""
+"""Bytes that stay of each product of a new shape. oneDNN, which has all of torch's in bf16, keeps 0.5 to 2 MB."""
+REORDERED: Mapping[str, float] = {"torch": 1.0, "mindspore": 0.0, "accelerator": 0.0}
+"""Copies of its input that a convolution makes in another order: no tensor, but memory."""
+SLACK: Mapping[str, tuple[float, float]] = {
+    "torch": (16 << 20, 0.35),
+    "mindspore": (0.0, 0.0),
+    "accelerator": (0.0, 0.1),
+}
+"""Memory that lies free between what is used, as the system's allocator has it: bytes, and a share of activations."""
 BACKWARD = (2.4, 3.3)
 """Time of a backward pass of a denoiser, and of an autoencoder, in forward passes: two products for each, some
 of which are slower than forward."""
@@ -37,6 +45,9 @@ FROZEN_BACKWARD, FROZEN_KEPT = 1.0, 0.75
 """Where the weights stay as they are and LoRA is trained: no product for their gradients, whose input is not kept."""
 KEPT = (1.1, 2.6)
 """Elements that a backward pass wants for each that a product, or a convolution, reads and writes."""
+FROZEN_CONVOLUTION_KEPT = 0.35
+"""Of what a trained convolution keeps, for one of LPIPS, whose activation is a ReLU that stores no more than its
+result."""
 UPDATE_PASSES = 16
 """Times that the weights go through memory in an optimiser step: gradients, two moments, weights, average, and the norm
 that clips them."""

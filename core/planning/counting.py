@@ -9,7 +9,7 @@ from typing import Any
 from ..layout import Layout
 from ..models.kinds import Spec
 from ..models.work import Counted, Product, Work, counted
-from .constants import ALIVE, CALLS, FIRST, ITEMSIZE, KEPT, PASSES, WEIGHT_PASSES
+from .constants import CALLS, FIRST, ITEMSIZE, KEPT, KERNELS, PASSES, REORDERED, WEIGHT_PASSES
 from .devices import Device
 
 
@@ -45,12 +45,12 @@ def products_seconds(products: Mapping[Product, int], device: Device, dtype: str
 
 def first_seconds(tally: Counted, device: Device) -> float:
     """Of the first call of its shapes, beyond what later ones take."""
-    return FIRST[device.kind][0] * _num_shapes(tally)
+    return FIRST[device.kind] * _num_shapes(tally)
 
 
-def first_bytes(tally: Counted, device: Device) -> int:
+def kernel_bytes(tally: Counted, device: Device, dtype: str) -> int:
     """What stays of the first call."""
-    return FIRST[device.kind][1] * _num_shapes(tally)
+    return KERNELS[device.kind].get(dtype, 0) * _num_shapes(tally)
 
 
 def _num_shapes(tally: Counted) -> int:
@@ -59,8 +59,11 @@ def _num_shapes(tally: Counted) -> int:
 
 def alive_bytes(work: Work, tally: Counted, device: Device, dtype: str) -> int:
     """At the widest moment of a call without gradients, weights aside."""
-    widest = max((_elements(product, product.together) for product in (*tally.products, *tally.once)), default=0)
-    return int(work.alive * ALIVE[device.kind] * widest * ITEMSIZE[dtype])
+    products = (*tally.products, *tally.once)
+    widest = max((_elements(product, product.together) for product in products), default=0)
+    reordered = max((each.together * each.inputs for each in products if each.kernel > 1), default=0)
+    elements = work.alive * widest + REORDERED[device.kind] * reordered
+    return int(elements * ITEMSIZE[dtype])
 
 
 def once_bytes(tally: Counted, dtype: str) -> int:
@@ -80,11 +83,6 @@ def kept_bytes(tally: Counted, dtype: str) -> int:
         for product, times in (*tally.products.items(), *tally.once.items())
     )
     return int(ITEMSIZE[dtype] * kept)
-
-
-def weight_bytes(layout: Layout, dtype: str) -> int:
-    """Of a model that is loaded."""
-    return layout.num_parameters * ITEMSIZE[dtype]
 
 
 def _read(product: Product, device: Device, dtype: str) -> float:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from .constants import SLACK
 from .devices import Device
+
+RUN, ACTIVATIONS, STREAM, ALLOCATOR = "run", "activations", "stream", "allocator"
 
 
 class Holding(NamedTuple):
@@ -30,10 +33,23 @@ class Phase:
     """Bytes sent to other devices."""
     hosted: int = 0
     """Bytes to and from the host."""
+    on_host: int = 0
+    """Bytes that stand in the host's memory for the device."""
 
     @property
     def peak(self) -> int:
         return sum(self.held.values())
+
+
+def with_slack(phases: Sequence[Phase], device: Device) -> list[Phase]:
+    """With the memory that an allocator keeps free between what is used."""
+    least, share = SLACK[device.kind]
+    found = []
+    for phase in phases:
+        used = sum(size for holding, size in phase.held.items() if holding.what in (ACTIVATIONS, STREAM))
+        kept = int(least + share * used)
+        found.append(replace(phase, held={**phase.held, Holding(RUN, ALLOCATOR): kept}) if kept else phase)
+    return found
 
 
 @dataclass(frozen=True)
@@ -54,6 +70,11 @@ class Forecast:
     @property
     def peak(self) -> int:
         return self.widest.peak
+
+    @property
+    def on_host(self) -> int:
+        """Bytes that the host has to have for each device."""
+        return max(phase.on_host for phase in self.phases)
 
     @property
     def seconds(self) -> float:

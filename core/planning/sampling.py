@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
 from ..models.work import Counted, Work
 from ..parallel import budget
 from ..pipelines.text import ACCELERATOR_BATCH
+from ..seam.backend import compute_dtype
 from ..seam.ranks import ParallelPlan
 from ..shapes import NUM_COLOURS, LatentShape, VideoShape
 from .constants import CACHED, FRAME_COPIES, ITEMSIZE
@@ -17,19 +18,19 @@ from .counting import (
     alive_bytes,
     call_seconds,
     called,
-    first_bytes,
     first_seconds,
+    kernel_bytes,
     layout_of,
     once_bytes,
     products_seconds,
     stream_bytes,
-    weight_bytes,
 )
 from .devices import Device
-from .forecast import Forecast, Holding, Phase
+from .forecast import ACTIVATIONS, RUN, STREAM, Forecast, Holding, Phase, with_slack
+from .placed import HeldWeights, hosted, streamed_bytes, whole_bytes, widened_bytes, widening_seconds
 
-TEXT, DENOISER, VAE, RUN = "text encoder", "denoiser", "autoencoder", "run"
-WEIGHTS, ACTIVATIONS, TEXTS, LIBRARIES, FRAMES = "weights", "activations", "texts", "libraries", "frames"
+TEXT, DENOISER, VAE = "text encoder", "denoiser", "autoencoder"
+WEIGHTS, TEXTS, LIBRARIES, FRAMES = "weights", "texts", "libraries", "frames"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,10 @@ class SamplingCase:
     vae: AutoencoderSpec
     text_encoder: TextEncoderSpec | None
     dtypes: Mapping[str, str]
-    """By kind of model."""
+    """By kind of model; EIGHT_BITS of a text encoder."""
+    offload: Literal["none", "parts", "blocks"] = "none"
+    streams_text_encoder: bool = False
+    """Whether it is read layer by layer while it encodes."""
     fresh: frozenset[str] = frozenset()
     """Kinds whose weights are drawn."""
     videos: Mapping[VideoShape, int]
@@ -68,7 +72,7 @@ class SamplingCase:
         if self.text_encoder is not None:
             phases.append(self._encoding(self.text_encoder, device))
         phases += [self._denoising(device), self._decoding(device)]
-        return Forecast(device, self.split.world, phases, "the run")
+        return Forecast(device, self.split.world, with_slack(phases, device), "the run")
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -76,48 +80,76 @@ class SamplingCase:
         kinds = {"text_encoder": self.text_encoder, "denoiser": self.denoiser, "vae": self.vae}
         return {kind: spec for kind, spec in kinds.items() if spec is not None}
 
-    def _base(self, device: Device, *tallies: Counted) -> dict[Holding, int]:
-        """tallies: of the models that have been called by then."""
-        return {Holding(RUN, LIBRARIES): device.floor + sum(first_bytes(tally, device) for tally in tallies)}
-
-    def _tallies(self) -> list[Counted]:
-        """Of a call of each model, in the order of the run."""
+    def _base(self, device: Device, *kinds: str) -> dict[Holding, int]:
+        """kinds: of the models that have been called by then."""
         latent = self.vae.compression.latent(next(iter(self.videos)))
         longest = max(self.texts, default=1)
-        calls: list[tuple[Any, ...]] = [(self.denoiser, "work", latent, 1, longest), (self.vae, "decoding", latent, 1)]
-        if self.text_encoder is not None:
-            calls.insert(0, (self.text_encoder, "work", 1, longest))
-        return [called(*call)[1] for call in calls]
+        calls: dict[str, tuple[Any, ...]] = {
+            "text_encoder": (self.text_encoder, "work", 1, longest),
+            "denoiser": (self.denoiser, "work", latent, 1, longest),
+            "vae": (self.vae, "decoding", latent, 1),
+        }
+        kernels = sum(
+            kernel_bytes(called(*calls[kind])[1], device, compute_dtype(self.dtypes[kind], device.on_host))
+            for kind in kinds
+            if kind in self.parts
+        )
+        return {Holding(RUN, LIBRARIES): device.floor + kernels}
+
+    def _weights(self, kind: str, device: Device) -> HeldWeights:
+        """Of a model while it computes."""
+        dtype = self.dtypes[kind]
+        if kind == "text_encoder" and self.streams_text_encoder and self.text_encoder is not None:
+            return HeldWeights(streamed_bytes(self.text_encoder, sum(self.texts), dtype, device))
+        if kind == "denoiser" and self.offload == "blocks":
+            return hosted(self.denoiser, dtype, device)
+        return HeldWeights(whole_bytes(layout_of(self.parts[kind]), dtype, device))
+
+    def _load_seconds(self, kind: str, device: Device) -> float:
+        """To read, or to draw, all weights of a model once."""
+        rates = device.of(compute_dtype(self.dtypes[kind], device.on_host))
+        return layout_of(self.parts[kind]).num_parameters * (rates.load + (rates.draw if kind in self.fresh else 0.0))
 
     def _loading(self, device: Device) -> Phase:
         seconds, sizes = device.start, {}
-        for kind, spec in self.parts.items():
-            dtype, layout = self.dtypes[kind], layout_of(spec)
-            rates = device.of(dtype)
-            per_weight = rates.load + (rates.draw if kind in self.fresh else 0)
-            seconds += layout.num_parameters * per_weight
-            sizes[kind] = weight_bytes(layout, dtype)
-        kind = max(sizes, key=lambda each: sizes[each])
-        return Phase("load", {**self._base(device), Holding(_NAMES[kind], WEIGHTS): sizes[kind]}, seconds)
+        for kind in self.parts:
+            sizes[kind] = self._weights(kind, device)
+            if kind != "text_encoder" or not self.streams_text_encoder:  # else it is read while it encodes
+                loads = self.clips if self.offload == "parts" and kind != "text_encoder" else 1
+                seconds += loads * self._load_seconds(kind, device)
+        kind = max(sizes, key=lambda each: sizes[each].device)
+        held = {**self._base(device), Holding(_NAMES[kind], WEIGHTS): sizes[kind].device}
+        return Phase("load", held, seconds, on_host=self._hosted(device))
+
+    def _hosted(self, device: Device) -> int:
+        """Of the denoiser's blocks."""
+        return self._weights("denoiser", device).host
 
     def _encoding(self, encoder: TextEncoderSpec, device: Device) -> Phase:
-        dtype, layout = self.dtypes["text_encoder"], layout_of(encoder)
+        dtype = self.dtypes["text_encoder"]
+        computed = compute_dtype(dtype, device.on_host)
         batch = 1 if device.on_host else min(ACCELERATOR_BATCH, max(1, len(self.texts)))
         tallies = [called(encoder, "work", 1, tokens)[1] for tokens in self.texts]
-        seconds = sum(call_seconds(tally, device, dtype) for tally in tallies) / self.split.data
+        seconds = sum(call_seconds(each, device, computed) + widening_seconds(each, dtype, device) for each in tallies)
         longest = called(encoder, "work", batch, max(self.texts, default=1))
-        seconds += first_seconds(longest[1], device)
+        states = ITEMSIZE[computed] * encoder.channels * sum(self.texts) if self.streams_text_encoder else 0
         held = {
-            **self._base(device, longest[1]),
-            Holding(TEXT, WEIGHTS): weight_bytes(layout, dtype),
-            Holding(TEXT, ACTIVATIONS): alive_bytes(*longest, device, dtype),
+            **self._base(device, "text_encoder"),
+            Holding(TEXT, WEIGHTS): self._weights("text_encoder", device).device,
+            Holding(TEXT, ACTIVATIONS): alive_bytes(*longest, device, computed)
+            + states
+            + widened_bytes(encoder, dtype, device),
         }
-        return Phase("encode text", held, seconds)
+        seconds /= self.split.data
+        if self.streams_text_encoder:  # the next block is read while one computes
+            seconds = max(seconds, self._load_seconds("text_encoder", device))
+        return Phase("encode text", held, seconds + first_seconds(longest[1], device))
 
     def _denoising(self, device: Device) -> Phase:
         dtype, split = self.dtypes["denoiser"], self.split
         held: dict[Holding, int] = {}
-        seconds, moved = 0.0, 0
+        seconds, moved, copied = 0.0, 0, self._hosted(device)
+        num_copies = 0
         for video, number in self.videos.items():
             latent = self.vae.compression.latent(video)
             alone = device.on_host
@@ -126,14 +158,21 @@ class SamplingCase:
             calls = round(self.calls * (1 - self.left_out)) * self.clips * -(-own // batch)
             rows = batch * (2 if self.is_guided and split.cfg == 1 else 1)
             work, tally = called(self.denoiser, "work", latent, rows, max(self.texts, default=1))
-            seconds += calls * call_seconds(tally, device, dtype) / split.sequence
+            # The next block is copied while one computes.
+            seconds += calls * max(call_seconds(tally, device, dtype) / split.sequence, copied / device.host)
+            num_copies += calls
             seconds += self.clips * -(-own // batch) * products_seconds(tally.once, device, dtype)
             seconds += first_seconds(tally, device)
             moved += calls * self._moved(latent, rows, dtype)
             now = self._held_denoising(latent, batch, work, tally, device, dtype)
             held = max(held, now, key=lambda each: sum(each.values()))
         return Phase(
-            "denoise", {**self._base(device, *self._tallies()[:-1]), **held}, seconds + moved / device.link, moved
+            "denoise",
+            {**self._base(device, "text_encoder", "denoiser"), **held},
+            seconds + moved / device.link,
+            moved,
+            num_copies * copied,
+            copied,
         )
 
     def _held_denoising(
@@ -149,7 +188,7 @@ class SamplingCase:
             else 0
         )
         return {
-            Holding(DENOISER, WEIGHTS): weight_bytes(layout_of(self.denoiser), dtype),
+            Holding(DENOISER, WEIGHTS): self._weights("denoiser", device).device,
             **({Holding(DENOISER, "cache"): stored // self.split.sequence} if stored else {}),
             Holding(DENOISER, TEXTS): once_bytes(tally, dtype),
             Holding(DENOISER, ACTIVATIONS): alive_bytes(work, tally, device, dtype) // self.split.sequence + 8 * state,
@@ -165,7 +204,7 @@ class SamplingCase:
         return budget.call_bytes(self.denoiser.costs(), rows, tokens, self.split.sequence, dtype)
 
     def _decoding(self, device: Device) -> Phase:
-        dtype, layout = self.dtypes["vae"], layout_of(self.vae)
+        dtype = self.dtypes["vae"]
         held: dict[Holding, int] = {}
         seconds = 0.0
         team = self.split.cfg * self.split.sequence
@@ -176,11 +215,10 @@ class SamplingCase:
             seconds += first_seconds(whole, device)
             now = self._held_decoding(video, latent, device, dtype)
             held = max(held, now, key=lambda each: sum(each.values()))
-        weights = {
-            Holding(DENOISER, WEIGHTS): weight_bytes(layout_of(self.denoiser), self.dtypes["denoiser"]),
-            Holding(VAE, WEIGHTS): weight_bytes(layout, dtype),
-        }
-        return Phase("decode", {**self._base(device, *self._tallies()), **weights, **held}, seconds)
+        stay = ("vae",) if self.offload == "parts" else ("denoiser", "vae")
+        weights = {Holding(_NAMES[kind], WEIGHTS): self._weights(kind, device).device for kind in stay}
+        base = self._base(device, "text_encoder", "denoiser", "vae")
+        return Phase("decode", {**base, **weights, **held}, seconds, on_host=self._hosted(device))
 
     def _held_decoding(self, video: VideoShape, latent: LatentShape, device: Device, dtype: str) -> dict[Holding, int]:
         frames = max(chunk.stop - chunk.start for chunk in self.vae.chunks(latent.frames, self.chunk))
@@ -194,7 +232,7 @@ class SamplingCase:
             Holding(RUN, FRAMES): 4 * FRAME_COPIES * pixels + NUM_COLOURS * video.frames * video.height * video.width,
         }
         if is_stream:
-            held[Holding(VAE, "stream")] = stream_bytes(tally.products, dtype)
+            held[Holding(VAE, STREAM)] = stream_bytes(tally.products, dtype)
         return held
 
 

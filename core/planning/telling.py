@@ -44,8 +44,9 @@ def short_lines(forecast: Forecast, advised: Sequence[str]) -> list[str]:
     parts = ", ".join(f"{_name(holding)} {size_text(size)}" for holding, size in largest)
     each = f" on each of {forecast.devices} devices" if forecast.devices > 1 else ""
     phases = ", ".join(f"{phase.name} {seconds_text(phase.seconds)}" for phase in forecast.phases if phase.seconds)
+    host = f"; {size_text(forecast.on_host)} of the host's for each" if forecast.on_host else ""
     lines = [
-        f"memory     {size_text(forecast.peak)} of {room_text(forecast)}{each}, in {widest.name}: {parts}",
+        f"memory     {size_text(forecast.peak)} of {room_text(forecast)}{each}, in {widest.name}: {parts}{host}",
         f"time       about {seconds_text(forecast.seconds)} for {forecast.unit}: {phases} ({forecast.device.source})",
     ]
     return [*lines, *warning(forecast, advised)]
@@ -61,7 +62,8 @@ def warning(forecast: Forecast, advised: Sequence[str]) -> list[str]:
 
 
 def rows(forecast: Forecast) -> list[list[str]]:
-    """Of a table with a column for each phase: what is held, the peak, time, and what is sent."""
+    """Of a table with a column for each phase: what is held, the peak, time, what is sent, and what the host
+    has of it."""
     phases = forecast.phases
     holdings = dict.fromkeys(holding for phase in phases for holding in phase.held)
     ordered = sorted(holdings, key=lambda holding: (holding.part == "run", list(holdings).index(holding)))
@@ -69,6 +71,7 @@ def rows(forecast: Forecast) -> list[list[str]]:
     table.append(["peak", *(size_text(phase.peak) for phase in phases)])
     table.append(["time", *(seconds_text(phase.seconds) if phase.seconds else "" for phase in phases)])
     for name, sizes in (
+        ("on the host", [p.on_host for p in phases]),
         ("to other devices", [p.moved for p in phases]),
         ("to and from the host", [p.hosted for p in phases]),
     ):

@@ -9,17 +9,20 @@ from typing import Any
 
 from ..layout import Layout
 from ..models.kinds import AutoencoderSpec, DenoiserSpec, TextEncoderSpec
+from ..models.lpips import LPIPSSpec
 from ..models.patch_discriminator import PatchDiscriminatorSpec
+from ..models.work import Counted
 from ..parallel import budget
 from ..seam.ranks import ParallelPlan
 from ..shapes import NUM_COLOURS, LatentShape, VideoShape
-from .constants import BACKWARD, FROZEN_BACKWARD, FROZEN_KEPT, ITEMSIZE, UPDATE_PASSES
-from .counting import alive_bytes, call_seconds, called, kept_bytes, layout_of, products_seconds, weight_bytes
+from .constants import BACKWARD, FROZEN_BACKWARD, FROZEN_CONVOLUTION_KEPT, FROZEN_KEPT, ITEMSIZE, UPDATE_PASSES
+from .counting import alive_bytes, call_seconds, called, kept_bytes, kernel_bytes, layout_of, products_seconds
 from .devices import Device
-from .forecast import Forecast, Holding, Phase
-from .sampling import ACTIVATIONS, DENOISER, LIBRARIES, RUN, TEXT, VAE, WEIGHTS
+from .forecast import ACTIVATIONS, RUN, Forecast, Holding, Phase, with_slack
+from .placed import whole_bytes
+from .sampling import DENOISER, LIBRARIES, TEXT, VAE, WEIGHTS
 
-DISCRIMINATOR = "discriminator"
+DISCRIMINATOR, PERCEPTUAL = "discriminator", "LPIPS"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class TrainingCase:
     encode_chunk: int | None = None
     held_out: bool = False
     discriminator: PatchDiscriminatorSpec | None = None
+    perceptual: LPIPSSpec | None = None
     split: ParallelPlan = field(default_factory=ParallelPlan)
 
     def forecast(self, device: Device) -> Forecast:
@@ -63,7 +67,7 @@ class TrainingCase:
         phases += [self._passes(device), self._update(device)]
         if self.held_out:
             phases.append(self._held_out(device))
-        return Forecast(device, self.split.world, phases, "a step")
+        return Forecast(device, self.split.world, with_slack(phases, device), "a step")
 
     @property
     def latent(self) -> LatentShape:
@@ -92,25 +96,29 @@ class TrainingCase:
         blocks = max(1, len(self.denoiser.blocks())) if self.denoiser else 1
         zero = self.zero if self.denoiser else 0
         state = budget.training_state(self._num_trained, self.split.world, zero, "fp32", self.keeps_average, blocks)
-        held = {Holding(RUN, LIBRARIES): device.floor}
+        kernels = sum(kernel_bytes(called(*call)[1], device, self.dtype) for call in self._calls())
+        held = {Holding(RUN, LIBRARIES): device.floor + 2 * kernels}  # forward and backward
         if self.adapters:
-            held[Holding(self._part, "frozen weights")] = weight_bytes(layout, self.dtype)
+            held[Holding(self._part, "frozen weights")] = whole_bytes(layout, self.dtype, device)
         held |= {Holding(self._part, what): size for what, size in state._asdict().items() if size}
-        for what in ("gradients", "moments"):
-            held[Holding(self._part, what)] = int(held[Holding(self._part, what)] * self.trained_share)
+        for what in ("gradients", "moments", "average"):
+            if size := held.get(Holding(self._part, what)):
+                held[Holding(self._part, what)] = int(size * self.trained_share)
         if self.discriminator is not None:
             judge = 4 * layout_of(self.discriminator).num_parameters
             held |= {Holding(DISCRIMINATOR, WEIGHTS): judge, Holding(DISCRIMINATOR, "gradients"): judge}
             held[Holding(DISCRIMINATOR, "moments")] = 2 * judge
-        return held | self._frozen()
+        if self.perceptual is not None:
+            held[Holding(PERCEPTUAL, WEIGHTS)] = 4 * layout_of(self.perceptual).num_parameters
+        return held | self._frozen(device)
 
-    def _frozen(self) -> dict[Holding, int]:
+    def _frozen(self, device: Device) -> dict[Holding, int]:
         """Of the models that stay as they are, and in memory."""
         held = {}
         if self.denoiser is not None and self.encodes_clips:
-            held[Holding(VAE, WEIGHTS)] = weight_bytes(layout_of(self.vae), self.frozen_dtype)
+            held[Holding(VAE, WEIGHTS)] = whole_bytes(layout_of(self.vae), self.frozen_dtype, device)
         if self.text_encoder is not None and self.encodes_texts:
-            held[Holding(TEXT, WEIGHTS)] = weight_bytes(layout_of(self.text_encoder), self.frozen_dtype)
+            held[Holding(TEXT, WEIGHTS)] = whole_bytes(layout_of(self.text_encoder), self.frozen_dtype, device)
         return held
 
     def _encoding(self, denoiser: DenoiserSpec, device: Device) -> Phase:
@@ -150,16 +158,34 @@ class TrainingCase:
             * self.own_micro_batches
             / self.split.sequence
         )
+        seconds += self.own_micro_batches * self._perceptual_seconds(device)
         moved = self.own_micro_batches * self._moved() + self._exchanged()
         held = self._state(device) | self._casts()
         held[Holding(self._part, ACTIVATIONS)] = sum(map(self._kept, self._calls())) // self.split.sequence
+        if self.perceptual is not None:
+            kept = kept_bytes(self._looks(self.perceptual, 1), dtype)
+            held[Holding(PERCEPTUAL, ACTIVATIONS)] = int(FROZEN_CONVOLUTION_KEPT * kept)
         return Phase("forward and backward", held, seconds + moved / device.link, moved)
+
+    def _looks(self, perceptual: LPIPSSpec, of_a_pair: int) -> Counted:
+        """A call of LPIPS, for one or both pictures of each pair."""
+        frames, height, width = self.video
+        return called(perceptual, "work", height, width, of_a_pair * self.batch * frames)[1]
+
+    def _perceptual_seconds(self, device: Device) -> float:
+        """Of LPIPS: it looks at both videos, and gradients go to the one that was made."""
+        if self.perceptual is None:
+            return 0.0
+        seconds = (call_seconds(self._looks(self.perceptual, both), device, self.dtype) for both in (2, 1))
+        return next(seconds) + FROZEN_BACKWARD * next(seconds)
 
     def _casts(self) -> dict[Holding, int]:
         """Weights in the dtype of the passes."""
         if self.dtype == "fp32" or self.adapters:
             return {}
-        return {Holding(self._part, "casts"): ITEMSIZE[self.dtype] * self._layout.num_parameters}
+        # Those that stay as they are are cast where they are used.
+        trained = int(self.trained_share * self._layout.num_parameters)
+        return {Holding(self._part, "casts"): ITEMSIZE[self.dtype] * trained}
 
     def _kept(self, call: tuple[Any, ...]) -> int:
         """Bytes that the backward pass wants of a call."""

@@ -5,9 +5,10 @@ All randomness is in the batch, drawn by core; a backend's step is a function of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -96,6 +97,8 @@ class AutoencoderBatch:
 
 
 Batch = TypeVar("Batch", contravariant=True)
+Limit = float | Callable[[], float]
+"""A number, or what tells it when it is needed."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,32 @@ class StepReport:
     """Terms of the loss, for the log."""
     updated: str = "model"
     """What learned: "model", or where there is a discriminator, that or the "generator"."""
+
+    is_late = False
+    """Whether the device may still be at work on it, so that whoever looks at it waits."""
+
+
+class LateReport:
+    """A StepReport that is read from the device when someone looks at it."""
+
+    def __init__(self, read: Callable[[], StepReport], is_late: bool) -> None:
+        self._read, self.is_late = read, is_late
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._report, name)
+
+    def __eq__(self, other: object) -> bool:
+        return self._report == (other._report if isinstance(other, LateReport) else other)
+
+    def __repr__(self) -> str:
+        return repr(self._report)
+
+    @cached_property
+    def _report(self) -> StepReport:
+        return self._read()
+
+
+Report = StepReport | LateReport
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,11 +239,12 @@ class TrainStep(Protocol, Generic[Batch]):
     """A model in training on a backend: parameters, gradients, optimiser state, EMA."""
 
     def step(
-        self, batches: Sequence[Batch], lr: float, ema_decay: float | None = None, reject_above: float = float("inf")
-    ) -> StepReport:
+        self, batches: Sequence[Batch], lr: float, ema_decay: float | None = None, reject_above: Limit = float("inf")
+    ) -> Report:
         """One optimiser step over micro-batches: down the mean loss over all that they hold, however it is split.
 
         ema_decay: the shadow becomes decay * shadow + (1 - decay) * parameters after the update; None leaves it.
+        reject_above: asked for after the gradients. What it raises leaves the model as it was.
         """
 
     def evaluate(self, batch: Batch, use_ema: bool) -> float:

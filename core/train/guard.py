@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from ..errors import NumericsError
-from ..seam.training import StepReport
+from ..seam.training import Report
 
 WINDOW, LEAST = 100, 20
 """Norms that the median is taken of, and how many are needed before anything counts as a spike."""
@@ -39,7 +39,7 @@ class Guard:
             return float("inf")
         return self.spike_factor * median(norms)
 
-    def saw(self, report: StepReport, step: int, sources: Sequence[str]) -> str | None:
+    def saw(self, report: Report, step: int, sources: Sequence[str]) -> str | None:
         """Note a step; for a bad one that is left out, a line about it.
 
         Raises: NumericsError when the run has to end, naming the files of the step.

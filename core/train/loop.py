@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from ..data.batch import ClipBatch
 from ..errors import CheckpointError, DuosoraError
@@ -28,7 +28,7 @@ from ..models.run_folders import AVERAGE, STATE
 from ..parallel.agreement import agreed
 from ..printable import say
 from ..seam.ranks import Ranks
-from ..seam.training import Saved, StepReport, TrainStep
+from ..seam.training import Report, Saved, TrainStep
 from .checkpoints import Checkpoints, Found
 from .ema import EmaSchedule
 from .feeding import Fed, Feeding
@@ -105,6 +105,15 @@ class RunEnd:
     """The last one that was written or found."""
 
 
+class _Made(NamedTuple):
+    """An optimiser step that nobody has looked at yet."""
+
+    step: int
+    fed: Fed
+    report: Report
+    began: float
+
+
 class Loop:
     """One run, from a checkpoint or from the start."""
 
@@ -131,6 +140,9 @@ class Loop:
         self.ranks = ranks or Ranks()
         self.step = 0
         """Optimiser steps made."""
+        self._made: _Made | None = None
+        self._looked = 0.0
+        """When the last step's report was there."""
         self._saved_step: int | None = None
         self._saving = Saving(checkpoints, self.ranks, in_background=plan.save_in_background)
         self._feeding = Feeding(self.ranks, task)
@@ -144,8 +156,12 @@ class Loop:
         """
         agreed(self.ranks.world, lambda: self._load(found))
 
-    def run(self, on_step: Callable[[int, StepReport], None] | None = None) -> RunEnd:
-        """Train to the plan's last step, or until a rank's process is asked to leave."""
+    def run(self, on_step: Callable[[int, Report], None] | None = None) -> RunEnd:
+        """Train to the plan's last step, or until a rank's process is asked to leave.
+
+        What an accelerator has made of a step is looked at when the next one's gradients are on their way, so that it
+        always has work; before checkpoints and the like, at once.
+        """
         agreed(self.ranks.world, lambda: self.log.cut_back(self.step) if self.log else None)
         with _asked_to_leave() as leaving:
             try:
@@ -169,7 +185,7 @@ class Loop:
         self.step = self._saved_step = int(state["step"])
         self._saving.last = found.path
 
-    def _run(self, leaving: _Leaving, on_step: Callable[[int, StepReport], None] | None) -> None:
+    def _run(self, leaving: _Leaving, on_step: Callable[[int, Report], None] | None) -> None:
         source: Iterator[list[ClipBatch]] = iter(())
         if self.loader is not None and self.step < self.plan.max_steps:
             source = self.loader.batches(self.step)
@@ -178,35 +194,56 @@ class Loop:
             self._raise_failure()
             return next(source)
 
+        def look() -> None:
+            self._look(on_step)
+
         while self.step < self.plan.max_steps and not self.ranks.world.any(leaving.asked):
             began = time.monotonic()
             fed = self._feeding.feed(read, self.step)
-            report = self._train(fed)
+            report = self._train(fed, look)
             self.step += 1
-            with self._ends_all_later():
-                if self.log is not None:
-                    self._write_down(self.log, fed, report, time.monotonic() - began)
-                if on_step is not None:
-                    on_step(self.step, report)
-            self._judge(fed, report)
+            self._made = _Made(self.step, fed, report, began)
+            if not report.is_late or self._is_anything_due():
+                look()
             self._saving.look()
             self._do_what_is_due()
+        look()
         agreed(self.ranks.world, self._raise_failure)
 
-    def _train(self, fed: Fed) -> StepReport:
+    def _train(self, fed: Fed, look: Callable[[], None]) -> Report:
         decay = None if self.plan.ema is None else self.plan.ema.at(self.step + 1)
-        rate = self.plan.learning_rate.at(self.step)
-        return self.task.trainer.step(fed.batches, rate, decay, self.guard.limit(self.task.learns(self.step)))
+        rate, learns = self.plan.learning_rate.at(self.step), self.task.learns(self.step)
 
-    def _write_down(self, log: StepLog, fed: Fed, report: StepReport, seconds: float) -> None:
+        def limit() -> float:
+            look()
+            return self.guard.limit(learns)
+
+        return self.task.trainer.step(fed.batches, rate, decay, limit if self._made else limit())
+
+    def _look(self, on_step: Callable[[int, Report], None] | None) -> None:
+        """Note what became of the last step, unless that is done."""
+        made, self._made = self._made, None
+        if made is None:
+            return
+        bool(made.report.applied)  # waits for it
+        since, self._looked = max(made.began, self._looked), time.monotonic()
+        with self._ends_all_later():
+            if self.log is not None:
+                self._write_down(self.log, made, self._looked - since)
+            if on_step is not None:
+                on_step(made.step, made.report)
+        self._judge(made)
+
+    def _write_down(self, log: StepLog, made: _Made, seconds: float) -> None:
+        fed, report = made.fed, made.report
         samples, size = (sum(getattr(each, name) for each in fed.facts) for name in ("samples", "work"))
         failures = [line for each in fed.facts for line in each.failures]
-        epoch = 0 if self.loader is None else (self.step - 1) // self.loader.steps_per_epoch
+        epoch = 0 if self.loader is None else (made.step - 1) // self.loader.steps_per_epoch
         values = {
             "epoch": epoch,
             "loss": report.loss,
             "grad_norm": report.grad_norm,
-            "lr": self.plan.learning_rate.at(self.step - 1),
+            "lr": self.plan.learning_rate.at(made.step - 1),
             "applied": report.applied,
             "updated": report.updated,
             **report.parts,
@@ -217,18 +254,22 @@ class Loop:
             "peak_memory_mb": round((self.peak_memory_bytes() or _peak_memory_of_process()) / 2**20),
             **({"failures": failures} if failures else {}),
         }
-        log.write("step", self.step, values)
+        log.write("step", made.step, values)
         for line in failures:
             self.say(f"replaced {line}")
 
-    def _judge(self, fed: Fed, report: StepReport) -> None:
-        sources = [source for each in fed.facts for source in each.sources]
-        if report.applied:
-            self.guard.saw(report, self.step, sources)
+    def _judge(self, made: _Made) -> None:
+        sources = [source for each in made.fed.facts for source in each.sources]
+        if made.report.applied:
+            self.guard.saw(made.report, made.step, sources)
             return
-        left_out = agreed(self.ranks.world, lambda: self.guard.saw(report, self.step, sources))
+        left_out = agreed(self.ranks.world, lambda: self.guard.saw(made.report, made.step, sources))
         if left_out:
             self.say(left_out)
+
+    def _is_anything_due(self) -> bool:
+        plan = self.plan
+        return any(_is_due(self.step, every) for every in (plan.save_every, plan.validate_every, plan.show_every))
 
     def _do_what_is_due(self) -> None:
         if _is_due(self.step, self.plan.save_every):

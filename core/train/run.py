@@ -36,7 +36,7 @@ from ..printable import say
 from ..seam import backend as backends
 from ..seam.ranks import ParallelPlan, Ranks
 from ..seam.ranks import make_plan as make_rank_plan
-from ..seam.training import StepReport
+from ..seam.training import Report
 from .autoencoder import check_losses, check_reached
 from .checkpoints import Checkpoints, Found, open_checkpoint
 from .continuing import accepted, refuse_other_settings
@@ -133,7 +133,7 @@ class TrainRun:
                 lines.append(f"NOTE       until there the run was on {before}; later steps differ from its by rounding")
         return lines
 
-    def run(self, on_step: Callable[[int, StepReport], None] | None = None, say: Callable[[str], None] = say) -> RunEnd:
+    def run(self, on_step: Callable[[int, Report], None] | None = None, say: Callable[[str], None] = say) -> RunEnd:
         """Train, from the checkpoint if there is one.
 
         Raises: CheckpointError when the folder cannot be written, or another process is training in it.
@@ -143,7 +143,7 @@ class TrainRun:
             agreed(self.ranks.world, lambda: stack.enter_context(_alone_in(self.config.folder)) if first else None)
             return self._run(on_step, say) if first else self._run(None, _ignore)
 
-    def _run(self, on_step: Callable[[int, StepReport], None] | None, say: Callable[[str], None]) -> RunEnd:
+    def _run(self, on_step: Callable[[int, Report], None] | None, say: Callable[[str], None]) -> RunEnd:
         config, ranks = self.config, self.ranks
         log = agreed(ranks.world, lambda: self._open_folder(say) if ranks.is_first else None)
         agreed(ranks.world, self._refuse_other_folder)

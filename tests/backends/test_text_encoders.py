@@ -51,7 +51,12 @@ class CountedWeights(WeightsReader):
 
 
 def opened(spec: Any, folder: Path, shard_size: int | None = None) -> CountedWeights:
-    save_weights(folder, FreshWeights(spec.layout(), 0), overwrite=True, shard_size=shard_size)
+    """Fresh weights in a folder, and biases as training leaves them, not zeros."""
+    weights, draw = dict(FreshWeights(spec.layout(), 0)), np.random.default_rng(1)
+    for name in weights:
+        if name.endswith("bias"):
+            weights[name] = draw.standard_normal(weights[name].shape, dtype=np.float32) * np.float32(0.2)
+    save_weights(folder, weights, overwrite=True, shard_size=shard_size)
     return CountedWeights(open_weights(folder))
 
 

@@ -10,11 +10,20 @@ from pathlib import Path
 
 import pytest
 
+from duosora.core.config.loading import load
+from duosora.core.config.schema import SampleConfig
+from duosora.core.config.training import TrainConfig
 from duosora.core.planning import calibrating
+from duosora.core.planning.advice import advice
 from duosora.core.planning.calibration import Calibration, keep
+from duosora.core.planning.devices import SHEETS
 from duosora.core.planning.here import processor
 from duosora.core.planning.operations import OPERATIONS
 from duosora.core.planning.rates import MeasuredRates, RateTable
+from duosora.core.planning.telling import short_lines
+from duosora.core.planning.unstarted import plan_sampling, plan_training
+
+ROOT = Path(__file__).parents[2]
 
 
 def figures(backend: str = "torch") -> Calibration:
@@ -48,10 +57,31 @@ def test_a_run_is_planned_without_its_models(duosora: Callable, words: list[str]
     assert all(text in outcome.out for text in expected), outcome.out
 
 
+SHIPPED = sorted(path for kind in ("sample", "train") for path in (ROOT / "configs" / kind).glob("*.yaml"))
+DEVICES = ("cpu", *SHEETS)
+
+
+def test_every_config_that_comes_with_duosora_is_planned() -> None:
+    for number, file in enumerate(SHIPPED):
+        on = DEVICES[number % len(DEVICES)]
+        if file.parent.name == "sample":
+            case, device, _ = plan_sampling(load(file, SampleConfig, []), frozenset(), on, None)
+        else:
+            case, device, _ = plan_training(load(file, TrainConfig, []), frozenset(), on, None)
+        forecast = case.forecast(device)
+        assert all(0 < phase.peak < 1 << 40 and 0 <= phase.seconds < 1e9 for phase in forecast.phases), (file, on)
+        assert len(short_lines(forecast, advice(case, device))) == 2 + (forecast.fits is False), (file, on)
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
         (["sample", "--on", "gpu-1t"], "--on gpu-1t: there are cpu, gpu-24g"),
+        (["sample", "--on", ""], "--on : there are cpu"),
+        (["sample", "--devices", "0"], "--devices"),
+        (["train", "--devices", "-1"], "--devices"),
+        (["train", "--on", "cuda"], "--on cuda: there are cpu, gpu-24g"),
+        (["sample", "--set", "backend.offload=blocks"], "the device is the host's CPU"),
         (["sample", "--on", "none.yaml"], "none.yaml: there is no such file"),
         (["sample", "--devices", "3", "--set", "parallel.sequence=2"], "parallel.sequence = 2: does not divide 3"),
         (["sample", "--set", "video.frames=6"], "num_frames = 6"),
@@ -83,6 +113,15 @@ def test_every_installed_backend_is_measured_by_itself(
     outcome = duosora("plan", "--calibrate")
     assert outcome.code == 0
     assert [entry["backend"] for entry in json.loads(home.read_text())["entries"]] == ["torch", "mindspore"]
+
+
+def test_damaged_figures_are_said_and_the_plan_is_a_guess(duosora: Callable, home: Path) -> None:
+    home.parent.mkdir(parents=True)
+    home.write_bytes(b"\xff\x00{")
+    outcome = duosora("plan", "sample")
+    assert (outcome.code, outcome.err) == (0, "")
+    assert "guessed; " in outcome.out
+    assert "cannot be used" in outcome.out
 
 
 def test_figures_that_are_there_are_used(duosora: Callable, monkeypatch: pytest.MonkeyPatch) -> None:

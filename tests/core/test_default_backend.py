@@ -1,6 +1,8 @@
 """The backend where none is named: the one that is installed, torch before mindspore; records say which it was."""
 
+import gc
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -181,3 +183,16 @@ def test_records_say_which_backend_was_used() -> None:
     assert resolved(sampled)["backend"]["name"] == "torch"
     assert resolved(trained)["compute"]["name"] == "torch"
     assert resolved(measured)["backend"] == "mindspore"
+
+
+def test_what_a_program_already_held_is_still_looked_through_for_garbage(
+    installed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only a framework that `get` itself imports is left out: with one that is there, models may be."""
+    installed("torch")
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "duosora.backends.torch", SimpleNamespace(create=lambda device: device))
+    before = gc.get_freeze_count()
+    assert backend.get("torch", "here") == "here"
+    assert gc.get_freeze_count() == before
+    assert gc.isenabled()

@@ -16,7 +16,7 @@ from duosora.core.errors import CheckpointError, NumericsError
 from duosora.core.io.weights import Shard, open_weights, save_weights
 from duosora.core.models.run_folders import AVERAGE, MODEL
 from duosora.core.random import normal
-from duosora.core.seam.training import StepReport
+from duosora.core.seam.training import LateReport, StepReport
 from duosora.core.train.checkpoints import Checkpoints
 from duosora.core.train.ema import EmaSchedule
 from duosora.core.train.guard import LEAST, Guard
@@ -94,6 +94,26 @@ class ToyStep:
     @contextmanager
     def inference_model(self, use_ema: bool):
         yield self.w
+
+
+class LateStep(ToyStep):
+    """The same on a device that takes its time: its reports are there when someone waits."""
+
+    def __init__(self, poison: tuple[int, ...] = (), spikes: tuple[int, ...] = ()) -> None:
+        super().__init__(poison, spikes)
+        self.begun, self.read = 0, list[tuple[int, int]]()
+
+    def step(self, batches, lr, ema_decay=None, reject_above=float("inf")) -> LateReport:
+        self.begun += 1
+        number = self.begun
+        limit = reject_above() if callable(reject_above) else reject_above
+        report = super().step(batches, lr, ema_decay, limit)
+
+        def read() -> StepReport:
+            self.read.append((number, self.begun))
+            return report
+
+        return LateReport(read, is_late=True)
 
 
 class ToyTask:
@@ -261,6 +281,49 @@ def test_a_spike_is_left_out_once_there_is_something_to_compare_with(tmp_path: P
     again = Guard(on_bad_step="skip", spike_factor=20.0)
     again.load_state(json.loads(json.dumps(guard.state())))
     assert again.limit() == guard.limit() < float("inf")
+
+
+def test_a_device_gets_its_next_step_before_the_last_one_is_looked_at(tmp_path: Path) -> None:
+    trainer = LateStep()
+    loop = make(tmp_path, trainer, max_steps=7, save_every=4)
+    seen = []
+    loop.run(lambda step, report: seen.append((step, loop.step)))
+    # When step 2 has begun, step 1 is read, and so on; before a checkpoint and at the end nothing is left to read.
+    assert trainer.read == [(1, 2), (2, 3), (3, 4), (4, 4), (5, 6), (6, 7), (7, 7)]
+    assert [step for step, _ in seen] == list(range(1, 8))
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_run_on_a_slow_device_is_the_same_and_goes_on_alike(tmp_path: Path, in_background: bool) -> None:
+    late = LEAST + 4
+    bad, spike = (2 * late + 5,), (4, 2 * late)
+    guard = {"on_bad_step": "skip", "spike_factor": 20.0}
+    plan = {"save_every": 9, "save_in_background": in_background}
+    straight, again = ToyStep(bad, spike), LateStep(bad, spike)
+    make(tmp_path / "straight", straight, late + 6, Guard(**guard), **plan).run()
+    make(tmp_path / "parts", LateStep(bad, spike), late + 1, Guard(**guard), **plan).run()
+    loop = make(tmp_path / "parts", again, late + 6, Guard(**guard), **plan)
+    loop.resume(loop.checkpoints.newest())
+    assert loop.step == late + 1
+    loop.run()
+    assert state(again) == state(straight)
+    logs = [read_log(tmp_path / name / "log.jsonl") for name in ("straight", "parts")]
+    steady = ("event", "step", "epoch", "loss", "grad_norm", "lr", "applied", "failures")
+    one, other = [[{key: line.get(key) for key in steady} for line in lines] for lines in logs]
+    assert one == other
+    assert [line["step"] for line in one if not line["applied"]] == [late + 1, late + 3]
+
+
+def test_a_bad_step_of_a_slow_device_ends_the_run_by_its_name(tmp_path: Path) -> None:
+    loop = make(tmp_path, LateStep(poison=(7,)), save_every=2)
+    with pytest.raises(NumericsError, match=r"step 4.*6\.mp4, 7\.mp4.*guard\.on_bad_step=skip"):
+        loop.run()
+    assert Checkpoints(tmp_path).newest().step == 2
+    loop = make(tmp_path / "other", LateStep(poison=(7,)), save_every=3)
+    with pytest.raises(NumericsError, match=r"step 4.*6\.mp4, 7\.mp4"):
+        loop.run()
+    assert loop.step == 4  # while the gradients of the fifth were made
+    assert Checkpoints(tmp_path / "other").newest().step == 3
 
 
 def test_things_happen_when_they_are_due(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What is decided of memory before a run: which encoder is read layer by layer, and how work is done one ahead."""
 
 import threading
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ from duosora.core.errors import ConfigError
 from duosora.core.maths.eight_bits import to_eight_bits
 from duosora.core.models.finding import open_part
 from duosora.core.pipelines import placing
-from duosora.core.pipelines.placing import block_bytes, check_offload, streams_text_encoder, weight_bytes
+from duosora.core.pipelines.placing import block_bytes, check_offload, check_room, streams_text_encoder, weight_bytes
 from duosora.core.reading_ahead import read_ahead
 
 MT5 = open_part("text_encoder", "mt5_xxl")
@@ -56,7 +57,8 @@ T2V = open_part("denoiser", "opensora_plan_v1_3_t2v")
 def offload(monkeypatch: pytest.MonkeyPatch, free: int | None, on_host: bool = False, **settings: Any) -> None:
     backend: Any = SimpleNamespace(on_host=on_host, name=settings.pop("name", "torch"))
     monkeypatch.setattr(placing, "free_host_bytes", lambda: free)
-    check_offload(BackendSettings(**settings), backend, T2V, "bf16")
+    check_offload(BackendSettings(**settings), backend)
+    check_room(BackendSettings(**settings), T2V, "bf16")
 
 
 def test_offloading_without_room_on_the_host_is_refused_with_the_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +96,24 @@ def test_two_are_there_at_a_time_and_the_next_is_made_while_one_is_used() -> Non
             assert begun[number + 1].wait(10)
             assert len(made) == number + 2
     assert list(read_ahead(make, [])) == []
+
+
+def test_what_was_used_is_let_go_of_before_the_next_is_waited_for() -> None:
+    made: list[weakref.ref[Weight]] = []
+    first_is_gone = threading.Event()
+
+    def make(number: int) -> Weight:
+        assert number == 0 or first_is_gone.wait(10)
+        made.append(weakref.ref(weight := Weight(), lambda _: first_is_gone.set()))
+        return weight
+
+    for weight in read_ahead(make, range(3)):
+        del weight
+    assert len(made) == 3
+
+
+class Weight:
+    """Something of which it is seen when it goes."""
 
 
 def test_what_goes_wrong_ahead_is_raised_where_it_is_asked_for() -> None:

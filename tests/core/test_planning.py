@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +13,15 @@ import pytest
 
 from duosora.core.errors import ConfigError
 from duosora.core.models import FAMILIES, opensora_t2v, t5, wfvae
+from duosora.core.models.finding import open_part
+from duosora.core.models.lpips import LPIPSSpec
 from duosora.core.models.work import counted
 from duosora.core.parallel import budget
+from duosora.core.pipelines.placing import block_bytes
 from duosora.core.planning import calibration
 from duosora.core.planning.advice import MOST, advice
 from duosora.core.planning.devices import SHEETS, device_named, this_device
-from duosora.core.planning.forecast import Holding
+from duosora.core.planning.forecast import Holding, Phase
 from duosora.core.planning.here import processor
 from duosora.core.planning.operations import OPERATIONS
 from duosora.core.planning.rates import MeasuredRates, RateTable
@@ -112,6 +116,68 @@ def test_recomputing_trades_memory_for_time() -> None:
     assert again.seconds > plain.seconds
 
 
+def phases_of(case: SamplingCase | TrainingCase) -> dict[str, Phase]:
+    return {phase.name: phase for phase in case.forecast(device_named("gpu-80g", "torch")).phases}
+
+
+WEIGHTS_OF_TEXT, WEIGHTS_OF_DENOISER = Holding("text encoder", "weights"), Holding("denoiser", "weights")
+
+
+def test_blocks_on_the_host_are_counted_there_and_copied_in_every_call() -> None:
+    here, there = phases_of(SAMPLING)["denoise"], phases_of(replace(SAMPLING, offload="blocks"))["denoise"]
+    part = open_part("denoiser", "opensora_plan_v1_3_t2v")
+    assert there.on_host == block_bytes(part, "bf16"), "as the run itself asks for"
+    assert there.hosted == 100 * there.on_host
+    kept = here.held[WEIGHTS_OF_DENOISER] - there.held[WEIGHTS_OF_DENOISER]
+    assert kept == pytest.approx(there.on_host * 30 / 32, rel=0.01), "two of 32 blocks stay"
+    assert there.seconds == here.seconds, "copies are hidden"
+    slow = replace(device_named("gpu-80g", "torch"), host=1e8)
+    copying = next(p for p in replace(SAMPLING, offload="blocks").forecast(slow).phases if p.name == "denoise")
+    assert copying.seconds == pytest.approx(there.hosted / 1e8, rel=0.01), "the larger of computing and copying"
+
+
+def test_parts_that_leave_are_not_there_while_decoding() -> None:
+    stays, leaves = phases_of(SAMPLING)["decode"], phases_of(replace(SAMPLING, offload="parts"))["decode"]
+    assert WEIGHTS_OF_DENOISER in stays.held
+    assert WEIGHTS_OF_DENOISER not in leaves.held
+    looped = replace(SAMPLING, offload="parts", clips=3)
+    assert phases_of(looped)["load"].seconds > 1.2 * phases_of(replace(looped, clips=1))["load"].seconds
+
+
+def test_a_text_encoder_in_eight_bits_takes_half_of_bf16_and_longer() -> None:
+    bf16 = phases_of(SAMPLING)["encode text"]
+    int8 = phases_of(replace(SAMPLING, dtypes={**SAMPLING.dtypes, "text_encoder": "int8"}))["encode text"]
+    assert int8.held[WEIGHTS_OF_TEXT] == pytest.approx(bf16.held[WEIGHTS_OF_TEXT] / 2, rel=0.01)
+    assert int8.seconds > bf16.seconds
+
+
+@pytest.mark.parametrize(("dtype", "gib"), [("fp32", 1.4), ("bf16", 0.7)])
+def test_a_streamed_text_encoder_takes_two_layers_on_any_device(dtype: str, gib: float) -> None:
+    case = replace(SAMPLING, streams_text_encoder=True, dtypes={**SAMPLING.dtypes, "text_encoder": dtype})
+    for name in ("cpu", "gpu-24g"):
+        load, encode, *_ = case.forecast(device_named(name, "torch")).phases
+        assert encode.held[WEIGHTS_OF_TEXT] / 2**30 == pytest.approx(gib, rel=0.05), "as docs/memory.md says"
+        assert encode.seconds >= device_named(name, "torch").of(dtype).load * MT5.layout().num_parameters
+        assert WEIGHTS_OF_TEXT not in load.held
+
+
+def test_lpips_is_counted_in_training_an_autoencoder() -> None:
+    plain = replace(TRAINING, denoiser=None, text_encoder=None, video=VideoShape(25, 256, 256))
+    before, after = phases_of(plain), phases_of(replace(plain, perceptual=LPIPSSpec("vgg16")))
+    weights = 4 * LPIPSSpec("vgg16").layout().num_parameters
+    assert after["state"].held[Holding("LPIPS", "weights")] == weights
+    grown = after["forward and backward"].peak - before["forward and backward"].peak
+    assert grown > weights
+    assert after["forward and backward"].seconds > before["forward and backward"].seconds
+
+
+def test_only_what_is_trained_has_gradients_moments_and_an_average() -> None:
+    full, some = phases_of(TRAINING)["state"].held, phases_of(replace(TRAINING, trained_share=0.25))["state"].held
+    assert some[Holding("denoiser", "weights")] == full[Holding("denoiser", "weights")]
+    for what in ("gradients", "moments", "average"):
+        assert some[Holding("denoiser", what)] == full[Holding("denoiser", what)] // 4
+
+
 def test_devices_that_share_tokens_send_what_the_budget_says() -> None:
     shared = replace(SAMPLING, split=ParallelPlan(sequence=2))
     phase = next(each for each in shared.forecast(device_named("gpu-80g", "torch")).phases if each.name == "denoise")
@@ -130,6 +196,27 @@ def test_advice_names_what_fits_the_cheapest_first() -> None:
     assert "decode.chunk=1 fits" not in found, "a smaller chunk than needed saves nothing"
     (line,) = short_lines(case.forecast(device), found)[2:]
     assert line.startswith("warning: it does not fit: ")
+
+
+def test_advice_names_offloading_and_the_text_encoders_forms_with_their_cost() -> None:
+    room = replace(device_named("gpu-24g", "torch"), memory=7 << 30)
+    small = replace(SAMPLING, text_encoder=None, videos={VideoShape(29, 480, 480): 1})
+    assert advice(small, room)[0] == "backend.offload=parts fits"
+    room = replace(room, memory=5 << 30)
+    assert advice(small, room)[0] == "backend.offload=blocks fits"
+    slow = replace(room, host=1.2e9)
+    assert re.fullmatch(r"backend.offload=blocks fits at [\d.]+ times the time", advice(small, slow)[0])
+    found = advice(
+        replace(SAMPLING, dtypes={**SAMPLING.dtypes, "text_encoder": "fp32"}), replace(room, memory=20 << 30)
+    )
+    assert any(line.startswith("backend.text_encoder=stream fits") for line in found)
+    assert any(line.startswith("backend.dtype.text_encoder=int8 fits") for line in found)
+
+
+def test_what_the_host_has_for_a_device_is_told() -> None:
+    forecast = replace(SAMPLING, offload="blocks").forecast(device_named("gpu-80g", "torch"))
+    assert {"on the host", "to and from the host"} <= {row[0] for row in rows(forecast)}
+    assert short_lines(forecast, [])[0].endswith(" of the host's for each")
 
 
 def test_advice_is_silent_where_a_run_fits_and_honest_where_nothing_does() -> None:

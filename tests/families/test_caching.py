@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from family_cases import BATCH, DENOISERS, awake
 from thread_tensors import on_ranks
 
@@ -28,6 +29,8 @@ OFF: dict[str, dict[str, Any]] = {
     "teacache": {"threshold": 0},
     "taylor": {"interval": 1},
 }
+KINDS_OF_BLOCKS = 3
+"""The most that a model has."""
 QUICK = ("opensora_t2v-tiny", "stdit3-stdit3_tiny")
 """Cases of which all is tried each time."""
 of_quick = pytest.mark.parametrize("name", QUICK)
@@ -174,6 +177,20 @@ def test_compiled_blocks_are_left_out_too(backend: Backend, kind: str, monkeypat
     near(got, expected)
     if backend.name == "torch":
         assert traced
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", DENOISERS)
+def test_compiled_blocks_are_graphs_without_breaks(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a cache, and without one."""
+    for kind in (None, "first_block"):
+        traced: list[Any] = []
+        with monkeypatch.context() as patched:
+            patched.setattr(torch, "compile", partial(torch.compile, backend=_noted(traced), fullgraph=True))
+            torch._dynamo.reset()
+            got, _ = course(name, get("torch", "cpu"), kind, compile=True)
+        near(got, usual(name, "torch", kind)[0])
+        assert 0 < len(traced) <= KINDS_OF_BLOCKS
 
 
 def _noted(traced: list[Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What gets imported when: core without a framework, the command line's help without anything heavy."""
+"""What gets imported when: core without a framework, the help without anything heavy, sampling without what trains."""
 
 import json
 import subprocess
@@ -15,6 +15,14 @@ ROOT = Path(__file__).parents[2]
 FRAMEWORKS = {"torch", "mindspore", "mindone", "transformers", "einops"}
 HEAVY = FRAMEWORKS | {"numpy", "av", "PIL", "scipy", "sentencepiece", "safetensors"}
 HEAVY |= {package.module for package in PACKAGES}
+
+NEEDLESS_TO_SAMPLE = (
+    *("torch._dynamo", "torch._inductor", "sympy", "mindone", "transformers", "tokenizers", "deepspeed"),
+    *("matplotlib", "tensorboard", "sklearn", "pandas", "pyarrow", "ftfy", "bs4", "decord", "rich"),
+    *("duosora.convert", "duosora.core.api", "duosora.core.evaluate", "duosora.core.goldens", "duosora.core.launch"),
+    *("duosora.core.train", "duosora.core.config.training", "duosora.core.data.annotations", "duosora.core.checkup"),
+)
+"""Each takes time to import that a short run feels."""
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys
@@ -43,6 +51,16 @@ for names in verbs(get_command(app)):
         assert leaving.code == 0, names
     loaded[" ".join(names)] = sorted({name.partition(".")[0] for name in sys.modules})
 print(json.dumps(loaded))
+"""
+SAMPLE = """
+import gc, json, sys
+from duosora.core.cli.main import main
+sys.argv = ["duosora", "sample", *sys.argv[1:]]
+try:
+    main()
+except SystemExit as leaving:
+    assert not leaving.code
+print(json.dumps([gc.isenabled(), gc.get_freeze_count(), [*sys.modules]]))
 """
 
 
@@ -73,6 +91,17 @@ def test_help_of_every_verb_imports_nothing_heavy() -> None:
     loaded = json.loads(run(HELP))
     assert {"", "sample", "data check", "cache text"} <= set(loaded)
     assert {verb: HEAVY & set(modules) for verb, modules in loaded.items() if HEAVY & set(modules)} == {}
+
+
+@pytest.mark.parametrize("backend", ["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
+def test_sampling_imports_nothing_that_it_does_not_need(backend: str, tmp_path: Path) -> None:
+    sampling = ("--config", str(ROOT / "configs/sample/tiny.yaml"), "--set", "sampler.steps=1")
+    collects, kept, loaded = json.loads(run(SAMPLE, *sampling, "--backend", backend, "--out", str(tmp_path)))
+    other = "mindspore" if backend == "torch" else "torch"
+    needless = {*NEEDLESS_TO_SAMPLE, other, f"duosora.backends.{other}"}
+    assert sorted(name for name in loaded for each in needless if f"{name}.".startswith(f"{each}.")) == []
+    assert collects
+    assert kept > 100_000, "garbage is looked for in what the framework's import brought"
 
 
 def contracts() -> list[dict[str, Any]]:

@@ -23,13 +23,16 @@ CHANNELS, WIDTH = 3, 5
 def products(monkeypatch: pytest.MonkeyPatch) -> Iterator[CALLS]:
     """The convolutions that are called, by the shape of their kernels. All are shared, whatever is gained."""
     called: CALLS = []
-    own = torch.mkldnn_convolution
 
-    def noted(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-        called.append(tuple(weight.shape[2:]))
-        return own(x, weight, *rest)
+    def noting(own: Any) -> Any:
+        def noted(x: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+            called.append(tuple(weight.shape[2:]))
+            return own(x, weight, *rest)
 
-    monkeypatch.setattr(torch, "mkldnn_convolution", noted)
+        return noted
+
+    monkeypatch.setattr(torch, "mkldnn_convolution", noting(torch.mkldnn_convolution))
+    monkeypatch.setattr(causal, "_convolved", noting(causal._convolved))
     monkeypatch.setattr(causal, "_LEAST_POSITIONS", 0)
     monkeypatch.setattr(causal, "_LEAST_CHANNELS", 1)
     yield called
@@ -65,6 +68,22 @@ def test_frames_are_those_of_the_plain_form(
     assert set(products) == {(3, 3)}
     torch.testing.assert_close(found.double(), expected, rtol=0, atol=1e-4)  # of numbers up to 30
     torch.testing.assert_close(causal.convolve_causally(conv, frames, before, onto), found + onto, rtol=0, atol=1e-4)
+    lent = onto.contiguous(memory_format=torch.channels_last_3d)
+    in_place = causal.convolve_causally(conv, frames, before, lent)
+    assert in_place.data_ptr() == lent.data_ptr()
+    torch.testing.assert_close(in_place, found + onto, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_before", [None, 0, 1, 2])
+def test_an_activation_goes_before_it_and_leaves_zeros_outside(num_before: int | None, products: CALLS) -> None:
+    conv, frames = convolution(), draw(2, CHANNELS, 5, 7, WIDTH)
+    before = None if num_before is None else draw(2, CHANNELS, num_before, 7, WIDTH, name="before")
+    found = causal.convolve_causally(conv, frames, before, activation=torch.exp)
+    expected = causal.convolve_causally(conv, frames.exp(), None if before is None else before.exp())
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    with operators.plain():
+        plain = causal.convolve_causally(conv, frames, before, activation=torch.exp)
+    torch.testing.assert_close(plain, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="needs a processor with bfloat16")

@@ -68,7 +68,8 @@ def test_an_optimizer_of_a_library_goes_on_bit_for_bit(tmp_path: Path, monkeypat
 
     def step(optimization: Optimization) -> None:
         weight = optimization.parameters["weight"]
-        optimization.take(lambda: optimization.backward((weight**2).sum()) or 0.0, 1e-3, None, float("inf"))
+        losses = {"loss": torch.zeros(1)}
+        optimization.take(lambda: optimization.backward((weight**2).sum()) or losses, 1e-3, None, float("inf"))
 
     first = make(torch.arange(6.0).reshape(2, 3))
     step(first)
@@ -102,7 +103,9 @@ def test_all_ranks_lower_the_scale_of_the_loss_when_one_has_to(seen_elsewhere: b
     )
     scale = optimization.scaler.get_scale()
     optimization.backward(sum(parameter.sum() for parameter in parameters.values()))
-    update = optimization.update(lr=1e-3, ema_decay=None, reject_above=float("inf"))
-    assert update.applied is not seen_elsewhere
+    update = optimization.update(
+        lr=1e-3, ema_decay=None, reject_above=float("inf"), is_finite=torch.ones((), dtype=torch.bool)
+    )
+    assert bool(update.applied) is not seen_elsewhere
     assert update.loss_scale_was_too_high is seen_elsewhere
     assert optimization.scaler.get_scale() == (scale / 2 if seen_elsewhere else scale)

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from duosora.backends.torch.operators import plain
 from duosora.core.layout import FreshWeights
 from duosora.core.models import FAMILIES
+from duosora.core.models.lpips import BACKBONES, LPIPSSpec
 from duosora.core.models.work import Counted, Work, counted
 from duosora.core.planning.operations import FEW, Operation
 from duosora.core.seam import backend as backends
@@ -87,6 +88,15 @@ def test_products_are_those_that_torch_counts(spec: Any) -> None:
             flop = sum(product.flop * times for product, times in tally.products.items())
             known = [flop + extra for extra in (0, *(each.flop for each in work.attention))]  # some forms it does know
             assert counter.get_total_flops() in [pytest.approx(each, rel=0.02) for each in known], name
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_products_of_lpips_are_those_that_torch_counts(backbone: str) -> None:
+    spec = LPIPSSpec(backbone)
+    model: Any = BACKEND.build(spec, FreshWeights(spec.layout(), 0))
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(torch.ones(1, 3, 80, 64), torch.ones(1, 3, 80, 64))
+    assert counter.get_total_flops() == counted(spec.layout(), spec.work(80, 64, 2)).flop
 
 
 class Alive(TorchDispatchMode):

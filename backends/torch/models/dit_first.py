@@ -27,6 +27,7 @@ from ..attention import Arrangement, Attend, TextKeys, place_plan, place_text
 from ..layers import (
     Linear,
     ModuleList,
+    Together,
     cast,
     cat,
     device_of,
@@ -152,7 +153,7 @@ class DiTFirst(AdaLNDenoiser):
         return cast(place(text, device_of(like)), like=like)
 
 
-class Attention(nn.Module):
+class Attention(Together):
     """Attention among all tokens, or of each to the text.
 
     A token of the padding gets the mean of all values, as upstream's finite mask gives it: nobody reads it.
@@ -167,6 +168,7 @@ class Attention(nn.Module):
         self.to_k = Linear(attended, width)
         self.to_v = Linear(attended, width)
         self.to_out: Any = ModuleList([Linear(width, width)])
+        self.together = ("to_k", "to_v") if spec.attends_to_text else ("to_q", "to_k", "to_v")
 
     def of_text(self) -> tuple[nn.Module, ...]:
         """The layers that make keys and values of the text."""
@@ -174,20 +176,20 @@ class Attention(nn.Module):
 
     def attended(self, text: Tensor, which: TextKeys, mean: Tensor | None) -> AttendedText:
         """Keys and values of texts (B, M, E). mean: (B, 1, E) of all their tokens."""
-        keys, values = (split_heads(made, self.num_heads) for made in (self.to_k(text), self.to_v(text)))
+        keys, values = (split_heads(made, self.num_heads) for made in self.products(text))
         return AttendedText(keys, values, which, None if mean is None else self.to_v(mean))
 
     def forward(self, x: Tensor, condition: Condition, text: AttendedText | None) -> Tensor:
         """text: attended to instead of the tokens."""
-        q = split_heads(self.to_q(x), self.num_heads)
         if text is None:
-            values = self.to_v(x)
-            k, v = split_heads(self.to_k(x), self.num_heads), split_heads(values, self.num_heads)
+            queries, keys, values = self.products(x)
+            q, k, v = (split_heads(made, self.num_heads) for made in (queries, keys, values))
             mixed = join_heads(self.attend.self_attention(q, k, v, condition.arrangement))
             if condition.padding is not None and condition.share is not None:
                 mean = self.attend.total(to_float32(values) * condition.share)
                 mixed = self._in_padding(mixed, mean, condition.padding)
         else:
+            q = split_heads(self.to_q(x), self.num_heads)
             mixed = join_heads(self.attend.cross_attention(q, text.keys, text.values, text.which))
             if condition.padding is not None and text.mean is not None:
                 mixed = self._in_padding(mixed, text.mean, condition.padding)

@@ -32,6 +32,7 @@ from ..layers import (
     Linear,
     ModuleList,
     Sequential,
+    Together,
     cast,
     device_of,
     gelu_erf,
@@ -64,7 +65,7 @@ class Condition:
     arrangements: tuple[Arrangement, ...]
     """The self-attention's arrangement for each block."""
     cosines: Tensor
-    """(N, K) float32, of the rotary positions."""
+    """(N, K), of the rotary positions, in the dtype of the weights."""
     sines: Tensor
     frequencies: Tensor
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
@@ -126,8 +127,8 @@ class OpenSoraT2V(TokenDenoiser):
             keys_values=tuple(block.attn2.keys_values(text) for block in self.transformer_blocks),
             text=place_text(plan, text.shape[1], device),
             arrangements=self._arrangements(grid, given.latent_mask),
-            cosines=place(cosines, device),
-            sines=place(sines, device),
+            cosines=cast(place(cosines, device), like=self.scale_shift_table),
+            sines=cast(place(sines, device), like=self.scale_shift_table),
             frequencies=place(timestep_frequencies(TIMESTEP_CHANNELS), device),
         )
 
@@ -223,7 +224,7 @@ class Block(nn.Module):
         return addcmul(x, gate_mlp, self.ff(modulate(self.norm2(x), shift_mlp, scale_mlp)))
 
 
-class Attention(nn.Module):
+class Attention(Together):
     """The projections of an attention and its heads."""
 
     def __init__(self, spec: OpenSoraT2VSpec, attend: Attend) -> None:
@@ -250,13 +251,13 @@ class Attention(nn.Module):
 class SelfAttention(Attention):
     """Attention among tokens at their rotary positions."""
 
+    together = ("to_q", "to_k", "to_v")
+
     def forward(self, x: Tensor, cosines: Tensor, sines: Tensor, arrangement: Arrangement) -> Tensor:
         # Nobody else holds queries, keys and values, so that each is free as soon as the attention is done with it.
+        made = map(self.split_heads, self.products(x))
         mixed = self.attend.self_attention(
-            rotate(self.split_heads(self.to_q(x)), cosines, sines),
-            rotate(self.split_heads(self.to_k(x)), cosines, sines),
-            self.split_heads(self.to_v(x)),
-            arrangement,
+            rotate(next(made), cosines, sines), rotate(next(made), cosines, sines), next(made), arrangement
         )
         return self.to_out[0](self.join_heads(mixed))
 
@@ -264,9 +265,12 @@ class SelfAttention(Attention):
 class CrossAttention(Attention):
     """Attention to the text."""
 
+    together = ("to_k", "to_v")
+
     def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """Text (B, M, D) -> keys and values (B, M, A, K)."""
-        return self.split_heads(self.to_k(text)), self.split_heads(self.to_v(text))
+        keys, values = map(self.split_heads, self.products(text))
+        return keys, values
 
     def forward(self, x: Tensor, keys: Tensor, values: Tensor, text: TextKeys) -> Tensor:
         q = self.split_heads(self.to_q(x))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -140,7 +141,7 @@ class Encoder(nn.Module):
         x = self.down2(x, stream)
         x = cat([x, self.connect_l2(l2_bands, stream)], 1)
         x = self.mid(x, stream)
-        return self.conv_out(silu_over(self.norm_out(x)), stream), (l1_bands, l2_bands)
+        return self.conv_out(x, stream, norm=self.norm_out), (l1_bands, l2_bands)
 
 
 class Decoder(nn.Module):
@@ -231,6 +232,11 @@ def make_norm(channels: int, norm_type: str) -> nn.Module:
     return GroupNorm(GROUPS, channels, eps=EPS)
 
 
+def norm_and_silu(norm: Any, x: Tensor) -> Tensor:
+    """A norm and the SiLU behind it."""
+    return silu_over(norm(x))
+
+
 class Stages(ModuleList):
     """Blocks that are applied one after the other."""
 
@@ -261,10 +267,13 @@ class CausalConv3d(nn.Module):
         padding = kernel // 2 if pads_space else 0
         self.conv = Conv3d(inputs, outputs, kernel, stride, padding=(0, padding, padding))
 
-    def forward(self, x: Tensor, stream: Stream, onto: Tensor | None = None) -> Tensor:
-        """onto: what the result is added to."""
+    def forward(self, x: Tensor, stream: Stream, onto: Tensor | None = None, norm: Any = None) -> Tensor:
+        """norm: what x goes through first, with a SiLU. onto: what the result is added to, maybe in its memory."""
+        activation = None if norm is None else partial(norm_and_silu, norm)
+        if activation and not isinstance(norm, ChannelLayerNorm):
+            x, activation = activation(x), None  # a group norm looks at more than one position
         if self.kernel == 3 and self.stride == 1:
-            return convolve_causally(self.conv, x, stream.before(self, x, self.kernel), onto)
+            return convolve_causally(self.conv, x, stream.before(self, x, self.kernel), onto, activation)
         return self.conv(stream.extend(self, x, self.kernel, self.stride))
 
 
@@ -309,9 +318,9 @@ class ResnetBlock3D(nn.Module):
         self.has_shortcut = inputs != outputs
 
     def forward(self, x: Tensor, stream: Stream) -> Tensor:
-        hidden = self.conv1(silu_over(self.norm1(x)), stream)
-        hidden = silu_over(self.norm2(hidden))  # under the same name, so that what is done with is let go
-        return self.conv2(hidden, stream, self.nin_shortcut(x, stream) if self.has_shortcut else x)
+        """x is done with afterwards: the result may lie in its memory."""
+        hidden = self.conv1(x, stream, norm=self.norm1)
+        return self.conv2(hidden, stream, self.nin_shortcut(x, stream) if self.has_shortcut else x, self.norm2)
 
 
 class AttnBlock3DFix(nn.Module):

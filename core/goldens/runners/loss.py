@@ -13,7 +13,7 @@ from ...models.wfvae import WFVAESpec
 from ...samplers.schedule import Schedule
 from ...seam.backend import Backend
 from ...seam.models import Given
-from ...seam.training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, StepReport, TrainOptions
+from ...seam.training import AutoencoderBatch, AutoencoderLosses, Companion, DiffusionBatch, Report, TrainOptions
 from ...train.ema import EmaSchedule
 from ...train.objectives import FLOW_WEIGHTINGS, DiffusionObjective, Draws, FlowObjective
 from ...train.timesteps import TimestepDraw
@@ -173,7 +173,7 @@ def _of_pixels(weights: np.ndarray, clips: int) -> np.ndarray:
     return of_clips.swapaxes(1, 2)
 
 
-def _logged(report: StepReport, losses: AutoencoderLosses, adversarial: bool) -> dict[str, float]:
+def _logged(report: Report, losses: AutoencoderLosses, adversarial: bool) -> dict[str, float]:
     """A step's numbers under the names that upstream logs them by."""
     parts = report.parts
     if report.updated == "discriminator":
