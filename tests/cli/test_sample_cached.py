@@ -1,4 +1,4 @@
-"""`duosora sample` with sampler.cache: each video for itself, told in its sidecar, compared with one without a cache."""
+"""`duosora sample` with sampler.cache: each video for itself, told in its sidecar, compared with the plain one."""
 
 import json
 from collections.abc import Callable
