@@ -175,6 +175,56 @@ def test_nothing_of_another_condition_is_left_in_a_prediction() -> None:
     assert made == [2.0, 2.0, 200.0, 200.0]
 
 
+class Tenfold(Model):
+    """Three blocks, each of which moves the token ten times as far as the one before."""
+
+    num_blocks = 3
+
+    def run_blocks(self, first: int, end: int, x: np.ndarray, time: np.ndarray, condition: Any) -> np.ndarray:
+        return x + (1 + time) * sum(10**index for index in range(first, end))
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "changes"),
+    [
+        # Moved by the first block in this call, by the others in the computed one; compared with the computed one.
+        (FirstBlock(threshold=9, warmup=1, most_reused=None), [121, 20 + 2 + 110, 40 + 3 + 110], [1.0, 2.0]),
+        # Moved by all in the computed one; what the first block reads is compared with the call before.
+        (TeaCache(threshold=9, warmup=1, most_reused=None), [121, 20 + 111, 40 + 111], [1.0, 1.0]),
+    ],
+    ids=["first_block", "teacache"],
+)
+def test_what_is_left_out_is_what_the_computed_call_did(
+    kind: CacheKind, made: list[float], changes: list[float]
+) -> None:
+    denoiser = kind.over(Tenfold(), CachedRun(Numpy(), 9, Alone()))  # type: ignore[arg-type]
+    one, latents = object(), (10.0, 20.0, 40.0)
+    got = [denoiser(np.full((1, 1, 1), x), np.full((1, 1, 1), float(t)), one).item() for t, x in enumerate(latents)]
+    assert denoiser.report.whole == [True, False, False]
+    assert got == made
+    assert denoiser.report.changes == changes
+
+
+class Both(Alone):
+    """The halves of guidance on two ranks, of which the other one sees no change."""
+
+    def gather(self, x: np.ndarray, axis: int) -> np.ndarray:
+        return np.concatenate([x, np.array([[0.0, 10.0]])], axis)
+
+
+@pytest.mark.parametrize("kind", [FirstBlock(threshold=9, warmup=1), TeaCache(threshold=9, warmup=1)])
+def test_the_change_is_that_of_both_halves(kind: CacheKind) -> None:
+    changes = []
+    for halves in (Alone(), Both()):
+        denoiser = kind.over(Tenfold(), CachedRun(Numpy(), 9, halves))  # type: ignore[arg-type]
+        one = object()
+        for x in (10.0, 20.0):
+            denoiser(np.full((1, 1, 1), x), np.full((1, 1, 1), x), one)
+        changes.append(denoiser.report.changes[0])
+    first_or_signal = 11.0 if kind.name == "first_block" else 10.0
+    assert changes == [pytest.approx(10 / first_or_signal), pytest.approx(10 / (first_or_signal + 10))]
+
+
 def test_a_report_counts_blocks_and_calls_of_all_runs() -> None:
     _, report = called(FirstBlock(threshold=1.0, warmup=1, most_reused=None), 4, [object()])
     assert (report.blocks, report.blocks_without, report.ratio) == (5, 8, 1.6)
