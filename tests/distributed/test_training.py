@@ -234,6 +234,8 @@ def test_autoencoders_and_a_discriminator_learn_as_on_one_process(name: str, tmp
         for ours, theirs in (*judges, *((open_weights(one / each), open_weights(two / each)) for each in MODELS)):
             assert set(ours) == set(theirs)
             for weight in (weight for weight in ours if not weight.endswith(("k.conv.bias", "to_k.bias"))):
-                np.testing.assert_allclose(theirs[weight], ours[weight], rtol=TOLERANCE, atol=TOLERANCE, err_msg=weight)
+                # Adam makes of a gradient's rounding up to a hundredth of a step, which is 1e-3 here.
+                close = {"rtol": TOLERANCE, "atol": 2 * TOLERANCE}
+                np.testing.assert_allclose(theirs[weight], ours[weight], **close, err_msg=weight)
         for kind in kinds:
             assert set(state(one, kind)) == set(state(two, kind))

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from duosora.backends.torch import attention
 from duosora.backends.torch.models.opensora_t2v import OpenSoraT2V
+from duosora.backends.torch.precision import TORCH_DTYPES
 from duosora.core.errors import ConfigError, ShapeError
 from duosora.core.layout import GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
@@ -348,3 +349,9 @@ def test_a_forward_keeps_no_more_than_eight_tensors_as_large_as_the_tokens(
             model(latents, TIMESTEPS[:1], condition)
     tokens = 2048 * spec.hidden_size * 4
     assert memory.peak < 8.5 * tokens
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_tables_of_positions_are_in_the_dtype_that_they_are_multiplied_in(backend: Backend, dtype: str) -> None:
+    condition = backend.build(T2V, some_weights(T2V), dtype).condition(Given(text=TEXT), VIDEO)
+    assert condition.cosines.dtype == condition.sines.dtype == TORCH_DTYPES[dtype]

@@ -65,7 +65,7 @@ class Condition:
     arrangements: tuple[Arrangement, ...]
     """The self-attention's arrangement for each block."""
     cosines: Tensor
-    """(N, K) float32, of the rotary positions."""
+    """(N, K), of the rotary positions, in the dtype of the weights."""
     sines: Tensor
     frequencies: Tensor
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
@@ -127,8 +127,8 @@ class OpenSoraT2V(TokenDenoiser):
             keys_values=tuple(block.attn2.keys_values(text) for block in self.transformer_blocks),
             text=place_text(plan, text.shape[1], device),
             arrangements=self._arrangements(grid, given.latent_mask),
-            cosines=place(cosines, device),
-            sines=place(sines, device),
+            cosines=cast(place(cosines, device), like=self.scale_shift_table),
+            sines=cast(place(sines, device), like=self.scale_shift_table),
             frequencies=place(timestep_frequencies(TIMESTEP_CHANNELS), device),
         )
 

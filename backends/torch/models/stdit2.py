@@ -61,7 +61,7 @@ class Condition(adaln_single.SpatialTemporal):
     along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0, "rows": 1}
 
     cosines: Tensor
-    """(N, K) float32, of the temporal attentions' rotary positions."""
+    """(N, K), of the temporal attentions' rotary positions, in the dtype of the weights."""
     sines: Tensor
     size: Tensor
     """(B, D), height, width and their ratio, embedded."""
@@ -125,8 +125,8 @@ class STDiT2(AdaLNSingle):
         condition = Condition(
             **shared,
             **self.arrangements(latent),
-            cosines=place(cosines, device),
-            sines=place(sines, device),
+            cosines=cast(place(cosines, device), like=self.final_layer.scale_shift_table),
+            sines=cast(place(sines, device), like=self.final_layer.scale_shift_table),
             size=cat([height, width, ratio], 1),
             length=num_frames + self.fps_embedder(place(settled.fps, device), frequencies),
         )
