@@ -12,7 +12,7 @@ from mindspore.mint import cat
 from duosora.core.maths.haar import TAP_2D, TAP_3D
 
 from .layers import cast, device_of, to_float32
-from .operators import exchange, is_plain, linear, softmax
+from .operators import exchange, is_plain, linear, pad_end, softmax
 from .precision import to_tensor
 
 _TURNED = ops.MatMul(transpose_a=True)
@@ -71,7 +71,7 @@ def unit_channels(x: Tensor, eps: float) -> Tensor:
 
 def pad_right_and_bottom(x: Tensor) -> Tensor:
     """One column and one row of zeros at the ends of (..., H, W)."""
-    return ops.pad(_planes(x), (0, 1, 0, 1))
+    return pad_end(pad_end(_planes(x), x.ndim - 1, 1), x.ndim - 2, 1)
 
 
 def frame_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
