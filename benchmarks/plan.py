@@ -5,8 +5,8 @@
 
 Each case runs in a process of its own with one thread: memory is the most that the process holds beyond what it held
 when the run was settled, before any weight was read; time is the processor's. Both commands together take four minutes
-on an idle machine. Prints the table of docs/planning.md, the worst errors, how many are near, and how long counting took.
---parts: also the phases that were planned, and what was seen of each.
+on an idle machine. Prints the table of docs/planning.md, how many cases are near, the worst, and how long counting
+took.--parts: also the phases that were planned, and what was seen of each.
 
 To fit again after models have changed:
 
