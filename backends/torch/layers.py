@@ -89,7 +89,7 @@ class Together(nn.Module):
         """
         maps = [getattr(self, name) for name in self.together]
         keeps_apart = x.device.type == "cpu" and x.numel() > _FEW_NUMBERS
-        if self._packed is None or keeps_apart or any(each.weight.requires_grad for each in maps):
+        if self._packed is None or keeps_apart or not _are_parts(maps, self._packed[0]):
             return (each(x) for each in maps)
         return iter(linear(x, *self._packed).chunk(len(maps), -1))
 
@@ -260,6 +260,15 @@ def lower_where_zero(bias: Tensor, mask: Tensor) -> Tensor:
 def clamp_to_dtype(x: Tensor) -> Tensor:
     """A tensor whose values are kept finite in fp16; other dtypes have room enough."""
     return x.clamp(-HALF_LIMIT, HALF_LIMIT) if x.dtype == torch.float16 else x
+
+
+def _are_parts(maps: list[Any], whole: Tensor) -> bool:
+    """Whether maps still are what was packed: whoever has the model may wrap, move, copy or train them."""
+    if any(type(each) is not Linear or each.weight.requires_grad for each in maps):
+        return False
+    if torch.compiler.is_compiling():  # where tensors have no places
+        return True
+    return {each.weight.untyped_storage().data_ptr() for each in maps} == {whole.untyped_storage().data_ptr()}
 
 
 def _pack(layers: list[Any], name: str) -> Tensor:

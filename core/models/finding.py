@@ -118,12 +118,15 @@ def recognise(folder: Path) -> Part:
 def with_loras(part: Part, used: Sequence[tuple[Path, float]]) -> Part:
     """A model with LoRA added, each file times its scale.
 
-    Raises: CheckpointError as open_lora; LayoutError for a LoRA of another model.
+    Raises: CheckpointError as open_lora; LayoutError for a LoRA of another model; ConfigError as Used.check.
     """
     if not used:
         return part
     layout = part.layout
-    loras = (*part.loras, *(Used(open_lora(path).fitted(layout), scale) for path, scale in used))
+    added = [Used(open_lora(path).fitted(layout), scale) for path, scale in used]
+    for each in added:
+        each.check()
+    loras = (*part.loras, *added)
     base = part.base or part
     return replace(part, base=base, loras=loras, open=lambda: MergedWeights(base.open(), layout, loras))
 

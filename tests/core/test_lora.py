@@ -349,3 +349,47 @@ def test_files_that_exist_stay(tmp_path: Path) -> None:
         assert (tmp_path / file).read_bytes() == kept
     with pytest.raises(ConfigError, match="name a folder"):
         save_lora(tmp_path / "x.safetensors", some_lora(), "peft", np.dtype(np.float32))
+
+
+@pytest.mark.parametrize("mode", ["merged", "applied"])
+@pytest.mark.parametrize("scale", [1e39, -1e39, 1e300, 1e31])
+def test_a_scale_beyond_float32_is_told_with_its_file(scale: float, mode: str, tmp_path: Path) -> None:
+    save_lora(tmp_path, some_lora(), "peft", np.dtype(np.float32))
+    settings = ModelSettings.model_validate_json(json.dumps({"lora": [f"{tmp_path}:{scale}"], "lora_mode": mode}))
+    with pytest.raises(ConfigError) as error:
+        open_parts(settings)
+    assert str(error.value).startswith(f"{tmp_path}: {scale:g} times this LoRA")
+
+
+@pytest.mark.parametrize("alpha", [np.nan, np.inf, 1e300, 10**400, [1], "8", {"a": 1}])
+def test_an_alpha_that_is_no_number_of_use_is_told(alpha: Any, tmp_path: Path) -> None:
+    save_lora(tmp_path, some_lora(), "peft", np.dtype(np.float32))
+    file = tmp_path / "adapter_config.json"
+    for change in ({"lora_alpha": alpha}, {"alpha_pattern": {QUERY: alpha}}):
+        file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": {}} | change))
+        with pytest.raises(CheckpointError, match=rf"{tmp_path}: .*alpha of .* is ") as error:
+            open_lora(tmp_path)
+        assert "\n" not in str(error.value)
+
+
+def test_patterns_of_alphas_are_by_names(tmp_path: Path) -> None:
+    save_lora(tmp_path, some_lora(), "peft", np.dtype(np.float32))
+    file = tmp_path / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"alpha_pattern": [3]}))
+    with pytest.raises(CheckpointError, match="alpha_pattern is"):
+        open_lora(tmp_path)
+
+
+@pytest.mark.parametrize("alpha", [np.array(np.nan), np.array(np.inf), np.array(1e300), np.zeros(0), np.ones(2)])
+def test_so_is_that_of_kohya(alpha: np.ndarray, tmp_path: Path) -> None:
+    name = f"lora_unet_{QUERY.replace('.', '_')}"
+    held = tensors(name, ".lora_down.weight", ".lora_up.weight") | {f"{name}.alpha": alpha}
+    with pytest.raises(CheckpointError, match=r"x.safetensors: .*alpha.* is "):
+        open_lora(written(tmp_path / "x.safetensors", held))
+
+
+def test_matrices_beyond_float32_are_told(tmp_path: Path) -> None:
+    held = tensors(QUERY, ".lora_A.weight", ".lora_B.weight")
+    held[f"{QUERY}.lora_A.weight"] = held[f"{QUERY}.lora_A.weight"].astype(np.float64) * 1e300
+    with pytest.raises(CheckpointError, match="beyond float32"):
+        open_lora(written(tmp_path / "x.safetensors", held))

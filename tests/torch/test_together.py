@@ -1,9 +1,12 @@
 """Linear maps of the same tokens, packed so that one product does them."""
 
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from duosora.backends.torch import layers
 from duosora.backends.torch.adapters import AdaptedLinear
@@ -61,6 +64,46 @@ def test_maps_that_learn_or_are_adapted_compute_by_themselves(products: list[int
     adapted.two.__class__ = AdaptedLinear
     pack(adapted)
     assert adapted._packed is None
+
+
+class Beside(nn.Module):
+    """As peft puts itself around a layer."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        self.layer = layer
+
+    @property
+    def weight(self) -> Any:
+        return self.layer.weight
+
+    def forward(self, x: Any) -> Any:
+        return self.layer(x) + 1
+
+
+def wrapped(model: Maps) -> Maps:
+    model.two = Beside(model.two)
+    return model
+
+
+def reloaded(model: Maps) -> Maps:
+    model = deepcopy(model)
+    model.load_state_dict({name: 2 * each for name, each in model.state_dict().items()})
+    return model
+
+
+def assigned(model: Maps) -> Maps:
+    model.load_state_dict({name: 2 * each for name, each in model.state_dict().items()}, assign=True)
+    return model.requires_grad_(False)
+
+
+@pytest.mark.parametrize("change", [wrapped, reloaded, assigned, lambda model: model.double(), lambda model: model])
+def test_a_model_that_someone_has_changed_computes_with_what_it_has(change: Callable[[Maps], Maps]) -> None:
+    model = Maps(bias=True)
+    pack(model)
+    model = change(model)
+    x = torch.randn(2, 5, 6, dtype=model.one.weight.dtype)
+    torch.testing.assert_close(list(model.products(x)), [getattr(model, name)(x) for name in NAMES])
 
 
 def test_a_cpu_holds_no_more_than_one_result_of_many_tokens(products: list[int]) -> None:

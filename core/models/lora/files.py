@@ -44,6 +44,7 @@ DIFFUSERS_METADATA = "lora_adapter_metadata"
 """In the header of newer files of diffusers: ranks and alphas, as peft's config has them."""
 BASE = "duosora_base"
 """In the header of ours: what the model was that it adapts, as JSON."""
+LARGEST_ALPHA = 1e30
 _FIXED = {"use_dora": "DoRA", "modules_to_save": "whole layers beside LoRA", "layer_replication": "repeated layers"}
 """Settings of peft that make more of a file than LoRA, and what."""
 
@@ -190,7 +191,10 @@ def _pair(
             f"{source}: {short_name(layer)}: matrices of {_x(down.shape)} and {_x(up.shape)} are no pair of a rank"
         )
     if "alpha" in held:
-        return Matrices(down, up, float(reader[held["alpha"]].astype(np.float32).reshape(-1)[0]) / rank)
+        alpha = reader[held["alpha"]].astype(np.float64)
+        if alpha.size != 1:
+            raise CheckpointError(f"{source}: {short_name(held['alpha'])} is {_x(alpha.shape) or 'empty'}, no number")
+        return Matrices(down, up, _finite(alpha.item(), layer, source) / rank)
     return Matrices(down, up, 1.0 if config is None else _scale(config, layer, rank, source))
 
 
@@ -200,16 +204,29 @@ def _matrix(reader: WeightsReader, name: str, source: str) -> np.ndarray:
     array = reader[name]
     if not is_finite(array):
         raise CheckpointError(f"{source}: {short_name(name)} holds NaN or infinity; the file is damaged")
-    return array.astype(np.float32)
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    if not is_finite(single):
+        raise CheckpointError(f"{source}: {short_name(name)} holds numbers beyond float32; the file is damaged")
+    return single
 
 
 def _scale(config: Mapping[str, Any], layer: str, rank: int, source: str) -> float:
     """By peft's rule: the alpha of the first pattern that a layer's name ends as, else of all."""
     alphas = config.get("alpha_pattern") or {}
+    if not isinstance(alphas, dict):
+        raise CheckpointError(f"{source}: alpha_pattern is {short_name(repr(alphas))}, no names with numbers")
     alpha = next((value for key, value in alphas.items() if _ends_by(key, layer)), config.get("lora_alpha", rank))
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        raise CheckpointError(f"{source}: lora_alpha of {short_name(layer)} is {alpha!r}, no number")
-    return alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+        raise CheckpointError(f"{source}: lora_alpha of {short_name(layer)} is {short_name(repr(alpha))}, no number")
+    return _finite(alpha, layer, source) / (sqrt(rank) if config.get("use_rslora") else rank)
+
+
+def _finite(alpha: float, layer: str, source: str) -> float:
+    if not abs(alpha) <= LARGEST_ALPHA:
+        told = f"{float(alpha):g}" if isinstance(alpha, float) else f"a number of {alpha.bit_length()} bits"
+        raise CheckpointError(f"{source}: alpha of {short_name(layer)} is {told}; expected one such as the rank")
+    return float(alpha)
 
 
 def _ends_by(pattern: str, layer: str) -> bool:

@@ -6,15 +6,20 @@ Sums are in float32, and are cast when a backend takes them: adding in half prec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...errors import LayoutError
+from ...errors import ConfigError, LayoutError
 from ...io.weights import is_float
 from ...layout import Layout, Weights
+from ...printable import short_name
 from .adapter import layers
 from .files import Lora, Matrices
+
+LARGEST = 1e30
+"""That LoRA may add to a weight; float32 ends at 3.4e38."""
 
 
 class Used(NamedTuple):
@@ -22,6 +27,16 @@ class Used(NamedTuple):
 
     lora: Lora
     scale: float
+
+    def check(self) -> None:
+        """Raise ConfigError where it adds more to a weight than float32 holds, with room for a sum of some."""
+        for layer, pair in self.lora.pairs.items():
+            largest = [float(np.abs(matrix).max(initial=0)) for matrix in (pair.down, pair.up)]
+            if not abs(self.scale * pair.scale) * prod(largest) * pair.rank < LARGEST:
+                raise ConfigError(
+                    f"{self.lora.source}: {self.scale:g} times this LoRA (alpha / rank {pair.scale:g}) is more than "
+                    f"float32 holds, at {short_name(layer)}; give a smaller scale, such as 1"
+                )
 
 
 def in_order(used: Sequence[Used]) -> list[Used]:
