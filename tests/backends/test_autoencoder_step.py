@@ -177,6 +177,8 @@ def test_a_step_that_is_not_finite_changes_nothing(backend: Backend) -> None:
 
 @pytest.mark.parametrize("update", ["generator", "discriminator"])
 def test_neither_does_it_change_what_the_discriminator_has_measured(backend: Backend, update: str) -> None:
+    if (backend.name, update) == ("mindspore", "generator"):
+        pytest.skip("the same lines there, for a minute of building graphs")
     trainer = make(backend)
     assert trainer.step([batch(0, update)], LR).applied
     before = judges(trainer)
@@ -189,6 +191,8 @@ def test_neither_does_it_change_what_the_discriminator_has_measured(backend: Bac
 
 def test_a_step_of_several_tries_is_measured_once(backend: Backend) -> None:
     """In fp16 it is computed again with a lower scale of the loss."""
+    if backend.name == "mindspore":
+        pytest.skip("the lines of a step that is left out, for a minute of building graphs")
     one, other = (make(backend, options=replace(OPTIONS, dtype="fp16")) for _ in range(2))
     _set_scale(one, 2.0**8)
     _set_scale(other, 2.0**60)
