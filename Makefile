@@ -77,7 +77,7 @@ tiny_lora: export OMP_NUM_THREADS := 1
 tiny_lora: $(VENV)/installed-torch
 	$(BIN)/duosora cache latents --config configs/train/tiny_lora.yaml
 	$(BIN)/duosora train --config configs/train/tiny_lora.yaml
-	$(BIN)/duosora judge --lora runs/tiny_lora --colour cyan --json runs/tiny_lora/cyan.json --picture runs/tiny_lora/cyan.png
+	$(BIN)/duosora judge --lora runs/tiny_lora --colour teal --json runs/tiny_lora/teal.json --picture runs/tiny_lora/teal.png
 	$(BIN)/duosora judge --lora runs/tiny_lora --json runs/tiny_lora/others.json --picture runs/tiny_lora/others.png
 
 lesson: export OMP_NUM_THREADS := 1

@@ -1,7 +1,7 @@
 """Whether a device computes what a CPU computes in fp32: what `gpu_session.py` asks before it measures anything.
 
 Models are tiny. Each check gives a difference and how much it may be: the largest one, relative to the largest number,
-and in bf16 the root of the mean square, relative to that of the numbers.
+and in bf16 and in 8 bits the root of the mean square, relative to that of the numbers.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from duosora.core.seam.training import AdamW, TrainOptions
 GOLDENS = Path(__file__).parents[1] / "tests" / "goldens"
 FEW = ("t2v/small_activations", "wfvae/haar", "sched", "rflow")
 """Those that even the smallest session runs, by the beginnings of their names."""
-FP32_LIMIT, BF16_LIMIT, VAE_BF16_LIMIT = 1e-4, 3e-2, 1e-1
+FP32_LIMIT, BF16_LIMIT, INT8_LIMIT, VAE_BF16_LIMIT = 1e-4, 3e-2, 3e-2, 1e-1
 TRAINING_LIMIT = 1e-3
 """Of weights after two steps, relative to the change of the largest: AdamW divides by gradients' sizes."""
 GOLDEN_SLACK = 3.0
@@ -87,7 +87,7 @@ def checked(checks: dict[str, Check]) -> Iterator[Verdict]:
 
 
 def checks(device: str, few: bool) -> dict[str, Check]:
-    """By what they are of. few: without the one that a CPU compiles for a minute."""
+    """By what they are of. few: without those that a CPU compiles for a minute."""
 
     def check(limit: float, compute: Callable[..., Any], **options: Any) -> Check:
         return lambda: (_apart(device, compute, **options), limit)
@@ -96,8 +96,11 @@ def checks(device: str, few: bool) -> dict[str, Check]:
         "guided sampling": check(FP32_LIMIT, _sampled),
         "STDiT3": check(FP32_LIMIT, _stdit3),
         "T5 encoder": check(FP32_LIMIT, _encoded),
+        "T5 encoder in 8 bits": check(INT8_LIMIT, _encoded, dtype="int8"),
         "WFVAE, whole and streamed": check(FP32_LIMIT, _decoded),
         "compiled": check(FP32_LIMIT, _predicted_by_one_block, compile=True),
+        "offloaded": check(FP32_LIMIT, _predicted, blocks_on="host"),
+        "offloaded, in bf16": check(BF16_LIMIT, _predicted, blocks_on="host", dtype="bf16"),
         "T2V in bf16": check(BF16_LIMIT, _predicted, dtype="bf16"),
         "WFVAE in bf16": check(VAE_BF16_LIMIT, _decoded, dtype="bf16"),
         "training step": check(TRAINING_LIMIT, _trained),
@@ -107,7 +110,9 @@ def checks(device: str, few: bool) -> dict[str, Check]:
     }
     for kind in caching.KINDS:
         found[f"cache {kind}"] = check(FP32_LIMIT, partial(_cached, kind=kind))
+    found["offloaded, with a cache"] = check(FP32_LIMIT, partial(_cached, kind="first_block"), blocks_on="host")
     if not few:
+        found["offloaded, compiled"] = check(FP32_LIMIT, _predicted, compile=True, blocks_on="host")
         found["training step, compiled"] = check(TRAINING_LIMIT, _trained, compile=True)
     backend = get("torch", device)
     for kernel in backend.attention_kernels():
@@ -130,8 +135,13 @@ def _apart(device: str, compute: Callable[..., Any], **options: Any) -> float:
     if not np.isfinite(found).all():
         return float("inf")
     if options.get("dtype", "fp32") != "fp32":
-        return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+        return apart(found, expected)
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def apart(found: np.ndarray, expected: np.ndarray) -> float:
+    """The root of the mean square of differences, relative to that of the numbers."""
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 def _case(spec: Any, **options: Any) -> cases.Denoising:
@@ -147,11 +157,11 @@ def _sampled(backend: Backend) -> np.ndarray:
         return backend.to_numpy(vae.decode(backend.asarray(latents)))
 
 
-def _cached(backend: Backend, kind: str) -> np.ndarray:
+def _cached(backend: Backend, kind: str, **options: Any) -> np.ndarray:
     """Latents of guided steps of which a cache leaves out some, times the blocks that it computes: both count."""
     case = _case(T2V, steps=8)
     with backend.inference():
-        model = backend.build(T2V, _spread_weights(T2V))
+        model = backend.build(T2V, _spread_weights(T2V), **options)
         eager = {"threshold": EAGER} if "threshold" in caching.options(kind) else {}
         cached = caching.make(kind, eager).over(model, caching.CachedRun(backend, case.steps, Alone()))
         latents = case.call(backend, cached)()
@@ -178,10 +188,10 @@ def _stdit3(backend: Backend) -> np.ndarray:
     return _called(backend, stdit3.TINY)
 
 
-def _encoded(backend: Backend) -> np.ndarray:
+def _encoded(backend: Backend, dtype: str = "fp32") -> np.ndarray:
     case = cases.TextEncoding("", t5.TINY, real=9, padded=16)
     with backend.inference():
-        return backend.to_numpy(case.ours(cases.Place(device=backend.device))()())
+        return backend.to_numpy(case.ours(cases.Place(device=backend.device, dtype=dtype))()())
 
 
 def _decoded(backend: Backend, **options: Any) -> np.ndarray:

@@ -2,9 +2,10 @@
 
     python benchmarks/gpu_session.py [--seconds 460] [--out FILE] [--device cuda]
 
-Tiny models and the golden cases are compared with a CPU in fp32, in sampling, training, compiled, in every attention
-kernel. Where a number is wrong the session ends there, with exit code 1. Then models of published sizes run by turns
-with their plain PyTorch forms, each row of the table within its own time; rows for which none is left are told. Times
+Tiny models and the golden cases are compared with a CPU in fp32, in sampling, training, compiled, offloaded, in 8 bits,
+in every attention kernel. Where a number is wrong the session ends there, with exit code 1. Then models of published
+sizes run by turns with their plain PyTorch forms, each row of the table within its own time; rows for which none is
+left are told. A form whose first numbers are not those of the row's first form is told, and not measured. Times
 are wall time, the least of the turns; "of the limit" is the least time that products and weights take at the rates
 measured in the same session, over the row's. Memory is that of the device's tensors, in GiB.
 With `--device cpu --tiny` it runs anywhere in half a minute: that tests this program, and says nothing of speed.
@@ -26,17 +27,20 @@ from typing import Any
 import cases
 import gpu_checks
 import limits
+import numpy as np
 import torch
 
-from duosora.core.models import opensora_t2v, stdit3, wfvae
+from duosora.core.models import opensora_t2v, stdit3, t5, wfvae
 from duosora.core.shapes import LatentShape
 
 GIB = 2**30
 TURNS = 5
 CHECKS_SHARE = 0.3
 """Of the session's time, the most that checks take."""
-T2V_93X640, T2V_93X352 = LatentShape(24, 80, 80), LatentShape(24, 44, 80)
-"""93 frames: 38,400 and 21,120 tokens."""
+FORMS_LIMIT = gpu_checks.VAE_BF16_LIMIT
+"""Of the difference between the forms of a row, both in bf16."""
+T2V_93X640, T2V_93X480, T2V_93X352 = (LatentShape(24, height, 80) for height in (80, 60, 44))
+"""93 frames: 38,400, 28,800 and 21,120 tokens."""
 STDIT3_720P = LatentShape(30, 90, 160)
 """102 frames, 4 seconds: 108,000 tokens."""
 
@@ -63,12 +67,16 @@ class Measured:
     model: int = 0
     beyond: int = 0
     problem: str = ""
+    numbers: np.ndarray | None = None
+    """What the first call gave; None where nothing of it is kept."""
 
 
 FORMS: dict[str, dict[str, Any]] = {
     "ours": {},
     "plain": {},
     "ours, compiled": {"compile": True},
+    "ours, offloaded": {"settings": {"blocks_on": "host"}},
+    "ours, in 8 bits": {"dtype": "int8"},
 }
 """Fields of cases.Place."""
 
@@ -77,6 +85,8 @@ def rows() -> list[Row]:
     """The most important first."""
     denoiser, vae = opensora_t2v.T2V_2B, wfvae.D8_4X8X8
     step = cases.Denoising("T2V 2B, guided step, 93x640x640", denoiser, "bf16", latent=T2V_93X640, batch=2)
+    offloaded = cases.Denoising("T2V 2B, guided step, 93x480x640", denoiser, "bf16", latent=T2V_93X480, batch=2)
+    text = cases.TextEncoding("T5 v1.1 xxl, 4 of 24 layers", replace(t5.V1_1_XXL, num_layers=4), "bf16")
     clip = {"spec": vae, "dtype": "bf16", "size": (33, 512, 512)}
     training = cases.DenoiserTraining(
         "T2V 2B, training step, 93x352x640, recomputing", denoiser, "bf16", latent=T2V_93X352, recomputes=True
@@ -84,6 +94,7 @@ def rows() -> list[Row]:
     return [
         Row(step, 110, ("ours", "plain", "ours, compiled")),
         Row(training, 90, together=False),
+        Row(offloaded, 70, ("ours", "ours, offloaded")),
         Row(cases.Autoencoding("WFVAE, decode 33x512x512", way="decode", **clip), 25),
         Row(cases.Autoencoding("WFVAE, encode 33x512x512", way="encode", **clip), 20),
         Row(cases.Autoencoding("WFVAE, decode 33x512x512 by 2 latent frames", way="stream", **clip), 25),
@@ -93,6 +104,7 @@ def rows() -> list[Row]:
             ),
             60,
         ),
+        Row(text, 30, ("ours", "plain", "ours, in 8 bits")),
     ]
 
 
@@ -120,13 +132,21 @@ class Session:
         """The forms of a row, by turns where they fit together."""
         if row.together:
             return self._by_turns(row.case, row.forms)
-        return [measured for form in row.forms for measured in self._by_turns(row.case, (form,))]
+        done: list[Measured] = []
+        for form in row.forms:
+            done += self._by_turns(row.case, (form,), done)
+        return done
 
-    def _by_turns(self, case: cases.Case, forms: tuple[str, ...]) -> list[Measured]:
+    def _by_turns(self, case: cases.Case, forms: tuple[str, ...], done: list[Measured] | None = None) -> list[Measured]:
+        """done: forms of the row that were measured before."""
         found = {form: Measured(form) for form in forms}
         runs = {
             form: run for form in forms if (run := self._attempt(found[form], partial(self._built, case, found[form])))
         }
+        first, *others = [*(done or []), *found.values()]
+        for other in others:
+            other.problem = other.problem or difference(other.numbers, first.numbers)
+        runs = {form: run for form, run in runs.items() if not found[form].problem}
         for turn in range(2 if self.tiny else TURNS):
             self.probe.measure(time.perf_counter)
             for form in list(runs) if turn % 2 == 0 else reversed(list(runs)):
@@ -153,10 +173,11 @@ class Session:
     def _built(self, case: cases.Case, measured: Measured) -> cases.Run:
         """Built and warmed up; what is held then is the model, in training with the optimiser's state."""
         before = self._held()
-        place = cases.Place(device=self.device, dtype=case.dtype, weights=cases.tiled_weights, **FORMS[measured.form])
+        options = {"dtype": case.dtype, **FORMS[measured.form]}
+        place = cases.Place(device=self.device, weights=cases.tiled_weights, **options)
         with self._inference(case):
             run = (case.plain(place) if measured.form == "plain" else case.ours(place))()
-            run()
+            measured.numbers = numbers(run())
         limits.settle(self.device)
         measured.model = self._held() - before
         return run
@@ -190,6 +211,21 @@ class Session:
             torch.cuda.empty_cache()
 
 
+def numbers(result: Any) -> np.ndarray | None:
+    """What a call gave: a tensor's or a loss's."""
+    if isinstance(result, torch.Tensor):
+        return result.detach().float().cpu().numpy()
+    return np.array(result) if isinstance(result, float) else None
+
+
+def difference(found: np.ndarray | None, expected: np.ndarray | None) -> str:
+    """What is wrong with the numbers of a form; "" where nothing is, or one of the two has none."""
+    if found is None or expected is None:
+        return ""
+    apart = gpu_checks.apart(found, expected) if found.shape == expected.shape else float("inf")
+    return "" if apart <= FORMS_LIMIT else f"numbers are {apart:.1e} apart from those of the row's first form"
+
+
 def table(session: Session) -> Iterator[str]:
     """Rows of a Markdown table as they are measured."""
     yield "| case | form | s | times as fast as plain | of the limit | model GiB | beyond it GiB |"
@@ -200,7 +236,7 @@ def table(session: Session) -> Iterator[str]:
             told = f"left out: {session.left():.0f} s were left, it needs {row.needs:.0f}"
             yield f"| {row.case.title} | {told} | | | | | |"
             continue
-        forms = tuple(form for form in row.forms if not (session.tiny and FORMS[form]))  # a CPU compiles for long
+        forms = tuple(form for form in row.forms if not (session.tiny and "compile" in FORMS[form]))  # a CPU takes long
         measured = session.measure(replace(row, case=case, forms=forms))
         found = {each.form: each for each in measured}
         plain = found.get("plain")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -116,7 +116,7 @@ class MindSporeBackend:
         return cat(list(arrays), axis)
 
     def inference(self) -> AbstractContextManager[Any]:
-        return nullcontext()  # MindSpore keeps gradients only inside of a function that is asked for them
+        return operators.inference()
 
     def connect(self, plan: ParallelPlan, meet_seconds: float = MEET_SECONDS) -> Ranks:
         return groups.connect(plan, self.device, meet_seconds)

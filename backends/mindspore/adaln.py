@@ -59,7 +59,7 @@ class AdaLNDenoiser(TokenDenoiser):
         """What the first block's attention reads of tokens (B, N, D)."""
         block = next(iter(self.blocks()))
         shift, scale = block.adaLN_modulation[1](modulation).reshape(x.shape[0], 1, -1).chunk(NUM_MODULATIONS, -1)[:2]
-        return modulate(block.norm1(x), shift, scale)
+        return modulate(block.norm1, x, shift, scale)
 
     def project(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, outputs)."""
@@ -86,8 +86,8 @@ class Block(nn.Cell):
         """Tokens (B, N, D) and what bends them (B, D) -> tokens. attended: what the attention asks for."""
         bent = self.adaLN_modulation[1](modulation).reshape(x.shape[0], 1, -1)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = bent.chunk(NUM_MODULATIONS, -1)
-        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1(x), shift_msa, scale_msa), *attended))
-        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1, x, shift_msa, scale_msa), *attended))
+        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))
 
 
 class SelfAttention(nn.Cell):
@@ -122,7 +122,7 @@ class FinalLayer(nn.Cell):
     def construct(self, x: Tensor, modulation: Tensor) -> Tensor:
         """Tokens (B, N, D) and what bends them (B, D) -> (B, N, outputs)."""
         shift, scale = self.adaLN_modulation[1](modulation).reshape(x.shape[0], 1, -1).chunk(2, -1)
-        return self.linear(modulate(self.norm_final(x), shift, scale))
+        return self.linear(modulate(self.norm_final, x, shift, scale))
 
 
 class PatchEmbed(nn.Cell):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor, float32, ops
 from mindspore.mint import cat
 
 from duosora.core.errors import ConfigError
@@ -181,8 +181,10 @@ def kernels(device: str) -> tuple[str, ...]:
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:
     """softmax(q k^T / sqrt(K)) v with products in the tensors' dtype; a mask is broadcast over heads and queries."""
-    scores = _PRODUCT(exchange(q), exchange(k)) * q.shape[-1] ** -0.5  # (B, A, N, M)
-    return _mix(scores, v, keep)
+    scale = q.shape[-1] ** -0.5
+    if q.dtype == float32:  # in half precision rounding would count
+        return _mix(_PRODUCT(exchange(ops.mul(q, scale)), exchange(k)), v, keep)  # of (B, A, N, M)
+    return _mix(_PRODUCT(exchange(q), exchange(k)) * scale, v, keep)
 
 
 def math(q: Tensor, k: Tensor, v: Tensor, keep: Tensor | None) -> Tensor:

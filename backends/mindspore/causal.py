@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from .layers import Conv3d, cat
-from .operators import pad_start
+from .operators import in_memory_order, pad_start
 
 NUM_BEFORE = 2
 """Frames that a kernel of three looks back at."""
@@ -30,7 +30,7 @@ def convolve_causally(
     activation: of all frames, first.
     """
     result = conv(_extended(frames, before, activation))
-    return result if onto is None else onto + result
+    return result if onto is None else in_memory_order(ops.add, onto, result)
 
 
 def _extended(frames: Tensor, before: Tensor | None, activation: Activation | None) -> Tensor:

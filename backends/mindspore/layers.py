@@ -6,17 +6,16 @@ not run on a CPU; `weight` and `bias` let one layout serve both backends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import mindspore
 import numpy as np
 from mindspore import Parameter, Tensor, mint, nn, ops
-from mindspore.mint import cat
 from mindspore.mint.nn.functional import silu
 
-from .operators import convolution
+from .operators import addcmul, convolution, in_memory_order, is_plain
 from .operators import linear as product
 from .precision import to_tensor
 
@@ -164,10 +163,20 @@ class LayerNorm(nn.Cell):
         super().__init__()
         self.weight = new_parameter(width) if elementwise_affine else Tensor(np.ones(width, np.float32))
         self.bias = new_parameter(width) if elementwise_affine else Tensor(np.zeros(width, np.float32))
+        self.is_affine = elementwise_affine
         self.normalise = ops.LayerNorm(-1, -1, eps)
 
-    def construct(self, x: Tensor) -> Tensor:
-        return self.normalise(x, cast(self.weight, like=x), cast(self.bias, like=x))[0]
+    def construct(self, x: Tensor, shift: Tensor | None = None, scale: Tensor | None = None) -> Tensor:
+        """Tokens (B, N, D); bent, x * (1 + scale) + shift, by what broadcasts over them.
+
+        One sample's modulation is the norm's own factor and offset, where no gradients are asked for: those of a factor
+        are sums over tokens, in no fixed order on a CPU.
+        """
+        if shift is None or scale is None:
+            return self.normalise(x, cast(self.weight, like=x), cast(self.bias, like=x))[0]
+        if shift.size == x.shape[-1] and not self.is_affine and not is_plain():
+            return self.normalise(x, (1 + scale).reshape(-1), shift.reshape(-1))[0]
+        return addcmul(shift, self.construct(x), 1 + scale)
 
 
 class RMSNorm(nn.Cell):
@@ -293,6 +302,14 @@ def _per_channel(values: Tensor) -> Tensor:
     return values.reshape(1, -1, 1, 1, 1)
 
 
+def cat(tensors: Sequence[Tensor], axis: int) -> Tensor:
+    """Tensors behind one another along an axis; where they are (B, C, ...), in the last one's memory order."""
+    if tensors[-1].ndim < 4 or tensors[-1].is_contiguous():
+        return mint.cat(tensors, axis)
+    inner = {0: 0, 1: tensors[-1].ndim - 1}.get(axis, axis - 1)
+    return in_memory_order(lambda *parts: mint.cat(parts, inner), *tensors)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str = "") -> Tensor:
     """As operators.linear."""
     bias = None if bias is None else _for_product(bias)
@@ -306,7 +323,7 @@ def gelu_erf(x):
 
 def silu_over(x: Tensor) -> Tensor:
     """SiLU of a tensor that nothing else reads."""
-    return silu(x)
+    return in_memory_order(silu, x)
 
 
 def submodules(module: nn.Cell) -> Iterator[nn.Cell]:

@@ -33,13 +33,19 @@ class Stream:
         self.is_last = is_last
         self._has_started = True
 
-    def before(self, layer: Hashable, frames: Tensor, kernel: int) -> Tensor | None:
-        """The frames in front of new ones (B, C, T, H, W) that a causal filter of `kernel` frames needs, at least two.
+    def filtered(
+        self, layer: Hashable, frames: Tensor, kernel: int, causal_filter: Callable[[Tensor | None], Tensor]
+    ) -> Tensor:
+        """What a causal filter of `kernel` frames, at least two, gives for new ones (B, C, T, H, W).
 
-        None at the start of the clip, where copies of its first frame stand for them.
+        It is told the frames in front of them; None at the start of the clip, where copies of its first frame stand for
+        them.
         """
-        ahead = self._in_front(layer, frames, kernel, stride=1)
-        return None if self.is_first else ahead[0]
+        ahead = self._at_hand(layer, frames, kernel)
+        result = causal_filter(None if self.is_first else ahead[0])
+        # Only now, so that what is kept may lie where what was kept lay.
+        self._go_past(layer, ahead, frames, kernel, stride=1)
+        return result
 
     def extend(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> Tensor:
         """New frames (B, C, T, H, W) with those in front that a causal filter of `kernel` frames needs.
@@ -82,14 +88,20 @@ class Stream:
 
     def _in_front(self, layer: Hashable, frames: Tensor, kernel: int, stride: int) -> list[Tensor]:
         """What lies in front of new frames, in pieces; keeps what will lie in front of the next ones."""
-        ahead = [frames[:, :, :1]] * (kernel - 1) if self.is_first else self.take(layer)
+        ahead = self._at_hand(layer, frames, kernel)
+        self._go_past(layer, ahead, frames, kernel, stride)
+        return ahead
+
+    def _at_hand(self, layer: Hashable, frames: Tensor, kernel: int) -> list[Tensor]:
+        return [frames[:, :, :1]] * (kernel - 1) if self.is_first else self.take(layer)
+
+    def _go_past(self, layer: Hashable, ahead: list[Tensor], frames: Tensor, kernel: int, stride: int) -> None:
         num_ahead = sum(piece.shape[2] for piece in ahead)
         start, stop = self._unspent(layer, num_ahead + frames.shape[2], kernel, stride)
         if start < num_ahead:
             self.keep(layer, cat([*ahead, frames[:, :, : stop - num_ahead]], 2), start, stop)
         else:
             self.keep(layer, frames, start - num_ahead, stop - num_ahead)
-        return ahead
 
     def _unspent(self, layer: Hashable, num_frames: int, kernel: int, stride: int) -> tuple[int, int]:
         """From where to where a filter will need its `num_frames` input frames again."""

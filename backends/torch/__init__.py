@@ -104,7 +104,7 @@ class TorchBackend:
         return torch.cat(list(arrays), axis)
 
     def inference(self) -> AbstractContextManager[Any]:
-        return torch.inference_mode()
+        return operators.inference()
 
     def connect(self, plan: ParallelPlan, meet_seconds: float = MEET_SECONDS) -> Ranks:
         return groups.connect(plan, self.device, meet_seconds)

@@ -133,7 +133,7 @@ class AdaLNSingle(TokenDenoiser):
         block = next(iter(self.blocks()))
         table = block.scale_shift_table + modulation.blocks  # (B, R, 6, D)
         shift, scale = (of_tokens(table[:, :, i], modulation.rows) for i in range(2))
-        return modulate(block.norm1(x), shift, scale)
+        return modulate(block.norm1, x, shift, scale)
 
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, pt * ph * pw * Cout) -> (B, Cout, T, H, W) float32, padding cut off."""
@@ -231,10 +231,10 @@ class FinalLayer(nn.Module):
     def forward(self, x: Tensor, embedded: Tensor, rows: Tensor | None) -> Tensor:
         """Tokens (B, N, D) and embedded timesteps (B, R, D) -> (B, N, outputs)."""
         table = self.scale_shift_table + embedded[:, :, None]  # (B, R, 2, D)
-        bent = modulate(self.norm_final(x), table[:, :1, 0], table[:, :1, 1])
+        bent = modulate(self.norm_final, x, table[:, :1, 0], table[:, :1, 1])
         if rows is not None:
             # Clean frames are bent twice, as upstream does (quirk Q3): nobody reads what comes of them.
-            again = modulate(self.norm_final(bent), table[:, 1:, 0], table[:, 1:, 1])
+            again = modulate(self.norm_final, bent, table[:, 1:, 0], table[:, 1:, 1])
             rows = cast(rows, like=bent)
             bent = rows[:, :, :1] * bent + rows[:, :, 1:] * again
         return self.linear(bent)
@@ -321,9 +321,9 @@ def of_tokens(values: Tensor, rows: Tensor | None) -> Tensor:
     return values if rows is None else cast(rows, like=values) @ values
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift."""
-    return addcmul(shift, x, 1 + scale)
+def modulate(norm: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(x) * (1 + scale) + shift."""
+    return addcmul(shift, norm(x), 1 + scale)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -210,7 +210,7 @@ def biased_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor, parts: int = NUM_PARTS) -> Tensor:
-    """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope; in float32.
+    """Turn queries or keys (B, N, A, K) to their positions by the tables (N, K) of core.maths.rope, in the wider dtype.
 
     parts: of a head, in each of which the halves are exchanged; K / 2 for tables whose pairs are neighbours.
     """

@@ -6,7 +6,7 @@ Here most are torch's own; MindSpore does them in one way on a CPU and in anothe
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
@@ -45,6 +45,11 @@ def settle(device: str) -> None:
     torch.backends.cudnn.allow_tf32 = False
 
 
+def inference() -> AbstractContextManager[Any]:
+    """A context in which no gradients are asked for."""
+    return torch.inference_mode()
+
+
 @contextmanager
 def plain() -> Iterator[None]:
     """A context in which operations are done as on any device: the reference for a device's own ways."""
@@ -59,6 +64,14 @@ def plain() -> Iterator[None]:
 def is_plain() -> bool:
     """Whether operations are done as on any device."""
     return _is_plain
+
+
+def in_memory_order(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
+    """A function of the numbers of tensors (B, C, ...) of one shape, each number by itself, in the last one's order.
+
+    Here all functions keep it.
+    """
+    return function(*tensors)
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, stride: _Widths, padding: _Widths) -> Tensor:

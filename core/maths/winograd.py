@@ -70,11 +70,11 @@ def _sizes(length: int, num_before: int, largest: int) -> list[int]:
 
 
 def _window(start: int, size: int, num_before: int) -> FilterWindow:
-    mixing, products = _ways(size)
+    of_inputs, products = mixing(size)
     front = max(0, num_before)
     first = max(0, start - NUM_TAPS + 1)
-    inputs, before = np.zeros((len(mixing), start + size - first)), np.zeros((len(mixing), front))
-    for column, place in zip(mixing.T, range(start - NUM_TAPS + 1, start + size), strict=True):
+    inputs, before = np.zeros((len(of_inputs), start + size - first)), np.zeros((len(of_inputs), front))
+    for column, place in zip(of_inputs.T, range(start - NUM_TAPS + 1, start + size), strict=True):
         if place >= 0 or num_before == FIRST:
             inputs[:, max(place, 0) - first] += column
         elif place >= -front:
@@ -88,8 +88,8 @@ def _window(start: int, size: int, num_before: int) -> FilterWindow:
 
 
 @lru_cache
-def _ways(size: int) -> tuple[np.ndarray, Products]:
-    """The mixtures of `size` + 2 inputs, and what becomes of them."""
+def mixing(size: int) -> tuple[np.ndarray, Products]:
+    """The mixtures (P, size + 2) of `size` + 2 inputs, and what becomes of them."""
     if size == 1:
         return np.eye(NUM_TAPS), Products(np.eye(NUM_TAPS), np.ones((1, NUM_TAPS)), np.full(NUM_TAPS, 1 / NUM_TAPS))
     points = np.array(_POINTS[size])

@@ -21,7 +21,7 @@ from .kinds import DIGITS, Family, Share
 from .sd_vae import FRESH_LOG_VARIANCE, PictureVAESpec
 from .work import Applied, Work
 
-ALIVE = 3.3
+ALIVE = {"encoder": 2.2, "decoder": 1.6}
 """Work.alive of both halves."""
 SPATIAL_FACTOR = 0.18215
 """Latents of frames times this are what the temporal autoencoder sees: that of SD 1, though the frames' is SDXL's."""
@@ -234,7 +234,7 @@ class OpenSoraVAESpec:
         else:
             levels += [Applied(f"{inner}conv_blocks.{i}.", *places(left[i + 1])) for i in range(len(halved))]
             ends = [Applied(f"{inner}conv_out.", *places(left[0])), Applied(f"{_TEMPORAL}.post_quant", *places(0))]
-        return Work((*levels, *ends, Applied(inner, *places(0)), *spatial.applied), spatial.attention, ALIVE)
+        return Work((*levels, *ends, Applied(inner, *places(0)), *spatial.applied), spatial.attention, ALIVE[half])
 
     def blocks(self) -> Mapping[str, tuple[str, ...]]:
         """Names of the blocks of both halves, in the order in which they work."""

@@ -21,7 +21,7 @@ from .kinds import DIGITS, Family, Share
 from .work import Applied, Attention, Work
 
 MOST_CHANNELS, MOST_LEVELS, MOST_BLOCKS = 4096, 8, 16
-ALIVE = 2.7
+ALIVE = {"encoder": 2.2, "decoder": 1.5}
 """Work.alive of both halves."""
 FRAMES_AT_A_TIME = 4
 """Of a video; the attention in the middle keeps the square of a frame's latents for each."""
@@ -116,7 +116,7 @@ class PictureVAESpec:
             levels += [Applied(f"{inner}up_blocks.{i}.", *places(i)) for i in range(last + 1)]
             levels += [Applied(f"{inner}conv_out.", *places(last)), Applied(f"{prefix}post_quant_conv.", *places(0))]
         applied = (*levels, Applied(inner, *places(0)))
-        return Work(applied, (Attention(frames, area, area, 1, self.block_out_channels[-1]),), ALIVE)
+        return Work(applied, (Attention(frames, area, area, 1, self.block_out_channels[-1]),), ALIVE[half])
 
     def blocks_below(self, prefix: str) -> dict[str, tuple[str, ...]]:
         """Names of the blocks of both halves behind a prefix, in the order in which they work."""

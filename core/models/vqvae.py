@@ -20,7 +20,7 @@ from .config_json import build, count, numbers, refuse_unknown, take, whole_numb
 from .kinds import DIGITS, Family, Share
 from .work import Applied, Attention, Work
 
-ENCODING_ALIVE, ALIVE = 7.2, 5.0
+ENCODING_ALIVE, ALIVE = 7.2, 4.5
 """Work.alive of the encoder and of the decoder."""
 KERNEL = 4
 """Sides of the convolutions that change the size."""

@@ -21,8 +21,8 @@ from .config_json import build, choice, count, numbers, refuse_unknown, take
 from .kinds import DIGITS, Family, Share
 from .work import Applied, Attention, Work
 
-ALIVE, STREAM_ALIVE = 3.8, 7.5
-"""Work.alive of both halves, and of a chunk of a stream, which holds frames that wait for the next one."""
+ENCODING_ALIVE, ALIVE, STREAM_ALIVE = 2.6, 1.8, 2.6
+"""Work.alive of the encoder, of the decoder, and of a chunk of its stream, which holds frames that wait."""
 GROUPS = 32
 MOST_CHANNELS, MOST_RESBLOCKS = 2048, 32
 DEFAULT_SCALE = 0.18215
@@ -156,7 +156,7 @@ class WFVAESpec:
             Applied(".connect_l1.", *middle),
             Applied("", *deep),
         )
-        return Work(applied, self._attention(latent, batch), ALIVE)
+        return Work(applied, self._attention(latent, batch), ENCODING_ALIVE, copied=0.0)
 
     def decoding(self, latent: LatentShape, batch: int, behind: bool = False) -> Work:
         """Of the decoder, likewise."""
@@ -172,7 +172,7 @@ class WFVAESpec:
             *(Applied(part, *shallow) for part in (".up1.", ".layer.", ".conv_out.")),
             Applied("", *deep),
         )
-        return Work(applied, self._attention(latent, batch), STREAM_ALIVE if behind else ALIVE)
+        return Work(applied, self._attention(latent, batch), STREAM_ALIVE if behind else ALIVE, copied=0.0)
 
     def _levels(self, latent: LatentShape, batch: int, behind: bool = False) -> list[tuple[int, bool, int, int]]:
         """Of latents, of level 2 and of level 1: places, not once, all together, frames."""

@@ -76,9 +76,12 @@ class Work:
 
     applied: Sequence[Applied]
     attention: Sequence[Attention] = ()
-    alive: float = 2.4
+    alive: float = 2.0
     """Elements in memory at the widest place without gradients, weights aside: for each that the widest product reads
     and writes. tests/torch/test_planning.py measures it."""
+    copied: float = 1.0
+    """Of the input of the widest convolution, what a CPU copies into another order; none where channels are innermost
+    already."""
 
 
 class Counted(NamedTuple):

@@ -10,39 +10,41 @@ from collections.abc import Mapping
 
 ITEMSIZE: Mapping[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 PASSES: Mapping[str, tuple[float, float]] = {
-    "torch": (14.5, 26.0),
+    "torch": (9.0, 22.0),
     "mindspore": (10.0, 16.0),
     "accelerator": (2.5, 4.0),
 }
 """How often elements that a product, or a convolution, reads and writes go through memory once more: norms,
 activations, gates, padding, reordering. By backend on a CPU, where they take several times what a sum takes; and on
 accelerators, by reading."""
-WEIGHT_PASSES: Mapping[str, float] = {"torch": 7.0, "mindspore": 7.0, "accelerator": 1.0}
+WEIGHT_PASSES: Mapping[str, float] = {"torch": 5.0, "mindspore": 7.0, "accelerator": 1.0}
 """What reading a weight out of memory takes, in passes of what is computed element by element and lies in a cache: it
 counts where few rows are multiplied, as in text encoders."""
-CALLS: Mapping[str, float] = {"torch": 22.0, "mindspore": 7.0, "accelerator": 8.0}
+CALLS: Mapping[str, float] = {"torch": 15.0, "mindspore": 7.0, "accelerator": 8.0}
 """Operations around each product, whatever its size, in the time of the shortest."""
 FIRST: Mapping[str, float] = {"torch": 0.003, "mindspore": 0.006, "accelerator": 0.01}
 """Seconds of each product of a new shape: kernels that are chosen or compiled for it."""
 KERNELS: Mapping[str, Mapping[str, int]] = {
-    "torch": {"fp32": 100_000, "bf16": 1_000_000},
+    "torch": {"fp32": 100_000, "bf16": 600_000},
     "mindspore": {"fp32": 400_000, "bf16": 400_000},
     "accelerator": {},
 }
 """Bytes that stay of each product of a new shape. oneDNN, which has all of torch's in bf16, keeps 0.5 to 2 MB."""
-REORDERED: Mapping[str, float] = {"torch": 1.0, "mindspore": 0.0, "accelerator": 0.0}
+REORDERED: Mapping[str, float] = {"torch": 0.6, "mindspore": 4.0, "accelerator": 0.0}
 """Copies of its input that a convolution makes in another order: no tensor, but memory."""
-SLACK: Mapping[str, tuple[float, float]] = {
-    "torch": (16 << 20, 0.35),
-    "mindspore": (0.0, 0.0),
-    "accelerator": (0.0, 0.1),
+SLACK: Mapping[str, tuple[int, float]] = {
+    "torch": (4 << 20, 0.6),
+    "mindspore": (12 << 20, 0.0),
+    "accelerator": (0, 0.1),
 }
-"""Memory that lies free between what is used, as the system's allocator has it: bytes, and a share of activations."""
+"""Memory that lies free between what is used, as an allocator has it: bytes, and a share of activations."""
+MOST_SLACK: Mapping[str, int | None] = {"torch": 36 << 20, "mindspore": None, "accelerator": None}
+"""Of that share, on a CPU: what is larger than 32 MiB the system's allocator takes and gives back by itself."""
 BACKWARD = (2.4, 3.3)
 """Time of a backward pass of a denoiser, and of an autoencoder, in forward passes: two products for each, some
 of which are slower than forward."""
-FROZEN_BACKWARD, FROZEN_KEPT = 1.0, 0.75
-"""Where the weights stay as they are and LoRA is trained: no product for their gradients, whose input is not kept."""
+FROZEN_BACKWARD, FROZEN_KEPT = 1.0, 1.0
+"""Where the weights stay as they are and LoRA is trained: no product for their gradients; but A wants their input."""
 KEPT = (1.1, 2.6)
 """Elements that a backward pass wants for each that a product, or a convolution, reads and writes."""
 FROZEN_CONVOLUTION_KEPT = 0.35

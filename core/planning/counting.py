@@ -62,7 +62,7 @@ def alive_bytes(work: Work, tally: Counted, device: Device, dtype: str) -> int:
     products = (*tally.products, *tally.once)
     widest = max((_elements(product, product.together) for product in products), default=0)
     reordered = max((each.together * each.inputs for each in products if each.kernel > 1), default=0)
-    elements = work.alive * widest + REORDERED[device.kind] * reordered
+    elements = work.alive * widest + work.copied * REORDERED[device.kind] * reordered
     return int(elements * ITEMSIZE[dtype])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from .constants import SLACK
+from .constants import MOST_SLACK, SLACK
 from .devices import Device
 
 RUN, ACTIVATIONS, STREAM, ALLOCATOR = "run", "activations", "stream", "allocator"
@@ -43,11 +43,11 @@ class Phase:
 
 def with_slack(phases: Sequence[Phase], device: Device) -> list[Phase]:
     """With the memory that an allocator keeps free between what is used."""
-    least, share = SLACK[device.kind]
+    (least, share), most = SLACK[device.kind], MOST_SLACK[device.kind]
     found = []
     for phase in phases:
         used = sum(size for holding, size in phase.held.items() if holding.what in (ACTIVATIONS, STREAM))
-        kept = int(least + share * used)
+        kept = least + int(share * used if most is None else min(most, share * used))
         found.append(replace(phase, held={**phase.held, Holding(RUN, ALLOCATOR): kept}) if kept else phase)
     return found
 

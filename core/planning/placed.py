@@ -34,11 +34,16 @@ def whole_bytes(layout: Layout, dtype: str, device: Device) -> int:
 
 
 def streamed_bytes(spec: TextEncoderSpec, tokens: int, dtype: str, device: Device) -> int:
-    """Of two blocks, of what is in none, and of the rows of the table that so many tokens ask for."""
+    """Of two blocks, of what is in none, and of the rows of the table that so many tokens ask for.
+
+    The last matrix of a block comes when the block before has gone.
+    """
     layout, inside = layout_of(spec), _of_blocks(layout_of(spec), spec.blocks(), dtype, device)
     rows, width = layout[spec.token_table].shape
     unread = _bytes((rows, width), dtype, device) - _bytes((min(rows, tokens), width), dtype, device)
-    return whole_bytes(layout, dtype, device) - sum(inside) - unread + sum(sorted(inside)[-2:])
+    last = [weight.shape for name, weight in layout.weights.items() if name.startswith(f"{spec.blocks()[-1]}.")]
+    late = _bytes(next(shape for shape in reversed(last) if len(shape) == 2), dtype, device)
+    return whole_bytes(layout, dtype, device) - sum(inside) - unread + sum(sorted(inside)[-2:]) - late
 
 
 def hosted(spec: DenoiserSpec, dtype: str, device: Device) -> HeldWeights:

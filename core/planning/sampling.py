@@ -232,7 +232,9 @@ class SamplingCase:
             Holding(RUN, FRAMES): 4 * FRAME_COPIES * pixels + NUM_COLOURS * video.frames * video.height * video.width,
         }
         if is_stream:
-            held[Holding(VAE, STREAM)] = stream_bytes(tally.products, dtype)
+            waiting = stream_bytes(tally.products, dtype)
+            # Where frames wait, the first chunk, those between and the last have shapes of their own.
+            held[Holding(VAE, STREAM)] = waiting + (2 * kernel_bytes(tally, device, dtype) if waiting else 0)
         return held
 
 

@@ -183,9 +183,9 @@ class TrainingCase:
         """Weights in the dtype of the passes."""
         if self.dtype == "fp32" or self.adapters:
             return {}
-        # Those that stay as they are are cast where they are used.
+        # Those that stay as they are are cast where they are used; gradients come in this dtype too.
         trained = int(self.trained_share * self._layout.num_parameters)
-        return {Holding(self._part, "casts"): ITEMSIZE[self.dtype] * trained}
+        return {Holding(self._part, "casts"): 2 * ITEMSIZE[self.dtype] * trained}
 
     def _kept(self, call: tuple[Any, ...]) -> int:
         """Bytes that the backward pass wants of a call."""

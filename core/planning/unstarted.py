@@ -32,6 +32,8 @@ Config = TypeVar("Config", SampleConfig, TrainConfig)
 DEFAULT = "torch"
 """The backend that is planned for where none is installed or named."""
 
+_COMPILED = "compiled graphs are planned as if they were not: the first call of each size takes longer, later ones less"
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -78,6 +80,8 @@ def plan_sampling(
     )
     prompts = read_prompts(settled.config.prompts.sources or [_prompt(settled)], note)
     jobs = planner.jobs(prompts)
+    if settled.config.backend.compile:
+        note(_COMPILED)
     return sampling_case(settled, jobs), device, list(notes)
 
 
@@ -98,6 +102,8 @@ def plan_training(
     config = followed.config
     parts = _parts(config)
     dtype = config.compute.dtype or default_dtype(backend)
+    if config.compute.compile:
+        note(_COMPILED)
     return training_case(config, parts, dtype, split), device, [*notes, *followed.notes]
 
 

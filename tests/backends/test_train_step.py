@@ -13,7 +13,7 @@ from duosora.core.errors import CheckpointError, ConfigError
 from duosora.core.layout import FreshWeights, GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
 from duosora.core.random import normal
-from duosora.core.seam.backend import Backend
+from duosora.core.seam.backend import Backend, get
 from duosora.core.seam.models import Given
 from duosora.core.seam.training import AdamW, DiffusionBatch, TrainOptions
 from duosora.core.train.objectives import DiffusionObjective
@@ -26,6 +26,11 @@ SPEC = OpenSoraT2VSpec(
 )
 OPTIONS = TrainOptions(optimizer=AdamW(eps=1e-8))
 LR = 1e-3
+
+
+@pytest.fixture(scope="module", params=["torch", pytest.param("mindspore", marks=pytest.mark.slow)])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return get(request.param, "cpu")
 
 
 def make(backend: Backend, options: TrainOptions = OPTIONS, seed: int = 0, spec: Any = SPEC):

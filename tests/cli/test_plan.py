@@ -51,6 +51,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["train", "--config", "train/opensora_plan_v1_3_t2v_stage3", "--on", "ascend-910b"], ["stands in for it"]),
         (["train", "--config", "train/opensora_v1_2_stage1", "--on", "gpu-24g"], ["warning: it does not fit: "]),
         (["train", "--config", "train/wfvae_stage1"], ["discriminator"]),
+        (["sample", "--set", "backend.compile=true"], ["the first call of each size takes longer"]),
+        (
+            ["train", "--config", "train/tiny_t2v", "--set", "compute.compile=true"],
+            ["the first call of each size takes longer"],
+        ),
     ],
 )
 def test_a_run_is_planned_without_its_models(duosora: Callable, words: list[str], expected: list[str]) -> None:

@@ -11,7 +11,11 @@ from duosora.core.caching.base import Course, relative
 from duosora.core.caching.first_block import FirstBlock
 from duosora.core.caching.taylor import Taylor, differences, predicted
 from duosora.core.caching.teacache import Sum, TeaCache
+from duosora.core.config.schema import BlockCacheSettings
 from duosora.core.errors import ConfigError
+from duosora.core.models.finding import open_part
+from duosora.core.pipelines.cached import cache_of
+from duosora.core.samplers import create
 from duosora.core.seam.group import Alone
 
 OPEN_SORA = tuple(recipes.named("opensora_v1_2").sampling["sampler.cache.polynomial"])
@@ -171,6 +175,56 @@ def test_nothing_of_another_condition_is_left_in_a_prediction() -> None:
     assert made == [2.0, 2.0, 200.0, 200.0]
 
 
+class Tenfold(Model):
+    """Three blocks, each of which moves the token ten times as far as the one before."""
+
+    num_blocks = 3
+
+    def run_blocks(self, first: int, end: int, x: np.ndarray, time: np.ndarray, condition: Any) -> np.ndarray:
+        return x + (1 + time) * sum(10**index for index in range(first, end))
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "changes"),
+    [
+        # Moved by the first block in this call, by the others in the computed one; compared with the computed one.
+        (FirstBlock(threshold=9, warmup=1, most_reused=None), [121, 20 + 2 + 110, 40 + 3 + 110], [1.0, 2.0]),
+        # Moved by all in the computed one; what the first block reads is compared with the call before.
+        (TeaCache(threshold=9, warmup=1, most_reused=None), [121, 20 + 111, 40 + 111], [1.0, 1.0]),
+    ],
+    ids=["first_block", "teacache"],
+)
+def test_what_is_left_out_is_what_the_computed_call_did(
+    kind: CacheKind, made: list[float], changes: list[float]
+) -> None:
+    denoiser = kind.over(Tenfold(), CachedRun(Numpy(), 9, Alone()))  # type: ignore[arg-type]
+    one, latents = object(), (10.0, 20.0, 40.0)
+    got = [denoiser(np.full((1, 1, 1), x), np.full((1, 1, 1), float(t)), one).item() for t, x in enumerate(latents)]
+    assert denoiser.report.whole == [True, False, False]
+    assert got == made
+    assert denoiser.report.changes == changes
+
+
+class Both(Alone):
+    """The halves of guidance on two ranks, of which the other one sees no change."""
+
+    def gather(self, x: np.ndarray, axis: int) -> np.ndarray:
+        return np.concatenate([x, np.array([[0.0, 10.0]])], axis)
+
+
+@pytest.mark.parametrize("kind", [FirstBlock(threshold=9, warmup=1), TeaCache(threshold=9, warmup=1)])
+def test_the_change_is_that_of_both_halves(kind: CacheKind) -> None:
+    changes = []
+    for halves in (Alone(), Both()):
+        denoiser = kind.over(Tenfold(), CachedRun(Numpy(), 9, halves))  # type: ignore[arg-type]
+        one = object()
+        for x in (10.0, 20.0):
+            denoiser(np.full((1, 1, 1), x), np.full((1, 1, 1), x), one)
+        changes.append(denoiser.report.changes[0])
+    first_or_signal = 11.0 if kind.name == "first_block" else 10.0
+    assert changes == [pytest.approx(10 / first_or_signal), pytest.approx(10 / (first_or_signal + 10))]
+
+
 def test_a_report_counts_blocks_and_calls_of_all_runs() -> None:
     _, report = called(FirstBlock(threshold=1.0, warmup=1, most_reused=None), 4, [object()])
     assert (report.blocks, report.blocks_without, report.ratio) == (5, 8, 1.6)
@@ -181,6 +235,18 @@ def test_a_report_counts_blocks_and_calls_of_all_runs() -> None:
     assert total.facts()["calls"] == "x...x..."
     assert total.facts()["changes"]["max"] == max(report.changes)
     assert CacheReport().facts()["changes"] == {}
+
+
+@pytest.mark.parametrize("name", ["heun", "pndm", "kdpm2_ancestral", "interpolant_ode"])
+def test_samplers_of_several_calls_a_step_are_refused(name: str) -> None:
+    settings, told = BlockCacheSettings(kind="taylor"), []
+    with pytest.raises(ConfigError, match=rf"the sampler {name} (calls the network more than once|chooses its)"):
+        cache_of(settings, create(name, 10), 10, open_part("denoiser", "tiny"), told.append)
+    assert cache_of(settings, create("flow_euler", 10), 10, open_part("denoiser", "tiny"), told.append) == Taylor()
+    assert told == []
+    cache_of(settings, create("flow_euler", 6), 6, open_part("denoiser", "tiny"), told.append)
+    assert told == ["sampler.cache: with these options all 6 network calls are computed, so it has no effect"]
+    assert cache_of(None, create(name, 10), 10, open_part("denoiser", "tiny"), told.append) is None
 
 
 def test_a_kind_refuses_options_of_others() -> None:

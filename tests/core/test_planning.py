@@ -151,12 +151,14 @@ def test_a_text_encoder_in_eight_bits_takes_half_of_bf16_and_longer() -> None:
     assert int8.seconds > bf16.seconds
 
 
-@pytest.mark.parametrize(("dtype", "gib"), [("fp32", 1.4), ("bf16", 0.7)])
+@pytest.mark.parametrize(("dtype", "gib"), [("fp32", 1.3), ("bf16", 0.65)])
 def test_a_streamed_text_encoder_takes_two_layers_on_any_device(dtype: str, gib: float) -> None:
     case = replace(SAMPLING, streams_text_encoder=True, dtypes={**SAMPLING.dtypes, "text_encoder": dtype})
     for name in ("cpu", "gpu-24g"):
         load, encode, *_ = case.forecast(device_named(name, "torch")).phases
-        assert encode.held[WEIGHTS_OF_TEXT] / 2**30 == pytest.approx(gib, rel=0.05), "as docs/memory.md says"
+        assert encode.held[WEIGHTS_OF_TEXT] / 2**30 == pytest.approx(gib, rel=0.05), (
+            "less the last matrix of the one behind"
+        )
         assert encode.seconds >= device_named(name, "torch").of(dtype).load * MT5.layout().num_parameters
         assert WEIGHTS_OF_TEXT not in load.held
 
@@ -199,8 +201,8 @@ def test_advice_names_what_fits_the_cheapest_first() -> None:
 
 
 def test_advice_names_offloading_and_the_text_encoders_forms_with_their_cost() -> None:
-    room = replace(device_named("gpu-24g", "torch"), memory=7 << 30)
-    small = replace(SAMPLING, text_encoder=None, videos={VideoShape(29, 480, 480): 1})
+    room = replace(device_named("gpu-24g", "torch"), memory=int(6.6 * 2**30))
+    small = replace(SAMPLING, text_encoder=None, videos={VideoShape(29, 480, 480): 1}, chunk=1)
     assert advice(small, room)[0] == "backend.offload=parts fits"
     room = replace(room, memory=5 << 30)
     assert advice(small, room)[0] == "backend.offload=blocks fits"

@@ -117,6 +117,7 @@ def test_a_run_goes_on_as_if_it_had_not_been_ended(backend: Backend, name: str, 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
 @pytest.mark.parametrize("wanted", [1, 2, 5])
+@pytest.mark.parametrize("backend", TRAINED_ON, indirect=True)
 def test_chunks_give_what_one_piece_gives_or_are_refused(backend: Backend, name: str, wanted: int) -> None:
     case = AUTOENCODERS[name]
     spec, size = case.spec, case.sizes[0]

@@ -1,6 +1,6 @@
-"""Convolutions as products of gathered patches, and norms of channels, against torch's, with their gradients."""
+"""Convolutions as products of gathered patches or of mixtures, and norms, against torch's and the plain form."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import mindspore
@@ -10,6 +10,10 @@ import torch
 from mindspore import Tensor
 
 from duosora.backends.mindspore import operators
+from duosora.backends.mindspore.layers import LayerNorm
+from duosora.core import random
+from duosora.core.layout import FreshWeights
+from duosora.core.models import wfvae
 from duosora.core.seam.backend import get
 
 CASES = [
@@ -47,6 +51,78 @@ def test_a_norm_of_channels_is_torchs(shape: tuple[int, ...]) -> None:
     agree(lambda x, weight, bias: operators.channel_norm(x, weight, bias, 1e-6), plain, shape, (8,), (8,))
 
 
+SHARED = [
+    ((2, 4, 5, 6, 7), (3, 4, 3, 3, 3), (0, 1, 1)),
+    ((1, 4, 11, 5, 4), (6, 4, 3, 3, 3), (1, 1, 1)),
+    ((1, 4, 3, 6, 6), (3, 4, 3, 3, 3), (0, 1, 1)),
+    ((1, 4, 1, 2, 3), (3, 4, 3, 3, 3), (1, 1, 1)),
+    ((3, 4, 6, 7), (5, 4, 3, 3), (1, 1)),
+    ((1, 4, 1, 1), (5, 4, 3, 3), (1, 1)),
+]  # fmt: skip
+"""Shapes of input and weight, padding."""
+
+
+@pytest.fixture
+def sharing(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Convolutions share products however few channels there are; how many frames or pictures each has."""
+    called: list[int] = []
+    own = operators._by_shared_products
+
+    def noted(x: Tensor, *rest: Any) -> Tensor:
+        called.append(x.shape[0])
+        return own(x, *rest)
+
+    monkeypatch.setattr(operators, "_by_shared_products", noted)
+    monkeypatch.setattr(operators, "_LEAST_CHANNELS", 1)
+    operators._groups.cache_clear()
+    yield called
+    operators._groups.cache_clear()
+
+
+@pytest.mark.parametrize("has_channels_inside", [False, True])
+@pytest.mark.parametrize("at_a_time", [operators._MOST_MIXTURES, 200])
+@pytest.mark.parametrize("case", SHARED, ids=str)
+def test_a_convolution_by_shared_products_is_torchs(
+    case: Any, at_a_time: int, has_channels_inside: bool, sharing: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = get("mindspore", "cpu")
+    monkeypatch.setattr(operators, "_MOST_MIXTURES", at_a_time)
+    monkeypatch.setattr(operators, "_MOST_PATCHES", at_a_time)
+    shape, kernel, padding = case
+    draw = np.random.default_rng(0)
+    x, weight, bias = (draw.standard_normal(size, np.float32) for size in (shape, kernel, kernel[:1]))
+    given = Tensor(x)
+    if has_channels_inside:
+        last = len(shape) - 1
+        given = Tensor(np.moveaxis(x, 1, -1).copy()).permute(0, last, *range(1, last))
+    with backend.inference():
+        found = operators.convolution(given, Tensor(weight), Tensor(bias), 1, padding)
+    assert sharing
+    assert found.is_contiguous() == given.is_contiguous()
+    plain = torch.nn.functional.conv3d if len(shape) == 5 else torch.nn.functional.conv2d
+    expected = plain(*(torch.tensor(each).double() for each in (x, weight, bias)), 1, padding)
+    np.testing.assert_allclose(found.asnumpy(), expected.numpy(), rtol=0, atol=1e-4)  # of numbers up to 30
+
+
+@pytest.mark.slow
+def test_an_autoencoder_by_shared_products_is_the_plain_one(sharing: list[int]) -> None:
+    backend, spec = get("mindspore", "cpu"), wfvae.TINY
+    model = backend.build(spec, FreshWeights(spec.layout(), 0))
+    latents = Tensor(random.normal((2, spec.latent_dim, 5, 4, 6), 0, "latents"))
+    video = Tensor(random.normal((2, 3, 17, 32, 48), 0, "video"))
+    moments, pixels = model.encode(video).moments["latent"].asnumpy(), model.decode(latents).asnumpy()
+    assert not sharing
+    with backend.inference():
+        found = model.encode(video).moments["latent"].asnumpy()
+        stream, parts = model.stream(), []
+        for number, part in enumerate((latents[:, :, :2], latents[:, :, 2:3], latents[:, :, 3:])):
+            stream.advance(is_last=number == 2)
+            parts.append(model.decode(part, stream=stream).asnumpy())
+    assert sharing
+    np.testing.assert_allclose(found, moments, rtol=0, atol=2e-5 * np.abs(moments).max())
+    np.testing.assert_allclose(np.concatenate(parts, 2), pixels, rtol=0, atol=2e-5 * np.abs(pixels).max())
+
+
 def agree(ours: Callable[..., Tensor], plain: Callable[..., torch.Tensor], *shapes: tuple[int, ...]) -> None:
     """Results and all gradients."""
     get("mindspore", "cpu")
@@ -63,3 +139,15 @@ def agree(ours: Callable[..., Tensor], plain: Callable[..., torch.Tensor], *shap
         assert tensor.grad is not None
         wanted = tensor.grad.numpy()
         np.testing.assert_allclose(gradient.asnumpy(), wanted, rtol=0, atol=2e-6 * np.abs(wanted).max() + 3e-5)
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_modulated_norm_is_the_plain_one(batch: int) -> None:
+    backend = get("mindspore", "cpu")
+    draw = np.random.default_rng(0)
+    x, shift, scale = (Tensor(draw.standard_normal((batch, n, 24), np.float32)) for n in (5, 1, 1))
+    norm = LayerNorm(24, eps=1e-6, elementwise_affine=False)
+    expected = (norm(x) * (1 + scale) + shift).asnumpy()
+    np.testing.assert_allclose(norm(x, shift, scale).asnumpy(), expected, rtol=0, atol=2e-6)
+    with backend.inference():
+        np.testing.assert_allclose(norm(x, shift, scale).asnumpy(), expected, rtol=0, atol=2e-6)

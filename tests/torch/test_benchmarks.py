@@ -36,7 +36,11 @@ def test_a_session_checks_numbers_and_then_measures_every_row(tmp_path: Path) ->
     assert checks.count("golden ") > 10
     assert "failed" not in table
     assert "left out" not in table
-    assert table.count("| ours |") == table.count("| plain |") == 6
+    assert table.count("| ours |") == 8
+    assert table.count("| plain |") == 7
+    assert table.count("| ours, offloaded |") == table.count("| ours, in 8 bits |") == 1
+    for check in ("offloaded", "offloaded, with a cache", "T5 encoder in 8 bits"):
+        assert f"\n{check}: " in checks
 
 
 @pytest.mark.parametrize("wrong", [(0.2, 0.1), (float("nan"), 0.1)])
@@ -57,6 +61,22 @@ def test_a_session_ends_where_a_number_is_wrong(
     assert "2 of 3 checks are wrong, nothing is measured: wrong, broken" in told
     assert "no such kernel" in told
     assert "| case |" not in told
+
+
+@pytest.mark.slow
+def test_a_form_with_other_numbers_is_told_and_not_measured(session: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(session, "FORMS_LIMIT", 1e-9)
+    row = session.rows()[0]
+    case = session.cases.shrunk(row.case)
+    for together in (True, False):
+        forms = ("ours", "plain", "ours, offloaded")
+        ours, plain, offloaded = session.Session("cpu", 60.0, tiny=True).measure(
+            session.Row(case, row.needs, forms, together)
+        )
+        assert not ours.problem
+        assert "apart from those of the row's first form" in plain.problem
+        assert not plain.seconds
+        assert offloaded.seconds
 
 
 def test_rows_without_time_are_told(session: Any) -> None:

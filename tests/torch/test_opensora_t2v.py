@@ -1,16 +1,15 @@
 """The text-to-video transformer on torch: what it promises beside the original numbers, which the goldens compare."""
 
-import weakref
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from duosora.backends.torch import attention
 from duosora.backends.torch.models.opensora_t2v import OpenSoraT2V
+from duosora.backends.torch.precision import TORCH_DTYPES
 from duosora.core.errors import ConfigError, ShapeError
 from duosora.core.layout import GivenWeights
 from duosora.core.models.opensora_t2v import OpenSoraT2VSpec
@@ -304,38 +303,9 @@ def assert_near(got: torch.Tensor, expected: torch.Tensor, tolerance: float) -> 
     torch.testing.assert_close(got, expected, rtol=0, atol=tolerance * spread)
 
 
-class Memory(TorchDispatchMode):
-    """Counts the bytes of all tensors that operations make, for as long as they are there."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now, self.peak = 0, 0
-        self.seen: set[int] = set()
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = function(*args, **kwargs or {})
-        for tensor in made if isinstance(made, tuple | list) else [made]:
-            if isinstance(tensor, torch.Tensor):
-                self._note(tensor.untyped_storage())
-        return made
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key in self.seen:
-            return
-        self.seen.add(key)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._free, key, size)
-
-    def _free(self, key: int, size: int) -> None:
-        self.seen.discard(key)
-        self.now -= size
-
-
 @pytest.mark.parametrize("sparse", [False, True], ids=["full", "skiparse"])
 def test_a_forward_keeps_no_more_than_eight_tensors_as_large_as_the_tokens(
-    backend: Backend, sparse: bool, monkeypatch: pytest.MonkeyPatch
+    backend: Backend, sparse: bool, alive: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attention, "_MOST_SCORES", 2**14)  # these models are narrow, and scores do not grow with width
     spec = replace(T2V, num_attention_heads=4, sparse1d=sparse)
@@ -344,7 +314,13 @@ def test_a_forward_keeps_no_more_than_eight_tensors_as_large_as_the_tokens(
     with backend.inference():
         condition = model.condition(Given(text=TEXT[:1]), shape)
         latents = latents_for(spec, shape, 1)
-        with Memory() as memory:
+        with alive(model) as memory:
             model(latents, TIMESTEPS[:1], condition)
     tokens = 2048 * spec.hidden_size * 4
     assert memory.peak < 8.5 * tokens
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_tables_of_positions_are_in_the_dtype_that_they_are_multiplied_in(backend: Backend, dtype: str) -> None:
+    condition = backend.build(T2V, some_weights(T2V), dtype).condition(Given(text=TEXT), VIDEO)
+    assert condition.cosines.dtype == condition.sines.dtype == TORCH_DTYPES[dtype]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from duosora.backends.torch.optimization import Optimization
 from duosora.core.layout import FreshWeights
@@ -19,32 +18,12 @@ from duosora.core.random import normal
 from duosora.core.seam.backend import get
 from duosora.core.seam.training import AdamW, AutoencoderBatch, AutoencoderLosses, Companion, TrainOptions
 
-sys.path.append(str(Path(__file__).parents[1] / "backends"))
+sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "backends")]
 import flows
+from waits import Waits
 
-WAITING = {
-    torch.ops.aten._local_scalar_dense,
-    torch.ops.aten.nonzero,
-    torch.ops.aten.equal,
-    torch.ops.aten.is_nonzero,
-    torch.ops.aten.masked_select,
-}
-"""What has to know a number of the device before it can go on."""
 VAE = replace(TINY, base_channels=4, encoder_energy_flow_hidden_size=4, decoder_energy_flow_hidden_size=4)
 JUDGE = PatchDiscriminatorSpec(base_channels=4, num_layers=2)
-
-
-class Waits(TorchDispatchMode):
-    """Notes them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.overloadpacket in WAITING:
-            self.found.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def denoiser(**options: Any) -> Any:

@@ -215,3 +215,18 @@ def test_tiles_come_nearer_to_whole_frames_as_they_grow() -> None:
     ]
     assert errors[0] > errors[1] > errors[2] > 0
     assert errors[2] < 0.2 * np.std(whole)
+
+
+@pytest.mark.parametrize(("chunk", "most"), [(None, 3.5), (2, 8.0)], ids=["whole", "chunks"])
+def test_decoding_keeps_few_tensors_as_large_as_the_widest_of_a_chunk(
+    chunk: int | None, most: float, alive: Any
+) -> None:
+    """In chunks the frames that each layer keeps come to four and a half of them."""
+    spec = small(t_interpolation="trilinear", base_channels=32, decoder_energy_flow_hidden_size=32)
+    vae, latents = build(spec), normal(1, 4, 5, 16, 16)
+    with alive(vae) as memory:
+        for _ in decode_chunks(BACKEND, vae, spec, latents, DecodeOptions(chunk=chunk)):
+            pass
+    frames = 9 if chunk is None else 4
+    widest = 64 * frames * 64 * 64 * 4
+    assert memory.peak < most * widest

@@ -31,6 +31,13 @@ class RelayStream(Stream):
         super().advance(is_last)
         self.is_first = self.is_first and self.group.index == 0
 
+    def filtered(
+        self, layer: Hashable, frames: Tensor, kernel: int, causal_filter: Callable[[Tensor | None], Tensor]
+    ) -> Tensor:
+        """As Stream.filtered."""
+        ahead = self._in_front(layer, frames, kernel, stride=1)
+        return causal_filter(None if self.is_first else ahead[0])
+
     def double(self, layer: Hashable, frames: Tensor, interpolate: Callable[[Tensor], Tensor]) -> Tensor:
         """As Stream.double."""
         return self.double_after(frames, self._relay(layer, frames, 1), interpolate)

@@ -196,8 +196,8 @@ class Block(nn.Cell):
         )
         if kept is not None:
             gate_msa, gate_mlp = gate_msa * cast(kept[:, 0], like=gate_msa), gate_mlp * cast(kept[:, 1], like=gate_mlp)
-        normed = modulate(self.norm1(x), shift_msa, scale_msa)
+        normed = modulate(self.norm1, x, shift_msa, scale_msa)
         x = addcmul(x, gate_msa, self.attn(normed, arrangement, cosines, sines))
         # The text is read from the raw residual stream: no norm, no modulation, no gate.
         x = x + self.cross_attn(x, keys, values, text)
-        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))

@@ -20,7 +20,7 @@ from duosora.core.shapes import NUM_COLOURS
 from ..attention import Attend
 from ..causal import convolve_causally
 from ..layers import Conv2d, Conv3d, GroupNorm, LayerNorm, ModuleList, cast, cat, silu_over, to_float32
-from ..operators import channel_norm
+from ..operators import channel_norm, in_memory_order
 from ..posteriors import Encoded, Levels, Reconstruction, draw
 from ..streaming import Stream, whole_clip
 from ..upstream_tiling import UpstreamTiling
@@ -64,7 +64,7 @@ class WFVAE(nn.Cell):
         noise: None: the means. With a stream, the clip's next frames: their number is to give whole latent frames.
         """
         x = cast(video, like=self.encoder.conv_out.conv.weight)
-        moments = to_float32(self.encoder(channels_innermost(x), stream or whole_clip())[0])
+        moments = to_float32(self.encoder(x, stream or whole_clip())[0])
         return Encoded(draw(moments, (noise or {}).get("latent")), {"latent": moments})
 
     def decode(self, latents: Tensor, num_frames: int | None = None, stream: Stream | None = None) -> Tensor:
@@ -138,10 +138,10 @@ class Encoder(nn.Cell):
         bands = self.wavelet_transform_in(video, stream)
         l1_bands = self.wavelet_transform_l1(bands[:, :NUM_COLOURS], stream)
         l2_bands = self.wavelet_transform_l2(l1_bands[:, :NUM_COLOURS], stream)
-        x = self.down1(bands, stream)
-        x = cat([x, self.connect_l1(l1_bands, stream)], 1)
-        x = self.down2(x, stream)
-        x = cat([x, self.connect_l2(l2_bands, stream)], 1)
+        x = self.down1(channels_innermost(bands), stream)
+        x = cat([x, self.connect_l1(channels_innermost(l1_bands), stream)], 1)
+        x = self.down2(channels_innermost(x), stream)
+        x = cat([x, self.connect_l2(channels_innermost(l2_bands), stream)], 1)
         x = self.mid(x, stream)
         return self.conv_out(x, stream, norm=self.norm_out), (l1_bands, l2_bands)
 
@@ -275,7 +275,9 @@ class CausalConv3d(nn.Cell):
         if activation and not isinstance(norm, ChannelLayerNorm):
             x, activation = activation(x), None  # a group norm looks at more than one position
         if self.kernel == 3 and self.stride == 1:
-            return convolve_causally(self.conv, x, stream.before(self, x, self.kernel), onto, activation)
+            return stream.filtered(
+                self, x, self.kernel, lambda before: convolve_causally(self.conv, x, before, onto, activation)
+            )
         return self.conv(stream.extend(self, x, self.kernel, self.stride))
 
 
@@ -303,7 +305,7 @@ class ResnetBlock2D(nn.Cell):
         frames = fold_frames(x)
         hidden = self.conv1(silu_over(self.norm1(frames)))
         hidden = self.conv2(silu_over(self.norm2(hidden)))
-        return unfold_frames(frames + hidden, x.shape[0])
+        return unfold_frames(in_memory_order(ops.add, frames, hidden), x.shape[0])
 
 
 class ResnetBlock3D(nn.Cell):
@@ -339,7 +341,7 @@ class AttnBlock3DFix(nn.Cell):
     def construct(self, x: Tensor, stream: Stream) -> Tensor:
         normed = self.norm(x)
         mixed = frame_attention(self.q(normed, stream), self.k(normed, stream), self.v(normed, stream))
-        return x + self.proj_out(mixed, stream)
+        return in_memory_order(ops.add, x, self.proj_out(mixed, stream))
 
 
 class Downsample(nn.Cell):

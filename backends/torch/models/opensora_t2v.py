@@ -65,7 +65,7 @@ class Condition:
     arrangements: tuple[Arrangement, ...]
     """The self-attention's arrangement for each block."""
     cosines: Tensor
-    """(N, K) float32, of the rotary positions."""
+    """(N, K), of the rotary positions, in the dtype of the weights."""
     sines: Tensor
     frequencies: Tensor
     """(TIMESTEP_CHANNELS / 2,) float32, of the timestep embedding."""
@@ -127,8 +127,8 @@ class OpenSoraT2V(TokenDenoiser):
             keys_values=tuple(block.attn2.keys_values(text) for block in self.transformer_blocks),
             text=place_text(plan, text.shape[1], device),
             arrangements=self._arrangements(grid, given.latent_mask),
-            cosines=place(cosines, device),
-            sines=place(sines, device),
+            cosines=cast(place(cosines, device), like=self.scale_shift_table),
+            sines=cast(place(sines, device), like=self.scale_shift_table),
             frequencies=place(timestep_frequencies(TIMESTEP_CHANNELS), device),
         )
 
@@ -160,13 +160,13 @@ class OpenSoraT2V(TokenDenoiser):
         """What the first block's self-attention reads of tokens (B, N, D)."""
         block = self.transformer_blocks[0]
         table = block.scale_shift_table + modulation.blocks.reshape(-1, NUM_MODULATIONS, x.shape[-1])
-        return modulate(block.norm1(x), table[:, :1], table[:, 1:2])
+        return modulate(block.norm1, x, table[:, :1], table[:, 1:2])
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, p * p * Cout)."""
         table = self.scale_shift_table + modulation.last[:, None]  # (B, 2, D)
         shift, scale = table[:, :1], table[:, 1:]
-        return self.proj_out(modulate(self.norm_out(x), shift, scale))
+        return self.proj_out(modulate(self.norm_out, x, shift, scale))
 
     def assemble(self, patches: Tensor, condition: Condition) -> Tensor:
         """Predictions of all tokens (B, N, p * p * Cout) -> (B, Cout, T, H, W) float32."""
@@ -217,11 +217,11 @@ class Block(nn.Module):
         """Tokens (B, N, D) and modulation (B, 6 * D) -> tokens; the rest as in Condition."""
         table = self.scale_shift_table + modulation.reshape(-1, NUM_MODULATIONS, x.shape[-1])
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = table.chunk(NUM_MODULATIONS, 1)  # (B, 1, D)
-        normed = modulate(self.norm1(x), shift_msa, scale_msa)
+        normed = modulate(self.norm1, x, shift_msa, scale_msa)
         x = addcmul(x, gate_msa, self.attn1(normed, cosines, sines, arrangement))
         # The text is read from the raw residual stream: no norm, no modulation, no gate. norm2 is the feed-forward's.
         x = x + self.attn2(x, keys, values, text)
-        return addcmul(x, gate_mlp, self.ff(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        return addcmul(x, gate_mlp, self.ff(modulate(self.norm2, x, shift_mlp, scale_mlp)))
 
 
 class Attention(Together):
@@ -388,9 +388,9 @@ class CaptionProjection(nn.Module):
         return self.linear_2(self.linear_1(text, "gelu_tanh"))
 
 
-def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x * (1 + scale) + shift."""
-    return addcmul(shift, x, 1 + scale)
+def modulate(norm: Any, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """norm(x) * (1 + scale) + shift."""
+    return addcmul(shift, norm(x), 1 + scale)
 
 
 def _sizes(grid: TokenGrid) -> str:

@@ -144,7 +144,7 @@ class PixArt(AdaLNSingle):
         """What the first block's self-attention reads of tokens (B, N, D)."""
         block = self.blocks[0]
         table = block.scale_shift_table + modulation.blocks
-        return modulate(block.norm1(x), table[:, :1], table[:, 1:2])
+        return modulate(block.norm1, x, table[:, :1], table[:, 1:2])
 
     def project(self, x: Tensor, modulation: Modulation) -> Tensor:
         """Tokens (B, N, D) after the last block -> what each predicts (B, N, pt * ph * pw * Cout)."""
@@ -191,10 +191,10 @@ class Block(nn.Module):
         )
         if kept is not None:
             gate_msa, gate_mlp = gate_msa * cast(kept[:, 0], like=gate_msa), gate_mlp * cast(kept[:, 1], like=gate_mlp)
-        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1(x), shift_msa, scale_msa), whole, grid))
+        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1, x, shift_msa, scale_msa), whole, grid))
         # The text is read from the raw residual stream: no norm, no modulation, no gate.
         x = x + self.cross_attn(x, keys, values, text)
-        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))
 
 
 class SelfAttention(nn.Module):

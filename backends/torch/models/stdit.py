@@ -182,9 +182,9 @@ class Block(nn.Module):
         if kept is not None:
             attends, feeds = cast(kept[:, 0], like=gate_msa), cast(kept[:, 1], like=gate_mlp)
             gate_msa, gate_time, gate_mlp = gate_msa * attends, gate_time * attends, gate_mlp * feeds
-        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1(x), shift_msa, scale_msa), spatial))
+        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1, x, shift_msa, scale_msa), spatial))
         # Time and the text are read from the raw residual stream: no norm, no modulation.
         placed = x if frames is None else x + cast(frames, like=x)
         x = addcmul(x, gate_time, self.attn_temp(placed, temporal))
         x = x + self.cross_attn(x, keys, values, text)
-        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))

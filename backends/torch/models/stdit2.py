@@ -61,7 +61,7 @@ class Condition(adaln_single.SpatialTemporal):
     along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0, "rows": 1}
 
     cosines: Tensor
-    """(N, K) float32, of the temporal attentions' rotary positions."""
+    """(N, K), of the temporal attentions' rotary positions, in the dtype of the weights."""
     sines: Tensor
     size: Tensor
     """(B, D), height, width and their ratio, embedded."""
@@ -125,8 +125,8 @@ class STDiT2(AdaLNSingle):
         condition = Condition(
             **shared,
             **self.arrangements(latent),
-            cosines=place(cosines, device),
-            sines=place(sines, device),
+            cosines=cast(place(cosines, device), like=self.final_layer.scale_shift_table),
+            sines=cast(place(sines, device), like=self.final_layer.scale_shift_table),
             size=cat([height, width, ratio], 1),
             length=num_frames + self.fps_embedder(place(settled.fps, device), frequencies),
         )
@@ -208,9 +208,9 @@ class Block(nn.Module):
         if kept is not None:
             attends, feeds = cast(kept[:, 0], like=gate_msa), cast(kept[:, 1], like=gate_mlp)
             gate_msa, gate_time, gate_mlp = gate_msa * attends, gate_time * attends, gate_mlp * feeds
-        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1(x), shift_msa, scale_msa), spatial))
-        normed = modulate(self.norm_temp(x), shift_time, scale_time)
+        x = addcmul(x, gate_msa, self.attn(modulate(self.norm1, x, shift_msa, scale_msa), spatial))
+        normed = modulate(self.norm_temp, x, shift_time, scale_time)
         x = addcmul(x, gate_time, self.attn_temp(normed, temporal, cosines, sines))
         # The text is read from the raw residual stream: no norm, no modulation, no gate.
         x = x + self.cross_attn(x, keys, values, text)
-        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))

@@ -58,7 +58,7 @@ class Condition(adaln_single.SpatialTemporal):
     along_tokens: ClassVar[Mapping[str, int]] = {"cosines": 0, "sines": 0, "rows": 1}
 
     cosines: Tensor
-    """(N, K) float32, of the temporal blocks' rotary positions."""
+    """(N, K), of the temporal blocks' rotary positions, in the dtype of the weights."""
     sines: Tensor
     frame_rate: Tensor
     """(B, D), embedded."""
@@ -117,8 +117,8 @@ class STDiT3(AdaLNSingle):
         condition = Condition(
             **shared,
             **self.arrangements(latent),
-            cosines=place(cosines, device),
-            sines=place(sines, device),
+            cosines=cast(place(cosines, device), like=self.final_layer.scale_shift_table),
+            sines=cast(place(sines, device), like=self.final_layer.scale_shift_table),
             frame_rate=self.fps_embedder(place(settled.fps, device), shared["frequencies"]),
         )
         return self.with_frames(condition, settled.frame_mask)
@@ -196,8 +196,8 @@ class Block(nn.Module):
         )
         if kept is not None:
             gate_msa, gate_mlp = gate_msa * cast(kept[:, 0], like=gate_msa), gate_mlp * cast(kept[:, 1], like=gate_mlp)
-        normed = modulate(self.norm1(x), shift_msa, scale_msa)
+        normed = modulate(self.norm1, x, shift_msa, scale_msa)
         x = addcmul(x, gate_msa, self.attn(normed, arrangement, cosines, sines))
         # The text is read from the raw residual stream: no norm, no modulation, no gate.
         x = x + self.cross_attn(x, keys, values, text)
-        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2(x), shift_mlp, scale_mlp)))
+        return addcmul(x, gate_mlp, self.mlp(modulate(self.norm2, x, shift_mlp, scale_mlp)))

@@ -273,7 +273,9 @@ class CausalConv3d(nn.Module):
         if activation and not isinstance(norm, ChannelLayerNorm):
             x, activation = activation(x), None  # a group norm looks at more than one position
         if self.kernel == 3 and self.stride == 1:
-            return convolve_causally(self.conv, x, stream.before(self, x, self.kernel), onto, activation)
+            return stream.filtered(
+                self, x, self.kernel, lambda before: convolve_causally(self.conv, x, before, onto, activation)
+            )
         return self.conv(stream.extend(self, x, self.kernel, self.stride))
 
 
