@@ -22,6 +22,7 @@ from ..core.models.lora.names import SPELLINGS, Spelling
 from ..core.models.run_folders import model_folder, record_of
 from ..core.printable import one_line, short_name
 from ..core.progress import progress
+from .naming import rounded
 
 DTYPES = {"bf16": np.dtype(ml_dtypes.bfloat16), "fp16": np.dtype(np.float16)}
 """Of LoRA; else it is float32."""
@@ -60,7 +61,8 @@ class Merged:
 
     def chunks(self, name: str) -> Iterator[np.ndarray]:
         """The bytes of a tensor in C order, uint8."""
-        yield np.ascontiguousarray(self._weights[name].astype(self.dtype(name))).reshape(-1).view(np.uint8)
+        array = rounded(self._weights[name], self.dtype(name), f"{self.source} with LoRA: {name}")
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def is_merging(request: Conversion) -> bool:

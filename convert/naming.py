@@ -198,7 +198,7 @@ class Named:
             return
         (only,) = origin.names
         held = self._source.read_bytes(only, 0, _nbytes(self._source, only))
-        cast = _cast(held.view(self._source.dtype(only)), dtype, f"{self.source}: {only}")
+        cast = rounded(held.view(self._source.dtype(only)), dtype, f"{self.source}: {only}")
         array = cast.reshape(self._source.shape(only))
         yield np.ascontiguousarray(array.transpose(origin.axes)).reshape(-1).view(np.uint8)
 
@@ -212,11 +212,11 @@ class Named:
         kept = self._source.dtype(name)
         for place in range(start, start + count, CHUNK_BYTES):  # a multiple of every width
             chunk = self._source.read_bytes(name, place, min(CHUNK_BYTES, start + count - place))
-            yield _cast(chunk.view(kept), dtype, f"{self.source}: {name}").view(np.uint8)
+            yield rounded(chunk.view(kept), dtype, f"{self.source}: {name}").view(np.uint8)
 
 
-def _cast(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
-    """Rounded to the nearest, ties to even, as torch does; what would become infinite is an error."""
+def rounded(values: np.ndarray, dtype: np.dtype[Any], where: str) -> np.ndarray:
+    """Rounded to the nearest, ties to even, as torch does. Raises: CheckpointError for what would become infinite."""
     if values.dtype == dtype:
         return values
     with np.errstate(over="ignore", invalid="ignore"):

@@ -60,6 +60,8 @@ class Discriminator:
     last_layer: Parameter
     """The weight of the autoencoder at which its word is weighed."""
     optimization: Optimization
+    running: list[Parameter]
+    """Statistics of its norms, which it measures whoever learns."""
     statistics: SharedStatistics | None
     """None: nobody to share them with."""
 
@@ -108,6 +110,7 @@ class AutoencoderTrainStep:
                 discriminator,
                 last_layer,
                 self._optimization(learns, replace(options, optimizer=decay), limit, False),
+                [each for name, each in discriminator.parameters_and_names() if name in statistics],
                 SharedStatistics(discriminator, self.ranks) if self.ranks.data.size > 1 else None,
             )
 
@@ -125,6 +128,7 @@ class AutoencoderTrainStep:
         if updated == "discriminator":
             learning, loss_of, decay = self._judge().optimization, self._discriminator_loss, None
         self._ask_for_gradients(updated)
+        measured: dict[str, float] = {}
         # Ranks of one team have the same micro-batches, so it is the mean over all ranks.
         share = len(batches) * self.ranks.world.size
         statistics = self.discriminator and self.discriminator.statistics
@@ -139,6 +143,8 @@ class AutoencoderTrainStep:
             if statistics:
                 statistics.begin()
             if measures:
+                if measured:  # in a try before this one
+                    measures.undo()
                 measures.begin(batches[0])
             for batch in batches:
                 with autocast(self.device, self.dtype):  # the backward pass too, in which blocks are computed again
@@ -146,11 +152,13 @@ class AutoencoderTrainStep:
                 reports.append({name: float(term) for name, term in terms.items()})
             if statistics:
                 statistics.exchange(len(batches))
-            measured = measures.exchange() if measures else {}
+            if measures:
+                measured.update(measures.exchange())
             of_all = joined(self.ranks, np.array([list(report.values()) for report in reports]))
             return {name: float(np.mean(of_all[:, i])) for i, name in enumerate(reports[0])} | measured
 
-        report = learning.take(gradients, lr, decay, reject_above, updated)
+        running = self.discriminator.running if self.discriminator else []
+        report = learning.take(gradients, lr, decay, reject_above, updated, running)
         if measures and not report.applied:
             measures.undo()
         return report

@@ -91,16 +91,21 @@ class Optimization:
         ema_decay: float | None,
         reject_above: Limit,
         updated: str = "model",
+        measured: Sequence[Parameter] = (),
     ) -> StepReport:
         """An optimiser step. gradients: adds those of its micro-batches with `backward` and returns the terms of their
-        losses by name, "loss" the whole.
+        losses by name, "loss" the whole. measured: what that changes beside, which stays too if the step is not taken.
 
         In fp16 the step is computed again, with a lower scale of the loss, as long as that is what it fails by.
         """
         while True:
+            before = [each.copy() for each in measured]
             terms = gradients()
             limit = reject_above() if callable(reject_above) else reject_above
             update = self.update(lr, ema_decay, limit, bool(np.isfinite(terms["loss"])))
+            for each, old in zip(measured, before, strict=True):
+                if not update.applied:
+                    ops.assign(each, old)
             if not update.loss_scale_was_too_high:
                 return StepReport(terms["loss"], update.grad_norm, update.applied, dict(terms), updated)
 

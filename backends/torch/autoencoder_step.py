@@ -59,6 +59,8 @@ class Discriminator:
     last_layer: nn.Parameter
     """The weight of the autoencoder at which its word is weighed."""
     optimization: Optimization
+    running: list[nn.Parameter]
+    """Statistics of its norms, which it measures whoever learns."""
     statistics: SharedStatistics | None
     """None: nobody to share them with."""
 
@@ -106,6 +108,7 @@ class AutoencoderTrainStep:
                 discriminator,
                 last_layer,
                 self._optimization(learns, replace(options, optimizer=decay), limit, False),
+                [each for name, each in discriminator.named_parameters() if name in statistics],
                 SharedStatistics(discriminator, self.ranks) if self.ranks.data.size > 1 else None,
             )
 
@@ -134,6 +137,8 @@ class AutoencoderTrainStep:
             if statistics:
                 statistics.begin()
             if measures:
+                if measured:  # in a try before this one
+                    measures.undo()
                 measures.begin(batches[0])
             for batch in batches:
                 loss, terms = loss_of(batch)
@@ -146,7 +151,8 @@ class AutoencoderTrainStep:
                 measured.update(measures.exchange())
             return dict(zip(terms, joined_there(self.ranks, torch.stack(rows)).unbind(1), strict=True))
 
-        report = learning.take(gradients, lr, decay, reject_above, updated)
+        running = self.discriminator.running if self.discriminator else []
+        report = learning.take(gradients, lr, decay, reject_above, updated, running)
         if measures:  # which the host makes, and so has waited
             report.parts.update(measured)
             if not report.applied:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,16 +85,21 @@ class Optimization:
         ema_decay: float | None,
         reject_above: Limit,
         updated: str = "model",
+        measured: Sequence[Tensor] = (),
     ) -> LateReport:
         """An optimiser step. gradients: adds those of its micro-batches with `backward` and returns the terms of their
-        losses (N,) by name, "loss" the whole.
+        losses (N,) by name, "loss" the whole. measured: what that changes beside, which stays too if the step is not
+        taken.
 
         In fp16 the step is computed again, with a lower scale of the loss, as long as that is what it fails by.
         """
         while True:
+            before = [each.detach().clone() for each in measured]
             terms = gradients()
             limit = reject_above() if callable(reject_above) else reject_above
             update = self.update(lr, ema_decay, limit, terms["loss"].isfinite().all())
+            for each, old in zip(measured, before, strict=True):
+                each.data.copy_(torch.where(update.applied, each.detach(), old))
             if not update.loss_scale_was_too_high:
                 return _report(terms, update, updated)
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from .arguments import lora_override
+
 plan = typer.Typer(
     name="plan",
     help="Say what a run will need, without starting it: memory, time, traffic.",
@@ -63,6 +65,9 @@ def sample(
     config: Config = None,
     settings: Overrides = None,
     backend: Backend = None,
+    lora: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[:SCALE]", help="LoRA of the denoiser, as where it runs.")
+    ] = None,
     on: On = "cpu",
     devices: Devices = None,
 ) -> None:
@@ -74,6 +79,7 @@ def sample(
     from ..planning.unstarted import plan_sampling
 
     overrides = [*(settings or []), *([] if backend is None else [f"backend.name={backend}"])]
+    overrides += lora_override(lora)
     if prompts:
         overrides.append(f"prompts.sources={json.dumps(prompts)}")
     _show(*plan_sampling(load(config, SampleConfig, overrides), override_paths(overrides), on, devices))

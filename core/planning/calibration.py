@@ -68,15 +68,21 @@ class Calibration:
 
 
 def calibration_file() -> Path:
-    """In the user's cache folder."""
+    """In the user's cache folder. Raises: ConfigError where there is no such folder."""
     told = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(told) if os.path.isabs(told) else Path.home() / ".cache") / "duosora" / FILE
+    try:
+        return (Path(told) if os.path.isabs(told) else Path.home() / ".cache") / "duosora" / FILE
+    except RuntimeError as error:
+        raise ConfigError("figures of this machine have no place: set HOME or XDG_CACHE_HOME") from error
 
 
 def calibrated(backend: str, device: str) -> tuple[Calibration | None, str]:
     """What was measured here of a backend on a device; and why there is nothing, or what is different by now, or ""."""
-    path = calibration_file()
     advice = "duosora plan --calibrate measures"
+    try:
+        path = calibration_file()
+    except ConfigError as error:
+        return None, f"{error}; then {advice} it"
     try:
         entries = _read(path)
     except FileNotFoundError:
@@ -222,7 +228,10 @@ def _read(path: Path) -> list[Calibration]:
     values = read_json(path)
     if values["version"] != VERSION:
         raise ValueError("of another version")
-    return [_calibration(entry) for entry in values["entries"]]
+    try:
+        return [_calibration(entry) for entry in values["entries"]]
+    except OverflowError as error:
+        raise ValueError("a number beyond all measures") from error
 
 
 def _calibration(entry: Mapping[str, Any]) -> Calibration:
@@ -230,7 +239,9 @@ def _calibration(entry: Mapping[str, Any]) -> Calibration:
     texts = {name: str(entry[name]) for name in ("machine", "backend", "device", "version", "date")}
     if not dtypes:
         raise ValueError("without a dtype")
-    threads, floor, start = int(entry["threads"]), int(entry["floor"]), float(entry["start"])
+    threads, floor, start = int(entry["threads"]), int(entry["floor"]), _positive(entry["start"])
+    if floor < 0:
+        raise ValueError(f"a floor of {floor}")
     memory = entry["memory"]
     memory = None if memory is None else int(_positive(memory))
     return Calibration(**texts, threads=threads, floor=floor, start=start, dtypes=dtypes, memory=memory)

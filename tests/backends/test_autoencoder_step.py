@@ -175,6 +175,38 @@ def test_a_step_that_is_not_finite_changes_nothing(backend: Backend) -> None:
     assert changed(before, weights(trainer)) == set()
 
 
+@pytest.mark.parametrize("update", ["generator", "discriminator"])
+def test_neither_does_it_change_what_the_discriminator_has_measured(backend: Backend, update: str) -> None:
+    if (backend.name, update) == ("mindspore", "generator"):
+        pytest.skip("the same lines there, for a minute of building graphs")
+    trainer = make(backend)
+    assert trainer.step([batch(0, update)], LR).applied
+    before = judges(trainer)
+    bad = batch(1, update)
+    bad.video[0, 0, 0, 0, 0] = np.nan
+    assert not trainer.step([batch(2, update), bad], LR).applied
+    assert not trainer.step([batch(2, update)], LR, reject_above=0.0).applied
+    assert changed(before, judges(trainer)) == set()
+
+
+def test_a_step_of_several_tries_is_measured_once(backend: Backend) -> None:
+    """In fp16 it is computed again with a lower scale of the loss."""
+    if backend.name == "mindspore":
+        pytest.skip("the lines of a step that is left out, for a minute of building graphs")
+    one, other = (make(backend, options=replace(OPTIONS, dtype="fp16")) for _ in range(2))
+    _set_scale(one, 2.0**8)
+    _set_scale(other, 2.0**60)
+    for trainer in (one, other):
+        assert trainer.step([batch(0, "discriminator")], LR).applied
+    statistics = set(JUDGE.statistics)
+    assert changed(judges(one), judges(other)) & statistics == set()
+
+
+def _set_scale(trainer: Any, scale: float) -> None:
+    scaler = trainer.discriminator.optimization.scaler
+    scaler.load_state_dict({**scaler.state_dict(), "scale": scale})
+
+
 def test_activations_computed_again_give_the_same_step(backend: Backend) -> None:
     kept, again = make(backend), make(backend, options=replace(OPTIONS, recompute_every=1))
     assert kept.step([batch(0)], LR) == again.step([batch(0)], LR)

@@ -210,6 +210,17 @@ def test_lora_of_another_model_is_told_before_anything_is_written(duosora: Calla
         assert not (tmp_path / "out").exists()
 
 
+def test_a_sum_that_is_too_large_for_a_dtype_is_not_written(duosora: Callable, tmp_path: Path) -> None:
+    file, name = tmp_path / "large.safetensors", "transformer_blocks.0.attn1.to_q"
+    held = {f"{name}.lora_A.weight": (4, 144), f"{name}.lora_B.weight": (144, 4)}
+    save_weights(file, {each: np.ones(shape, np.float32) for each, shape in held.items()})
+    outcome = duosora("convert", "tiny", "--lora", f"{file}:1e6", "--dtype", "fp16", "--to", tmp_path / "out")
+    assert outcome.code == 2
+    assert f"with LoRA: {name}.weight has numbers too large for float16" in outcome.err
+    assert outcome.err.count("\n") == 1
+    assert not list(tmp_path.glob("out/*.safetensors"))
+
+
 def test_training_goes_on_from_a_model_with_lora(run: Path, duosora: Callable, tmp_path: Path) -> None:
     settings = (f"model.lora=[{run}:2]", "lora.rank=2", "learning_rate.peak=1e-12", "max_steps=1")
     outcome = duosora("train", *given(*TINY, *settings), "--out", tmp_path / "run")

@@ -8,11 +8,13 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from duosora.core.config.loading import load
 from duosora.core.config.schema import SampleConfig
 from duosora.core.config.training import TrainConfig
+from duosora.core.io.weights import save_weights
 from duosora.core.planning import calibrating
 from duosora.core.planning.advice import advice
 from duosora.core.planning.calibration import Calibration, keep
@@ -60,6 +62,16 @@ def test_a_run_is_planned_without_its_models(duosora: Callable, words: list[str]
     outcome = duosora("plan", *words)
     assert (outcome.code, outcome.err) == (0, "")
     assert all(text in outcome.out for text in expected), outcome.out
+
+
+def test_lora_is_named_as_where_it_runs(duosora: Callable, tmp_path: Path) -> None:
+    layer, matrix = "transformer_blocks.0.attn1.to_q", np.ones((144, 144), np.float32)
+    save_weights(tmp_path / "x.safetensors", {f"{layer}.lora_A.weight": matrix, f"{layer}.lora_B.weight": matrix})
+    words = ("plan", "sample", "--set", "model.denoiser=tiny", "--lora")
+    assert duosora(*words, f"{tmp_path}/x.safetensors:0.5").code == 0
+    outcome = duosora(*words, f"{tmp_path}/x.safetensors:1e39")
+    assert outcome.code == 2
+    assert "1e+39 times this LoRA" in outcome.err
 
 
 SHIPPED = sorted(path for kind in ("sample", "train") for path in (ROOT / "configs" / kind).glob("*.yaml"))

@@ -393,3 +393,11 @@ def test_matrices_beyond_float32_are_told(tmp_path: Path) -> None:
     held[f"{QUERY}.lora_A.weight"] = held[f"{QUERY}.lora_A.weight"].astype(np.float64) * 1e300
     with pytest.raises(CheckpointError, match="beyond float32"):
         open_lora(written(tmp_path / "x.safetensors", held))
+
+
+def test_what_is_too_large_for_a_dtype_is_not_written(tmp_path: Path) -> None:
+    held = pair("a")
+    lora = Lora("b", "peft", {QUERY: held._replace(up=held.up * np.float32(1e6))})
+    with pytest.raises(CheckpointError, match=rf"{QUERY}: has numbers too large for float16"):
+        save_lora(tmp_path / "x", lora, "peft", np.dtype(np.float16))
+    assert not (tmp_path / "x").exists()

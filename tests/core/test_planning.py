@@ -320,6 +320,11 @@ def changed(change: Callable[[Any], None]) -> Callable[[Path], None]:
         changed(lambda values: values["entries"][0]["dtypes"]["fp32"].update(call=0)),
         changed(lambda values: values["entries"][0]["dtypes"]["fp32"]["tables"].update(product=[])),
         changed(lambda values: values["entries"][0]["dtypes"]["fp32"].update(load="NaN")),
+        changed(lambda values: values["entries"][0]["dtypes"]["fp32"].update(call=10**400)),
+        changed(lambda values: values["entries"][0].update(floor=float("inf"))),
+        changed(lambda values: values["entries"][0].update(floor=-1)),
+        changed(lambda values: values["entries"][0].update(start=float("nan"))),
+        changed(lambda values: values["entries"][0].update(memory=10**400)),
     ],
 )
 def test_a_damaged_file_is_said_and_replaced(home: Path, spoil: Callable[[Path], None]) -> None:
@@ -331,6 +336,21 @@ def test_a_damaged_file_is_said_and_replaced(home: Path, spoil: Callable[[Path],
     assert this_device("torch", "cpu").is_guess
     calibration.keep(figures())
     assert calibration.calibrated("torch", "cpu")[0] is not None
+
+
+def test_who_has_no_home_runs_without_figures(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's user that no list of users knows."""
+
+    def unknown() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", unknown)
+    found, note = calibration.calibrated("torch", "cpu")
+    assert found is None
+    assert "set HOME or XDG_CACHE_HOME" in note
+    with pytest.raises(ConfigError, match="set HOME or XDG_CACHE_HOME"):
+        calibration.keep(figures())
 
 
 def test_figures_of_another_machine_are_not_used(home: Path) -> None:

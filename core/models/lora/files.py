@@ -366,13 +366,13 @@ def save_lora(target: Path, lora: Lora, spelling: Spelling, dtype: np.dtype[Any]
     """Write a fitted LoRA: peft's as a folder, the others as a file or in a folder under their usual name.
 
     diffusers has no place for alphas that all its versions read, so B is multiplied with the scales there.
-    Raises: CheckpointError as save_weights; ConfigError as written_file.
+    Raises: CheckpointError as save_weights, and for numbers that the dtype has not; ConfigError as written_file.
     """
     header, tensors = base_header(lora.base), {}
     for layer, pair in lora.pairs.items():
         up = pair.up * np.float32(pair.scale) if spelling == "diffusers" else pair.up
-        tensors[respelled(layer, "down", spelling)] = pair.down.astype(dtype)
-        tensors[respelled(layer, "up", spelling)] = np.asarray(up, np.float32).astype(dtype)
+        tensors[respelled(layer, "down", spelling)] = _rounded(pair.down, dtype, layer)
+        tensors[respelled(layer, "up", spelling)] = _rounded(np.asarray(up, np.float32), dtype, layer)
         if spelling == "kohya":
             tensors[respelled(layer, "alpha", spelling)] = np.array(pair.scale * pair.rank, np.float32)
     if spelling == "kohya":
@@ -389,6 +389,14 @@ def save_lora(target: Path, lora: Lora, spelling: Spelling, dtype: np.dtype[Any]
     save_weights(file, tensors, header, overwrite=overwrite)
     if spelling == "peft":
         write_peft_config(config, peft_config(lora.adapters, lora.base.get("source")))
+
+
+def _rounded(matrix: np.ndarray, dtype: np.dtype[Any], layer: str) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        rounded = matrix.astype(dtype)
+    if not is_finite(rounded):
+        raise CheckpointError(f"{short_name(layer)}: has numbers too large for {dtype}; choose another --dtype")
+    return rounded
 
 
 def written_file(target: Path, spelling: Spelling) -> Path:
