@@ -7,6 +7,7 @@ What is done in one way on a CPU and in another on an Ascend is in the two table
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -42,8 +43,15 @@ _MOST_MIXTURES = 1 << 20
 """Numbers that tiles are mixed to at a time, for a like reason."""
 _FRAMES_TOGETHER, _STEP, _TILE = 4, 2, 4
 """Results that share products in time, and along each side of a picture, and the pixels that these are made of."""
-_keeps_no_gradients = False
-"""What `inference` sets."""
+
+
+class _Mode(threading.local):
+    """Of each thread by itself, since several may be in `inference` at once."""
+
+    keeps_no_gradients = False
+
+
+_mode = _Mode()
 
 
 def settle(device: str) -> None:
@@ -61,29 +69,28 @@ def settle(device: str) -> None:
 @contextmanager
 def inference() -> Iterator[None]:
     """A context in which no gradients are asked for."""
-    global _keeps_no_gradients
-    before, _keeps_no_gradients = _keeps_no_gradients, True
+    before, _mode.keeps_no_gradients = _mode.keeps_no_gradients, True
     try:
         yield
     finally:
-        _keeps_no_gradients = before
+        _mode.keeps_no_gradients = before
 
 
 @contextmanager
 def plain() -> Iterator[None]:
     """A context in which operations are done as on any device: the reference for a device's own ways."""
-    global _forms, _keeps_no_gradients
-    before = _forms, _keeps_no_gradients
-    _forms, _keeps_no_gradients = _ON_HOST, False
+    global _forms
+    before = _forms, _mode.keeps_no_gradients
+    _forms, _mode.keeps_no_gradients = _ON_HOST, False
     try:
         yield
     finally:
-        _forms, _keeps_no_gradients = before
+        _forms, _mode.keeps_no_gradients = before
 
 
 def is_plain() -> bool:
     """Whether operations are done as on any device, and so that they have gradients."""
-    return _forms is _ON_HOST and not _keeps_no_gradients
+    return _forms is _ON_HOST and not _mode.keeps_no_gradients
 
 
 def in_memory_order(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
@@ -281,7 +288,7 @@ def _planes(x: Tensor) -> Tensor:
 def _shares_products(weight: tuple[int, ...], stride: tuple[int, ...], padding: tuple[int, ...]) -> bool:
     """Whether a convolution is one of three by three pixels, and frames, whose neighbouring results share products."""
     return (
-        _keeps_no_gradients
+        _mode.keeps_no_gradients
         and set(weight[2:]) == {winograd.NUM_TAPS}
         and set(stride) | set(padding[-2:]) == {1}
         and set(padding) <= {0, 1}

@@ -1,6 +1,7 @@
 """Convolutions as products of gathered patches or of mixtures, and norms, against torch's and the plain form."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mindspore
@@ -121,6 +122,21 @@ def test_an_autoencoder_by_shared_products_is_the_plain_one(sharing: list[int]) 
     assert sharing
     np.testing.assert_allclose(found, moments, rtol=0, atol=2e-5 * np.abs(moments).max())
     np.testing.assert_allclose(np.concatenate(parts, 2), pixels, rtol=0, atol=2e-5 * np.abs(pixels).max())
+
+
+def test_threads_that_ask_for_no_gradients_leave_those_of_others_alone(sharing: list[int]) -> None:
+    """One begins before the other and ends before it, as ranks that are threads do."""
+    backend = get("mindspore", "cpu")
+    first, second = backend.inference(), backend.inference()
+    x, weight = Tensor(np.ones((1, 16, 3, 4, 4), np.float32)), Tensor(np.ones((16, 16, 3, 3, 3), np.float32))
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        for thread, step in ((one, first.__enter__), (other, second.__enter__)):
+            thread.submit(step).result()
+        for thread, context in ((one, first), (other, second)):
+            thread.submit(context.__exit__, None, None, None).result()
+        for thread in (one, other):
+            thread.submit(operators.convolution, x, weight, None, 1, (0, 1, 1)).result()
+    assert not sharing
 
 
 def agree(ours: Callable[..., Tensor], plain: Callable[..., torch.Tensor], *shapes: tuple[int, ...]) -> None:
