@@ -338,7 +338,7 @@ class AutoencoderTrainStep:
         )
 
     def _place(self, array: np.ndarray) -> Tensor:
-        return place(array, torch.device(self.device))
+        return place(array, self.device)
 
 
 def divergence(mean: Tensor, log_variance: Tensor) -> Tensor:

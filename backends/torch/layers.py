@@ -228,10 +228,10 @@ def device_of(x: Tensor) -> torch.device:
     return x.device
 
 
-def place(table: np.ndarray, device: torch.device) -> Tensor:
+def place(table: np.ndarray, device: torch.device | str) -> Tensor:
     """A copy of a table of core on a device, for which the host does not wait."""
     tensor = to_tensor(table)
-    if device.type == "cuda":
+    if torch.device(device).type == "cuda":
         tensor = tensor.pin_memory()
     return tensor.to(device, copy=True, non_blocking=True)
 

@@ -135,7 +135,7 @@ class DiffusionTrainStep:
         return None if batch.condition is None else self._place(batch.condition)
 
     def _place(self, array: np.ndarray) -> Tensor:
-        return place(array, torch.device(self.device))
+        return place(array, self.device)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return autocast(self.device, self.dtype)
