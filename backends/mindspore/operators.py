@@ -280,8 +280,9 @@ def _planes(x: Tensor) -> Tensor:
     """(B, C, ...) with its memory in the order of the axes."""
     if x.is_contiguous():
         return x
-    rows = _channels_inner(x)
+    rows = _to_float32(_channels_inner(x))
     planes = _PRODUCT(_diagonal(x.shape[1]), rows.reshape(-1, x.shape[1]))
+    planes = planes if x.dtype == planes.dtype else planes.astype(x.dtype)
     return _channels_first(planes.reshape(x.shape[1], x.shape[0], -1)).reshape(x.shape)
 
 
@@ -601,7 +602,8 @@ def _that_read_inputs(count: int, taps: int, step: int, pad: int) -> np.ndarray:
 
 def _transpose(x: Tensor) -> Tensor:
     """A matrix (M, N) as (N, M), by a product, six times as fast as MindSpore transposes."""
-    return _TURNED(x, _diagonal(x.shape[0]))
+    turned = _TURNED(_to_float32(x), _diagonal(x.shape[0]))
+    return turned if x.dtype == turned.dtype else turned.astype(x.dtype)
 
 
 @lru_cache(maxsize=32)

@@ -170,9 +170,9 @@ def _planes(x: Tensor) -> Tensor:
     """(B, C, ...) with its memory in the order of the axes, by a product, six times as fast as MindSpore transposes."""
     if x.is_contiguous():
         return x
-    rows = x.permute(0, *range(2, x.ndim), 1).reshape(x.shape[0], -1, x.shape[1])
+    rows = to_float32(x).permute(0, *range(2, x.ndim), 1).reshape(x.shape[0], -1, x.shape[1])
     planes = [linear(_diagonal(x.shape[1]), clip.reshape(clip.shape[1:])) for clip in ops.split(rows, 1)]
-    return ops.stack(planes, 0).reshape(x.shape)
+    return cast(ops.stack(planes, 0).reshape(x.shape), like=x)
 
 
 def _in_order_of(x: Tensor, planes: Tensor) -> Tensor:

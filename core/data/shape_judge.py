@@ -6,13 +6,13 @@ foreground. Nothing is learned, so it can be tested on rendered clips, whose sce
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
-from .moving_shapes import BACKGROUNDS, BAR_HEIGHT, PALETTE, RING_HOLE, SIZES, Scene
+from .moving_shapes import BACKGROUNDS, BAR_HEIGHT, COLOURS, PALETTE, RING_HOLE, SIZES, Scene
 
 BORDER = 2
 VISIBLE = 40.0
@@ -47,8 +47,12 @@ class Observation(NamedTuple):
         return {name: getattr(self, name) == getattr(scene, name) for name in Scene._fields}
 
 
-def judge(clip: np.ndarray) -> Observation:
-    """Judge a clip, uint8 (T, H, W, 3)."""
+def judge(clip: np.ndarray, further: Sequence[str] = ()) -> Observation:
+    """Judge a clip, uint8 (T, H, W, 3).
+
+    further: colours that may be seen beside those that every model knows; else what is a little off would be one.
+    """
+    palette = COLOURS | {name: PALETTE[name] for name in further}
     pixels = clip.astype(np.float64)
     background = np.median(_border(pixels), axis=0)
     distance = np.linalg.norm(pixels - background, axis=-1)  # (T, H, W)
@@ -61,11 +65,11 @@ def judge(clip: np.ndarray) -> Observation:
     areas = masks.sum(axis=(1, 2))
     visible = masks[areas >= LEAST_AREA]
     if not len(visible):
-        return Observation("nothing", _nearest(colour, PALETTE), "nothing", "still", name, False)
+        return Observation("nothing", _nearest(colour, palette), "nothing", "still", name, False)
     shape = _shape(visible)
     radius = float(np.sqrt(np.median(areas) / AREA_OF_RADIUS[shape]))
     size = "small" if radius < SIZE_LIMIT else "big"
-    return Observation(size, _nearest(colour, PALETTE), shape, _direction(masks, areas), name, _is_whole(masks, areas))
+    return Observation(size, _nearest(colour, palette), shape, _direction(masks, areas), name, _is_whole(masks, areas))
 
 
 @dataclass
@@ -78,7 +82,7 @@ class Tally:
     @classmethod
     def of(cls, judged: Iterable[tuple[Scene, np.ndarray]]) -> Tally:
         """Judge clips that were made for scenes."""
-        pairs = [(scene, judge(clip)) for scene, clip in judged]
+        pairs = [(scene, judge(clip, [scene.colour])) for scene, clip in judged]
         return cls([scene for scene, _ in pairs], [verdict for _, verdict in pairs])
 
     def rates(self) -> dict[str, float]:

@@ -146,8 +146,8 @@ def test_memory_held_between_chunks_depends_neither_on_the_clip_nor_on_the_chunk
 
 def tensor_bytes() -> int:
     """All memory that tensors hold, whole storages of slices included."""
-    things = (thing for thing in gc.get_objects() if issubclass(type(thing), torch.Tensor))
-    tensors = (tensor for tensor in things if tensor.layout == torch.strided)  # other tests leave sparse ones
+    things = (thing for thing in gc.get_objects() if type(thing) in (torch.Tensor, torch.nn.Parameter))
+    tensors = (tensor for tensor in things if tensor.layout == torch.strided)  # other tests leave sparse and fake ones
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
