@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 ITEMSIZE: Mapping[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 PASSES: Mapping[str, tuple[float, float]] = {
-    "torch": (9.0, 22.0),
+    "torch": (8.0, 24.0),
     "mindspore": (10.0, 16.0),
     "accelerator": (2.5, 4.0),
 }
@@ -20,20 +20,20 @@ accelerators, by reading."""
 WEIGHT_PASSES: Mapping[str, float] = {"torch": 5.0, "mindspore": 7.0, "accelerator": 1.0}
 """What reading a weight out of memory takes, in passes of what is computed element by element and lies in a cache: it
 counts where few rows are multiplied, as in text encoders."""
-CALLS: Mapping[str, float] = {"torch": 15.0, "mindspore": 7.0, "accelerator": 8.0}
+CALLS: Mapping[str, float] = {"torch": 6.0, "mindspore": 7.0, "accelerator": 8.0}
 """Operations around each product, whatever its size, in the time of the shortest."""
-FIRST: Mapping[str, float] = {"torch": 0.003, "mindspore": 0.006, "accelerator": 0.01}
+FIRST: Mapping[str, float] = {"torch": 0.0006, "mindspore": 0.006, "accelerator": 0.01}
 """Seconds of each product of a new shape: kernels that are chosen or compiled for it."""
 KERNELS: Mapping[str, Mapping[str, int]] = {
-    "torch": {"fp32": 100_000, "bf16": 600_000},
-    "mindspore": {"fp32": 400_000, "bf16": 400_000},
+    "torch": {"fp32": 30_000, "bf16": 600_000},
+    "mindspore": {"fp32": 120_000, "bf16": 120_000},
     "accelerator": {},
 }
 """Bytes that stay of each product of a new shape. oneDNN, which has all of torch's in bf16, keeps 0.5 to 2 MB."""
 REORDERED: Mapping[str, float] = {"torch": 0.6, "mindspore": 4.0, "accelerator": 0.0}
 """Copies of its input that a convolution makes in another order: no tensor, but memory."""
 SLACK: Mapping[str, tuple[int, float]] = {
-    "torch": (4 << 20, 0.6),
+    "torch": (1 << 20, 0.6),
     "mindspore": (12 << 20, 0.0),
     "accelerator": (0, 0.1),
 }
