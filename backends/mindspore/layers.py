@@ -47,8 +47,6 @@ relu = ops.relu
 
 # transformers' margin below the largest number of fp16.
 HALF_LIMIT = float(np.finfo(np.float16).max) - 1000
-_FEW_NUMBERS = 2**16
-"""Of a weight, up to which a copy beside it costs nothing, and a start saved counts."""
 _LOWEST = {
     mindspore.float32: float(np.finfo(np.float32).min),
     mindspore.float16: float(np.finfo(np.float16).min),
@@ -119,30 +117,14 @@ class Linear(nn.Cell):
 
 
 class Together(nn.Cell):
-    """A cell of which some linear maps read the same tokens.
-
-    Once they are packed, one product does them all.
-    """
+    """A cell of which some linear maps read the same tokens."""
 
     together: tuple[str, ...] = ()
     """The maps' names; all have as many outputs."""
-    _packed: tuple[Tensor, Tensor | None] | None = None
-    """Weight and bias of all of them; None: each map computes by itself."""
-
-    def pack(self) -> None:
-        """Pack the maps, whose weights are set and stay as they are; adapted ones and large ones are left alone."""
-        maps = [getattr(self, name) for name in self.together]
-        if maps and all(type(each) is Linear and each.weight.size <= _FEW_NUMBERS for each in maps):
-            self._packed = _joined(maps, "weight"), None if maps[0].bias is None else _joined(maps, "bias")
 
     def products(self, x: Tensor) -> Iterator[Tensor]:
-        """What the maps make of tokens (B, N, D), in their order."""
-        maps = [getattr(self, name) for name in self.together]
-        if self._packed is None or any(each.weight.requires_grad for each in maps):
-            return (each(x) for each in maps)
-        # Not by mint.chunk, of which a traced graph gives wrong numbers.
-        joined, width = linear(x, *self._packed), maps[0].weight.shape[0]
-        return (joined.narrow(-1, number * width, width) for number in range(len(maps)))
+        """What the maps make of tokens (B, N, D), in their order, when they are asked for."""
+        return (getattr(self, name)(x) for name in self.together)
 
 
 class Embedding(nn.Cell):
@@ -406,10 +388,7 @@ def set_layer(model: nn.Cell, path: str, layer: nn.Cell) -> None:
 
 
 def pack(model: nn.Cell) -> None:
-    """Pack the linear maps of a model that read the same tokens, for use without gradients."""
-    for _, cell in model.cells_and_names():
-        if isinstance(cell, Together):
-            cell.pack()
+    """Nothing: to cut the result of one product takes longer than three (a tiny step 42 ms instead of 36 on a CPU)."""
 
 
 def device_of(x: Tensor) -> str:
@@ -446,8 +425,3 @@ def lower_where_zero(bias: Tensor, mask: Tensor) -> Tensor:
 def clamp_to_dtype(x: Tensor) -> Tensor:
     """A tensor whose values are kept finite in fp16; other dtypes have room enough."""
     return x.clamp(-HALF_LIMIT, HALF_LIMIT) if x.dtype == mindspore.float16 else x
-
-
-def _joined(layers: list[Any], name: str) -> Tensor:
-    """A copy of the parameters of a name of all layers, one behind another."""
-    return cat([getattr(layer, name).value() for layer in layers], 0)

@@ -76,12 +76,6 @@ class Together(nn.Module):
     _packed: tuple[Tensor, Tensor | None] | None = None
     """Weight and bias of all of them; None: each map computes by itself."""
 
-    def pack(self) -> None:
-        """Pack the maps, whose weights are set and stay as they are; adapted ones are left alone."""
-        maps = [getattr(self, name) for name in self.together]
-        if maps and all(type(each) is Linear for each in maps):
-            self._packed = _pack(maps, "weight"), None if maps[0].bias is None else _pack(maps, "bias")
-
     def products(self, x: Tensor) -> Iterator[Tensor]:
         """What the maps make of tokens (B, N, D), in their order.
 
@@ -217,10 +211,14 @@ def set_layer(model: nn.Module, path: str, layer: nn.Module) -> None:
 
 
 def pack(model: nn.Module) -> None:
-    """Pack the linear maps of a model that read the same tokens, for use without gradients."""
-    for module in model.modules():
-        if isinstance(module, Together):
-            module.pack()
+    """Pack the linear maps of a model that read the same tokens, for use without gradients.
+
+    Their weights are set, and stay as they are; adapted maps are left alone.
+    """
+    for module in (each for each in model.modules() if isinstance(each, Together)):
+        maps = [getattr(module, name) for name in module.together]
+        if maps and all(type(each) is Linear for each in maps):
+            module._packed = _pack(maps, "weight"), None if maps[0].bias is None else _pack(maps, "bias")
 
 
 def device_of(x: Tensor) -> torch.device:
