@@ -218,19 +218,13 @@ def _kernels(conv: Conv3d, mixing: Tensor, width: int | None) -> Iterable[Tensor
     width: of the pictures, where there are several; kernels are kept then, in oneDNN's order.
     """
     outputs, inputs = conv.weight.shape[:2]
-    taps = conv.weight.reshape(outputs * inputs, -1)
+    taps = conv.weight.permute(2, 0, 3, 4, 1).reshape(winograd.NUM_TAPS, -1)
     mixed = (
-        kernel
+        kernel.view(outputs, 3, 3, inputs).permute(0, 3, 1, 2)
         for some in mixing.split(_KERNELS_AT_A_TIME[mixing.dtype])
-        for kernel in torch.mm(taps, _spread(some)).view(outputs, inputs, -1, 3, 3).unbind(2)
+        for kernel in torch.mm(some, taps)
     )
     return mixed if width is None else [_reordered(kernel, width) for kernel in mixed]
-
-
-def _spread(mixing: Tensor) -> Tensor:
-    """(P, 3) -> (27, P * 9): it mixes taps of 3 x 3 where they lie, behind one another."""
-    places = torch.eye(9, dtype=mixing.dtype)
-    return torch.einsum("pt,ij->tipj", mixing, places).reshape(winograd.NUM_TAPS * 9, -1)
 
 
 def _reordered(kernel: Tensor, width: int) -> Tensor:
