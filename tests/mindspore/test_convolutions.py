@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import mindspore
 import numpy as np
 import pytest
 import torch
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
-from duosora.backends.mindspore import operators
+from duosora.backends.mindspore import layers, operators
 from duosora.backends.mindspore.layers import LayerNorm
 from duosora.core import random
 from duosora.core.layout import FreshWeights
@@ -167,3 +168,17 @@ def test_a_modulated_norm_is_the_plain_one(batch: int) -> None:
     np.testing.assert_allclose(norm(x, shift, scale).asnumpy(), expected, rtol=0, atol=2e-6)
     with backend.inference():
         np.testing.assert_allclose(norm(x, shift, scale).asnumpy(), expected, rtol=0, atol=2e-6)
+
+
+def test_on_every_device_a_norm_is_modulated_inside_only_where_no_gradients_are_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    backend, after = get("mindspore", "cpu"), []
+    monkeypatch.setattr(layers, "addcmul", lambda *given: after.append(given) or operators.addcmul(*given))
+    monkeypatch.setattr(operators, "_forms", replace(operators._ON_HOST))  # as where the forms are an Ascend's
+    norm, x, one = LayerNorm(24, eps=1e-6, elementwise_affine=False), ops.ones((1, 5, 24)), ops.ones((1, 1, 24))
+    with backend.inference():
+        norm(x, one, one)
+    assert not after
+    norm(x, one, one)
+    assert len(after) == 1
